@@ -1,0 +1,86 @@
+"""The errors a person meets: one line each, saying what, why and what to do.
+
+Everything else that is raised is a defect of benchbench. `cli.py` turns these into a line on
+stderr and the exit code that the class carries; nothing below it prints or exits.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_OK = 0
+EXIT_REGRESSION = 1
+EXIT_USAGE = 2
+EXIT_INCOMPLETE = 3
+EXIT_INTERRUPTED = 130
+
+
+class BenchError(Exception):
+    """Something that the person at the keyboard can put right; the message is one line."""
+
+    exit_code = EXIT_USAGE
+
+
+class UsageError(BenchError, ValueError):
+    """A name, option or value that cannot be used."""
+
+
+class ShapeError(UsageError):
+    """An input size that the network cannot take; the message states the rule and the sizes near it."""
+
+
+class CardError(UsageError):
+    """A model card that cannot be read: a missing or unknown key, broken TOML, a wrong type."""
+
+
+class DeviceError(UsageError):
+    """A device that is asked for and is not there."""
+
+
+class DataError(UsageError):
+    """A data set that is not known or cannot be read."""
+
+
+class StoreError(UsageError):
+    """A results folder that is not ours, from a newer version, in use, or cannot be written."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint that cannot be read, or that belongs to another network."""
+
+
+class UnsupportedError(BenchError):
+    """The device or library cannot run this network or setting: a row `unsupported`."""
+
+    exit_code = EXIT_INCOMPLETE
+
+
+class NotMeasuredError(BenchError):
+    """`--require-measured`, and only a prediction can be had."""
+
+    exit_code = EXIT_INCOMPLETE
+
+
+_FEW = 6  # so many names are listed in the message itself
+
+
+def unknown(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> str:
+    """The text for a name that is not known, with the nearest one that is.
+
+    Args:
+        kind: what the name should have named, such as "model".
+        name: what was given.
+        known: every name that would have done.
+        hint: what to do to see them all, such as "'bench list models' shows all".
+    """
+    choices = sorted(known)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    text = f"unknown {kind} {name!r}"
+    if near:
+        text += f": did you mean {near[0]!r}?"
+    elif choices and (not hint or len(choices) <= _FEW):
+        text += f"; known: {', '.join(choices)}"
+    if hint:
+        text += f" {hint}" if text.endswith("?") else f"; {hint}"
+    return text

@@ -1,0 +1,291 @@
+"""What is asked, what was found: frozen dataclasses, and nothing that needs torch.
+
+Data goes one way: ModelSpec x Workload x Device -> Measurements -> Record -> a JSON line. Two
+hashes name a record. `cell` is what was asked (model, recipe, workload, device) and is what resume
+and comparison pair by; `id` adds the environment and the start, so every run has its own.
+
+History of the schema, newest first:
+    1  the first one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+SCHEMA = 1
+
+Status = Literal["ok", "unstable", "oom", "timeout", "unsupported", "failed", "not_run"]
+STATUSES: tuple[str, ...] = typing.get_args(Status)
+Origin = Literal["measured", "analytic", "predicted", "reference", "published"]
+ORIGINS: tuple[str, ...] = typing.get_args(Origin)
+
+#: Metric -> its unit. A metric that is not here (`dice_<class>`, `nsd_<tol>mm`) has the unit of its family.
+METRIC_UNITS: Mapping[str, str] = types.MappingProxyType(
+    {
+        "params": "parameters",
+        "macs": "MAC",
+        "flops": "FLOP",
+        "latency_s": "s",
+        "throughput_patches_per_s": "1/s",
+        "volume_latency_s": "s",
+        "peak_memory_bytes": "B",
+        "base_memory_bytes": "B",
+        "process_memory_bytes": "B",
+        "available_memory_drop_bytes": "B",
+        "tensor_memory_bytes": "B",
+        "fits_in_memory": "1",
+        "output_rel_error": "1",
+        "train_step_s": "s",
+        "train_peak_memory_bytes": "B",
+        "energy_j": "J",
+        "throttle_events": "events",
+        "temperature_start_c": "°C",
+        "temperature_end_c": "°C",
+        "cpu_frequency_start_hz": "Hz",
+        "cpu_frequency_end_hz": "Hz",
+        "gpu_frequency_start_hz": "Hz",
+        "gpu_frequency_end_hz": "Hz",
+        "dice": "1",
+        "hd95_mm": "mm",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A network as it was asked for: enough to build it again."""
+
+    name: str  # the card's name, `pkg.module:Class`, or what the user calls it
+    arch: str  # import path of the class, `benchbench.models.slim_unetr:SlimUNETR`
+    kwargs: Mapping[str, Any]  # the architecture's own keywords, without channels and size
+    in_channels: int
+    out_channels: int
+    checkpoint: str | None = None  # sha256 of the weights' file; None: random weights
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What the network had to do."""
+
+    phase: Literal["infer", "train"] = "infer"
+    batch: int = 1
+    spatial: tuple[int, ...] = (128, 128, 128)  # (D, H, W) of the patch, voxels
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    threads: int | None = None  # intra-op threads; None on a device that has no such thing
+    runtime: str = "eager"
+    protocol: str = "quick"  # or `audit`: nothing but counting was asked for
+    volume: tuple[int, ...] | None = None  # (D, H, W) of a whole patient volume, voxels
+    overlap: float | None = None  # of sliding windows, as a share of the patch
+    data: str | None = None  # data set that Dice is of
+    split: str | None = None  # which of its cases
+    memory_limit_bytes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """Where: `asked` is the word on the command line, the rest what it turned out to be."""
+
+    kind: str  # cpu | cuda | jetson | none | ...
+    name: str  # `AMD EPYC`, `jetson-orin-nano-8gb-super`
+    basis: Literal["probed", "profile"]  # profile: nothing ran there
+    asked: str  # `cpu`, `jetson`
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One number with its origin, or the reason why there is none.
+
+    `value` is None exactly when `reason` says why.
+    """
+
+    metric: str
+    unit: str
+    value: float | int | None
+    origin: Origin
+    method: str  # how it was obtained, in a few words
+    values: tuple[float, ...] = ()  # raw samples (latency), one per case (Dice)
+    ci95: tuple[float, float] | None = None  # confidence interval of `value`
+    interval: tuple[float, float] | None = None  # a prediction's range; not a confidence interval
+    bound: Literal["at_least", "at_most"] | None = None  # `value` is this side of the truth
+    source: str | None = None  # a `reference` record's id, a publication
+    reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A file kept beside the records: what the report shows."""
+
+    kind: str  # layers | picture | curve | checkpoint | audit
+    path: str  # relative to the folder of records.jsonl, with forward slashes
+    sha256: str
+    title: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One line of records.jsonl: a cell that was measured, predicted, or failed."""
+
+    model: ModelSpec
+    workload: Workload
+    device: Device
+    environment: Mapping[str, Any]
+    status: Status
+    started_at: str  # ISO 8601, UTC
+    duration_s: float
+    measurements: tuple[Measurement, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
+    error: str | None = None  # one line; why the status is not `ok`
+    traceback: str | None = None  # of the child that failed
+    recipe: Mapping[str, Any] | None = None  # compression applied
+    schema: int = SCHEMA
+
+    @property
+    def cell(self) -> str:
+        """Hash of what was asked."""
+        return cell_id(self.model, self.workload, self.device.asked, self.recipe)
+
+    @property
+    def id(self) -> str:
+        """Hash of what was asked, where, and when: of this run alone."""
+        return content_hash([self.cell, fingerprint(self.environment), self.started_at])
+
+    def get(self, metric: str) -> Measurement | None:
+        """Our own measurement of that name, if the record has one; never a published figure."""
+        return next((m for m in self.measurements if m.metric == metric and m.origin != "published"), None)
+
+    def published(self, metric: str) -> Measurement | None:
+        """The published figure of that name, if the model's card has one."""
+        return next((m for m in self.measurements if m.metric == metric and m.origin == "published"), None)
+
+    def value(self, metric: str) -> float | int | None:
+        """The value of that metric, or None where there is no value."""
+        found = self.get(metric)
+        return None if found is None else found.value
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorCost:
+    """One call of an operator in a forward: what a forecast needs, and the layer table sums."""
+
+    operator: str  # aten name, `convolution`
+    kind: str  # conv | depthwise_conv | transposed_conv | matmul | attention | norm | elementwise | copy | other
+    module: str  # qualified name of the module that called it, `encoder.block1.0`
+    macs: int
+    read_bytes: int  # inputs, parameters included
+    written_bytes: int  # outputs
+    output_shape: tuple[int, ...] = ()
+
+
+def canonical_json(value: Any) -> str:
+    """The one text of a value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_hash(value: Any) -> str:
+    """The first 16 hex digits of the sha256 of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def cell_id(model: ModelSpec, workload: Workload, device_asked: str, recipe: Mapping[str, Any] | None) -> str:
+    """Hash of what was asked: equal for two runs that can be compared."""
+    return content_hash([to_json(model), recipe, to_json(workload), device_asked])
+
+
+#: Keys of an environment that differ between two runs on one unchanged machine.
+VOLATILE = frozenset({"load_average", "available_memory_bytes", "cpu_mhz", "commit_dirty_files", "gpu_processes"})
+
+
+def fingerprint(environment: Mapping[str, Any]) -> str:
+    """Hash of an environment without what changes from minute to minute.
+
+    Results may be reused, or compared, only under an equal fingerprint.
+    """
+    return content_hash({k: v for k, v in environment.items() if k not in VOLATILE})
+
+
+def to_json(item: Any) -> Any:
+    """A dataclass of this file as plain JSON values."""
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        return {f.name: to_json(getattr(item, f.name)) for f in dataclasses.fields(item)}
+    if isinstance(item, Mapping):
+        return {str(k): to_json(v) for k, v in item.items()}
+    if isinstance(item, (list, tuple)):
+        return [to_json(v) for v in item]
+    return item
+
+
+def record_to_json(record: Record) -> dict[str, Any]:
+    """A record as the JSON object of its line, with `cell` and `id` first."""
+    plain: dict[str, Any] = to_json(record)
+    return {"schema": record.schema, "id": record.id, "cell": record.cell} | plain
+
+
+T = TypeVar("T")
+
+
+def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
+    """The reverse of `to_json` for one dataclass of this file.
+
+    Args:
+        cls: the dataclass.
+        data: its JSON object; keys that the class does not have are passed over.
+
+    Raises:
+        KeyError: a field without a default is missing.
+        TypeError: a value is not of its field's form, or `data` is no JSON object.
+    """
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{cls.__name__} must be an object, not {type(data).__name__}")
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name in data:
+            values[field.name] = _revive(hints[field.name], data[field.name], field.name)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise KeyError(field.name)
+    return cls(**values)
+
+
+def _revive(hint: Any, value: Any, name: str) -> Any:
+    """`value` from JSON as the type `hint` says."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        for arg in args:
+            try:
+                return _revive(arg, value, name)
+            except TypeError:
+                continue
+        raise TypeError(f"{name} has no value of the right type: {value!r}")
+    if origin is Literal:
+        if value not in args:
+            raise TypeError(f"{name} is {value!r}, not one of {', '.join(map(repr, args))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise TypeError(f"{name} must be a list, not {value!r}")
+        return tuple(_revive(args[0], v, name) for v in value)
+    if dataclasses.is_dataclass(hint):
+        return from_json(typing.cast(Any, hint), value)
+    if hint is Any:
+        return value
+    if origin is not None:  # Mapping[str, Any]
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{name} must be an object, not {value!r}")
+        return value
+    accepted = (int, float) if hint is float else hint
+    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+        raise TypeError(f"{name} must be {hint.__name__}, not {value!r}")
+    return value
+
+
+def record_from_json(data: Mapping[str, Any]) -> Record:
+    """The record of one line; `cell` and `id` are computed again, not believed."""
+    return from_json(Record, data)

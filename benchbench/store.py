@@ -1,0 +1,304 @@
+"""records.jsonl: one record a line, on disk before the next measurement starts.
+
+The surprise is the last line. A process killed while writing leaves half a line; it is moved to
+`records.jsonl.torn` with a warning when the folder is next opened for writing, and passed over by
+readers. A broken line anywhere else means that the file is not ours, and it is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchbench import records as rec
+from benchbench.errors import StoreError
+
+if TYPE_CHECKING:
+    import pandas
+
+log = logging.getLogger(__name__)
+
+RECORDS = "records.jsonl"
+
+
+class Store:
+    """The records of one folder, opened for adding to it."""
+
+    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
+        """Open, or make, a results folder.
+
+        Args:
+            folder: made if it is not there.
+            fresh: start over: set what is there aside as `records.jsonl.old`.
+
+        Raises:
+            StoreError: the folder cannot be written, is in use by another run, holds a file that is
+                not ours, or one from a newer schema.
+        """
+        self.folder = folder
+        self.path = folder / RECORDS
+        self._lock: int | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(folder)
+            if fresh and self.path.exists():
+                os.replace(self.path, folder / f"{RECORDS}.old")
+            self.records = list(read_records(self.path)) if self.path.exists() else []
+            self._set_torn_line_aside()
+            self._file = open(self.path, "ab")  # noqa: SIM115 - kept open for the life of the store
+        except OSError as error:
+            self._unlock()
+            raise StoreError(
+                f"cannot write results to {folder}: {error.strerror or error}; choose another folder with --out"
+            ) from error
+        except StoreError:
+            self._unlock()
+            raise
+
+    def _set_torn_line_aside(self) -> None:
+        if not self.path.exists():
+            return
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole == len(data):
+            return
+        with open(self.folder / f"{RECORDS}.torn", "ab") as torn:
+            torn.write(data[whole:] + b"\n")
+        os.truncate(self.path, whole)
+        log.warning("the last record of %s was half written; set aside in %s.torn", self.path, RECORDS)
+
+    def append(self, record: rec.Record) -> None:
+        """Add a record and wait until the disk has it.
+
+        Raises:
+            StoreError: the disk is full or gone; what was there before stays whole.
+        """
+        line = rec.canonical_json(rec.record_to_json(record)).encode() + b"\n"
+        start = self._file.tell()
+        try:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._undo(start)
+            raise StoreError(
+                f"cannot write to {self.path}: {error.strerror or error}; "
+                f"{len(self.records)} finished record(s) are kept: make room and run the same command again"
+            ) from error
+        self.records.append(record)
+
+    def _undo(self, size: int) -> None:
+        # Close first: closing writes what is still buffered, and after the cut that would be half a line.
+        with contextlib.suppress(OSError):
+            self._file.close()
+        try:
+            os.truncate(self.path, size)
+        except OSError as error:
+            log.debug("after a failed write, %s was left with half a line: %s", self.path, error)
+
+    def add_artifact(self, kind: str, name: str, content: bytes, *, title: str = "") -> rec.Artifact:
+        """Keep a file beside the records.
+
+        The name carries the hash of the content, so equal content is kept once.
+
+        Args:
+            kind: what the report does with it (`layers`, `picture`, ...).
+            name: with its ending, such as `slim_unetr.json`.
+            content: the bytes.
+            title: one line for a person.
+        """
+        digest = hashlib.sha256(content).hexdigest()
+        stem, dot, ending = name.rpartition(".")
+        relative = f"artifacts/{stem}-{digest[:12]}{dot}{ending}"
+        target = self.folder / relative
+        try:
+            target.parent.mkdir(exist_ok=True)
+            write_whole(target, content)
+        except OSError as error:
+            raise StoreError(f"cannot write {target}: {error.strerror or error}; make room and run again") from error
+        return rec.Artifact(kind=kind, path=relative, sha256=digest, title=title)
+
+    def finished(self, cell: str, environment: dict[str, Any]) -> rec.Record | None:
+        """The newest record of this cell that need not be measured again.
+
+        A row that failed for a reason that may pass (`failed`, `oom`, `timeout`, `not_run`) is tried again.
+        """
+        wanted = rec.fingerprint(environment)
+        for record in reversed(self.records):
+            if record.cell == cell and rec.fingerprint(record.environment) == wanted:
+                return record if record.status in ("ok", "unstable", "unsupported") else None
+        return None
+
+    def close(self) -> None:
+        """Let another run have the folder; one in which nothing was ever recorded does not stay behind."""
+        self._file.close()
+        if not self.records and self.path.exists() and not self.path.stat().st_size:
+            self.path.unlink()
+            (self.folder / ".lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody else's files are in it
+                self.folder.rmdir()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _lock(folder: Path) -> int | None:
+    """Hold the folder for this process; the system lets go when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock; there two runs in one folder are the user's to avoid
+        return None
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise StoreError(f"{folder} is in use by another run; wait for it or choose another --out") from error
+    return handle
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is either the old or the new one, never half."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_records(path: Path) -> Iterable[rec.Record]:
+    """The records of one file, oldest first.
+
+    Args:
+        path: a `records.jsonl`, or a folder that holds one or several `*.jsonl`.
+
+    Raises:
+        StoreError: nothing there, not ours, or from a newer schema.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("*.jsonl"))
+        if not files:
+            raise StoreError(f"no records in {path}: expected {RECORDS}; 'bench run --out {path}' makes it")
+        return [record for file in files for record in read_records(file)]
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise StoreError(f"no records at {path}: no such file or folder") from error
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+    lines = raw.split(b"\n")
+    if lines[-1]:
+        log.warning("the last record of %s is half written and was passed over", path)
+    return [_read_line(line, path, number) for number, line in enumerate(lines[:-1], 1) if line.strip()]
+
+
+def _read_line(line: bytes, path: Path, number: int) -> rec.Record:
+    where = f"{path} line {number}"
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise StoreError(f"{where} is not a benchbench record (no JSON); is this the right file?") from error
+    if not isinstance(data, dict) or "schema" not in data:
+        raise StoreError(f"{where} is not a benchbench record (no 'schema'); is this the right file?")
+    schema = data["schema"]
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+        raise StoreError(f"{where} is not a benchbench record (schema {schema!r}); is this the right file?")
+    if schema > rec.SCHEMA:
+        raise StoreError(
+            f"{where} has schema {schema} and this benchbench reads up to {rec.SCHEMA}: "
+            "a newer benchbench wrote it; upgrade with 'pip install --upgrade benchbench'"
+        )
+    try:
+        return rec.record_from_json(data)
+    except (KeyError, TypeError) as error:
+        detail = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise StoreError(f"{where} is not a whole benchbench record: {detail}") from error
+
+
+def latest(records: Iterable[rec.Record]) -> list[rec.Record]:
+    """Of each cell and environment the newest record, in the order in which the cells first came.
+
+    A row of a host that could not be asked what it is gives way to any row that the host did make.
+    """
+    newest: dict[tuple[str, str], rec.Record] = {}
+    for record in records:
+        newest[record.cell, rec.fingerprint(record.environment)] = record
+    made = {_wish(r) for r in newest.values() if not _unseen(r)}
+    return [r for r in newest.values() if not _unseen(r) or _wish(r) not in made]
+
+
+def _unseen(record: rec.Record) -> bool:
+    return record.status == "not_run" and record.device.kind == "none"
+
+
+def _wish(record: rec.Record) -> str:
+    """What was asked, without the threads, which follow from the device that is found."""
+    work = dataclasses.replace(record.workload, threads=None)
+    return rec.cell_id(record.model, work, record.device.asked, record.recipe)
+
+
+def to_frame(records: Sequence[rec.Record]) -> pandas.DataFrame:
+    """One row a record; for each metric the columns `<metric>` and `<metric>_origin`.
+
+    A paper's figure stands apart, in `<metric>_published`.
+    A value that could not be had is NaN; its reason is in `<metric>_reason`.
+    """
+    import pandas
+
+    rows = []
+    for record in records:
+        row: dict[str, Any] = {
+            "id": record.id,
+            "cell": record.cell,
+            "model": record.model.name,
+            "status": record.status,
+            "error": record.error,
+            "device": record.device.asked,
+            "device_name": record.device.name,
+            "basis": record.device.basis,
+            "started_at": record.started_at,
+            "in_channels": record.model.in_channels,
+            "out_channels": record.model.out_channels,
+            "checkpoint": record.model.checkpoint,
+        }
+        row |= {k: v for k, v in rec.to_json(record.workload).items()}
+        for m in record.measurements:
+            if m.origin == "published":
+                row[f"{m.metric}_published"] = m.value
+                continue
+            row |= {m.metric: m.value, f"{m.metric}_origin": m.origin}
+            if m.interval:
+                row |= {f"{m.metric}_low": m.interval[0], f"{m.metric}_high": m.interval[1]}
+            if m.reason:
+                row[f"{m.metric}_reason"] = m.reason
+        rows.append(row)
+    return pandas.DataFrame(rows)
+
+
+def load_records(path: str | Path) -> pandas.DataFrame:
+    """Every record of a folder or a `.jsonl` file as a table; see `to_frame` for its columns.
+
+    Raises:
+        StoreError: nothing there, not ours, or from a newer schema.
+    """
+    return to_frame(list(read_records(Path(path))))

@@ -1,0 +1,210 @@
+"""Records: the same text back, and hashes that change exactly when what they name does."""
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchbench import records as rec
+
+MODEL = rec.ModelSpec(
+    name="slim_unetr",
+    arch="benchbench.models.slim_unetr:SlimUNETR",
+    kwargs={"channels": [24, 48, 60]},
+    in_channels=4,
+    out_channels=3,
+)
+DEVICE = rec.Device(kind="cpu", name="AMD EPYC", basis="probed", asked="cpu")
+RECORD = rec.Record(
+    model=MODEL,
+    workload=rec.Workload(threads=2),
+    device=DEVICE,
+    environment={"torch": "2.13.0", "load_average": 0.1},
+    status="ok",
+    started_at="2026-01-02T03:04:05Z",
+    duration_s=1.5,
+    measurements=(
+        rec.Measurement(metric="params", unit="parameters", value=7, origin="analytic", method="sum"),
+        rec.Measurement(
+            metric="params", unit="parameters", value=8, origin="published", method="as printed", source="Table III"
+        ),
+        rec.Measurement(metric="dice", unit="1", value=None, origin="measured", method="-", reason="no data set"),
+    ),
+)
+
+texts = st.text(max_size=12)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+objects = st.dictionaries(texts, plain, max_size=3)
+numbers = st.integers(0, 10**15) | st.floats(allow_nan=False, allow_infinity=False)
+pairs = st.none() | st.tuples(st.floats(0, 1), st.floats(1, 2))
+sides = st.lists(st.integers(1, 512), min_size=3, max_size=3).map(tuple)
+
+models = st.builds(
+    rec.ModelSpec,
+    name=texts,
+    arch=texts,
+    kwargs=objects,
+    in_channels=st.integers(1, 8),
+    out_channels=st.integers(1, 8),
+    checkpoint=st.none() | texts,
+)
+workloads = st.builds(
+    rec.Workload,
+    phase=st.sampled_from(["infer", "train"]),
+    batch=st.integers(1, 64),
+    spatial=sides,
+    dtype=st.sampled_from(["fp32", "bf16", "fp16"]),
+    threads=st.none() | st.integers(1, 256),
+    volume=st.none() | sides,
+    overlap=st.none() | st.floats(0, 0.9),
+    data=st.none() | texts,
+    memory_limit_bytes=st.none() | st.integers(1, 2**40),
+)
+measurements = st.builds(
+    rec.Measurement,
+    metric=st.sampled_from(sorted(rec.METRIC_UNITS)),
+    unit=texts,
+    value=st.none() | numbers,
+    origin=st.sampled_from(rec.ORIGINS),
+    method=texts,
+    values=st.lists(st.floats(0, 1e6), max_size=4).map(tuple),
+    ci95=pairs,
+    interval=pairs,
+    bound=st.sampled_from([None, "at_least", "at_most"]),
+    source=st.none() | texts,
+    reason=st.none() | texts,
+)
+artifacts = st.builds(rec.Artifact, kind=texts, path=texts, sha256=texts, title=texts)
+any_record = st.builds(
+    rec.Record,
+    model=models,
+    workload=workloads,
+    device=st.builds(rec.Device, kind=texts, name=texts, basis=st.sampled_from(["probed", "profile"]), asked=texts),
+    environment=objects,
+    status=st.sampled_from(rec.STATUSES),
+    started_at=texts,
+    duration_s=st.floats(0, 1e6),
+    measurements=st.lists(measurements, max_size=3).map(tuple),
+    artifacts=st.lists(artifacts, max_size=2).map(tuple),
+    error=st.none() | texts,
+    traceback=st.none() | texts,
+    recipe=st.none() | objects,
+)
+
+
+@settings(deadline=None)
+@given(any_record)
+def test_a_record_comes_back_from_its_line_with_the_same_hashes(record: rec.Record) -> None:
+    line = rec.canonical_json(rec.record_to_json(record))
+    assert "\n" not in line
+    back = rec.record_from_json(json.loads(line))
+    assert back == record
+    assert (back.cell, back.id) == (record.cell, record.id)
+    assert rec.canonical_json(rec.record_to_json(back)) == line
+
+
+@given(objects)
+def test_the_order_of_keys_does_not_change_a_hash(value: dict[str, Any]) -> None:
+    assert rec.content_hash(dict(reversed(value.items()))) == rec.content_hash(value)
+
+
+def test_there_is_no_text_for_a_number_that_is_none() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        rec.canonical_json(float("nan"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        dataclasses.replace(RECORD, model=dataclasses.replace(MODEL, kwargs={"channels": [24, 48, 61]})),
+        dataclasses.replace(RECORD, model=dataclasses.replace(MODEL, checkpoint="ab" * 32)),
+        dataclasses.replace(RECORD, workload=rec.Workload(threads=2, spatial=(96, 96, 96))),
+        dataclasses.replace(RECORD, workload=rec.Workload(threads=1)),
+        dataclasses.replace(RECORD, device=dataclasses.replace(DEVICE, asked="cuda")),
+        dataclasses.replace(RECORD, recipe={"prune": 0.5}),
+    ],
+    ids=["keywords", "checkpoint", "size", "threads", "device", "recipe"],
+)
+def test_asking_for_something_else_is_another_cell(other: rec.Record) -> None:
+    assert other.cell != RECORD.cell
+
+
+def test_the_same_question_elsewhere_or_later_is_the_same_cell_and_another_id() -> None:
+    elsewhere = dataclasses.replace(RECORD, environment={"torch": "2.14.0"})
+    later = dataclasses.replace(RECORD, started_at="2026-01-02T04:00:00Z")
+    assert elsewhere.cell == later.cell == RECORD.cell
+    assert len({RECORD.id, elsewhere.id, later.id}) == 3
+
+
+def test_what_was_found_does_not_name_the_record() -> None:
+    assert dataclasses.replace(RECORD, status="failed", measurements=(), error="boom").id == RECORD.id
+
+
+def test_load_and_free_memory_do_not_change_the_fingerprint_but_versions_do() -> None:
+    base = {"torch": "2.13.0"}
+    for key in rec.VOLATILE:
+        assert rec.fingerprint(base | {key: 1}) == rec.fingerprint(base | {key: 2}) == rec.fingerprint(base)
+    assert rec.fingerprint({"torch": "2.14.0"}) != rec.fingerprint(base)
+
+
+def test_our_own_number_and_the_published_one_are_never_confused() -> None:
+    assert RECORD.value("params") == 7
+    published = RECORD.published("params")
+    assert published is not None
+    assert published.value == 8
+    assert RECORD.published("dice") is None
+    only_published = dataclasses.replace(RECORD, measurements=RECORD.measurements[1:2])
+    assert only_published.get("params") is None
+
+
+def test_no_value_is_none_and_has_a_reason() -> None:
+    dice = RECORD.get("dice")
+    assert dice is not None
+    assert (dice.value, dice.reason) == (None, "no data set")
+    assert RECORD.value("latency_s") is None
+
+
+def test_the_hashes_in_a_line_are_computed_again_not_believed() -> None:
+    data = rec.record_to_json(RECORD) | {"id": "0" * 16, "cell": "0" * 16}
+    assert rec.record_from_json(data).id == RECORD.id
+
+
+def test_keys_that_this_version_does_not_know_are_passed_over() -> None:
+    data = rec.record_to_json(RECORD) | {"mood": "good"}
+    assert rec.record_from_json(data) == RECORD
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"status": "fine"}, "status is 'fine', not one of 'ok'"),
+        ({"duration_s": "long"}, "duration_s must be float"),
+        ({"duration_s": True}, "duration_s must be float"),
+        ({"model": []}, "ModelSpec must be an object"),
+        ({"environment": None}, "environment must be an object"),
+        ({"measurements": {}}, "measurements must be a list"),
+        ({"error": 5}, "error has no value of the right type"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        rec.record_from_json(rec.record_to_json(RECORD) | change)
+
+
+def test_a_missing_field_is_named() -> None:
+    data = rec.record_to_json(RECORD)
+    del data["device"]
+    with pytest.raises(KeyError, match="device"):
+        rec.record_from_json(data)
+
+
+def test_a_record_cannot_be_changed_once_made() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RECORD.status = "failed"  # type: ignore[misc]
