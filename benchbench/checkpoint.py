@@ -1,0 +1,217 @@
+"""Checkpoints: plain weights in `<name>.safetensors`, and what they are in `<name>.json` beside them.
+
+Nothing is unpickled. A tensor that a network holds under two names (MONAI's DynUNet does) is kept
+once, under the first; the file's sha256 is in the sidecar and is checked before weights are used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchbench import records as rec
+from benchbench.errors import CheckpointError
+from benchbench.store import write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """What a sidecar says of its weights."""
+
+    model: rec.ModelSpec  # without the checkpoint's own hash
+    data: str  # the data set it was trained on
+    spatial: tuple[int, ...]  # (D, H, W) of the patch it is to be used with, voxels
+    sha256: str  # of the weights' file
+    train: Mapping[str, Any]  # recipe, steps, seconds, versions, curve
+    path: Path  # of the weights
+
+    @property
+    def spec(self) -> rec.ModelSpec:
+        """The network with these weights."""
+        return dataclasses.replace(self.model, checkpoint=self.sha256)
+
+
+def _pair(path: Path) -> tuple[Path, Path]:
+    """Weights and sidecar, from the path of either."""
+    return path.with_suffix(".safetensors"), path.with_suffix(".json")
+
+
+def read_sidecar(path: Path) -> CheckpointInfo:
+    """What a checkpoint is, without reading its weights.
+
+    Args:
+        path: of the weights or of the sidecar.
+
+    Raises:
+        CheckpointError: no sidecar, or one that cannot be read.
+    """
+    weights, sidecar = _pair(path)
+    try:
+        data = json.loads(sidecar.read_bytes())
+        return CheckpointInfo(
+            model=rec.from_json(rec.ModelSpec, data["model"]),
+            data=str(data["data"]),
+            spatial=tuple(int(n) for n in data["spatial"]),
+            sha256=str(data["sha256"]),
+            train=dict(data["train"]),
+            path=weights,
+        )
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"no {sidecar.name} beside the weights in {sidecar.parent}: it says what they are"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {sidecar}: {error.strerror or error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{sidecar} does not describe a checkpoint: {what}") from error
+
+
+def find_shipped(name: str, in_channels: int, out_channels: int, spatial: Sequence[int], data: str) -> Path | None:
+    """The weights that come with benchbench for a network, or None.
+
+    Args:
+        name: of the network's card.
+        in_channels: of the network.
+        out_channels: of the network.
+        spatial: (D, H, W) of the patch, voxels; weights for another patch are another network's.
+        data: the data set.
+    """
+    folder = Path(str(importlib.resources.files("benchbench").joinpath("models", "checkpoints")))
+    for sidecar in sorted(folder.glob("*.json")):
+        info = read_sidecar(sidecar)
+        same = (info.model.name, info.model.in_channels, info.model.out_channels) == (name, in_channels, out_channels)
+        if same and info.spatial == tuple(spatial) and info.data == data:
+            return info.path
+    return None
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return digest.hexdigest()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no checkpoint at {path}: no such file") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Put the weights of a file into a network, in place.
+
+    Args:
+        module: the network that the weights were made with.
+        path: of a `.safetensors` file; if a sidecar lies beside it, the hash in it must agree.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another network.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    weights, sidecar = _pair(path)
+    digest = sha256_of(weights)
+    if sidecar.exists() and read_sidecar(sidecar).sha256 != digest:
+        raise CheckpointError(
+            f"{weights} is not the file that {sidecar.name} describes (its sha256 differs); get it again"
+        )
+    try:
+        found = load(weights.read_bytes())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{weights} is damaged or no safetensors file: {error}") from error
+    wanted = unique_tensors(module.state_dict())
+    _same_names(wanted, found, weights)
+    for key, tensor in wanted.items():
+        if tensor.shape != found[key].shape:
+            raise CheckpointError(
+                f"{weights} belongs to another network: {key} is {tuple(found[key].shape)} in the file "
+                f"and {tuple(tensor.shape)} in the network"
+            )
+    with torch.no_grad():
+        for key, tensor in wanted.items():
+            tensor.copy_(found[key])
+
+
+def _same_names(wanted: Mapping[str, Tensor], found: Iterable[str], path: Path) -> None:
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if not missing and not extra:
+        return
+    parts = (
+        [f"{len(missing)} of its {len(wanted)} entries are not in the file, such as {missing[0]!r}"] if missing else []
+    )
+    parts += [f"{len(extra)} of the file are unknown to it, such as {extra[0]!r}"] if extra else []
+    raise CheckpointError(f"{path} belongs to another network: {'; '.join(parts)}")
+
+
+def unique_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in which a tensor with several names has its first alone; the tensors are not copied."""
+    seen: dict[Any, str] = {}
+    for key, tensor in state.items():
+        seen.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else key, key)
+    return {key: state[key] for key in seen.values()}
+
+
+def save(
+    path: Path,
+    state: Mapping[str, Tensor],
+    *,
+    model: rec.ModelSpec,
+    data: str,
+    spatial: Sequence[int],
+    train: Mapping[str, Any],
+) -> CheckpointInfo:
+    """Write weights in single precision, and their sidecar.
+
+    Args:
+        path: ends in `.safetensors`; its folder is made if it is not there.
+        state: name -> tensor, as of `state_dict()`.
+        model: the network.
+        data: the data set it was trained on.
+        spatial: (D, H, W) of the patch it is to be used with, voxels.
+        train: how it was made; JSON values.
+
+    Raises:
+        CheckpointError: the files cannot be written.
+    """
+    from safetensors.torch import save as serialise
+
+    weights, sidecar = _pair(path)
+    plain = {
+        key: (value.float() if value.is_floating_point() else value).detach().cpu().clone().contiguous()
+        for key, value in unique_tensors(state).items()
+    }
+    content = serialise(plain)
+    digest = hashlib.sha256(content).hexdigest()
+    described = {
+        "model": rec.to_json(dataclasses.replace(model, checkpoint=None)),
+        "data": data,
+        "spatial": list(spatial),
+        "sha256": digest,
+        "train": rec.to_json(train),
+    }
+    try:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(weights, content)
+        write_whole(sidecar, (json.dumps(described, indent=1, allow_nan=False) + "\n").encode())
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {weights}: {error.strerror or error}; make room or choose another folder"
+        ) from error
+    return read_sidecar(sidecar)

@@ -1,0 +1,294 @@
+"""Cards to networks: a TOML file says what a network is, `build_model` makes it.
+
+A card is found by its name in `models/cards`, or read from a path; `pkg.module:Class` needs no card
+at all. Whatever the source, the class gets the keywords `in_channels`, `out_channels` and `spatial`
+if its signature has them, then the card's own. Reading cards needs no torch; building does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import importlib
+import importlib.resources
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchbench.errors import CardError, ShapeError, UsageError, unknown
+from benchbench.records import METRIC_UNITS, Measurement, ModelSpec
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEFAULT_CHANNELS = (4, 3)  # BraTS: four MRI contrasts in, three regions out
+DEFAULT_SPATIAL = (128, 128, 128)
+SEE_ALL = "'bench list models' shows all"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A figure as it was printed, with where."""
+
+    metric: str
+    value: float
+    source: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One variant of a network."""
+
+    name: str
+    title: str
+    arch: str  # `pkg.module:Class`
+    in_channels: int = DEFAULT_CHANNELS[0]
+    out_channels: int = DEFAULT_CHANNELS[1]
+    spatial: tuple[int, ...] = DEFAULT_SPATIAL  # (D, H, W) that the figures of its paper are for
+    task: str = "segmentation"
+    licence: str = ""  # of the public reference code
+    reference: str = ""  # where that code is
+    notes: str = ""
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    paper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    published: tuple[Published, ...] = ()
+    folder: str | None = None  # of a user's own card: its class may lie beside it
+
+    def spec(
+        self, *, in_channels: int | None = None, out_channels: int | None = None, checkpoint: str | None = None
+    ) -> ModelSpec:
+        """The card as a ModelSpec, with other channels where given."""
+        return ModelSpec(
+            name=self.name,
+            arch=self.arch,
+            kwargs=self.kwargs,
+            in_channels=self.in_channels if in_channels is None else in_channels,
+            out_channels=self.out_channels if out_channels is None else out_channels,
+            checkpoint=checkpoint,
+        )
+
+    def published_measurements(self, in_channels: int, out_channels: int, spatial: Sequence[int]) -> list[Measurement]:
+        """The card's published figures, if they are for this very input; they are for the card's own."""
+        if (in_channels, out_channels, tuple(spatial)) != (self.in_channels, self.out_channels, self.spatial):
+            return []
+        return [
+            Measurement(
+                metric=p.metric,
+                unit=METRIC_UNITS.get(p.metric, "1"),
+                value=p.value,
+                origin="published",
+                method="as printed",
+                source=p.source,
+            )
+            for p in self.published
+        ]
+
+
+_REQUIRED = {"name": str, "title": str, "arch": str}
+_OPTIONAL = {
+    "in_channels": int,
+    "out_channels": int,
+    "spatial": list,
+    "task": str,
+    "licence": str,
+    "reference": str,
+    "notes": str,
+    "kwargs": dict,
+    "paper": dict,
+    "published": list,
+}
+
+
+def read_card(path: Path) -> Card:
+    """Read a card.
+
+    Raises:
+        CardError: no such file, broken TOML, a missing or unknown key, or a value of the wrong type.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CardError(f"cannot read the card {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CardError(f"the card {path} is not valid TOML: {error}") from error
+    allowed = _REQUIRED | _OPTIONAL
+    for key in data:
+        if key not in allowed:
+            raise CardError(f"{path}: {unknown('key', key, allowed)}")
+    for key in _REQUIRED:
+        if key not in data:
+            raise CardError(f"{path}: the key {key!r} is missing; a card needs {', '.join(_REQUIRED)}")
+    for key, value in data.items():
+        if not isinstance(value, allowed[key]) or isinstance(value, bool):
+            raise CardError(f"{path}: {key} must be a {allowed[key].__name__}, not {value!r}")
+    if ":" not in data["arch"]:
+        raise CardError(f"{path}: arch must be 'pkg.module:Class', not {data['arch']!r}")
+    spatial = tuple(data.get("spatial", DEFAULT_SPATIAL))
+    if len(spatial) != 3 or any(not isinstance(s, int) or s < 1 for s in spatial):
+        raise CardError(f"{path}: spatial must be three positive whole numbers, not {list(spatial)}")
+    for key in ("in_channels", "out_channels"):
+        if data.get(key, 1) < 1:
+            raise CardError(f"{path}: {key} must be positive, not {data[key]}")
+    published = tuple(_published(entry, path) for entry in data.get("published", ()))
+    own = path.parent.resolve() != Path(str(_cards_folder())).resolve()
+    return Card(**(data | {"spatial": spatial, "published": published, "folder": str(path.parent) if own else None}))
+
+
+def _published(entry: Any, path: Path) -> Published:
+    if not isinstance(entry, dict) or set(entry) != {"metric", "value", "source"}:
+        raise CardError(f"{path}: each [[published]] needs metric, value and source, not {entry!r}")
+    if not isinstance(entry["value"], (int, float)) or entry["metric"] not in METRIC_UNITS:
+        raise CardError(f"{path}: [[published]] {unknown('metric', str(entry['metric']), METRIC_UNITS)}")
+    return Published(metric=entry["metric"], value=float(entry["value"]), source=str(entry["source"]))
+
+
+def _cards_folder() -> Any:
+    return importlib.resources.files("benchbench").joinpath("models", "cards")
+
+
+def list_models() -> tuple[str, ...]:
+    """The names of all networks in the zoo, in alphabetical order."""
+    return tuple(
+        sorted(entry.name[: -len(".toml")] for entry in _cards_folder().iterdir() if entry.name.endswith(".toml"))
+    )
+
+
+def get_card(name: str) -> Card:
+    """The card of a network by its name.
+
+    Raises:
+        UsageError: there is no such network; the message has the nearest name.
+    """
+    if name not in list_models():
+        raise UsageError(unknown("model", name, list_models(), hint=SEE_ALL))
+    return read_card(Path(str(_cards_folder().joinpath(f"{name}.toml"))))
+
+
+_CLASS_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def find_cards(selection: str) -> list[Card]:
+    """The cards that `--models` means.
+
+    Args:
+        selection: `all`, or names, globs, paths of cards and `pkg.module:Class`, separated by commas.
+
+    Raises:
+        UsageError: a part of it names nothing.
+    """
+    found: dict[str, Card] = {}
+    for part in filter(None, (p.strip() for p in selection.split(","))):
+        for card in _find(part):
+            if card.name in found and card != found[card.name]:
+                raise UsageError(f"two networks are called {card.name!r}; give one of the cards another name")
+            found[card.name] = card
+    if not found:
+        raise UsageError(f"--models {selection!r} names no network; {SEE_ALL}")
+    return list(found.values())
+
+
+def _find(part: str) -> list[Card]:
+    if part == "all":
+        return [get_card(name) for name in list_models()]
+    if part.endswith(".toml") or "/" in part:
+        return [read_card(Path(part))]
+    if _CLASS_PATH.fullmatch(part):
+        return [Card(name=part, title=part.partition(":")[2], arch=part)]
+    if any(sign in part for sign in "*?["):
+        names = fnmatch.filter(list_models(), part)
+        if not names:
+            raise UsageError(f"no model's name matches {part!r}; {SEE_ALL}")
+        return [get_card(name) for name in names]
+    return [get_card(part)]
+
+
+def find_class(arch: str) -> Callable[..., nn.Module]:
+    """Import `pkg.module:Class`.
+
+    Raises:
+        CardError: the module or the class is not there, or the file has a syntax error.
+    """
+    module_name, _, class_name = arch.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise CardError(
+            f"cannot import {module_name!r} for {arch!r}: {error}; "
+            "is it installed, or in the folder from which bench is run?"
+        ) from error
+    except SyntaxError as error:
+        raise CardError(
+            f"cannot import {module_name!r} for {arch!r}: {error.msg}, {error.filename} line {error.lineno}"
+        ) from error
+    try:
+        found = getattr(module, class_name)
+    except AttributeError as error:
+        classes = [name for name, item in vars(module).items() if inspect.isclass(item)]
+        raise CardError(f"module {module_name!r} has no class: {unknown('class', class_name, classes)}") from error
+    if not callable(found):
+        raise CardError(f"{arch!r} is a {type(found).__name__}, not a class")
+    return found  # type: ignore[no-any-return]
+
+
+def build(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
+    """The network of a spec for inputs of (D, H, W) voxels, with random weights.
+
+    Raises:
+        CardError: its class cannot be imported, or refuses the keywords.
+        ShapeError: it cannot take this size, these channels or these keywords' values.
+    """
+    from torch import nn
+
+    make = find_class(spec.arch)
+    offered = {"in_channels": spec.in_channels, "out_channels": spec.out_channels, "spatial": tuple(spatial)}
+    try:
+        names = inspect.signature(make).parameters
+    except (TypeError, ValueError):
+        names = {}  # type: ignore[assignment]
+    kwargs = {key: value for key, value in offered.items() if key in names} | dict(spec.kwargs)
+    try:
+        inspect.signature(make).bind(**kwargs)
+    except TypeError as error:
+        raise CardError(
+            f"{spec.arch} cannot be built with {', '.join(kwargs) or 'no arguments'}: {error}; "
+            "give its arguments in a card's [kwargs], see docs/add_a_model.md"
+        ) from error
+    try:
+        module = make(**kwargs)
+    except ValueError as error:
+        raise ShapeError(f"{spec.name}: {error}") from error
+    except TypeError as error:
+        raise CardError(f"{spec.name}: {spec.arch} does not take these arguments: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise CardError(f"{spec.arch} made a {type(module).__name__}, not a torch.nn.Module")
+    return module
+
+
+def build_model(name: str, **overrides: Any) -> nn.Module:
+    """Build a network of the zoo, or of a card, with random weights.
+
+    Args:
+        name: a name of `list_models()`, a card's path, or `pkg.module:Class`.
+        overrides: `in_channels`, `out_channels`, `spatial` (D, H, W), and the architecture's own keywords.
+
+    Returns:
+        The module; (B, in_channels, D, H, W) -> (B, out_channels, D, H, W).
+
+    Raises:
+        UsageError: an unknown name, or a size, width or keyword that the network cannot take.
+    """
+    cards = find_cards(name)
+    if len(cards) != 1:
+        raise UsageError(f"{name!r} names {len(cards)} networks; give one name")
+    card = cards[0]
+    spatial = overrides.pop("spatial", card.spatial)
+    spec = card.spec(in_channels=overrides.pop("in_channels", None), out_channels=overrides.pop("out_channels", None))
+    return build(dataclasses.replace(spec, kwargs={**spec.kwargs, **overrides}), spatial)

@@ -1,0 +1,1 @@
+"""The zoo: one architecture a file, one variant a card. Imported as `benchbench.models`."""

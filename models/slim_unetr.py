@@ -1,0 +1,300 @@
+"""Slim UNETR, as its authors published it: the faithful variant.
+
+A U-shaped encoder and decoder of four stages. Every block mixes locally (depthwise convolutions),
+then globally (attention over a sparse sample of the voxels), each with a residual.
+
+The surprise is that "faithful" includes what looks like mistakes, because the published weights
+and figures depend on them: the attention is not scaled; the sampler is a strided slice, so at the
+first stage 63 of 64 voxels never reach the attention; the bottleneck's tokens (B, N, C) are read
+back as (B, C, D, H, W) without a transpose, which mixes channels with space; and the head ends in
+a GroupNorm over the logits, so a logit depends on the whole patch.
+
+Source: Pang et al., "Slim UNETR", IEEE TMI 2023, doi 10.1109/TMI.2023.3326188, and the behaviour
+of the released code.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import check_sides
+
+_STEM_STRIDES = (4, 2, 2, 2)  # of the four downsampling convolutions
+_EXPANSION = 4  # of the pointwise MLP
+
+
+class SlimUNETR(nn.Module):
+    """The published Slim UNETR for one fixed input size.
+
+    The position embedding has one entry for each bottleneck voxel, so a network belongs to one
+    `spatial`; any other input is refused.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 4,
+        out_channels: int = 3,
+        spatial: Sequence[int] = (128, 128, 128),
+        *,
+        channels: Sequence[int] = (24, 48, 60),
+        embed_dim: int = 96,
+        blocks: Sequence[int] = (1, 2, 3, 2),
+        heads: Sequence[int] = (1, 2, 4, 4),
+        r: Sequence[int] = (4, 2, 2, 1),
+        dropout: float = 0.3,
+    ) -> None:
+        """Build the network; argument names are the published constructor's.
+
+        Args:
+            in_channels: image channels.
+            out_channels: logits per voxel.
+            spatial: (D, H, W) of the input, voxels.
+            channels: width of the first three stages.
+            embed_dim: width of the fourth stage.
+            blocks: number of blocks in each of the four stages.
+            heads: attention heads in each stage; must divide that stage's width.
+            r: stride of the sparse sampler in each stage.
+            dropout: after the position embedding, in training.
+
+        Raises:
+            ValueError: a size, width or number of heads that does not fit, with the rule and the values.
+        """
+        super().__init__()
+        for name, values, wanted in (
+            ("channels", channels, 3),
+            ("blocks", blocks, 4),
+            ("heads", heads, 4),
+            ("r", r, 4),
+        ):
+            if len(values) != wanted or any(v < 1 for v in values):
+                raise ValueError(f"Slim UNETR needs {wanted} positive {name}, not {tuple(values)}")
+        if in_channels < 1 or out_channels < 1 or embed_dim < 1:
+            raise ValueError(
+                f"Slim UNETR needs positive in_channels, out_channels and embed_dim, "
+                f"not {in_channels}, {out_channels}, {embed_dim}"
+            )
+        widths = (*channels, embed_dim)
+        for stage, (width, n_heads) in enumerate(zip(widths, heads, strict=True), 1):
+            if width % n_heads:
+                raise ValueError(
+                    f"Slim UNETR stage {stage}: heads must divide the width, but {n_heads} does not divide {width}"
+                )
+        strides = [math.prod(_STEM_STRIDES[: i + 1]) for i in range(4)]
+        multiple = math.lcm(*(stride * sample for stride, sample in zip(strides, r, strict=True)))
+        self.spatial = check_sides("Slim UNETR", spatial, multiple)
+        self.in_channels = in_channels
+
+        tokens = math.prod(side // strides[-1] for side in self.spatial)
+        inputs = (in_channels, *channels)
+        self.downs = nn.ModuleList(
+            Downsample(before, after, stride)
+            for before, after, stride in zip(inputs, widths, _STEM_STRIDES, strict=True)
+        )
+        self.encoder = nn.ModuleList(_stage(*a) for a in zip(widths, blocks, heads, r, strict=True))
+        self.position_embedding = nn.Parameter(torch.zeros(1, tokens, embed_dim))
+        self.dropout = nn.Dropout(dropout)
+        self.decoder = nn.ModuleList(_stage(*a) for a in zip(widths, blocks, heads, r, strict=True))
+        outputs = (out_channels, *channels)
+        self.ups = nn.ModuleList(
+            Upsample(after, before, stride)
+            for before, after, stride in zip(outputs, widths, _STEM_STRIDES, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, D, H, W) -> logits (B, out_channels, D, H, W)."""
+        if x.ndim != 5 or x.shape[1] != self.in_channels or tuple(x.shape[2:]) != self.spatial:
+            raise ValueError(
+                f"this Slim UNETR takes (B, {self.in_channels}, {', '.join(map(str, self.spatial))}), "
+                f"not {tuple(x.shape)}; build it with the size and channels of the input"
+            )
+        skips = []
+        for down, stage in zip(self.downs, self.encoder, strict=True):
+            x = stage(down(x))
+            skips.append(x)
+        x = self.dropout(x.flatten(2).transpose(1, 2) + self.position_embedding)  # (B, N, C)
+        x = x.reshape(skips.pop().shape)  # no transpose: as published
+        for up, stage in zip(self.ups[::-1], self.decoder[::-1], strict=True):
+            x = up(stage(x))
+            if skips:
+                x = x + skips.pop()
+        return x
+
+
+def _stage(width: int, n_blocks: int, heads: int, r: int) -> nn.Sequential:
+    return nn.Sequential(*(SlimBlock(width, heads, r) for _ in range(n_blocks)))
+
+
+class SlimBlock(nn.Module):
+    """Local mixing, MLP, sparse attention, MLP; each with a residual. (B, C, D, H, W) -> the same."""
+
+    def __init__(self, channels: int, heads: int, r: int) -> None:
+        super().__init__()
+        self.position1 = _depthwise(channels)
+        self.local = nn.Sequential(
+            nn.BatchNorm3d(channels),
+            _pointwise(channels, channels),
+            _depthwise(channels),
+            nn.BatchNorm3d(channels),
+            _pointwise(channels, channels),
+        )
+        self.mlp1 = _mlp(channels)
+        self.position2 = _depthwise(channels)
+        self.attention = SparseAttention(channels, heads, r)
+        self.diffusion = Diffusion(channels, r)
+        self.mlp2 = _mlp(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C, D, H, W)."""
+        x = x + self.position1(x)
+        x = x + self.local(x)
+        x = x + self.mlp1(x)
+        x = x + self.position2(x)
+        x = x + self.diffusion(self.attention(x))
+        return x + self.mlp2(x)  # type: ignore[no-any-return]
+
+
+class SparseAttention(nn.Module):
+    """Unscaled self-attention among every r-th voxel along each axis.
+
+    (B, C, D, H, W) -> (B, C, D/r, H/r, W/r). The projection's channels lie [head][q | k | v][head width].
+    """
+
+    def __init__(self, channels: int, heads: int, r: int) -> None:
+        super().__init__()
+        self.heads, self.r = heads, r
+        self.qkv = _pointwise(channels, 3 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C, D/r, H/r, W/r)."""
+        x = x[:, :, :: self.r, :: self.r, :: self.r]
+        q, k, v = self.qkv(x).flatten(2).unflatten(1, (self.heads, -1)).chunk(3, dim=2)  # each (B, heads, C/heads, N)
+        weights = (q.transpose(-2, -1) @ k).softmax(dim=-1)  # (B, heads, N queries, N keys)
+        return (v @ weights.transpose(-2, -1)).reshape(x.shape)  # type: ignore[no-any-return]
+
+
+class Diffusion(nn.Module):
+    """Spread the sampled voxels over their neighbourhoods: (B, C, D/r, H/r, W/r) -> (B, C, D, H, W)."""
+
+    def __init__(self, channels: int, r: int) -> None:
+        super().__init__()
+        self.spread = nn.ConvTranspose3d(channels, channels, kernel_size=r, stride=r, groups=channels)
+        self.norm = nn.GroupNorm(1, channels)
+        self.mix = _pointwise(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D/r, H/r, W/r) -> (B, C, D, H, W)."""
+        return self.mix(self.norm(self.spread(x)))  # type: ignore[no-any-return]
+
+
+class Downsample(nn.Module):
+    """Convolution of kernel = stride, and a norm over all channels."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(before, after, kernel_size=stride, stride=stride)
+        self.norm = nn.GroupNorm(1, after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, before, D, H, W) -> (B, after, D/stride, H/stride, W/stride)."""
+        return self.norm(self.conv(x))  # type: ignore[no-any-return]
+
+
+class Upsample(nn.Module):
+    """Transposed convolution of kernel = stride, and a norm over all channels; the last one is the head."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose3d(before, after, kernel_size=stride, stride=stride)
+        self.norm = nn.GroupNorm(1, after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, before, D, H, W) -> (B, after, D*stride, H*stride, W*stride)."""
+        return self.norm(self.conv(x))  # type: ignore[no-any-return]
+
+
+def _depthwise(channels: int) -> nn.Conv3d:
+    return nn.Conv3d(channels, channels, kernel_size=3, padding=1, groups=channels, bias=False)
+
+
+def _pointwise(before: int, after: int) -> nn.Conv3d:
+    return nn.Conv3d(before, after, kernel_size=1, bias=False)
+
+
+def _mlp(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        _pointwise(channels, _EXPANSION * channels), nn.GELU(), _pointwise(_EXPANSION * channels, channels)
+    )
+
+
+#: Pieces of the published key names and ours; a stage's number is counted from 1 there, from 0 here.
+_PUBLISHED_TOP: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"Encoder\.position_embeddings"), lambda m: "position_embedding"),
+    (re.compile(r"Encoder\.DWconv(\d)\.depth_wise"), lambda m: f"downs.{int(m[1]) - 1}.conv"),
+    (re.compile(r"Encoder\.DWconv(\d)\.norm"), lambda m: f"downs.{int(m[1]) - 1}.norm"),
+    (re.compile(r"Encoder\.block(\d)\."), lambda m: f"encoder.{int(m[1]) - 1}."),
+    (re.compile(r"Decoder\.block(\d)\."), lambda m: f"decoder.{int(m[1]) - 1}."),
+    (re.compile(r"Decoder\.SegHead\.transposed"), lambda m: "ups.0.conv"),
+    (re.compile(r"Decoder\.SegHead\.norm"), lambda m: "ups.0.norm"),
+    (re.compile(r"Decoder\.TSconv(\d)\.transposed"), lambda m: f"ups.{4 - int(m[1])}.conv"),
+    (re.compile(r"Decoder\.TSconv(\d)\.norm"), lambda m: f"ups.{4 - int(m[1])}.norm"),
+)
+_PUBLISHED_IN_BLOCK = {
+    "patch1.positional_encoding": "position1",
+    "LocalRC.bn1": "local.0",
+    "LocalRC.pointwise_conv_0": "local.1",
+    "LocalRC.depthwise_conv": "local.2",
+    "LocalRC.bn2": "local.3",
+    "LocalRC.pointwise_conv_1": "local.4",
+    "LineConv1.line_conv_0": "mlp1.0",
+    "LineConv1.line_conv_1": "mlp1.2",
+    "patch2.positional_encoding": "position2",
+    "GlobalST.qkv": "attention.qkv",
+    "LocalRD.conv_trans": "diffusion.spread",
+    "LocalRD.norm": "diffusion.norm",
+    "LocalRD.pointwise_conv": "diffusion.mix",
+    "LineConv2.line_conv_0": "mlp2.0",
+    "LineConv2.line_conv_1": "mlp2.2",
+}
+
+
+def _own_key(published: str) -> str:
+    key = published.removeprefix("module.")  # as saved from a data-parallel wrapper
+    for pattern, ours in _PUBLISHED_TOP:
+        if match := pattern.match(key):
+            key = ours(match) + key[match.end() :]
+            break
+    stem, _, leaf = key.rpartition(".")
+    part = re.fullmatch(r"((?:encoder|decoder)\.\d+\.\d+)\.(.+)", stem)
+    if part and part[2] in _PUBLISHED_IN_BLOCK:
+        return f"{part[1]}.{_PUBLISHED_IN_BLOCK[part[2]]}.{leaf}"
+    return key
+
+
+def load_published_weights(model: SlimUNETR, state_dict: Mapping[str, Tensor]) -> None:
+    """Load weights saved by the released code, by their published names.
+
+    Args:
+        model: built with the configuration of the weights.
+        state_dict: published key -> tensor, as `torch.load(path, weights_only=True)` gives it.
+
+    Raises:
+        ValueError: a key is missing, left over, or of another shape; the first of each is named.
+    """
+    renamed = {_own_key(key): value for key, value in state_dict.items()}
+    own = model.state_dict()
+    if missing := own.keys() - renamed.keys():
+        raise ValueError(f"{len(missing)} weights of Slim UNETR are not in the file, such as {min(missing)!r}")
+    if extra := renamed.keys() - own.keys():
+        raise ValueError(f"{len(extra)} entries of the file are not of Slim UNETR, such as {min(extra)!r}")
+    for key, tensor in own.items():
+        if renamed[key].shape != tensor.shape:
+            raise ValueError(
+                f"{key!r} has shape {tuple(renamed[key].shape)} in the file and {tuple(tensor.shape)} in this "
+                "network: channels, heads or spatial differ"
+            )
+    model.load_state_dict(renamed)

@@ -1,0 +1,133 @@
+"""Slim UNETR with the defects of its published code corrected; otherwise the same parameters.
+
+What differs from `slim_unetr`, and only this:
+
+- attention is scaled by the square root of a head's width;
+- the sampler is a true average over r x r x r voxels. The published `AvgPool3d(kernel_size=1,
+  stride=r)` hands one voxel of each cell to the attention. Choosing one could be meant, since the
+  local mixing before it reaches three voxels to each side; but the operator is named a pool, no
+  single voxel stands for its cell better than the rest, and the average costs no parameter;
+- tokens are transposed back before they become a map again;
+- logits are not normalised: the head's GroupNorm is gone, and with it its 2 x out_channels
+  parameters, so that none is held unused;
+- the position embedding is interpolated to other grids, and any input is padded at its far sides
+  with zeros (what lies outside of a head in normalised MRI) and cropped back, so one network takes
+  any size.
+
+The surprise: a logit still depends a little on the whole patch, also on how much was padded, since the norms
+between the stages remain and take all voxels together.
+
+Source: Pang et al., "Slim UNETR", IEEE TMI 2023, doi 10.1109/TMI.2023.3326188; the corrections are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .blocks import check_sides
+from .slim_unetr import SlimBlock, SlimUNETR, SparseAttention
+
+_STAGE_STRIDES = (4, 8, 16, 32)  # of the four stages' maps against the input
+
+
+class SlimUNETRFixed(SlimUNETR):
+    """Slim UNETR, corrected, for inputs of any size; best near the `spatial` that it was trained at."""
+
+    def __init__(
+        self,
+        in_channels: int = 4,
+        out_channels: int = 3,
+        spatial: Sequence[int] = (128, 128, 128),
+        *,
+        channels: Sequence[int] = (24, 48, 60),
+        embed_dim: int = 96,
+        blocks: Sequence[int] = (1, 2, 3, 2),
+        heads: Sequence[int] = (1, 2, 4, 4),
+        r: Sequence[int] = (4, 2, 2, 1),
+        dropout: float = 0.3,
+    ) -> None:
+        """Build the network; arguments are those of `SlimUNETR`.
+
+        Args:
+            in_channels: image channels.
+            out_channels: logits per voxel.
+            spatial: (D, H, W), voxels, that the position embedding is laid out for; any, rounded up
+                to a multiple of 32.
+            channels: width of the first three stages.
+            embed_dim: width of the fourth stage.
+            blocks: number of blocks in each of the four stages.
+            heads: attention heads in each stage; must divide that stage's width.
+            r: side of the cells that the sampler averages, in each stage.
+            dropout: after the position embedding, in training.
+
+        Raises:
+            ValueError: a size, width or number of heads that does not fit, with the rule and the values.
+        """
+        sides = check_sides("Slim UNETR (fixed)", spatial, 1)
+        multiple_of = math.lcm(*(s * max(1, cell) for s, cell in zip(_STAGE_STRIDES, r, strict=False)))
+        super().__init__(
+            in_channels,
+            out_channels,
+            [_round_up(side, multiple_of) for side in sides],
+            channels=channels,
+            embed_dim=embed_dim,
+            blocks=blocks,
+            heads=heads,
+            r=r,
+            dropout=dropout,
+        )
+        self.multiple_of = multiple_of
+        self.grid = tuple(side // _STAGE_STRIDES[-1] for side in self.spatial)
+        for block in self.modules():
+            if isinstance(block, SlimBlock):
+                block.attention = PooledAttention(
+                    block.attention.qkv.in_channels, block.attention.heads, block.attention.r
+                )
+        self.ups[0].norm = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, D, H, W) -> logits (B, out_channels, D, H, W); D, H and W are any."""
+        if x.ndim != 5 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"this Slim UNETR (fixed) takes (B, {self.in_channels}, D, H, W), not {tuple(x.shape)}; "
+                "build it with the channels of the input"
+            )
+        d, h, w = check_sides("Slim UNETR (fixed)", tuple(x.shape[2:]), 1)
+        x = F.pad(x, [p for side in (w, h, d) for p in (0, _round_up(side, self.multiple_of) - side)])
+        skips = []
+        for down, stage in zip(self.downs, self.encoder, strict=True):
+            x = stage(down(x))
+            skips.append(x)
+        grid = skips.pop().shape[2:]
+        x = self.dropout(x + self._positions(grid))
+        for up, stage in zip(self.ups[::-1], self.decoder[::-1], strict=True):
+            x = up(stage(x))
+            if skips:
+                x = x + skips.pop()
+        return x[:, :, :d, :h, :w]
+
+    def _positions(self, grid: Sequence[int]) -> Tensor:
+        """The position embedding as a map (1, embed_dim, *grid)."""
+        own = self.position_embedding.transpose(1, 2).reshape(1, -1, *self.grid)
+        if tuple(grid) == self.grid:
+            return own
+        return F.interpolate(own, size=tuple(grid), mode="trilinear", align_corners=False)
+
+
+def _round_up(side: int, multiple_of: int) -> int:
+    return -(-side // multiple_of) * multiple_of
+
+
+class PooledAttention(SparseAttention):
+    """Scaled self-attention among the means of cells of r x r x r voxels. (B, C, D, H, W) -> (B, C, D/r, H/r, W/r)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C, D/r, H/r, W/r)."""
+        x = F.avg_pool3d(x, self.r)
+        q, k, v = self.qkv(x).flatten(2).unflatten(1, (self.heads, -1)).chunk(3, dim=2)  # each (B, heads, C/heads, N)
+        weights = (q.transpose(-2, -1) @ k / math.sqrt(q.shape[2])).softmax(dim=-1)  # (B, heads, N queries, N keys)
+        return (v @ weights.transpose(-2, -1)).reshape(x.shape)  # type: ignore[no-any-return]

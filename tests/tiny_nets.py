@@ -1,0 +1,88 @@
+"""Networks that behave, and networks that do not: what a run must survive."""
+
+import os
+import signal
+import time
+
+import torch
+from torch import nn
+
+
+class Tiny(nn.Module):
+    def __init__(self, in_channels=4, out_channels=3, width=2):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv3d(in_channels, width, 3, padding=1), nn.Conv3d(width, out_channels, 1))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+class Wider(Tiny):
+    def __init__(self, in_channels=4, out_channels=3):
+        super().__init__(in_channels, out_channels, width=4)
+
+
+def on_real_data(x):
+    """False while the network is only counted, on tensors without values."""
+    return type(x) is torch.Tensor and x.device.type != "meta"
+
+
+class Killed(Tiny):
+    """Its process is killed in the middle of a forward, as the out-of-memory killer would."""
+
+    def forward(self, x):
+        if on_real_data(x):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+class Crashes(Tiny):
+    def forward(self, x):
+        if on_real_data(x):
+            raise RuntimeError("a bug of its own")
+        return super().forward(x)
+
+
+class OutOfMemory(Tiny):
+    def forward(self, x):
+        if on_real_data(x):
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return super().forward(x)
+
+
+class Sleeps(Tiny):
+    """A forward that does not end."""
+
+    def forward(self, x):
+        if on_real_data(x):
+            time.sleep(600)
+        return super().forward(x)
+
+
+class DiesWhenBuilt(Tiny):
+    """Takes even the counting process with it."""
+
+    def __init__(self):
+        super().__init__()
+        os._exit(7)
+
+
+class Inaccurate(Tiny):
+    """Far off in reduced precision."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y * 2 if y.dtype == torch.bfloat16 else y
+
+
+class Lists(Tiny):
+    """Deep supervision: a list of outputs. It also prints, which must not disturb anything."""
+
+    def forward(self, x):
+        print("a network that talks")
+        return [super().forward(x), x]
+
+
+class NeedsArguments(nn.Module):
+    def __init__(self, width):
+        super().__init__()
