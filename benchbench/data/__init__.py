@@ -1,0 +1,67 @@
+"""Data sets: a literal registry of plans, and `load_case` to read one case.
+
+Importing it costs milliseconds: what makes or reads the voxels is imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import MappingProxyType
+
+from benchbench.data.plan import Case, DataPlan
+from benchbench.errors import DataError, unknown
+
+__all__ = ["Case", "DataPlan", "get_plan", "list_datasets", "load_case"]
+
+#: The three regions that BraTS ranks by, in the order of MONAI's ConvertToMultiChannelBasedOnBratsClasses.
+_BRATS_REGIONS = MappingProxyType({"tc": (1, 3), "wt": (1, 2, 3), "et": (3,)})
+
+_PLANS: dict[str, DataPlan] = {
+    "phantom": DataPlan(
+        name="phantom",
+        title="semi-synthetic glioma cohort on the MNI152 template, 2 mm",
+        channels=("T1", "T1ce", "T2", "FLAIR"),
+        regions=_BRATS_REGIONS,
+        labels=MappingProxyType({0: "background", 1: "NCR", 2: "ED", 3: "ET"}),  # the numbering of BraTS 2023
+        patch=(128, 128, 128),
+        spacing_mm=(2.0, 2.0, 2.0),
+        splits=MappingProxyType({"train": 64, "val": 8, "test": 16}),
+        semi_synthetic=True,
+        licence="made here from the MNI152 template that nilearn carries (its notice is in NOTICE)",
+    ),
+}
+
+#: Data set -> module with `load_case(split, index) -> Case`.
+_READERS = {"phantom": "benchbench.data.phantom"}
+
+
+def list_datasets() -> tuple[DataPlan, ...]:
+    """Every data set that can be named with --data."""
+    return tuple(_PLANS.values())
+
+
+def get_plan(name: str) -> DataPlan:
+    """The plan of one data set.
+
+    Raises:
+        DataError: no data set of that name.
+    """
+    if name not in _PLANS:
+        raise DataError(unknown("data set", name, _PLANS, hint="'bench list datasets' shows all"))
+    return _PLANS[name]
+
+
+def load_case(name: str, split: str, index: int) -> Case:
+    """One case of a data set.
+
+    Args:
+        name: the data set.
+        split: `train`, `val` or `test`.
+        index: from 0.
+
+    Raises:
+        DataError: unknown data set, split or case, or one that cannot be read.
+    """
+    get_plan(name).check_case(split, index)
+    case: Case = importlib.import_module(_READERS[name]).load_case(split, index)
+    return case

@@ -1,0 +1,77 @@
+"""What a data set is to the rest of the suite: its plan, and one case of it.
+
+The plan fixes channels, regions and patch, and thereby the network that can be trained on the data;
+a Dice without its plan says nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from benchbench.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DataPlan:
+    """A data set as networks meet it."""
+
+    name: str
+    title: str  # one line for a person; says "semi-synthetic" where that is so
+    channels: tuple[str, ...]  # contrasts of the image, in the order of its channels
+    regions: Mapping[str, tuple[int, ...]]  # output channel -> the labels that it covers, in order; may overlap
+    labels: Mapping[int, str]  # value in the label map -> what it is
+    patch: tuple[int, int, int]  # (D, H, W) voxels of the network's input, unless asked otherwise
+    spacing_mm: tuple[float, float, float]
+    splits: Mapping[str, int]  # split -> number of cases
+    semi_synthetic: bool
+    licence: str
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the image."""
+        return len(self.channels)
+
+    @property
+    def out_channels(self) -> int:
+        """Regions, one output channel each."""
+        return len(self.regions)
+
+    def check_case(self, split: str, index: int) -> None:
+        """Refuse a case that the data set does not have.
+
+        Raises:
+            DataError: unknown split, or an index outside of it.
+        """
+        if split not in self.splits:
+            raise DataError(f"{self.name} has no split {split!r}; known: {', '.join(self.splits)}")
+        if not 0 <= index < self.splits[split]:
+            raise DataError(f"{self.name} {split} has cases 0 to {self.splits[split] - 1}, not {index}")
+
+    def to_regions(self, label: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+        """One channel a region from a label map.
+
+        Args:
+            label: (D, H, W) label values.
+
+        Returns:
+            (regions, D, H, W) bool, in the order of `regions`.
+        """
+        import numpy as np
+
+        return np.stack([np.isin(label, values) for values in self.regions.values()])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One subject: co-registered contrasts and the label map, ready for a network."""
+
+    id: str
+    image: npt.NDArray[np.float32]  # (channels, D, H, W), z-scored in the brain, background 0
+    label: npt.NDArray[np.uint8]  # (D, H, W)
+    affine: npt.NDArray[np.float64]  # (4, 4) voxel -> world, millimetres

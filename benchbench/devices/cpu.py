@@ -1,0 +1,180 @@
+"""The processor: its name, the cores and the memory that this process may really use.
+
+In a container the machine's own figures lie: 64 cores are visible and two may be used, 256 GB are
+there and the kernel ends the process at 8. So the quotas of cgroup v1 and v2 count as well, on every
+level between the process and the root.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from benchbench.records import Device
+
+ROOT = Path("/")
+_NO_LIMIT = 2**60  # cgroup v1 says "no limit" with a number near 2**63
+
+#: (CPU implementer, CPU part) of /proc/cpuinfo -> core, for boards whose kernel gives no "model name".
+#: Source: Arm's Main ID Register values, as in the Linux kernel's arch/arm64/include/asm/cputype.h.
+_ARM_CORES = {
+    ("0x41", "0xd03"): "Cortex-A53",
+    ("0x41", "0xd07"): "Cortex-A57",
+    ("0x41", "0xd08"): "Cortex-A72",
+    ("0x41", "0xd0b"): "Cortex-A76",
+    ("0x41", "0xd0c"): "Neoverse-N1",
+    ("0x41", "0xd40"): "Neoverse-V1",
+    ("0x41", "0xd42"): "Cortex-A78AE",
+    ("0x41", "0xd4f"): "Neoverse-V2",
+    ("0x4e", "0x003"): "NVIDIA Denver 2",
+    ("0x4e", "0x004"): "NVIDIA Carmel",
+}
+
+
+def read_text(path: Path) -> str | None:
+    """The text of a small file of the kernel, NULs and white space cut off the end; None if it cannot be read."""
+    try:
+        return path.read_bytes().decode("utf-8", "replace").rstrip("\0\n\t ")
+    except OSError:
+        return None
+
+
+def probe(root: Path = ROOT, *, asked: str = "cpu") -> Device:
+    """The processor as a Device.
+
+    Args:
+        root: where /proc is looked for.
+        asked: the word on the command line.
+    """
+    return Device(kind="cpu", name=name(root), basis="probed", asked=asked)
+
+
+def name(root: Path = ROOT) -> str:
+    """The processor's name: its "model name", or on an Arm board the cores' names and the board's."""
+    lines = [line.partition(":") for line in (read_text(root / "proc/cpuinfo") or "").splitlines()]
+    fields = [(key.strip(), value.strip()) for key, _, value in lines]
+    for key, value in fields:
+        if key == "model name" and value and not value.startswith("ARMv"):
+            return value
+    cores: list[str] = []
+    implementer = ""
+    for key, value in fields:
+        if key == "CPU implementer":
+            implementer = value
+        elif key == "CPU part":
+            cores.append(_ARM_CORES.get((implementer, value), f"Arm core {implementer}/{value}"))
+    board = next((value for key, value in fields if key == "Model"), None) or read_text(root / "proc/device-tree/model")
+    core = " + ".join(dict.fromkeys(cores))
+    if core and board:
+        return f"{board} ({core})"
+    return core or board or platform.processor() or platform.machine() or "unknown CPU"
+
+
+def usable_cores(root: Path = ROOT, *, affinity: int | None = None) -> int:
+    """Cores that this process may keep busy: its affinity, limited by the cgroup's CPU quota.
+
+    Args:
+        root: where /proc/self/cgroup and /sys/fs/cgroup are looked for.
+        affinity: cores that the scheduler allows; None asks the system.
+
+    Returns:
+        At least 1; a quota of 2.5 cores counts as 2, since a third thread would be throttled.
+    """
+    if affinity is None:
+        affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = list(_cpu_quotas(root))
+    return max(1, min([affinity, *(int(quota) for quota in quotas)]))
+
+
+def total_memory_bytes(root: Path = ROOT) -> int:
+    """Memory of the machine, or the cgroup's limit where that is lower; bytes."""
+    total = _meminfo(root, "MemTotal")
+    if total is None:
+        total = int(psutil.virtual_memory().total)
+    return min([total, *(limit for limit, _ in _memory_limits(root))])
+
+
+def available_memory_bytes(root: Path = ROOT) -> int:
+    """Bytes that can be taken now without swapping: what is free, limited by what the cgroup leaves."""
+    available = _meminfo(root, "MemAvailable")
+    if available is None:
+        available = int(psutil.virtual_memory().available)
+    return max(0, min([available, *(limit - used for limit, used in _memory_limits(root))]))
+
+
+def governor(root: Path = ROOT) -> str | None:
+    """The frequency governor, `performance`; several where the cores differ; None where the kernel tells none."""
+    found = {
+        text
+        for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
+        if (text := read_text(path))
+    }
+    return ", ".join(sorted(found)) or None
+
+
+def load_average(root: Path = ROOT) -> float | None:
+    """Processes that wanted to run, mean of the last minute; None where the system does not say."""
+    text = read_text(root / "proc/loadavg")
+    try:
+        return float(text.split()[0]) if text else None
+    except ValueError:
+        return None
+
+
+def _meminfo(root: Path, key: str) -> int | None:
+    for line in (read_text(root / "proc/meminfo") or "").splitlines():
+        label, _, value = line.partition(":")
+        if label == key and value.split()[:1] and value.split()[0].isdigit():
+            return int(value.split()[0]) * 1024
+    return None
+
+
+def _cgroups(root: Path, controller: str) -> Iterator[tuple[bool, Path]]:
+    """(is it v2, folder) of every cgroup on the way from this process to the root that is visible here."""
+    mount = root / "sys/fs/cgroup"
+    for line in (read_text(root / "proc/self/cgroup") or "").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            tops, v2 = [mount, mount / "unified"], True
+        elif controller in controllers.split(","):
+            tops, v2 = [mount / controllers, mount / controller], False
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for top in dict.fromkeys(tops):
+            for depth in range(len(parts), -1, -1):
+                folder = top.joinpath(*parts[:depth])
+                if folder.is_dir():
+                    yield v2, folder
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    for v2, folder in _cgroups(root, "cpu"):
+        if v2:
+            quota, _, period = (read_text(folder / "cpu.max") or "").partition(" ")
+        else:
+            quota = read_text(folder / "cpu.cfs_quota_us") or ""
+            period = read_text(folder / "cpu.cfs_period_us") or ""
+        if quota.isdigit() and period.isdigit() and int(period) > 0:  # no quota: "max", or -1
+            yield int(quota) / int(period)
+
+
+def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
+    """(limit, used without the file cache that the kernel gives back), bytes."""
+    for v2, folder in _cgroups(root, "memory"):
+        limit = read_text(folder / ("memory.max" if v2 else "memory.limit_in_bytes")) or ""
+        used = read_text(folder / ("memory.current" if v2 else "memory.usage_in_bytes")) or ""
+        if not limit.isdigit() or int(limit) >= _NO_LIMIT or not used.isdigit():
+            continue
+        key = "inactive_file" if v2 else "total_inactive_file"
+        cache = 0
+        for line in (read_text(folder / "memory.stat") or "").splitlines():
+            label, _, value = line.partition(" ")
+            if label == key and value.isdigit():
+                cache = int(value)
+        yield int(limit), max(0, int(used) - cache)

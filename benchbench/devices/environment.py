@@ -1,0 +1,115 @@
+"""Under which conditions a record was made: versions, processor, memory, board.
+
+A plain dict of JSON values, None where something is not known. `records.fingerprint` hashes it
+without the keys of `records.VOLATILE`, so nothing that changes from minute to minute may have a key
+of its own here without standing there.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from benchbench.devices import cpu, cuda, nvml, tegra, tegra_sensors
+from benchbench.devices.cpu import ROOT, read_text
+from benchbench.errors import DeviceError
+
+
+def environment(
+    backend: Literal["cpu", "cuda"] | None = "cpu",
+    threads: int | None = None,
+    root: Path = ROOT,
+    *,
+    cuda_index: int = 0,
+    checkout: Path | None = None,
+) -> dict[str, Any]:
+    """The conditions of a run; imports torch only for `cuda`.
+
+    Args:
+        backend: what computes; None where nothing is run.
+        threads: intra-op threads of the run.
+        root: where /proc, /sys and /etc are looked for.
+        cuda_index: which CUDA device.
+        checkout: the git clone whose commit is meant; None: the one that benchbench is imported from.
+
+    Raises:
+        DeviceError: `cuda` asked for and absent.
+    """
+    board = tegra.detect(root)
+    gpu = cuda.probe(cuda_index).name if backend == "cuda" else None
+    return {
+        "python": platform.python_version(),
+        "torch": _version("torch"),
+        "monai": _version("monai"),
+        "numpy": _version("numpy"),
+        "benchbench": sys.modules["benchbench"].__version__,  # of this copy, installed or not
+        "commit": commit(checkout or Path(__file__).resolve().parents[2]),
+        "system": platform.system(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cpu": cpu.name(root),
+        "cores": cpu.usable_cores(root),
+        "threads": threads,
+        "memory_bytes": cpu.total_memory_bytes(root),
+        "governor": cpu.governor(root),
+        "gpu": gpu,
+        "gpu_memory_bytes": cuda.memory_bytes(cuda_index)[1] if backend == "cuda" else None,
+        "cuda": cuda.cuda_version(cuda_index) if backend == "cuda" else None,
+        "driver": driver(root),
+        "jetson": board.model if board else None,
+        "l4t": board.l4t if board else None,
+        "power_mode": board.power_mode if board else None,
+        "clocks_locked": tegra_sensors.clocks_locked(root) if board else None,
+        **(_gpu_facts(cuda_index) if backend == "cuda" and not board else _NO_GPU),
+        "load_average": cpu.load_average(root),
+        "available_memory_bytes": cpu.available_memory_bytes(root),
+    }
+
+
+_NO_GPU: dict[str, Any] = {"power_limit_w": None, "mig": None, "gpu_processes": None}
+
+
+def _gpu_facts(index: int) -> dict[str, Any]:
+    """What NVML tells of a GPU; nothing without nvidia-ml-py or a driver."""
+    try:
+        gpu = nvml.of_torch(index)
+    except DeviceError:
+        return _NO_GPU
+    return {"power_limit_w": gpu.power_limit_w(), "mig": gpu.mig, "gpu_processes": gpu.other_processes()}
+
+
+def driver(root: Path = ROOT) -> str | None:
+    """The version of NVIDIA's kernel driver, `570.86.15`; None where it is not loaded."""
+    text = read_text(root / "proc/driver/nvidia/version") or ""
+    match = re.search(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)", text)
+    return match[1] if match else None
+
+
+def commit(checkout: Path) -> str | None:
+    """The commit of a git clone, read without running git; None where the folder is none."""
+    git = checkout / ".git"
+    if git.is_file():  # a work tree of its own: the file says where its HEAD is
+        git = checkout / (read_text(git) or "").removeprefix("gitdir:").strip()
+    head = read_text(git / "HEAD") or ""
+    if not head.startswith("ref:"):
+        return head if re.fullmatch(r"[0-9a-f]{40,64}", head) else None
+    ref = head.removeprefix("ref:").strip()
+    shared = read_text(git / "commondir")
+    for folder in (git, git / shared) if shared else (git,):
+        if found := read_text(folder / ref):
+            return found
+        for line in (read_text(folder / "packed-refs") or "").splitlines():
+            if line.endswith(f" {ref}"):
+                return line.partition(" ")[0]
+    return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

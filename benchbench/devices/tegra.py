@@ -1,0 +1,131 @@
+"""Jetson boards, from the device tree: which module, how much memory, which power mode.
+
+The device tree names the *family* reliably and the variant not: Linux for Tegra on a 64 GB AGX Orin
+calls itself `p3701-0000` as the 32 GB one does. So the family comes from the part number and the
+variant from the memory that the kernel counts. A "Super" module is the same board in another power
+mode, so that comes from nvpmodel. Where no rule is sure, `profile` is None.
+
+Source of the part numbers: NVIDIA Jetson Linux Developer Guide, "Jetson EEPROM Layout"; the Linux
+kernel's Documentation/devicetree/bindings/arm/tegra.yaml.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from benchbench.devices.cpu import ROOT, read_text
+
+_GIB = 2**30
+_SOCS = ("tegra210", "tegra186", "tegra194", "tegra234", "tegra264")
+_PART = re.compile(r"p(\d{4})-(\d{4})")
+
+#: Module of the part number -> {memory in GiB: profile}.
+_MODULES: dict[str, dict[int, str]] = {
+    "3448": {4: "jetson-nano-4gb"},
+    "3310": {8: "jetson-tx2"},
+    "3668": {8: "jetson-xavier-nx-8gb", 16: "jetson-xavier-nx-16gb"},
+    "2888": {32: "jetson-agx-xavier-32gb", 64: "jetson-agx-xavier-64gb"},
+    "3701": {64: "jetson-agx-orin-64gb"},
+    "3834": {64: "jetson-thor-t4000", 128: "jetson-thor-t5000"},
+}
+_ORIN_NANO = {4: "jetson-orin-nano-4gb", 8: "jetson-orin-nano-8gb"}
+_ORIN_NX = {8: "jetson-orin-nx-8gb", 16: "jetson-orin-nx-16gb"}
+#: Industrial modules: other clocks than the profiles have.
+_OTHER_CLOCKS = {("2888", "0008"), ("3701", "0008")}
+_SUPER = {"jetson-orin-nano-4gb", "jetson-orin-nano-8gb", "jetson-orin-nx-16gb"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TegraBoard:
+    """A Jetson as its device tree tells."""
+
+    model: str  # `NVIDIA Jetson Orin Nano Developer Kit`
+    soc: str  # `tegra234`
+    compatible: tuple[str, ...]
+    part_number: str | None  # `p3767-0005`; the tree's, which on some boards names only the family
+    memory_bytes: int | None  # as the kernel counts: what it keeps for itself is missing
+    profile: str | None  # the profile of this very module in this power mode; None: not sure
+    l4t: str | None  # Linux for Tegra release, `36.4.3`
+    power_mode: str | None  # `MAXN_SUPER`, or the mode's number where its name is not known
+
+
+def detect(root: Path = ROOT) -> TegraBoard | None:
+    """The Jetson that this machine is, or None.
+
+    Args:
+        root: where /proc, /etc and /var are looked for.
+    """
+    raw = read_text(root / "proc/device-tree/compatible")
+    compatible = tuple(part for part in (raw or "").split("\0") if part)
+    soc = next((soc for soc in _SOCS if f"nvidia,{soc}" in compatible), None)
+    if soc is None:
+        return None
+    model = read_text(root / "proc/device-tree/model") or f"Jetson with {soc}"
+    memory = _memory_bytes(root)
+    mode = power_mode(root)
+    part = _part_number(root, compatible)
+    return TegraBoard(
+        model=model,
+        soc=soc,
+        compatible=compatible,
+        part_number=part,
+        memory_bytes=memory,
+        profile=_profile(part, model, memory, mode),
+        l4t=l4t_release(root),
+        power_mode=mode,
+    )
+
+
+def l4t_release(root: Path = ROOT) -> str | None:
+    """The Linux for Tegra release, `36.4.3`, of a line `# R36 (release), REVISION: 4.3, ...`."""
+    match = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", read_text(root / "etc/nv_tegra_release") or "")
+    return f"{match[1]}.{match[2]}" if match else None
+
+
+def power_mode(root: Path = ROOT) -> str | None:
+    """The power mode that nvpmodel set: its name by /etc/nvpmodel.conf, else its number."""
+    status = re.search(r"pmode:\s*(\d+)", read_text(root / "var/lib/nvpmodel/status") or "")
+    if status is None:
+        return None
+    number = int(status[1])
+    for entry in re.finditer(r"POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", read_text(root / "etc/nvpmodel.conf") or ""):
+        if int(entry[1]) == number:
+            return entry[2].rstrip(">")
+    return str(number)
+
+
+def _memory_bytes(root: Path) -> int | None:
+    match = re.search(r"^MemTotal:\s*(\d+) kB", read_text(root / "proc/meminfo") or "", re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
+
+
+def _part_number(root: Path, compatible: tuple[str, ...]) -> str | None:
+    """The module's part number; the carrier board's stands in the same strings and is passed over."""
+    modules = {*_MODULES, "3767", "3636", "3489"}
+    texts = (*compatible, read_text(root / "proc/device-tree/nvidia,dtsfilename") or "")
+    for text in texts:
+        for board, sku in _PART.findall(text):
+            if board in modules:
+                return f"p{board}-{sku}"
+    return None
+
+
+def _profile(part: str | None, model: str, memory: int | None, mode: str | None) -> str | None:
+    if part is None or memory is None:
+        return None
+    board, sku = part[1:].split("-")
+    nominal = next((size for size in (1, 2, 4, 8, 16, 32, 64, 128) if memory <= size * _GIB), None)
+    if nominal is None or (board, sku) in _OTHER_CLOCKS or "industrial" in model.lower():
+        return None
+    if board == "3767":
+        nano = sku in ("0003", "0004", "0005") or "orin nano" in model.lower()
+        found = (_ORIN_NANO if nano else _ORIN_NX).get(nominal)
+    elif (board, sku, nominal) == ("3701", "0004", 32):
+        found = "jetson-agx-orin-32gb"  # p3701-0000 with 32 GB is the developer kit: the 64 GB module's GPU
+    else:
+        found = _MODULES.get(board, {}).get(nominal)
+    if found in _SUPER and "SUPER" in (mode or "").upper():
+        return f"{found}-super"
+    return found

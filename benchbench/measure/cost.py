@@ -1,0 +1,289 @@
+"""Parameters, MACs, and what a forward moves and holds: exact, from the graph, with nothing computed.
+
+The headline follows one recipe: a copy of the network on the `meta` device, the attention fast path
+off, scaled-dot-product attention in its MATH form, PyTorch's FlopCounterMode, halved. No weight and
+no activation is allocated. A second pass, on fake CPU tensors so that autocast acts as it will, lists
+each operator with the bytes that it reads and writes, and follows the life of every storage.
+
+The surprise: the tensor peak is a lower bound of what the process will need, since kernels take
+scratch memory of their own (on a CPU 2 to 280 % more was seen). It may refuse, never promise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.module_tracker import ModuleTracker
+
+from benchbench.errors import UnsupportedError
+from benchbench.records import Measurement, OperatorCost
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COUNT_METHOD = "FlopCounterMode / 2 on meta tensors, math attention, eager fp32"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """What one module holds and does itself, its children left out."""
+
+    module: str
+    kind: str
+    params: int
+    macs: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """The exact cost of one forward."""
+
+    params: int  # every Parameter once, trained or not
+    buffer_elements: int  # running statistics and the like, not in `params`
+    macs: int
+    tensor_memory_bytes: int  # weights, input, and the most that activations take at once
+    operators: tuple[OperatorCost, ...]  # in the order in which they run
+
+    @property
+    def flops(self) -> int:
+        """Two for each multiply-accumulate."""
+        return 2 * self.macs
+
+    def measurements(self) -> list[Measurement]:
+        """`params`, `macs`, `flops` and `tensor_memory_bytes`, all of origin `analytic`."""
+
+        def exact(metric: str, unit: str, value: int, method: str) -> Measurement:
+            return Measurement(metric=metric, unit=unit, value=value, origin="analytic", method=method)
+
+        return [
+            exact("params", "parameters", self.params, "every nn.Parameter once; buffers not counted"),
+            exact("macs", "MAC", self.macs, COUNT_METHOD),
+            exact("flops", "FLOP", self.flops, "2 x macs"),
+            dataclasses.replace(
+                exact("tensor_memory_bytes", "B", self.tensor_memory_bytes, "peak of live tensors on fake tensors"),
+                bound="at_least",
+            ),
+        ]
+
+
+def measure_cost(module: nn.Module, input_shape: Sequence[int], dtype: str = "fp32") -> Cost:
+    """Count one forward of a network in eval mode, without computing it.
+
+    Args:
+        module: left as it is; a copy without memory is counted.
+        input_shape: (B, C, D, H, W).
+        dtype: `fp32`, or `bf16` / `fp16` for autocast; changes bytes, not MACs.
+
+    Raises:
+        UnsupportedError: the forward cannot run without values (control flow that depends on data).
+        ValueError: the network refuses this input.
+    """
+    with graph_settings():
+        macs = count_macs(module, input_shape)
+        operators, peak = _trace(module, input_shape, dtype)
+    parameters = list(module.parameters())  # shared ones once
+    held = {id(t): t for t in [*parameters, *module.buffers()]}.values()
+    return Cost(
+        params=sum(p.numel() for p in parameters),
+        buffer_elements=sum(b.numel() for b in module.buffers()),
+        macs=macs,
+        tensor_memory_bytes=peak + sum(t.numel() * t.element_size() for t in held),
+        operators=tuple(operators),
+    )
+
+
+def layers(cost: Cost, module: nn.Module) -> list[Layer]:
+    """Parameters and MACs of each module that has any of its own, in the network's order."""
+    macs: dict[str, int] = {}
+    kinds: dict[str, str] = {}
+    for operator in cost.operators:
+        macs[operator.module] = macs.get(operator.module, 0) + operator.macs
+        if operator.macs or operator.module not in kinds:
+            kinds[operator.module] = operator.kind
+    params: dict[str, int] = {}
+    counted: set[int] = set()
+    for name, part in module.named_modules():
+        for parameter in part.parameters(recurse=False):
+            if id(parameter) not in counted:
+                counted.add(id(parameter))
+                params[name] = params.get(name, 0) + parameter.numel()
+    order = {name: i for i, (name, _) in enumerate(module.named_modules(remove_duplicate=False))}
+    names = sorted({*params, *(n for n, m in macs.items() if m)}, key=lambda n: order.get(n, len(order)))
+    return [
+        Layer(module=n or "(the network itself)", kind=kinds.get(n, "-"), params=params.get(n, 0), macs=macs.get(n, 0))
+        for n in names
+    ]
+
+
+@contextlib.contextmanager
+def graph_settings() -> Iterator[None]:
+    """The settings under which a graph is counted: no fused attention, no gradients."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def count_macs(module: nn.Module, input_shape: Sequence[int]) -> int:
+    """MACs of one forward, under `graph_settings`; nothing is computed.
+
+    Args:
+        module: left as it is; a copy without memory is counted.
+        input_shape: (B, C, D, H, W).
+    """
+    ghost = without_memory(module, "meta")
+    counter = FlopCounterMode(display=False)
+    with counter:
+        run_forward(ghost, torch.empty(*input_shape, device="meta"))
+    return counter.get_total_flops() // 2
+
+
+def _trace(module: nn.Module, input_shape: Sequence[int], dtype: str) -> tuple[list[OperatorCost], int]:
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake:
+        ghost = without_memory(module, "cpu")
+        x = torch.empty(*input_shape)
+    tracer = _Tracer()
+    tracer.hold(x)
+    autocast = torch.autocast("cpu", DTYPES[dtype]) if dtype != "fp32" else contextlib.nullcontext()
+    with fake, autocast, tracer.modules, tracer:
+        run_forward(ghost, x)
+    return tracer.operators, tracer.peak_bytes
+
+
+def run_forward(module: nn.Module, x: Tensor) -> None:
+    """Run a network without memory.
+
+    Raises:
+        UnsupportedError: its control flow depends on values.
+    """
+    try:
+        module(x)
+    except (RuntimeError, NotImplementedError) as error:
+        text = str(error)
+        if any(sign in text for sign in ("meta tensor", "data-dependent", "item()", "DataDependent", "Meta")):
+            raise UnsupportedError(
+                f"MACs cannot be counted without running it: the forward depends on values ({_first_line(text)})"
+            ) from error
+        raise
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "no message"
+
+
+def without_memory(module: nn.Module, device: str) -> nn.Module:
+    """A copy whose tensors have shapes but no memory; shared tensors stay shared. In eval mode."""
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        for tensor in tree_leaves(vars(part)):  # parameters, buffers, and tensors in plain attributes and lists
+            if isinstance(tensor, Tensor) and id(tensor) not in memo:
+                empty = torch.empty_like(tensor, device=device)
+                trained = tensor.requires_grad
+                memo[id(tensor)] = nn.Parameter(empty, trained) if isinstance(tensor, nn.Parameter) else empty
+    return copy.deepcopy(module, memo).eval()
+
+
+class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Lists operators and follows live storages; `peak_bytes` leaves weights out."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.modules = ModuleTracker()
+        self.operators: list[OperatorCost] = []
+        self.live_bytes = 0
+        self.peak_bytes = 0
+        self._held: set[int] = set()
+
+    def hold(self, tensor: Tensor) -> None:
+        """Count a tensor's storage until it is freed."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._held:
+            return
+        size = storage.nbytes()
+        self._held.add(key)
+        self.live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._held.discard(key)
+        self.live_bytes -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        known = {t.untyped_storage()._cdata for t in inputs}
+        for tensor in outputs:
+            if tensor.untyped_storage()._cdata not in known:
+                self.hold(tensor)
+        if outputs and not func.is_view:
+            self._note(func, args, kwargs, inputs, outputs, out)
+        return out
+
+    def _note(self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], outputs: list[Tensor], out: Any) -> None:
+        name = func._overloadpacket.__name__
+        if name in _FREE:
+            return
+        count = flop_registry.get(func._overloadpacket)
+        macs = int(count(*args, **kwargs, out_val=out)) // 2 if count else 0
+        self.operators.append(
+            OperatorCost(
+                operator=name,
+                kind=operator_kind(name, args),
+                module=self._module(),
+                macs=macs,
+                read_bytes=sum(t.numel() * t.element_size() for t in inputs),
+                written_bytes=sum(t.numel() * t.element_size() for t in outputs),
+                output_shape=tuple(outputs[0].shape),
+            )
+        )
+
+    def _module(self) -> str:
+        """The innermost module that is running, by its name in the network."""
+        inside = max(self.modules.parents, key=lambda name: name.count(".") if name != "Global" else -1)
+        return inside.partition(".")[2] if inside != "Global" else ""
+
+
+_FREE = frozenset({"empty", "empty_like", "detach", "_unsafe_view", "lift_fresh", "is_same_size", "empty_strided"})
+_MATMUL = frozenset({"mm", "addmm", "bmm", "baddbmm", "matmul", "linear"})
+_COPY = frozenset(
+    {"clone", "copy", "copy_", "cat", "stack", "constant_pad_nd", "roll", "_to_copy", "index", "slice_scatter"}
+)
+
+
+def operator_kind(name: str, args: Any) -> str:
+    """What an aten operator is in the field's words: `conv`, `matmul`, `norm`, `copy`.
+
+    Args:
+        name: of the operator, without its overload.
+        args: that it is called with.
+    """
+    if name == "convolution":
+        weight, transposed, groups = args[1], args[6], args[8]
+        if transposed:
+            return "transposed_conv"
+        return "depthwise_conv" if groups > 1 and groups == weight.shape[0] else "conv"
+    if name in _MATMUL:
+        return "matmul"
+    if "attention" in name:
+        return "attention"
+    if "norm" in name and name != "linalg_vector_norm":
+        return "norm"
+    return "copy" if name in _COPY else "elementwise"

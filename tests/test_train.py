@@ -1,0 +1,236 @@
+"""One recipe: it learns, the same seed gives the same weights, and an interrupted training ends the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchbench import data
+from benchbench.checkpoint import load_weights, read_sidecar
+from benchbench.errors import CheckpointError, DataError, UsageError
+from benchbench.measure import accuracy
+from benchbench.records import ModelSpec
+from benchbench.train import TrainRecipe, TrainResult, cut, dice_bce, patch_start, rate, set_prior, train
+
+SPEC = ModelSpec(name="toy", arch="tests.test_train:Tiny", kwargs={}, in_channels=4, out_channels=3)
+SHAPE = (12, 14, 10)
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv3d(4, 8, 3, padding=1)
+        self.norm = nn.BatchNorm3d(8)
+        self.drop = nn.Dropout(0.1)
+        self.head = nn.Conv3d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.drop(torch.relu(self.norm(self.body(x)))))  # type: ignore[no-any-return]
+
+
+def make_case(name: str, split: str, index: int) -> data.Case:
+    """An easy one: every label has its own intensity."""
+    rng = np.random.default_rng(index)
+    low = rng.integers(1, 4, 3)
+    label = np.zeros(SHAPE, np.uint8)
+    label[low[0] : low[0] + 7, low[1] : low[1] + 7, low[2] : low[2] + 6] = 2
+    label[low[0] + 1 : low[0] + 6, low[1] + 1 : low[1] + 6, low[2] + 1 : low[2] + 5] = 1
+    label[low[0] + 2 : low[0] + 4, low[1] + 1 : low[1] + 6, low[2] + 1 : low[2] + 5] = 3
+    image = rng.normal(0, 0.1, (4, *SHAPE)).astype(np.float32)
+    for channel in range(3):
+        image[channel] += 2 * (label == channel + 1)
+    return data.Case(id=f"toy-{split}-{index}", image=image, label=label, affine=np.eye(4))
+
+
+@pytest.fixture(autouse=True)
+def toy_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = dataclasses.replace(data.get_plan("phantom"), name="toy", splits=MappingProxyType({"train": 6, "val": 2}))
+    known = data.get_plan
+    for module in (data, accuracy):
+        monkeypatch.setattr(module, "get_plan", lambda name: plan if name == "toy" else known(name))
+        monkeypatch.setattr(module, "load_case", make_case)
+
+
+def recipe(**changes: Any) -> TrainRecipe:
+    return dataclasses.replace(
+        TrainRecipe(data="toy", patch=(16, 16, 16), steps=6, lr=1e-2, bf16=False, validate=False, threads=1), **changes
+    )
+
+
+def run(out: Path, asked: TrainRecipe, progress: Any = None) -> TrainResult:
+    torch.manual_seed(0)
+    return train(Tiny(), SPEC, asked, out=out, progress=progress)
+
+
+def test_training_learns_an_easy_task(tmp_path: Path) -> None:
+    result = run(tmp_path / "toy.safetensors", recipe(steps=120, lr=3e-2, ema=0.9, validate=True))
+    losses = [loss for _, loss in result.curve]
+    assert losses[-1] < 0.5 * losses[0]
+    assert result.checkpoint.train["val"]["dice"] > 0.7
+    network = Tiny()
+    load_weights(network, result.checkpoint.path)
+    again = accuracy.measure_dice(network, data="toy", split="val", spatial=(16, 16, 16))
+    assert {m.metric: m.value for m in again.measurements} == result.checkpoint.train["val"]
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    first, second = (run(tmp_path / f"{i}.safetensors", recipe()).checkpoint.sha256 for i in range(2))
+    other = run(tmp_path / "other.safetensors", recipe(seed=1)).checkpoint.sha256
+    assert first == second != other
+
+
+def test_interrupted_training_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    asked = recipe(checkpoint_every=2, patch_schedule=(((8, 8, 8), 0.5), ((16, 16, 16), 0.5)))
+    whole = run(tmp_path / "whole.safetensors", asked)
+
+    def interrupt(used: float, line: str) -> None:
+        if "step 5" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "torn.safetensors", asked, interrupt)
+    assert (tmp_path / "torn.resume").exists()
+    assert not (tmp_path / "torn.safetensors").exists()
+    steps: list[str] = []
+    resumed = run(tmp_path / "torn.safetensors", asked, lambda used, line: steps.append(line.split(",")[0]))
+    assert steps == ["step 5", "step 6"]
+    assert resumed.checkpoint.sha256 == whole.checkpoint.sha256
+    assert not (tmp_path / "torn.resume").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no torch file", None])
+def test_resume_file_that_cannot_be_used_is_said(tmp_path: Path, content: bytes | None) -> None:
+    resume = tmp_path / "toy.resume"
+    if content is None:
+        torch.save({"identity": "another"}, resume)
+    else:
+        resume.write_bytes(content)
+    with pytest.raises(CheckpointError, match="remove it to start over"):
+        run(tmp_path / "toy.safetensors", recipe())
+
+
+def test_patches_follow_the_schedule(tmp_path: Path) -> None:
+    seen: list[str] = []
+    asked = recipe(steps=10, patch_schedule=(((8, 8, 8), 0.7), ((16, 16, 16), 0.3)))
+    run(tmp_path / "toy.safetensors", asked, lambda used, line: seen.append(line.split(", ")[1]))
+    assert seen == ["patch 8x8x8"] * 7 + ["patch 16x16x16"] * 3
+
+
+def test_sidecar_tells_recipe_budget_and_curve(tmp_path: Path) -> None:
+    run(tmp_path / "toy.safetensors", recipe(steps=20))
+    told = json.loads((tmp_path / "toy.json").read_text())
+    assert (told["model"]["name"], told["data"], told["spatial"]) == ("toy", "toy", [16, 16, 16])
+    assert told["train"]["recipe"]["lr"] == 1e-2
+    assert told["train"]["budget"] == "20 steps"
+    assert (told["train"]["steps_done"], told["train"]["dtype"]) == (20, "fp32")
+    assert [step for step, _ in told["train"]["curve"]] == [10, 20]
+    assert told["train"]["seconds"] > 0
+    assert read_sidecar(tmp_path / "toy.json").model == SPEC
+
+
+def test_time_budget_ends_the_training_early(tmp_path: Path) -> None:
+    result = run(tmp_path / "toy.safetensors", recipe(steps=10**9, max_seconds=0.05))
+    assert 1 <= result.steps < 10**9
+    assert result.checkpoint.train["budget"] == "1000000000 steps or 0.05 s"
+
+
+def test_gradient_that_overflows_leaves_the_weights_and_is_counted(tmp_path: Path) -> None:
+    class Sometimes(Tiny):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x) * (float("inf") if self.calls == 3 else 1.0)
+
+    torch.manual_seed(0)
+    result = train(Sometimes(), SPEC, recipe(), out=tmp_path / "toy.safetensors")
+    assert result.checkpoint.train["steps_skipped"] == 1
+    assert all(math.isfinite(loss) for _, loss in result.curve)
+
+
+def test_network_that_never_has_a_gradient_is_given_up(tmp_path: Path) -> None:
+    class Never(Tiny):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * float("nan")
+
+    with pytest.raises(UsageError, match=r"not finite in .* steps; a lower lr"):
+        train(Never(), SPEC, recipe(steps=50), out=tmp_path / "toy.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"data": "nothing"}, DataError, "unknown data set"),
+        ({"patch_schedule": (((8, 8, 8), 1.0),)}, UsageError, "must end on the patch"),
+        ({"patch_schedule": (((16, 16, 16), 0.5),)}, UsageError, "shares that sum to 1"),
+    ],
+)
+def test_bad_recipes_are_refused(tmp_path: Path, changes: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        run(tmp_path / "toy.safetensors", recipe(**changes))
+
+
+def test_training_leaves_threads_and_random_state_as_they_were(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    wanted = torch.rand(1)
+    torch.manual_seed(5)
+    threads = torch.get_num_threads()
+    network = Tiny()
+    torch.manual_seed(5)
+    train(network, SPEC, recipe(), out=tmp_path / "toy.safetensors")
+    assert torch.equal(torch.rand(1), wanted)
+    assert torch.get_num_threads() == threads
+
+
+def test_loss_is_zero_for_the_truth_and_counts_an_empty_region() -> None:
+    target = torch.zeros(1, 2, 4, 4, 4)
+    target[0, 0, :2] = 1
+    assert dice_bce(target * 200 - 100, target).item() == pytest.approx(0, abs=1e-5)
+    assert dice_bce(100 - target * 200, target).item() > 50
+
+
+def test_rate_rises_then_falls_to_its_floor() -> None:
+    rates = [rate(used / 100, 0.1, 0.05) for used in range(101)]
+    assert max(rates) == rates[10] == 1.0
+    assert rates[0] < 0.05
+    assert rates[-1] == pytest.approx(0.05)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_prior_is_the_probability_that_training_starts_from() -> None:
+    network = Tiny()
+    set_prior(network, 3, 0.01)
+    assert torch.allclose(network.head.bias.sigmoid(), torch.full((3,), 0.01))
+    assert not torch.allclose(network.body.bias.sigmoid(), torch.full((8,), 0.01))
+    group_norm = nn.Sequential(nn.Conv3d(4, 3, 1), nn.GroupNorm(1, 3))
+    set_prior(group_norm, 3, 0.01)
+    assert torch.allclose(group_norm[1].bias.sigmoid(), torch.full((3,), 0.01))
+    set_prior(nn.Conv3d(4, 3, 1, bias=False), 3, 0.01)
+
+
+def test_patch_comes_near_what_it_is_asked_to_be_near() -> None:
+    near = np.zeros((40, 40, 40), bool)
+    near[30, 5, 20] = True
+    for seed in range(20):
+        start = patch_start(np.random.default_rng(seed), near, (16, 16, 16))
+        assert all(0 <= s <= 24 for s in start)
+        assert cut(near, start, (16, 16, 16)).any()
+
+
+def test_patch_larger_than_the_volume_holds_it_as_evaluation_does() -> None:
+    volume = np.arange(1, 5 * 6 * 7 + 1, dtype=np.float32).reshape(1, 5, 6, 7)
+    start = patch_start(np.random.default_rng(0), volume[0] > 0, (8, 9, 7))
+    patch = cut(volume, start, (8, 9, 7))
+    before = [(8 - 5) // 2, (9 - 6) // 2, 0]  # as measure.accuracy pads
+    assert patch.shape == (1, 8, 9, 7)
+    assert np.array_equal(patch[:, before[0] : before[0] + 5, before[1] : before[1] + 6], volume)
+    assert patch.sum() == volume.sum()
