@@ -1,0 +1,355 @@
+"""The command line's words: every command and flag, a file of flags, and errors that name the nearest one.
+
+argparse, which imports in milliseconds. A `--config` file is read as flags placed before those of the
+command line, so it can say nothing that a flag cannot, and the command line wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from benchbench import __version__
+from benchbench.errors import UsageError, unknown
+
+FORMATS = ("table", "json", "csv", "markdown")
+
+DESCRIPTION = "Which 3D medical segmentation network fits my device, how good is it there, and can it be made smaller?"
+EXAMPLES = """\
+examples:
+  bench run --models all                          measure the zoo here and write a report
+  bench run --models slim_unetr,unetr --spatial 96 96 96 --out results/local/try
+  bench run --models all --device jetson          no Jetson at hand: a labelled prediction
+  bench audit --models all                        every FLOP counter side by side, and which is wrong
+  bench report results/local/try                  the report again, from the records alone
+  bench devices add jetson ssh://user@orin        a board to measure on, and then:
+  bench devices doctor jetson                     what is there, what is missing, what to do
+  bench list models                               what there is
+"""
+
+
+#: What a word without a flag is called in an error.
+_SPOKEN = {"command": "command", "what": "list", "action": "action"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with one-line errors that name the nearest flag or command."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see '{self.prog} --help'")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            kind = action.option_strings[0] if action.option_strings else _SPOKEN[action.dest]
+            raise UsageError(
+                unknown(kind, str(value), [str(c) for c in action.choices], hint=f"see '{self.prog} --help'")
+            )
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of one command line.
+
+    Raises:
+        UsageError: an unknown command, flag or value, with the nearest one that is known.
+    """
+    parser = build_parser()
+    options, left = parser.parse_known_args(arguments)
+    if getattr(options, "config", None):
+        options, left = _with_config(parser, arguments, options)
+    if left:
+        action = getattr(options, "action", None)
+        known = sorted(_flags(parser, options.command, action))
+        flag = next((a for a in left if a.startswith("-")), left[0])
+        raise UsageError(
+            unknown(
+                "flag" if flag.startswith("-") else "argument",
+                flag.partition("=")[0],
+                known if flag.startswith("-") else (),
+                hint=f"see 'bench {options.command}{f' {action}' if action else ''} --help'",
+            )
+        )
+    return options
+
+
+def _flags(parser: argparse.ArgumentParser, command: str, action_name: str | None = None) -> set[str]:
+    subparser = _subparsers(parser)[command]
+    if action_name:
+        subparser = _subparsers(subparser)[action_name]
+    return {flag for action in subparser._actions for flag in action.option_strings}
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    action = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
+def _with_config(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], options: argparse.Namespace
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parse again with a TOML file's values as defaults; flags on the command line win."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    path = Path(options.config)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read --config {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path} is not valid TOML: {error}") from error
+    flags = {f for f in _flags(parser, options.command) if f.startswith("--")} - {"--help", "--config"}
+    before: list[str] = []
+    for key, value in values.items():
+        if f"--{key}" not in flags:
+            raise UsageError(f"--config {path}: {unknown('key', key, [f[2:] for f in flags])}")
+        if value is True:
+            before.append(f"--{key}")
+        elif value is not False:
+            items = value if isinstance(value, list) else [value]
+            before += [f"--{key}", *map(str, items)]
+    at = list(arguments).index(options.command) + 1
+    return parser.parse_known_args([*arguments[:at], *before, *arguments[at:]])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command and flag."""
+    common = _Parser(add_help=False)
+    common.add_argument("-q", "--quiet", action="store_true", help="no progress, errors only")
+    common.add_argument("-v", "--verbose", action="store_true", help="progress also without a terminal; tracebacks")
+
+    parser = _Parser(
+        prog="bench",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"benchbench {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common], allow_abbrev=False
+        )
+        return sub
+
+    sub = command("list", "models, devices or data sets that there are")
+    sub.add_argument("what", nargs="?", default="models", choices=("models", "devices", "datasets"))
+    sub.add_argument("--format", default="table", choices=FORMATS)
+
+    sub = command("run", "measure, or predict, networks on devices and write a report")
+    sub.add_argument(
+        "--models",
+        default="all",
+        metavar="WHICH",
+        help="all | names and globs, by commas | card.toml | pkg.module:Class",
+    )
+    sub.add_argument(
+        "--device",
+        default="cpu",
+        metavar="D[,D]",
+        help="cpu | cuda | jetson | a host of 'bench devices' | jetson:agx-orin-64gb | a profile's name or file "
+        "(default: cpu)",
+    )
+    sub.add_argument(
+        "--spatial",
+        nargs=3,
+        type=_positive,
+        metavar=("D", "H", "W"),
+        help="input size in voxels (default: the data set's patch, 128 128 128)",
+    )
+    sub.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="patches in one forward (default: 1)")
+    sub.add_argument(
+        "--dtype",
+        default="fp32",
+        choices=("fp32", "bf16", "fp16"),
+        help="fp32, or autocast to bf16 / fp16 (default: fp32)",
+    )
+    sub.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all usable cores)")
+    sub.add_argument(
+        "--protocol",
+        default="quick",
+        choices=("quick", "standard", "thorough"),
+        help="how often to repeat (default: quick)",
+    )
+    sub.add_argument(
+        "--data",
+        metavar="NAME",
+        help="data set for Dice; 'none' for no Dice (default: phantom, where the network fits it)",
+    )
+    sub.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="weights (.safetensors) of the one network in --models"
+    )
+    sub.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="results folder; the same one again measures what is missing (default: a new one under results/local)",
+    )
+    sub.add_argument("--fresh", action="store_true", help="start over in --out")
+    sub.add_argument("--require-measured", action="store_true", help="exit 3 rather than predict")
+    sub.add_argument(
+        "--set-clocks", action="store_true", help="on a Jetson: run at jetson_clocks, and restore the clocks afterwards"
+    )
+    sub.add_argument(
+        "--time-limit",
+        type=_seconds,
+        default=1200.0,
+        metavar="TIME",
+        help="for one network, such as 20min (default: 20min)",
+    )
+    sub.add_argument("--format", default="table", choices=FORMATS, help="of the table at the end (default: table)")
+    sub.add_argument("--config", metavar="FILE.toml", help="these flags from a file; flags on the command line win")
+
+    _add_audit(command)
+
+    sub = command("report", "write the report of results folders again, from their records alone")
+    sub.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="(default: report.html in the first folder)")
+    sub.add_argument(
+        "--format",
+        default="html",
+        choices=("html", "csv", "markdown", "latex", "json"),
+        help="html writes a file, the others go to stdout or --out",
+    )
+
+    _add_train(command)
+    _add_devices(command, common)
+
+    sub = command("info", "what benchbench sees of this machine")
+    sub.add_argument("--format", default="table", choices=("table", "json"))
+    return parser
+
+
+def _add_audit(command: Any) -> None:
+    sub = command("audit", "count parameters and MACs by every counter, and say which is wrong, by how much and why")
+    sub.add_argument(
+        "--models",
+        default="all",
+        metavar="WHICH",
+        help="all | names and globs, by commas | card.toml | pkg.module:Class",
+    )
+    sub.add_argument(
+        "--input",
+        nargs=5,
+        type=_positive,
+        metavar=("B", "C", "D", "H", "W"),
+        help="shape of the input (default: one of the card's own channels and size)",
+    )
+    sub.add_argument("--by-operator", action="store_true", help="each operator that a counter gets wrong, and why")
+    sub.add_argument(
+        "--operators", action="store_true", help="no network: each counter's factor on operators counted by hand"
+    )
+    sub.add_argument(
+        "--full", action="store_true", help="run the other counters on real tensors, which takes time and memory"
+    )
+    sub.add_argument("--out", type=Path, metavar="DIR", help="also keep a record of each network there")
+    sub.add_argument("--format", default="table", choices=(*FORMATS, "latex"), help="(default: table)")
+    sub.add_argument("--config", metavar="FILE.toml", help="these flags from a file; flags on the command line win")
+
+
+def _add_train(command: Any) -> None:
+    sub = command("train", "train one network on a data set, by the one recipe")
+    sub.add_argument("model", metavar="MODEL", help="a name from 'bench list models', or a card")
+    sub.add_argument("--data", default="phantom", metavar="NAME", help="(default: phantom)")
+    sub.add_argument(
+        "--spatial", nargs=3, type=_positive, metavar=("D", "H", "W"), help="patch in voxels (default: the data set's)"
+    )
+    sub.add_argument("--steps", type=_positive, default=1000, metavar="N", help="optimizer steps (default: 1000)")
+    sub.add_argument(
+        "--max-time", type=_seconds, metavar="TIME", help="end sooner, such as 20min; the schedules shrink with it"
+    )
+    sub.add_argument("--lr", type=float, metavar="RATE", help="highest learning rate (default: the recipe's, 0.001)")
+    sub.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="patches in one step (default: 1)")
+    sub.add_argument(
+        "--patch-schedule",
+        type=_patch_schedule,
+        metavar="DxHxW:SHARE,...",
+        help="patches of growing size, each for a share of the steps; the last one is --spatial",
+    )
+    sub.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "fp32", "bf16"),
+        help="auto: bf16 autocast where it is the faster one (default)",
+    )
+    sub.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    sub.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: PyTorch's)")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    sub.add_argument(
+        "--out", type=Path, metavar="DIR", help="the same one again goes on (default: a new one under results/local)"
+    )
+    sub.add_argument("--config", metavar="FILE.toml", help="these flags from a file; flags on the command line win")
+
+
+def _add_devices(command: Any, common: argparse.ArgumentParser) -> None:
+    sub = command("devices", "where networks can be measured: list, add and remove hosts, and examine them")
+    actions = sub.add_subparsers(dest="action", metavar="ACTION")
+
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        described = text[0].upper() + text[1:] + "."
+        added: argparse.ArgumentParser = actions.add_parser(
+            name, help=text, description=described, parents=[common], allow_abbrev=False
+        )
+        return added
+
+    sub = action("list", "this machine, the hosts that were added, and the profiles (also without an ACTION)")
+    sub.add_argument("--format", default="table", choices=FORMATS)
+
+    sub = action("add", "name a machine that is reached by ssh, for --device")
+    sub.add_argument("name", metavar="NAME", help="what to call it, such as jetson")
+    sub.add_argument("url", metavar="URL", help="ssh://user@address, with :port where it is not ssh's own")
+    sub.add_argument(
+        "--python",
+        default="python3",
+        metavar="PATH",
+        help="the Python over there that has benchbench (default: python3)",
+    )
+    sub.add_argument("--folder", metavar="DIR", help="folder over there to start in, such as a clone of benchbench")
+
+    sub = action("remove", "forget a host")
+    sub.add_argument("name", metavar="NAME", help="as it was added")
+
+    sub = action("doctor", "what a device has, what it lacks, and whether it can measure; exit 3 if it cannot")
+    sub.add_argument(
+        "name", nargs="?", metavar="NAME", help="cpu | cuda | jetson | a host that was added (default: this machine)"
+    )
+    sub.add_argument("--format", default="table", choices=FORMATS)
+
+
+def _patch_schedule(text: str) -> tuple[tuple[tuple[int, ...], float], ...]:
+    """`64x64x64:0.9,128x128x128:0.1`."""
+    try:
+        parts = [part.split(":") for part in text.split(",")]
+        schedule = tuple((tuple(int(side) for side in patch.split("x")), float(share)) for patch, share in parts)
+        if all(len(patch) == 3 for patch, _ in schedule):
+            return schedule
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not like 64x64x64:0.9,128x128x128:0.1")
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return value
+
+
+def _seconds(text: str) -> float:
+    from benchbench.units import parse_seconds
+
+    try:
+        value = parse_seconds(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time to wait")
+    return value

@@ -1,0 +1,186 @@
+"""`bench audit`: networks -> audits, and a record of each; nothing is computed or measured.
+
+One child process audits all networks. One that takes its process with it becomes a row, and the next
+ones get a new child. The records of an audit have the protocol `audit` and the device `none`, so that
+none of them is ever taken for a measurement.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchbench import records as rec
+from benchbench import zoo
+from benchbench.child import Death, talk
+from benchbench.devices.environment import environment
+from benchbench.errors import CardError, ShapeError
+from benchbench.measure.audit import AuditResult
+from benchbench.store import Store
+from benchbench.units import format_shape
+from benchbench.worker import Job
+
+DEVICE = rec.Device(kind="none", name="counted from the graph", basis="profile", asked="none")
+_START_S = 60.0  # for a child to import PyTorch and MONAI on a slow disk
+_LIMIT_S = {False: 30.0, True: 1200.0}  # for each network, counted without values, or run at full size
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Audited:
+    """One network: its audit, or why there is none."""
+
+    card: zoo.Card
+    job: Job
+    result: AuditResult | None = None
+    weightless: bool = True  # built without memory for its weights
+    kind: str | None = None  # of the refusal: usage | shape | unsupported | failed
+    error: str | None = None
+    traceback: str | None = None
+    duration_s: float = 0.0
+
+    @property
+    def counted(self) -> bool:
+        """Whether the headline could be had."""
+        return self.result is not None and self.result.macs is not None
+
+    @property
+    def why_not(self) -> str | None:
+        """Why there is no headline."""
+        if self.result is None:
+            return self.error
+        return self.result.counter("torch").reason
+
+
+def run(
+    models: str,
+    *,
+    shape: Sequence[int] | None = None,
+    full: bool = False,
+    out: Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[Audited]:
+    """Audit every network that is asked for.
+
+    Args:
+        models: as for `bench run`.
+        shape: (B, C, D, H, W) for all of them; None: one input of each card's own size.
+        full: run the other counters on real tensors.
+        out: results folder for a record of each; None: none are kept.
+        tell: told which network comes next.
+
+    Raises:
+        UsageError: an unknown name, a class that cannot be imported, a size that no network can take.
+        StoreError: the folder cannot be written, or is not ours.
+    """
+    cards = zoo.find_cards(models)
+    jobs = [_job(card, shape) for card in cards]
+    if out is None:
+        return _all(cards, jobs, full, tell)
+    with Store(out) as store:
+        rows = _all(cards, jobs, full, tell)
+        where = environment(None)
+        for row in rows:
+            store.append(_record(row, store, where))
+    return rows
+
+
+def _job(card: zoo.Card, shape: Sequence[int] | None) -> Job:
+    batch, channels, *spatial = shape or (1, card.in_channels, *card.spatial)
+    return Job(
+        model=card.spec(in_channels=channels), spatial=tuple(spatial), batch=batch, dtype="fp32", folder=card.folder
+    )
+
+
+def _all(cards: Sequence[zoo.Card], jobs: Sequence[Job], full: bool, tell: Callable[[str], None]) -> list[Audited]:
+    rows: list[Audited] = []
+    while len(rows) < len(jobs):
+        rows += _some(cards[len(rows) :], jobs[len(rows) :], full, tell)
+    refused = [row for row in rows if row.kind]
+    for row in refused:
+        if row.kind == "usage":
+            raise CardError(str(row.error))
+    if refused and len(refused) == len(rows) and all(row.kind == "shape" for row in refused):
+        raise ShapeError("; ".join(dict.fromkeys(str(row.error) for row in refused)))
+    return rows
+
+
+def _some(cards: Sequence[zoo.Card], jobs: Sequence[Job], full: bool, tell: Callable[[str], None]) -> list[Audited]:
+    """The audits up to the first network that ends the child."""
+    request = {
+        "task": "audit",
+        "full": full,
+        "jobs": [rec.to_json(job) for job in jobs],
+        "published": [_published(card, job) for card, job in zip(cards, jobs, strict=True)],
+    }
+    rows: list[Audited] = []
+    start = time.monotonic()
+    for event in talk(request, limit_s=_START_S + _LIMIT_S[full] * len(jobs)):
+        card, job = cards[len(rows)], jobs[len(rows)]
+        took = round(time.monotonic() - start, 3)
+        if isinstance(event, Death):
+            error = f"while it was counted, {event.error.replace('; a longer one: --time-limit', '')}"
+            rows.append(
+                Audited(card=card, job=job, kind="failed", error=error, traceback=event.stderr, duration_s=took)
+            )
+            break
+        if event["event"] == "begin":
+            start = time.monotonic()
+            tell(f"[{event['index'] + 1}/{len(jobs)}] {card.name} {format_shape(job.input_shape)}")
+        elif event["event"] == "audit":
+            found = event["result"]
+            result = AuditResult.from_json(found)
+            rows.append(Audited(card=card, job=job, result=result, weightless=found["weightless"], duration_s=took))
+        elif event["event"] == "refused":
+            rows.append(
+                Audited(
+                    card=card, job=job, kind=event["kind"], error=event["error"], traceback=event.get("traceback"),
+                    duration_s=took,
+                )
+            )  # fmt: skip
+    return rows
+
+
+def _published(card: zoo.Card, job: Job) -> dict[str, float]:
+    """The paper's figures, if they are for this very input."""
+    found = card.published_measurements(job.model.in_channels, job.model.out_channels, job.spatial)
+    wanted = {} if job.batch != 1 else {m.metric: m.value for m in found if m.metric in ("macs", "params")}
+    return {metric: float(value) for metric, value in wanted.items() if value is not None}
+
+
+def _record(row: Audited, store: Store, where: Mapping[str, Any]) -> rec.Record:
+    job, artifacts = row.job, []
+    found = list(row.result.measurements()) if row.result else []
+    if row.result:
+        content = json.dumps(row.result.to_json(), separators=(",", ":")).encode()
+        name = "".join(c if c.isalnum() or c in "-_" else "-" for c in row.card.name)
+        title = f"What each counter says of {row.card.title}"
+        artifacts.append(store.add_artifact("audit", f"{name}-audit.json", content, title=title))
+    found += row.card.published_measurements(job.model.in_channels, job.model.out_channels, job.spatial)
+    status: rec.Status = "ok" if row.counted else "failed"
+    if not row.counted and (row.kind in ("shape", "unsupported") or row.result is not None):
+        status = "unsupported"
+    return rec.Record(
+        model=job.model,
+        workload=rec.Workload(batch=job.batch, spatial=job.spatial, protocol="audit"),
+        device=DEVICE,
+        environment=where,
+        status=status,
+        error=None if row.counted else row.why_not,
+        traceback=row.traceback or None,
+        started_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"),
+        duration_s=row.duration_s,
+        measurements=tuple(found),
+        artifacts=tuple(artifacts),
+    )
+
+
+def to_json(row: Audited) -> dict[str, Any]:
+    """The audit as its artifact holds it; of a network without one, its name, input and the reason."""
+    if row.result is not None:
+        return row.result.to_json()
+    return {"model": row.card.name, "input": list(row.job.input_shape), "reason": row.error}

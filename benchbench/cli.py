@@ -1,0 +1,332 @@
+"""The command line: the only place that prints and exits.
+
+Nothing heavy is imported before a command needs it, so that `bench --help` answers at once. Results
+go to stdout; progress and logs go to stderr, and only when that is a terminal or with -v.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchbench.arguments import parse
+from benchbench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, BenchError, UsageError
+
+if TYPE_CHECKING:
+    from benchbench.runner import Outcome
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbose = any(a in ("-v", "--verbose") for a in arguments)
+    previous = _terminate_like_ctrl_c()
+    try:
+        options = parse(arguments)
+        _set_up_logging(options)
+        return int(COMMANDS[options.command](options))
+    except BenchError as error:
+        if verbose:
+            _traceback()
+        print(f"bench: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("bench: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, as in `bench list models | head`
+        return EXIT_OK
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate_like_ctrl_c() -> Any:
+    """SIGTERM, as a batch system sends it, ends a run as Ctrl-C does; returns the former handler."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        return signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread, where nobody may set handlers
+        return None
+
+
+def _traceback() -> None:
+    import traceback
+
+    traceback.print_exc()
+
+
+def _set_up_logging(options: argparse.Namespace) -> None:
+    import logging
+
+    level = logging.DEBUG if options.verbose else logging.ERROR if options.quiet else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="bench: %(message)s", stream=sys.stderr)
+    logging.getLogger("benchbench").setLevel(level)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from benchbench import listing
+
+    rows = {"models": listing.models, "devices": listing.devices, "datasets": listing.datasets}[options.what]()
+    print(listing.render(rows, options.format))
+    return EXIT_OK
+
+
+def _info(options: argparse.Namespace) -> int:
+    from benchbench import listing
+
+    print(listing.render_facts(listing.info(), options.format))
+    return EXIT_OK
+
+
+def _report(options: argparse.Namespace) -> int:
+    from benchbench import report
+    from benchbench.errors import StoreError
+    from benchbench.store import latest, read_records, write_whole
+
+    if options.format == "html":
+        print(report.write_report(options.folders, options.out))
+        return EXIT_OK
+    records = latest(record for folder in options.folders for record in read_records(folder))
+    text = report.export(records, options.format, report.folder_reader(options.folders))
+    if options.out is None:
+        print(text, end="" if text.endswith("\n") else "\n")
+        return EXIT_OK
+    try:
+        write_whole(options.out, text.encode())
+    except OSError as error:
+        raise StoreError(f"cannot write {options.out}: {error.strerror or error}; choose another --out") from error
+    print(options.out)
+    return EXIT_OK
+
+
+def _run(options: argparse.Namespace) -> int:
+    from benchbench import cells, report, runner
+    from benchbench.progress import TerminalProgress
+
+    request = cells.Request(
+        models=options.models,
+        devices=tuple(d for d in options.device.split(",") if d),
+        spatial=tuple(options.spatial) if options.spatial else None,
+        batch=options.batch_size,
+        dtype=options.dtype,
+        threads=options.threads,
+        protocol=options.protocol,
+        data=options.data,
+        checkpoint=options.checkpoint,
+        require_measured=options.require_measured,
+        time_limit_s=options.time_limit,
+        set_clocks=options.set_clocks,
+    )
+    out = options.out or _new_folder("run")
+    shown = options.verbose or (sys.stderr.isatty() and not options.quiet)
+    try:
+        with TerminalProgress(sys.stderr, shown=shown) as progress:
+            outcome = runner.run(request, out, fresh=options.fresh, progress=progress)
+    except (KeyboardInterrupt, BenchError) as error:
+        _report_what_there_is(out)
+        if isinstance(error, KeyboardInterrupt):
+            print(f"bench: interrupted; finished records are kept in {out}: {_resume_hint(out)}", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        raise
+    page = report.write_report([out])
+    _print_outcome(outcome, options.format, page)
+    return EXIT_INCOMPLETE if runner.failed(outcome.records) else EXIT_OK
+
+
+def _report_what_there_is(out: Path) -> None:
+    """After a break, a page of what is finished; the break itself is what gets reported."""
+    from benchbench import report
+
+    with contextlib.suppress(BenchError):
+        if (out / "records.jsonl").exists() and (out / "records.jsonl").stat().st_size:
+            report.write_report([out])
+
+
+def _resume_hint(out: Path) -> str:
+    return f"run the same command with --out {out} to measure the rest"
+
+
+def _print_outcome(outcome: Outcome, fmt: str, page: Path) -> None:
+    from benchbench import listing, report
+    from benchbench.units import format_duration
+
+    if fmt != "table":
+        text = report.export(list(outcome.records), fmt)
+        print(text, end="" if text.endswith("\n") else "\n")
+        return
+    for banner in outcome.banners:
+        print(f"{banner}\n")
+    print(listing.results(list(outcome.records)))
+    for record in outcome.records:
+        if record.status != "ok":
+            print(f"{record.model.name}: {record.status}: {record.error}")
+    for line in report.missing_dice(outcome.records):
+        print(line)
+    spent = outcome.spent
+    if spent.forward_s:
+        print(
+            f"\n{format_duration(spent.total_s)} in all: {spent.share:.0%} in forwards, Dice and the networks' start-up"
+            f" ({format_duration(spent.forward_s)} forwards, {format_duration(spent.accuracy_s)} Dice, "
+            f"{format_duration(spent.start_s)} start-up)"
+        )
+    for visit in outcome.visits:
+        print(listing.visit_line(visit))
+    if outcome.reused:
+        print(
+            f"{outcome.reused} of {len(outcome.records)} rows were measured before under the same conditions and reused"
+            " (--fresh measures again)"
+        )
+    print(f"records: {outcome.folder / 'records.jsonl'}\nreport:  {page}")
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from benchbench import audit_tables, auditor, listing
+
+    if options.operators:
+        print(listing.render(audit_tables.operators(), options.format))
+        return EXIT_OK
+    shown = options.verbose or (sys.stderr.isatty() and not options.quiet)
+    rows = auditor.run(
+        options.models,
+        shape=options.input,
+        full=options.full,
+        out=options.out,
+        tell=lambda text: print(text, file=sys.stderr, flush=True) if shown else None,
+    )
+    if options.format == "json":
+        print(json.dumps([auditor.to_json(row) for row in rows], indent=2))
+    elif options.by_operator:
+        print(listing.render(audit_tables.by_operator(rows), options.format))
+    elif options.format == "csv":
+        print(listing.render(audit_tables.plain(rows), "csv"))
+    else:
+        print(listing.render(audit_tables.macs(rows), options.format), end="\n\n")
+        print(listing.render(audit_tables.params(rows), options.format))
+    if options.format == "table":
+        print("\n" + "\n".join([*audit_tables.verdicts(rows), "", *audit_tables.how(rows)]))
+        if options.out:
+            print(f"records: {options.out / 'records.jsonl'}")
+    return EXIT_OK if all(row.counted for row in rows) else EXIT_INCOMPLETE
+
+
+def _train(options: argparse.Namespace) -> int:
+    from benchbench import data, zoo
+    from benchbench.errors import StoreError
+    from benchbench.progress import TrainingProgress
+
+    plan = data.get_plan(options.data)
+    cards = zoo.find_cards(options.model)
+    if len(cards) != 1:
+        raise UsageError(f"{options.model!r} names {len(cards)} networks; train one at a time")
+    if cards[0].task != "segmentation":
+        raise UsageError(f"{cards[0].name} is made for {cards[0].task}: it has no dense output to train on {plan.name}")
+    patch = tuple(options.spatial or plan.patch)
+    spec = cards[0].spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
+    out = options.out or _new_folder("train")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to {out}: {error.strerror or error}; choose another folder with --out"
+        ) from error
+
+    import torch
+
+    from benchbench.train import TrainRecipe, train
+
+    torch.manual_seed(options.seed)
+    model = zoo.build(spec, patch)
+    chosen = {
+        "lr": options.lr,
+        "patch_schedule": options.patch_schedule,
+        "max_seconds": options.max_time,
+        "threads": options.threads,
+    }
+    recipe = TrainRecipe(
+        data=plan.name,
+        patch=patch,
+        steps=options.steps,
+        seed=options.seed,
+        batch=options.batch_size,
+        bf16={"auto": None, "fp32": False, "bf16": True}[options.dtype],
+        **{key: value for key, value in chosen.items() if value is not None},
+    )
+    weights = out / f"{cards[0].name}.safetensors"
+    shown = options.verbose or (sys.stderr.isatty() and not options.quiet)
+    try:
+        with TrainingProgress(sys.stderr, shown=shown) as progress:
+            result = train(model, spec, recipe, out=weights, device=options.device, progress=progress.step)
+    except KeyboardInterrupt:
+        print(
+            f"bench: interrupted; the same command with --out {out} goes on from the last checkpoint", file=sys.stderr
+        )
+        return EXIT_INTERRUPTED
+    print(f"{result.steps} steps in {result.seconds:.0f} s, last mean loss {result.curve[-1][1]:.3f}")
+    print(f"checkpoint: {weights}")
+    print(f"evaluate it: bench run --models {options.model} --checkpoint {weights}")
+    return EXIT_OK
+
+
+def _new_folder(kind: str) -> Path:
+    import datetime
+
+    return Path("results") / "local" / f"{kind}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _devices(options: argparse.Namespace) -> int:
+    from benchbench import hosts, listing
+
+    if options.action == "add":
+        host = hosts.parse_url(options.url, name=options.name, python=options.python, folder=options.folder)
+        listing.check_host_name(host.name)
+        before = hosts.load_hosts().get(host.name)
+        hosts.add_host(host)
+        print(f"{host.name}: {host.url}" + (f", which was {before.url}" if before and before != host else ""))
+        print(f"kept in {hosts.config_path()}; whether it can measure: bench devices doctor {host.name}")
+    elif options.action == "remove":
+        hosts.remove_host(options.name)
+        print(f"{options.name} is forgotten")
+    elif options.action == "doctor":
+        return _doctor(options.name, options.format)
+    else:
+        print(listing.render(listing.devices(), getattr(options, "format", "table")))
+    return EXIT_OK
+
+
+def _doctor(name: str | None, fmt: str) -> int:
+    from benchbench import doctor, doctor_remote, listing
+
+    found = []
+    for finding in doctor_remote.find_patient(name, results=Path("results")):
+        found.append(finding)
+        if fmt == "table":
+            print(listing.finding_lines(finding), flush=True)
+    if fmt != "table":
+        print(listing.render(listing.findings(found), fmt))
+    else:
+        print(f"ready to measure: {'yes' if doctor.ready(found) else 'no'}")
+    return EXIT_OK if doctor.ready(found) else EXIT_INCOMPLETE
+
+
+COMMANDS = {
+    "list": _list,
+    "run": _run,
+    "audit": _audit,
+    "report": _report,
+    "train": _train,
+    "devices": _devices,
+    "info": _info,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

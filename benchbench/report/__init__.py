@@ -1,0 +1,31 @@
+"""The report: records in, one self-contained HTML page or one table out.
+
+A pure reader. It imports errors, units, records and store, and nothing that measures; the heavy
+libraries (matplotlib, jinja2) load when a page is made, so that the command line may import this
+package freely.
+"""
+
+from __future__ import annotations
+
+from benchbench.report.build import ReadArtifact, folder_reader, render, write_report
+from benchbench.report.conditions import Group, group
+from benchbench.report.export import FORMATS, export
+from benchbench.report.tables import Cell, Column, Row, Table, missing_dice, summary_rows, to_table
+
+__all__ = [
+    "FORMATS",
+    "Cell",
+    "Column",
+    "Group",
+    "ReadArtifact",
+    "Row",
+    "Table",
+    "export",
+    "folder_reader",
+    "group",
+    "missing_dice",
+    "render",
+    "summary_rows",
+    "to_table",
+    "write_report",
+]

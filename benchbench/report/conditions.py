@@ -1,0 +1,257 @@
+"""Which records may stand in one table: those measured under the same conditions.
+
+Everything that can move a number is part of the key: device, threads, precision, input, channels,
+protocol, data, environment. The surprise is how easily folders differ (another commit is enough);
+then the page shows two tables, and says in what they differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from benchbench import records as rec
+from benchbench import units
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Records measured under the same conditions, in the order given."""
+
+    letter: str  # A, B, ...; names the group on the page
+    records: tuple[rec.Record, ...]
+
+    @property
+    def first(self) -> rec.Record:
+        """A record that speaks for the group's conditions, its data among them."""
+        return next((r for r in self.records if r.workload.data), self.records[0])
+
+    @property
+    def predicted(self) -> bool:
+        """Whether nothing ran on the device."""
+        return self.first.device.basis == "profile"
+
+    @property
+    def title(self) -> str:
+        """`AMD EPYC, 2 threads, fp32, 1 x 4 x 128x128x128`."""
+        work = self.first.workload
+        threads = "" if work.threads is None else f", {work.threads} thread{'s' * (work.threads != 1)}"
+        basis = " (predicted)" if self.predicted else ""
+        return f"{self.first.device.name}{basis}{threads}, {work.dtype}, {input_text(self.first)}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """How much the latencies of one row scatter."""
+
+    label: str
+    n: int
+    spread: float | None  # share of the median
+    kind: str  # what `spread` is, or why there is none
+
+
+def group(records: Sequence[rec.Record]) -> list[Group]:
+    """The records apart by condition, in the order in which each condition first comes.
+
+    A record without data (of a classifier, say) joins those that have a data set under otherwise equal
+    conditions: it has no Dice that could be taken for one of theirs.
+    """
+    with_data = {_key(r, alone=False): _key(r) for r in reversed(records) if r.workload.data}
+    found: dict[str, list[rec.Record]] = {}
+    for record in records:
+        key = _key(record) if record.workload.data else with_data.get(_key(record, alone=False), _key(record))
+        found.setdefault(key, []).append(record)
+    return [Group(letter=_letter(i), records=tuple(rs)) for i, rs in enumerate(found.values())]
+
+
+def _key(record: rec.Record, *, alone: bool = True) -> str:
+    """The conditions as text; not `alone` leaves out the data and what follows from it."""
+    work = record.workload if alone else dataclasses.replace(record.workload, data=None, split=None, overlap=None)
+    channels = (record.model.in_channels, record.model.out_channels if alone else None)
+    where = (rec.to_json(record.device), rec.fingerprint(record.environment))
+    return rec.canonical_json([rec.to_json(work), where, channels])
+
+
+def _letter(index: int) -> str:
+    text = ""
+    index += 1
+    while index:
+        index, digit = divmod(index - 1, 26)
+        text = chr(65 + digit) + text
+    return text
+
+
+def input_text(record: rec.Record) -> str:
+    """Batch x channels x spatial: `1 x 4 x 128x128x128`."""
+    work = record.workload
+    return f"{work.batch} x {record.model.in_channels} x {units.format_shape(work.spatial)}"
+
+
+def facts(group: Group) -> list[tuple[str, str]]:
+    """The conditions as name and text, in the order of the page; what is not known is left out."""
+    first, env = group.first, group.first.environment
+    work = first.workload
+    started = sorted(_moment(r.started_at) for r in group.records)
+    when = started[0] if started[0] == started[-1] else f"{started[0]} to {started[-1]}"
+    computer = "Forecast made on" if group.predicted else "Processor"
+    pairs: list[tuple[str, Any]] = [
+        ("Device", f"{first.device.name} (asked for: {first.device.asked})"),
+        ("Host", env.get("host")),
+        ("Basis", "a profile of its data sheet; nothing ran there" if group.predicted else "probed; it ran here"),
+        ("Threads", work.threads),
+        ("Precision", work.dtype),
+        ("Input", f"{input_text(first)} (batch x channels x voxels), {_outputs(group.records)} outputs"),
+        ("Phase and runtime", f"{work.phase}, {work.runtime}"),
+        ("Protocol", work.protocol),
+        ("Data for Dice", data_text(work)),
+        ("Memory limit", None if work.memory_limit_bytes is None else units.format_value(work.memory_limit_bytes, "B")),
+        (computer, " ".join(str(v) for v in (env.get("cpu"), _cores(env.get("cores"))) if v)),
+        ("GPU", " ".join(str(v) for v in (env.get("gpu"), _named("driver", env), _named("cuda", env)) if v)),
+        ("Memory", None if group.predicted else _memory(env.get("memory_bytes"))),
+        ("GPU memory", _memory(env.get("gpu_memory_bytes"))),
+        ("Board", ", ".join(str(env[key]) for key in ("jetson", "l4t") if env.get(key))),
+        ("Power mode", None if group.predicted else env.get("power_mode")),
+        ("Clocks", None if group.predicted else _clocks(env.get("clocks_locked"))),
+        ("Power limit of the GPU", _watts(env.get("power_limit_w"))),
+        ("MIG slice", env.get("mig")),
+        ("Other programs on the GPU", _others(group.records)),
+        ("Throttling", None if group.predicted else _throttling(group.records)),
+        ("Clock governor", None if group.predicted else env.get("governor")),
+        ("Load average at start", None if group.predicted else _load(group.records)),
+        ("Versions", ", ".join(_named(key, env) for key in _VERSIONS if env.get(key))),
+        ("Commit", env.get("commit")),
+        ("System", " ".join(str(env[key]) for key in _SYSTEM if env.get(key))),
+        ("When", when),
+    ]
+    return [(name, str(text)) for name, text in pairs if text not in (None, "")]
+
+
+def _outputs(records: Sequence[rec.Record]) -> str:
+    """`3`, or `3 or 2` with the number of most rows first."""
+    counts = [r.model.out_channels for r in records]
+    return " or ".join(str(n) for n in sorted(set(counts), key=lambda n: (-counts.count(n), n)))
+
+
+def _moment(started_at: str) -> str:
+    """ISO 8601 in UTC to the second; another form stays as it is."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|\+00:00)", started_at)
+    return f"{match[1]} {match[2]} UTC" if match else started_at
+
+
+_SYSTEM = ("platform", "system", "kernel", "machine")
+_VERSIONS = ("benchbench", "python", "torch", "monai", "numpy")
+
+
+def _named(key: str, env: Any) -> str:
+    return f"{key} {env[key]}" if env.get(key) else ""
+
+
+def _clocks(locked: Any) -> str | None:
+    if not isinstance(locked, bool):
+        return None
+    return "locked to one frequency, as jetson_clocks does" if locked else "not locked: they follow the load"
+
+
+def _watts(value: Any) -> str | None:
+    return units.format_value(value, "W") if isinstance(value, (int, float)) else None
+
+
+def _others(records: Sequence[rec.Record]) -> str | None:
+    """How many programs computed on the GPU beside ours; None where none did, or it is not known."""
+    counts = [r.environment.get("gpu_processes") for r in records]
+    most = max((c for c in counts if isinstance(c, int)), default=0)
+    return f"{most} at the start: the figures may be those of a shared GPU" if most else None
+
+
+def _throttling(records: Sequence[rec.Record]) -> str | None:
+    """In how many rows the device held back; None where no row tells."""
+    told = [m.value for r in records if (m := r.get("throttle_events")) and m.value is not None]
+    if not told:
+        return None
+    slowed = sum(value > 0 for value in told)
+    return f"in {slowed} of {len(told)} rows; their latency is not the network's alone" if slowed else "none"
+
+
+def _cores(count: Any) -> str:
+    return f"({count} cores)" if count else ""
+
+
+def _memory(value: Any) -> str | None:
+    return units.format_value(value, "B") if isinstance(value, (int, float)) else None
+
+
+def data_text(work: rec.Workload) -> str | None:
+    """The data set and split that Dice is of, with a warning word for the phantom."""
+    if work.data is None:
+        return None
+    kind = " (semi-synthetic)" if is_semi_synthetic(work.data) else ""
+    return f"{work.data}{kind}" + (f", split {work.split}" if work.split else "")
+
+
+def is_semi_synthetic(data: str | None) -> bool:
+    """Whether a data set's name is that of the embedded phantom."""
+    return data is not None and data.split(":")[0] == "phantom"
+
+
+def has_phantom_dice(record: rec.Record) -> bool:
+    """Whether the record holds a Dice of the semi-synthetic phantom."""
+    dice = record.get("dice")
+    if dice is None or dice.value is None:
+        return False
+    return is_semi_synthetic(record.workload.data) or "phantom" in dice.method or "semi-synthetic" in dice.method
+
+
+def _load(records: Sequence[rec.Record]) -> str | None:
+    loads = []
+    for record in records:
+        value = record.environment.get("load_average")
+        value = value[0] if isinstance(value, (list, tuple)) and value else value
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            loads.append(float(value))
+    if not loads:
+        return None
+    low, high = f"{min(loads):.2f}", f"{max(loads):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def noise(records: Sequence[rec.Record], labels: dict[str, str]) -> list[Noise]:
+    """The relative spread of the latency samples of each row that has a measured latency."""
+    rows = []
+    for record in records:
+        m = record.get("latency_s")
+        if m is None or m.value is None or m.origin != "measured":
+            continue
+        spread, kind = relative_spread(m.values)
+        rows.append(Noise(label=labels[record.id], n=len(m.values), spread=spread, kind=kind))
+    return rows
+
+
+def relative_spread(samples: Sequence[float]) -> tuple[float | None, str]:
+    """Interquartile range over median; with fewer than four samples, the whole range over median.
+
+    Args:
+        samples: seconds.
+    """
+    if len(samples) < 2 or statistics.median(samples) <= 0:
+        return None, "no repeats recorded"
+    middle = statistics.median(samples)
+    if len(samples) < 4:
+        return (max(samples) - min(samples)) / middle, "range / median"
+    quarters = statistics.quantiles(samples, n=4, method="inclusive")
+    return (quarters[2] - quarters[0]) / middle, "IQR / median"
+
+
+def reproduce(group: Group) -> str:
+    """The command that asks for the same cells again."""
+    work, seen = group.first.workload, dict.fromkeys(r.model.name for r in group.records if not r.recipe)
+    names = ",".join(seen)
+    parts = ["bench run", f"--models {shlex.quote(names)}", f"--device {shlex.quote(group.first.device.asked)}"]
+    parts += ["--spatial " + " ".join(map(str, work.spatial)), f"--batch-size {work.batch}", f"--dtype {work.dtype}"]
+    parts.append(f"--protocol {work.protocol}")
+    if work.data:
+        parts.append(f"--data {shlex.quote(work.data)}")
+    return " ".join(parts)

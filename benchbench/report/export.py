@@ -1,0 +1,318 @@
+"""Records as CSV, JSON, Markdown or LaTeX, with the origin of every value.
+
+CSV and JSON are for programs: full values in SI units, `<metric>` beside `<metric>_origin`. Markdown
+and LaTeX are for people: the table of the page, a letter after each number, and a line that says what
+the letters mean. The surprise: a published figure has its own column (`published_macs`), so it can
+never stand where ours is missing. Records of `bench audit` alone become the audit's tables instead,
+for which their artifacts are read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchbench import records as rec
+from benchbench.errors import StoreError, UsageError, unknown
+from benchbench.report import published
+from benchbench.report.audit import is_audit
+from benchbench.report.audited import Audited, Metric, compute_grid, gather, parameter_grid
+from benchbench.report.conditions import group, input_text, is_semi_synthetic
+from benchbench.report.grid import Column, Grid, Line
+from benchbench.report.tables import COLUMNS, COUNTER_LEGEND, ORIGIN_LEGEND, Cell, bounded_text, summary_rows
+
+ReadArtifact = Callable[[rec.Artifact], bytes]
+
+
+def export(records: Sequence[rec.Record], fmt: str, read_artifact: ReadArtifact | None = None) -> str:
+    """One text for all records.
+
+    Args:
+        records: any; Markdown and LaTeX make one table for each set of conditions. CSV is one table: the
+            audits' where there is nothing else, and where there is, one of all records without the counters.
+        fmt: `csv`, `json`, `markdown` or `latex`.
+        read_artifact: gives the content of an artifact (`build.folder_reader`); without one an audit has
+            its counts, but no counters.
+
+    Raises:
+        UsageError: another format.
+    """
+    if fmt not in FORMATS:
+        raise UsageError(unknown("format", fmt, FORMATS))
+    parts = gather(records, read_artifact or _unread)
+    if not parts:
+        return FORMATS[fmt](records)
+    runs = [r for r in records if not is_audit(r)]
+    if fmt == "json":
+        return audits_to_json(records, parts)
+    if fmt == "csv":
+        return to_csv(records) if runs else audits_to_csv(parts)
+    of_runs, of_audits = {"markdown": (to_markdown, audits_to_markdown), "latex": (to_latex, audits_to_latex)}[fmt]
+    return (f"{of_runs(runs)}\n" if runs else "") + of_audits(parts)
+
+
+def _unread(artifact: rec.Artifact) -> bytes:
+    raise StoreError(f"{artifact.path} was not read")
+
+
+def _metrics(records: Sequence[rec.Record]) -> list[str]:
+    """Every metric, in the order of the schema; published figures as `published_<metric>`."""
+    found = {_column(m) for r in records for m in r.measurements}
+    order = list(rec.METRIC_UNITS)
+    return sorted(found, key=lambda c: (c.startswith("published_"), _rank(c.removeprefix("published_"), order), c))
+
+
+def _rank(metric: str, order: Sequence[str]) -> int:
+    family = "dice" if metric.startswith("dice_") else metric
+    return order.index(family) if family in order else len(order)
+
+
+def _column(m: rec.Measurement) -> str:
+    return f"published_{m.metric}" if m.origin == "published" else m.metric
+
+
+def _what(record: rec.Record) -> dict[str, Any]:
+    work = record.workload
+    return {
+        "model": record.model.name,
+        "status": record.status,
+        "error": record.error,
+        "device": record.device.asked,
+        "device_name": record.device.name,
+        "basis": record.device.basis,
+        "phase": work.phase,
+        "batch": work.batch,
+        "in_channels": record.model.in_channels,
+        "out_channels": record.model.out_channels,
+        "spatial": "x".join(map(str, work.spatial)),
+        "dtype": work.dtype,
+        "threads": work.threads,
+        "runtime": work.runtime,
+        "protocol": work.protocol,
+        "data": work.data,
+        "data_kind": "semi-synthetic" if is_semi_synthetic(work.data) else None,
+        "split": work.split,
+        "recipe": rec.canonical_json(rec.to_json(record.recipe)) if record.recipe else None,
+        "checkpoint": record.model.checkpoint,
+        "id": record.id,
+        "cell": record.cell,
+        "started_at": record.started_at,
+    }
+
+
+def to_csv(records: Sequence[rec.Record]) -> str:
+    """One line a record: what was asked, then `<metric>`, its origin, bound, range and reason."""
+    metrics = _metrics(records)
+    rows = []
+    for record in records:
+        row = _what(record)
+        for m in record.measurements:
+            name = _column(m)
+            row |= {name: m.value, f"{name}_origin": m.origin, f"{name}_bound": m.bound, f"{name}_reason": m.reason}
+            for kind, pair in (("", m.interval), ("_ci95", m.ci95)):
+                row |= dict(zip((f"{name}{kind}_low", f"{name}{kind}_high"), pair or (None, None), strict=True))
+        rows.append(row)
+    header = list(rows[0])[: len(_what(records[0]))] if records else []
+    for name in metrics:
+        header += [name, f"{name}_origin"]
+        optional = (f"{name}_{part}" for part in ("bound", "low", "high", "ci95_low", "ci95_high", "reason"))
+        header += [column for column in optional if any(row.get(column) is not None for row in rows)]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, header, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def to_json(records: Sequence[rec.Record]) -> str:
+    """A list of objects; each value is an object with its unit, origin, method and text."""
+    return _json([_what(r) | {"values": _values(r)} for r in records])
+
+
+def _json(rows: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+
+
+def _values(record: rec.Record) -> dict[str, Any]:
+    values = {}
+    for m in record.measurements:
+        fields = {k: v for k, v in rec.to_json(m).items() if k not in ("metric", "values")}
+        text = None if m.value is None else bounded_text(m)
+        values[_column(m)] = fields | {"samples": list(m.values), "text": text}
+    return values
+
+
+def audits_to_json(records: Sequence[rec.Record], parts: Sequence[Sequence[Audited]]) -> str:
+    """As `to_json`; an audit has its checked content too, or null and a note that says why."""
+    by_id = {one.record.id: one for part in parts for one in part}
+    rows = []
+    for record in records:
+        row = _what(record) | {"values": _values(record)}
+        if one := by_id.get(record.id):
+            row |= {"audit": rec.to_json(one.found), "audit_note": one.note or None}
+        rows.append(row)
+    return _json(rows)
+
+
+def audits_to_csv(parts: Sequence[Sequence[Audited]]) -> str:
+    """One line an audit: published, true and counted, in MACs and parameters, with the reasons."""
+    rows = [_audit_row(one) for part in parts for one in part]
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, header, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _audit_row(one: Audited) -> dict[str, Any]:
+    record, paper = one.record, published.find(3, one.card)
+    row: dict[str, Any] = {
+        "model": record.model.name,
+        "paper_name": paper.name if paper else None,
+        "status": record.status,
+        "error": record.error,
+        "input": input_text(record),
+        "id": record.id,
+        "cell": record.cell,
+        "started_at": record.started_at,
+        "verdict": one.found.verdict if one.found else None,
+        "note": one.note or None,
+    }
+    metrics: tuple[Metric, ...] = ("macs", "params")
+    for metric in metrics:
+        stated, true, why = one.published(metric), one.true(metric), one.explained(metric)
+        row |= {
+            f"published_{metric}": stated,
+            f"published_{metric}_origin": None if stated is None else "published",
+            metric: true,
+            f"{metric}_origin": None if true is None else "analytic",
+            f"published_per_true_{metric}": one.factor(metric),
+            f"published_{metric}_counter": why.counter if why else None,
+            f"published_{metric}_why": why.why if why else None,
+        }
+    if one.found:
+        sizes = one.found.params
+        row |= {"buffers": sizes.buffers, "bare_params": sizes.bare, "unused_params": sizes.unused}
+        row["shared_modules"] = " ".join(sizes.shared_modules)
+    for name, count in one.found.counts.items() if one.found else ():
+        if name != "torch":
+            row |= {f"{name}_macs": count.macs, f"{name}_params": count.params}
+            row[f"{name}_origin"] = None if count.macs is None and count.params is None else "counter"
+            row |= {f"{name}_version": count.version, f"{name}_reason": count.reason}
+    return row
+
+
+def to_markdown(records: Sequence[rec.Record]) -> str:
+    """A table for each set of conditions, numbers with the letter of their origin."""
+    blocks = []
+    for part in group(records):
+        lines = [f"{_md(part.title)}", ""]
+        lines.append("| " + " | ".join(_md(c.title) for c in COLUMNS) + " |")
+        lines.append("|" + "|".join(" --- " if c.key in ("model", "status") else " ---: " for c in COLUMNS) + "|")
+        for row in summary_rows(part.records).rows:
+            lines.append("| " + " | ".join(_md(lettered(row.cells[c.key])) for c in COLUMNS) + " |")
+        blocks.append("\n".join(lines) + "\n")
+    return "\n".join([*blocks, f"{legend()}\n"])
+
+
+def to_latex(records: Sequence[rec.Record]) -> str:
+    r"""A `tabular` for each set of conditions; needs no package."""
+    blocks = []
+    for part in group(records):
+        lines = [f"% {' '.join(part.title.split())}"]
+        lines.append(r"\begin{tabular}{" + "".join("l" if c.key in ("model", "status") else "r" for c in COLUMNS) + "}")
+        lines += [r"\hline", " & ".join(_tex(c.title) for c in COLUMNS) + r" \\", r"\hline"]
+        for row in summary_rows(part.records).rows:
+            lines.append(" & ".join(_tex(lettered(row.cells[c.key])) for c in COLUMNS) + r" \\")
+        lines += [r"\hline", r"\end{tabular}"]
+        blocks.append("\n".join(lines) + "\n")
+    return "\n".join([*blocks, f"% {legend()}\n"])
+
+
+def audits_to_markdown(parts: Sequence[Sequence[Audited]]) -> str:
+    """The tables of compute and of parameters for each input."""
+    blocks = []
+    for title, grid in _grids(parts):
+        heads = ["Network", *(_flat(c) for c in grid.columns)]
+        lines = [_md(title), "", "| " + " | ".join(map(_md, heads)) + " |"]
+        lines.append("| --- |" + "|".join(" --- " if c.kind == "prose" else " ---: " for c in grid.columns) + "|")
+        for line in grid.lines:
+            cells = [_named(line), *(lettered(line.cell(c.key)) for c in grid.columns)]
+            lines.append("| " + " | ".join(map(_md, cells)) + " |")
+        blocks.append("\n".join([*lines, "", _md(grid.caption)]) + "\n")
+    return "\n".join([*blocks, f"{legend(counters=True)}\n"])
+
+
+def audits_to_latex(parts: Sequence[Sequence[Audited]]) -> str:
+    r"""A `tabular` of compute and one of parameters for each input; needs no package."""
+    blocks = []
+    for title, grid in _grids(parts):
+        kinds = "".join("p{6cm}" if c.kind == "prose" else "r" for c in grid.columns)
+        lines = [f"% {' '.join(title.split())}", r"\begin{tabular}{l" + kinds + "}", r"\hline"]
+        over = [rf"\multicolumn{{{n}}}{{c}}{{{_tex(name)}}}" for name, n in grid.heads]
+        lines.append(" & ".join(["", *over]) + r" \\")
+        lines += [" & ".join(["Network", *(_tex(c.title) for c in grid.columns)]) + r" \\", r"\hline"]
+        for line in grid.lines:
+            cells = [_named(line), *(lettered(line.cell(c.key)) for c in grid.columns)]
+            lines.append(" & ".join(map(_tex, cells)) + r" \\")
+        lines += [r"\hline", r"\end{tabular}", f"% {' '.join(grid.caption.split())}"]
+        blocks.append("\n".join(lines) + "\n")
+    return "\n".join([*blocks, f"% {legend(counters=True)}\n"])
+
+
+def _grids(parts: Sequence[Sequence[Audited]]) -> list[tuple[str, Grid]]:
+    """Each table with a title that names its input."""
+    grids = [(part, make(part)) for part in parts for make in (compute_grid, parameter_grid)]
+    return [(f"{grid.title}, input {input_text(part[0].record)}", grid) for part, grid in grids]
+
+
+def _flat(column: Column) -> str:
+    """A heading that needs none above it: `thop` under `GMAC by` is `GMAC by thop`."""
+    if column.group.endswith(" by"):
+        return f"{column.group} {column.title}"
+    return f"{column.title}, {column.group}" if column.group else column.title
+
+
+def _named(line: Line) -> str:
+    return line.label if line.status == "ok" else f"{line.label} ({line.status.replace('_', ' ')})"
+
+
+def lettered(cell: Cell) -> str:
+    """`171 ms [M]`, with what must stand beside the number; a failure with its reason."""
+    if cell.origin is None:
+        return f"{cell.text}: {cell.note}" if cell.text in rec.STATUSES and cell.text != "ok" else cell.text
+    qualifier = f" ({cell.qualifier})" if cell.qualifier else ""
+    letter, _ = {**ORIGIN_LEGEND, **COUNTER_LEGEND}[cell.origin]
+    return f"{cell.text}{qualifier} [{letter}]"
+
+
+def legend(*, counters: bool = False) -> str:
+    """What the letters mean, in one line; `counters` adds that of the public counters."""
+    letters = {**ORIGIN_LEGEND, **COUNTER_LEGEND} if counters else ORIGIN_LEGEND
+    return "Origin: " + ", ".join(f"[{letter}] {name}" for name, (letter, _) in letters.items())
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([\\|`*_<>])", r"\\\1", " ".join(text.split()))
+
+
+_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
+_TEX |= {char: f"\\{char}" for char in "&%$#_{}"}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(char, char) for char in " ".join(text.split()))
+
+
+#: Name of the format -> what writes it.
+FORMATS: Mapping[str, Callable[[Sequence[rec.Record]], str]] = {
+    "csv": to_csv,
+    "json": to_json,
+    "markdown": to_markdown,
+    "latex": to_latex,
+}

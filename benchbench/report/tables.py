@@ -1,0 +1,280 @@
+"""Records as rows of cells, every number with its origin: what the page, the terminal and CSV show.
+
+A cell is text plus where it came from, and keeps the plain number for sorting. The surprise is that
+a column may mix origins: one row's memory is measured, another's is only forecast. So the origin
+belongs to the cell and never to the column.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from benchbench import records as rec
+from benchbench import units
+from benchbench.report.conditions import has_phantom_dice
+
+#: Origin -> (letter of the badge, what it means).
+ORIGIN_LEGEND: Mapping[str, tuple[str, str]] = {
+    "measured": ("M", "measured on the device named in the conditions"),
+    "analytic": ("A", "exact, counted from the network's graph; nothing was timed"),
+    "predicted": ("P", "from a device model; nothing ran on that device"),
+    "reference": ("R", "measured earlier, elsewhere; the record's id says where"),
+    "published": ("L", "from the literature, not checked here"),
+}
+
+#: The badge of what a public counter says. No record has it as an origin: such a figure is exact about
+#: the counter and may be wrong about the network.
+COUNTER_LEGEND: Mapping[str, tuple[str, str]] = {
+    "counter": ("C", "what a public counter says of the same network, run here; shown to be compared, not trusted"),
+}
+
+#: What a status means, for a person.
+STATUS_TEXT: Mapping[str, str] = {
+    "ok": "finished",
+    "unstable": "unstable: the timings did not settle",
+    "oom": "out of memory",
+    "timeout": "out of time",
+    "unsupported": "unsupported",
+    "failed": "failed",
+    "not_run": "not run",
+}
+
+#: The network that the others are set against.
+BASELINE = "slim_unetr"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One value for a person, with the plain number beside it."""
+
+    text: str  # `171 ms`, `at least 43 ms`, or `-`
+    origin: rec.Origin | Literal["counter"] | None = None  # None: there is no number, or it is a name
+    value: float | None = None  # in the unit of the measurement; what sorting uses
+    detail: str = ""  # a second line: the interval, the classes
+    qualifier: str = (
+        ""  # what must stand beside the number wherever it is shown: a prediction's range, `semi-synthetic`
+    )
+    note: str = ""  # method, source, or why there is no number
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """What one column holds."""
+
+    key: str  # `latency_s`; `model` and `status` are names, not numbers
+    title: str
+    help: str  # one sentence
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One record."""
+
+    record: rec.Record
+    label: str  # tells apart two rows of one network
+    cells: Mapping[str, Cell]  # by the key of the column
+
+    @property
+    def usable(self) -> bool:
+        """Whether the cell was measured or predicted to its end."""
+        return self.record.status in ("ok", "unstable")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Columns and rows; `rows[i].cells[columns[j].key]`."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column(key="model", title="Model", help="the card's name; a letter beside each number says its origin"),
+    Column(key="params", title="Params", help="elements of every nn.Parameter, each counted once"),
+    Column(key="macs", title="MACs", help="multiply-accumulates of one forward of one batch"),
+    Column(key="latency_s", title="Latency", help="one forward of one batch, median"),
+    Column(key="ratio", title=f"vs {BASELINE}", help=f"latency as a multiple of {BASELINE}'s, same conditions"),
+    Column(key="throughput_patches_per_s", title="Throughput", help="patches per second at this batch size"),
+    Column(
+        key="memory_bytes",
+        title="Peak memory",
+        help="highest resident memory; where it was not measured, the forecast of the tensors alone, a lower bound",
+    ),
+    Column(key="dice", title="Dice", help="mean over the classes; WT, TC and ET below it"),
+    Column(key="status", title="Status", help="finished, or why not"),
+)
+
+
+def summary_rows(records: Sequence[rec.Record]) -> Table:
+    """The table at the end of a run and on the page.
+
+    Args:
+        records: measured under one set of conditions; the caller keeps others apart
+            (`conditions.group`). The order is kept.
+    """
+    labels = row_labels(records)
+    baseline = next((r for r in records if r.model.name == BASELINE and not r.recipe), None)
+    rows = tuple(Row(record=r, label=labels[r.id], cells=_cells(r, labels[r.id], baseline)) for r in records)
+    return Table(columns=COLUMNS, rows=rows)
+
+
+to_table = summary_rows
+
+
+def row_labels(records: Sequence[rec.Record]) -> dict[str, str]:
+    """Record id -> the model's name, with the recipe and the id's start where names repeat."""
+    names = {r.id: r.model.name + (f" [{_recipe(r.recipe)}]" if r.recipe else "") for r in records}
+    repeated = {name for name in names.values() if list(names.values()).count(name) > 1}
+    return {i: f"{name} #{i[:6]}" if name in repeated else name for i, name in names.items()}
+
+
+def _recipe(recipe: Mapping[str, object]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in sorted(recipe.items()))
+
+
+def _cells(record: rec.Record, label: str, baseline: rec.Record | None) -> dict[str, Cell]:
+    status = Cell(text=record.status, note=record.error or STATUS_TEXT[record.status])
+    cells = {"model": Cell(text=label), "status": status}
+    for metric in ("params", "macs"):
+        cells[metric] = measurement_cell(record.get(metric))
+    for metric in ("latency_s", "throughput_patches_per_s"):
+        cells[metric] = measurement_cell(valid(record, metric))
+    rate = cells["throughput_patches_per_s"]
+    if rate.origin == "measured":  # its interval is that of the latency, which stands beside it
+        cells["throughput_patches_per_s"] = dataclasses.replace(rate, detail="")
+    cells["ratio"] = _ratio_cell(valid(record, "latency_s"), valid(baseline, "latency_s"))
+    cells["memory_bytes"] = memory_cell(record)
+    cells["dice"] = _dice_cell(record)
+    return cells
+
+
+def valid(record: rec.Record | None, metric: str) -> rec.Measurement | None:
+    """The measurement, unless the row failed: what was timed before a failure does not count.
+
+    A network in half precision whose output is wrong has latencies, and status `failed`.
+    """
+    if record is None or record.status not in ("ok", "unstable"):
+        return None
+    return record.get(metric)
+
+
+def measurement_cell(m: rec.Measurement | None) -> Cell:
+    """One measurement as a cell; `-` with the reason where there is no value."""
+    if m is None:
+        return Cell(text="-", note="not recorded")
+    if m.value is None:
+        return Cell(text="-", note=m.reason or "not recorded")
+    if m.metric == "fits_in_memory" and m.origin == "predicted":
+        return Cell(text=fits_text(m), origin=m.origin, value=float(m.value), note=m.method)
+    if finite(m) is None:
+        return Cell(text="-", note=f"the record holds {m.value}, which is no number")
+    note = m.method + (f"; source: {m.source}" if m.source else "")
+    span = range_text(m)
+    qualifier = span if m.origin == "predicted" else ""
+    return Cell(
+        text=bounded_text(m), origin=m.origin, value=float(m.value), detail=span, qualifier=qualifier, note=note
+    )
+
+
+def finite(m: rec.Measurement | None) -> rec.Measurement | None:
+    """The measurement where it holds a number, else None."""
+    return m if m is not None and m.value is not None and math.isfinite(m.value) else None
+
+
+def bounded_text(m: rec.Measurement) -> str:
+    """`171 ms`, or `at least 43 ms` where the value is a bound."""
+    text = units.format_value(m.value, m.unit)
+    return text if m.bound is None else f"{m.bound.replace('_', ' ')} {text}"
+
+
+def range_text(m: rec.Measurement) -> str:
+    """The interval of a measurement and what kind of interval it is, or nothing."""
+    if m.interval is not None:
+        return _span(m.interval, m.unit)
+    if m.ci95 is not None:
+        return f"95 % CI {_span(m.ci95, m.unit)}"
+    if m.metric.endswith("_s") and len(m.values) > 1:
+        return f"range {_span((min(m.values), max(m.values)), m.unit)}, n = {len(m.values)}"
+    return ""
+
+
+def _span(pair: tuple[float, float], unit: str) -> str:
+    low, high = (units.format_value(v, unit) for v in pair)
+    number, _, suffix = low.partition(" ")
+    return f"{number if suffix and high.endswith(' ' + suffix) else low} to {high}"
+
+
+def memory_cell(record: rec.Record) -> Cell:
+    """The measured peak; without one, the forecast of the tensors, labelled as the bound it is."""
+    peak, tensors = valid(record, "peak_memory_bytes"), record.get("tensor_memory_bytes")
+    if finite(peak) is not None:
+        return measurement_cell(peak)
+    if finite(tensors) is None:
+        return measurement_cell(peak or tensors)
+    cell = measurement_cell(tensors)
+    fits = record.get("fits_in_memory")
+    detail = "" if fits is None or fits.value is None else f"; {fits_text(fits)}"
+    return dataclasses.replace(cell, detail=f"tensors only{detail}", note=f"forecast, not measured: {cell.note}")
+
+
+def fits_text(m: rec.Measurement) -> str:
+    """What `fits_in_memory` says: that the tensors do not fit is sure, that they do is only a hope."""
+    return "may fit" if m.value else "does not fit"
+
+
+def _ratio_cell(own: rec.Measurement | None, base: rec.Measurement | None) -> Cell:
+    own, base = finite(own), finite(base)
+    if own is None or base is None or not own.value or not base.value:
+        return Cell(text="-", note=f"needs a latency here and for {BASELINE}")
+    ratio = own.value / base.value
+    origin: rec.Origin = own.origin if own.origin == base.origin else "predicted"
+    note = f"{own.metric} divided by that of {BASELINE}"
+    of_bounds = ""
+    if (own.bound or base.bound) and own is not base:
+        of_bounds = "ratio of bounds"
+        note += "; a ratio of two lower bounds is itself no bound"
+    text = f"{units.significant(ratio)} x"
+    return Cell(text=text, origin=origin, value=ratio, detail=of_bounds, qualifier=of_bounds, note=note)
+
+
+def _dice_cell(record: rec.Record) -> Cell:
+    dice = valid(record, "dice")
+    cell = measurement_cell(dice)
+    if dice is None or finite(dice) is None:
+        return cell
+    classes = [(m.metric.removeprefix("dice_").upper(), m) for m in dice_classes(record)]
+    pairs = (f"{name}\u00a0{units.format_value(m.value, m.unit)}" for name, m in classes if m.value is not None)
+    detail = ", ".join(pairs)  # no line break inside a pair
+    mixed = {m.origin for _, m in classes if m.value is not None} - {dice.origin}
+    if mixed:
+        detail += f" (classes: {', '.join(sorted(mixed))})"
+    qualifier = "semi-synthetic" if has_phantom_dice(record) else ""
+    return dataclasses.replace(cell, detail="; ".join(filter(None, (qualifier, detail))), qualifier=qualifier)
+
+
+def missing_dice(records: Sequence[rec.Record]) -> list[str]:
+    """Why finished rows have no Dice: a line for each reason, with the networks that it is of.
+
+    Where reasons differ in the network's own name alone, they are one, and the name becomes MODEL.
+    """
+    names: dict[str, list[rec.Record]] = {}
+    for record in records:
+        dice = valid(record, "dice")
+        if dice is not None and dice.value is None and dice.reason:
+            names.setdefault(dice.reason.replace(f" {record.model.name} ", " MODEL "), []).append(record)
+    lines = []
+    for reason, those in names.items():
+        dice = those[0].get("dice")
+        text = dice.reason if len(those) == 1 and dice else reason
+        lines.append(f"no Dice of {', '.join(dict.fromkeys(r.model.name for r in those))}: {text}")
+    return lines
+
+
+def dice_classes(record: rec.Record) -> list[rec.Measurement]:
+    """The Dice of each class, WT, TC and ET first."""
+    order = {"dice_wt": 0, "dice_tc": 1, "dice_et": 2}
+    found = [m for m in record.measurements if m.metric.startswith("dice_") and m.origin != "published"]
+    return sorted(found, key=lambda m: (order.get(m.metric, 9), m.metric))

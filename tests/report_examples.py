@@ -1,0 +1,298 @@
+"""Records such as a run leaves, for the tests of the report: built, never measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchbench import records as rec
+from benchbench import store
+
+ENVIRONMENT = {
+    "python": "3.11.2",
+    "torch": "2.13.0+cpu",
+    "monai": "1.6.1",
+    "numpy": "2.3.5",
+    "benchbench": "0.1.0",
+    "commit": "0123abc0123abc0123abc0123abc0123abc01234",
+    "system": "Linux",
+    "kernel": "6.1.0",
+    "machine": "x86_64",
+    "cpu": "Example CPU 9000",
+    "cores": 2,
+    "memory_bytes": 16_000_000_000,
+    "governor": None,
+    "load_average": [0.21, 0.06, 0.07],
+}
+WORKLOAD = rec.Workload(threads=2, data="phantom", split="test")
+CPU = rec.Device(kind="cpu", name="Example CPU 9000", basis="probed", asked="cpu")
+ORIN = rec.Device(kind="jetson", name="jetson-orin-nano-8gb-super", basis="profile", asked="jetson")
+
+#: name -> (params, MACs, latency in s, peak bytes, Dice WT/TC/ET or None, published params and "GFLOPs").
+NETWORKS: Mapping[str, tuple[int, int, float, int, tuple[float, float, float] | None, tuple[float, float] | None]] = {
+    "slim_unetr": (1_783_425, 2_516_379_648, 0.171, 94_000_000, (0.861, 0.792, 0.701), (1.79e6, 12.42e9)),
+    "unetr": (102_468_147, 183_643_406_336, 4.61, 1_610_000_000, (0.842, 0.751, 0.688), (102.37e6, 203.21e9)),
+    "nnunet": (31_192_035, 482_734_505_984, 8.52, 2_380_000_000, (0.902, 0.843, 0.771), None),
+    "swin_unetr": (62_191_941, 771_643_486_848, 27.2, 9_400_000_000, None, (61.99e6, 793.92e9)),
+}
+
+
+def spec(name: str, **changes: Any) -> rec.ModelSpec:
+    return dataclasses.replace(
+        rec.ModelSpec(
+            name=name,
+            arch=f"benchbench.models.{name}:Net",
+            kwargs={"feature_size": 16},
+            in_channels=4,
+            out_channels=3,
+        ),
+        **changes,
+    )
+
+
+def number(metric: str, value: float | None, origin: rec.Origin = "measured", **more: Any) -> rec.Measurement:
+    unit = rec.METRIC_UNITS.get(metric, "1")
+    return rec.Measurement(
+        metric=metric, unit=unit, value=value, origin=origin, method=more.pop("method", "as the test says"), **more
+    )
+
+
+def counted(name: str) -> list[rec.Measurement]:
+    params, macs, _, peak, _, published = NETWORKS[name]
+    found = [
+        number("params", params, "analytic", method="sum over parameters"),
+        number("macs", macs, "analytic", method="FlopCounterMode on meta, halved"),
+        number("flops", 2 * macs, "analytic", method="2 x MACs"),
+        number("tensor_memory_bytes", round(peak * 0.6), "analytic", bound="at_least", method="live fake tensors"),
+    ]
+    if published:
+        found.append(number("params", published[0], "published", method="Table III", source="Pang et al. 2023"))
+        found.append(number("macs", published[1], "published", method="Table III", source="Pang et al. 2023"))
+    return found
+
+
+def finished(name: str, artifacts: tuple[rec.Artifact, ...] = (), **changes: Any) -> rec.Record:
+    _, _, latency, peak, dice, _ = NETWORKS[name]
+    samples = tuple(latency * f for f in (0.99, 1.0, 1.004, 1.02, 1.05)) if latency < 10 else (27.1, 27.2, 27.6)
+    found = counted(name)
+    found.append(
+        number("latency_s", latency, values=samples, ci95=(latency * 0.985, latency * 1.02) if latency < 10 else None)
+    )
+    found.append(number("throughput_patches_per_s", 1 / latency))
+    found.append(number("peak_memory_bytes", peak, method="VmHWM of a fresh process"))
+    found.append(number("base_memory_bytes", 410_000_000, method="VmHWM before the network"))
+    if dice:
+        found.append(number("dice", sum(dice) / 3, method="mean of WT, TC, ET; semi-synthetic phantom", values=dice))
+        found += [number(f"dice_{k}", v) for k, v in zip(("wt", "tc", "et"), dice, strict=True)]
+    else:
+        found.append(
+            number("dice", None, reason=f"no checkpoint; 'bench train --model {name} --data phantom' makes one")
+        )
+    return record(name, measurements=tuple(found), artifacts=artifacts, **changes)
+
+
+def record(name: str, **changes: Any) -> rec.Record:
+    fields: dict[str, Any] = {
+        "model": spec(name),
+        "workload": WORKLOAD,
+        "device": CPU,
+        "environment": ENVIRONMENT,
+        "status": "ok",
+        "started_at": "2026-11-24T04:00:00Z",
+        "duration_s": 12.5,
+    }
+    return rec.Record(**fields | changes)
+
+
+def failed(name: str, status: rec.Status = "oom", error: str | None = None, **changes: Any) -> rec.Record:
+    text = error or "killed by the system at 15.2 GB of 16 GB; try a smaller --spatial, or a device with more memory"
+    found = tuple(counted(name)) if name in NETWORKS else ()
+    return record(name, status=status, error=text, measurements=found, **changes)
+
+
+def predicted(name: str) -> rec.Record:
+    macs, peak = NETWORKS[name][1], NETWORKS[name][3]
+    low = 2 * macs / 2.09e12
+    found = counted(name)
+    method = "per operator the larger of compute and bandwidth"
+    found.append(number("latency_s", low, "predicted", bound="at_least", interval=(low, 4 * low), method=method))
+    rates = (0.25 / low, 1 / low)
+    found.append(
+        number("throughput_patches_per_s", rates[1], "predicted", bound="at_most", interval=rates, method=method)
+    )
+    fits = int(peak < 7e9)
+    bound = "at_most" if fits else None
+    found.append(number("fits_in_memory", fits, "predicted", bound=bound, method="tensor bytes against memory"))
+    workload = dataclasses.replace(WORKLOAD, threads=None, data=None, split=None)
+    return record(name, device=ORIN, workload=workload, measurements=tuple(found))
+
+
+def png(width: int = 96, height: int = 32) -> bytes:
+    """A grey ramp, small and valid."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    rows = b"".join(b"\0" + bytes((x * 255 // width + y) % 256 for x in range(width)) for y in range(height))
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def layer_table(name: str, n: int = 30) -> bytes:
+    params, macs = NETWORKS[name][:2]
+    kinds = ("conv", "matmul", "transposed_conv", "norm")
+    weights = [i + 1 for i in range(n)]
+    parts = [(params * w // sum(weights), macs * (n + 1 - w) // sum(weights)) for w in weights]
+    parts[0] = (parts[0][0] + params - sum(p for p, _ in parts), parts[0][1] + macs - sum(m for _, m in parts))
+    rows = [
+        {"module": f"encoder.block{i}.conv", "kind": kinds[i % 4], "params": p, "macs": m}
+        for i, (p, m) in enumerate(parts)
+    ]
+    return json.dumps({"modules": rows}).encode()
+
+
+def artifact(folder: Path, kind: str, name: str, content: bytes, title: str = "") -> rec.Artifact:
+    (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+    (folder / "artifacts" / name).write_bytes(content)
+    return rec.Artifact(kind=kind, path=f"artifacts/{name}", sha256=hashlib.sha256(content).hexdigest(), title=title)
+
+
+def write(folder: Path, records: list[rec.Record]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [rec.canonical_json(rec.record_to_json(r)) + "\n" for r in records]
+    (folder / store.RECORDS).write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def whole_run(folder: Path) -> Path:
+    """Four networks with layer tables and a picture, one failure."""
+    records = []
+    for name in NETWORKS:
+        kept = [artifact(folder, "layers", f"{name}.json", layer_table(name))]
+        if name == "slim_unetr":
+            title = "Phantom case 3, middle slice: T1ce, label, prediction of slim_unetr"
+            kept.append(artifact(folder, "picture", "slice.png", png(), title))
+        records.append(finished(name, tuple(kept)))
+    records.append(failed("unet3d"))
+    return write(folder, records)
+
+
+def prediction(folder: Path) -> Path:
+    """The same networks on a device that was not there."""
+    return write(folder, [predicted(name) for name in NETWORKS])
+
+
+#: name -> (params, MACs, published params in M, published compute in G, factor of thop's count, counter that gave it).
+#: True counts and published figures of the paper's Table III; what thop says is made up to be plausible.
+AUDITS: Mapping[str, tuple[int, int, float, float, float, str | None]] = {
+    "slim_unetr": (1_783_425, 2_516_379_648, 1.79, 12.42, 4.9237, "thop"),
+    "swin_unetr": (62_191_941, 771_643_486_848, 61.99, 793.92, 1.02886, "thop"),
+    "unetr": (102_468_147, 183_643_406_336, 102.37, 203.21, 1.1066, "thop"),
+    "nnunet_v1": (13_835_040, 444_612_476_928, 13.82, 446.27, 1.0037, "thop"),
+    "segresnet": (10_576_155, 330_225_942_528, 10.64, 330.23, 1.0000126, "torch"),
+    "vnet": (45_607_906, 752_510_566_400, 45.66, 780.1, 1.0367, "thop"),
+    "attention_unet": (2_722_950, 114_021_629_952, 2.74, 166.52, 1.4604, "thop"),
+    "unet3d": (19_076_387, 1_959_444_611_072, 19.24, 2382.1, 1.2157, "thop"),
+    "transvw": (19_076_387, 1_959_444_611_072, 19.13, 2381.3, 1.2157, None),
+    "e1d3": (34_937_961, 870_397_378_560, 34.91, 946.23, 1.0871, "thop"),
+    "transbts": (32_987_588, 325_410_881_536, 30.61, 263.82, 0.8107, "thop"),
+    "transunet": (187_513_395, 231_961_788_416, 187.3, 246.41, 1.0623, "thop"),
+    "unetr_pp": (42_647_195, 72_754_397_184, 20.12, 139.44, 1.9166, "thop"),
+    "vit_autoenc": (183_858_451, 103_582_531_584, 183.41, 125.66, 1.2131, "thop"),
+    "vit3d": (183_071_234, 103_286_871_552, 183.01, 93.78, 0.908, "thop"),
+}
+AUDIT_WORKLOAD = rec.Workload(protocol="audit")
+
+
+def audit_text(name: str) -> dict[str, Any]:
+    """An audit as `bench audit` keeps it: counters, what they get wrong, why the published figures differ."""
+    params, macs, published_params, published_macs, factor, by = AUDITS[name]
+    thop, bare = round(macs * factor), max(0, params - round(published_params * 1e6))
+    differences = [
+        difference(
+            "normalisations",
+            "LayerNorm",
+            macs // 200,
+            0,
+            14,
+            "1 per output element counted; multiplies and accumulates nothing",
+        ),
+        difference(
+            "matrix products",
+            "bmm",
+            0,
+            macs // 250,
+            8,
+            "not counted: computed in a forward, not by a layer that there is a rule for",
+        ),
+    ]
+    left = thop - macs - sum(d["counted"] - d["true"] for d in differences)
+    true = max(1, left // 63) if left > 0 else -left
+    counted = true + left
+    why = "counted over the output volume, which has 64x the input's voxels" if left > 0 else "no rule for attention"
+    kind = ("transposed convolutions", "ConvTranspose3d") if left > 0 else ("attention", "scaled_dot_product_attention")
+    differences.append(difference(*kind, counted, true, 4, why))
+    return {
+        "model": name,
+        "input": [1, 4, 128, 128, 128],
+        "params": {"all": params, "buffers": 3_968, "bare": bare, "shared_modules": [], "unused": 0},
+        "counters": [
+            counter("torch", macs, params, "2.13.0", "FlopCounterMode / 2 on meta tensors"),
+            counter("fvcore", round(macs * 0.997), params, "0.1.5", "on meta tensors"),
+            counter("thop", thop, params - bare, "0.1.1", "hooks on layers, at the smallest size, scaled"),
+            counter("thop_fixed", macs, params, "0.1.1", "with our rules for what it gets wrong"),
+            counter("torch_pruning", None, None, "1.6.0", "needs values", "the forward cannot run without values"),
+        ],
+        "differences": differences,
+        "published": {
+            "macs": published_macs * 1e9,
+            "params": published_params * 1e6,
+            "macs_counter": by,
+            "params_counter": by,
+            "macs_why": f"the count of {by or 'an older thop'}; {kind[0]}, {why}",
+            "params_why": f"the count of thop: {bare:,} bare parameters left out" if bare > 1e5 else "the true count",
+        },
+        "verdict": f"published compute is {published_macs * 1e9 / macs:.2f} x the truth",
+    }
+
+
+def difference(kind: str, operator: str, counted: int, true: int, modules: int, why: str) -> dict[str, Any]:
+    found = {"counter": "thop", "kind": kind, "operator": operator, "counted": counted, "true": true}
+    return found | {"modules": modules, "why": why}
+
+
+def counter(
+    name: str, macs: int | None, params: int | None, version: str, how: str, reason: str | None = None
+) -> dict[str, Any]:
+    fields = {"counter": name, "version": version, "macs": macs, "params": params, "how": how, "reason": reason}
+    return fields | {"factor": None}
+
+
+def audited(folder: Path, name: str, text: dict[str, Any] | None = None, **changes: Any) -> rec.Record:
+    """A finished audit with its artifact in `folder`; `text` replaces what the artifact says."""
+    params, macs, published_params, published_macs, _, _ = AUDITS[name]
+    kept = artifact(
+        folder,
+        "audit",
+        f"{changes.get('started_at', '')}{name}.json".replace(":", ""),
+        json.dumps(text or audit_text(name)).encode(),
+    )
+    found = (
+        number("params", params, "analytic", method="every nn.Parameter once"),
+        number("macs", macs, "analytic", method="FlopCounterMode / 2 on meta tensors"),
+        number("flops", 2 * macs, "analytic", method="2 x macs"),
+        number("params", published_params * 1e6, "published", method="Table III", source="Slim UNETR paper, Table III"),
+        number("macs", published_macs * 1e9, "published", method="Table III", source="Slim UNETR paper, Table III"),
+    )
+    return record(name, **({"workload": AUDIT_WORKLOAD, "measurements": found, "artifacts": (kept,)} | changes))
+
+
+def whole_audit(folder: Path) -> Path:
+    """The fifteen networks of Table III."""
+    return write(folder, [audited(folder, name) for name in AUDITS])

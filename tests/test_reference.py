@@ -1,0 +1,94 @@
+"""The committed records are whole, and the committed page is what they give, byte for byte."""
+
+import hashlib
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchbench import zoo
+from benchbench.arguments import parse
+from benchbench.report import write_report
+from benchbench.store import read_records
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "results" / "reference"
+FOLDERS = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir())
+MACHINES = [name for name in FOLDERS if name != "audit"]
+
+#: Page -> the folders that it is made from, in their order.
+PAGES = {machine: [machine] for machine in MACHINES} | {"table3": ["audit", "amd-epyc-2c"]}
+
+#: What the bytes of a page depend on.
+DRAWN_BY = ("matplotlib", "numpy", "jinja2", "markupsafe")
+
+
+def unpinned() -> list[str]:
+    """Why the bytes of a page may differ here."""
+    pins = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    here = {name: importlib.metadata.version(name) for name in DRAWN_BY}
+    found = [f"{name} is {here[name]}, not {pins[name]}" for name in DRAWN_BY if here[name] != pins[name]]
+    return found + (
+        [] if sys.version_info[:2] == (3, 11) else [f"Python is {sys.version_info[0]}.{sys.version_info[1]}"]
+    )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_committed_page_is_what_its_records_give(page, tmp_path):
+    if unpinned():
+        pytest.skip(f"the page's bytes hold under constraints.txt on Python 3.11 only: {', '.join(unpinned())}")
+    made = write_report([REFERENCE / folder for folder in PAGES[page]], tmp_path / "page.html")
+    assert made.read_bytes() == (ROOT / "reports" / f"{page}.html").read_bytes()
+    assert made.stat().st_size < 1_000_000
+
+
+def test_no_page_is_left_over():
+    assert {path.stem for path in (ROOT / "reports").glob("*.html")} == set(PAGES)
+
+
+@pytest.mark.parametrize("machine", FOLDERS)
+def test_every_artifact_of_a_reference_record_is_there_unchanged(machine):
+    for record in read_records(REFERENCE / machine):
+        for artifact in record.artifacts:
+            content = (REFERENCE / machine / artifact.path).read_bytes()
+            assert hashlib.sha256(content).hexdigest() == artifact.sha256
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_reference_machine_is_described(machine):
+    described = json.loads((REFERENCE / machine / "machine.json").read_text())
+    (processor,) = {r.environment["cpu"] for r in read_records(REFERENCE / machine)}
+    assert described["cpu"] == processor
+
+
+@pytest.mark.parametrize("path", sorted(REFERENCE.glob("*/train-*.toml")), ids=lambda path: path.stem)
+def test_a_training_behind_the_reference_can_be_asked_for_again(path):
+    name = path.stem.removeprefix("train-")
+    options = parse(["train", name, "--config", str(path)])
+    sidecar = next(
+        s
+        for s in [
+            ROOT / "models" / "checkpoints" / f"{name}-phantom-128.json",
+            path.with_name(f"checkpoint-{name}.json"),
+        ]
+        if s.exists()
+    )
+    told = json.loads(sidecar.read_text())
+    recipe = told["train"]["recipe"]
+    assert told["model"]["kwargs"] == json.loads(json.dumps(dict(zoo.get_card(name).kwargs)))
+    assert (recipe["steps"], recipe["seed"], recipe["patch"]) == (options.steps, options.seed, list(options.spatial))
+    assert recipe["lr"] == (options.lr or 1e-3)
+    schedule = [[list(patch), share] for patch, share in options.patch_schedule or ()]
+    assert recipe["patch_schedule"] == schedule
+
+
+def test_the_reference_holds_the_four_networks_and_a_dice_of_two():
+    records = [r for machine in MACHINES for r in read_records(REFERENCE / machine)]
+    assert {r.model.name for r in records} >= {"slim_unetr", "unetr", "swin_unetr", "nnunet"}
+    assert {r.model.name for r in read_records(REFERENCE / "audit")} == set(zoo.list_models())
+    with_dice = {r.model.name for r in records if r.value("dice") is not None}
+    assert with_dice >= {"slim_unetr", "nnunet"}
+    for record in records:
+        assert record.status in ("ok", "unstable")
