@@ -5,6 +5,7 @@ hashes name a record. `cell` is what was asked (model, recipe, workload, device)
 and comparison pair by; `id` adds the environment and the start, so every run has its own.
 
 History of the schema, newest first:
+    2  measurement.runs; workload.crop_foreground; in an environment, affinity. Read by defaults from 1.
     1  the first one.
 """
 
@@ -18,7 +19,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-SCHEMA = 1
+SCHEMA = 2
 
 Status = Literal["ok", "unstable", "oom", "timeout", "unsupported", "failed", "not_run"]
 STATUSES: tuple[str, ...] = typing.get_args(Status)
@@ -33,16 +34,34 @@ METRIC_UNITS: Mapping[str, str] = types.MappingProxyType(
         "flops": "FLOP",
         "latency_s": "s",
         "throughput_patches_per_s": "1/s",
+        "warmup_s": "s",
         "volume_latency_s": "s",
+        "volume_windows": "windows",
+        "volume_outside_share": "1",
+        "volume_cropped_share": "1",
+        "volume_peak_memory_bytes": "B",
         "peak_memory_bytes": "B",
         "base_memory_bytes": "B",
+        "weights_memory_bytes": "B",
+        "input_memory_bytes": "B",
+        "output_memory_bytes": "B",
+        "activation_memory_bytes": "B",
+        "allocated_memory_bytes": "B",
         "process_memory_bytes": "B",
         "available_memory_drop_bytes": "B",
         "tensor_memory_bytes": "B",
+        "moved_bytes": "B",
         "fits_in_memory": "1",
         "output_rel_error": "1",
         "train_step_s": "s",
         "train_peak_memory_bytes": "B",
+        "train_tensor_memory_bytes": "B",
+        "largest_patch_voxels": "voxels",
+        "largest_batch": "patches",
+        "noise_ratio": "1",
+        "disturbed_processes": "processes",
+        "peak_macs_per_s": "MAC/s",
+        "memory_bandwidth_bytes_per_s": "B/s",
         "energy_j": "J",
         "throttle_events": "events",
         "temperature_start_c": "°C",
@@ -79,9 +98,10 @@ class Workload:
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     threads: int | None = None  # intra-op threads; None on a device that has no such thing
     runtime: str = "eager"
-    protocol: str = "quick"  # or `audit`: nothing but counting was asked for
+    protocol: str = "quick"  # or one's own numbers; or `audit`: nothing but counting was asked for
     volume: tuple[int, ...] | None = None  # (D, H, W) of a whole patient volume, voxels
     overlap: float | None = None  # of sliding windows, as a share of the patch
+    crop_foreground: bool = False  # windows over the box that holds the patient, not over the air around
     data: str | None = None  # data set that Dice is of
     split: str | None = None  # which of its cases
     memory_limit_bytes: int | None = None
@@ -109,7 +129,8 @@ class Measurement:
     value: float | int | None
     origin: Origin
     method: str  # how it was obtained, in a few words
-    values: tuple[float, ...] = ()  # raw samples (latency), one per case (Dice)
+    values: tuple[float, ...] = ()  # raw samples (latency), one per case (Dice), one per process (memory)
+    runs: tuple[int, ...] = ()  # how many of `values` each process gave, in order; empty: all are of one process
     ci95: tuple[float, float] | None = None  # confidence interval of `value`
     interval: tuple[float, float] | None = None  # a prediction's range; not a confidence interval
     bound: Literal["at_least", "at_most"] | None = None  # `value` is this side of the truth

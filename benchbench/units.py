@@ -22,6 +22,8 @@ _SCALES: dict[str, tuple[tuple[float, str], ...]] = {
     "parameters": ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")),
     "MAC": ((1e12, "TMAC"), (1e9, "GMAC"), (1e6, "MMAC"), (1e3, "kMAC"), (1, "MAC")),
     "FLOP": ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1, "FLOP")),
+    "MAC/s": ((1e12, "TMAC/s"), (1e9, "GMAC/s"), (1e6, "MMAC/s"), (1, "MAC/s")),
+    "B/s": ((1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"), (1, "B/s")),
     "B": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")),
     "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")),
     "Hz": ((1e9, "GHz"), (1e6, "MHz"), (1e3, "kHz"), (1, "Hz")),

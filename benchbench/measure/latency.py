@@ -1,130 +1,134 @@
 """Seconds for one forward of one batch: warm, repeated, with every sample kept.
 
-A first forward is never representative (memory is taken, kernels are chosen), so it only warms up.
-A fast network is repeated until the samples fill a few seconds; a slow one at least three times. The
-interval of the median comes from the order of the samples, with no assumption on their distribution;
-below six samples no such interval reaches 95 %, so there is none and the samples stand for themselves.
+A first forward is never representative (memory is taken, kernels are chosen), so forwards warm up until
+two windows of them agree. Then they are timed until the interval of their median is narrow enough. The
+surprise: that interval is of one process only, and two processes of one network differ by more. Whoever
+asks for several processes gets the interval over their medians, made from the same samples by the parent.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from benchbench.errors import UsageError, unknown
-from benchbench.records import Measurement
+from benchbench import stats
+from benchbench.errors import UnsupportedError
+from benchbench.protocol import PROTOCOLS, Protocol, get_protocol
+from benchbench.records import METRIC_UNITS, Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+__all__ = ["PROTOCOLS", "Latency", "Protocol", "forward_function", "get_protocol", "time_forwards", "unsteady"]
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Protocol:
-    """How long to warm up and how often to repeat."""
-
-    name: str
-    warmup_s: float  # warm up for so long, or `max_warmup` forwards, but at least one forward
-    max_warmup: int
-    timed_s: float  # repeat for so long
-    min_repeats: int
-    max_repeats: int
-    unstable_above: float  # relative interquartile range of the samples from which the row is `unstable`
-
-
-PROTOCOLS = {
-    "quick": Protocol(
-        name="quick", warmup_s=1.0, max_warmup=5, timed_s=5.0, min_repeats=3, max_repeats=50, unstable_above=0.25
-    ),
-    "standard": Protocol(
-        name="standard", warmup_s=2.0, max_warmup=10, timed_s=20.0, min_repeats=10, max_repeats=200, unstable_above=0.15
-    ),
-    "thorough": Protocol(
-        name="thorough", warmup_s=5.0, max_warmup=20, timed_s=60.0, min_repeats=20, max_repeats=500, unstable_above=0.10
-    ),
-}
-
-
-def get_protocol(name: str) -> Protocol:
-    """A protocol by its name.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    if name not in PROTOCOLS:
-        raise UsageError(unknown("protocol", name, PROTOCOLS))
-    return PROTOCOLS[name]
+_CLOCK_STEPS = 10  # backwards steps of a clock before it is given up
+_FEW_SPREAD = 0.25  # of the range over the median, from which fewer samples than an interval needs are unsteady
+_KEPT_WARMUPS = 60  # of a very fast network's warm-up so many forwards are kept
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """The samples of one network."""
+    """The samples of one process."""
 
     samples_s: tuple[float, ...]
-    warmup_s: tuple[float, ...]
+    warmup_s: tuple[float, ...]  # the first ones
+    warm: str  # how the warm-up ended
+    spent_s: float  # inside forwards, warm-up included
     batch: int
+    protocol: Protocol
     unstable: str | None  # why the row is unstable, and what to try
 
     @property
     def forward_s(self) -> float:
         """Time inside forwards, warm-up included."""
-        return sum(self.samples_s) + sum(self.warmup_s)
+        return self.spent_s
 
-    def measurements(self) -> list[Measurement]:
-        """`latency_s` (median, with samples) and `throughput_patches_per_s`, both measured."""
-        median = statistics.median(self.samples_s)
-        interval = median_interval(self.samples_s)
-        count = f"median of {len(self.samples_s)} forwards after {len(self.warmup_s)} warm-up, one process"
+    def measurements(self, metric: str = "latency_s") -> list[Measurement]:
+        """`latency_s` (or another time), for a latency also throughput, and `warmup_s`; all measured."""
         return [
+            *timing([self.samples_s], metric, batch=self.batch),
             Measurement(
-                metric="latency_s",
+                metric="warmup_s",
                 unit="s",
-                value=median,
-                values=self.samples_s,
-                ci95=interval,
+                value=sum(self.warmup_s),
+                values=self.warmup_s,
                 origin="measured",
-                method=count if interval else f"{count}; too few for a 95 % interval",
-            ),
-            Measurement(
-                metric="throughput_patches_per_s",
-                unit="1/s",
-                value=self.batch / median,
-                ci95=None if interval is None else (self.batch / interval[1], self.batch / interval[0]),
-                origin="measured",
-                method="batch / latency_s",
+                method=f"{len(self.warmup_s)} forwards, {self.warm}",
             ),
         ]
 
 
-def median_interval(samples: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """The narrowest symmetric pair of order statistics that holds the median with at least `level`.
+def timing(runs: Sequence[Sequence[float]], metric: str = "latency_s", *, batch: int = 1) -> list[Measurement]:
+    """The measurement of a time from each process's samples; a latency comes with its throughput.
 
-    Source: David and Nagaraja, Order Statistics, section 7.1 (sign-test interval).
-
-    Returns:
-        (low, high), or None where even the whole range falls short: below six samples at 95 %.
+    Args:
+        runs: seconds, of each process.
+        metric: its name.
+        batch: patches in one forward.
     """
-    n = len(samples)
-    ordered = sorted(samples)
-    best = None
-    for k in range(n // 2):
-        outside = 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n
-        if 1 - outside < level:
-            break
-        best = (ordered[k], ordered[n - 1 - k])
-    return best
+    found = stats.summarise(runs)
+    interval = found.interval
+    per = f"{len(runs)} processes" if len(runs) > 1 else "one process"
+    what = "median of processes' medians" if len(runs) > 1 else "median"
+    method = f"{what}, {found.samples} samples, {per}; {interval.method if interval else 'no interval of one sample'}"
+    sure = interval if interval and interval.confident else None
+    tails = [f"p{q} {value:.4g} s" for q in (90, 99) if (value := _pooled(runs, q)) is not None]
+    measured = Measurement(
+        metric=metric,
+        unit=METRIC_UNITS[metric],
+        value=found.median,
+        values=tuple(value for run in runs for value in run),
+        runs=tuple(len(run) for run in runs) if len(runs) > 1 else (),
+        ci95=(sure.low, sure.high) if sure else None,
+        origin="measured",
+        method="; ".join([method, *tails]),
+    )
+    if metric != "latency_s":
+        return [measured]
+    throughput = Measurement(
+        metric="throughput_patches_per_s",
+        unit="1/s",
+        value=batch / found.median,
+        ci95=(batch / sure.high, batch / sure.low) if sure else None,
+        origin="measured",
+        method="batch / latency_s",
+    )
+    return [measured, throughput]
 
 
-def relative_spread(samples: Sequence[float]) -> float:
-    """Interquartile range over median (0 for a single sample)."""
-    if len(samples) < 2:
-        return 0.0
-    low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
-    return (high - low) / statistics.median(samples)
+def _pooled(runs: Sequence[Sequence[float]], q: int) -> float | None:
+    """A percentile of single forwards, whichever process they are of; None where there are too few."""
+    return stats.percentile([value for run in runs for value in run], q)
+
+
+def unsteady(runs: Sequence[Sequence[float]], protocol: Protocol) -> str | None:
+    """Why a row with these samples is `unstable`, and what to try; None if it is not.
+
+    Args:
+        runs: seconds, of each process that the protocol allowed.
+        protocol: its bound.
+    """
+    found = stats.summarise(runs)
+    per = f"{len(runs)} processes" if len(runs) > 1 else f"{found.samples} samples"
+    enough = len(runs) >= stats.FEWEST or (len(runs) == 1 and found.interval and found.interval.confident)
+    if enough and found.interval:
+        width = (found.interval.high - found.interval.low) / 2 / found.median
+        limit, what = protocol.half_width, f"the median is known to ±{width:.1%} only, from {per}"
+    else:
+        values = found.medians if len(runs) > 1 else runs[0]
+        width = (max(values) - min(values)) / found.median
+        limit, what = max(_FEW_SPREAD, protocol.half_width), f"{per} spread over {width:.0%} of their median"
+    if width <= limit:
+        return None
+    longer = f"{protocol.name.partition(',')[0]},timed_s={4 * protocol.timed_s:g},cell_s={4 * protocol.cell_s:g}"
+    return (
+        f"{what} (limit {limit:.0%}) when the time cap was reached: close other programs, set --threads below the "
+        f"number of cores, or take a longer protocol, such as --protocol {longer} (the same --out needs --fresh)"
+    )
 
 
 def time_forwards(
@@ -133,47 +137,111 @@ def time_forwards(
     *,
     batch: int = 1,
     clock: Callable[[], float] = time.perf_counter,
+    timer: Callable[[Callable[[], object]], float] | None = None,
     after_warmup: Callable[[], None] | None = None,
     tick: Callable[[str, int], None] | None = None,
 ) -> Latency:
-    """Time a forward by a protocol.
+    """Time a forward in this process by a protocol.
 
     Args:
         forward: runs one forward and returns when its result is there (synchronised on a GPU).
         protocol: how often.
         batch: patches in one forward.
         clock: seconds, monotonic.
+        timer: runs a forward and returns its seconds, where something keeps time better than `clock` around it.
         after_warmup: called once between warm-up and timing.
         tick: called after each forward with `warm-up` or `timed` and how many there were.
+
+    Raises:
+        UnsupportedError: the clock goes backwards again and again.
     """
+    backwards = 0
+    spent = 0.0
 
     def sample() -> float:
-        start = clock()
-        forward()
-        return clock() - start
+        nonlocal backwards, spent
+        while True:
+            if timer:
+                seconds = timer(forward)
+            else:
+                start = clock()
+                forward()
+                seconds = clock() - start
+            if seconds >= 0:
+                spent += seconds
+                return seconds
+            backwards += 1
+            if backwards >= _CLOCK_STEPS:
+                raise UnsupportedError("this machine's clock goes backwards: no time can be measured on it")
 
     warmup = [sample()]
-    if tick:
-        tick("warm-up", 1)
-    while sum(warmup) < protocol.warmup_s and len(warmup) < protocol.max_warmup:
+    while not _warm(warmup, protocol) and spent < protocol.warmup_s:
+        if tick:
+            tick("warm-up", len(warmup))
         warmup.append(sample())
+    if tick:
+        tick("warm-up", len(warmup))
     if after_warmup:
         after_warmup()
+    forward_s = statistics.median(warmup[-protocol.window :])
+    wanted = protocol.samples_of_slow(forward_s) if protocol.is_slow(forward_s) else None
     samples: list[float] = []
-    while len(samples) < protocol.min_repeats or (
-        sum(samples) < protocol.timed_s and len(samples) < protocol.max_repeats
-    ):
+    timed = 0.0
+    check = protocol.min_samples
+    while True:
         samples.append(sample())
+        timed += samples[-1]
         if tick:
             tick("timed", len(samples))
-    spread = relative_spread(samples)
-    unstable = None
-    if spread > protocol.unstable_above:
-        unstable = (
-            f"samples spread by {spread:.0%} of their median (limit {protocol.unstable_above:.0%}): "
-            "close other programs, or set --threads below the number of cores, and run again"
-        )
-    return Latency(samples_s=tuple(samples), warmup_s=tuple(warmup), batch=batch, unstable=unstable)
+        n = len(samples)
+        if wanted is not None:
+            if n >= wanted:
+                break
+        elif n >= protocol.max_samples or (n >= protocol.min_samples and timed >= protocol.timed_s):
+            break
+        elif n >= check:
+            if stats.summarise([samples]).half_width <= protocol.half_width:
+                break
+            check = max(n + 1, n + n // 10)
+    unstable = unsteady([samples], protocol) if protocol.processes == 1 else None  # else the processes decide
+    if backwards:
+        again = f"the clock went backwards {backwards} times: samples were taken again; set the clock before a run"
+        unstable = "; ".join(filter(None, (again, unstable)))
+    agreed = f"until two windows of {protocol.window} agreed within {protocol.steady:.0%}"
+    limit = f"ended by the limit of {protocol.warmup_s:g} s before two windows of {protocol.window} agreed"
+    return Latency(
+        samples_s=tuple(samples),
+        warmup_s=tuple(warmup[:_KEPT_WARMUPS]),
+        warm=agreed if _warm(warmup, protocol) else limit,
+        spent_s=spent,
+        batch=batch,
+        protocol=protocol,
+        unstable=unstable,
+    )
+
+
+def _warm(warmup: Sequence[float], protocol: Protocol) -> bool:
+    """Whether the last two windows agree."""
+    w = protocol.window
+    if len(warmup) < 2 * w:
+        return False
+    late, early = statistics.median(warmup[-w:]), statistics.median(warmup[-2 * w : -w])
+    return abs(late - early) <= protocol.steady * early
+
+
+def cuda_timer() -> Callable[[Callable[[], object]], float]:
+    """Times a forward by events of the GPU's stream; waits without spinning, so the processor stays free."""
+    import torch
+
+    def timer(forward: Callable[[], object]) -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin.record()
+        forward()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1e3
+
+    return timer
 
 
 def forward_function(
