@@ -29,6 +29,7 @@ from benchbench import checkpoint, data
 from benchbench import records as rec
 from benchbench.errors import CheckpointError, UsageError
 from benchbench.kernels import exact_small_convolutions
+from benchbench.losses import dice_bce
 from benchbench.measure.accuracy import measure_dice
 from benchbench.store import write_whole
 from benchbench.units import format_shape
@@ -367,23 +368,6 @@ def rate(used: float, warmup: float, floor: float) -> float:
     if used < warmup:
         return 0.02 + 0.98 * used / warmup
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (used - warmup) / (1 - warmup)))
-
-
-def dice_bce(logits: Tensor, target: Tensor) -> Tensor:
-    """Soft Dice loss plus binary cross-entropy, the mean over regions.
-
-    Args:
-        logits: (B, R, D, H, W).
-        target: the same shape, 0 or 1.
-
-    Returns:
-        A scalar; 0 for a perfect and certain answer.
-    """
-    probability = logits.sigmoid()
-    axes = tuple(range(2, logits.ndim))
-    both = (probability * target).sum(axes)
-    dice = (2 * both + 1) / (probability.sum(axes) + target.sum(axes) + 1)  # the 1 settles an empty region
-    return 1 - dice.mean() + nn.functional.binary_cross_entropy_with_logits(logits, target)
 
 
 def patch_start(rng: np.random.Generator, near: npt.NDArray[np.bool_], patch: Patch) -> list[int]:

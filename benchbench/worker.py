@@ -9,34 +9,26 @@ The child ends by itself when its parent is gone: the parent holds the other end
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import dataclasses
 import json
 import os
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchbench import records as rec
 from benchbench.errors import BenchError, CardError, ShapeError, UnsupportedError
+from benchbench.units import format_value
 
 if TYPE_CHECKING:
     from torch import nn
 
-Emit = Callable[[dict[str, Any]], None]
+    from benchbench.visit import Visit
 
-OUTPUT_TOLERANCE = 0.05  # relative L2 distance to the fp32 output up to which a reduced dtype counts
-_NO_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "Cannot allocate memory",
-    "NVML_SUCCESS == r INTERNAL ASSERT FAILED",  # a Jetson: the allocator fails while it asks NVML what is free
-)
+Emit = Callable[[dict[str, Any]], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +47,13 @@ class Job:
     data: str | None = None  # evaluate Dice on it; only with a checkpoint
     split: str | None = None
     folder: str | None = None  # of a user's card: put on the import path
+    phase: str = "infer"  # or `train`: one step of training
+    volume: tuple[int, ...] | None = None  # (D, H, W) of a whole patient, by sliding windows
+    overlap: float = 0.5  # of them
+    crop_foreground: bool = False
+    memory_limit_bytes: int | None = None  # of the process
+    cores: tuple[int, ...] = ()  # that it may use; empty: as it is started
+    first: bool = True  # the first process of its cell, which also evaluates what is the same in each
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -78,8 +77,12 @@ def main() -> int:
         plan(jobs, emit)
     elif request["task"] == "audit":
         audit(jobs, request["published"], emit, full=request["full"])
+    elif request["task"] == "fit":
+        fit(jobs[0], request["limit_bytes"], emit)
+    elif request["task"] == "roof":
+        roof(jobs[0], emit)
     else:
-        measure(jobs[0], emit)
+        measure(jobs[0], emit, once=request["task"] == "confirm")
     return 0
 
 
@@ -163,146 +166,153 @@ def _cost(job: Job) -> dict[str, Any]:
     except UnsupportedError as error:
         params = sum(p.numel() for p in module.parameters())
         return {"measurements": rec.to_json(_uncounted(params, str(error))), "layers": [], "operators": []}
+    training = [_training_memory(module, job)] if job.phase == "train" else []
     return {
-        "measurements": rec.to_json(cost.measurements()),
+        "measurements": rec.to_json([*cost.measurements(), *training]),
         "layers": [dataclasses.asdict(layer) for layer in costing.layers(cost, module)],
         "operators": [rec.to_json(o) for o in cost.operators],
     }
 
 
-def _uncounted(params: int, why: str) -> list[rec.Measurement]:
-    def without(metric: str, unit: str) -> rec.Measurement:
-        return rec.Measurement(metric=metric, unit=unit, value=None, origin="analytic", method="none", reason=why)
+def _training_memory(module: nn.Module, job: Job) -> rec.Measurement:
+    from benchbench.measure.training import forecast_step
 
+    try:
+        return forecast_step(module, job.input_shape, job.dtype).measurement()
+    except UnsupportedError as error:
+        return _without("train_tensor_memory_bytes", "B", str(error))
+
+
+def _without(metric: str, unit: str, why: str) -> rec.Measurement:
+    return rec.Measurement(metric=metric, unit=unit, value=None, origin="analytic", method="none", reason=why)
+
+
+def _uncounted(params: int, why: str) -> list[rec.Measurement]:
     counted = rec.Measurement(
         metric="params", unit="parameters", value=params, origin="analytic", method="every nn.Parameter once"
     )
-    return [counted, without("macs", "MAC"), without("flops", "FLOP"), without("tensor_memory_bytes", "B")]
+    missing = {"macs": "MAC", "flops": "FLOP", "tensor_memory_bytes": "B", "moved_bytes": "B"}
+    return [counted, *(_without(metric, unit, why) for metric, unit in missing.items())]
 
 
-def measure(job: Job, emit: Emit) -> None:
-    """Run one network: latency, throughput, memory, and Dice if it has a checkpoint.
+def fit(job: Job, limit_bytes: int, emit: Emit) -> None:
+    """Find the largest patch, and the largest batch at the asked patch, whose forecasts stay within a limit.
+
+    Events: `fit` {what, sizes, needs_bytes, all, framework_bytes} for `patch` and `batch`, or `refused` {kind, error}.
+    """
+    from benchbench import zoo
+    from benchbench.measure import fit as fitting
+    from benchbench.measure import limit, memory
+    from benchbench.measure.weightless import build_without_memory
+
+    zoo.find_class(job.model.arch)
+    framework = memory.resident_bytes() + limit.CODE_BYTES if job.backend == "cpu" else 0
+    room = limit_bytes - framework
+
+    def make(spatial: tuple[int, ...]) -> nn.Module:
+        return build_without_memory(lambda: zoo.build(job.model, spatial))[0]
+
+    channels, rest = job.model.in_channels, (job.dtype, room, job.phase)
+    try:
+        for what in ("patch", "batch"):
+            if what == "patch":
+                found = fitting.largest_patch(make, channels, job.batch, job.spatial, *rest)
+            else:
+                found = fitting.largest_batch(make, channels, job.spatial, *rest)
+            emit(
+                {
+                    "event": "fit",
+                    "what": what,
+                    "sizes": rec.to_json(found.sizes),
+                    "needs_bytes": found.needs_bytes,
+                    "all": found.is_all_asked,
+                    "framework_bytes": framework,
+                }
+            )
+    except BenchError as error:
+        emit({"event": "refused", "kind": _kind(error), "error": str(error)})
+    except Exception as error:  # a network may raise anything
+        emit({"event": "refused", "kind": "failed", "error": _line(error), "traceback": _trace()})
+
+
+def roof(job: Job, emit: Emit) -> None:
+    """Measure what this machine reaches at the job's threads and dtype, whatever its network.
+
+    Events: two `measurement`s, then `end` {status, error}.
+    """
+    _pin(job)
+    from benchbench.measure.roof import measure_roof
+
+    try:
+        for m in measure_roof(job.dtype, threads=job.threads, backend=job.backend, gpu=job.gpu):
+            emit({"event": "measurement", "measurement": rec.to_json(m)})
+        emit({"event": "end", "status": "ok", "error": None})
+    except Exception as error:  # a broken library may raise anything
+        emit({"event": "end", "status": "failed", "error": _line(error), "traceback": _trace()})
+
+
+def measure(job: Job, emit: Emit, *, once: bool = False) -> None:
+    """Run one network: time and memory of a forward or a training step, a whole volume, and Dice.
 
     Events: `ready`, `tick` {phase, count}, `measurement`, `forwards` {seconds}, `picture`, and as the last one
     `end` {status, error, traceback}.
+
+    Args:
+        job: what to do.
+        emit: gets the events.
+        once: only see whether it runs: one forward, or two training steps, without any measurement.
     """
+    from benchbench.measure import limit
+    from benchbench.visit import Visit
+
+    _pin(job)
+    visit = Visit(job, emit)
     try:
-        emit({"event": "end"} | _measure(job, emit))
+        emit({"event": "end"} | _measure(visit, once))
     except BenchError as error:
         status = "unsupported" if isinstance(error, (UnsupportedError, ShapeError)) else "failed"
         emit({"event": "end", "status": status, "error": str(error), "traceback": _trace()})
+    except limit.LimitError as error:
+        emit({"event": "end", "status": "oom", "error": str(error), "traceback": _trace()})
     except Exception as error:  # a network may raise anything; it becomes this network's row
-        status = "oom" if isinstance(error, MemoryError) or any(t in str(error) for t in _NO_MEMORY) else "failed"
-        emit({"event": "end", "status": status, "error": _line(error), "traceback": _trace()})
+        trace = _trace()
+        if limit.is_out_of_memory(error, limited=job.memory_limit_bytes is not None):
+            emit({"event": "end", "status": "oom", "error": _what_was_needed(visit, error), "traceback": trace})
+        else:
+            emit({"event": "end", "status": "failed", "error": _line(error), "traceback": trace})
 
 
-def _measure(job: Job, emit: Emit) -> dict[str, Any]:
-    import torch
+def _measure(visit: Visit, once: bool) -> dict[str, Any]:
+    return visit.once() if once else visit.run()
 
+
+def _pin(job: Job) -> None:
+    """Keep to the job's cores; before torch is imported, which starts as many threads as it may use cores."""
+    if job.cores and hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, job.cores)
+
+
+def _what_was_needed(visit: Visit, error: BaseException) -> str:
+    """One line on a network that did not fit: what it needs at least, what there was, and where it ended."""
     from benchbench import zoo
-    from benchbench.devices import tegra
-    from benchbench.measure import latency, memory
-    from benchbench.measure.watch import Watch
+    from benchbench.measure.fit import needed_bytes
+    from benchbench.measure.weightless import build_without_memory
 
-    shared = job.backend == "cuda" and tegra.detect() is not None  # CPU and GPU have one memory
-    available = memory.system_available_bytes() if shared else None
-    device = f"cuda:{job.gpu}" if job.backend == "cuda" else "cpu"
-    if job.backend == "cuda":
-        torch.cuda.set_device(job.gpu)
-        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32; PyTorch's default for convolutions is TF32
-    if job.threads:
-        torch.set_num_threads(job.threads)
-    latency_protocol = latency.get_protocol(job.protocol)
-    torch.manual_seed(0)
-    base = memory.resident_bytes()
-    module = zoo.build(job.model, job.spatial)
-    if job.checkpoint_path:
-        from benchbench import checkpoint
-
-        checkpoint.load_weights(module, Path(job.checkpoint_path))
-    module = module.eval().to(device)
-    x = torch.randn(*job.input_shape, generator=torch.Generator().manual_seed(0)).to(device)
-    forward = latency.forward_function(module, x, backend=job.backend, dtype=job.dtype)
-    emit({"event": "ready"})
-
-    watch = Watch(job.backend, job.gpu)
-
-    def tick(phase: str, count: int) -> None:
-        if phase == "timed":
-            watch.between()
-        emit({"event": "tick", "phase": phase, "count": count})
-
+    job = visit.job
+    if visit.limit:
+        visit.limit.lift()
+    end = f"limit {format_value(job.memory_limit_bytes, 'B')}" if job.memory_limit_bytes else _line(error)
+    where = f"out of memory in {visit.stage}"
     try:
-        peak = memory.PeakMemory(job.backend, available_before=available)
-        found = latency.time_forwards(forward, latency_protocol, batch=job.batch, after_warmup=watch.begin, tick=tick)
-        watch.end()
-    finally:
-        watch.close()
-    emit({"event": "forwards", "seconds": found.forward_s})
-    base_of_cpu = base if job.backend == "cpu" else None
-    watched = watch.measurements(len(found.samples_s))
-    for m in [*found.measurements(), *peak.measurements(base_of_cpu), *watched]:
-        _send(m, emit)
-    end: dict[str, Any] = {"status": "ok", "error": None}
-    if doubts := [why for why in (found.unstable, watch.unstable) if why]:
-        end = {"status": "unstable", "error": "; ".join(doubts)}
-    if job.dtype != "fp32":
-        error = _output_error(module, x, forward(), job, emit)
-        if not error <= OUTPUT_TOLERANCE:  # also when it is NaN
-            why = f"its output in {job.dtype} is off the fp32 output by {error:.1%} (limit {OUTPUT_TOLERANCE:.0%})"
-            end = {"status": "failed", "error": f"{why}: these latencies do not count; use --dtype fp32"}
-    if job.data and job.checkpoint_path:
-        _dice(module, job, device, emit)
-    return end
-
-
-def _output_error(module: nn.Module, x: Any, out: Any, job: Job, emit: Emit) -> float:
-    """Relative L2 distance of a reduced dtype's output to the fp32 one; sent as a measurement."""
-    from torch.utils._pytree import tree_leaves
-
-    from benchbench.measure.latency import forward_function
-
-    reduced = tree_leaves(out)[0].float()
-    exact = tree_leaves(forward_function(module, x, backend=job.backend)())[0].float()
-    error = float((reduced - exact).norm() / exact.norm())
-    finite = error == error and error != float("inf")
-    _send(
-        rec.Measurement(
-            metric="output_rel_error",
-            unit="1",
-            value=error if finite else None,
-            origin="measured",
-            method="L2 distance to the fp32 eager output over its norm, same random input",
-            reason=None if finite else "the output is not finite",
-        ),
-        emit,
-    )
-    return error
-
-
-def _dice(module: nn.Module, job: Job, device: str, emit: Emit) -> None:
-    from benchbench.measure.accuracy import measure_dice
-
-    start = time.perf_counter()
-    result = measure_dice(
-        module,
-        data=job.data or "",
-        split=job.split or "test",
-        spatial=job.spatial,
-        dtype=job.dtype,
-        device=device,
-        progress=lambda done, total: emit({"event": "tick", "phase": f"Dice, case {done} of {total}", "count": done}),
-    )
-    for m in result.measurements:
-        _send(m, emit)
-    for picture in result.pictures:
-        content = base64.b64encode(picture.png).decode()
-        emit({"event": "picture", "name": picture.name, "title": picture.title, "content": content})
-    emit({"event": "accuracy", "seconds": time.perf_counter() - start})
-
-
-def _send(measurement: rec.Measurement, emit: Emit) -> None:
-    emit({"event": "measurement", "measurement": rec.to_json(measurement)})
+        module, _ = build_without_memory(lambda: zoo.build(job.model, job.spatial))
+        needed = needed_bytes(module, job.input_shape, job.dtype, job.phase)
+    except Exception:  # whatever keeps it from being counted is said elsewhere
+        return f"{where}: {end}"
+    what = "weights, gradients, AdamW's moments, input" if job.phase == "train" else "weights, input"
+    own = visit.limit.framework_bytes if visit.limit else visit.base_bytes
+    beside = f" beside the framework's {format_value(own, 'B')}" if own else ""
+    return f"{where}: needs at least {format_value(needed, 'B')} for {what} and activations{beside}; {end}"
 
 
 def _line(error: BaseException) -> str:

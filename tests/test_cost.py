@@ -106,6 +106,17 @@ def test_tensor_memory_is_weights_and_the_most_that_lives_at_once():
     cost = measure_cost(chain, (1, 1, side, side, side))
     weights = 4 * (8 + 64 + 8)
     assert cost.tensor_memory_bytes == weights + (1 + 8 + 8) * volume  # input, and two tensors of eight channels
+    assert cost.peak_at == "convolution in 1"
+    found = {m.metric: m for m in cost.measurements()}
+    assert found["tensor_memory_bytes"].method.endswith("fake tensors, at convolution in 1")
+
+
+def test_the_peak_of_a_network_without_modules_is_its_own():
+    class Doubles(nn.Module):
+        def forward(self, x):
+            return torch.cat([x, x])
+
+    assert measure_cost(Doubles(), (1, 1, 4, 4, 4)).peak_at == "cat in the network itself"
 
 
 def test_a_reduced_dtype_moves_fewer_bytes_for_the_same_macs():
@@ -123,6 +134,8 @@ def test_operators_say_what_they_read_and_write():
     assert conv.read_bytes == 4 * (2 * 64 + 8)
     assert conv.written_bytes == 4 * 4 * 64
     assert conv.output_shape == (1, 4, 4, 4, 4)
+    moved = {m.metric: m for m in cost.measurements()}["moved_bytes"]
+    assert (moved.value, moved.origin) == (conv.read_bytes + conv.written_bytes, "analytic")
 
 
 def test_control_flow_that_depends_on_values_is_said_to_be_so():

@@ -86,6 +86,17 @@ def processes(*pids: int) -> list[types.SimpleNamespace]:
     return [types.SimpleNamespace(pid=pid, usedGpuMemory=1) for pid in pids]
 
 
+@pytest.mark.parametrize(
+    ("pids", "used"),
+    [((), None), ((77,), 1), ((5, 77, 6), 1), ((5,), 1), ((5, 6), None)],  # a container knows us by another number
+)
+def test_the_memory_of_a_process_is_told_where_it_is_sure_which_one_is_ours(
+    monkeypatch: pytest.MonkeyPatch, pids: tuple[int, ...], used: int | None
+) -> None:
+    fake(monkeypatch, nvmlDeviceGetComputeRunningProcesses=processes(*pids))
+    assert nvml.connect(UUID).process_memory_bytes(own=77) == used
+
+
 def test_a_gpu_has_power_energy_limit_and_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
     fake(monkeypatch)
     gpu = nvml.connect(UUID)

@@ -75,6 +75,53 @@ class Inaccurate(Tiny):
         return y * 2 if y.dtype == torch.bfloat16 else y
 
 
+class Broken(Tiny):
+    """One voxel in eight is not a number."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        if on_real_data(x):
+            y[:, :, ::2, ::2, ::2] = float("nan")
+        return y
+
+
+class Counts(Tiny):
+    """Counts its forwards, and is another network each time."""
+
+    def __init__(self, in_channels=4, out_channels=3):
+        super().__init__(in_channels, out_channels)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        if on_real_data(x):
+            self.seen += 1
+        return super().forward(x) + self.seen
+
+
+class Drops(Tiny):
+    """Its dropout is on in eval mode too."""
+
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 0.5, training=True)
+
+
+class Hungry(Tiny):
+    """Takes 1.6 GB in a forward, which it gives back."""
+
+    def forward(self, x):
+        block = torch.ones(400_000_000, device=x.device)
+        return super().forward(x) + block[0]
+
+
+class Classifies(nn.Module):
+    def __init__(self, in_channels=4, out_channels=3):
+        super().__init__()
+        self.head = nn.Linear(in_channels, out_channels)
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3, 4)))
+
+
 class Lists(Tiny):
     """Deep supervision: a list of outputs. It also prints, which must not disturb anything."""
 

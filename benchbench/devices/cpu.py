@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -88,6 +88,31 @@ def usable_cores(root: Path = ROOT, *, affinity: int | None = None) -> int:
         affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = list(_cpu_quotas(root))
     return max(1, min([affinity, *(int(quota) for quota in quotas)]))
+
+
+def allowed_cores() -> tuple[int, ...]:
+    """The numbers of the cores that the scheduler allows this process; empty where the system does not say."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+
+
+def cores_for(threads: int | None) -> tuple[int, ...]:
+    """The cores that a child with so many threads is bound to: the first ones allowed; empty for no binding.
+
+    Threads that may wander over more cores than they are, do so, and a latency then has two modes.
+    """
+    allowed = allowed_cores()
+    return allowed[:threads] if threads and threads < len(allowed) else ()
+
+
+def ranges(numbers: Sequence[int]) -> str | None:
+    """Whole numbers as the kernel writes lists of cores: `0-3,8`; None for none."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts) or None
 
 
 def total_memory_bytes(root: Path = ROOT) -> int:

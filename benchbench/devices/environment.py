@@ -54,6 +54,7 @@ def environment(
         "cpu": cpu.name(root),
         "cores": cpu.usable_cores(root),
         "threads": threads,
+        "affinity": cpu.ranges(cpu.allowed_cores()),
         "memory_bytes": cpu.total_memory_bytes(root),
         "governor": cpu.governor(root),
         "gpu": gpu,

@@ -85,6 +85,20 @@ class Gpu:
         own = os.getpid() if own is None else own
         return len(pids - {own}) if own in pids else max(0, len(pids) - 1)
 
+    def process_memory_bytes(self, own: int | None = None) -> int | None:
+        """Memory of this process there, CUDA's own included; None where the driver does not say whose it is.
+
+        Args:
+            own: our process id. In a container NVML knows it by another number; a process that is alone is ours.
+        """
+        found = self._ask("nvmlDeviceGetComputeRunningProcesses")
+        if found is None:
+            return None
+        own = os.getpid() if own is None else own
+        ours = [process for process in found if process.pid == own] or (found if len(found) == 1 else [])
+        used = getattr(ours[0], "usedGpuMemory", None) if ours else None
+        return None if used is None else int(used)
+
     def snapshot(self) -> Snapshot:
         """One look at temperature, clock and throttling."""
         degrees = self._ask("nvmlDeviceGetTemperature", getattr(self.nvml, "NVML_TEMPERATURE_GPU", 0))

@@ -39,7 +39,7 @@ class Params:
     buffers: int  # elements; a state dict holds them too
     bare: int  # of nn.Parameters that no layer of torch.nn owns
     shared_modules: tuple[str, ...]  # with parameters, and reached by several paths; the topmost of each
-    unused: int  # of nn.Parameters that enter no operator of the forward
+    unused: int | None  # of nn.Parameters that enter no operator of the forward; None: it could not be traced
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +226,7 @@ def audit(
         buffers=sum(b.numel() for b in ghost.buffers()),
         bare=bare,
         shared_modules=shared,
-        unused=sum(n for key, n in sizes.items() if facts is not None and key not in facts.used),
+        unused=None if facts is None else sum(n for key, n in sizes.items() if key not in facts.used),
     )
     why_params = {t.counter: explain.parameters(ghost, t, facts) for t in tallies}
     return AuditResult(

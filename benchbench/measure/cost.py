@@ -28,9 +28,11 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
 from benchbench.errors import UnsupportedError
+from benchbench.measure.memory import weights_bytes
 from benchbench.records import Measurement, OperatorCost
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PEAK_METHOD = "peak of live tensors on fake tensors"
 COUNT_METHOD = "FlopCounterMode / 2 on meta tensors, math attention, eager fp32"
 
 
@@ -52,6 +54,7 @@ class Cost:
     buffer_elements: int  # running statistics and the like, not in `params`
     macs: int
     tensor_memory_bytes: int  # weights, input, and the most that activations take at once
+    peak_at: str  # the operator at which that is so, `convolution in encoder.block1`
     operators: tuple[OperatorCost, ...]  # in the order in which they run
 
     @property
@@ -60,7 +63,7 @@ class Cost:
         return 2 * self.macs
 
     def measurements(self) -> list[Measurement]:
-        """`params`, `macs`, `flops` and `tensor_memory_bytes`, all of origin `analytic`."""
+        """`params`, `macs`, `flops`, `tensor_memory_bytes` and `moved_bytes`, all of origin `analytic`."""
 
         def exact(metric: str, unit: str, value: int, method: str) -> Measurement:
             return Measurement(metric=metric, unit=unit, value=value, origin="analytic", method=method)
@@ -70,8 +73,14 @@ class Cost:
             exact("macs", "MAC", self.macs, COUNT_METHOD),
             exact("flops", "FLOP", self.flops, "2 x macs"),
             dataclasses.replace(
-                exact("tensor_memory_bytes", "B", self.tensor_memory_bytes, "peak of live tensors on fake tensors"),
+                exact("tensor_memory_bytes", "B", self.tensor_memory_bytes, f"{PEAK_METHOD}, at {self.peak_at}"),
                 bound="at_least",
+            ),
+            exact(
+                "moved_bytes",
+                "B",
+                sum(o.read_bytes + o.written_bytes for o in self.operators),
+                "what every operator reads and writes, weights included, as if nothing were cached",
             ),
         ]
 
@@ -90,15 +99,14 @@ def measure_cost(module: nn.Module, input_shape: Sequence[int], dtype: str = "fp
     """
     with graph_settings():
         macs = count_macs(module, input_shape)
-        operators, peak = _trace(module, input_shape, dtype)
-    parameters = list(module.parameters())  # shared ones once
-    held = {id(t): t for t in [*parameters, *module.buffers()]}.values()
+        tracer = _trace(module, input_shape, dtype)
     return Cost(
-        params=sum(p.numel() for p in parameters),
+        params=sum(p.numel() for p in module.parameters()),  # shared ones once
         buffer_elements=sum(b.numel() for b in module.buffers()),
         macs=macs,
-        tensor_memory_bytes=peak + sum(t.numel() * t.element_size() for t in held),
-        operators=tuple(operators),
+        tensor_memory_bytes=tracer.peak_bytes + weights_bytes(module),
+        peak_at=tracer.peak_at,
+        operators=tuple(tracer.operators),
     )
 
 
@@ -151,17 +159,17 @@ def count_macs(module: nn.Module, input_shape: Sequence[int]) -> int:
     return counter.get_total_flops() // 2
 
 
-def _trace(module: nn.Module, input_shape: Sequence[int], dtype: str) -> tuple[list[OperatorCost], int]:
+def _trace(module: nn.Module, input_shape: Sequence[int], dtype: str) -> Tracer:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
         ghost = without_memory(module, "cpu")
         x = torch.empty(*input_shape)
-    tracer = _Tracer()
+    tracer = Tracer()
     tracer.hold(x)
     autocast = torch.autocast("cpu", DTYPES[dtype]) if dtype != "fp32" else contextlib.nullcontext()
     with fake, autocast, tracer.modules, tracer:
         run_forward(ghost, x)
-    return tracer.operators, tracer.peak_bytes
+    return tracer
 
 
 def run_forward(module: nn.Module, x: Tensor) -> None:
@@ -173,15 +181,21 @@ def run_forward(module: nn.Module, x: Tensor) -> None:
     try:
         module(x)
     except (RuntimeError, NotImplementedError) as error:
-        text = str(error)
-        if any(sign in text for sign in ("meta tensor", "data-dependent", "item()", "DataDependent", "Meta")):
-            raise UnsupportedError(
-                f"MACs cannot be counted without running it: the forward depends on values ({_first_line(text)})"
-            ) from error
-        raise
+        if not is_of_values(error):
+            raise
+        raise UnsupportedError(
+            f"MACs cannot be counted without running it: the forward depends on values ({first_line(str(error))})"
+        ) from error
 
 
-def _first_line(text: str) -> str:
+def is_of_values(error: BaseException) -> bool:
+    """Whether a network failed because it asked a tensor without memory for its values."""
+    text = f"{type(error).__name__} {error}"
+    return any(sign in text for sign in ("meta tensor", "data-dependent", "item()", "DataDependent", "Meta"))
+
+
+def first_line(text: str) -> str:
+    """Of an error's text."""
     return text.strip().splitlines()[0] if text.strip() else "no message"
 
 
@@ -197,19 +211,34 @@ def without_memory(module: nn.Module, device: str) -> nn.Module:
     return copy.deepcopy(module, memo).eval()
 
 
-class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Lists operators and follows live storages; `peak_bytes` leaves weights out."""
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Lists operators and follows live storages; `peak_bytes` leaves weights out.
 
-    def __init__(self) -> None:
+    `peak_at` names the operator that was running when the most storages lived, and the module that called it.
+    """
+
+    def __init__(self, outside: str = "the network itself") -> None:
+        """Start without anything held.
+
+        Args:
+            outside: what calls the operators that no module calls.
+        """
         super().__init__()  # type: ignore[no-untyped-call]
+        self.outside = outside
         self.modules = ModuleTracker()
         self.operators: list[OperatorCost] = []
         self.live_bytes = 0
         self.peak_bytes = 0
+        self.peak_at = "the input"
         self._held: set[int] = set()
 
-    def hold(self, tensor: Tensor) -> None:
-        """Count a tensor's storage until it is freed."""
+    def hold(self, tensor: Tensor, operator: str | None = None) -> None:
+        """Count a tensor's storage until it is freed.
+
+        Args:
+            tensor: made just now.
+            operator: that made it.
+        """
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._held:
@@ -217,7 +246,11 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         size = storage.nbytes()
         self._held.add(key)
         self.live_bytes += size
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        if self.live_bytes > self.peak_bytes:
+            self.peak_bytes = self.live_bytes
+            if operator:
+                inside = len(self.modules.parents) > 1  # besides `Global`
+                self.peak_at = f"{operator} in {self._module() or ('the network itself' if inside else self.outside)}"
         weakref.finalize(storage, self._free, key, size)
 
     def _free(self, key: int, size: int) -> None:
@@ -232,7 +265,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = {t.untyped_storage()._cdata for t in inputs}
         for tensor in outputs:
             if tensor.untyped_storage()._cdata not in known:
-                self.hold(tensor)
+                self.hold(tensor, func._overloadpacket.__name__)
         if outputs and not func.is_view:
             self._note(func, args, kwargs, inputs, outputs, out)
         return out

@@ -8,10 +8,17 @@ so there a figure is only right in a fresh process. On a GPU the allocator keeps
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from benchbench.errors import DeviceError
 from benchbench.records import Measurement
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -29,7 +36,7 @@ def reset_peak() -> bool:
 
 def peak_bytes() -> int:
     """The high-water mark of resident memory since the process began or `reset_peak`."""
-    marked = _from_status("VmHWM")
+    marked = status_bytes("VmHWM")
     if marked is not None:
         return marked
     import resource
@@ -40,7 +47,7 @@ def peak_bytes() -> int:
 
 def resident_bytes() -> int:
     """What the process holds in memory now."""
-    now = _from_status("VmRSS")
+    now = status_bytes("VmRSS")
     if now is not None:
         return now
     import psutil
@@ -53,7 +60,8 @@ def system_available_bytes() -> int | None:
     return _from_file(_MEMINFO, "MemAvailable")
 
 
-def _from_status(key: str) -> int | None:
+def status_bytes(key: str) -> int | None:
+    """A line of /proc/self/status, such as `VmData`; None where the system has none."""
     return _from_file(_STATUS, key)
 
 
@@ -66,18 +74,41 @@ def _from_file(path: Path, key: str) -> int | None:
     return None if line is None else int(line.split()[1]) * 1024
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What of a peak is known to the byte."""
+
+    weights_bytes: int
+    input_bytes: int
+    output_bytes: int
+
+
+def storage_bytes(tensors: Iterable[Any]) -> int:
+    """Memory behind tensors, in bytes: what they share is counted once, what is no tensor is passed over."""
+    from torch import Tensor
+
+    storages = [t.untyped_storage() for t in tensors if isinstance(t, Tensor)]
+    return sum({s._cdata: int(s.nbytes()) for s in storages}.values())
+
+
+def weights_bytes(module: nn.Module) -> int:
+    """Memory of a network's parameters and buffers, in bytes; what they share is counted once."""
+    return storage_bytes([*module.parameters(), *module.buffers()])
+
+
 class PeakMemory:
     """Watches the peak from its making to `measurements()`."""
 
-    def __init__(self, backend: str, *, available_before: int | None = None) -> None:
+    def __init__(self, backend: str, *, gpu: int = 0, available_before: int | None = None) -> None:
         """Start to watch.
 
         Args:
             backend: `cpu` or `cuda`.
+            gpu: the CUDA device, as torch counts.
             available_before: on a board whose GPU has no memory of its own, `system_available_bytes()` before
                 anything was put on the GPU; then the board's memory is told too.
         """
-        self.backend, self.available_before = backend, available_before
+        self.backend, self.gpu, self.available_before = backend, gpu, available_before
         if backend == "cuda":
             import torch
 
@@ -86,42 +117,94 @@ class PeakMemory:
         if backend != "cuda" or available_before is not None:
             self.was_reset = reset_peak()
 
-    def measurements(self, base_bytes: int | None = None) -> list[Measurement]:
-        """`peak_memory_bytes` and, if given, `base_memory_bytes` (the framework before the network was built).
+    def measurements(self, base_bytes: int | None = None, parts: Parts | None = None) -> list[Measurement]:
+        """`peak_memory_bytes`, and what it is made of as far as it is known.
 
-        On a board with shared memory also `process_memory_bytes` and `available_memory_drop_bytes`. The three
-        overlap in part and must not be added.
+        On a CPU, with `base_bytes`, also `base_memory_bytes`; on a GPU `allocated_memory_bytes` and
+        `process_memory_bytes`, the driver's figure. With `parts` also `weights_memory_bytes`,
+        `input_memory_bytes`, `output_memory_bytes` and `activation_memory_bytes`: what remains of the peak (on a
+        GPU, of what was allocated). On a board with shared memory `process_memory_bytes` is the processor's side and
+        `available_memory_drop_bytes` comes with it; they and the peak overlap in part and must not be added.
+
+        Args:
+            base_bytes: resident after imports, before the network was built.
+            parts: what was there during the forwards for certain.
         """
         if self.backend == "cuda":
             import torch
 
+            reserved, allocated = torch.cuda.max_memory_reserved(), torch.cuda.max_memory_allocated()
             found = [
-                _measured(
-                    "peak_memory_bytes", torch.cuda.max_memory_reserved(), "CUDA caching allocator, peak reserved"
-                ),
+                _measured("peak_memory_bytes", reserved, "CUDA caching allocator, peak reserved"),
+                _measured("allocated_memory_bytes", allocated, "CUDA caching allocator, peak of live tensors"),
             ]
+            whole, base_bytes = allocated, None
         else:
-            found = [_measured("peak_memory_bytes", peak_bytes(), self._how())]
+            whole = peak_bytes()
+            found = [_measured("peak_memory_bytes", whole, self._how())]
         if self.available_before is not None:
-            found.append(_measured("process_memory_bytes", peak_bytes(), self._how()))
-            left = system_available_bytes()
-            drop = None if left is None else self.available_before - left
-            found.append(
-                _measured(
-                    "available_memory_drop_bytes",
-                    drop if drop is not None and drop >= 0 else None,
-                    "fall of MemAvailable from before the GPU was used to after the timed forwards, power log included",
-                    reason=None if drop is not None and drop >= 0 else "other programs gave memory back meanwhile",
-                )
-            )
+            found += self._of_board(self.available_before)
+        elif self.backend == "cuda":
+            found.append(_of_driver(self.gpu))
         if base_bytes is not None:
             found.append(
                 _measured("base_memory_bytes", base_bytes, "resident after imports, before the network was built")
             )
+        if parts is not None:
+            found += _split(whole, base_bytes, parts)
         return found
+
+    def _of_board(self, available_before: int) -> list[Measurement]:
+        left = system_available_bytes()
+        drop = None if left is None else available_before - left
+        return [
+            _measured("process_memory_bytes", peak_bytes(), self._how()),
+            _measured(
+                "available_memory_drop_bytes",
+                drop if drop is not None and drop >= 0 else None,
+                "fall of MemAvailable from before the GPU was used to after the timed forwards, power log included",
+                reason=None if drop is not None and drop >= 0 else "other programs gave memory back meanwhile",
+            ),
+        ]
 
     def _how(self) -> str:
         return "VmHWM of the whole process, reset before the forward" if self.was_reset else "ru_maxrss of the process"
+
+
+def _of_driver(index: int) -> Measurement:
+    from benchbench.devices import nvml
+
+    method = "NVML: memory of this process on the GPU after the forwards, CUDA's own share included"
+    try:
+        used = nvml.of_torch(index).process_memory_bytes()
+        why = None if used is not None else "the driver does not tell which memory is this process's"
+    except DeviceError as error:
+        used, why = None, str(error)
+    return _measured("process_memory_bytes", used, method if used is not None else "none", reason=why)
+
+
+def _split(whole: int, base_bytes: int | None, parts: Parts) -> list[Measurement]:
+    def exact(metric: str, value: int, method: str) -> Measurement:
+        return Measurement(metric=metric, unit="B", value=value, origin="analytic", method=method)
+
+    known = parts.weights_bytes + parts.input_bytes + parts.output_bytes + (base_bytes or 0)
+    of = "peak" if base_bytes is not None else "allocated peak"
+    left: int | None = whole - known
+    why = None
+    if whole < known:
+        left, why = None, "the parts are larger than the peak: some were not resident during the forwards"
+    return [
+        exact("weights_memory_bytes", parts.weights_bytes, "parameters and buffers, shared storages once"),
+        exact("input_memory_bytes", parts.input_bytes, "the input batch"),
+        exact("output_memory_bytes", parts.output_bytes, "every tensor of the output"),
+        _measured(
+            "activation_memory_bytes",
+            left,
+            f"{of} less {'base, ' if base_bytes is not None else ''}weights, input and output: "
+            "activations, kernels' scratch memory and what the allocator holds",
+            reason=why,
+        ),
+    ]
 
 
 def _measured(metric: str, value: int | None, method: str, reason: str | None = None) -> Measurement:

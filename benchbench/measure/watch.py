@@ -1,4 +1,4 @@
-"""What a device went through while its forwards were timed: energy, heat, clocks, throttling.
+"""What a device went through while its forwards were timed: energy, heat, clocks, throttling, other load.
 
 It looks once before the first timed forward and once after the last; between forwards it only reads what
 costs microseconds. A row that was throttled is `unstable`: its latency is that of the cooling, not of the
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchbench.devices import nvml, tegra, tegra_sensors
+from benchbench.devices import disturbance, nvml, tegra, tegra_sensors
 from benchbench.devices.cpu import ROOT
 from benchbench.devices.snapshot import Snapshot, throttled
 from benchbench.measure import energy
@@ -54,12 +54,15 @@ class Watch:
         self._after: Snapshot | None = None
         self._seen: dict[str, None] = {}  # what held the device back between forwards, each once
         self._reading: energy.Reading | str | None = None
+        self._load: disturbance.Load | None = None
+        self.disturbance: disturbance.Disturbance | None = None
 
     def begin(self) -> None:
         """The first timed forward is about to start."""
         self._before = self._look()
         if self.meter and not isinstance(self.meter, str):
             self.meter.begin()
+        self._load = disturbance.look(self.root)
 
     def between(self) -> None:
         """A timed forward has ended."""
@@ -71,6 +74,7 @@ class Watch:
 
     def end(self) -> None:
         """The last timed forward has ended."""
+        self.disturbance = disturbance.between(self._load, disturbance.look(self.root))
         self._reading = self.meter if self.meter is None or isinstance(self.meter, str) else self.meter.end()
         self._after = self._look()
 
@@ -105,7 +109,7 @@ class Watch:
         return f"throttled while it was timed ({_listed(events)}): {remedy}, and run again"
 
     def measurements(self, forwards: int) -> list[Measurement]:
-        """`energy_j`, temperatures, frequencies, `throttle_events`: those that this device has.
+        """`energy_j`, temperatures, frequencies, `throttle_events`, `disturbed_processes`: those that there are.
 
         Args:
             forwards: how many were timed.
@@ -130,6 +134,12 @@ class Watch:
             )
             method = f"{how}: {_listed(events)}" if events else how
             found.append(_measured("throttle_events", sum(events.values()), method))
+        if self.disturbance:
+            method = self.disturbance.reason or (
+                f"/proc/stat over the timed forwards: other programs {self.disturbance.foreign_cores:.2f} cores, "
+                f"steal {self.disturbance.steal_cores:.2f}"
+            )
+            found.append(_measured("disturbed_processes", int(self.disturbance.reason is not None), method))
         return found
 
 

@@ -1,0 +1,267 @@
+"""A whole patient: the seconds and memory of sliding windows over a volume, not of one patch.
+
+What a hospital waits for is the label map of a patient, and the patch's latency times the number of
+windows is not that: the windows overlap, are blended into buffers as large as the volume, and the rest is
+spent outside of the network. The surprise is the crop: most of a scan is air, and windows over the box that
+holds the patient are a fraction of those over the volume.
+
+Source: the blending is MONAI's sliding_window_inference with Gaussian weights, as for Dice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from benchbench.data import get_plan, load_case
+from benchbench.errors import UnsupportedError
+from benchbench.measure.cost import DTYPES
+from benchbench.measure.latency import cuda_timer, time_forwards
+from benchbench.measure.memory import PeakMemory
+from benchbench.protocol import Protocol
+from benchbench.records import METRIC_UNITS, Measurement
+from benchbench.units import format_shape
+
+BLENDING = "gaussian"
+PHANTOM = "phantom"  # what is cropped to its foreground
+Sides = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a volume is gone through."""
+
+    patch: Sides  # (D, H, W) voxels
+    batch: int  # windows in one forward
+    overlap: float  # of neighbouring windows, as a share of the patch
+    crop_foreground: bool = False  # windows over the box of voxels that are not 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeResult:
+    """Whole volumes that were timed."""
+
+    measurements: tuple[Measurement, ...]
+    unstable: str | None  # why the time is, and what to try
+    spent_s: float  # for all of them, warm-up included
+
+
+def windows_of(volume: Sides, patch: Sides, overlap: float) -> int:
+    """How many windows cover a volume.
+
+    Args:
+        volume: (D, H, W); a side below the patch's is padded to it.
+        patch: (D, H, W).
+        overlap: share of the patch.
+
+    Source: monai.inferers, its interval between windows is int(patch * (1 - overlap)), and at least 1.
+    """
+    steps = [max(1, int(p * (1 - overlap))) for p in patch]
+    return math.prod(1 + max(0, math.ceil((v - p) / s)) for v, p, s in zip(volume, patch, steps, strict=True))
+
+
+def random_volume(channels: int, volume: Sides) -> Tensor:
+    """(1, C, D, H, W) of noise."""
+    return torch.randn(1, channels, *volume, generator=torch.Generator().manual_seed(0))
+
+
+def phantom_volume(channels: int, volume: Sides | None = None) -> Tensor:
+    """A case of the phantom, 0 outside of the head.
+
+    Args:
+        channels: of the network.
+        volume: (D, H, W) that it is resized to: the image linearly, what is head by the nearest voxel; None: as it is.
+
+    Returns:
+        (1, C, D, H, W).
+
+    Raises:
+        UnsupportedError: the network takes another number of channels.
+    """
+    check_channels(channels)
+    image = torch.from_numpy(np.ascontiguousarray(load_case(PHANTOM, "test", 0).image))[None]
+    if volume is None or tuple(image.shape[2:]) == tuple(volume):
+        return image
+    head = (image != 0).any(1, keepdim=True).float()
+    resized = nn.functional.interpolate(image, size=volume, mode="trilinear", align_corners=False)
+    return resized * nn.functional.interpolate(head, size=volume, mode="nearest")
+
+
+def check_channels(channels: int) -> None:
+    """Refuse a network that does not take the phantom's channels.
+
+    Raises:
+        UnsupportedError: it takes another number of them.
+    """
+    plan = get_plan(PHANTOM)
+    if channels != plan.in_channels:
+        raise UnsupportedError(
+            f"the foreground is cropped from the {PHANTOM}, which has {plan.in_channels} channels "
+            f"({', '.join(plan.channels)}), and this network takes {channels}: leave --crop-foreground out"
+        )
+
+
+class Inference:
+    """Sliding windows over one volume; each call makes the label map anew and times what is inside the network."""
+
+    def __init__(self, module: nn.Module, x: Tensor, plan: Plan, *, backend: str = "cpu", dtype: str = "fp32") -> None:
+        """Get ready.
+
+        Args:
+            module: in eval mode, on the backend's device.
+            x: (1, C, D, H, W) on the same device.
+            plan: patch, batch and overlap of the windows.
+            backend: `cpu` or `cuda`.
+            dtype: `fp32`, or autocast to `bf16` / `fp16`.
+        """
+        self.module, self.x, self.plan, self.backend, self.dtype = module, x, plan, backend, dtype
+        self.windows = 0  # of the last call
+        self.left_share = 1.0  # of the voxels, after the crop
+        self.total_s: list[float] = []  # of each call
+        self.inside_s: list[float] = []  # of it, inside the network
+        self._marks: list[tuple[Any, Any]] = []  # of a GPU's stream, around each window
+
+    def forget(self) -> None:
+        """Drop the times of earlier calls."""
+        self.total_s, self.inside_s = [], []
+
+    def __call__(self) -> Tensor:
+        """(1, R, D, H, W) bool: which voxels belong to each region.
+
+        Raises:
+            UnsupportedError: the network gives no dense output.
+        """
+        self.windows, self._marks = 0, []
+        self.inside_s.append(0.0)
+        start = time.perf_counter()
+        cast = torch.autocast(self.backend, DTYPES[self.dtype], enabled=self.dtype != "fp32")
+        with torch.inference_mode(), cast:
+            out = self._cropped() if self.plan.crop_foreground else self._windows(self.x)
+        if self.backend == "cuda":
+            torch.cuda.synchronize()
+            self.inside_s[-1] = sum(begin.elapsed_time(end) for begin, end in self._marks) / 1e3
+        self.total_s.append(time.perf_counter() - start)
+        return out
+
+    def _cropped(self) -> Tensor:
+        seen = (self.x != 0).any(1)[0]
+        box = []
+        for axis in range(3):
+            other = tuple(a for a in range(3) if a != axis)
+            at = torch.nonzero(seen.any(other[1]).any(other[0])).flatten()
+            first, last = (int(at[0]), int(at[-1]) + 1) if len(at) else (0, seen.shape[axis])
+            box.append(slice(first, last))
+        self.left_share = math.prod(s.stop - s.start for s in box) / seen.numel()
+        inner = self._windows(self.x[(slice(None), slice(None), *box)])
+        whole = torch.zeros(*inner.shape[:2], *self.x.shape[2:], dtype=torch.bool, device=self.x.device)
+        whole[(slice(None), slice(None), *box)] = inner
+        return whole
+
+    def _windows(self, x: Tensor) -> Tensor:
+        p = self.plan
+        logits: Any = sliding_window_inference(x, p.patch, p.batch, self._inside, overlap=p.overlap, mode=BLENDING)
+        found: Tensor = logits > 0  # sigmoid > 0.5
+        return found
+
+    def _inside(self, window: Tensor) -> Tensor:
+        self.windows += len(window)
+        if self.backend == "cuda":
+            marks = tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            marks[0].record()
+            out = dense(self.module(window))
+            marks[1].record()
+            self._marks.append((marks[0], marks[1]))
+        else:
+            start = time.perf_counter()
+            out = dense(self.module(window))
+            self.inside_s[-1] += time.perf_counter() - start
+        return out.float()
+
+
+def dense(output: Any) -> Tensor:
+    """The logits of a network that may return several; the first are those at full size.
+
+    Raises:
+        UnsupportedError: there are none: a classifier.
+    """
+    found = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
+    if not found or found[0].ndim != 5:
+        shape = format_shape(tuple(found[0].shape)) if found else "none"
+        raise UnsupportedError(f"no segmentation of a volume: the network gives no dense output (its shape: {shape})")
+    return found[0]
+
+
+def measure_volume(
+    module: nn.Module,
+    x: Tensor,
+    plan: Plan,
+    protocol: Protocol,
+    *,
+    backend: str = "cpu",
+    dtype: str = "fp32",
+    gpu: int = 0,
+    tick: Callable[[str, int], None] | None = None,
+) -> VolumeResult:
+    """Time whole volumes.
+
+    Args:
+        module: in eval mode, on the backend's device.
+        x: (1, C, D, H, W) on the same device.
+        plan: patch, batch and overlap of the windows, and whether the volume is cropped.
+        protocol: how often.
+        backend: `cpu` or `cuda`.
+        dtype: `fp32`, or autocast to `bf16` / `fp16`.
+        gpu: the CUDA device, as torch counts.
+        tick: told after each volume.
+
+    Returns:
+        `volume_latency_s`, `volume_windows`, `volume_outside_share`, `volume_peak_memory_bytes` and, of a crop,
+        `volume_cropped_share`.
+
+    Raises:
+        UnsupportedError: the network gives no dense output.
+    """
+    sides = tuple(x.shape[2:])
+    run = Inference(module, x, plan, backend=backend, dtype=dtype)
+    if backend == "cuda":
+        torch.cuda.empty_cache()
+    peak = PeakMemory(backend, gpu=gpu)
+    timed = time_forwards(
+        run,
+        protocol,
+        timer=cuda_timer() if backend == "cuda" else None,
+        after_warmup=run.forget,
+        tick=tick,
+    )
+    (memory, *_) = peak.measurements()
+    how = (
+        f"windows of {format_shape(plan.patch)}, overlap {plan.overlap:g}, {plan.batch} at a time, "
+        f"{BLENDING} blending, from a volume of {format_shape(sides)} to its label map"
+    )
+    if plan.crop_foreground:
+        how += f", over the box that holds the head of a {PHANTOM} case"
+    counted = f"{how}; the whole volume has {windows_of(sides, plan.patch, plan.overlap)}"
+    seconds = timed.measurements("volume_latency_s")[0]
+    outside = max(0.0, 1 - sum(run.inside_s) / sum(run.total_s))
+    found = [
+        dataclasses.replace(seconds, method=f"{seconds.method}; {how}"),
+        _measured("volume_windows", run.windows, counted if plan.crop_foreground else how),
+        _measured("volume_outside_share", outside, "1 - time inside the network / total, over the timed volumes"),
+        _measured("volume_peak_memory_bytes", memory.value or 0, f"{memory.method}; {how}"),
+    ]
+    if plan.crop_foreground:
+        found.append(_measured("volume_cropped_share", run.left_share, "share of the voxels that the box holds"))
+    return VolumeResult(measurements=tuple(found), unstable=timed.unstable, spent_s=timed.spent_s)
+
+
+def _measured(metric: str, value: float, method: str) -> Measurement:
+    return Measurement(metric=metric, unit=METRIC_UNITS[metric], value=value, origin="measured", method=method)
