@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ from benchbench.remote import MARK, PROTOCOL
 if TYPE_CHECKING:
     from benchbench.cells import Cell
     from benchbench.forecast.target import Target
+    from benchbench.rounds import Turn
 
 Emit = Callable[[dict[str, Any]], None]
 Take = Callable[[], dict[str, Any]]
@@ -161,33 +162,42 @@ def run(request: Mapping[str, Any], emit: Emit, take: Take) -> None:
     """Measure cells, the cheapest first.
 
     Events: `waiting`, `locked` {waited}, `need` {sha256}, `files`, `plan` {cells: known measurements}, then for
-    each cell `begin` {label, remaining_s}, `phase` {text}, `record` {record, artifacts}; at last `end` {measured_s}.
+    each process `begin` {label, remaining_s}, `phase` {text}, and where a cell has several `turn` {cell, turn,
+    artifacts}; for each cell `record` {record, artifacts}; at last `end` {measured_s}.
     """
     from benchbench import runner
-    from benchbench.cells import label
+    from benchbench.counting import Cost, Spent, count, estimate_s
     from benchbench.devices.environment import environment
+    from benchbench.rounds import Turn
+    from benchbench.workbench import Bench
 
     lock = _lock(emit)
     try:
         with runner.clocks(request["set_clocks"]):
             target = _here(request["asked"])
-            env = environment(target.backend, request["threads"] if target.backend == "cpu" else None)
-            cells, refused = _cells(request, target, emit, take)
-            spent = runner.Spent()
-            costs = runner.count([c for c in cells if c.id not in refused], spent)
-            costs |= {key: runner.Cost(refused=("away", why, None)) for key, why in refused.items()}
+            asked, refused = _cells(request, target, emit, take)
+            cells = list(asked)
+            spent = Spent()
+            costs = count([c for c in cells if c.id not in refused], spent)
+            costs |= {key: Cost(refused=("away", why, None)) for key, why in refused.items()}
             costs = {key: _own_class(cost) for key, cost in costs.items()}
             emit({"event": "plan", "cells": {key: rec.to_json(c.measurements) for key, c in costs.items()}})
             cells.sort(key=lambda c: costs[c.id].value("macs"))
-            left_s = {c.id: runner.estimate_s(c, costs[c.id], c.workload.protocol) for c in cells}
+            estimates = {c.id: estimate_s(c, costs[c.id], c.workload.protocol) for c in cells}
+            conditions = {n: environment(target.backend, n) for n in {c.workload.threads for c in cells}}
+            before = {
+                cell.id: [rec.from_json(Turn, turn) for turn in item.get("turns", ())]
+                for cell, item in zip(asked, request["cells"], strict=True)
+            }
             teller = _Teller(emit)
-            for cell in cells:
-                emit({"event": "begin", "label": label(cell), "remaining_s": sum(left_s.values())})
-                basket = _Basket()
-                limit_s = request["time_limit_s"]
-                record = runner.measure_cell(cell, costs[cell.id], env, basket, limit_s, teller, spent)
-                emit({"event": "record", "record": rec.record_to_json(record), "artifacts": basket.items})
-                del left_s[cell.id]
+            bench = Bench(costs, estimates, request["time_limit_s"], teller, spent, noise=request["noise"])
+            bench.run(
+                cells,
+                lambda c: conditions[c.workload.threads],
+                teller.basket,
+                None,
+                turns_of=lambda c: before.get(c.id, ()),
+            )
             emit({"event": "end", "measured_s": spent.start_s + spent.forward_s + spent.accuracy_s})
     finally:
         os.close(lock)
@@ -314,6 +324,11 @@ class _Basket:
     def __init__(self) -> None:
         self.items: list[dict[str, str]] = []
 
+    def empty(self) -> list[dict[str, str]]:
+        """What is in it, which is then sent."""
+        items, self.items = self.items, []
+        return items
+
     def add_artifact(self, kind: str, name: str, content: bytes, *, title: str = "") -> rec.Artifact:
         digest = hashlib.sha256(content).hexdigest()
         text = base64.b64encode(content).decode()
@@ -322,19 +337,21 @@ class _Basket:
 
 
 class _Teller:
-    """`runner.Progress` over the wire, not more than once a second."""
+    """`workbench.Desk` over the wire; phases not more than once a second."""
 
     def __init__(self, emit: Emit) -> None:
         self._emit, self._last = emit, 0.0
-
-    def plan(self, cells: Sequence[tuple[str, float]], folder: Path, reused: int) -> None:
-        pass
+        self.basket = _Basket()
 
     def begin(self, label: str, remaining_s: float, lane: str = "") -> None:
-        pass
+        self._emit({"event": "begin", "label": label, "remaining_s": remaining_s})
 
-    def end(self, record: rec.Record) -> None:
-        pass
+    def finish(self, cell: Cell, record: rec.Record) -> None:
+        self._emit({"event": "record", "record": rec.record_to_json(record), "artifacts": self.basket.empty()})
+
+    def send_turn(self, cell: Cell, turn: Turn) -> None:
+        plain = rec.to_json(dataclasses.replace(turn, artifacts=()))
+        self._emit({"event": "turn", "cell": cell.id, "turn": plain, "artifacts": self.basket.empty()})
 
     def phase(self, text: str, lane: str = "") -> None:
         now = time.monotonic()

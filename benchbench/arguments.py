@@ -24,6 +24,7 @@ examples:
   bench run --models slim_unetr,unetr --spatial 96 96 96 --out results/local/try
   bench run --models all --device jetson          no Jetson at hand: a labelled prediction
   bench audit --models all                        every FLOP counter side by side, and which is wrong
+  bench compare results/local/a results/local/b   what became slower, and exit 1 if anything did
   bench report results/local/try                  the report again, from the records alone
   bench devices add jetson ssh://user@orin        a board to measure on, and then:
   bench devices doctor jetson                     what is there, what is missing, what to do
@@ -63,6 +64,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         action = getattr(options, "action", None)
         known = sorted(_flags(parser, options.command, action))
         flag = next((a for a in left if a.startswith("-")), left[0])
+        if flag in known:
+            raise UsageError(f"{flag} belongs after the command: bench {options.command} {flag}")
         raise UsageError(
             unknown(
                 "flag" if flag.startswith("-") else "argument",
@@ -162,19 +165,50 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=("D", "H", "W"),
         help="input size in voxels (default: the data set's patch, 128 128 128)",
     )
-    sub.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="patches in one forward (default: 1)")
+    sub.add_argument(
+        "--batch-size", type=_positives, default=(1,), metavar="N[,N]", help="patches in one forward (default: 1)"
+    )
     sub.add_argument(
         "--dtype",
-        default="fp32",
-        choices=("fp32", "bf16", "fp16"),
+        type=_dtypes,
+        default=("fp32",),
+        metavar="T[,T]",
         help="fp32, or autocast to bf16 / fp16 (default: fp32)",
     )
-    sub.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all usable cores)")
+    sub.add_argument(
+        "--threads", type=_positives, default=(None,), metavar="N[,N]", help="CPU threads (default: all usable cores)"
+    )
     sub.add_argument(
         "--protocol",
+        type=_protocol,
         default="quick",
-        choices=("quick", "standard", "thorough"),
-        help="how often to repeat (default: quick)",
+        metavar="NAME[,KEY=NUMBER]",
+        help="how often to repeat: quick, standard (five processes) or thorough, or one's own numbers, such as "
+        "standard,processes=8,half_width=0.02 (default: quick)",
+    )
+    sub.add_argument(
+        "--phase",
+        default="infer",
+        choices=("infer", "train"),
+        help="train: time and memory of one training step instead of a forward (default: infer)",
+    )
+    sub.add_argument(
+        "--volume",
+        nargs=3,
+        type=_positive,
+        metavar=("D", "H", "W"),
+        help="also measure a whole patient of so many voxels, by sliding windows of the network's patch",
+    )
+    sub.add_argument(
+        "--overlap", type=_overlap, default=0.5, metavar="SHARE", help="of neighbouring windows (default: 0.5)"
+    )
+    sub.add_argument(
+        "--crop-foreground",
+        action="store_true",
+        help="windows over the patient's box alone, on a phantom case (of --volume, or its own size)",
+    )
+    sub.add_argument(
+        "--memory-limit", type=_bytes, metavar="SIZE", help="of each network's process, such as 2GB; enforced"
     )
     sub.add_argument(
         "--data",
@@ -191,6 +225,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="results folder; the same one again measures what is missing (default: a new one under results/local)",
     )
     sub.add_argument("--fresh", action="store_true", help="start over in --out")
+    sub.add_argument(
+        "--no-noise",
+        action="store_true",
+        help="do not measure one network twice for the run's noise floor, nor the machine's peak for the roofline",
+    )
     sub.add_argument("--require-measured", action="store_true", help="exit 3 rather than predict")
     sub.add_argument(
         "--set-clocks", action="store_true", help="on a Jetson: run at jetson_clocks, and restore the clocks afterwards"
@@ -206,6 +245,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--config", metavar="FILE.toml", help="these flags from a file; flags on the command line win")
 
     _add_audit(command)
+    _add_compare(command)
 
     sub = command("report", "write the report of results folders again, from their records alone")
     sub.add_argument("folders", nargs="+", type=Path, metavar="DIR")
@@ -250,6 +290,33 @@ def _add_audit(command: Any) -> None:
     sub.add_argument("--out", type=Path, metavar="DIR", help="also keep a record of each network there")
     sub.add_argument("--format", default="table", choices=(*FORMATS, "latex"), help="(default: table)")
     sub.add_argument("--config", metavar="FILE.toml", help="these flags from a file; flags on the command line win")
+
+
+def _add_compare(command: Any) -> None:
+    sub = command(
+        "compare", "what became slower, larger or worse from one set of records to another; exit 1 if any did"
+    )
+    sub.add_argument("before", type=Path, metavar="A", help="a results folder or a records.jsonl: what was")
+    sub.add_argument("after", type=Path, metavar="B", help="likewise: what is")
+    sub.add_argument(
+        "--fail-on",
+        type=_limits,
+        metavar="METRIC:RATIO[,...]",
+        help="exit 1 only where one of these is worse by more than that, such as latency:1.10,peak_memory:1.05,"
+        "dice:0.01 (default: anything that is worse)",
+    )
+    sub.add_argument(
+        "--min-effect",
+        type=_min_effect,
+        metavar="SHARE",
+        help="up to which two values are the same (default: 0.02; Dice: 0.01 absolute)",
+    )
+    sub.add_argument(
+        "--metrics", type=_metrics, metavar="NAME[,NAME]", help="to compare, such as latency,dice (default: all)"
+    )
+    sub.add_argument("--anyway", action="store_true", help="compare also under different conditions, and list them")
+    sub.add_argument("--format", default="table", choices=FORMATS)
+    sub.add_argument("--out", type=Path, metavar="FILE.html", help="also write a page with the distributions")
 
 
 def _add_train(command: Any) -> None:
@@ -340,6 +407,79 @@ def _positive(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return value
+
+
+def _positives(text: str) -> tuple[int, ...]:
+    """`1,2,4`, each once."""
+    return tuple(dict.fromkeys(_positive(part) for part in text.split(",")))
+
+
+def _dtypes(text: str) -> tuple[str, ...]:
+    """`fp32,bf16`, each once."""
+    names = tuple(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in ("fp32", "bf16", "fp16"):
+            raise argparse.ArgumentTypeError(unknown("dtype", name, ("fp32", "bf16", "fp16")))
+    return names
+
+
+def _protocol(text: str) -> str:
+    from benchbench.protocol import get_protocol
+
+    try:
+        return get_protocol(text).name
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _overlap(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to below 1")
+    return value
+
+
+def _limits(text: str) -> dict[str, float]:
+    from benchbench.compare import parse_limits
+
+    try:
+        return parse_limits(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _metrics(text: str) -> tuple[Any, ...]:
+    from benchbench.verdicts import get_metric
+
+    try:
+        return tuple(dict.fromkeys(get_metric(name.strip()) for name in text.split(",")))
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _min_effect(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to below 1, such as 0.02")
+    return value
+
+
+def _bytes(text: str) -> int:
+    from benchbench.units import parse_bytes
+
+    try:
+        value = parse_bytes(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no memory to run in")
     return value
 
 

@@ -46,7 +46,7 @@ def params(rows: Sequence[Audited]) -> list[Row]:
         r = row.result
         line["with buffers"] = _whole(r.params.all + r.params.buffers) if r else "-"
         line["bare"] = _whole(r.params.bare) if r else "-"
-        line["unused"] = _whole(r.params.unused) if r else "-"
+        line["unused"] = _whole(r.params.unused) if r and r.params.unused is not None else "-"
         line["shared modules"] = str(len(r.params.shared_modules)) if r else "-"
         line["published M"] = f"{r.published.params / 1e6:,.2f}" if r and r.published.params is not None else "-"
         lines.append(line)

@@ -8,6 +8,7 @@ decided here, since a Dice belongs to a network with its channels, patch and che
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 from benchbench import checkpoint, data, fleet, zoo
@@ -15,6 +16,7 @@ from benchbench import records as rec
 from benchbench.devices import cpu
 from benchbench.errors import CheckpointError, UsageError
 from benchbench.forecast.target import Target, resolve
+from benchbench.protocol import get_protocol
 from benchbench.units import format_shape
 from benchbench.worker import Job
 
@@ -26,15 +28,21 @@ class Request:
     models: str
     devices: tuple[str, ...] = ("cpu",)
     spatial: tuple[int, ...] | None = None  # None: the data set's patch, or the card's own size
-    batch: int = 1
-    dtype: str = "fp32"
-    threads: int | None = None  # None: all usable cores
+    batch: tuple[int, ...] = (1,)
+    dtype: tuple[str, ...] = ("fp32",)
+    threads: tuple[int | None, ...] = (None,)  # None: all usable cores
     protocol: str = "quick"
+    phase: str = "infer"
+    volume: tuple[int, ...] | None = None  # (D, H, W) of a whole patient
+    overlap: float = 0.5
+    crop_foreground: bool = False
+    memory_limit_bytes: int | None = None
     data: str | None = None  # None: the phantom for networks that fit it; "none": no Dice
     checkpoint: Path | None = None
     require_measured: bool = False
     time_limit_s: float = 1200.0
     set_clocks: bool = False  # jetson_clocks while the run lasts
+    noise: bool = True  # measure one network twice, and the machine's peak, for the run's noise floor and roofline
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +75,26 @@ class Cell:
             data=self.workload.data,
             split=self.workload.split,
             folder=self.card.folder,
+            phase=self.workload.phase,
+            volume=self.workload.volume,
+            overlap=0.5 if self.workload.overlap is None else self.workload.overlap,
+            crop_foreground=self.workload.crop_foreground,
+            memory_limit_bytes=self.workload.memory_limit_bytes,
+            cores=cpu.cores_for(self.workload.threads) if self.target.backend == "cpu" else (),
         )
 
 
 def label(cell: Cell) -> str:
-    """A cell in a few words."""
-    return f"{cell.spec.name} {format_shape(cell.workload.spatial)} on {cell.target.device.asked}"
+    """A cell in a few words: what differs from the plain one is named."""
+    w = cell.workload
+    more = [
+        "training step" if w.phase == "train" else "",
+        f"batch {w.batch}" if w.batch != 1 else "",
+        w.dtype if w.dtype != "fp32" else "",
+        f"volume {format_shape(w.volume)}" if w.volume else "",
+    ]
+    words = " ".join([cell.spec.name, format_shape(w.spatial), *filter(None, more)])
+    return f"{words} on {cell.target.device.asked}"
 
 
 def plan_cells(request: Request) -> list[Cell]:
@@ -88,12 +110,20 @@ def plan_cells(request: Request) -> list[Cell]:
         raise UsageError(f"--checkpoint is of one network, and --models names {len(cards)}")
     trained_on = checkpoint.read_sidecar(request.checkpoint).data if request.checkpoint else "phantom"
     plan = None if request.data == "none" else data.get_plan(request.data or trained_on)
-    met = fleet.meet(targets, request.threads, set_clocks=request.set_clocks)
-    cells = [_cell(request, card, target, plan) for target in met for card in cards]
+    met = fleet.meet(targets, request.threads[0], set_clocks=request.set_clocks)
+    works = list(itertools.product(request.threads, request.dtype, request.batch))
+    cells = [_cell(request, card, target, plan, work) for target in met for work in works for card in cards]
     return list({cell.id: cell for cell in cells}.values())
 
 
-def _cell(request: Request, card: zoo.Card, target: Target, plan: data.DataPlan | None) -> Cell:
+def _cell(
+    request: Request,
+    card: zoo.Card,
+    target: Target,
+    plan: data.DataPlan | None,
+    work: tuple[int | None, str, int],
+) -> Cell:
+    asked_threads, dtype, batch = work
     info = checkpoint.read_sidecar(request.checkpoint) if request.checkpoint else None
     spatial = request.spatial
     if spatial is None:
@@ -103,9 +133,10 @@ def _cell(request: Request, card: zoo.Card, target: Target, plan: data.DataPlan 
     if plan and request.data:  # asked by name: the network follows the data
         spec = card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels if segments else None)
     channels = (spec.in_channels, spec.out_channels)
-    fits = plan is not None and segments and channels == (plan.in_channels, plan.out_channels)
-    path = request.checkpoint
-    if info:
+    trains = request.phase == "train"
+    fits = plan is not None and segments and channels == (plan.in_channels, plan.out_channels) and not trains
+    path = None if trains else request.checkpoint
+    if info and not trains:
         if info.model.arch != spec.arch:
             raise CheckpointError(
                 f"{request.checkpoint} holds {info.model.name!r}, not {card.name!r}; use --models {info.model.name}"
@@ -118,15 +149,20 @@ def _cell(request: Request, card: zoo.Card, target: Target, plan: data.DataPlan 
     if path:
         spec = dataclasses.replace(spec, checkpoint=checkpoint.read_sidecar(path).sha256)
     cores = target.environment.get("cores") if target.environment else None
-    threads = None if target.backend != "cpu" else request.threads or cores or cpu.usable_cores()
+    threads = None if target.backend != "cpu" else asked_threads or cores or cpu.usable_cores()
+    windows = (plan is not None and fits) or request.volume is not None or request.crop_foreground
     workload = rec.Workload(
-        batch=request.batch,
+        phase=request.phase,  # type: ignore[arg-type]
+        batch=batch,
         spatial=tuple(spatial),
-        dtype=request.dtype,  # type: ignore[arg-type]
+        dtype=dtype,  # type: ignore[arg-type]
         threads=threads,
-        protocol=request.protocol,
+        protocol=get_protocol(request.protocol).name,
+        volume=request.volume,
+        overlap=request.overlap if windows else None,
+        crop_foreground=request.crop_foreground,
         data=plan.name if plan and fits else None,
         split="test" if plan and fits else None,
-        overlap=0.5 if plan and fits else None,
+        memory_limit_bytes=request.memory_limit_bytes,
     )
     return Cell(card=card, spec=spec, workload=workload, target=target, checkpoint_path=path)

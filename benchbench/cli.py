@@ -121,11 +121,17 @@ def _run(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         threads=options.threads,
         protocol=options.protocol,
+        phase=options.phase,
+        volume=tuple(options.volume) if options.volume else None,
+        overlap=options.overlap,
+        crop_foreground=options.crop_foreground,
+        memory_limit_bytes=options.memory_limit,
         data=options.data,
         checkpoint=options.checkpoint,
         require_measured=options.require_measured,
         time_limit_s=options.time_limit,
         set_clocks=options.set_clocks,
+        noise=not options.no_noise,
     )
     out = options.out or _new_folder("run")
     shown = options.verbose or (sys.stderr.isatty() and not options.quiet)
@@ -138,7 +144,11 @@ def _run(options: argparse.Namespace) -> int:
             print(f"bench: interrupted; finished records are kept in {out}: {_resume_hint(out)}", file=sys.stderr)
             return EXIT_INTERRUPTED
         raise
-    page = report.write_report([out])
+    try:
+        page = report.write_report([out])
+    except BenchError as error:  # the records are whole; only their page is missing
+        _print_outcome(outcome, options.format, None)
+        raise type(error)(f"{error}; the records are kept: 'bench report {out}' writes the page") from error
     _print_outcome(outcome, options.format, page)
     return EXIT_INCOMPLETE if runner.failed(outcome.records) else EXIT_OK
 
@@ -156,12 +166,16 @@ def _resume_hint(out: Path) -> str:
     return f"run the same command with --out {out} to measure the rest"
 
 
-def _print_outcome(outcome: Outcome, fmt: str, page: Path) -> None:
+def _print_outcome(outcome: Outcome, fmt: str, page: Path | None) -> None:
     from benchbench import listing, report
     from benchbench.units import format_duration
 
     if fmt != "table":
+        for banner in outcome.banners:  # beside the text, which has to stay readable for a program
+            print(f"bench: {banner}", file=sys.stderr)
         text = report.export(list(outcome.records), fmt)
+        if fmt == "markdown":
+            text = "".join(f"> {banner}\n\n" for banner in outcome.banners) + text
         print(text, end="" if text.endswith("\n") else "\n")
         return
     for banner in outcome.banners:
@@ -186,7 +200,9 @@ def _print_outcome(outcome: Outcome, fmt: str, page: Path) -> None:
             f"{outcome.reused} of {len(outcome.records)} rows were measured before under the same conditions and reused"
             " (--fresh measures again)"
         )
-    print(f"records: {outcome.folder / 'records.jsonl'}\nreport:  {page}")
+    print(f"records: {outcome.folder / 'records.jsonl'}")
+    if page:
+        print(f"report:  {page}")
 
 
 def _audit(options: argparse.Namespace) -> int:
@@ -217,6 +233,28 @@ def _audit(options: argparse.Namespace) -> int:
         if options.out:
             print(f"records: {options.out / 'records.jsonl'}")
     return EXIT_OK if all(row.counted for row in rows) else EXIT_INCOMPLETE
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from benchbench import compare, compare_tables, report
+    from benchbench.store import read_records
+
+    for name in options.fail_on or ():
+        if options.metrics and name not in [m.short for m in options.metrics]:
+            raise UsageError(f"--fail-on {name} is not among --metrics")
+    sides = (list(read_records(options.before)), list(read_records(options.after)))
+    wanted = {"metrics": options.metrics, "min_effect": options.min_effect}
+    found = compare.compare(
+        *sides,
+        limits=options.fail_on,
+        anyway=options.anyway,
+        **{key: value for key, value in wanted.items() if value is not None},
+    )
+    names = (str(options.before), str(options.after))
+    if options.out:
+        report.write_comparison(found, names, options.out)
+    print(compare_tables.text(found, names, options.format, page=options.out))
+    return found.exit_code
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -322,6 +360,7 @@ COMMANDS = {
     "list": _list,
     "run": _run,
     "audit": _audit,
+    "compare": _compare,
     "report": _report,
     "train": _train,
     "devices": _devices,

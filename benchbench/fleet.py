@@ -65,6 +65,12 @@ class Listener(Protocol):
     def deliver(self, cell: Cell, record: rec.Record, contents: Sequence[Content]) -> None:
         """A row is finished over there."""
 
+    def turns(self, cell: Cell) -> Sequence[Any]:
+        """Processes of a cell that an earlier run has, as plain dataclasses."""
+
+    def turn(self, cell: Cell, turn: Mapping[str, Any], contents: Sequence[Content]) -> None:
+        """A process of a cell has ended over there."""
+
     def absent(self, cell: Cell, why: str, known: Sequence[rec.Measurement]) -> None:
         """A row will not come; so much was known of it."""
 
@@ -140,7 +146,14 @@ class Lane(threading.Thread):
     """All cells of one host, one after the other."""
 
     def __init__(
-        self, host: Host, cells: Sequence[Cell], *, time_limit_s: float, set_clocks: bool, listener: Listener
+        self,
+        host: Host,
+        cells: Sequence[Cell],
+        *,
+        time_limit_s: float,
+        set_clocks: bool,
+        noise: bool,
+        listener: Listener,
     ) -> None:
         """Make it; `start` begins the conversation.
 
@@ -149,11 +162,12 @@ class Lane(threading.Thread):
             cells: all of that host; at least one.
             time_limit_s: of one cell, over there.
             set_clocks: at a Jetson's highest clocks.
+            noise: measure one network twice.
             listener: told what comes.
         """
         super().__init__(daemon=True, name=f"lane-{host.name}")
         self.host, self.cells, self.time_limit_s, self.listener = host, cells, time_limit_s, listener
-        self.set_clocks = set_clocks
+        self.set_clocks, self.noise = set_clocks, noise
         self.visit = Visit(name=cells[0].target.device.asked)
         self.error: Exception | None = None
         self._open = {cell.id: cell for cell in cells}
@@ -185,10 +199,10 @@ class Lane(threading.Thread):
         request = {
             "task": "run",
             "asked": first.target.device.asked,
-            "threads": first.workload.threads,
             "time_limit_s": self.time_limit_s,
             "set_clocks": self.set_clocks,
-            "cells": [cell_to_json(cell) for cell in self.cells],
+            "noise": self.noise,
+            "cells": [cell_to_json(cell) | {"turns": self._turns(cell)} for cell in self.cells],
         }
         files = {c.spec.checkpoint: c.checkpoint_path for c in self.cells if c.spec.checkpoint and c.checkpoint_path}
         mark = start
@@ -223,6 +237,8 @@ class Lane(threading.Thread):
                         self.listener.begin(str(event["label"]), float(event["remaining_s"]), visit.name)
                     elif kind == "phase":
                         self.listener.phase(str(event["text"]), visit.name)
+                    elif kind == "turn":
+                        self._turn(event)
                     elif kind == "record":
                         self._receive(event)
                     elif kind == "end":
@@ -231,6 +247,15 @@ class Lane(threading.Thread):
                     log.debug("from %s: %r", self.host.url, event)
                     return f"{self.host.url} sent what this benchbench cannot read ({kind}: {error}){again}"
         return f"{self.host.name} ended without a word on this network{again}"
+
+    def _turns(self, cell: Cell) -> list[Any]:
+        return [rec.to_json(turn) | {"artifacts": []} for turn in self.listener.turns(cell)]
+
+    def _turn(self, event: Mapping[str, Any]) -> None:
+        cell = self._open.get(str(event["cell"]))
+        if cell is None:
+            raise ValueError("a process of a cell that was not asked for")
+        self.listener.turn(cell, event["turn"], [_content(item) for item in event["artifacts"]])
 
     def _learn(self, cells: Mapping[str, Any]) -> None:
         for cell, measurements in cells.items():
@@ -245,6 +270,7 @@ class Lane(threading.Thread):
         environment = {**record.environment, "host": self.host.place}
         self.listener.deliver(cell, dataclasses.replace(record, environment=environment), contents)
         del self._open[record.cell]
+        self.visit.measured_s += record.duration_s  # until the end tells it without the counting
 
 
 def _content(item: Mapping[str, Any]) -> Content:
@@ -272,7 +298,13 @@ class Fleet:
     """The queues of all hosts of a run, from `with` to its end."""
 
     def __init__(
-        self, cells: Iterable[Cell], time_limit_s: float, *, set_clocks: bool = False, listener: Listener
+        self,
+        cells: Iterable[Cell],
+        time_limit_s: float,
+        *,
+        set_clocks: bool = False,
+        noise: bool = True,
+        listener: Listener,
     ) -> None:
         """Make a queue for each host that can be used, and say of the others' cells why they are absent."""
         by_device: dict[str, list[Cell]] = {}
@@ -282,7 +314,14 @@ class Fleet:
             else:
                 by_device.setdefault(cell.target.device.asked, []).append(cell)
         self.lanes = [
-            Lane(group[0].target.host, group, time_limit_s=time_limit_s, set_clocks=set_clocks, listener=listener)
+            Lane(
+                group[0].target.host,
+                group,
+                time_limit_s=time_limit_s,
+                set_clocks=set_clocks,
+                noise=noise,
+                listener=listener,
+            )
             for group in by_device.values()
             if group[0].target.host
         ]

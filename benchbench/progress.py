@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 
+#: What the line of a finished row tells.
+_TOLD = {
+    "latency_s": "{}",
+    "train_step_s": "{} a step",
+    "peak_memory_bytes": "{}",
+    "train_peak_memory_bytes": "{}",
+    "volume_latency_s": "{} a volume",
+    "dice": "Dice {}",
+}
+
+
 class TerminalProgress:
     """`runner.Progress` for a terminal or a log."""
 
@@ -96,11 +107,11 @@ class TerminalProgress:
             self._say(f"{where}{record.status}: {record.error}")
             return
         parts = []
-        for metric in ("latency_s", "peak_memory_bytes", "dice"):
+        for metric, words in _TOLD.items():
             m = record.get(metric)
             if m and m.value is not None:
                 bound = "at least " if m.bound == "at_least" else ""
-                parts.append(f"{'Dice ' if metric == 'dice' else ''}{bound}{format_value(m.value, m.unit)}")
+                parts.append(words.format(f"{bound}{format_value(m.value, m.unit)}"))
         note = "" if record.status == "ok" else f" ({record.status})"
         self._say(f"{where}{', '.join(parts)}{note}, in {format_duration(record.duration_s)}")
 

@@ -232,7 +232,8 @@ def find_class(arch: str) -> Callable[..., nn.Module]:
         found = getattr(module, class_name)
     except AttributeError as error:
         classes = [name for name, item in vars(module).items() if inspect.isclass(item)]
-        raise CardError(f"module {module_name!r} has no class: {unknown('class', class_name, classes)}") from error
+        why = unknown("class", class_name, classes)
+        raise CardError(f"in module {module_name!r}: {why}") from error
     if not callable(found):
         raise CardError(f"{arch!r} is a {type(found).__name__}, not a class")
     return found  # type: ignore[no-any-return]

@@ -30,7 +30,7 @@ MODEL, SIDES = "unet_small", (48, 48, 48)
 
 def once(device: str, folder: Path) -> tuple[float, float]:
     """(median latency, seconds of the whole run without transfers)."""
-    request = cells.Request(models=MODEL, devices=(device,), spatial=SIDES, threads=1, data="none")
+    request = cells.Request(models=MODEL, devices=(device,), spatial=SIDES, threads=(1,), data="none", noise=False)
     start = time.perf_counter()
     outcome = runner.run(request, folder, progress=TerminalProgress(sys.stderr, shown=False))
     wall = time.perf_counter() - start

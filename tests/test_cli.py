@@ -43,7 +43,7 @@ GOOD_CARD = 'name = "m"\ntitle = "M"\narch = "torch.nn:Identity"\n'
         (["list", "modles"], "did you mean 'models'?"),
         ([], "required"),
         (["run", "--data", "phantm"], "did you mean 'phantom'?"),
-        (["run", "--dtype", "fp64"], "unknown --dtype 'fp64'"),
+        (["run", "--dtype", "fp64"], "unknown dtype 'fp64'"),
         (["run", "--spatial", "1", "2"], "expected 3 arguments"),
         (["run", "--spatial", "0", "2", "2"], "'0' is not a positive whole number"),
         (["run", "--batch-size", "x"], "'x' is not a positive whole number"),

@@ -18,8 +18,8 @@ from benchbench.errors import CheckpointError, DeviceError
 from benchbench.hosts import Host, add_host
 from benchbench.store import latest, read_records
 from tests.loopback import ROOT, SSHD, Loopback
+from tests.test_runner import CALM, nets
 from tests.test_runner import Heard as Silent
-from tests.test_runner import nets
 from tests.tiny_nets import Tiny
 
 needs_sshd = [
@@ -70,7 +70,8 @@ def board(loopback, monkeypatch):
 
 
 def ask(models, *devices, **more):
-    return cells.Request(models=models, devices=devices or ("board",), spatial=SIDES, threads=1, **more)
+    settings = {"protocol": CALM, "noise": False, "threads": (1,)} | more
+    return cells.Request(models=models, devices=devices or ("board",), spatial=SIDES, **settings)
 
 
 def agents():

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchbench import cells, child, runner
+from benchbench import cells, child, runner, workbench
 from benchbench.errors import CardError, ShapeError, UsageError
 from benchbench.store import read_records
 
@@ -43,8 +43,13 @@ def nets(*names):
     return ",".join(f"tests.tiny_nets:{name}" for name in names)
 
 
+#: What one machine makes of a forward of microseconds is not what these tests are about.
+CALM = "quick,half_width=1000"
+
+
 def ask(models, **more):
-    return cells.Request(models=models, spatial=SIDES, threads=1, **more)
+    settings = {"protocol": CALM, "noise": False, "threads": (1,)} | more
+    return cells.Request(models=models, spatial=SIDES, **settings)
 
 
 @pytest.fixture(autouse=True)
@@ -135,9 +140,9 @@ def test_a_child_killed_from_outside_is_a_row_and_the_run_goes_on(tmp_path):
 
 
 def test_a_network_that_would_not_fit_is_not_started(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner.cpu, "available_memory_bytes", lambda *_: 330_000_000)
+    monkeypatch.setattr(workbench.cpu, "available_memory_bytes", lambda *_: 330_000_000)
     started = []
-    monkeypatch.setattr(runner, "_in_child", lambda *a: started.append(a))
+    monkeypatch.setattr(workbench, "_in_child", lambda *a, **_: started.append(a))
     outcome = runner.run(dataclasses.replace(ask(nets("Tiny")), spatial=(128, 128, 128)), tmp_path, progress=Heard())
     assert outcome.records[0].status == "not_run"
     assert "needs at least" in outcome.records[0].error
@@ -146,7 +151,7 @@ def test_a_network_that_would_not_fit_is_not_started(tmp_path, monkeypatch):
 
 
 def test_a_reduced_dtype_counts_only_if_its_output_matches(tmp_path):
-    outcome = runner.run(ask(nets("Tiny", "Inaccurate"), dtype="bf16"), tmp_path, progress=Heard())
+    outcome = runner.run(ask(nets("Tiny", "Inaccurate"), dtype=("bf16",)), tmp_path, progress=Heard())
     good, bad = outcome.records
     assert good.status == "ok"
     assert good.value("output_rel_error") < 0.02
@@ -256,7 +261,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(tmp_pat
         "8",
     ]
     process = subprocess.Popen(
-        [*command, "--threads", "1", "--out", str(tmp_path)],
+        [*command, "--threads", "1", "--protocol", CALM, "--no-noise", "--out", str(tmp_path)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -272,6 +277,59 @@ def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(tmp_pat
     assert "Traceback" not in stderr
     assert [r.status for r in read_records(tmp_path)] == ["ok"]
     assert (tmp_path / "report.html").exists()
+
+
+def test_several_processes_make_one_row_and_a_network_is_measured_against_itself(tmp_path):
+    heard = Heard()
+    request = ask(nets("Tiny", "Wider"), protocol="standard,processes=2,max_processes=2,half_width=1000", noise=True)
+    outcome = runner.run(request, tmp_path, progress=heard)
+    assert [r.status for r in outcome.records] == ["ok", "ok"]
+    assert len(list(read_records(tmp_path))) == 2
+    for record in outcome.records:
+        latency = record.get("latency_s")
+        assert len(latency.runs) == 2
+        assert sum(latency.runs) == len(latency.values)
+        assert latency.ci95 is None  # of two processes there is none
+        assert len(record.get("peak_memory_bytes").values) == 2
+        assert record.get("peak_macs_per_s").value > 0
+    floors = [r.get("noise_ratio") for r in outcome.records]
+    assert [f is not None for f in floors].count(True) == 1
+    assert sum("against itself" in label for label in heard.began) == 2
+    assert len(heard.began) == 6
+    assert not (tmp_path / "records.unfinished").exists()
+    again = Heard()
+    assert runner.run(request, tmp_path, progress=again).reused == 2
+    assert again.began == []
+
+
+def test_a_run_killed_between_rounds_goes_on_from_the_processes_that_ended(tmp_path):
+    protocol = "standard,processes=3,max_processes=3,half_width=1000"
+    script = (
+        "from benchbench import runner\nfrom pathlib import Path\nfrom tests.test_runner import Heard, ask, nets\n"
+        f"runner.run(ask(nets('Tiny'), protocol={protocol!r}), Path({str(tmp_path)!r}), progress=Heard())"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    journal = tmp_path / "records.unfinished"
+    try:
+        _wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 1)
+    finally:
+        parent.kill()
+        parent.wait()
+    kept = journal.read_bytes().count(b"\n")
+    assert list(read_records(tmp_path)) == []
+    heard = Heard()
+    (record,) = runner.run(ask(nets("Tiny"), protocol=protocol), tmp_path, progress=heard).records
+    assert len(heard.began) == 3 - kept
+    assert len(record.get("latency_s").runs) == 3
+
+
+def test_batches_dtypes_and_threads_make_a_row_each(tmp_path):
+    request = ask(nets("Tiny"), batch=(1, 2), dtype=("fp32", "bf16"), threads=(1, 2))
+    records = runner.run(request, tmp_path, progress=Heard()).records
+    rows = {(r.workload.batch, r.workload.dtype, r.workload.threads) for r in records}
+    assert len(rows) == len(records) == 8
+    assert {r.environment["threads"] for r in records} == {1, 2}
+    assert all(r.status == "ok" for r in records)
 
 
 def test_a_death_is_told_apart_by_how_it_came():

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 _HERE = Path(__file__).parent
 
 
-def page(context: dict[str, Any]) -> str:
+def page(context: dict[str, Any], template: str = "template.html", styles: Sequence[str] = ("report.css",)) -> str:
     """The whole page.
 
     Args:
-        context: what template.html names; text in it is escaped, markup must be `safe`.
+        context: what the template names; text in it is escaped, markup must be `safe`.
+        template: its file.
+        styles: files that make up the page's one stylesheet.
     """
     import jinja2
 
@@ -30,12 +33,12 @@ def page(context: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    css, js = _part("report.css"), _part("report.js")
+    css, js = "".join(map(_part, styles)), _part("report.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src 'sha256-{_hash(css)}'; script-src 'sha256-{_hash(js)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    return environment.get_template("template.html").render(**context, css=safe(css), js=safe(js), policy=policy)
+    return environment.get_template(template).render(**context, css=safe(css), js=safe(js), policy=policy)
 
 
 def safe(markup: str) -> Any:

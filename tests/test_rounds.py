@@ -1,0 +1,190 @@
+"""Rounds with processes that the test invents: their order, when a cell is done, and what a kill leaves."""
+
+import dataclasses
+import json
+
+import pytest
+
+from benchbench import cells
+from benchbench import records as rec
+from benchbench.errors import StoreError
+from benchbench.protocol import get_protocol
+from benchbench.rounds import JOURNAL, Course, Journal, Turn, run_rounds, twin_for
+
+SIDES = (8, 8, 8)
+
+
+def course(name="Tiny", protocol="standard", twin_of=None):
+    request = cells.Request(models=f"tests.tiny_nets:{name}", spatial=SIDES, threads=(1,), protocol=protocol)
+    (cell,) = cells.plan_cells(request)
+    return Course(cell, started_at="2026-01-01T00:00:00.000+00:00", twin_of=twin_of)
+
+
+def turn(seconds=1.0, status="ok", disturbed=0, took=1.0, error=None):
+    samples = (seconds,) * 3
+    found = (
+        rec.Measurement(metric="latency_s", unit="s", value=seconds, values=samples, origin="measured", method="x"),
+        rec.Measurement(
+            metric="disturbed_processes", unit="processes", value=disturbed, origin="measured", method="busy"
+        ),
+    )
+    return Turn(status=status, error=error, measurements=found if status == "ok" else (), duration_s=took)
+
+
+class World:
+    """Gives each process what the test says, and remembers."""
+
+    def __init__(self, give):
+        self.give, self.order, self.finished, self.kept = give, [], [], []
+
+    def run(self, courses):
+        def measure(c):
+            self.order.append((c.cell.spec.name.partition(":")[2], c.twin_of is not None))
+            return self.give(c)
+
+        run_rounds(
+            courses,
+            measure,
+            lambda c, twin: self.finished.append((c, twin)),
+            lambda c, t: self.kept.append((c, t)),
+        )
+        return self
+
+
+def test_rounds_interleave_and_the_first_goes_from_the_cheapest():
+    world = World(lambda c: turn()).run([course("Tiny"), course("Wider"), course("Lists")])
+    names = [name for name, _ in world.order]
+    assert names[:3] == ["Tiny", "Wider", "Lists"]
+    for start in range(0, 15, 3):
+        assert sorted(names[start : start + 3]) == ["Lists", "Tiny", "Wider"]
+    assert names[3:] != ["Tiny", "Wider", "Lists"] * 4  # later rounds are shuffled
+    assert len(world.finished) == 3
+    assert len(world.kept) == 15
+
+
+def test_quick_is_one_process():
+    world = World(lambda c: turn()).run([course(protocol="quick")])
+    assert len(world.order) == 1
+    assert world.finished[0][0].ending() == ("ok", None, None)
+
+
+def test_a_wide_interval_asks_for_more_processes_and_is_unstable_at_the_last():
+    seconds = iter([1.0, 1.3] * 10)
+    world = World(lambda c: turn(next(seconds))).run([course()])
+    assert len(world.order) == get_protocol("standard").max_processes
+    status, why, _ = world.finished[0][0].ending()
+    assert status == "unstable"
+    assert "10 processes" in why
+
+
+def test_no_further_process_once_the_cell_has_had_its_time():
+    seconds = iter([1.0, 1.3] * 10)
+    world = World(lambda c: turn(next(seconds), took=40.0)).run([course()])
+    assert len(world.order) == 5
+    assert world.finished[0][0].ending()[0] == "unstable"
+
+
+def test_a_failure_ends_its_cell_alone_and_keeps_what_was_known():
+    def give(c):
+        if c.cell.spec.name.endswith("Wider") and len(c.turns) == 2:
+            return Turn(status="oom", error="killed by the kernel: out of memory")
+        return turn()
+
+    world = World(give).run([course("Tiny"), course("Wider")])
+    rows = {c.cell.spec.name.partition(":")[2]: c for c, _ in world.finished}
+    assert rows["Tiny"].ending()[0] == "ok"
+    status, why, _ = rows["Wider"].ending()
+    assert status == "oom"
+    assert why.startswith("in process 3 of 5: killed")
+    assert rows["Wider"].measurements()[0].runs == (3, 3)
+
+
+def test_a_disturbed_process_is_run_again_and_one_that_stays_so_is_marked():
+    first = iter([0, 1, 0, 0, 0, 0])
+    world = World(lambda c: turn(disturbed=next(first))).run([course()])
+    assert len(world.order) == 6
+    by = {m.metric: m for m in world.finished[0][0].measurements()}
+    assert by["disturbed_processes"].value == 0
+    assert "1 disturbed processes were run again" in by["disturbed_processes"].method
+
+    world = World(lambda c: turn(disturbed=1)).run([course()])
+    by = {m.metric: m for m in world.finished[0][0].measurements()}
+    assert by["disturbed_processes"].value == 5  # as often as allowed, then they stand, marked
+
+
+def test_a_network_is_measured_against_itself_in_the_same_rounds():
+    one, other = course("Tiny"), course("Wider")
+    twin = course("Tiny", twin_of=one)
+    world = World(lambda c: turn(1.01 if c.twin_of else 1.0)).run([one, other, twin])
+    assert world.order.count(("Tiny", True)) == 5
+    partner = next(t for c, t in world.finished if c is one)
+    assert partner is twin
+    (noise,) = one.noise(twin)
+    assert noise.value == pytest.approx(1.01)
+    assert len(world.finished) == 2  # the double has no row of its own
+
+
+def test_a_row_waits_for_its_double_but_not_for_one_that_failed():
+    one = course("Tiny")
+    twin = course("Tiny", twin_of=one)
+    world = World(lambda c: Turn(status="failed", error="x") if c.twin_of else turn()).run([one, twin])
+    assert world.finished[0][0].ending()[0] == "ok"
+    assert one.noise(twin) == []
+
+
+def test_the_double_is_of_the_cheapest_network_that_says_something():
+    courses = [course("Tiny"), course("Wider"), course("Lists")]
+    seconds = {"Tiny": 0.001, "Wider": 0.2, "Lists": 0.1}
+    twin = twin_for(courses, lambda cell: seconds[cell.spec.name.partition(":")[2]])
+    assert twin.twin_of is courses[2]
+    assert twin_for(courses[:1], lambda cell: 0.001).twin_of is courses[0]
+    assert twin_for([], lambda cell: 1.0) is None
+
+
+ENVIRONMENT = {"cpu": "x", "threads": 1, "load_average": 0.5}
+
+
+def test_a_journal_gives_back_what_was_kept_under_equal_conditions(tmp_path):
+    c = course()
+    journal = Journal(tmp_path)
+    journal.keep(c.cell.id, ENVIRONMENT, turn(1.0))
+    journal.keep(c.cell.id, ENVIRONMENT, turn(1.5), twin=True)
+    journal.keep(c.cell.id, ENVIRONMENT, Turn(status="oom", error="x"))
+    again = Journal(tmp_path)
+    assert again.turns(c.cell.id, ENVIRONMENT | {"load_average": 9.0}) == [turn(1.0)]
+    assert again.turns(c.cell.id, ENVIRONMENT, twin=True) == [turn(1.5)]
+    assert again.turns(c.cell.id, ENVIRONMENT | {"threads": 2}) == []
+    assert again.turns("another", ENVIRONMENT) == []
+
+
+def test_a_torn_or_foreign_line_of_a_journal_is_passed_over(tmp_path):
+    journal = Journal(tmp_path)
+    journal.keep("c", ENVIRONMENT, turn())
+    with open(tmp_path / JOURNAL, "ab") as file:
+        file.write(b"nonsense\n{}\n" + json.dumps({"cell": "c"}).encode()[:5])
+    assert Journal(tmp_path).turns("c", ENVIRONMENT) == [turn()]
+
+
+def test_fresh_forgets_a_journal_and_the_end_removes_it(tmp_path):
+    Journal(tmp_path).keep("c", ENVIRONMENT, turn())
+    assert Journal(tmp_path, fresh=True).turns("c", ENVIRONMENT) == []
+    journal = Journal(tmp_path)
+    journal.keep("c", ENVIRONMENT, turn())
+    journal.close()
+    assert not (tmp_path / JOURNAL).exists()
+
+
+def test_a_full_disk_says_what_is_kept(tmp_path):
+    journal = Journal(tmp_path)
+    (tmp_path / JOURNAL).symlink_to("/dev/full")
+    with pytest.raises(StoreError, match=r"No space left.*run the same command again"):
+        journal.keep("c", ENVIRONMENT, turn())
+
+
+def test_resumed_turns_count(tmp_path):
+    c = course()
+    for kept in [turn()] * 3:
+        c.take(kept)
+    world = World(lambda _: turn()).run([c])
+    assert len(world.order) == 2
+    assert dataclasses.asdict(c.measurements()[0])["runs"] == (3,) * 5
