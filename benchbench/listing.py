@@ -21,9 +21,11 @@ from benchbench.fleet import Visit
 from benchbench.forecast.profile import list_profiles, profile_names
 from benchbench.hosts import load_hosts
 from benchbench.records import Record
+from benchbench.report import trust, volumes
 from benchbench.report.conditions import group
-from benchbench.report.export import legend, lettered
-from benchbench.report.tables import Cell, summary_rows
+from benchbench.report.export import legend, shown
+from benchbench.report.grid import Grid
+from benchbench.report.tables import Cell, fits_lines, headline, row_labels, summary_rows
 from benchbench.units import format_duration, format_shape, format_value
 
 Row = Mapping[str, Any]
@@ -131,25 +133,46 @@ def info() -> dict[str, Any]:
 
 
 def results(records: Sequence[Record]) -> str:
-    """The table at the end of a run: one for each set of conditions, every number with its origin's letter."""
-    blocks = []
-    for part in group(records):
-        table = summary_rows(sorted(part.records, key=_fastest_first))
+    """The table at the end of a run: one for each set of conditions, every number with its origin's letter.
+
+    Below each stand the noise floor by which its rows tie, the rows that something disturbed, and what would have
+    fitted of those that ran out of memory.
+    """
+    blocks, groups = [], group(records)
+    for part in groups:
+        floor, labels = trust.floor_of(part, groups), row_labels(part.records)
+        table = summary_rows(sorted(part.records, key=_fastest_first), floor)
         rows = [{c.title: _short(c.key, row.cells[c.key]) for c in table.columns} for row in table.rows]
-        blocks.append(f"{part.title}\n{render(rows, 'table')}")
+        below = [] if part.predicted else [f"noise floor: {trust.floor_text(floor)}"]
+        disturbed = trust.disturbed_text(part.records, labels)
+        below += [f"disturbed: {disturbed}"] if disturbed and disturbed != "none" else []
+        below += [f"{labels[r.id]}: {line}" for r in part.records for line in fits_lines(r)]
+        whole = volumes.grid(table.rows, part, floor, key="volume")
+        blocks.append("\n".join([part.title, render(rows, "table"), *_volumes(whole), *below]))
     return "\n\n".join([*blocks, legend()])
+
+
+def _volumes(whole: Grid | None) -> list[str]:
+    """The table of whole volumes, where any was asked for."""
+    if whole is None:
+        return []
+    rows = [
+        {"Model": line.label} | {c.title: _short(c.key, line.cell(c.key)) for c in whole.columns}
+        for line in whole.lines
+    ]
+    return ["", whole.title, render(rows, "table")]
 
 
 def _short(key: str, cell: Cell) -> str:
     """A cell in few columns: reasons come below the table, and the range of a throughput is that of its latency."""
     if key == "status":
         return cell.text
-    return lettered(dataclasses.replace(cell, qualifier="") if key == "throughput_patches_per_s" else cell)
+    return shown(key, dataclasses.replace(cell, qualifier="") if key == "throughput_patches_per_s" else cell)
 
 
 def _fastest_first(record: Record) -> float:
-    latency = record.value("latency_s")
-    return math.inf if latency is None else latency
+    time = record.value(headline([record]))
+    return math.inf if time is None or math.isnan(time) else time
 
 
 def render(rows: Sequence[Row], fmt: str) -> str:
@@ -157,7 +180,7 @@ def render(rows: Sequence[Row], fmt: str) -> str:
 
     Args:
         rows: all with the same keys.
-        fmt: `table`, `json`, `csv`, `markdown` or `latex`.
+        fmt: `table`, `json`, `csv`, `markdown` or `latex` (which needs the package booktabs).
     """
     if fmt == "json":
         return json.dumps([dict(row) for row in rows], indent=2, ensure_ascii=False)
@@ -173,7 +196,7 @@ def render(rows: Sequence[Row], fmt: str) -> str:
     if fmt == "latex":
         body = [" & ".join(map(_tex, line)) + r" \\" for line in [titles, *cells]]
         head = r"\begin{tabular}{" + "l" * len(titles) + "}"
-        return "\n".join([head, r"\hline", *body[:1], r"\hline", *body[1:], r"\hline", r"\end{tabular}"])
+        return "\n".join([head, r"\toprule", *body[:1], r"\midrule", *body[1:], r"\bottomrule", r"\end{tabular}"])
     widths = [max(len(line[i]) for line in [titles, *cells]) for i in range(len(titles))]
     lines = [titles, ["-" * w for w in widths], *cells]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import random
 import struct
 import zlib
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchbench import records as rec
-from benchbench import store
+from benchbench import stats, store
 
 ENVIRONMENT = {
     "python": "3.11.2",
@@ -296,3 +297,181 @@ def audited(folder: Path, name: str, text: dict[str, Any] | None = None, **chang
 def whole_audit(folder: Path) -> Path:
     """The fifteen networks of Table III."""
     return write(folder, [audited(folder, name) for name in AUDITS])
+
+
+#: Name -> (params, MACs, median latency in s, peak bytes, MACs for each byte moved); sizes as those of a zoo.
+ZOO: Mapping[str, tuple[int, int, float, int, float]] = {
+    "slim_unetr": (1_783_425, 2_516_379_648, 0.209, 425_000_000, 5.1),
+    "slim_unetr_fixed": (1_790_000, 2_520_000_000, 0.213, 431_000_000, 5.0),
+    "unet_small": (5_749_000, 61_000_000_000, 0.93, 720_000_000, 31.0),
+    "segformer3d": (4_500_000, 17_500_000_000, 1.04, 640_000_000, 12.4),
+    "unetr": (102_468_147, 183_643_406_336, 4.61, 1_610_000_000, 61.0),
+    "unetr_pp": (42_647_195, 72_754_397_184, 4.67, 1_720_000_000, 22.0),
+    "vit3d": (183_071_234, 103_286_871_552, 1.71, 1_310_000_000, 140.0),
+    "vit_autoenc": (183_858_451, 103_582_531_584, 1.74, 1_330_000_000, 138.0),
+    "attention_unet": (2_722_950, 114_021_629_952, 5.2, 2_240_000_000, 18.0),
+    "mednext_s": (5_500_000, 120_000_000_000, 7.4, 3_100_000_000, 16.0),
+    "mednext_b": (10_500_000, 210_000_000_000, 11.2, 4_300_000_000, 17.0),
+    "transunet": (187_513_395, 231_961_788_416, 5.6, 2_900_000_000, 58.0),
+    "transbts": (32_987_588, 325_410_881_536, 7.9, 2_400_000_000, 66.0),
+    "segresnet": (10_576_155, 330_225_942_528, 7.1, 2_100_000_000, 74.0),
+    "nnunet_v1": (13_835_040, 444_612_476_928, 8.0, 2_200_000_000, 83.0),
+    "nnunet": (31_192_035, 482_734_505_984, 8.52, 2_380_000_000, 86.0),
+    "nnunet_resenc_m": (40_000_000, 900_000_000_000, 15.3, 3_000_000_000, 95.0),
+    "vnet": (45_607_906, 752_510_566_400, 16.2, 3_900_000_000, 71.0),
+    "e1d3": (34_937_961, 870_397_378_560, 15.4, 4_100_000_000, 88.0),
+    "swin_unetr": (62_191_941, 771_643_486_848, 22.9, 9_400_000_000, 38.0),
+    "transvw": (19_076_387, 1_959_444_611_072, 26.9, 3_700_000_000, 130.0),
+    "unet3d": (19_076_387, 1_959_444_611_072, 27.0, 3_690_000_000, 131.0),
+}
+STANDARD = dataclasses.replace(WORKLOAD, protocol="standard", data=None, split=None)
+
+
+def timing(metric: str, median: float, per_process: int, seed: int, processes: int = 5) -> rec.Measurement:
+    """Samples of several processes, skewed to the slow side, with the interval over their medians."""
+    draw = random.Random(seed)
+    runs = []
+    for _ in range(processes):
+        middle = median * draw.gauss(1, 0.008)
+        runs.append(
+            [middle * (1 + abs(draw.gauss(0, 0.02)) + 0.3 * (draw.random() < 0.01)) for _ in range(per_process)]
+        )
+    found = stats.summarise(runs)
+    pair = found.interval
+    return number(
+        metric,
+        found.median,
+        method=f"median of processes' medians, {found.samples} samples, {processes} processes",
+        values=tuple(v for run in runs for v in run),
+        runs=tuple(map(len, runs)),
+        ci95=(pair.low, pair.high) if pair and pair.confident else None,
+    )
+
+
+def trusted(name: str, *more: rec.Measurement, batch: int = 1, speed: float = 1.0, **changes: Any) -> rec.Record:
+    """A row of `standard`: five processes, the peak split, the roof measured; `speed` divides its latency."""
+    params, macs, latency, peak, per_byte = ZOO[name]
+    seed = list(ZOO).index(name) + 100 * batch
+    latency, base, weights = latency * batch / speed, 233_000_000, 4 * params
+    given, out = 4 * 4 * 128**3 * batch, 4 * 3 * 128**3 * batch
+    timed = timing("latency_s", latency, 10 if latency < 3 else 2, seed)
+    peak = base + weights + (peak - base - weights) * batch
+    forwards = (2.1, 1.3, 1.08, 1.02, 1.0, 1.01, 0.99) if latency < 3 else (1.22,)
+    warmup = [latency * f * (1 + 0.03 * p) for p in range(5) for f in forwards]
+    found = [
+        number("params", params, "analytic", method="sum over parameters"),
+        number("macs", macs * batch, "analytic", method="FlopCounterMode on meta, halved"),
+        number("flops", 2 * macs * batch, "analytic", method="2 x macs"),
+        number("moved_bytes", round(macs * batch / per_byte), "analytic", method="read and written, over operators"),
+        number(
+            "tensor_memory_bytes",
+            weights + given + out + round(0.6 * (peak - base - weights - given - out)),
+            "analytic",
+            bound="at_least",
+            method="peak of live tensors on fake tensors, at convolution in decoder.block1",
+        ),
+        timed,
+        number("throughput_patches_per_s", batch / (timed.value or 1), method="batch / latency_s"),
+        number(
+            "warmup_s",
+            sum(warmup) / 5,
+            values=tuple(warmup),
+            runs=(len(forwards),) * 5,
+            method=f"{len(forwards)} forwards, until two windows of 3 agreed within 5 %",
+        ),
+        number(
+            "peak_memory_bytes", peak, values=(peak,) * 5, runs=(1,) * 5, method="VmHWM; the largest of 5 processes"
+        ),
+        number("base_memory_bytes", base, method="resident before the network was built"),
+        number("weights_memory_bytes", weights, "analytic"),
+        number("input_memory_bytes", given, "analytic"),
+        number("output_memory_bytes", out, "analytic"),
+        number("activation_memory_bytes", peak - base - weights - given - out, method="what remains of the peak"),
+        number("disturbed_processes", 0, method="steal time and other programs' processor time"),
+        number("peak_macs_per_s", 92e9, method="the best of matrix products"),
+        number("memory_bandwidth_bytes_per_s", 14.5e9, method="the best of copies"),
+    ]
+    kept = [m for m in found if m.metric not in {one.metric for one in more}]
+    workload = changes.pop("workload", dataclasses.replace(STANDARD, batch=batch))
+    return record(name, measurements=(*kept, *more), workload=workload, **changes)
+
+
+def against_itself(ratio: float = 1.012) -> rec.Measurement:
+    method = "latency_s of this network measured a second time in the same run, over its own (A/A)"
+    return number("noise_ratio", ratio, ci95=(ratio - 0.01, ratio + 0.01), method=method)
+
+
+def whole_zoo(folder: Path) -> Path:
+    """Twenty-two networks under `standard`: a noise floor, ties, one disturbed, one unstable, one out of memory."""
+    records = []
+    for name in ZOO:
+        kept = (artifact(folder, "layers", f"{name}.json", zoo_layers(name)),)
+        extra: tuple[rec.Measurement, ...] = ()
+        more: dict[str, Any] = {"artifacts": kept}
+        if name == "slim_unetr":
+            extra = (against_itself(),)
+        if name == "unetr":
+            extra = (number("disturbed_processes", 2, values=(0, 1, 0, 1, 0), runs=(1,) * 5, method="steal time"),)
+        if name == "vnet":
+            more |= {"status": "unstable", "error": "the median is known to ±9 % only: close other programs"}
+        records.append(trusted(name, *extra, **more))
+    fits = (
+        number("largest_patch_voxels", 96**3, method="96x96x96, by bisection on the forecast, confirmed by one run"),
+        number("largest_batch", None, reason="not even one patch fits"),
+    )
+    records.append(
+        record("huge_net", status="oom", error="at least 31 GB needed", measurements=fits, workload=STANDARD)
+    )
+    return write(folder, records)
+
+
+def zoo_layers(name: str) -> bytes:
+    params, macs = ZOO[name][:2]
+    rows = [
+        {"module": f"encoder.stage{i // 4}.block{i}.conv", "kind": "conv", "params": params // 40, "macs": macs // 40}
+        for i in range(40)
+    ]
+    return json.dumps({"modules": rows}).encode()
+
+
+def sweep(folder: Path) -> Path:
+    """Three networks by batch, threads and dtype; of the largest one the batch of eight does not fit."""
+    records = []
+    for name in ("slim_unetr", "unet_small", "swin_unetr"):
+        for batch in (1, 2, 4, 8):
+            workload = dataclasses.replace(STANDARD, batch=batch)
+            if name == "swin_unetr" and batch > 2:
+                records.append(record(name, status="oom", error="38 GB needed, 24 GB free", workload=workload))
+                continue
+            extra = (against_itself(),) if (name, batch) == ("slim_unetr", 1) else ()
+            records.append(trusted(name, *extra, batch=batch, speed=1 + 0.1 * (batch - 1) ** 0.5, workload=workload))
+        records.append(trusted(name, speed=0.56, workload=dataclasses.replace(STANDARD, threads=1)))
+        records.append(trusted(name, speed=2.1, workload=dataclasses.replace(STANDARD, dtype="bf16")))
+    return write(folder, records)
+
+
+def patients(folder: Path) -> Path:
+    """Whole volumes by sliding windows, and training steps."""
+    work = dataclasses.replace(STANDARD, volume=(240, 240, 155), overlap=0.5)
+    records = []
+    for i, name in enumerate(("slim_unetr", "slim_unetr_fixed", "unetr", "nnunet")):
+        seconds = 18 * ZOO[name][2]
+        outside = 2.0 / (seconds + 2.0)
+        extra = (
+            timing("volume_latency_s", seconds + 2.0, 1, 900 + i),
+            number("volume_windows", 18, "analytic", method="of MONAI's inferer"),
+            number("volume_outside_share", outside, method="1 - time in the network / time"),
+            number("volume_peak_memory_bytes", ZOO[name][3] + 400_000_000, method="VmHWM"),
+        )
+        records.append(trusted(name, *extra, workload=work))
+    for i, name in enumerate(("slim_unetr", "unetr", "nnunet")):
+        steps = (
+            number("params", ZOO[name][0], "analytic"),
+            number("macs", ZOO[name][1], "analytic"),
+            timing("train_step_s", 3.1 * ZOO[name][2], 10, 950 + i),
+            number("train_peak_memory_bytes", 4 * ZOO[name][3], method="VmHWM"),
+            number("train_tensor_memory_bytes", 3 * ZOO[name][3], "analytic", bound="at_least"),
+            number("base_memory_bytes", 233_000_000),
+        )
+        records.append(record(name, measurements=steps, workload=dataclasses.replace(STANDARD, phase="train")))
+    return write(folder, records)

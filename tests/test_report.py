@@ -146,7 +146,7 @@ def test_names_and_errors_are_text_and_never_markup(tmp_path):
     assert len(page.all("img")) == 1
     assert not [a for _, a in page.tags if "onerror" in a or "style" in a]
     assert "<script>alert(1)</script>" in page.visible
-    assert text.count("<svg role=") == text.count('class="figure"') == 3
+    assert text.count("<svg role=") == text.count('class="figure"') == 4
 
 
 def test_every_id_is_there_once(tmp_path):
@@ -163,7 +163,7 @@ def test_every_id_is_there_once(tmp_path):
 def test_a_figure_keeps_no_colour_of_its_own(tmp_path):
     text = write_report(run_and_prediction(tmp_path)).read_text(encoding="utf-8")
     drawings = re.findall(r"<svg role=.*?</svg>", text, flags=re.DOTALL)
-    assert len(drawings) == 6
+    assert len(drawings) == 7
     for drawing in drawings:
         assert not re.search(r"#[0-9a-fA-F]{6}\b", drawing)
         assert "<style" not in drawing

@@ -20,7 +20,9 @@ from typing import Any
 
 import pytest
 
-from benchbench.report import write_report
+from benchbench.compare import compare
+from benchbench.report import write_comparison, write_report
+from tests import compare_examples
 from tests import report_examples as examples
 
 pytestmark = pytest.mark.browser
@@ -60,6 +62,10 @@ def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
     root: Path = tmp_path_factory.mktemp("browser")
     page = write_report([examples.whole_run(root / "a"), examples.prediction(root / "b")], root / "report.html")
     write_report([examples.whole_run(root / "a")], root / "one.html")
+    found = compare(compare_examples.run(1), compare_examples.run(2, factor=1.08))
+    write_comparison(found, ("before", "after"), root / "compare.html")
+    folders = [examples.whole_zoo(root / "z"), examples.sweep(root / "s"), examples.patients(root / "p")]
+    write_report(folders, root / "trust.html")
     audits = write_report([examples.whole_audit(root / "c"), root / "a"], root / "audit.html")
     opened = audits.read_text(encoding="utf-8").replace("<details>", "<details open>")
     (root / "audit-open.html").write_text(opened, encoding="utf-8")
@@ -93,6 +99,19 @@ def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
 def test_the_page_loads_without_a_complaint_of_its_content_policy(visit):
     found, console = visit("return { styled: win.getComputedStyle(page.body).marginTop };", address="report.html")
     assert found["styled"] == "0px"  # the stylesheet's hash was accepted
+    assert console == ""
+
+
+def test_the_page_of_a_comparison_loads_without_a_complaint_and_sorts(visit):
+    found, console = visit(
+        """
+        page.querySelector('button[data-key="change"]').click();
+        page.querySelector('button[data-key="change"]').click();
+        return { styled: win.getComputedStyle(page.body).marginTop, first: names()[0] };
+        """,
+        address="compare.html",
+    )
+    assert (found["styled"], found["first"]) == ("0px", "slim_unetr")
     assert console == ""
 
 
@@ -133,7 +152,9 @@ def test_a_link_can_ask_for_an_order(visit):
     assert same["names"][0] == "slim_unetr"
 
 
-@pytest.mark.parametrize("address", ["report.html", "open.html", "audit.html", "audit-open.html"])
+@pytest.mark.parametrize(
+    "address", ["report.html", "open.html", "audit.html", "audit-open.html", "compare.html", "trust.html"]
+)
 def test_at_400_pixels_nothing_makes_the_page_scroll_sideways(visit, address):
     found, _ = visit(
         """
@@ -181,7 +202,7 @@ def test_a_table_with_two_rows_of_headings_sorts_alone(visit):
     assert console == ""
 
 
-@pytest.mark.parametrize("address", ["report.html", "audit-open.html"])
+@pytest.mark.parametrize("address", ["report.html", "audit-open.html", "compare.html", "trust.html"])
 @pytest.mark.parametrize(("scheme", "flag"), [("light", 1), ("dark", 0)])
 def test_text_and_marks_contrast_with_the_paper_in_light_and_in_dark(visit, scheme, flag, address):
     found, _ = visit(

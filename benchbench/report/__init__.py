@@ -7,8 +7,10 @@ package freely.
 
 from __future__ import annotations
 
-from benchbench.report.build import ReadArtifact, folder_reader, render, write_report
+from benchbench.report.build import folder_reader, render, write_report
+from benchbench.report.comparison import render_comparison, write_comparison
 from benchbench.report.conditions import Group, group
+from benchbench.report.details import ReadArtifact
 from benchbench.report.export import FORMATS, export
 from benchbench.report.tables import Cell, Column, Row, Table, missing_dice, summary_rows, to_table
 
@@ -25,7 +27,9 @@ __all__ = [
     "group",
     "missing_dice",
     "render",
+    "render_comparison",
     "summary_rows",
     "to_table",
+    "write_comparison",
     "write_report",
 ]

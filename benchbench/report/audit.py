@@ -75,7 +75,7 @@ class Parameters:
     all: int  # every nn.Parameter once
     buffers: int
     bare: int  # of nn.Parameters that no layer owns: counters that ask layers miss them
-    unused: int  # of nn.Parameters that the forward never reads
+    unused: int | None  # of nn.Parameters that the forward never reads; None: it could not be traced
     shared_modules: tuple[str, ...]
 
 
@@ -130,7 +130,8 @@ def read(content: bytes) -> Audit:
         sizes, published = data["params"], data["published"]
         return Audit(
             params=Parameters(
-                **{key: _count(sizes[key]) for key in ("all", "buffers", "bare", "unused")},
+                **{key: _count(sizes[key]) for key in ("all", "buffers", "bare")},
+                unused=None if sizes["unused"] is None else _count(sizes["unused"]),
                 shared_modules=tuple(_text(name) for name in _list(sizes["shared_modules"])),
             ),
             counts={c.counter: c for c in map(_read_count, _list(data["counters"]))},

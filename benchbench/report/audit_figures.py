@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from benchbench import units
 from benchbench.report import audit, canvas, svg
@@ -17,10 +16,6 @@ from benchbench.report.audited import SHOWN, Audited, Metric
 from benchbench.report.figures import MAX_BARS, Drawing
 from benchbench.report.grid import AGREES, GMAC, direction, giga, signed, times
 from benchbench.report.paper_facts import blamed, featured
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _TRUE, _HIGH, _LOW = svg.SERIES[0], svg.SERIES[1], svg.SERIES[3]
 #: Steps of the staircase; the rest become one.
@@ -78,7 +73,7 @@ def published_and_true(part: Sequence[Audited], metric: Metric, *, prefix: str) 
 def _draw_pairs(pairs: Sequence[tuple[Audited, float]], metric: Metric) -> str:
     scale = 1e9 if metric == "macs" else 1e6
     with canvas.plain_matplotlib():
-        figure, axes = _rows([canvas.clip(one.label, 22) for one, _ in pairs], 0.27, right=0.17)
+        figure, axes = canvas.row_axes([one.label for one, _ in pairs], 0.32, left=0.27, right=0.17)
         axes.set_xscale("log")
         both = [value / scale for one, _ in pairs for value in (one.published(metric), one.true(metric)) if value]
         axes.set_xlim(min(both) / 1.3, max(both) * 1.3)
@@ -102,7 +97,7 @@ def _draw_pairs(pairs: Sequence[tuple[Audited, float]], metric: Metric) -> str:
                 markeredgewidth=1.6,
                 linestyle="none",
             )
-            _beside(axes, right, i, verdict if verdict == "agrees" else times(factor))
+            canvas.beside(axes, right, i, verdict if verdict == "agrees" else times(factor))
         return canvas.save(figure)
 
 
@@ -165,7 +160,7 @@ def steps_of(one: Audited, counter: str) -> list[Step]:
 
 def _draw_steps(steps: Sequence[Step]) -> str:
     with canvas.plain_matplotlib():
-        figure, axes = _rows([canvas.clip(step.label, 26) for step in steps], 0.36, right=0.17)
+        figure, axes = canvas.row_axes([step.label for step in steps], 0.32, left=0.36, right=0.17)
         highest = max(max(s.start, s.end) for s in steps) / 1e9
         axes.set_xlim(0, highest * 1.02)
         canvas.label_ticks(axes.xaxis, axes.get_xlim(), log=False)
@@ -186,35 +181,5 @@ def _draw_steps(steps: Sequence[Step]) -> str:
             )
             if i + 1 < len(steps) and step.kind in ("true", "more", "less"):
                 axes.plot([step.end / 1e9] * 2, [i + 0.3, i + 0.7], color=svg.MUTED, linewidth=0.8, linestyle=":")
-            axes.annotate(
-                step.text,
-                (left + width, i),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
-                annotation_clip=False,
-                parse_math=False,
-            )
+            canvas.beside(axes, left + width, i, step.text)
         return canvas.save(figure)
-
-
-def _rows(names: Sequence[str], left: float, *, right: float) -> tuple[Figure, Axes]:
-    """Axes with one named row after another, the first on top."""
-    wanted = 0.04 + 0.0175 * max(map(len, names))
-    figure, axes = canvas.axes(0.85 + 0.32 * len(names), max(left, min(0.46, wanted)), right=right)
-    axes.spines["left"].set_visible(True)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(True, axis="x", color=svg.GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_yticks(range(len(names)), labels=names)
-    axes.tick_params(axis="y", length=0)
-    for text in axes.get_yticklabels():
-        text.set_parse_math(False)
-        text.set_color(svg.INK)
-    return figure, axes
-
-
-def _beside(axes: Axes, x: float, y: float, text: str) -> None:
-    axes.annotate(
-        text, (x, y), xytext=(6, 0), textcoords="offset points", va="center", annotation_clip=False, parse_math=False
-    )

@@ -7,37 +7,53 @@ in its place, never a crash.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
 import json
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from benchbench import records as rec
 from benchbench import store, units
 from benchbench.errors import StoreError, UsageError
-from benchbench.report import audit, claims, conditions, figures, html, layers, paper, published
+from benchbench.report import (
+    audit,
+    claims,
+    conditions,
+    details,
+    distributions,
+    figures,
+    html,
+    memory_split,
+    paper,
+    published,
+    roofline,
+    scaling,
+    trust,
+    volumes,
+    warmup,
+)
+from benchbench.report.details import ReadArtifact
+from benchbench.report.grid import Grid
 from benchbench.report.tables import (
-    COLUMNS,
     COUNTER_LEGEND,
     ORIGIN_LEGEND,
     STATUS_TEXT,
     Row,
     Table,
-    measurement_cell,
+    headline,
     missing_dice,
     summary_rows,
 )
 
-#: Gives the content of an artifact, or raises StoreError with a line for the page (and no path of the machine).
-ReadArtifact = Callable[[rec.Artifact], bytes]
-
-#: Pictures beyond this many bytes are named instead of shown, so that the page stays below 1 MB.
-PICTURE_BUDGET_BYTES = 500_000
-MAX_SAMPLES = 40
+#: The page stays below this many bytes.
+PAGE_BYTES = 1_000_000
+#: What the figures of all sets of conditions may take together, less where there are very many rows; what is
+#: beyond is named instead of shown.
+FIGURE_BUDGET_BYTES = 450_000
+_ROW_BYTES = 2_000  # what a row takes in its tables
+_SMALLEST_FIGURE_BYTES = 5_000
 _NOISE_OF_EACH = 6  # rows up to which each has its own noise
 _NOT_SETTLED = "its timings did not settle"
 
@@ -120,14 +136,23 @@ def render(records: Sequence[rec.Record], read_artifact: ReadArtifact) -> str:
     first = bool(newest) and audit.is_audit(newest[0])
     if first and runs:
         heading = "The Slim UNETR paper’s tables, counted and timed again"
-    pictures = _Pictures(read_artifact)
+    rest = PAGE_BYTES - 100_000 - _ROW_BYTES * len(runs)
+    budget = _Budget(max(FIGURE_BUDGET_BYTES // 5, min(FIGURE_BUDGET_BYTES, rest)))
+    joined, joined_out = _joined(groups, budget)
+    read = details.Cache(read_artifact)
+    parts = [_group(g, groups, budget) for g in groups]
+    shared = [pair for pair in parts[0]["facts"] if all(pair in p["facts"] for p in parts)] if len(parts) > 1 else []
+    for part in parts:
+        part["facts"] = [pair for pair in part["facts"] if pair not in shared]
     context = {
         "heading": heading,
         "sentence": sentence,
         "banners": _banners(runs),
         "differences": _differences(groups),
-        "groups": [_group(g, len(groups) > 1, pictures) for g in groups],
-        "columns": [c for c in COLUMNS if c.key != "status"],
+        "groups": parts,
+        "shared": shared,
+        "scaling": joined,
+        "scaling_left_out": joined_out,
         "letters": {origin: letter for origin, (letter, _) in legend.items()},
         "origins": ORIGIN_LEGEND,
         "legend": legend,
@@ -137,6 +162,23 @@ def render(records: Sequence[rec.Record], read_artifact: ReadArtifact) -> str:
         "paper": published.PAPER,
         "n_failed": sum(r.status not in ("ok", "unstable") for r in newest),
     }
+    return _fitting(context, read)
+
+
+def _fitting(context: dict[str, Any], read: ReadArtifact) -> str:
+    """The page with as much detail as it has room for; pictures take what is left."""
+    reserve = min(details.picture_bytes(context["groups"], read), details.PICTURE_BUDGET_BYTES) // 4
+    text = ""
+    for detail in details.DETAILS:
+        details.fill(context["groups"], read, detail, 0)
+        context["detail_note"] = detail.note
+        text = html.page(context)
+        left = PAGE_BYTES - len(text.encode())
+        if left > reserve:
+            break
+    details.fill(
+        context["groups"], read, detail, min(details.PICTURE_BUDGET_BYTES, max(0, int(0.7 * left)))
+    )  # base64 takes a third more
     return html.page(context)
 
 
@@ -205,38 +247,96 @@ def _differences(groups: Sequence[conditions.Group]) -> str:
     return ", ".join(differing).lower() or "details of the environment"
 
 
-def _group(group: conditions.Group, several: bool, pictures: _Pictures) -> dict[str, Any]:
-    unsorted = summary_rows(group.records)
-    table = Table(columns=unsorted.columns, rows=tuple(sorted(unsorted.rows, key=_by_latency)))
+def _joined(groups: Sequence[conditions.Group], budget: _Budget) -> tuple[list[dict[str, Any]], str]:
+    """The figures across sets of conditions, and the names of those for which half of the budget had no room."""
+    own = _Budget(budget.left_bytes // 2)
+    drawn = scaling.figures(groups, prefix="x")
+    shown = [(d, own.show(d)) for d in drawn]
+    budget.left_bytes -= budget.left_bytes // 2 - own.left_bytes
+    return [figure for _, figure in shown if figure], "; ".join(d.title for d, figure in shown if not figure)
+
+
+def _group(group: conditions.Group, groups: Sequence[conditions.Group], budget: _Budget) -> dict[str, Any]:
+    floor, main = trust.floor_of(group, groups), headline(group.records)
+    unsorted = summary_rows(group.records, floor)
+    table = Table(columns=unsorted.columns, rows=tuple(sorted(unsorted.rows, key=lambda row: _by(row, main))))
     rows, labels = table.rows, {row.record.id: row.label for row in table.rows}
     records = [row.record for row in rows]
     prefix = f"f{group.letter.lower()}"
-    usable = [row for row in rows if row.usable]
-    drawings = [
-        figures.scatter(usable, prefix=f"{prefix}s"),
-        figures.bars(rows, "latency_s", prefix=f"{prefix}l"),
-        figures.bars(rows, "memory_bytes", prefix=f"{prefix}m"),
-    ]
+    shown = [(d, budget.show(d)) for d in _drawings(rows, main, prefix, budget)]
+    roof = roofline.grid(rows, key=f"{prefix}roof") if any(d.title == roofline.TITLE and f for d, f in shown) else None
+    volume = volumes.grid(rows, group, floor, key=f"{prefix}volume")
     unsettled = [row for row in rows if row.record.status == "unstable"]
     return {
         "letter": group.letter,
         "title": group.title,
-        "several": several,
+        "several": len(groups) > 1,
         "predicted": group.predicted,
-        "facts": conditions.facts(group),
+        "columns": [c for c in table.columns if c.key != "status"],
+        "main": main,
+        "facts": conditions.facts(group) + _trust_facts(group, floor, labels),
         "noise": _noise(conditions.noise(records, labels)),
-        "rows": [{"row": row, "sort": _sort_values(row)} for row in rows],
+        "rows": [{"row": row, "sort": _sort_values(row), "disturbed": _disturbed(row, main)} for row in rows],
         "notes": [f"{r.label} is unstable: {r.record.error or _NOT_SETTLED}" for r in unsettled]
         + missing_dice(records),
-        "sorted_by": "latency_s" if rows[0].usable and rows[0].cells["latency_s"].value is not None else "",
-        "figures": [{"svg": html.safe(d.svg), "title": d.title, "caption": d.caption} for d in drawings if d],
+        "sorted_by": main if rows[0].usable and rows[0].cells[main].value is not None else "",
+        "figures": [figure for _, figure in shown if figure],
+        "left_out": ", ".join(d.title[0].lower() + d.title[1:] for d, figure in shown if not figure)
+        or ("its figures" if budget.spent and not shown else ""),
+        "explanation": roofline.explanation(rows),
+        "roofs": [_table(roof)] if roof else [],
+        "volumes": [_table(volume)] if volume else [],
         "claims": claims.check(records),
         "comparisons": [
             {"it": one, "factor": f"{units.significant(one.factor)} x"}
             for one in claims.published_beside_ours(records, labels)
         ],
-        "networks": [_network(row, pictures) for row in rows],
+        "network_rows": rows,
     }
+
+
+def _drawings(rows: Sequence[Row], main: str, prefix: str, budget: _Budget) -> list[figures.Drawing]:
+    """The figures of one set of conditions, the most telling first: where the page is full, the last give way.
+
+    Nothing is drawn where no figure has room any more.
+    """
+    if budget.spent:
+        return []
+    usable = [row for row in rows if row.usable]
+    made = [
+        figures.scatter(usable, prefix=f"{prefix}s") if main == "latency_s" else None,
+        figures.bars(rows, main, prefix=f"{prefix}l"),
+        memory_split.split_bars(rows, prefix=f"{prefix}m") or figures.bars(rows, "memory_bytes", prefix=f"{prefix}m"),
+        distributions.strip_plot(rows, main, prefix=f"{prefix}d"),
+        roofline.figure(rows, prefix=f"{prefix}r"),
+        volumes.figure(rows, prefix=f"{prefix}v"),
+        warmup.curves(rows, main, prefix=f"{prefix}w"),
+    ]
+    return [drawing for drawing in made if drawing]
+
+
+def _table(grid: Grid) -> dict[str, Any]:
+    lines = [{"line": line, "sort": json.dumps(line.sort_values, sort_keys=True)} for line in grid.lines]
+    return {"grid": grid, "lines": lines}
+
+
+def _trust_facts(group: conditions.Group, floor: trust.Floor | None, labels: dict[str, str]) -> list[tuple[str, str]]:
+    """What the conditions say of noise, disturbance and the memory forecast."""
+    if group.predicted:
+        return []
+    error = trust.forecast_error(group.records, labels)
+    pairs = [
+        ("Noise floor", trust.floor_text(floor)),
+        ("Disturbed", trust.disturbed_text(group.records, labels)),
+        ("Memory forecast", trust.forecast_text(error) if error else None),
+    ]
+    return [(name, text) for name, text in pairs if text]
+
+
+def _disturbed(row: Row, main: str) -> str:
+    """`2 of 5 processes disturbed`."""
+    hit, of = trust.disturbed(row.record), len(trust.processes(row.record, main))
+    return f"{hit} of {max(hit, of)} processes disturbed" if hit else ""
 
 
 def _noise(rows: Sequence[conditions.Noise]) -> str:
@@ -249,9 +349,9 @@ def _noise(rows: Sequence[conditions.Noise]) -> str:
     return f"half of the rows below {_percent(middle[0].spread)}, the largest {largest[1]}; all samples stand below"
 
 
-def _by_latency(row: Row) -> tuple[bool, bool, float]:
-    latency = row.cells["latency_s"].value
-    return (not row.usable, latency is None, latency or 0.0)
+def _by(row: Row, main: str) -> tuple[bool, bool, float]:
+    time = row.cells[main].value
+    return (not row.usable, time is None, time or 0.0)
 
 
 def _percent(share: float | None) -> str:
@@ -264,74 +364,21 @@ def _sort_values(row: Row) -> str:
     return json.dumps(values | {"model": row.label}, sort_keys=True)
 
 
-def _network(row: Row, pictures: _Pictures) -> dict[str, Any]:
-    record = row.record
-    notes: list[str] = []
-    table = None
-    for artifact in record.artifacts:
-        if artifact.kind == "layers":
-            try:
-                table = layers.breakdown(pictures.read(artifact))
-            except StoreError as error:
-                notes.append(str(error))
-    if table and record.value("macs") not in (None, table.macs):
-        notes.append(
-            f"The layer table adds up to {units.format_value(table.macs, 'MAC')}, "
-            f"the whole network to {units.format_value(record.value('macs'), 'MAC')}."
-        )
-    measurements = [{"m": m, "cell": measurement_cell(m)} for m in record.measurements]
-    shown = [p for artifact in record.artifacts if artifact.kind == "picture" for p in [pictures.show(artifact)]]
-    return {
-        "row": row,
-        "status": STATUS_TEXT[record.status],
-        "measurements": measurements,
-        "samples": [_samples(m) for m in record.measurements if len(m.values) > 1],
-        "layers": table and [_layer(one) for one in table.layers],
-        "kinds": table and ", ".join(f"{kind.replace('_', ' ')} {_percent(share)}" for kind, share in table.kinds[:6]),
-        "parts": table
-        and "; ".join(f"{part or 'itself'} {_percent(m)}, {_percent(p)}" for part, m, p in table.parts[:8]),
-        "pictures": [p for p in shown if isinstance(p, dict)],
-        "notes": notes + [p for p in shown if isinstance(p, str)],
-        "spec": rec.canonical_json(rec.to_json(record.model.kwargs)) if record.model.kwargs else "",
-    }
-
-
-def _layer(layer: layers.Layer) -> dict[str, Any]:
-    return {
-        "module": layer.module or "(the network itself)",
-        "kind": layer.kind.replace("_", " "),
-        "macs": units.format_value(layer.macs, "MAC"),
-        "params": units.format_value(layer.params, "parameters"),
-        "macs_share": f"{100 * layer.macs_share:.1f}",
-        "params_share": f"{100 * layer.params_share:.1f}",
-    }
-
-
-def _samples(m: rec.Measurement) -> dict[str, str]:
-    texts = [units.format_value(v, m.unit) for v in m.values[:MAX_SAMPLES]]
-    rest = len(m.values) - len(texts)
-    return {"metric": m.metric, "n": str(len(m.values)), "text": ", ".join(texts) + (f" and {rest} more" * bool(rest))}
-
-
 @dataclasses.dataclass(slots=True)
-class _Pictures:
-    """Artifacts read, and pictures shown until the page's budget is spent."""
+class _Budget:
+    """Figures shown until their share of the page is spent."""
 
-    read: ReadArtifact
-    left_bytes: int = PICTURE_BUDGET_BYTES
+    left_bytes: int
 
-    def show(self, artifact: rec.Artifact) -> dict[str, Any] | str:
-        """What the template needs to show a picture, or a note in its place."""
-        try:
-            content = self.read(artifact)
-        except StoreError as error:
-            return str(error)
-        if content[:8] != b"\x89PNG\r\n\x1a\n" or len(content) < 24:
-            return f"{artifact.path} is no PNG, so it is not shown"
-        if len(content) > self.left_bytes:
-            size = units.format_value(len(content), "B")
-            return f"{artifact.path} ({size}) was left out to keep this page below 1 MB"
-        self.left_bytes -= len(content)
-        width, height = struct.unpack(">II", content[16:24])
-        encoded = base64.b64encode(content).decode()
-        return {"src": f"data:image/png;base64,{encoded}", "width": width, "height": height, "title": artifact.title}
+    @property
+    def spent(self) -> bool:
+        """Whether not even a small figure has room."""
+        return self.left_bytes < _SMALLEST_FIGURE_BYTES
+
+    def show(self, drawing: figures.Drawing) -> dict[str, Any] | None:
+        """What the template needs, or None where there is no room."""
+        size = len(drawing.svg.encode())
+        if size > self.left_bytes:
+            return None
+        self.left_bytes -= size
+        return {"svg": html.safe(drawing.svg), "title": drawing.title, "caption": drawing.caption}

@@ -35,6 +35,7 @@ def plain_matplotlib() -> Iterator[None]:
             {
                 "svg.fonttype": "none",
                 "svg.hashsalt": "benchbench",
+                "path.simplify": False,
                 "font.size": FONT,
                 "text.color": svg.INK,
                 "axes.edgecolor": svg.MUTED,
@@ -61,6 +62,52 @@ def axes(height_in: float, left: float, *, bottom_in: float = 0.62, right: float
     return figure, figure.add_axes((left, bottom, 1 - left - right, 0.96 - bottom))
 
 
+def row_axes(
+    names: Sequence[str], row_in: float, *, left: float = 0.1, right: float = 0.27, head_in: float = 0.0
+) -> tuple[Figure, Axes]:
+    """Axes with one named row after another, the first on top.
+
+    Args:
+        names: of the rows, in their order.
+        row_in: height of one.
+        left: share of the width at the least for the names.
+        right: share of the width that stays free for text beside the rows.
+        head_in: height that stays free above the rows, for a legend.
+    """
+    from matplotlib.figure import Figure
+
+    names = [clip(name, 26) for name in names]
+    left = max(left, min(0.46, 0.04 + 0.0175 * max(map(len, names))))
+    bottom, room = 0.62, 0.06
+    height = bottom + row_in * (len(names) + 0.2) + head_in + room
+    figure = Figure(figsize=(WIDTH_IN, height))
+    drawn = figure.add_axes((left, bottom / height, 1 - left - right, 1 - (bottom + room + head_in) / height))
+    drawn.spines["left"].set_visible(True)
+    drawn.set_ylim(len(names) - 0.4, -0.6)
+    drawn.grid(True, axis="x", color=svg.GRID, linewidth=0.8)
+    drawn.set_axisbelow(True)
+    drawn.set_yticks(range(len(names)), labels=names)
+    drawn.tick_params(axis="y", length=0)
+    for text in drawn.get_yticklabels():
+        text.set_parse_math(False)
+        text.set_color(svg.INK)
+    return figure, drawn
+
+
+def beside(axes: Axes, x: float, y: float, text: str, *, muted: bool = False) -> None:
+    """A short text to the right of a place of the data."""
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        annotation_clip=False,
+        parse_math=False,
+        color=svg.MUTED if muted else svg.INK,
+    )
+
+
 def save(figure: Figure) -> str:
     """The figure as an SVG document without a date."""
     out = io.StringIO()
@@ -84,7 +131,7 @@ def label_ticks(axis: Any, limits: tuple[float, float], *, log: bool, plain: boo
 
     `plain` keeps `1000` where the unit of the axis has a prefix already; else it is `1 k`.
     """
-    ticks = _log_ticks(*limits) if log else _linear_ticks(*limits)
+    ticks = log_ticks(*limits) if log else linear_ticks(*limits)
     places = 0 if log or len(ticks) < 2 else max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
     fine = any(abs(round(t, places) - t) > 1e-9 for t in ticks)
     axis.set_ticks(ticks, labels=[_log_text(t, plain) if log else f"{t:.{places + fine}f}" for t in ticks])
@@ -92,7 +139,8 @@ def label_ticks(axis: Any, limits: tuple[float, float], *, log: bool, plain: boo
         text.set_parse_math(False)
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
+    """At least three round numbers between two of a logarithmic axis, where there are so many."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
         ticks = [float(f"{s}e{d}") for d in decades for s in steps]
@@ -102,7 +150,8 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def _linear_ticks(low: float, high: float) -> list[float]:
+def linear_ticks(low: float, high: float) -> list[float]:
+    """Some five round numbers between two."""
     raw = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw)

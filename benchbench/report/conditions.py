@@ -8,6 +8,7 @@ then the page shows two tables, and says in what they differ.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import shlex
 import statistics
@@ -41,7 +42,14 @@ class Group:
         work = self.first.workload
         threads = "" if work.threads is None else f", {work.threads} thread{'s' * (work.threads != 1)}"
         basis = " (predicted)" if self.predicted else ""
-        return f"{self.first.device.name}{basis}{threads}, {work.dtype}, {input_text(self.first)}"
+        host = self.first.environment.get("host")
+        also = f" on {host}" if host else ""
+        also += ", training" if work.phase == "train" else ""
+        also += "" if work.volume is None else f", volume {units.format_shape(work.volume)}"
+        also += " cropped" if work.volume and work.crop_foreground else ""
+        limit = work.memory_limit_bytes
+        also += "" if limit is None else f", limit {units.format_value(limit, 'B')}"
+        return f"{self.first.device.name}{basis}{threads}, {work.dtype}, {input_text(self.first)}{also}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +109,12 @@ def facts(group: Group) -> list[tuple[str, str]]:
     pairs: list[tuple[str, Any]] = [
         ("Device", f"{first.device.name} (asked for: {first.device.asked})"),
         ("Host", env.get("host")),
-        ("Basis", "a profile of its data sheet; nothing ran there" if group.predicted else "probed; it ran here"),
+        ("Basis", _basis(group)),
         ("Threads", work.threads),
         ("Precision", work.dtype),
         ("Input", f"{input_text(first)} (batch x channels x voxels), {_outputs(group.records)} outputs"),
         ("Phase and runtime", f"{work.phase}, {work.runtime}"),
+        ("Volume", _volume(work)),
         ("Protocol", work.protocol),
         ("Data for Dice", data_text(work)),
         ("Memory limit", None if work.memory_limit_bytes is None else units.format_value(work.memory_limit_bytes, "B")),
@@ -128,6 +137,22 @@ def facts(group: Group) -> list[tuple[str, str]]:
         ("When", when),
     ]
     return [(name, str(text)) for name, text in pairs if text not in (None, "")]
+
+
+def _volume(work: rec.Workload) -> str | None:
+    if work.volume is None:
+        return None
+    overlap = "" if work.overlap is None else f", overlap {work.overlap:g}"
+    over = "the box that holds the patient" if work.crop_foreground else "all of it"
+    windows = f"by windows of {units.format_shape(work.spatial)}{overlap}"
+    return f"{units.format_shape(work.volume)} voxels, {windows}, over {over}"
+
+
+def _basis(group: Group) -> str:
+    if group.predicted:
+        return "a profile of its data sheet; nothing ran there"
+    away = group.first.environment.get("host")
+    return "probed; it ran on that host, reached by ssh" if away else "probed; it ran here"
 
 
 def _outputs(records: Sequence[rec.Record]) -> str:
@@ -236,6 +261,7 @@ def relative_spread(samples: Sequence[float]) -> tuple[float | None, str]:
     Args:
         samples: seconds.
     """
+    samples = [s for s in samples if math.isfinite(s)]
     if len(samples) < 2 or statistics.median(samples) <= 0:
         return None, "no repeats recorded"
     middle = statistics.median(samples)
@@ -251,7 +277,18 @@ def reproduce(group: Group) -> str:
     names = ",".join(seen)
     parts = ["bench run", f"--models {shlex.quote(names)}", f"--device {shlex.quote(group.first.device.asked)}"]
     parts += ["--spatial " + " ".join(map(str, work.spatial)), f"--batch-size {work.batch}", f"--dtype {work.dtype}"]
+    cores = group.first.environment.get("cores")
+    if work.threads is not None and isinstance(cores, int) and work.threads != cores:
+        parts.append(f"--threads {work.threads}")
     parts.append(f"--protocol {work.protocol}")
+    if work.phase == "train":
+        parts.append("--phase train")
+    if work.volume:
+        parts.append("--volume " + " ".join(map(str, work.volume)))
+        parts += [] if work.overlap is None else [f"--overlap {work.overlap:g}"]
+        parts += ["--crop-foreground"] if work.crop_foreground else []
+    if work.memory_limit_bytes is not None:
+        parts.append(f"--memory-limit {work.memory_limit_bytes}B")
     if work.data:
         parts.append(f"--data {shlex.quote(work.data)}")
     return " ".join(parts)

@@ -1,10 +1,10 @@
 """Records as CSV, JSON, Markdown or LaTeX, with the origin of every value.
 
 CSV and JSON are for programs: full values in SI units, `<metric>` beside `<metric>_origin`. Markdown
-and LaTeX are for people: the table of the page, a letter after each number, and a line that says what
-the letters mean. The surprise: a published figure has its own column (`published_macs`), so it can
-never stand where ours is missing. Records of `bench audit` alone become the audit's tables instead,
-for which their artifacts are read.
+and LaTeX are for people: the tables of the page, a letter after each number, and a line that says what
+the letters mean; LaTeX rules its tables by the package booktabs. The surprise: a
+published figure has its own column (`published_macs`), so it can never stand where ours is missing.
+Records of `bench audit` alone become the audit's tables instead, for which their artifacts are read.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 
 from benchbench import records as rec
 from benchbench.errors import StoreError, UsageError, unknown
-from benchbench.report import published
+from benchbench.report import published, trust, volumes
 from benchbench.report.audit import is_audit
 from benchbench.report.audited import Audited, Metric, compute_grid, gather, parameter_grid
-from benchbench.report.conditions import group, input_text, is_semi_synthetic
+from benchbench.report.conditions import Group, group, input_text, is_semi_synthetic
 from benchbench.report.grid import Column, Grid, Line
-from benchbench.report.tables import COLUMNS, COUNTER_LEGEND, ORIGIN_LEGEND, Cell, bounded_text, summary_rows
+from benchbench.report.tables import COUNTER_LEGEND, ORIGIN_LEGEND, Cell, Table, bounded_text, summary_rows
 
 ReadArtifact = Callable[[rec.Artifact], bytes]
 
@@ -93,6 +93,10 @@ def _what(record: rec.Record) -> dict[str, Any]:
         "threads": work.threads,
         "runtime": work.runtime,
         "protocol": work.protocol,
+        "volume": None if work.volume is None else "x".join(map(str, work.volume)),
+        "overlap": work.overlap,
+        "crop_foreground": work.crop_foreground or None,
+        "memory_limit_bytes": work.memory_limit_bytes,
         "data": work.data,
         "data_kind": "semi-synthetic" if is_semi_synthetic(work.data) else None,
         "split": work.split,
@@ -104,22 +108,47 @@ def _what(record: rec.Record) -> dict[str, Any]:
     }
 
 
+#: Of what was asked: left out of CSV where no record was asked for it.
+_OPTIONAL = frozenset({"volume", "overlap", "crop_foreground", "memory_limit_bytes"})
+
+
+def _ranked(records: Sequence[rec.Record]) -> dict[str, dict[str, Any]]:
+    """Record id -> its rank among the rows of its conditions, and the share within which those tie."""
+    groups, found = group(records), {}
+    for part in groups:
+        floor = trust.floor_of(part, groups)
+        for row in summary_rows(part.records, floor).rows:
+            cell = row.cells["rank"]
+            if cell.value is not None:
+                found[row.record.id] = {
+                    "rank": cell.text,
+                    "rank_tolerance": trust.tolerance(floor),
+                    "noise_floor": floor.share if floor else None,
+                }
+    return found
+
+
 def to_csv(records: Sequence[rec.Record]) -> str:
-    """One line a record: what was asked, then `<metric>`, its origin, bound, range and reason."""
-    metrics = _metrics(records)
+    """One line a record: what was asked, its rank, then `<metric>`, its origin, bound, range, samples and reason."""
+    metrics, ranked = _metrics(records), _ranked(records)
     rows = []
     for record in records:
-        row = _what(record)
+        row = _what(record) | ranked.get(record.id, {})
         for m in record.measurements:
             name = _column(m)
+            if len(m.values) > 1:
+                row |= {f"{name}_samples": len(m.values), f"{name}_processes": len(trust.split(m))}
             row |= {name: m.value, f"{name}_origin": m.origin, f"{name}_bound": m.bound, f"{name}_reason": m.reason}
             for kind, pair in (("", m.interval), ("_ci95", m.ci95)):
                 row |= dict(zip((f"{name}{kind}_low", f"{name}{kind}_high"), pair or (None, None), strict=True))
         rows.append(row)
-    header = list(rows[0])[: len(_what(records[0]))] if records else []
+    asked = [*_what(records[0]), "rank", "rank_tolerance", "noise_floor"] if records else []
+    optional_ones = _OPTIONAL | {"rank", "rank_tolerance", "noise_floor"}
+    header = [c for c in asked if c not in optional_ones or any(row.get(c) is not None for row in rows)]
     for name in metrics:
         header += [name, f"{name}_origin"]
-        optional = (f"{name}_{part}" for part in ("bound", "low", "high", "ci95_low", "ci95_high", "reason"))
+        parts = ("bound", "low", "high", "ci95_low", "ci95_high", "samples", "processes", "reason")
+        optional = (f"{name}_{part}" for part in parts)
         header += [column for column in optional if any(row.get(column) is not None for row in rows)]
     out = io.StringIO()
     writer = csv.DictWriter(out, header, extrasaction="ignore", lineterminator="\n")
@@ -129,8 +158,9 @@ def to_csv(records: Sequence[rec.Record]) -> str:
 
 
 def to_json(records: Sequence[rec.Record]) -> str:
-    """A list of objects; each value is an object with its unit, origin, method and text."""
-    return _json([_what(r) | {"values": _values(r)} for r in records])
+    """A list of objects; each value is an object with its unit, origin, method, samples and text."""
+    ranked = _ranked(records)
+    return _json([_what(r) | ranked.get(r.id, {}) | {"values": _values(r)} for r in records])
 
 
 def _json(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -210,59 +240,112 @@ def _audit_row(one: Audited) -> dict[str, Any]:
 def to_markdown(records: Sequence[rec.Record]) -> str:
     """A table for each set of conditions, numbers with the letter of their origin."""
     blocks = []
-    for part in group(records):
+    for part, table, floor, volume in _tables(records):
+        columns = table.columns
         lines = [f"{_md(part.title)}", ""]
-        lines.append("| " + " | ".join(_md(c.title) for c in COLUMNS) + " |")
-        lines.append("|" + "|".join(" --- " if c.key in ("model", "status") else " ---: " for c in COLUMNS) + "|")
-        for row in summary_rows(part.records).rows:
-            lines.append("| " + " | ".join(_md(lettered(row.cells[c.key])) for c in COLUMNS) + " |")
+        lines.append("| " + " | ".join(_md(c.title) for c in columns) + " |")
+        lines.append("|" + "|".join(" --- " if c.key in _NAMES else " ---: " for c in columns) + "|")
+        for row in table.rows:
+            lines.append("| " + " | ".join(_md(shown(c.key, row.cells[c.key])) for c in columns) + " |")
+        if not part.predicted:
+            lines += ["", _md(f"Noise floor: {trust.floor_text(floor)}")]
         blocks.append("\n".join(lines) + "\n")
+        if volume:
+            blocks.append(_md_grid(volume.title, volume))
     return "\n".join([*blocks, f"{legend()}\n"])
 
 
+_NAMES = ("model", "status")
+
+
+def _tables(records: Sequence[rec.Record]) -> list[tuple[Group, Table, trust.Floor | None, Grid | None]]:
+    """For each set of conditions its table, its noise floor, and the table of whole volumes if there is one."""
+    groups, found = group(records), []
+    for part in groups:
+        floor = trust.floor_of(part, groups)
+        table = summary_rows(part.records, floor)
+        found.append((part, table, floor, volumes.grid(table.rows, part, floor, key="volume")))
+    return found
+
+
+def shown(key: str, cell: Cell) -> str:
+    """A cell of one column as text; a rank goes without a letter."""
+    if key == "rank" and cell.origin:
+        return cell.text + (f" ({cell.qualifier})" if cell.qualifier else "")
+    return lettered(cell)
+
+
 def to_latex(records: Sequence[rec.Record]) -> str:
-    r"""A `tabular` for each set of conditions; needs no package."""
-    blocks = []
-    for part in group(records):
-        lines = [f"% {' '.join(part.title.split())}"]
-        lines.append(r"\begin{tabular}{" + "".join("l" if c.key in ("model", "status") else "r" for c in COLUMNS) + "}")
-        lines += [r"\hline", " & ".join(_tex(c.title) for c in COLUMNS) + r" \\", r"\hline"]
-        for row in summary_rows(part.records).rows:
-            lines.append(" & ".join(_tex(lettered(row.cells[c.key])) for c in COLUMNS) + r" \\")
-        lines += [r"\hline", r"\end{tabular}"]
+    r"""A `tabular` for each set of conditions; needs `\usepackage{booktabs}`."""
+    blocks = [_BOOKTABS]
+    for part, table, floor, volume in _tables(records):
+        columns = table.columns
+        lines = [_comment(part.title)]
+        lines.append(r"\begin{tabular}{" + "".join("l" if c.key in _NAMES else "r" for c in columns) + "}")
+        lines += [r"\toprule", " & ".join(_tex(c.title) for c in columns) + r" \\", r"\midrule"]
+        for row in table.rows:
+            lines.append(" & ".join(_tex(shown(c.key, row.cells[c.key])) for c in columns) + r" \\")
+        lines += [r"\bottomrule", r"\end{tabular}"]
+        if not part.predicted:
+            lines.append(_comment(f"Noise floor: {trust.floor_text(floor)}"))
         blocks.append("\n".join(lines) + "\n")
+        if volume:
+            blocks.append(_tex_grid(volume.title, volume))
     return "\n".join([*blocks, f"% {legend()}\n"])
+
+
+_BOOKTABS = "% needs \\usepackage{booktabs}\n"
+
+
+def _comment(text: str) -> str:
+    """One line that LaTeX passes over."""
+    return f"% {' '.join(text.split())}"
 
 
 def audits_to_markdown(parts: Sequence[Sequence[Audited]]) -> str:
     """The tables of compute and of parameters for each input."""
-    blocks = []
-    for title, grid in _grids(parts):
-        heads = ["Network", *(_flat(c) for c in grid.columns)]
-        lines = [_md(title), "", "| " + " | ".join(map(_md, heads)) + " |"]
-        lines.append("| --- |" + "|".join(" --- " if c.kind == "prose" else " ---: " for c in grid.columns) + "|")
-        for line in grid.lines:
-            cells = [_named(line), *(lettered(line.cell(c.key)) for c in grid.columns)]
-            lines.append("| " + " | ".join(map(_md, cells)) + " |")
-        blocks.append("\n".join([*lines, "", _md(grid.caption)]) + "\n")
+    blocks = [_md_grid(title, grid) for title, grid in _grids(parts)]
     return "\n".join([*blocks, f"{legend(counters=True)}\n"])
 
 
+def _md_grid(title: str, grid: Grid) -> str:
+    heads = ["Network", *(_flat(c) for c in grid.columns)]
+    lines = [_md(title), "", "| " + " | ".join(map(_md, heads)) + " |"]
+    lines.append("| --- |" + "|".join(" --- " if c.kind == "prose" else " ---: " for c in grid.columns) + "|")
+    for line in grid.lines:
+        cells = [_named(line), *(shown(c.key, line.cell(c.key)) for c in grid.columns)]
+        lines.append("| " + " | ".join(map(_md, cells)) + " |")
+    return "\n".join([*lines, "", _md(grid.caption)]) + "\n"
+
+
 def audits_to_latex(parts: Sequence[Sequence[Audited]]) -> str:
-    r"""A `tabular` of compute and one of parameters for each input; needs no package."""
-    blocks = []
-    for title, grid in _grids(parts):
-        kinds = "".join("p{6cm}" if c.kind == "prose" else "r" for c in grid.columns)
-        lines = [f"% {' '.join(title.split())}", r"\begin{tabular}{l" + kinds + "}", r"\hline"]
+    r"""A `tabular` of compute and one of parameters for each input; needs `\usepackage{booktabs}`."""
+    blocks = [_BOOKTABS, *(_tex_grid(title, grid) for title, grid in _grids(parts))]
+    return "\n".join([*blocks, f"% {legend(counters=True)}\n"])
+
+
+def _tex_grid(title: str, grid: Grid) -> str:
+    kinds = "".join("p{6cm}" if c.kind == "prose" else "r" for c in grid.columns)
+    lines = [_comment(title), r"\begin{tabular}{l" + kinds + "}", r"\toprule"]
+    if grid.heads:
         over = [rf"\multicolumn{{{n}}}{{c}}{{{_tex(name)}}}" for name, n in grid.heads]
         lines.append(" & ".join(["", *over]) + r" \\")
-        lines += [" & ".join(["Network", *(_tex(c.title) for c in grid.columns)]) + r" \\", r"\hline"]
-        for line in grid.lines:
-            cells = [_named(line), *(lettered(line.cell(c.key)) for c in grid.columns)]
-            lines.append(" & ".join(map(_tex, cells)) + r" \\")
-        lines += [r"\hline", r"\end{tabular}", f"% {' '.join(grid.caption.split())}"]
-        blocks.append("\n".join(lines) + "\n")
-    return "\n".join([*blocks, f"% {legend(counters=True)}\n"])
+        lines += _midrules(grid)
+    lines += [" & ".join(["Network", *(_tex(c.title) for c in grid.columns)]) + r" \\", r"\midrule"]
+    for line in grid.lines:
+        cells = [_named(line), *(shown(c.key, line.cell(c.key)) for c in grid.columns)]
+        lines.append(" & ".join(map(_tex, cells)) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", _comment(grid.caption)]
+    return "\n".join(lines) + "\n"
+
+
+def _midrules(grid: Grid) -> list[str]:
+    """A rule under each shared heading."""
+    rules, at = [], 2
+    for name, n in grid.heads:
+        rules += [rf"\cmidrule(lr){{{at}-{at + n - 1}}}"] if name else []
+        at += n
+    return [" ".join(rules)] if rules else []
 
 
 def _grids(parts: Sequence[Sequence[Audited]]) -> list[tuple[str, Grid]]:

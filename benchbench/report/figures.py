@@ -87,7 +87,7 @@ def scatter(rows: Sequence[Row], *, prefix: str) -> Drawing | None:
 
 
 def bars(rows: Sequence[Row], metric: str, *, prefix: str) -> Drawing | None:
-    """Bars of `latency_s` or `memory_bytes`, smallest first.
+    """Bars of `latency_s`, `train_step_s` or `memory_bytes`, smallest first.
 
     Returns: None where no row has a value.
     """
@@ -97,7 +97,7 @@ def bars(rows: Sequence[Row], metric: str, *, prefix: str) -> Drawing | None:
         return None
     shown = usable[:MAX_BARS]
     unit, divisor = _bar_unit(metric, max(_high(r, metric) for r in shown))
-    title = "Latency" if metric == "latency_s" else "Peak memory"
+    title = _BAR_TITLES[metric]
     picture = _draw_bars(shown, metric, f"{title.lower()}, {unit}", divisor)
     spoken = "; ".join(f"{r.label} {r.cells[metric].text} ({r.cells[metric].origin})" for r in shown)
     others = sorted({str(r.cells[metric].origin) for r in shown} - {"measured"})
@@ -107,8 +107,11 @@ def bars(rows: Sequence[Row], metric: str, *, prefix: str) -> Drawing | None:
     return Drawing(svg=svg.inline(picture, prefix=prefix, label=f"{title}: {spoken}."), title=title, caption=note)
 
 
+_BAR_TITLES = {"latency_s": "Latency", "train_step_s": "Training step", "memory_bytes": "Peak memory"}
+
+
 def _bar_unit(metric: str, largest: float) -> tuple[str, float]:
-    if metric == "latency_s":
+    if metric != "memory_bytes":
         return ("seconds", 1.0) if largest >= 1 else ("milliseconds", 1e-3)
     return ("GB", 1e9) if largest >= 1e9 else ("MB", 1e6)
 
@@ -231,21 +234,10 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 def _draw_bars(rows: Sequence[Row], metric: str, x_title: str, divisor: float) -> str:
     with canvas.plain_matplotlib():
-        names = [canvas.clip(row.label, 26) for row in rows]
-        left = min(0.42, 0.04 + 0.0175 * max(map(len, names)))
-        figure, axes = canvas.axes(0.85 + 0.36 * len(rows), left, right=0.27)
-        axes.spines["left"].set_visible(True)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
+        figure, axes = canvas.row_axes([row.label for row in rows], 0.34)
         highest = max(_high(row, metric) for row in rows) / divisor
         axes.set_xlim(0, highest or 1.0)
-        axes.grid(True, axis="x", color=svg.GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
         canvas.label_ticks(axes.xaxis, axes.get_xlim(), log=False)
-        axes.set_yticks(range(len(rows)), labels=names)
-        axes.tick_params(axis="y", length=0)
-        for text in axes.get_yticklabels():
-            text.set_parse_math(False)
-            text.set_color(svg.INK)
         axes.set_xlabel(x_title)
         for i, row in enumerate(rows):
             cell = row.cells[metric]
@@ -261,19 +253,11 @@ def _draw_bars(rows: Sequence[Row], metric: str, x_title: str, divisor: float) -
                 hatch=None if measured else "////",
             )
             end = value
-            if metric == "latency_s" and (span := _span(row)):
+            if metric != "memory_bytes" and (span := _span(row, metric)):
                 low, end = span[0] / divisor, max(value, span[1] / divisor)
                 axes.plot([low, end], [i, i], color=svg.INK, linewidth=1.2, clip_on=False)
                 axes.plot([low, end], [i, i], color=svg.INK, marker="|", markersize=7, linestyle="none", clip_on=False)
-            axes.annotate(
-                cell.text if measured else _short(row, metric),
-                (end, i),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
-                annotation_clip=False,
-                parse_math=False,
-            )
+            canvas.beside(axes, end, i, cell.text if measured else _short(row, metric))
         return canvas.save(figure)
 
 
@@ -282,8 +266,8 @@ def _short(row: Row, metric: str) -> str:
     return row.cells[metric].text.replace("at least", "≥")
 
 
-def _span(row: Row) -> tuple[float, float] | None:
-    m = row.record.get("latency_s")
+def _span(row: Row, metric: str) -> tuple[float, float] | None:
+    m = row.record.get(metric)
     if m is None:
         return None
     return m.interval or m.ci95 or ((min(m.values), max(m.values)) if len(m.values) > 1 else None)
@@ -291,5 +275,5 @@ def _span(row: Row) -> tuple[float, float] | None:
 
 def _high(row: Row, metric: str) -> float:
     value = row.cells[metric].value or 0.0
-    span = _span(row) if metric == "latency_s" else None
+    span = None if metric == "memory_bytes" else _span(row, metric)
     return max(value, span[1]) if span else value

@@ -121,7 +121,8 @@ def _network(one: Audited) -> dict[str, Any]:
 def _sizes(found: audit.Audit) -> str:
     p = found.params
     return (
-        f"{count_text(p.all)} parameters, {count_text(p.bare)} of them bare and {count_text(p.unused)} unused; "
+        f"{count_text(p.all)} parameters, {count_text(p.bare)} of them bare and "
+        f"{'an unknown number' if p.unused is None else count_text(p.unused)} unused; "
         f"{count_text(p.buffers)} elements of buffers beside them"
     )
 

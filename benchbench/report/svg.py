@@ -23,6 +23,7 @@ _VARIABLES |= {colour: f"--series-{i}" for i, colour in enumerate(SERIES, 1)}
 _STYLE = re.compile(r' style="([^"]*)"')
 _COLOUR = re.compile(r"#0102[01][0-9a-f]")
 _FONT_SIZE = re.compile(r"([\d.]+)px")
+_FINE = re.compile(r"(?<=\d\.\d\d)\d+")  # digits of a place that no screen shows
 #: Inline styles that say what a browser does anyway.
 _DROPPED = frozenset({"font-family"})
 
@@ -48,7 +49,7 @@ def inline(svg: str, *, prefix: str, label: str) -> str:
 
 def _tag(tag: str, prefix: str) -> str:
     """One tag; the text between tags is somebody's label and stays as it is."""
-    tag = re.sub(r' xmlns(:\w+)?="[^"]*"', "", tag).replace("xlink:href=", "href=")
+    tag = _FINE.sub("", re.sub(r' xmlns(:\w+)?="[^"]*"', "", tag).replace("xlink:href=", "href="))
     tag = re.sub(r' (id|href)="(#?)', rf' \1="\2{prefix}-', tag)
     tag = tag.replace("url(#", f"url(#{prefix}-")
     tag = _STYLE.sub(lambda match: _attributes(match[1]), tag)

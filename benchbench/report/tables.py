@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from benchbench import records as rec
-from benchbench import units
+from benchbench import stats, units
+from benchbench.report import trust
 from benchbench.report.conditions import has_phantom_dice
 
 #: Origin -> (letter of the badge, what it means).
@@ -64,7 +65,7 @@ class Cell:
 class Column:
     """What one column holds."""
 
-    key: str  # `latency_s`; `model` and `status` are names, not numbers
+    key: str  # `latency_s`; `model` and `status` are names, not numbers; `rank` needs no letter of its own
     title: str
     help: str  # one sentence
 
@@ -91,11 +92,15 @@ class Table:
     rows: tuple[Row, ...]
 
 
+_RANK = Column(key="rank", title="Rank", help="by time; rows that differ by no more than the noise floor, or 2 %, tie")
+
+#: Of a table of inference. `rank` is left out where fewer than two rows have one.
 COLUMNS: tuple[Column, ...] = (
     Column(key="model", title="Model", help="the card's name; a letter beside each number says its origin"),
     Column(key="params", title="Params", help="elements of every nn.Parameter, each counted once"),
     Column(key="macs", title="MACs", help="multiply-accumulates of one forward of one batch"),
     Column(key="latency_s", title="Latency", help="one forward of one batch, median"),
+    _RANK,
     Column(key="ratio", title=f"vs {BASELINE}", help=f"latency as a multiple of {BASELINE}'s, same conditions"),
     Column(key="throughput_patches_per_s", title="Throughput", help="patches per second at this batch size"),
     Column(
@@ -107,18 +112,50 @@ COLUMNS: tuple[Column, ...] = (
     Column(key="status", title="Status", help="finished, or why not"),
 )
 
+#: Of a table of training: no Dice, and the step in the place of the forward.
+TRAIN_COLUMNS: tuple[Column, ...] = (
+    *COLUMNS[:3],
+    Column(
+        key="train_step_s", title="Training step", help="forward, loss, backward and optimiser of one batch, median"
+    ),
+    _RANK,
+    Column(key="ratio", title=f"vs {BASELINE}", help=f"the step as a multiple of {BASELINE}'s, same conditions"),
+    Column(key="throughput_patches_per_s", title="Throughput", help="patches trained on per second at this batch size"),
+    Column(
+        key="memory_bytes",
+        title="Peak memory",
+        help="highest resident memory during steps; else the forecast of the tensors alone, a lower bound",
+    ),
+    COLUMNS[-1],
+)
 
-def summary_rows(records: Sequence[rec.Record]) -> Table:
+
+def headline(records: Sequence[rec.Record]) -> str:
+    """The metric by which the rows are sorted and ranked: `latency_s`, or `train_step_s` of a training."""
+    return "train_step_s" if records and records[0].workload.phase == "train" else "latency_s"
+
+
+def summary_rows(records: Sequence[rec.Record], floor: trust.Floor | None = None) -> Table:
     """The table at the end of a run and on the page.
 
     Args:
         records: measured under one set of conditions; the caller keeps others apart
             (`conditions.group`). The order is kept.
+        floor: the noise floor by which rows tie; that of the records if None.
     """
     labels = row_labels(records)
     baseline = next((r for r in records if r.model.name == BASELINE and not r.recipe), None)
-    rows = tuple(Row(record=r, label=labels[r.id], cells=_cells(r, labels[r.id], baseline)) for r in records)
-    return Table(columns=COLUMNS, rows=rows)
+    ranked = _ranks(records, floor or trust.noise_floor(records))
+    rows = tuple(
+        Row(record=r, label=labels[r.id], cells=_cells(r, labels[r.id], baseline) | {"rank": ranked[r.id]})
+        for r in records
+    )
+    columns = TRAIN_COLUMNS if headline(records) == "train_step_s" else COLUMNS
+    if not any(r.get("dice") for r in records):
+        columns = tuple(c for c in columns if c.key != "dice")
+    if sum(cell.value is not None for cell in ranked.values()) < 2:
+        columns = tuple(c for c in columns if c is not _RANK)
+    return Table(columns=columns, rows=rows)
 
 
 to_table = summary_rows
@@ -135,20 +172,65 @@ def _recipe(recipe: Mapping[str, object]) -> str:
     return ", ".join(f"{k}={v}" for k, v in sorted(recipe.items()))
 
 
+def _ranks(records: Sequence[rec.Record], floor: trust.Floor | None) -> dict[str, Cell]:
+    """Record id -> its rank; a bound of a prediction is no time, and gets none."""
+    main, within = headline(records), trust.tolerance(floor)
+    timed = {r.id: m for r in records if (m := finite(valid(r, main))) and m.origin == "measured"}
+    found = trust.ranks({i: float(m.value or 0) for i, m in timed.items()}, within)
+    cells = {}
+    for record in records:
+        if rank := found.get(record.id):
+            unsure = "unstable" if record.status == "unstable" else ""
+            note = f"by {main}; within {trust.percent(within)} rows tie"
+            value = float(rank.rstrip("="))
+            cells[record.id] = Cell(text=rank, origin="measured", value=value, qualifier=unsure, note=note)
+        else:
+            cells[record.id] = Cell(text="-", note="only a measured time has a rank")
+    return cells
+
+
+def fits_lines(record: rec.Record) -> list[str]:
+    """What would have fitted of a row that ran out of memory: `largest patch that fits: ...`."""
+    lines = []
+    for metric, what in (("largest_patch_voxels", "patch"), ("largest_batch", "batch")):
+        m = record.get(metric)
+        if m is None:
+            continue
+        if finite(m) is not None:
+            lines.append(f"largest {what} that fits: {bounded_text(m)} ({m.method})")
+        elif m.reason:
+            lines.append(f"largest {what} that fits: not known, {m.reason}")
+    return lines
+
+
 def _cells(record: rec.Record, label: str, baseline: rec.Record | None) -> dict[str, Cell]:
-    status = Cell(text=record.status, note=record.error or STATUS_TEXT[record.status])
+    detail = "; ".join(fits_lines(record))
+    status = Cell(text=record.status, detail=detail, note=record.error or STATUS_TEXT[record.status])
     cells = {"model": Cell(text=label), "status": status}
+    main = headline([record])
     for metric in ("params", "macs"):
         cells[metric] = measurement_cell(record.get(metric))
-    for metric in ("latency_s", "throughput_patches_per_s"):
+    for metric in dict.fromkeys(("latency_s", "throughput_patches_per_s", main)):
         cells[metric] = measurement_cell(valid(record, metric))
     rate = cells["throughput_patches_per_s"]
     if rate.origin == "measured":  # its interval is that of the latency, which stands beside it
         cells["throughput_patches_per_s"] = dataclasses.replace(rate, detail="")
-    cells["ratio"] = _ratio_cell(valid(record, "latency_s"), valid(baseline, "latency_s"))
+    if rate.value is None and main == "train_step_s":
+        cells["throughput_patches_per_s"] = _step_rate(record)
+    cells["ratio"] = ratio_cell(valid(record, main), valid(baseline, main))
     cells["memory_bytes"] = memory_cell(record)
     cells["dice"] = _dice_cell(record)
     return cells
+
+
+def _step_rate(record: rec.Record) -> Cell:
+    """Patches trained on per second, from the step and the batch."""
+    step = finite(valid(record, "train_step_s"))
+    if step is None or not step.value:
+        return Cell(text="-", note="needs a training step")
+    rate = record.workload.batch / step.value
+    text = units.format_value(rate, "1/s")
+    return Cell(text=text, origin=step.origin, value=rate, note="batch / train_step_s")
 
 
 def valid(record: rec.Record | None, metric: str) -> rec.Measurement | None:
@@ -196,6 +278,11 @@ def range_text(m: rec.Measurement) -> str:
         return _span(m.interval, m.unit)
     if m.ci95 is not None:
         return f"95 % CI {_span(m.ci95, m.unit)}"
+    if m.metric == "warmup_s":  # its value is a total, its samples are single forwards
+        return f"{len(m.values)} forwards" if m.values else ""
+    if m.metric.endswith("_s") and len(apart := trust.split(m)) > 1:
+        found = stats.summarise(apart).medians
+        return f"medians {_span((min(found), max(found)), m.unit)}, {len(found)} processes"
     if m.metric.endswith("_s") and len(m.values) > 1:
         return f"range {_span((min(m.values), max(m.values)), m.unit)}, n = {len(m.values)}"
     return ""
@@ -209,7 +296,8 @@ def _span(pair: tuple[float, float], unit: str) -> str:
 
 def memory_cell(record: rec.Record) -> Cell:
     """The measured peak; without one, the forecast of the tensors, labelled as the bound it is."""
-    peak, tensors = valid(record, "peak_memory_bytes"), record.get("tensor_memory_bytes")
+    train = "train_" if record.workload.phase == "train" else ""
+    peak, tensors = valid(record, f"{train}peak_memory_bytes"), record.get(f"{train}tensor_memory_bytes")
     if finite(peak) is not None:
         return measurement_cell(peak)
     if finite(tensors) is None:
@@ -217,7 +305,12 @@ def memory_cell(record: rec.Record) -> Cell:
     cell = measurement_cell(tensors)
     fits = record.get("fits_in_memory")
     detail = "" if fits is None or fits.value is None else f"; {fits_text(fits)}"
-    return dataclasses.replace(cell, detail=f"tensors only{detail}", note=f"forecast, not measured: {cell.note}")
+    return dataclasses.replace(
+        cell,
+        detail=f"tensors only{detail}",
+        qualifier=fits_text(fits) if fits is not None and fits.value == 0 else "",
+        note=f"forecast, not measured: {cell.note}",
+    )
 
 
 def fits_text(m: rec.Measurement) -> str:
@@ -225,10 +318,11 @@ def fits_text(m: rec.Measurement) -> str:
     return "may fit" if m.value else "does not fit"
 
 
-def _ratio_cell(own: rec.Measurement | None, base: rec.Measurement | None) -> Cell:
+def ratio_cell(own: rec.Measurement | None, base: rec.Measurement | None) -> Cell:
+    """One time as a multiple of the baseline's; what kind of ratio it is where the two are bounds."""
     own, base = finite(own), finite(base)
     if own is None or base is None or not own.value or not base.value:
-        return Cell(text="-", note=f"needs a latency here and for {BASELINE}")
+        return Cell(text="-", note=f"needs a time here and for {BASELINE}")
     ratio = own.value / base.value
     origin: rec.Origin = own.origin if own.origin == base.origin else "predicted"
     note = f"{own.metric} divided by that of {BASELINE}"

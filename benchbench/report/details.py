@@ -1,0 +1,199 @@
+"""Each network's own section of the page, with as much detail as the page has room for.
+
+Layer tables, samples and pictures are most of a page's bytes, and none of them is needed to compare. So
+they give way first: a layer table that stood before is named, and where the page would pass its size there
+are fewer layers and samples, then none. An artifact that is missing or damaged becomes a note.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchbench import records as rec
+from benchbench import units
+from benchbench.errors import StoreError
+from benchbench.report import layers, trust
+from benchbench.report.tables import STATUS_TEXT, Row, measurement_cell
+
+#: Gives the content of an artifact, or raises StoreError with a line for the page (and no path of the machine).
+ReadArtifact = Callable[[rec.Artifact], bytes]
+
+#: Pictures beyond this many bytes are named instead of shown; fewer, where the rest of the page needs the room.
+PICTURE_BUDGET_BYTES = 500_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Detail:
+    """How much each network's own section holds: the most that leaves the page below its size."""
+
+    layers: int | None  # heaviest modules; None: as many as there are lines by default
+    samples: int
+    measurements: bool
+    note: str = ""
+    sections: bool = True  # whether the networks have sections at all
+
+
+DETAILS = (
+    Detail(layers=None, samples=40, measurements=True),
+    Detail(layers=8, samples=20, measurements=True),
+    Detail(layers=0, samples=0, measurements=True, note="Layer tables and single samples"),
+    Detail(
+        layers=0, samples=0, measurements=False, note="Layer tables, single samples and tables of every measurement"
+    ),
+    Detail(layers=0, samples=0, measurements=False, sections=False, note="The sections of single networks"),
+)
+
+
+def fill(groups: Sequence[dict[str, Any]], read: ReadArtifact, detail: Detail, budget_bytes: int) -> None:
+    """Give each group of the page the sections of its networks, `networks`.
+
+    Args:
+        groups: what the template gets, with `network_rows` and `letter`.
+        read: gives the content of an artifact.
+        detail: how much of each.
+        budget_bytes: for pictures.
+    """
+    pictures, seen = _Pictures(read, budget_bytes), _Seen()
+    for group in groups:
+        if not detail.sections:
+            group["networks"] = []
+            continue
+        group["networks"] = [_network(row, pictures, detail, seen, group["letter"]) for row in group["network_rows"]]
+
+
+def picture_bytes(groups: Sequence[dict[str, Any]], read: ReadArtifact) -> int:
+    """What all pictures would take, before base64."""
+    total = 0
+    for artifact in (
+        a for g in groups for row in g["network_rows"] for a in row.record.artifacts if a.kind == "picture"
+    ):
+        try:
+            total += len(read(artifact))
+        except StoreError:
+            continue
+    return total
+
+
+def _network(row: Row, pictures: _Pictures, detail: Detail, seen: _Seen, letter: str) -> dict[str, Any]:
+    record = row.record
+    notes: list[str] = []
+    table = None
+    for artifact in record.artifacts:
+        if artifact.kind == "layers" and detail.layers != 0:
+            if before := seen.first(artifact, letter):
+                notes.append(f"Its layers are the same as in {before}.")
+                continue
+            try:
+                content = pictures.read(artifact)
+                table = layers.breakdown(content, top=detail.layers) if detail.layers else layers.breakdown(content)
+            except StoreError as error:
+                notes.append(str(error))
+    if table and record.value("macs") not in (None, table.macs):
+        notes.append(
+            f"The layer table adds up to {units.format_value(table.macs, 'MAC')}, "
+            f"the whole network to {units.format_value(record.value('macs'), 'MAC')}."
+        )
+    measurements = [{"m": m, "cell": measurement_cell(m)} for m in record.measurements]
+    shown = [p for artifact in record.artifacts if artifact.kind == "picture" for p in [pictures.show(artifact)]]
+    return {
+        "row": row,
+        "status": STATUS_TEXT[record.status],
+        "measurements": measurements if detail.measurements else [],
+        "samples": [_samples(m, detail.samples) for m in record.measurements if len(m.values) > 1 and trust.split(m)]
+        if detail.samples
+        else [],
+        "layers": table and [_layer(one) for one in table.layers],
+        "kinds": table and ", ".join(f"{kind.replace('_', ' ')} {_percent(share)}" for kind, share in table.kinds[:6]),
+        "parts": table
+        and "; ".join(f"{part or 'itself'} {_percent(m)}, {_percent(p)}" for part, m, p in table.parts[:8]),
+        "pictures": [p for p in shown if isinstance(p, dict)],
+        "notes": notes + [p for p in shown if isinstance(p, str)],
+        "spec": rec.canonical_json(rec.to_json(record.model.kwargs)) if record.model.kwargs else "",
+    }
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _layer(layer: layers.Layer) -> dict[str, Any]:
+    return {
+        "module": layer.module or "(the network itself)",
+        "kind": layer.kind.replace("_", " "),
+        "macs": units.format_value(layer.macs, "MAC"),
+        "params": units.format_value(layer.params, "parameters"),
+        "macs_share": f"{100 * layer.macs_share:.1f}",
+        "params_share": f"{100 * layer.params_share:.1f}",
+    }
+
+
+def _samples(m: rec.Measurement, most: int) -> dict[str, str]:
+    """The samples in their order, a semicolon between two processes."""
+    apart = trust.split(m)
+    each = max(1, most // len(apart))
+    parts = [", ".join(units.format_value(v, m.unit) for v in run[:each]) for run in apart[:most] if run]
+    rest = len(m.values) - sum(min(len(run), each) for run in apart[:most])
+    several = len(apart) > 1 and max(map(len, apart)) > 1
+    text = ("; " if several else ", ").join(parts)
+    n = f"{len(m.values)}, of {len(apart)} processes" if several else str(len(m.values))
+    return {"metric": m.metric, "n": n, "text": text + (f" and {rest} more" * bool(rest))}
+
+
+@dataclasses.dataclass(slots=True)
+class _Seen:
+    """In which group a layer table stood first."""
+
+    letters: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def first(self, artifact: rec.Artifact, letter: str) -> str | None:
+        """The letter of an earlier group with the same table, or None and it is remembered."""
+        before = self.letters.setdefault(artifact.sha256, letter)
+        return before if before != letter else None
+
+
+class Cache:
+    """Each artifact read once, however often the page is filled."""
+
+    def __init__(self, read: ReadArtifact) -> None:
+        self._read = read
+        self._found: dict[rec.Artifact, bytes | StoreError] = {}
+
+    def __call__(self, artifact: rec.Artifact) -> bytes:
+        """The content, or the same StoreError again."""
+        if artifact not in self._found:
+            try:
+                self._found[artifact] = self._read(artifact)
+            except StoreError as error:
+                self._found[artifact] = error
+        found = self._found[artifact]
+        if isinstance(found, StoreError):
+            raise found
+        return found
+
+
+@dataclasses.dataclass(slots=True)
+class _Pictures:
+    """Artifacts read, and pictures shown until the page's budget is spent."""
+
+    read: ReadArtifact
+    left_bytes: int = PICTURE_BUDGET_BYTES
+
+    def show(self, artifact: rec.Artifact) -> dict[str, Any] | str:
+        """What the template needs to show a picture, or a note in its place."""
+        try:
+            content = self.read(artifact)
+        except StoreError as error:
+            return str(error)
+        if content[:8] != b"\x89PNG\r\n\x1a\n" or len(content) < 24:
+            return f"{artifact.path} is no PNG, so it is not shown"
+        if len(content) > self.left_bytes:
+            size = units.format_value(len(content), "B")
+            return f"{artifact.path} ({size}) was left out to keep this page below 1 MB"
+        self.left_bytes -= len(content)
+        width, height = struct.unpack(">II", content[16:24])
+        encoded = base64.b64encode(content).decode()
+        return {"src": f"data:image/png;base64,{encoded}", "width": width, "height": height, "title": artifact.title}
