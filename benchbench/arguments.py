@@ -372,11 +372,14 @@ def _add_devices(command: Any, common: argparse.ArgumentParser) -> None:
     sub.add_argument("url", metavar="URL", help="ssh://user@address, with :port where it is not ssh's own")
     sub.add_argument(
         "--python",
-        default="python3",
         metavar="PATH",
-        help="the Python over there that has benchbench (default: python3)",
+        help="the Python over there that has benchbench (default: the one it was added with, else python3)",
     )
-    sub.add_argument("--folder", metavar="DIR", help="folder over there to start in, such as a clone of benchbench")
+    sub.add_argument(
+        "--folder",
+        metavar="DIR",
+        help="folder over there to start in, such as a clone of benchbench (default: as it was added, if it was)",
+    )
 
     sub = action("remove", "forget a host")
     sub.add_argument("name", metavar="NAME", help="as it was added")

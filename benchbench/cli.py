@@ -325,11 +325,14 @@ def _devices(options: argparse.Namespace) -> int:
     from benchbench import hosts, listing
 
     if options.action == "add":
-        host = hosts.parse_url(options.url, name=options.name, python=options.python, folder=options.folder)
+        before = hosts.load_hosts().get(options.name)
+        python = options.python if options.python is not None else before.python if before else "python3"
+        folder = options.folder if options.folder is not None else before.folder if before else None
+        host = hosts.parse_url(options.url, name=options.name, python=python, folder=folder)
         listing.check_host_name(host.name)
-        before = hosts.load_hosts().get(host.name)
         hosts.add_host(host)
         print(f"{host.name}: {host.url}" + (f", which was {before.url}" if before and before != host else ""))
+        print(f"starts {host.python} there" + (f" in {host.folder}" if host.folder else ""))
         print(f"kept in {hosts.config_path()}; whether it can measure: bench devices doctor {host.name}")
     elif options.action == "remove":
         hosts.remove_host(options.name)

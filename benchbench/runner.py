@@ -106,7 +106,8 @@ def run(request: Request, out: Path, *, fresh: bool = False, progress: Progress)
             bench.run(todo, lambda c: environments[_setting(c)], store, journal, settled=list(done.values()))
             spent.total_s = time.monotonic() - began  # of this machine's own part
             others.join()
-        journal.close()
+        if not failed(done.values()):  # else what is kept of a board that was lost is of use to the next run
+            journal.close()
     banners = dict.fromkeys(c.target.banner for c in cells if c.target.banner)
     return Outcome(
         folder=out,

@@ -44,6 +44,7 @@ def test_a_host_is_added_listed_replaced_and_removed(capsys, config):
     assert "/opt/my venv/bin/python" in config.read_text()
     _, out, _ = bench(capsys, "add", "jetson", "ssh://user@nano")
     assert "which was ssh://user@orin:2222" in out
+    assert "starts /opt/my venv/bin/python there" in out  # kept from before
     code, out, _ = bench(capsys, "remove", "jetson")
     assert (code, out) == (0, "jetson is forgotten\n")
     _, out, _ = bench(capsys)

@@ -155,6 +155,28 @@ class TestOverSsh:
         assert [r.status for r in read_records(tmp_path)] == ["ok", "not_run"]
         wait_for(lambda: not agents())
 
+    def test_a_connection_cut_between_processes_goes_on_from_the_one_that_ended(self, board, tmp_path):
+        def cut():
+            for child in psutil.Process(board.sshd.pid).children(recursive=True):
+                if child.name().startswith("sshd"):
+                    child.kill()
+
+        class Cuts(Heard):
+            def begin(self, label, remaining_s, lane=""):
+                super().begin(label, remaining_s, lane)
+                if "process 2 of 2" in label:
+                    cut()
+
+        request = ask(nets("Tiny"), protocol="standard,processes=2,max_processes=2,half_width=1000")
+        (lost,) = runner.run(request, tmp_path, progress=Cuts()).records
+        assert lost.status == "not_run"
+        heard = Heard()
+        (record,) = runner.run(request, tmp_path, progress=heard).records
+        assert record.status == "ok"
+        assert [label.partition(", ")[2] for label in heard.began] == ["process 2 of 2"]
+        assert len(record.get("latency_s").runs) == 2
+        assert [a.kind for a in record.artifacts] == ["layers"]
+
     def test_an_interrupt_ends_the_far_side_and_its_child(self, board, tmp_path, monkeypatch):
         heard = Heard()
 
