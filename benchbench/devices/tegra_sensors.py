@@ -122,17 +122,22 @@ def tegrastats_watts(line: str) -> tuple[float, tuple[str, ...], str] | None:
 
 def snapshot(root: Path = ROOT) -> Snapshot:
     """One look at the board's zones, clocks and throttling."""
-    cores = [_number(path) for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")]
     gpus = [_number(folder / "cur_freq") for folder in _gpu_folders(root)]
     states = list(_slowing(root))
-    cpu_khz = max((v for v in cores if v is not None), default=None)
     return Snapshot(
-        temperatures_c=dict(_temperatures(root)),
-        cpu_hz=None if cpu_khz is None else cpu_khz * 1000,
+        temperatures_c=dict(temperatures(root)),
+        cpu_hz=cpu_hz(root),
         gpu_hz=max((v for v in gpus if v is not None), default=None),
         throttle_counts=throttle_counts(root) or ({} if states else None),
         slowed_by=tuple(kind for kind, state in states if state > 0),
     )
+
+
+def cpu_hz(root: Path = ROOT) -> float | None:
+    """The clock of the fastest core now; None where the kernel does not tell."""
+    cores = [_number(path) for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")]
+    khz = max((v for v in cores if v is not None), default=None)
+    return None if khz is None else khz * 1000
 
 
 def throttle_counts(root: Path = ROOT) -> dict[str, int] | None:
@@ -159,7 +164,7 @@ def clocks_locked(root: Path = ROOT) -> bool | None:
     return all(low == high for low, high in known) if known else None
 
 
-def _temperatures(root: Path) -> Iterator[tuple[str, float]]:
+def temperatures(root: Path) -> Iterator[tuple[str, float]]:
     """Zones that answer: one that is powered off gives an error, or -256."""
     for zone in sorted(root.glob("sys/class/thermal/thermal_zone*"), key=lambda path: int(path.name[12:])):
         name, millidegrees = read_text(zone / "type"), _number(zone / "temp")

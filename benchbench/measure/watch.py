@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchbench.devices import disturbance, nvml, tegra, tegra_sensors
+from benchbench.devices import cpu_sensors, disturbance, nvml, tegra, tegra_sensors
 from benchbench.devices.cpu import ROOT
 from benchbench.devices.snapshot import Snapshot, throttled
 from benchbench.measure import energy
@@ -44,7 +44,7 @@ class Watch:
             meter: found if None.
             clock: seconds, monotonic.
         """
-        self.root, self.clock = root, clock
+        self.root, self.clock, self.backend = root, clock, backend
         self._asked_at = -math.inf
         self.board = tegra.detect(root)
         found = gpu if gpu is not None else energy.find_gpu(backend, index, root)
@@ -86,6 +86,8 @@ class Watch:
     def _look(self) -> Snapshot | None:
         if self.board:
             return tegra_sensors.snapshot(self.root)
+        if self.backend == "cpu":
+            return cpu_sensors.snapshot(self.root)
         return self.gpu.snapshot() if self.gpu else None
 
     @property
@@ -104,6 +106,8 @@ class Watch:
         remedy = (
             "cool the board, give it a stronger supply or a lower power mode"
             if self.board
+            else "let the processor cool, or lower its clocks"
+            if self.backend == "cpu"
             else "let the GPU cool, or lower its power limit"
         )
         return f"throttled while it was timed ({_listed(events)}): {remedy}, and run again"
@@ -118,7 +122,8 @@ class Watch:
         for when, look in (("start", self._before), ("end", self._after)):
             if look and (hottest := look.hottest):
                 zones = ", ".join(f"{name} {degrees:.1f}" for name, degrees in look.temperatures_c.items())
-                method = f"the hottest zone, {hottest[0]}, of: {zones}" if self.board else "NVML, GPU die"
+                by_zone = self.board or self.backend == "cpu"
+                method = f"the hottest zone, {hottest[0]}, of: {zones}" if by_zone else "NVML, GPU die"
                 found.append(_measured(f"temperature_{when}_c", hottest[1], method))
             if look and look.cpu_hz is not None:
                 found.append(_measured(f"cpu_frequency_{when}_hz", look.cpu_hz, "cpufreq, the fastest core"))
@@ -130,6 +135,8 @@ class Watch:
             how = (
                 "rise of the board's over-current counters, and cooling devices that were on"
                 if self.board
+                else "rise of the processor's thermal throttle counters"
+                if self.backend == "cpu"
                 else "kinds of slowdown that NVML told before, between and after the forwards"
             )
             method = f"{how}: {_listed(events)}" if events else how
