@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from benchbench import __version__
 from benchbench.errors import UsageError, unknown
+
+T = TypeVar("T")
 
 FORMATS = ("table", "json", "csv", "markdown")
 
@@ -427,13 +429,18 @@ def _dtypes(text: str) -> tuple[str, ...]:
     return names
 
 
+def _understood(parse: Callable[[str], T], text: str) -> T:
+    """What a parser of ours makes of a flag's value; argparse then names the flag beside its error."""
+    try:
+        return parse(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _protocol(text: str) -> str:
     from benchbench.protocol import get_protocol
 
-    try:
-        return get_protocol(text).name
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return _understood(get_protocol, text).name
 
 
 def _overlap(text: str) -> float:
@@ -449,19 +456,13 @@ def _overlap(text: str) -> float:
 def _limits(text: str) -> dict[str, float]:
     from benchbench.compare import parse_limits
 
-    try:
-        return parse_limits(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return _understood(parse_limits, text)
 
 
 def _metrics(text: str) -> tuple[Any, ...]:
     from benchbench.verdicts import get_metric
 
-    try:
-        return tuple(dict.fromkeys(get_metric(name.strip()) for name in text.split(",")))
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return tuple(dict.fromkeys(_understood(get_metric, name.strip()) for name in text.split(",")))
 
 
 def _min_effect(text: str) -> float:
@@ -477,10 +478,7 @@ def _min_effect(text: str) -> float:
 def _bytes(text: str) -> int:
     from benchbench.units import parse_bytes
 
-    try:
-        value = parse_bytes(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    value = _understood(parse_bytes, text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no memory to run in")
     return value
@@ -489,10 +487,7 @@ def _bytes(text: str) -> int:
 def _seconds(text: str) -> float:
     from benchbench.units import parse_seconds
 
-    try:
-        value = parse_seconds(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    value = _understood(parse_seconds, text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no time to wait")
     return value

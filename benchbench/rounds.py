@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import logging
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +23,6 @@ from benchbench.cells import Cell
 from benchbench.errors import StoreError
 from benchbench.measure.latency import unsteady
 from benchbench.protocol import Protocol, get_protocol
-
-log = logging.getLogger(__name__)
 
 JOURNAL = "records.unfinished"
 _SEED = 7  # of the order within rounds
