@@ -1,7 +1,7 @@
 """The far side of a conversation: what ssh starts on another host, `python -m benchbench.agent`.
 
-One request comes in on stdin, events go out on stdout, each on a line with a mark. It ends when stdin
-closes, and its child with it, so a run that is interrupted or loses its connection leaves nothing
+Requests come in on stdin, one after the other, and events go out on stdout, each on a line with a mark. It
+ends when stdin closes, and its child with it, so a run that is interrupted or loses its connection leaves nothing
 running on the board. A lock lets one run measure at a time; another waits and is told so.
 
 What is asked is done by the same functions that measure at home (`benchbench.runner`), each network in
@@ -46,18 +46,19 @@ _PHASE_EVERY_S = 1.0  # what is told more often takes time from what is measured
 
 
 def main() -> int:
-    """Answer one request."""
+    """Answer requests until one cannot be, or nobody is there any more."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell had it ignored
     emit = _private_stdout()
     inbox: queue.Queue[dict[str, Any]] = queue.Queue(maxsize=8)
     threading.Thread(target=_read, args=(sys.stdin.buffer, inbox), daemon=True).start()
     tasks = {"hello": hello, "doctor": doctor, "run": run}
     try:
-        request = inbox.get()
-        emit({"event": "started"})
-        if request.get("task") not in tasks:
-            raise DeviceError(f"benchbench {__version__} over there cannot do {request.get('task')!r}: upgrade it")
-        tasks[request["task"]](request, emit, inbox.get)
+        while True:
+            request = inbox.get()
+            emit({"event": "started"})
+            if request.get("task") not in tasks:
+                raise DeviceError(f"benchbench {__version__} over there cannot do {request.get('task')!r}: upgrade it")
+            tasks[request["task"]](request, emit, inbox.get)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except (BenchError, OSError) as error:

@@ -97,8 +97,12 @@ def label(cell: Cell) -> str:
     return f"{words} on {cell.target.device.asked}"
 
 
-def plan_cells(request: Request) -> list[Cell]:
+def plan_cells(request: Request, lines: fleet.Lines) -> list[Cell]:
     """Every cell that was asked for, without repeats.
+
+    Args:
+        request: what was asked.
+        lines: where conversations with hosts stay open.
 
     Raises:
         UsageError: an unknown name; a checkpoint for several networks; no host that can be used.
@@ -110,7 +114,7 @@ def plan_cells(request: Request) -> list[Cell]:
         raise UsageError(f"--checkpoint is of one network, and --models names {len(cards)}")
     trained_on = checkpoint.read_sidecar(request.checkpoint).data if request.checkpoint else "phantom"
     plan = None if request.data == "none" else data.get_plan(request.data or trained_on)
-    met = fleet.meet(targets, request.threads[0], set_clocks=request.set_clocks)
+    met = fleet.meet(targets, request.threads[0], lines=lines, set_clocks=request.set_clocks)
     works = list(itertools.product(request.threads, request.dtype, request.batch))
     cells = [_cell(request, card, target, plan, work) for target in met for work in works for card in cards]
     return list({cell.id: cell for cell in cells}.values())

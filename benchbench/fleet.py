@@ -1,10 +1,10 @@
 """Other hosts in a run: what each is, and one queue for each while the run goes on.
 
 A host is asked what it is before the cells are planned, since the threads of a cell and what may be
-reused follow from that. Then one thread a host hands all of its cells over in one conversation and
-passes on each record as it comes. The thread sleeps in `select`, so what is timed here meanwhile
-keeps its processor. A conversation that breaks leaves the finished rows and makes the others
-`not_run`, with the reason.
+reused follow from that. Then one thread a host hands all of its cells over in the same conversation, so
+that Python and torch start over there once, and passes on each record as it comes. The thread sleeps in
+`select`, so what is timed here meanwhile keeps its processor. A conversation that breaks leaves the
+finished rows and makes the others `not_run`, with the reason.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,7 +24,7 @@ from benchbench import records as rec
 from benchbench.errors import DeviceError
 from benchbench.forecast.target import Target
 from benchbench.hosts import Host
-from benchbench.remote import Connection, Lost, ask, disagreement
+from benchbench.remote import Connection, Lost, disagreement
 
 if TYPE_CHECKING:
     from benchbench.cells import Cell
@@ -56,7 +56,7 @@ class Visit:
     sent_bytes: int = 0
     received_bytes: int = 0
     measured_s: float = 0.0  # over there: children's start-up, forwards, Dice
-    total_s: float = 0.0
+    total_s: float = 0.0  # from starting ssh to the last row, without what was done here in between
 
 
 class Listener(Protocol):
@@ -81,12 +81,51 @@ class Listener(Protocol):
         """What happens over there now."""
 
 
-def meet(targets: Sequence[Target], threads: int | None, *, set_clocks: bool = False) -> list[Target]:
+class Lines:
+    """The conversations with hosts, open from the greeting until `with` ends."""
+
+    def __init__(self) -> None:
+        """None is open yet."""
+        self._open: dict[str, Connection] = {}
+        self._closed = False
+        self._lock = threading.Lock()  # hosts are greeted at the same time
+
+    def get(self, host: Host, *, fresh: bool = False) -> Connection:
+        """The open conversation with a host, or a new one.
+
+        Args:
+            host: whom to speak with.
+            fresh: a new one in any case; the old one is ended.
+        """
+        with self._lock:
+            old = self._open.get(host.name)
+            if old and not fresh:
+                return old
+            if old:
+                old.close()
+            connection = self._open[host.name] = Connection(host)
+            if self._closed:
+                connection.hang_up()
+            return connection
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._lock:
+            self._closed = True
+            for connection in self._open.values():
+                # After an error or Ctrl-C another thread may still read from it, and sees its end.
+                connection.hang_up() if kind else connection.close()
+
+
+def meet(targets: Sequence[Target], threads: int | None, *, lines: Lines, set_clocks: bool = False) -> list[Target]:
     """The targets, with what the hosts among them turned out to be; they are asked at the same time.
 
     Args:
         targets: as `forecast.target.resolve` names them.
         threads: asked for on the command line.
+        lines: where the conversations stay open.
         set_clocks: the hosts are to be as they will be when measured.
 
     Raises:
@@ -95,7 +134,8 @@ def meet(targets: Sequence[Target], threads: int | None, *, set_clocks: bool = F
     met = list(targets)
 
     def one(index: int, host: Host) -> None:
-        met[index] = _greet(targets[index], host, threads, set_clocks)
+        request = {"task": "hello", "threads": threads, "set_clocks": set_clocks}
+        met[index] = _greet(targets[index], lines.get(host), request)
 
     # Daemons: Ctrl-C does not wait for a board that does not answer.
     greeters = [threading.Thread(target=one, args=(i, t.host), daemon=True) for i, t in enumerate(targets) if t.host]
@@ -108,11 +148,11 @@ def meet(targets: Sequence[Target], threads: int | None, *, set_clocks: bool = F
     return met
 
 
-def _greet(target: Target, host: Host, threads: int | None, set_clocks: bool) -> Target:
-    asked = target.device.asked
+def _greet(target: Target, connection: Connection, request: Mapping[str, Any]) -> Target:
+    asked, host = target.device.asked, connection.host
     hello: dict[str, Any] | None = None
-    request = {"task": "hello", "threads": threads, "set_clocks": set_clocks}
-    for event in ask(host, request, limit_s=HELLO_LIMIT_S):
+    connection.send(request)
+    for event in connection.events(HELLO_LIMIT_S):
         if isinstance(event, Lost):
             return dataclasses.replace(target, environment={"host": host.place}, lost=event.error)
         if event["event"] == "hello":
@@ -154,8 +194,9 @@ class Lane(threading.Thread):
         set_clocks: bool,
         noise: bool,
         listener: Listener,
+        lines: Lines,
     ) -> None:
-        """Make it; `start` begins the conversation.
+        """Make it; `start` hands the cells over.
 
         Args:
             host: where.
@@ -164,36 +205,56 @@ class Lane(threading.Thread):
             set_clocks: at a Jetson's highest clocks.
             noise: measure one network twice.
             listener: told what comes.
+            lines: has the conversation that began with the greeting.
         """
         super().__init__(daemon=True, name=f"lane-{host.name}")
         self.host, self.cells, self.time_limit_s, self.listener = host, cells, time_limit_s, listener
-        self.set_clocks, self.noise = set_clocks, noise
+        self.set_clocks, self.noise, self.lines = set_clocks, noise, lines
         self.visit = Visit(name=cells[0].target.device.asked)
         self.error: Exception | None = None
         self._open = {cell.id: cell for cell in cells}
         self._known: dict[str, list[rec.Measurement]] = {}
-        self._connection: Connection | None = None
         self._stopped = False
+        self._greeting_s = 0.0  # of the conversation, before this thread began
 
     def run(self) -> None:
         """The thread's body; an error of this side is kept for the run's own thread."""
         start = time.monotonic()
         try:
-            why = self._talk(start)
+            why = self._talk()
             if not self._stopped:
                 for cell in list(self._open.values()):
                     self.listener.absent(cell, why, self._known.get(cell.id, ()))
         except Exception as error:  # raised again by Fleet.join, where somebody hears it
             self.error = error
-        self.visit.total_s = time.monotonic() - start
+        self.visit.total_s = time.monotonic() - start + self._greeting_s
 
     def stop(self) -> None:
         """End the far side; rows that are not finished are left for another run."""
         self._stopped = True
-        if self._connection:
-            self._connection.hang_up()
+        self.lines.get(self.host).hang_up()
 
-    def _talk(self, start: float) -> str:
+    def _conversation(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any] | Lost]:
+        """What the far side says to the request; a line that went dead since the greeting is opened once more."""
+        for fresh in (False, True):
+            connection = self.lines.get(self.host, fresh=fresh)
+            sent, received = (0, 0) if fresh else (connection.sent_bytes, connection.received_bytes)
+            self._greeting_s = 0.0 if fresh else connection.answered_s or 0.0
+            connection.send(request)
+            silent = True
+            for event in connection.events():
+                if isinstance(event, Lost) and silent and not (fresh or self._stopped):
+                    log.debug("%s: %s; calling again", self.host.url, event.error)
+                    break
+                silent = False
+                self.visit.connect_s = connection.answered_s or 0.0
+                self.visit.sent_bytes = connection.sent_bytes - sent
+                self.visit.received_bytes = connection.received_bytes - received
+                yield event
+            else:
+                return
+
+    def _talk(self) -> str:
         """Returns why the rows that are still open have not come."""
         visit, first = self.visit, self.cells[0]
         request = {
@@ -205,47 +266,39 @@ class Lane(threading.Thread):
             "cells": [cell_to_json(cell) | {"turns": self._turns(cell)} for cell in self.cells],
         }
         files = {c.spec.checkpoint: c.checkpoint_path for c in self.cells if c.spec.checkpoint and c.checkpoint_path}
-        mark = start
+        mark = time.monotonic()
         again = "; the same command with the same --out measures the rest"
-        with Connection(self.host) as connection:
-            self._connection = connection
-            if self._stopped:
-                return "interrupted"
-            connection.send(request)
-            for event in connection.events():
-                if isinstance(event, Lost):
-                    return event.error + again
-                visit.received_bytes, visit.sent_bytes = connection.received_bytes, connection.sent_bytes
-                kind, now = event["event"], time.monotonic()
-                try:
-                    if kind == "started":
-                        visit.connect_s = now - start
-                    elif kind == "waiting":
-                        self.listener.phase("another run has this board: waiting for its end", visit.name)
-                        mark = now
-                    elif kind == "locked":
-                        visit.waited_s = now - mark if event["waited"] else 0.0
-                    elif kind == "need":
-                        mark = now
-                        for digest in event["sha256"]:
-                            _send_file(connection, digest, files[digest])
-                    elif kind == "files":
-                        visit.transfer_s = now - mark
-                    elif kind == "plan":
-                        self._learn(event["cells"])
-                    elif kind == "begin":
-                        self.listener.begin(str(event["label"]), float(event["remaining_s"]), visit.name)
-                    elif kind == "phase":
-                        self.listener.phase(str(event["text"]), visit.name)
-                    elif kind == "turn":
-                        self._turn(event)
-                    elif kind == "record":
-                        self._receive(event)
-                    elif kind == "end":
-                        visit.measured_s = float(event["measured_s"])
-                except (KeyError, TypeError, ValueError, binascii.Error) as error:
-                    log.debug("from %s: %r", self.host.url, event)
-                    return f"{self.host.url} sent what this benchbench cannot read ({kind}: {error}){again}"
+        for event in self._conversation(request):
+            if isinstance(event, Lost):
+                return event.error + again
+            kind, now = event["event"], time.monotonic()
+            try:
+                if kind == "waiting":
+                    self.listener.phase("another run has this board: waiting for its end", visit.name)
+                    mark = now
+                elif kind == "locked":
+                    visit.waited_s = now - mark if event["waited"] else 0.0
+                elif kind == "need":
+                    mark = now
+                    for digest in event["sha256"]:
+                        _send_file(self.lines.get(self.host), digest, files[digest])
+                elif kind == "files":
+                    visit.transfer_s = now - mark
+                elif kind == "plan":
+                    self._learn(event["cells"])
+                elif kind == "begin":
+                    self.listener.begin(str(event["label"]), float(event["remaining_s"]), visit.name)
+                elif kind == "phase":
+                    self.listener.phase(str(event["text"]), visit.name)
+                elif kind == "turn":
+                    self._turn(event)
+                elif kind == "record":
+                    self._receive(event)
+                elif kind == "end":
+                    visit.measured_s = float(event["measured_s"])
+            except (KeyError, TypeError, ValueError, binascii.Error) as error:
+                log.debug("from %s: %r", self.host.url, event)
+                return f"{self.host.url} sent what this benchbench cannot read ({kind}: {error}){again}"
         return f"{self.host.name} ended without a word on this network{again}"
 
     def _turns(self, cell: Cell) -> list[Any]:
@@ -305,6 +358,7 @@ class Fleet:
         set_clocks: bool = False,
         noise: bool = True,
         listener: Listener,
+        lines: Lines,
     ) -> None:
         """Make a queue for each host that can be used, and say of the others' cells why they are absent."""
         by_device: dict[str, list[Cell]] = {}
@@ -321,6 +375,7 @@ class Fleet:
                 set_clocks=set_clocks,
                 noise=noise,
                 listener=listener,
+                lines=lines,
             )
             for group in by_device.values()
             if group[0].target.host

@@ -5,7 +5,8 @@ nobody to answer) and never takes an unknown host key. What the far side prints 
 login banner, a library's chatter) is passed over: ours carry a mark. The surprise is that ssh joins
 the words after the address and gives them to a shell over there, so each is quoted for that shell.
 
-The far side ends when its stdin closes; so closing our end is all that Ctrl-C has to do.
+One conversation holds several requests, each answered up to its `end`. The far side ends when its stdin
+closes; so closing our end is all that Ctrl-C has to do.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from benchbench.hosts import Host, far_path
 #: Before each of our lines. A reader takes what follows it on the line, so a banner without an end does no harm.
 MARK = b"\x1ebenchbench "
 #: Of the conversation itself; it changes when an older far side could not follow.
-PROTOCOL = 1
+PROTOCOL = 2
 _CONNECT_S = 15
 _GARBAGE_BYTES = 8_000_000
 _OPTIONS = (
@@ -77,6 +78,8 @@ class Connection:
         self.sent_bytes = 0
         self.received_bytes = 0
         self.finished = False
+        self.answered_s: float | None = None  # from starting ssh to the far side's first word
+        self._started = time.monotonic()
         self.noise = b""  # the first line that was not ours, such as a login banner
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the connection
         self._ssh: subprocess.Popen[bytes] | None = None
@@ -102,7 +105,7 @@ class Connection:
             self._ssh.stdin.flush()
 
     def events(self, limit_s: float = math.inf) -> Iterator[dict[str, Any] | Lost]:
-        """What the far side says, up to and with its `end`; or a Lost, as the last.
+        """What the far side says to one request, up to and with its `end`; or a Lost, as the last.
 
         Args:
             limit_s: seconds from now within which all of it must be said.
@@ -124,6 +127,8 @@ class Connection:
                     return
                 continue
             self.received_bytes += len(line)
+            if self.answered_s is None:
+                self.answered_s = time.monotonic() - self._started
             if event["event"] == "lost":
                 yield Lost(printable(str(event.get("error"))), str(event.get("traceback") or ""))
                 return

@@ -77,9 +77,14 @@ def run(request: Request, out: Path, *, fresh: bool = False, progress: Progress)
         NotMeasuredError: only a prediction can be had, and `require_measured`.
         StoreError: the folder cannot be written, or is not ours.
     """
+    with fleet.Lines() as lines:
+        return _run(request, out, lines, fresh=fresh, progress=progress)
+
+
+def _run(request: Request, out: Path, lines: fleet.Lines, *, fresh: bool, progress: Progress) -> Outcome:
     began = time.monotonic()
     spent = Spent()
-    cells = plan_cells(request)
+    cells = plan_cells(request, lines)
     with clocks(request.set_clocks and any(not c.target.host for c in cells)), Store(out, fresh=fresh) as store:
         environments = {_setting(c): _environment(c) for c in cells}
         _warn(environments)
@@ -99,7 +104,7 @@ def run(request: Request, out: Path, *, fresh: bool = False, progress: Progress)
         journal = Journal(out, fresh=fresh)
         desk = _Desk(store, progress, done, journal)
         others = fleet.Fleet(
-            away, request.time_limit_s, set_clocks=request.set_clocks, noise=request.noise, listener=desk
+            away, request.time_limit_s, set_clocks=request.set_clocks, noise=request.noise, listener=desk, lines=lines
         )
         with others:
             bench = Bench(costs, estimates, request.time_limit_s, desk, spent, noise=request.noise)

@@ -83,6 +83,13 @@ def agents():
     return found
 
 
+def cut(board):
+    """Every connection to it breaks; it can be reached again."""
+    for process in psutil.Process(board.sshd.pid).children(recursive=True):
+        if process.name().startswith("sshd"):
+            process.kill()
+
+
 def wait_for(condition, limit_s=30):
     until = time.monotonic() + limit_s
     while not (found := condition()):
@@ -138,13 +145,35 @@ class TestOverSsh:
         assert [r.status for r in second.records] == ["ok"]
         assert second.visits[0].sent_bytes < first.visits[0].sent_bytes - weights.stat().st_size
 
-    def test_a_connection_cut_in_the_middle_keeps_what_is_finished(self, board, tmp_path):
-        def cut():
-            for child in psutil.Process(board.sshd.pid).children(recursive=True):
-                if child.name().startswith("sshd"):
-                    child.kill()
+    @pytest.mark.parametrize("dies", [False, True])
+    def test_greeting_and_measuring_are_one_conversation_unless_it_died_in_between(
+        self, board, tmp_path, monkeypatch, dies
+    ):
+        opened = []
 
-        heard = Heard(at_end=lambda record: record.status == "ok" and cut())
+        class Counted(remote.Connection):
+            def __init__(self, host):
+                opened.append(host.name)
+                super().__init__(host)
+
+        counted = runner.count
+
+        def counting(*args):
+            if dies:
+                cut(board)
+            return counted(*args)
+
+        monkeypatch.setattr(fleet, "Connection", Counted)
+        monkeypatch.setattr(runner, "count", counting)
+        outcome = runner.run(ask(nets("Tiny")), tmp_path, progress=Heard())
+        assert [r.status for r in outcome.records] == ["ok"], outcome.records[0].error
+        assert opened == ["board"] * (2 if dies else 1)
+        (visit,) = outcome.visits
+        assert 0 < visit.connect_s < visit.total_s
+        wait_for(lambda: not agents())
+
+    def test_a_connection_cut_in_the_middle_keeps_what_is_finished(self, board, tmp_path):
+        heard = Heard(at_end=lambda record: record.status == "ok" and cut(board))
         outcome = runner.run(ask(nets("Tiny", "Sleeps")), tmp_path, progress=heard)
         done, lost = outcome.records
         assert done.status == "ok"
@@ -156,16 +185,11 @@ class TestOverSsh:
         wait_for(lambda: not agents())
 
     def test_a_connection_cut_between_processes_goes_on_from_the_one_that_ended(self, board, tmp_path):
-        def cut():
-            for child in psutil.Process(board.sshd.pid).children(recursive=True):
-                if child.name().startswith("sshd"):
-                    child.kill()
-
         class Cuts(Heard):
             def begin(self, label, remaining_s, lane=""):
                 super().begin(label, remaining_s, lane)
                 if "process 2 of 2" in label:
-                    cut()
+                    cut(board)
 
         request = ask(nets("Tiny"), protocol="standard,processes=2,max_processes=2,half_width=1000")
         (lost,) = runner.run(request, tmp_path, progress=Cuts()).records

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from benchbench import cells
+from benchbench import cells, fleet
 from benchbench import records as rec
 from benchbench.errors import StoreError
 from benchbench.protocol import get_protocol
@@ -16,7 +16,7 @@ SIDES = (8, 8, 8)
 
 def course(name="Tiny", protocol="standard", twin_of=None):
     request = cells.Request(models=f"tests.tiny_nets:{name}", spatial=SIDES, threads=(1,), protocol=protocol)
-    (cell,) = cells.plan_cells(request)
+    (cell,) = cells.plan_cells(request, fleet.Lines())
     return Course(cell, started_at="2026-01-01T00:00:00.000+00:00", twin_of=twin_of)
 
 

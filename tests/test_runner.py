@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchbench import cells, child, runner, workbench
+from benchbench import cells, child, fleet, runner, workbench
 from benchbench.errors import CardError, ShapeError, UsageError
 from benchbench.store import read_records
 
@@ -211,7 +211,7 @@ def test_a_classifier_keeps_its_classes_and_says_why_it_has_no_dice(tmp_path):
 
 def test_a_checkpoint_is_of_one_network(tmp_path):
     with pytest.raises(UsageError, match=r"--models names \d+"):
-        cells.plan_cells(cells.Request(models="all", checkpoint=tmp_path / "x.safetensors"))
+        cells.plan_cells(cells.Request(models="all", checkpoint=tmp_path / "x.safetensors"), fleet.Lines())
 
 
 def test_the_worker_ends_when_its_parent_is_killed(tmp_path):
