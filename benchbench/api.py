@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from benchbench.errors import DeviceError, UsageError, unknown
+from benchbench.protocol import get_protocol
 from benchbench.records import Measurement
 from benchbench.units import format_shape, format_value
 
@@ -69,7 +70,7 @@ def measure_module(
     import torch
 
     from benchbench.measure.cost import DTYPES, measure_cost
-    from benchbench.measure.latency import forward_function, get_protocol, time_forwards
+    from benchbench.measure.latency import forward_function, time_forwards
     from benchbench.measure.memory import PeakMemory
 
     if device not in ("cpu", "cuda"):

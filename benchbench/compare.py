@@ -29,6 +29,7 @@ from benchbench.verdicts import (
     decide,
     get_metric,
     holm,
+    pace_gap,
     sample,
     weigh,
 )
@@ -101,7 +102,13 @@ def compare(
         only=(_only(newest[0], newest[1], labels), _only(newest[1], newest[0], labels)),
         unmeasured=tuple(labels[a.cell] for a, _ in whole if a.cell not in measured),
         differences=tuple(different),
-        notes=(*notes, *dict.fromkeys(filter(None, raised)), *_untested(rows), *_unchecked(rows, limits)),
+        notes=(
+            *notes,
+            *dict.fromkeys(filter(None, raised)),
+            *_paces(rows),
+            *_untested(rows),
+            *_unchecked(rows, limits),
+        ),
         min_effect=min_effect,
         limits=dict(limits or {}),
     )
@@ -110,6 +117,7 @@ def compare(
 def _row(
     label: str, pair: Pair, metric: Metric, both: tuple[Sample, Sample], evidence: Evidence, p: float | None, low: float
 ) -> Row:
+    gap = pace_gap(*pair) if metric.kind in ("time", "energy") else None
     return Row(
         label=label,
         metric=metric,
@@ -118,7 +126,8 @@ def _row(
         evidence=evidence,
         p=p,
         minimum=low,
-        verdict=decide(metric, evidence, p=p, minimum=low),
+        gap=gap,
+        verdict=decide(metric, evidence, p=p, minimum=low, gap=gap.share if gap else 0.0),
         regression=False,
     )
 
@@ -295,6 +304,19 @@ def _untested(rows: Sequence[Row]) -> list[str]:
     lines = [rules[kind] for kind in kinds if kind in rules]
     cases = dict.fromkeys(row.evidence.note for row in rows if row.evidence.p is None and row.metric.kind == "dice")
     return lines + [f"Dice without a test, so never called: {note}" for note in cases]
+
+
+def _paces(rows: Sequence[Row]) -> list[str]:
+    """Of the rows that the machine's own pace kept from being called, how much it differed."""
+    lines: dict[str, str] = {}
+    for row in rows:
+        would = decide(row.metric, row.evidence, p=row.p, minimum=row.minimum)
+        if row.gap and would != row.verdict:
+            lines[row.label] = (
+                f"{row.label}: the machine itself differed ({row.gap.text}), so a difference up to "
+                f"{_percent(row.gap.share)} is not called: run both again, in turns"
+            )
+    return list(lines.values())
 
 
 def _unchecked(rows: Sequence[Row], limits: Mapping[str, float] | None) -> list[str]:

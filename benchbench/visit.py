@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchbench import records as rec
+from benchbench.protocol import get_protocol
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from benchbench.measure.limit import Limit
+    from benchbench.measure.pace import Pace
     from benchbench.worker import Job
 
 Emit = Callable[[dict[str, Any]], None]
@@ -43,6 +45,7 @@ class Visit:
         self.stage = "building the network"  # what is going on, for an error
         self.device = f"cuda:{job.gpu}" if job.backend == "cuda" else "cpu"
         self.limit: Limit | None = None
+        self.pace: Pace | None = None
         self.base_bytes: int | None = None  # resident before the network was built, on a CPU
         self.available: int | None = None  # of a board whose CPU and GPU have one memory
 
@@ -92,6 +95,10 @@ class Visit:
             from benchbench.measure.volume import check_channels
 
             check_channels(job.model.in_channels)
+        if job.backend == "cpu":
+            from benchbench.measure.pace import Pace
+
+            self.pace = Pace()
         torch.manual_seed(0)
         self.limit = _limit(job)
         self.base_bytes = memory.resident_bytes() if job.backend == "cpu" else None
@@ -151,6 +158,7 @@ class Visit:
 
         def begin() -> None:
             before.append(sanity.State.of(self.module))
+            self._read_pace()
             watch.begin()
 
         def tick(phase: str, count: int) -> None:
@@ -158,13 +166,14 @@ class Visit:
                 check.look(last.pop())
             if phase == "timed":
                 watch.between()
+                self._read_pace()
             self._tick(phase, count)
 
         try:
             peak = memory.PeakMemory(job.backend, gpu=job.gpu, available_before=self.available)
             found = latency.time_forwards(
                 kept,
-                latency.get_protocol(job.protocol),
+                get_protocol(job.protocol),
                 batch=job.batch,
                 timer=latency.cuda_timer() if job.backend == "cuda" else None,
                 after_warmup=begin,
@@ -180,7 +189,7 @@ class Visit:
             output_bytes=check.output_bytes,
         )
         watched = watch.measurements(len(found.samples_s))
-        for m in [*found.measurements(), *peak.measurements(self.base_bytes, parts), *watched]:
+        for m in [*found.measurements(), *peak.measurements(self.base_bytes, parts), *watched, *self._paces()]:
             self._send(m)
         if check.bad_share and job.dtype == "fp32":
             return _end(
@@ -227,9 +236,14 @@ class Visit:
         job = self.job
         watch = Watch(job.backend, job.gpu)
 
+        def begin() -> None:
+            self._read_pace()
+            watch.begin()
+
         def tick(phase: str, count: int) -> None:
             if phase == "timed":
                 watch.between()
+                self._read_pace()
             self._tick(phase, count)
 
         try:
@@ -238,10 +252,10 @@ class Visit:
                 peak = memory.PeakMemory(job.backend, gpu=job.gpu, available_before=self.available)
                 found = latency.time_forwards(
                     one,
-                    latency.get_protocol(job.protocol),
+                    get_protocol(job.protocol),
                     batch=job.batch,
                     timer=latency.cuda_timer() if job.backend == "cuda" else None,
-                    after_warmup=watch.begin,
+                    after_warmup=begin,
                     tick=tick,
                 )
             watch.end()
@@ -249,7 +263,7 @@ class Visit:
             watch.close()
         self.emit({"event": "forwards", "seconds": found.forward_s})
         watched = of_steps(watch.measurements(len(found.samples_s)))
-        for m in [*train_time(found, job.dtype), *train_memory(peak, self.base_bytes), *watched]:
+        for m in [*train_time(found, job.dtype), *train_memory(peak, self.base_bytes), *watched, *self._paces()]:
             self._send(m)
         if not step.is_finite():
             return _end("failed", f"the loss is NaN or infinite in {job.dtype}: these steps do not count")
@@ -260,7 +274,6 @@ class Visit:
 
     def _volume(self) -> dict[str, Any]:
         from benchbench.measure import volume
-        from benchbench.protocol import get_protocol
 
         job = self.job
         channels = job.model.in_channels
@@ -307,6 +320,13 @@ class Visit:
 
     def _tick(self, phase: str, count: int) -> None:
         self.emit({"event": "tick", "phase": phase, "count": count})
+
+    def _read_pace(self) -> None:
+        if self.pace:
+            self.pace.read()
+
+    def _paces(self) -> list[rec.Measurement]:
+        return self.pace.measurements() if self.pace else []
 
     def _send(self, measurement: rec.Measurement) -> None:
         self.emit({"event": "measurement", "measurement": rec.to_json(measurement)})

@@ -11,6 +11,7 @@ from benchbench.losses import dice_bce
 from benchbench.measure import latency, training
 from benchbench.measure.cost import measure_cost
 from benchbench.measure.memory import PeakMemory
+from benchbench.protocol import get_protocol
 from tests import tiny_nets
 
 SIDE = 16
@@ -103,7 +104,7 @@ def test_a_step_that_depends_on_values_cannot_be_forecast():
 def test_measurements_speak_of_steps():
     step = training.TrainingStep(tiny_nets.Tiny(), torch.randn(1, 4, 8, 8, 8))
     peak = PeakMemory("cpu")
-    timed = latency.time_forwards(step, latency.get_protocol("quick,min_samples=2,max_samples=2,warmup_s=0"))
+    timed = latency.time_forwards(step, get_protocol("quick,min_samples=2,max_samples=2,warmup_s=0"))
     found = {m.metric: m for m in [*training.train_time(timed, "fp32"), *training.train_memory(peak, 1)]}
     assert set(found) == {"train_step_s", "warmup_s", "train_peak_memory_bytes", "base_memory_bytes"}
     assert len(found["train_step_s"].values) == 2

@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING
 
 from benchbench import stats
 from benchbench.errors import UnsupportedError
-from benchbench.protocol import PROTOCOLS, Protocol, get_protocol
+from benchbench.protocol import Protocol
 from benchbench.records import METRIC_UNITS, Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-__all__ = ["PROTOCOLS", "Latency", "Protocol", "forward_function", "get_protocol", "time_forwards", "unsteady"]
 
 _CLOCK_STEPS = 10  # backwards steps of a clock before it is given up
 _FEW_SPREAD = 0.25  # of the range over the median, from which fewer samples than an interval needs are unsteady

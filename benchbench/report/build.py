@@ -328,6 +328,7 @@ def _trust_facts(group: conditions.Group, floor: trust.Floor | None, labels: dic
     pairs = [
         ("Noise floor", trust.floor_text(floor)),
         ("Disturbed", trust.disturbed_text(group.records, labels)),
+        ("Placement of the cores", trust.apart_text(group.records, labels)),
         ("Memory forecast", trust.forecast_text(error) if error else None),
     ]
     return [(name, text) for name, text in pairs if text]
