@@ -262,10 +262,9 @@ def _cells(request: Mapping[str, Any], target: Target, emit: Emit, take: Take) -
 
 
 def _weights_folder() -> Path:
-    base = os.environ.get("BENCHBENCH_CACHE")
-    if base is None:
-        base = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "benchbench")
-    return Path(base) / "checkpoints"
+    from benchbench.data.cache import cache_base
+
+    return cache_base() / "checkpoints"
 
 
 def _find_weights(digest: str) -> Path | None:

@@ -27,6 +27,7 @@ examples:
   bench run --models all --device jetson          no Jetson at hand: a labelled prediction
   bench audit --models all                        every FLOP counter side by side, and which is wrong
   bench compare results/local/a results/local/b   what became slower, and exit 1 if anything did
+  bench data check /data/BraTS2021                is this data set as it should be
   bench report results/local/try                  the report again, from the records alone
   bench devices add jetson ssh://user@orin        a board to measure on, and then:
   bench devices doctor jetson                     what is there, what is missing, what to do
@@ -260,6 +261,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     _add_train(command)
+    _add_data(command, common)
     _add_devices(command, common)
 
     sub = command("info", "what benchbench sees of this machine")
@@ -353,6 +355,43 @@ def _add_train(command: Any) -> None:
         "--out", type=Path, metavar="DIR", help="the same one again goes on (default: a new one under results/local)"
     )
     sub.add_argument("--config", metavar="FILE.toml", help="these flags from a file; flags on the command line win")
+
+
+def _add_data(command: Any, common: argparse.ArgumentParser) -> None:
+    sub = command("data", "data sets: what there is, how to get one, whether one is as it should be")
+    actions = sub.add_subparsers(dest="action", metavar="ACTION")
+
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        described = text[0].upper() + text[1:] + "."
+        added: argparse.ArgumentParser = actions.add_parser(
+            name, help=text, description=described, parents=[common], allow_abbrev=False
+        )
+        return added
+
+    sub = action("list", "those that come with benchbench, those in a folder, and how to get others")
+    sub.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="a folder whose data sets are listed, too")
+    sub.add_argument("--format", default="table", choices=FORMATS)
+
+    sub = action("fetch", "download a data set of the Medical Segmentation Decathlon, and check it")
+    sub.add_argument("name", metavar="NAME", help="as 'bench data list' has it, such as msd:Task04")
+    sub.add_argument("--to", type=Path, default=Path("data"), metavar="DIR", help="folder for it (default: data)")
+
+    sub = action("check", "read every case: geometry, labels, missing and damaged files, duplicates; exit 3 on a fault")
+    sub.add_argument("folder", type=Path, metavar="DIR")
+    sub.add_argument("--format", default="table", choices=("table", "json"))
+
+    sub = action("prepare", "preprocess every case into the cache, which training does by itself")
+    sub.add_argument("folder", type=Path, metavar="DIR")
+
+    sub = action("split", "write the five folds as nnU-Net's splits_final.json")
+    sub.add_argument("folder", type=Path, metavar="DIR")
+    sub.add_argument(
+        "--out", type=Path, default=Path("splits_final.json"), metavar="FILE", help="(default: splits_final.json)"
+    )
+
+    sub = action("cache", "what prepared cases take, and where")
+    sub.add_argument("--clear", action="store_true", help="remove them")
+    sub.add_argument("--format", default="table", choices=FORMATS)
 
 
 def _add_devices(command: Any, common: argparse.ArgumentParser) -> None:

@@ -315,6 +315,47 @@ def _train(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _data(options: argparse.Namespace) -> int:
+    from benchbench import data_command, listing
+    from benchbench.data import catalogue, folder, prepare
+    from benchbench.progress import TrainingProgress
+    from benchbench.units import format_value
+
+    shown = options.verbose or (sys.stderr.isatty() and not options.quiet)
+    if options.action in (None, "list"):
+        rows = data_command.rows(getattr(options, "folder", None))
+        print(listing.render(rows, getattr(options, "format", "table")))
+    elif options.action == "fetch":
+        print(f"data set: {catalogue.fetch(options.name, options.to)}")
+    elif options.action == "split":
+        print(data_command.write_splits(options.folder, options.out))
+    elif options.action == "prepare":
+        plan = folder.plan_folder(options.folder)
+        with TrainingProgress(sys.stderr, shown=shown) as progress:
+            bad = prepare.prepare_all(plan, progress=progress.case)
+        for text in bad.values():
+            print(f"left out: {text}")
+        size = data_command.cache.size_bytes(folder.prepared_folder(plan))
+        print(f"{sum(plan.splits.values()) - len(bad)} cases prepared: {format_value(size, 'B')}")
+        print(f"cache: {folder.prepared_folder(plan)}")
+        return EXIT_INCOMPLETE if bad else EXIT_OK
+    elif options.action == "cache":
+        if options.clear:
+            print(f"{format_value(data_command.clear_cache(), 'B')} removed")
+        else:
+            print(listing.render(data_command.cache_rows(), options.format))
+    else:
+        with TrainingProgress(sys.stderr, shown=shown) as progress:
+            found = data_command.check_folder(options.folder, progress=progress.case)
+        if options.format == "json":
+            print(json.dumps(data_command.to_json(found), indent=2))
+        else:
+            print(listing.render_facts(dict(data_command.facts_of(found)), "table"))
+            print("\n".join(data_command.fault_lines(found) or ["no fault"]))
+        return EXIT_OK if found.ok else EXIT_INCOMPLETE
+    return EXIT_OK
+
+
 def _new_folder(kind: str) -> Path:
     import datetime
 
@@ -366,6 +407,7 @@ COMMANDS = {
     "compare": _compare,
     "report": _report,
     "train": _train,
+    "data": _data,
     "devices": _devices,
     "info": _info,
 }

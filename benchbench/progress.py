@@ -117,7 +117,7 @@ class TerminalProgress:
 
 
 class TrainingProgress:
-    """One live line for a training; in a log, a line every half minute."""
+    """One live line for a training, or for going through cases; in a log, a line every half minute."""
 
     def __init__(self, stream: TextIO, *, shown: bool, every_s: float = 30.0) -> None:
         """Make it; nothing is written yet.
@@ -153,3 +153,7 @@ class TrainingProgress:
         elif self.shown and (now - self._last >= self.every_s or used >= 1):
             self._last = now
             print(text, file=self.stream, flush=True)
+
+    def case(self, done: int, total: int) -> None:
+        """So many cases are done."""
+        self.step(done / total, f"case {done} of {total}")

@@ -1,4 +1,4 @@
-"""Data sets: a literal registry of plans, and `load_case` to read one case.
+"""Data sets: those that come with benchbench, and any folder in a layout that is known; `load_case` reads one case.
 
 Importing it costs milliseconds: what makes or reads the voxels is imported on first use.
 """
@@ -6,6 +6,7 @@ Importing it costs milliseconds: what makes or reads the voxels is imported on f
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from types import MappingProxyType
 
 from benchbench.data.plan import Case, DataPlan
@@ -36,32 +37,49 @@ _READERS = {"phantom": "benchbench.data.phantom"}
 
 
 def list_datasets() -> tuple[DataPlan, ...]:
-    """Every data set that can be named with --data."""
+    """The data sets that come with benchbench."""
     return tuple(_PLANS.values())
 
 
-def get_plan(name: str) -> DataPlan:
+def get_plan(name: str, *, fold: int | None = None) -> DataPlan:
     """The plan of one data set.
 
+    Args:
+        name: `phantom`, a folder, or what a plan's `where` says.
+        fold: whose cases are `test`; None: the one in `name`, else 0.
+
     Raises:
-        DataError: no data set of that name.
+        DataError: no data set of that name or in that folder.
     """
-    if name not in _PLANS:
-        raise DataError(unknown("data set", name, _PLANS, hint="'bench list datasets' shows all"))
-    return _PLANS[name]
+    if name in _PLANS:
+        if fold:
+            raise DataError(f"{name} has its own split, and no folds")
+        return _PLANS[name]
+    path, _, number = name.partition("#") if "#" in name and not Path(name).exists() else (name, "", "")
+    if "/" in name or Path(path).expanduser().exists():
+        from benchbench.data.folder import plan_folder
+
+        chosen = fold if fold is not None else int(number) if number.isdigit() else 0
+        return plan_folder(Path(path).expanduser(), fold=chosen)
+    raise DataError(unknown("data set", name, _PLANS, hint="give a folder, or see 'bench data list'"))
 
 
 def load_case(name: str, split: str, index: int) -> Case:
     """One case of a data set.
 
     Args:
-        name: the data set.
+        name: the data set, as for `get_plan`.
         split: `train`, `val` or `test`.
         index: from 0.
 
     Raises:
         DataError: unknown data set, split or case, or one that cannot be read.
     """
-    get_plan(name).check_case(split, index)
+    plan = get_plan(name)
+    plan.check_case(split, index)
+    if plan.folder is not None:
+        from benchbench.data import prepare
+
+        return prepare.load_case(plan, split, index)
     case: Case = importlib.import_module(_READERS[name]).load_case(split, index)
     return case

@@ -15,7 +15,6 @@ import functools
 import importlib.metadata
 import io
 import logging
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from benchbench.data.cache import cache_base
 from benchbench.data.plan import Case
 from benchbench.errors import DataError
 from benchbench.records import content_hash
@@ -373,15 +373,9 @@ def _acquire(
 
 
 def cache_folder(settings: Settings = DEFAULT) -> Path:
-    """Where the cases of these settings are kept.
-
-    `$BENCHBENCH_CACHE`, else `$XDG_CACHE_HOME/benchbench`, else `~/.cache/benchbench`.
-    """
-    base = os.environ.get("BENCHBENCH_CACHE")
-    if base is None:
-        base = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "benchbench")
+    """Where the cases of these settings are kept."""
     made_with = [dataclasses.asdict(settings), importlib.metadata.version("nilearn"), np.__version__]
-    return Path(base) / f"phantom-{GENERATOR}-{content_hash(made_with)}"
+    return cache_base() / f"phantom-{GENERATOR}-{content_hash(made_with)}"
 
 
 def _read_cached(path: Path, split: str, index: int, settings: Settings) -> Case | None:

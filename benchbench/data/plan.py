@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchbench.errors import DataError
@@ -15,6 +16,16 @@ from benchbench.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """What is done to the files of a real data set before a network sees them."""
+
+    spacing_mm: tuple[float, float, float]  # in RAS order
+    resample: bool  # whether any case has another spacing
+    foreground: bool  # the background has one value: cropped away, made 0, and left out of the z-score
+    clip: tuple[float, float, float, float] | None  # of CT: low, high, mean, deviation, Hounsfield units
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +42,13 @@ class DataPlan:
     splits: Mapping[str, int]  # split -> number of cases
     semi_synthetic: bool
     licence: str
+    exclusive: bool = False  # no voxel is in two regions: one softmax over them and the background
+    paint: tuple[int, ...] = ()  # label of each region in a prediction's map
+    folder: Path | None = None  # of a real data set
+    fold: int = 0  # whose cases are `test`
+    ids: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # split -> cases, of a real data set
+    digest: str = ""  # of a real data set's description, file names and sizes
+    preparation: Preparation | None = None  # of a real data set
 
     @property
     def in_channels(self) -> int:
@@ -39,8 +57,19 @@ class DataPlan:
 
     @property
     def out_channels(self) -> int:
-        """Regions, one output channel each."""
-        return len(self.regions)
+        """One a region; with labels that exclude each other one more, the background, first."""
+        return len(self.regions) + self.exclusive
+
+    @property
+    def key(self) -> str:
+        """What a record calls it: the same data have the same key wherever they lie, other data another."""
+        fold = f":fold{self.fold}" if self.fold else ""
+        return f"{self.name}:{self.digest[:8]}{fold}" if self.digest else self.name
+
+    @property
+    def where(self) -> str:
+        """What `get_plan` finds it by, here."""
+        return f"{self.folder}#{self.fold}" if self.folder else self.name
 
     def check_case(self, split: str, index: int) -> None:
         """Refuse a case that the data set does not have.
@@ -65,6 +94,24 @@ class DataPlan:
         import numpy as np
 
         return np.stack([np.isin(label, values) for values in self.regions.values()])
+
+    def to_label(self, regions: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+        """A label map from one channel a region; the largest are painted first, the smaller over them.
+
+        Args:
+            regions: (regions, D, H, W) bool.
+
+        Returns:
+            (D, H, W) label values.
+        """
+        import numpy as np
+
+        found: npt.NDArray[np.uint8] = np.zeros(regions.shape[1:], np.uint8)
+        covered = list(self.regions.values())
+        paint = self.paint or tuple(values[0] for values in covered)
+        for i in sorted(range(len(covered)), key=lambda i: -len(covered[i])):
+            found[regions[i]] = paint[i]
+        return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

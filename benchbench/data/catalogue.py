@@ -1,0 +1,125 @@
+"""Data sets that are publicly known: how to get each, and, where it may be downloaded, from where.
+
+Nothing is ever downloaded unless `bench data fetch` names it. The archives of the Medical Segmentation Decathlon
+are those that MONAI's DecathlonDataset gets, checked by the md5 sums that MONAI has for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import MappingProxyType
+
+from benchbench.errors import DataError, unknown
+
+_DECATHLON = (
+    ("Task01_BrainTumour", "glioma, 4 contrasts of MRI", 7.1),
+    ("Task02_Heart", "left atrium, MRI", 0.44),
+    ("Task03_Liver", "liver and its tumours, CT", 27.0),
+    ("Task04_Hippocampus", "hippocampus, anterior and posterior, MRI", 0.03),
+    ("Task05_Prostate", "prostate, 2 contrasts of MRI", 0.23),
+    ("Task06_Lung", "lung cancer, CT", 8.5),
+    ("Task07_Pancreas", "pancreas and its tumours, CT", 11.4),
+    ("Task08_HepaticVessel", "hepatic vessels and tumours, CT", 8.7),
+    ("Task09_Spleen", "spleen, CT", 1.5),
+    ("Task10_Colon", "colon cancer, CT", 5.8),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A data set that people ask for."""
+
+    name: str
+    title: str
+    licence: str
+    how: str  # to get it
+    archive: str = ""  # of MONAI's downloads; empty: it cannot be fetched from here
+    gigabytes: float = 0.0  # of the download, about
+
+
+_KNOWN = MappingProxyType(
+    {
+        **{
+            f"msd:{task[:6]}": Known(
+                name=f"msd:{task[:6]}",
+                title=f"{task}: {title}",
+                licence="CC-BY-SA 4.0",
+                how=f"bench data fetch msd:{task[:6]}",
+                archive=task,
+                gigabytes=size,
+            )
+            for task, title, size in _DECATHLON
+        },
+        "brats2021": Known(
+            name="brats2021",
+            title="BraTS 2021, adult glioma, 1251 labelled cases",
+            licence="of the challenge",
+            how="register at synapse.org (syn25829067), download, and give the folder",
+        ),
+        "brats2023": Known(
+            name="brats2023",
+            title="BraTS 2023 and 2024, adult glioma, before and after treatment",
+            licence="of the challenge",
+            how="register at synapse.org (syn51156910, syn53708249), download, and give the folder",
+        ),
+    }
+)
+
+
+def list_known() -> tuple[Known, ...]:
+    """Every data set that is known, whether it is here or not."""
+    return tuple(_KNOWN.values())
+
+
+def fetch(name: str, to: Path) -> Path:
+    """Download a data set and unpack it.
+
+    Args:
+        name: `msd:Task04`, also with the rest of the task's name.
+        to: the folder that the data set's own folder is made in.
+
+    Returns:
+        The data set's folder. One that is there already is left as it is.
+
+    Raises:
+        DataError: unknown, not to be had without registration, a download that fails or differs from its checksum.
+    """
+    key = name[:10] if name.lower().startswith("msd:task") else name
+    found = next((known for known in _KNOWN.values() if known.name.lower() == key.lower()), None)
+    if found is None:
+        raise DataError(unknown("data set", name, _KNOWN, hint="'bench data list' shows all"))
+    if not found.archive:
+        raise DataError(f"{found.name} cannot be fetched from here: {found.how}")
+    folder = to / found.archive
+    if (folder / "dataset.json").exists():
+        return folder
+    _download(found, to)
+    if not (folder / "dataset.json").exists():
+        raise DataError(f"the archive of {found.name} has no {found.archive}/dataset.json; remove {folder}")
+    return folder
+
+
+def _download(known: Known, to: Path) -> None:
+    import tarfile
+    import urllib.error
+
+    from monai.apps import DecathlonDataset
+    from monai.apps.utils import HashCheckError, download_url, extractall
+
+    url, md5 = DecathlonDataset.resource[known.archive], DecathlonDataset.md5[known.archive]
+    archive = to / f"{known.archive}.tar"
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        download_url(url, archive, md5, hash_type="md5", progress=False)
+        extractall(archive, to, md5, hash_type="md5", has_base=True)
+    except HashCheckError as error:
+        raise DataError(
+            f"{archive} is not what MONAI knows by its md5, such as after a broken download: remove it and fetch again"
+        ) from error
+    except (OSError, urllib.error.URLError, RuntimeError, ValueError, tarfile.TarError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"cannot get {known.name} from {url}: {reason}; it can also be downloaded by hand into {to}"
+        ) from error
+    archive.unlink(missing_ok=True)

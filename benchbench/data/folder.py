@@ -1,0 +1,270 @@
+"""A data set of one's own, by its folder: from its files to the plan that networks are built and judged by.
+
+Spacing, patch and intensities follow from the data, as in nnU-Net: the median spacing, a patch of the median
+shape, z-scores (Hounsfield units are clipped first). The headers are read once and the result is kept in the
+cache, keyed by the names, sizes and times of the files.
+
+Source: Isensee et al. 2021, "nnU-Net", Nature Methods 18, supplementary note 2 (rules for spacing and clipping).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchbench import records as rec
+from benchbench.data import splits
+from benchbench.data.brats import is_brats, open_brats
+from benchbench.data.cache import PREPARED, cache_base
+from benchbench.data.decathlon import is_decathlon, open_decathlon
+from benchbench.data.nnunet_raw import is_nnunet, open_nnunet
+from benchbench.data.plan import DataPlan, Preparation
+from benchbench.data.source import CaseFiles, Source, read_json
+from benchbench.data.volumes import is_background, load_volumes, read_header
+from benchbench.errors import DataError
+from benchbench.store import write_whole
+
+log = logging.getLogger(__name__)
+
+#: Changes whenever a prepared voxel, a plan or a split may change for equal files.
+VERSION = 1
+
+_ANISOTROPIC = 3.0  # ratio of a case's spacings from which the coarse axis gets a finer target than the median
+_MULTIPLE = 16  # of a patch's sides, voxels
+_LARGEST = 128  # side of a patch, voxels
+_LOOKED_AT = 16  # cases whose voxels are read for the background and for Hounsfield units
+_BACKGROUND = 0.2  # share of voxels with one and the same value, from which the rest is the patient
+_CLIP = (0.5, 99.5)  # percentiles of Hounsfield units inside the labels
+
+
+def open_source(folder: Path) -> Source:
+    """The data set in a folder, in whichever of the known layouts.
+
+    Raises:
+        DataError: no such folder, an unknown layout, or a description that cannot be used.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no data set at {folder}: {'it is a file' if folder.exists() else 'no such folder'}")
+    if (folder / "dataset.json").exists():
+        description = read_json(folder / "dataset.json")
+        if is_decathlon(description):
+            return open_decathlon(folder)
+        if is_nnunet(description):
+            return open_nnunet(folder)
+        raise DataError(
+            f"{folder / 'dataset.json'} has neither 'modality' and 'training' (Decathlon) nor 'channel_names' and "
+            "'labels' (nnU-Net v2)"
+        )
+    if is_brats(folder):
+        return open_brats(folder)
+    below = [path.name for path in sorted(folder.iterdir()) if (path / "dataset.json").exists()]
+    hint = f"; did you mean {folder / below[0]}?" if below else ""
+    raise DataError(
+        f"{folder} is no data set that can be read: no dataset.json (Decathlon, nnU-Net v2), and no folders such as "
+        f"BraTS2021_00000 or BraTS-GLI-00000-000{hint}"
+    )
+
+
+def plan_folder(folder: Path, *, fold: int = 0) -> DataPlan:
+    """The plan of the data set in a folder.
+
+    Args:
+        folder: of the data set.
+        fold: whose cases are `test`.
+
+    Raises:
+        DataError: it cannot be read, or a part of the split is empty.
+    """
+    return _plan(folder.resolve(), fold, _stamp(folder))
+
+
+def _stamp(folder: Path) -> tuple[int, ...]:
+    """Changes when the description or the split does, so that a plan in memory is not used any longer."""
+    names = ("dataset.json", splits.SPLITS_FILE, "imagesTr")
+    return tuple((folder / name).stat().st_mtime_ns if (folder / name).exists() else 0 for name in names)
+
+
+@functools.lru_cache(maxsize=8)
+def _plan(folder: Path, fold: int, stamp: tuple[int, ...]) -> DataPlan:
+    del stamp
+    source = open_source(folder)
+    stats = _fingerprint(source)
+    parts = splits.split(source.cases, fold, listed=splits.read_list(folder))
+    usable = {name: tuple(c for c in ids if c not in stats["unreadable"]) for name, ids in parts.items()}
+    for name in ("train", "test"):
+        if not usable[name]:
+            raise DataError(
+                f"{folder}: fold {fold} has no {name} case ({len(source.cases)} cases in all): take another --fold, or "
+                f"lay a {splits.SPLITS_FILE} beside them"
+            )
+    spacing = tuple(float(s) for s in stats["spacing_mm"])
+    preparation = Preparation(
+        spacing_mm=(spacing[0], spacing[1], spacing[2]),
+        resample=bool(stats["resample"]),
+        foreground=bool(stats["foreground"]),
+        clip=tuple(stats["clip"]) if stats["clip"] else None,  # type: ignore[arg-type]
+    )
+    patch = stats["patch"]
+    return DataPlan(
+        name=source.name,
+        title=source.title,
+        channels=source.channels,
+        regions=source.regions,
+        labels=source.labels,
+        patch=(patch[0], patch[1], patch[2]),
+        spacing_mm=preparation.spacing_mm,
+        splits={name: len(ids) for name, ids in usable.items()},
+        semi_synthetic=False,
+        licence=source.licence,
+        exclusive=source.exclusive,
+        paint=source.paint,
+        folder=folder,
+        fold=fold,
+        ids=usable,
+        digest=_identity(source),
+        preparation=preparation,
+    )
+
+
+def _identity(source: Source) -> str:
+    """Of the data, wherever it lies: its description, and the names and sizes of its files."""
+    files = [[case.id, [_size(file.path) for file in case.images], _size(case.label)] for case in source.cases]
+    return rec.content_hash([VERSION, source.layout, source.channels, rec.to_json(source.regions), files])
+
+
+def _size(path: Path | None) -> int:
+    try:
+        return path.stat().st_size if path else 0
+    except OSError:
+        return -1  # missing: 'bench data check' says so
+
+
+# -- fingerprint
+
+
+def _fingerprint(source: Source) -> dict[str, Any]:
+    """Spacing, patch and intensities, from the cache where the files are the same."""
+    path = cache_base() / PREPARED / f"{source.name}-{_identity(source)}" / "fingerprint.json"
+    try:
+        found = json.loads(path.read_bytes())
+        if found["stamp"] == _times(source):
+            return dict(found)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    made = _look(source)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, (json.dumps(made, indent=1) + "\n").encode())
+    except OSError as error:
+        log.warning("no cache at %s (%s): each use reads every header again", path.parent, error.strerror or error)
+    return made
+
+
+def _times(source: Source) -> str:
+    paths = dict.fromkeys(p for case in source.cases for p in (*(f.path for f in case.images), case.label) if p)
+    return rec.content_hash([[str(p.name), p.stat().st_mtime_ns if p.exists() else 0] for p in paths])
+
+
+def _look(source: Source) -> dict[str, Any]:
+    import nibabel as nib
+
+    shapes, spacings, unreadable = [], [], {}
+    for case in source.cases:
+        try:
+            header = read_header(case)
+        except DataError as error:
+            unreadable[case.id] = str(error)
+            log.warning("left out: %s", error)
+            continue
+        order = np.argsort(nib.orientations.io_orientation(header.affine)[:, 0])  # of the axes, once in RAS
+        shapes.append([header.shape[i] for i in order])
+        spacings.append([header.spacing_mm[i] for i in order])
+    if not shapes:
+        raise DataError(
+            f"{source.folder}: none of its {len(source.cases)} cases can be read; {next(iter(unreadable.values()))}"
+        )
+    target = _target_spacing(np.array(spacings), np.array(shapes))
+    resample = any(abs(s / t - 1) > 0.01 for one in spacings for s, t in zip(one, target, strict=True))
+    scaled = np.median(np.array(shapes) * np.array(spacings) / target, axis=0)
+    foreground, clip = _intensities(source, [c for c in source.cases if c.id not in unreadable])
+    return {
+        "stamp": _times(source),
+        "spacing_mm": [round(float(s), 6) for s in target],
+        "resample": resample,
+        "patch": [min(_LARGEST, -(-round(float(n)) // _MULTIPLE) * _MULTIPLE) for n in scaled],
+        "foreground": foreground,
+        "clip": clip,
+        "unreadable": unreadable,
+    }
+
+
+def _target_spacing(spacings: Any, shapes: Any) -> Any:
+    """The median; of an axis much coarser than the others a finer one, so that no case loses most of its slices."""
+    target = np.median(spacings, axis=0)
+    coarse = int(np.argmax(target))
+    others = [i for i in range(3) if i != coarse]
+    few = np.median(shapes, axis=0)[coarse] * _ANISOTROPIC < min(np.median(shapes, axis=0)[others])
+    if target[coarse] / min(target[others]) >= _ANISOTROPIC and few:
+        target[coarse] = max(np.percentile(spacings[:, coarse], 10), max(target[others]))
+    return target
+
+
+def _intensities(source: Source, cases: list[CaseFiles]) -> tuple[bool, list[float] | None]:
+    """Whether the background has one value; of CT the clip and the moments (low, high, mean, deviation)."""
+    wanted = cases[:: max(1, len(cases) // _LOOKED_AT)][:_LOOKED_AT]
+    empty, inside = [], []
+    for volumes in _readable(wanted, lambda case: load_volumes(case, source)):
+        empty.append(float(is_background(volumes.image).mean()))
+        if source.is_ct and volumes.label is not None and volumes.label.any():
+            voxels = volumes.image[0][volumes.label > 0]
+            inside.append(voxels[:: max(1, len(voxels) // 10_000)])
+    foreground = bool(empty) and statistics.median(empty) > _BACKGROUND and not source.is_ct
+    if not inside:
+        return foreground, None
+    pooled = np.concatenate(inside)
+    low, high = np.percentile(pooled, _CLIP)
+    clipped = np.clip(pooled, low, high)
+    return foreground, [float(low), float(high), float(clipped.mean()), float(max(clipped.std(), 1e-6))]
+
+
+def _readable(cases: Iterable[CaseFiles], read: Callable[[CaseFiles], Any]) -> Iterable[Any]:
+    for case in cases:
+        try:
+            yield read(case)
+        except DataError as error:
+            log.warning("passed over: %s", error)
+
+
+def case_files(plan: DataPlan, split: str, index: int) -> tuple[Source, CaseFiles]:
+    """The files of a case of a plan."""
+    assert plan.folder is not None
+    source = _source(plan.folder, _stamp(plan.folder))
+    wanted = plan.ids[split][index]
+    return source, next(case for case in source.cases if case.id == wanted)
+
+
+@functools.lru_cache(maxsize=8)
+def _source(folder: Path, stamp: tuple[int, ...]) -> Source:
+    del stamp
+    return open_source(folder)
+
+
+def settings_of(plan: DataPlan) -> str:
+    """Hash of everything that a prepared voxel depends on, but the files."""
+    import monai
+
+    assert plan.preparation is not None
+    return rec.content_hash([VERSION, dataclasses.asdict(plan.preparation), plan.channels, monai.__version__])
+
+
+def prepared_folder(plan: DataPlan) -> Path:
+    """Where the prepared cases of a plan are kept."""
+    return cache_base() / PREPARED / f"{plan.name}-{plan.digest}" / settings_of(plan)

@@ -1,0 +1,112 @@
+"""Which case is trained on, watched and reported: by a hash of its patient, so that none ever moves.
+
+A patient's fold (of five) follows from the patient's name alone. Adding cases moves nobody, another machine
+finds the same, and a part of a data set splits as the whole does: weights trained on the one never saw a
+reported case of the other. The price is that folds are not of exactly one size.
+
+Three parts of one fold: `test` is the fold, reported and never tuned on; of the others a tenth is `val`,
+watched while a network trains; the rest is `train`. nnU-Net calls our `test` its `val`; its
+`splits_final.json` beside a data set counts instead of the hash, and can be written from here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchbench.data.source import CaseFiles
+from benchbench.errors import DataError
+
+FOLDS = 5
+SPLITS_FILE = "splits_final.json"
+_WATCHED = 0.1  # share of a fold's other cases that is `val`
+
+
+def _share(subject: str, salt: str) -> float:
+    """A number in [0, 1) that belongs to a patient."""
+    return int.from_bytes(hashlib.sha256(f"{salt}:{subject}".encode()).digest()[:8], "big") / 2**64
+
+
+def fold_of(subject: str) -> int:
+    """A patient's fold, from 0."""
+    return int(FOLDS * _share(subject, "fold"))
+
+
+def split(cases: Sequence[CaseFiles], fold: int = 0, *, listed: Any = None) -> dict[str, tuple[str, ...]]:
+    """The cases of `train`, `val` and `test`, by their ids, sorted.
+
+    Args:
+        cases: of the data set.
+        fold: whose cases are `test`.
+        listed: the content of a `splits_final.json`, which then says what `test` is.
+
+    Raises:
+        DataError: no such fold; a list that is not of this data set, or that parts a patient's scans.
+    """
+    if listed is not None:
+        chosen = _listed(cases, fold, listed)
+    else:
+        if not 0 <= fold < FOLDS:
+            raise DataError(f"folds are 0 to {FOLDS - 1}, not {fold}")
+        chosen = {case.id: fold_of(case.subject) == fold for case in cases}
+    parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for case in sorted(cases, key=lambda c: c.id):
+        if case.id not in chosen:
+            continue  # a list may leave cases out
+        watched = _share(case.subject, "val") < _WATCHED
+        parts["test" if chosen[case.id] else "val" if watched else "train"].append(case.id)
+    if not parts["val"] and len({_subject(cases, c) for c in parts["train"]}) > 1:  # few cases: one patient is watched
+        least = min({_subject(cases, c) for c in parts["train"]}, key=lambda s: _share(s, "val"))
+        parts["val"] = [c for c in parts["train"] if _subject(cases, c) == least]
+        parts["train"] = [c for c in parts["train"] if c not in parts["val"]]
+    return {name: tuple(ids) for name, ids in parts.items()}
+
+
+def _subject(cases: Iterable[CaseFiles], case_id: str) -> str:
+    return next(case.subject for case in cases if case.id == case_id)
+
+
+def _listed(cases: Sequence[CaseFiles], fold: int, listed: Any) -> dict[str, bool]:
+    """Case -> whether it is in the fold, as a `splits_final.json` has it."""
+    if not isinstance(listed, list) or not all(
+        isinstance(one, Mapping) and {"train", "val"} <= set(one) for one in listed
+    ):
+        raise DataError(f"{SPLITS_FILE} must be a list of folds, each with 'train' and 'val'")
+    if not 0 <= fold < len(listed):
+        raise DataError(f"{SPLITS_FILE} has folds 0 to {len(listed) - 1}, not {fold}")
+    train, test = (set(map(str, listed[fold][part])) for part in ("train", "val"))
+    known = {case.id: case.subject for case in cases}
+    if strange := sorted((train | test) - set(known)):
+        raise DataError(f"{SPLITS_FILE} names {strange[0]!r}, which the data set does not have ({len(strange)} such)")
+    if both := sorted(train & test):
+        raise DataError(f"{SPLITS_FILE} has {both[0]!r} in 'train' and in 'val' of fold {fold}")
+    if parted := sorted({known[c] for c in train} & {known[c] for c in test}):
+        raise DataError(f"{SPLITS_FILE} parts the scans of one patient, {parted[0]!r}, in fold {fold}")
+    return {case: case in test for case in train | test}
+
+
+def to_nnunet(cases: Sequence[CaseFiles]) -> str:
+    """All five folds as a `splits_final.json` has them: its `val` is our `test`."""
+    folds = []
+    for fold in range(FOLDS):
+        parts = split(cases, fold)
+        folds.append({"train": sorted([*parts["train"], *parts["val"]]), "val": list(parts["test"])})
+    return json.dumps(folds, indent=2) + "\n"
+
+
+def read_list(folder: Path) -> Any:
+    """The content of a data set's own `splits_final.json`; None where there is none.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    path = folder / SPLITS_FILE
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error

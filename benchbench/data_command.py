@@ -1,0 +1,195 @@
+"""`bench data`: what data sets there are, how to get one, whether one is as it should be, and its cache.
+
+Rows and lines for a person; `cli.py` prints them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchbench import data
+from benchbench.data import cache, check, splits
+from benchbench.data.catalogue import list_known
+from benchbench.data.folder import open_source, plan_folder, prepared_folder
+from benchbench.data.source import Source
+from benchbench.errors import DataError, StoreError
+from benchbench.store import write_whole
+from benchbench.units import format_shape, format_value
+
+Row = dict[str, Any]
+
+
+def rows(below: Path | None = None) -> list[Row]:
+    """The data sets that come with benchbench, those in a folder, and those that are publicly known.
+
+    Args:
+        below: a folder whose own folders are looked at; None: none is.
+
+    Raises:
+        DataError: it is no folder.
+    """
+    found = [
+        {
+            "name": plan.name,
+            "what": plan.title,
+            "cases": sum(plan.splits.values()),
+            "where": "comes with benchbench",
+            "licence": plan.licence,
+        }
+        for plan in data.list_datasets()
+    ]
+    if below is not None:
+        if not below.is_dir():
+            raise DataError(f"{below} is no folder")
+        for source in _sources(below):
+            found.append(
+                {
+                    "name": source.name,
+                    "what": source.title,
+                    "cases": len(source.cases),
+                    "where": str(source.folder),
+                    "licence": source.licence,
+                }
+            )
+    for known in list_known():
+        size = f" ({known.gigabytes:g} GB)" if known.gigabytes else ""
+        found.append(
+            {"name": known.name, "what": known.title, "cases": "-", "where": known.how + size, "licence": known.licence}
+        )
+    return found
+
+
+def _sources(below: Path) -> Iterator[Source]:
+    for folder in sorted(path for path in below.iterdir() if path.is_dir()):
+        try:
+            yield open_source(folder)
+        except DataError:
+            continue
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What `bench data check` found."""
+
+    source: Source
+    facts: tuple[check.CaseFacts, ...]
+    faults: tuple[check.Fault, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every case can be used."""
+        return not any(fault.level == "fail" for fault in self.faults)
+
+
+def check_folder(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> Checked:
+    """Read every case of a data set.
+
+    Args:
+        folder: of the data set.
+        progress: told after each case.
+
+    Raises:
+        DataError: there is no data set, or its description cannot be used.
+    """
+    source = open_source(folder)
+    facts, faults = [], []
+    for done, case in enumerate(source.cases, 1):
+        fact, found = check.examine(case, source)
+        facts += [fact] if fact else []
+        faults += found
+        if progress:
+            progress(done, len(source.cases))
+    faults += check.of_the_whole(source, facts)
+    if splits.read_list(folder) is not None:
+        try:
+            splits.split(source.cases, 0, listed=splits.read_list(folder))
+        except DataError as error:
+            faults.append(check.Fault(level="fail", case="", text=str(error)))
+    return Checked(source=source, facts=tuple(facts), faults=tuple(faults))
+
+
+def facts_of(found: Checked) -> list[tuple[str, str]]:
+    """Name and text of what the whole data set is."""
+    source = found.source
+    shapes = sorted({one.shape for one in found.facts})
+    spacings = sorted({tuple(round(s, 3) for s in one.spacing_mm) for one in found.facts})
+    labels = []
+    for value, name in source.labels.items():
+        if value:
+            having = sum(one.voxels.get(value, 0) > 0 for one in found.facts)
+            labels.append(f"{value} {name} (in {having} of {len(found.facts)})")
+    patients = len({case.subject for case in source.cases})
+    pairs = [
+        ("data set", f"{source.name}: {source.title}"),
+        ("layout", source.layout),
+        ("cases", f"{len(source.cases)} of {patients} patients, {len(found.facts)} can be read"),
+        ("channels", ", ".join(source.channels)),
+        ("labels", ", ".join(labels)),
+        ("regions", ", ".join(f"{name} = {'+'.join(map(str, v))}" for name, v in source.regions.items())),
+    ]
+    if shapes:
+        smallest, largest = (tuple(pick(s[i] for s in shapes) for i in range(3)) for pick in (min, max))
+        pairs.append(("shape", f"{format_shape(smallest)} to {format_shape(largest)} voxels"))
+        low, high = (tuple(pick(s[i] for s in spacings) for i in range(3)) for pick in (min, max))
+        pairs.append(("spacing", f"{format_shape(low)} mm" + (f" to {format_shape(high)} mm" if high != low else "")))
+    try:
+        plan = plan_folder(source.folder)
+        pairs.append(("split", ", ".join(f"{n} {name}" for name, n in plan.splits.items())))
+        pairs.append(("patch", f"{format_shape(plan.patch)} at {format_shape(plan.spacing_mm)} mm"))
+        kept = cache.size_bytes(prepared_folder(plan))
+        pairs.append(("prepared", f"{format_value(kept, 'B')} in {prepared_folder(plan)}" if kept else "not yet"))
+    except DataError as error:
+        pairs.append(("split", str(error)))
+    return pairs
+
+
+def fault_lines(found: Checked) -> list[str]:
+    """One line a fault, the fatal ones first."""
+    ordered = sorted(found.faults, key=lambda fault: fault.level)
+    return [f"{fault.level}: {fault.case + ': ' if fault.case else ''}{fault.text}" for fault in ordered]
+
+
+def to_json(found: Checked) -> dict[str, Any]:
+    """Everything, for a program."""
+    return {
+        "data": dict(facts_of(found)),
+        "faults": [dataclasses.asdict(fault) for fault in found.faults],
+        "cases": [dataclasses.asdict(one) for one in found.facts],
+        "ok": found.ok,
+    }
+
+
+def write_splits(folder: Path, out: Path) -> Path:
+    """Write the five folds as nnU-Net reads them.
+
+    Raises:
+        DataError: there is no data set.
+        StoreError: the file cannot be written.
+    """
+    text = splits.to_nnunet(open_source(folder).cases)
+    path = out / splits.SPLITS_FILE if out.is_dir() else out
+    try:
+        write_whole(path, text.encode())
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
+    return path
+
+
+def cache_rows() -> list[Row]:
+    """What the cache of data sets holds."""
+    base = cache.cache_base()
+    folders = [*sorted(base.glob("phantom-*")), *sorted((base / cache.PREPARED).glob("*"))]
+    return [
+        {"what": path.name, "size": format_value(cache.size_bytes(path), "B"), "folder": str(path)}
+        for path in folders
+        if path.is_dir()
+    ]
+
+
+def clear_cache() -> int:
+    """Remove every prepared case; returns the bytes."""
+    base = cache.cache_base()
+    return sum(cache.clear(path) for path in [*base.glob("phantom-*"), base / cache.PREPARED] if path.is_dir())
