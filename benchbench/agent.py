@@ -235,14 +235,16 @@ def _lock(emit: Emit) -> int:
 
 def _cells(request: Mapping[str, Any], target: Target, emit: Emit, take: Take) -> tuple[list[Cell], dict[str, str]]:
     """The cells, their weights at hand; and cell -> why its weights could not be had."""
-    from benchbench import zoo
+    from benchbench import data, zoo
     from benchbench.cells import Cell
 
+    known = {plan.name for plan in data.list_datasets()}
     wanted = []
     for item in request["cells"]:
         card = rec.from_json(zoo.Card, item["card"])
         spec, work = rec.from_json(rec.ModelSpec, item["model"]), rec.from_json(rec.Workload, item["workload"])
-        wanted.append(Cell(card=card, spec=spec, workload=work, target=target, checkpoint_path=None))
+        here = work.data if work.data in known else None  # a data set of the other side's own is not over here
+        wanted.append(Cell(card=card, spec=spec, workload=work, target=target, checkpoint_path=None, data_where=here))
     digests = list(dict.fromkeys(c.spec.checkpoint for c in wanted if c.spec.checkpoint))
     have = {digest: path for digest in digests if (path := _find_weights(digest))}
     missing = [digest for digest in digests if digest not in have]

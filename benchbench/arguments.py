@@ -215,8 +215,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--data",
-        metavar="NAME",
-        help="data set for Dice; 'none' for no Dice (default: phantom, where the network fits it)",
+        metavar="NAME|DIR",
+        help="data set for Dice, or its folder; 'none' for no Dice (default: phantom, where the network fits it)",
+    )
+    sub.add_argument("--fold", type=int, metavar="N", help="of the folder's five, whose Dice is reported (default: 0)")
+    sub.add_argument(
+        "--checkpoints",
+        type=Path,
+        nargs="+",
+        default=[Path("results/local")],
+        metavar="DIR",
+        help="where trained weights are looked for (default: results/local)",
     )
     sub.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="weights (.safetensors) of the one network in --models"
@@ -261,6 +270,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     _add_train(command)
+    _add_predict(command)
     _add_data(command, common)
     _add_devices(command, common)
 
@@ -326,16 +336,45 @@ def _add_compare(command: Any) -> None:
 def _add_train(command: Any) -> None:
     sub = command("train", "train one network on a data set, by the one recipe")
     sub.add_argument("model", metavar="MODEL", help="a name from 'bench list models', or a card")
-    sub.add_argument("--data", default="phantom", metavar="NAME", help="(default: phantom)")
+    sub.add_argument(
+        "--data", default="phantom", metavar="NAME|DIR", help="a data set, or its folder (default: phantom)"
+    )
     sub.add_argument(
         "--spatial", nargs=3, type=_positive, metavar=("D", "H", "W"), help="patch in voxels (default: the data set's)"
     )
-    sub.add_argument("--steps", type=_positive, default=1000, metavar="N", help="optimizer steps (default: 1000)")
+    sub.add_argument("--fold", type=int, metavar="N", help="of five, kept apart as the test cases (default: 0)")
     sub.add_argument(
-        "--max-time", type=_seconds, metavar="TIME", help="end sooner, such as 20min; the schedules shrink with it"
+        "--budget",
+        type=_budget,
+        default="20min",
+        metavar="BUDGET",
+        help="20min, 1000steps or 300epochs; the schedules follow the share that is used up (default: 20min)",
     )
     sub.add_argument("--lr", type=float, metavar="RATE", help="highest learning rate (default: the recipe's, 0.001)")
-    sub.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="patches in one step (default: 1)")
+    sub.add_argument("--optimizer", choices=("adamw", "sgd"), help="(default: adamw)")
+    sub.add_argument("--weight-decay", type=float, metavar="W", help="(default: 0.01)")
+    sub.add_argument("--schedule", choices=("cosine", "poly"), help="of the rate, after the warm-up (default: cosine)")
+    sub.add_argument(
+        "--warmup", type=_overlap, metavar="SHARE", help="of the budget with a rising rate (default: 0.04)"
+    )
+    sub.add_argument("--loss", choices=("dice_ce", "dice_focal"), help="(default: dice_ce)")
+    sub.add_argument("--clip", type=float, metavar="NORM", help="largest norm of the gradient (default: 5)")
+    sub.add_argument("--ema", type=_overlap, metavar="DECAY", help="of the average of the weights (default: 0.99)")
+    sub.add_argument(
+        "--augment", default="full", choices=("full", "light"), help="light: flips and contrast only (default: full)"
+    )
+    sub.add_argument(
+        "--keep-every",
+        type=_seconds,
+        metavar="TIME",
+        help="how much of a killed training may be lost, such as 30s (default: 60s)",
+    )
+    sub.add_argument(
+        "--validations", type=int, metavar="N", help="times that the validation cases are looked at (default: 10)"
+    )
+    sub.add_argument(
+        "--batch-size", type=_positive, metavar="N", help="patches in one step (default: by their size, up to 4)"
+    )
     sub.add_argument(
         "--patch-schedule",
         type=_patch_schedule,
@@ -355,6 +394,24 @@ def _add_train(command: Any) -> None:
         "--out", type=Path, metavar="DIR", help="the same one again goes on (default: a new one under results/local)"
     )
     sub.add_argument("--config", metavar="FILE.toml", help="these flags from a file; flags on the command line win")
+
+
+def _add_predict(command: Any) -> None:
+    sub = command("predict", "segment images with trained weights; the result lies exactly over its image")
+    sub.add_argument("model", metavar="MODEL", help="the network that the checkpoint is of")
+    sub.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="weights (.safetensors)")
+    sub.add_argument(
+        "--input",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a case's folder, or a file; of several channels one file each, named by the channel or numbered",
+    )
+    sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="the label map, .nii.gz")
+    sub.add_argument(
+        "--overlap", type=_overlap, default=0.5, metavar="SHARE", help="of neighbouring windows (default: 0.5)"
+    )
+    sub.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
 
 
 def _add_data(command: Any, common: argparse.ArgumentParser) -> None:
@@ -442,6 +499,12 @@ def _patch_schedule(text: str) -> tuple[tuple[tuple[int, ...], float], ...]:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r} is not like 64x64x64:0.9,128x128x128:0.1")
+
+
+def _budget(text: str) -> Any:
+    from benchbench.recipe import parse_budget
+
+    return _understood(parse_budget, text)
 
 
 def _positive(text: str) -> int:

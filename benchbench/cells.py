@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchbench import checkpoint, data, fleet, zoo
+from benchbench import checkpoint, child, data, fleet, zoo
 from benchbench import records as rec
 from benchbench.devices import cpu
 from benchbench.errors import CheckpointError, UsageError
@@ -19,6 +20,8 @@ from benchbench.forecast.target import Target, resolve
 from benchbench.protocol import get_protocol
 from benchbench.units import format_shape
 from benchbench.worker import Job
+
+_SIDES_LIMIT_S = 120.0  # to build every network without memory, several times each
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,9 @@ class Request:
     overlap: float = 0.5
     crop_foreground: bool = False
     memory_limit_bytes: int | None = None
-    data: str | None = None  # None: the phantom for networks that fit it; "none": no Dice
+    data: str | None = None  # name or folder; None: the phantom for networks that fit it; "none": no Dice
+    fold: int | None = None  # of a folder's cases, whose Dice is reported
+    checkpoints: tuple[Path, ...] = ()  # folders with trained weights, beside those that come with benchbench
     checkpoint: Path | None = None
     require_measured: bool = False
     time_limit_s: float = 1200.0
@@ -54,6 +59,7 @@ class Cell:
     workload: rec.Workload
     target: Target
     checkpoint_path: Path | None
+    data_where: str | None = None  # what finds the data set here
 
     @property
     def id(self) -> str:
@@ -72,7 +78,7 @@ class Cell:
             gpu=self.target.index,
             protocol=self.workload.protocol,
             checkpoint_path=str(self.checkpoint_path) if self.checkpoint_path else None,
-            data=self.workload.data,
+            data=self.data_where,
             split=self.workload.split,
             folder=self.card.folder,
             phase=self.workload.phase,
@@ -112,12 +118,61 @@ def plan_cells(request: Request, lines: fleet.Lines) -> list[Cell]:
     targets = [resolve(device, require_measured=request.require_measured) for device in asked]
     if request.checkpoint and len(cards) != 1:
         raise UsageError(f"--checkpoint is of one network, and --models names {len(cards)}")
-    trained_on = checkpoint.read_sidecar(request.checkpoint).data if request.checkpoint else "phantom"
-    plan = None if request.data == "none" else data.get_plan(request.data or trained_on)
+    plan = _plan(request)
     met = fleet.meet(targets, request.threads[0], lines=lines, set_clocks=request.set_clocks)
     works = list(itertools.product(request.threads, request.dtype, request.batch))
-    cells = [_cell(request, card, target, plan, work) for target in met for work in works for card in cards]
+    patches = _patches(request, cards, plan)
+    cells = [
+        _cell(request, card, target, plan, patches.get(card.name), work)
+        for target in met
+        for work in works
+        for card in cards
+    ]
     return list({cell.id: cell for cell in cells}.values())
+
+
+def _plan(request: Request) -> data.DataPlan | None:
+    """The data set for Dice, if there is one.
+
+    Raises:
+        DataError: it cannot be read.
+        CheckpointError: weights that were trained on its test cases.
+    """
+    info = checkpoint.read_sidecar(request.checkpoint) if request.checkpoint else None
+    if request.data == "none":
+        return None
+    if request.data is None:
+        known = {plan.name for plan in data.list_datasets()}
+        return data.get_plan(info.data) if info and info.data in known else None if info else data.get_plan("phantom")
+    plan = data.get_plan(request.data, fold=request.fold)
+    if info and (seen := checkpoint.leaks(info, plan)):
+        raise CheckpointError(
+            f"{request.checkpoint} was trained with {len(seen)} of the {plan.splits['test']} test cases of fold "
+            f"{plan.fold}, such as {seen[0]}: their Dice would say nothing; take --fold {info.train.get('fold', 0)}"
+        )
+    return plan
+
+
+def _patches(request: Request, cards: Sequence[zoo.Card], plan: data.DataPlan | None) -> dict[str, tuple[int, ...]]:
+    """The patch of each network on a real data set: the smallest that it takes, at least the data set's own."""
+    if plan is None or plan.folder is None or request.spatial or request.checkpoint:
+        return {}
+    jobs = [
+        Job(
+            model=card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels),
+            spatial=plan.patch,
+            batch=1,
+            dtype="fp32",
+            folder=card.folder,
+        )
+        for card in cards
+    ]
+    found = {}
+    task = {"task": "sides", "jobs": [rec.to_json(dataclasses.asdict(job)) for job in jobs]}
+    for event in child.talk(task, limit_s=_SIDES_LIMIT_S):
+        if not isinstance(event, child.Death) and event["event"] == "sides":
+            found[cards[event["index"]].name] = tuple(event["spatial"])
+    return found
 
 
 def _cell(
@@ -125,13 +180,14 @@ def _cell(
     card: zoo.Card,
     target: Target,
     plan: data.DataPlan | None,
+    patch: tuple[int, ...] | None,
     work: tuple[int | None, str, int],
 ) -> Cell:
     asked_threads, dtype, batch = work
     info = checkpoint.read_sidecar(request.checkpoint) if request.checkpoint else None
     spatial = request.spatial
     if spatial is None:
-        spatial = info.spatial if info else plan.patch if plan and request.data else card.spatial
+        spatial = info.spatial if info else patch or (plan.patch if plan and request.data else card.spatial)
     spec = card.spec()
     segments = card.task == "segmentation"
     if plan and request.data:  # asked by name: the network follows the data
@@ -147,7 +203,7 @@ def _cell(
             )
         spec = dataclasses.replace(info.model, name=card.name)
     elif fits and plan:
-        path = checkpoint.find_shipped(card.name, spec.in_channels, spec.out_channels, spatial, plan.name)
+        path = checkpoint.find(card.name, *channels, spatial, plan, request.checkpoints if plan.folder else ())
         if path and rec.to_json(checkpoint.read_sidecar(path).model.kwargs) != rec.to_json(spec.kwargs):
             path = None  # a card of the user's own under a name of the zoo
     if path:
@@ -165,8 +221,9 @@ def _cell(
         volume=request.volume,
         overlap=request.overlap if windows else None,
         crop_foreground=request.crop_foreground,
-        data=plan.name if plan and fits else None,
+        data=plan.key if plan and fits else None,
         split="test" if plan and fits else None,
         memory_limit_bytes=request.memory_limit_bytes,
     )
-    return Cell(card=card, spec=spec, workload=workload, target=target, checkpoint_path=path)
+    where = plan.where if plan and fits and not (target.host and plan.folder) else None
+    return Cell(card=card, spec=spec, workload=workload, target=target, checkpoint_path=path, data_where=where)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchbench import records as rec
+from benchbench.data.plan import DataPlan, plan_from_json, plan_to_json
 from benchbench.errors import CheckpointError
 from benchbench.store import write_whole
 
@@ -32,6 +33,7 @@ class CheckpointInfo:
     sha256: str  # of the weights' file
     train: Mapping[str, Any]  # recipe, steps, seconds, versions, curve
     path: Path  # of the weights
+    plan: DataPlan | None = None  # channels, preprocessing and regions of the data; None in older ones
 
     @property
     def spec(self) -> rec.ModelSpec:
@@ -63,6 +65,7 @@ def read_sidecar(path: Path) -> CheckpointInfo:
             sha256=str(data["sha256"]),
             train=dict(data["train"]),
             path=weights,
+            plan=plan_from_json(data["plan"]) if data.get("plan") else None,
         )
     except FileNotFoundError as error:
         raise CheckpointError(
@@ -75,23 +78,53 @@ def read_sidecar(path: Path) -> CheckpointInfo:
         raise CheckpointError(f"{sidecar} does not describe a checkpoint: {what}") from error
 
 
-def find_shipped(name: str, in_channels: int, out_channels: int, spatial: Sequence[int], data: str) -> Path | None:
-    """The weights that come with benchbench for a network, or None.
+def find(
+    name: str,
+    in_channels: int,
+    out_channels: int,
+    spatial: Sequence[int],
+    plan: DataPlan,
+    folders: Sequence[Path] = (),
+) -> Path | None:
+    """The newest weights that there are for a network on a data set, or None.
 
     Args:
         name: of the network's card.
         in_channels: of the network.
         out_channels: of the network.
         spatial: (D, H, W) of the patch, voxels; weights for another patch are another network's.
-        data: the data set.
+        plan: of the data set; weights that were trained on one of its test cases are passed over.
+        folders: where trained ones are looked for, and in the folders in them; then among those that come with
+            benchbench, which may be of a part of the same data set.
     """
-    folder = Path(str(importlib.resources.files("benchbench").joinpath("models", "checkpoints")))
-    for sidecar in sorted(folder.glob("*.json")):
-        info = read_sidecar(sidecar)
+    shipped = Path(str(importlib.resources.files("benchbench").joinpath("models", "checkpoints")))
+    own = [path for folder in folders for pattern in ("*.json", "*/*.json") for path in folder.glob(pattern)]
+    newest = sorted(own, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for sidecar in [*newest, *sorted(shipped.glob("*.json"))]:
+        if not sidecar.with_suffix(".safetensors").exists():
+            continue
+        try:
+            info = read_sidecar(sidecar)
+        except CheckpointError:
+            if sidecar.parent == shipped:
+                raise
+            continue  # some other JSON
         same = (info.model.name, info.model.in_channels, info.model.out_channels) == (name, in_channels, out_channels)
-        if same and info.spatial == tuple(spatial) and info.data == data:
+        of_the_data = info.data == plan.key or (sidecar.parent == shipped and _name(info.data) == plan.name)
+        if same and info.spatial == tuple(spatial) and of_the_data and not leaks(info, plan):
             return info.path
     return None
+
+
+def _name(key: str) -> str:
+    """`Task04_Hippocampus` of `Task04_Hippocampus:0123abcd`."""
+    return key.partition(":")[0]
+
+
+def leaks(info: CheckpointInfo, plan: DataPlan) -> list[str]:
+    """Cases of a data set's test part that weights were trained on or chosen by."""
+    seen = set(info.train.get("cases", ()))
+    return [case for case in plan.ids.get("test", ()) if case in seen]
 
 
 def sha256_of(path: Path) -> str:
@@ -176,6 +209,7 @@ def save(
     data: str,
     spatial: Sequence[int],
     train: Mapping[str, Any],
+    plan: DataPlan | None = None,
 ) -> CheckpointInfo:
     """Write weights in single precision, and their sidecar.
 
@@ -186,6 +220,7 @@ def save(
         data: the data set it was trained on.
         spatial: (D, H, W) of the patch it is to be used with, voxels.
         train: how it was made; JSON values.
+        plan: of the data set; kept without its cases and without where it lay.
 
     Raises:
         CheckpointError: the files cannot be written.
@@ -206,6 +241,8 @@ def save(
         "sha256": digest,
         "train": rec.to_json(train),
     }
+    if plan is not None:
+        described["plan"] = plan_to_json(plan)
     try:
         weights.parent.mkdir(parents=True, exist_ok=True)
         write_whole(weights, content)

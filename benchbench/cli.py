@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -128,6 +129,8 @@ def _run(options: argparse.Namespace) -> int:
         memory_limit_bytes=options.memory_limit,
         data=options.data,
         checkpoint=options.checkpoint,
+        fold=options.fold,
+        checkpoints=tuple(options.checkpoints),
         require_measured=options.require_measured,
         time_limit_s=options.time_limit,
         set_clocks=options.set_clocks,
@@ -262,13 +265,12 @@ def _train(options: argparse.Namespace) -> int:
     from benchbench.errors import StoreError
     from benchbench.progress import TrainingProgress
 
-    plan = data.get_plan(options.data)
+    plan = data.get_plan(options.data, fold=options.fold)
     cards = zoo.find_cards(options.model)
     if len(cards) != 1:
         raise UsageError(f"{options.model!r} names {len(cards)} networks; train one at a time")
     if cards[0].task != "segmentation":
         raise UsageError(f"{cards[0].name} is made for {cards[0].task}: it has no dense output to train on {plan.name}")
-    patch = tuple(options.spatial or plan.patch)
     spec = cards[0].spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
     out = options.out or _new_folder("train")
     try:
@@ -280,22 +282,36 @@ def _train(options: argparse.Namespace) -> int:
 
     import torch
 
-    from benchbench.train import TrainRecipe, train
+    from benchbench.recipe import TrainRecipe, default_batch
+    from benchbench.train import train
 
+    patch = tuple(options.spatial or zoo.fitting_sides(spec, plan.patch))
     torch.manual_seed(options.seed)
     model = zoo.build(spec, patch)
     chosen = {
-        "lr": options.lr,
-        "patch_schedule": options.patch_schedule,
-        "max_seconds": options.max_time,
-        "threads": options.threads,
+        name: getattr(options, name)
+        for name in (
+            "lr",
+            "patch_schedule",
+            "threads",
+            "weight_decay",
+            "warmup",
+            "ema",
+            "clip",
+            "loss",
+            "optimizer",
+            "schedule",
+            "validations",
+        )
     }
+    chosen["checkpoint_every_s"] = options.keep_every
     recipe = TrainRecipe(
-        data=plan.name,
+        data=plan.where,
         patch=patch,
-        steps=options.steps,
+        budget=options.budget,
         seed=options.seed,
-        batch=options.batch_size,
+        batch=options.batch_size or default_batch(patch),
+        augment=options.augment == "full",
         bf16={"auto": None, "fp32": False, "bf16": True}[options.dtype],
         **{key: value for key, value in chosen.items() if value is not None},
     )
@@ -309,15 +325,30 @@ def _train(options: argparse.Namespace) -> int:
             f"bench: interrupted; the same command with --out {out} goes on from the last checkpoint", file=sys.stderr
         )
         return EXIT_INTERRUPTED
+    if result.checkpoint.train["processes"] > 1 and os.environ.get("RANK") != "0":
+        return EXIT_OK
     print(f"{result.steps} steps in {result.seconds:.0f} s, last mean loss {result.curve[-1][1]:.3f}")
+    if result.validation:
+        print(f"Dice on val {result.validation[-1][1]:.3f} ({plan.splits['val']} cases, watched while it trained)")
     print(f"checkpoint: {weights}")
-    print(f"evaluate it: bench run --models {options.model} --checkpoint {weights}")
+    print(f"evaluate it: bench run --models {options.model} --data {options.data} --checkpoint {weights}")
+    return EXIT_OK
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from benchbench import predict
+
+    written = predict.predict_files(
+        options.model, options.checkpoint, options.input, options.output, overlap=options.overlap, device=options.device
+    )
+    for path in written:
+        print(path)
     return EXIT_OK
 
 
 def _data(options: argparse.Namespace) -> int:
     from benchbench import data_command, listing
-    from benchbench.data import catalogue, folder, prepare
+    from benchbench.data import cache, catalogue, folder, prepare
     from benchbench.progress import TrainingProgress
     from benchbench.units import format_value
 
@@ -335,7 +366,7 @@ def _data(options: argparse.Namespace) -> int:
             bad = prepare.prepare_all(plan, progress=progress.case)
         for text in bad.values():
             print(f"left out: {text}")
-        size = data_command.cache.size_bytes(folder.prepared_folder(plan))
+        size = cache.size_bytes(folder.prepared_folder(plan))
         print(f"{sum(plan.splits.values()) - len(bad)} cases prepared: {format_value(size, 'B')}")
         print(f"cache: {folder.prepared_folder(plan)}")
         return EXIT_INCOMPLETE if bad else EXIT_OK
@@ -407,6 +438,7 @@ COMMANDS = {
     "compare": _compare,
     "report": _report,
     "train": _train,
+    "predict": _predict,
     "data": _data,
     "devices": _devices,
     "info": _info,

@@ -112,6 +112,6 @@ def estimate_s(cell: Cell, cost: Cost, protocol: str) -> float:
     forwards = max(p.warmup_s if slow else 6 * forward, forward)
     forwards += p.samples_of_slow(forward) * forward if slow else max(p.min_samples * forward, p.timed_s / 2)
     cases = 0
-    if cell.checkpoint_path and cell.workload.data:
-        cases = data.get_plan(cell.workload.data).splits[cell.workload.split or "test"]
+    if cell.checkpoint_path and cell.data_where:
+        cases = data.get_plan(cell.data_where).splits[cell.workload.split or "test"]
     return p.processes * (_START_S + forwards) + cases * (forward + 1.0)

@@ -15,6 +15,7 @@ from benchbench.data import cache, check, splits
 from benchbench.data.catalogue import list_known
 from benchbench.data.folder import open_source, plan_folder, prepared_folder
 from benchbench.data.source import Source
+from benchbench.data.volumes import format_spacing
 from benchbench.errors import DataError, StoreError
 from benchbench.store import write_whole
 from benchbench.units import format_shape, format_value
@@ -133,12 +134,13 @@ def facts_of(found: Checked) -> list[tuple[str, str]]:
     if shapes:
         smallest, largest = (tuple(pick(s[i] for s in shapes) for i in range(3)) for pick in (min, max))
         pairs.append(("shape", f"{format_shape(smallest)} to {format_shape(largest)} voxels"))
-        low, high = (tuple(pick(s[i] for s in spacings) for i in range(3)) for pick in (min, max))
-        pairs.append(("spacing", f"{format_shape(low)} mm" + (f" to {format_shape(high)} mm" if high != low else "")))
+        finest, coarsest = (tuple(pick(s[i] for s in spacings) for i in range(3)) for pick in (min, max))
+        to = f" to {format_spacing(coarsest)}" if coarsest != finest else ""
+        pairs.append(("spacing", f"{format_spacing(finest)}{to}"))
     try:
         plan = plan_folder(source.folder)
         pairs.append(("split", ", ".join(f"{n} {name}" for name, n in plan.splits.items())))
-        pairs.append(("patch", f"{format_shape(plan.patch)} at {format_shape(plan.spacing_mm)} mm"))
+        pairs.append(("patch", f"{format_shape(plan.patch)} voxels of {format_spacing(plan.spacing_mm)}"))
         kept = cache.size_bytes(prepared_folder(plan))
         pairs.append(("prepared", f"{format_value(kept, 'B')} in {prepared_folder(plan)}" if kept else "not yet"))
     except DataError as error:

@@ -1,72 +1,52 @@
-"""One training recipe for every network of the zoo.
+"""Training: one recipe for every network of the zoo, by one process or several.
 
-AdamW with warm-up and a cosine, soft Dice plus cross-entropy per region, patches drawn towards the
-foreground, a left-right flip and a mild jitter of contrast, an average of the weights over the last
-steps. The surprise is `patch_schedule`: a network that normalises over its patch (InstanceNorm) is
-cheap to train on small patches and must end on the patch it will be used with. Every step draws from
-(seed, step), so a training that was interrupted goes on as if it had not been.
+Soft Dice plus cross-entropy, a warm-up and a cosine over the budget, patches drawn towards the foreground, an
+average of the weights over the last steps. The surprise is `patch_schedule`: a network that normalises over its
+patch (InstanceNorm) is cheap to train on small patches and must end on the patch it will be used with.
+
+Every step draws from (seed, step), so a training that was interrupted goes on as if it had not been. Under torchrun
+each process draws patches of its own, and DDP averages the gradients.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import logging
 import math
+import os
 import pickle
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from benchbench import checkpoint, data
 from benchbench import records as rec
 from benchbench.errors import CheckpointError, UsageError
+from benchbench.feed import Batch, Feed
 from benchbench.kernels import exact_small_convolutions
-from benchbench.losses import dice_bce
+from benchbench.losses import make_loss
 from benchbench.measure.accuracy import measure_dice
+from benchbench.recipe import TrainRecipe
 from benchbench.store import write_whole
 from benchbench.units import format_shape
 
 log = logging.getLogger(__name__)
 
-_CURVE_EVERY = 10  # steps
+_CURVE_POINTS = 200  # of the loss, over the whole budget
 _MOST_SKIPPED = 5  # steps whose gradient may overflow, besides one in ten
+_VALIDATION_SHARE = 0.05  # of the time so far, that evaluating `val` may take
 
 #: Told after each step: share of the budget that is used, 0 to 1, and a line for a person.
 Progress = Callable[[float, str], None]
-Patch = tuple[int, int, int]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TrainRecipe:
-    """How to train; the same for every network unless said otherwise."""
-
-    data: str
-    patch: Patch  # (D, H, W) voxels that the network will be used with
-    steps: int
-    max_seconds: float | None = None  # ends the training early; the schedules shrink with it
-    batch: int = 1
-    seed: int = 0
-    lr: float = 1e-3
-    weight_decay: float = 1e-2
-    warmup: float = 0.04  # share of the budget with a rising rate
-    prior: float = 0.01  # every region's probability at the start, set by the last bias; see `set_prior`
-    lr_floor: float = 0.05  # the cosine ends at this share of `lr`
-    foreground: float = 0.67  # share of patches that are centred on a labelled voxel, where they are cut
-    patch_schedule: tuple[tuple[Patch, float], ...] = ()  # (patch, share of the budget), in order; empty: `patch`
-    ema: float = 0.99  # decay of the average of the weights, per step
-    clip: float = 5.0  # largest norm of the gradient
-    threads: int | None = None  # None: as torch has them
-    bf16: bool | None = None  # autocast; None: where the device is faster with it
-    checkpoint_every: int = 200  # steps
-    validate: bool = True  # Dice on the split `val` at the end
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +55,38 @@ class TrainResult:
 
     checkpoint: checkpoint.CheckpointInfo
     curve: tuple[tuple[int, float], ...]  # (step, mean loss since the last point)
+    validation: tuple[tuple[int, float], ...]  # (step, Dice on `val`)
     seconds: float  # all sittings together
     steps: int
+    waited_share: float  # of the time, for data
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """The processes that train one network together."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0
+
+
+@contextlib.contextmanager
+def _group(device: str) -> Iterator[_Group]:
+    """The group that torchrun started this process in; a group of one without it."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield _Group()
+        return
+    from torch import distributed
+
+    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield _Group(rank=distributed.get_rank(), size=distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()
 
 
 def train(
@@ -100,21 +110,21 @@ def train(
         progress: told after each step.
 
     Raises:
-        UsageError: a patch schedule whose shares do not sum to 1 or that does not end on the patch.
         CheckpointError: `<name>.resume` is of another training, or nothing can be written.
-        DataError: unknown data set.
+        DataError: unknown data set, or a case that cannot be read.
     """
     plan = data.get_plan(recipe.data)
-    schedule = recipe.patch_schedule or ((recipe.patch, 1.0),)
-    if abs(sum(share for _, share in schedule) - 1) > 1e-6 or schedule[-1][0] != recipe.patch:
-        raise UsageError(
-            f"patch_schedule must end on the patch {recipe.patch} with shares that sum to 1, not {schedule}"
-        )
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(recipe.threads or threads)
-        with torch.random.fork_rng(devices=[]), exact_small_convolutions(model):
-            return _Training(model.to(device), spec, recipe, plan, out, device, progress).run()
+        with torch.random.fork_rng(devices=[]), exact_small_convolutions(model), _group(device) as group:
+            if device == "cuda" and group.size > 1:
+                device = f"cuda:{os.environ.get('LOCAL_RANK', group.rank)}"
+            training = _Training(model.to(device), spec, recipe, plan, out, device, progress, group)
+            try:
+                return training.run()
+            finally:
+                training.feed.close()
     finally:
         torch.set_num_threads(threads)
 
@@ -131,73 +141,84 @@ class _Training:
         out: Path,
         device: str,
         progress: Progress | None,
+        group: _Group,
     ) -> None:
         self.model, self.spec, self.recipe, self.plan = model, spec, recipe, plan
-        self.out, self.device, self.progress = out, device, progress
+        self.out, self.device, self.group = out, device, group
+        self.progress = progress if group.leads else None
         self.resume_path = out.with_suffix(".resume")
-        self.schedule = recipe.patch_schedule or ((recipe.patch, 1.0),)
-        self.optimiser = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr)
+        self.steps = recipe.budget.in_steps(plan.splits["train"], recipe.batch * group.size)
+        self.optimizer = _optimizer(model, recipe)
+        self.loss = make_loss(recipe.loss, exclusive=plan.exclusive)
         self.average: dict[str, Tensor] = {}
         self.averaged_since = 0  # step at which the average started: anew with each patch size
         self.step, self.skipped, self.seconds = 0, 0, 0.0
+        self.kept_at = 0.0  # seconds at which it was last kept
         self.curve: list[tuple[int, float]] = []
-        self.cases: dict[int, tuple[npt.NDArray[np.float16], npt.NDArray[np.uint8]]] = {}
+        self.validation: list[tuple[int, float]] = []
+        self.validation_s = 0.0
+        self.feed = Feed(plan, recipe, process=group.rank)
         self.autocast = has_fast_bf16(device) if recipe.bf16 is None else recipe.bf16
+        self.trained: nn.Module = model
 
     def run(self) -> TrainResult:
-        set_prior(self.model, self.plan.out_channels, self.recipe.prior)
+        set_prior(self.model, self.plan, self.recipe.prior)
         self._reset_average()
         self._resume()
+        if self.group.size > 1:
+            self.trained = nn.parallel.DistributedDataParallel(self.model)
         self.model.train()
-        before, start, losses = self.seconds, time.monotonic(), []
+        before, start = self.seconds, time.monotonic()
+        losses: list[float] = []
         used = self._used()
         while used < 1:
-            patch = self._patch(used)
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.recipe.lr * rate(used, self.recipe.warmup, self.recipe.lr_floor)
-            loss = self._one_step(patch)
+            patch = self.recipe.patch_at(used)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.recipe.rate_at(used)
+            loss = self._one_step(self.feed.batch(self.step, patch, patch))
             losses += [loss] if math.isfinite(loss) else []
             self.step += 1
             self.seconds = before + time.monotonic() - start
-            used = self._used()
-            if self._patch(used) != patch and used < 1:
+            last, used = used, self._used()
+            if self.recipe.patch_at(used) != patch and used < 1:
                 self.averaged_since = self.step
-            if losses and (self.step % _CURVE_EVERY == 0 or used >= 1):
+            if losses and (used >= 1 or int(used * _CURVE_POINTS) > int(last * _CURVE_POINTS)):
                 self.curve.append((self.step, round(float(np.mean(losses)), 5)))
                 losses = []
+            self._watch(last, used)
             if self.progress:
-                self.progress(used, f"step {self.step}, patch {format_shape(patch)}, loss {loss:.3f}")
-            if self.step % self.recipe.checkpoint_every == 0 and used < 1:
+                seen = f", Dice {self.validation[-1][1]:.3f} on val" if self.validation else ""
+                self.progress(used, f"step {self.step}, patch {format_shape(patch)}, loss {loss:.3f}{seen}")
+            if self.seconds - self.kept_at >= self.recipe.checkpoint_every_s and used < 1:
                 self._keep()
         return self._finish()
 
     def _used(self) -> float:
-        """Share of the budget that is used up, 0 to 1."""
-        by_time = self.seconds / self.recipe.max_seconds if self.recipe.max_seconds else 0.0
-        return min(1.0, max(self.step / self.recipe.steps, by_time))
+        """Share of the budget that is used up, 0 to 1; the same in all processes."""
+        if self.steps is not None:
+            return min(1.0, self.step / self.steps)
+        assert self.recipe.budget.seconds is not None
+        used = min(1.0, self.seconds / self.recipe.budget.seconds)
+        if self.group.size > 1:  # their clocks differ: the first one's counts
+            from torch import distributed
 
-    def _patch(self, used: float) -> Patch:
-        end = 0.0
-        for patch, share in self.schedule:
-            end += share
-            if used < end - 1e-9:
-                return patch
-        return self.schedule[-1][0]
+            told = torch.tensor([used], dtype=torch.float64, device=self.device)
+            distributed.broadcast(told, 0)
+            used = float(told)
+        return used
 
-    def _one_step(self, patch: Patch) -> float:
-        rng = np.random.default_rng([self.recipe.seed, 1, self.step])
+    def _one_step(self, batch: Batch) -> float:
+        rng = np.random.default_rng([self.recipe.seed, 2, self.step, self.group.rank])
         torch.manual_seed(int(rng.integers(2**62)))  # dropout
-        pairs = [self._draw(rng, patch) for _ in range(self.recipe.batch)]
-        image = torch.from_numpy(np.stack([p[0] for p in pairs])).to(self.device)
-        target = torch.from_numpy(np.stack([p[1] for p in pairs])).to(self.device)
+        image, target = batch.image.to(self.device), batch.target.to(self.device)
         with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.autocast):
-            logits = self.model(image)
-        loss: Tensor = dice_bce(logits.float(), target)
-        self.optimiser.zero_grad(set_to_none=True)
+            outputs = tree_leaves(self.trained(image))
+        loss = torch.stack([self._loss(out, target) for out in outputs]).mean()
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         if torch.isfinite(norm):
-            self.optimiser.step()
+            self.optimizer.step()
         else:  # a norm over a nearly empty patch can overflow; the weights are left as they were
             self.skipped += 1
             if self.skipped > _MOST_SKIPPED + self.step // 10:
@@ -208,29 +229,51 @@ class _Training:
         self._update_average()
         return loss.item()
 
-    def _draw(self, rng: np.random.Generator, patch: Patch) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """One augmented patch: image (C, D, H, W), regions (R, D, H, W)."""
-        index = int(rng.integers(self.plan.splits["train"]))
-        if index not in self.cases:
-            case = data.load_case(self.plan.name, "train", index)
-            self.cases[index] = case.image.astype(np.float16), case.label
-        stored, whole = self.cases[index]
-        foreground = rng.random() < self.recipe.foreground
-        start = patch_start(rng, np.asarray(whole > 0 if foreground else stored.any(0)), patch)
-        image: npt.NDArray[np.float32] = cut(stored, start, patch).astype(np.float32)
-        label: npt.NDArray[np.uint8] = cut(whole, start, patch)
-        if rng.random() < 0.5:  # the first axis is left-right; the other flips make anatomy that no patient has
-            image, label = image[:, ::-1], label[::-1]
-        inside = image.any(0)
-        scale, shift = rng.normal(1, 0.1, (2, len(image), 1)).astype(np.float32)
-        image = image.copy()
-        image[:, inside] = image[:, inside] * scale + (shift - 1)
-        return image, self.plan.to_regions(label).astype(np.float32)
+    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        if logits.shape[2:] != target.shape[2:]:  # a coarser output of deep supervision
+            target = nn.functional.interpolate(target, size=logits.shape[2:], mode="nearest")
+        return self.loss(logits.float(), target)
+
+    # -- validation
+
+    def _watch(self, last: float, used: float) -> None:
+        """Dice on `val`, some times over the budget; never for more than a small share of the time."""
+        n = self.recipe.validations
+        due = n and self.group.leads and int(used * n) > int(last * n) and used < 1
+        if not due or not self.plan.splits.get("val"):
+            return
+        if self.validation and self.validation_s > _VALIDATION_SHARE * self.seconds:
+            return
+        start = time.monotonic()
+        live = {key: value.detach().clone() for key, value in self._live().items()}
+        self._load(self.average)
+        self.validation.append((self.step, round(self._validate(), 5)))
+        self._load(live)
+        self.model.train()
+        self.validation_s += time.monotonic() - start
+
+    def _validate(self) -> float:
+        found = measure_dice(
+            self.model,
+            data=self.plan.where,
+            split="val",
+            spatial=self.recipe.patch,
+            device=self.device,
+            dtype="bf16" if self.autocast else "fp32",
+            surfaces=False,
+        )
+        value = found.measurements[0].value
+        return math.nan if value is None else float(value)
 
     # -- average of the weights
 
     def _live(self) -> dict[str, Tensor]:
         return checkpoint.unique_tensors(self.model.state_dict())
+
+    @torch.no_grad()
+    def _load(self, weights: dict[str, Tensor]) -> None:
+        for key, live in self._live().items():
+            live.copy_(weights[key])
 
     def _reset_average(self) -> None:
         self.average = {key: value.detach().clone() for key, value in self._live().items()}
@@ -248,23 +291,30 @@ class _Training:
     # -- keeping and finishing
 
     def _identity(self) -> str:
-        return rec.content_hash([dataclasses.asdict(self.recipe), rec.to_json(self.spec)])
+        asked = dataclasses.asdict(self.recipe) | {"data": self.plan.key, "processes": self.group.size}
+        del asked["checkpoint_every_s"]  # changes nothing in what comes out
+        return rec.content_hash([rec.to_json(asked), rec.to_json(self.spec)])
 
     def _keep(self) -> None:
         """Write what an equal call needs to go on."""
+        self.kept_at = self.seconds
+        if not self.group.leads:
+            return
         content = io.BytesIO()
         state = {
             "identity": self._identity(),
             "model": self._live(),
             "average": self.average,
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "progress": {
                 "step": self.step,
                 "skipped": self.skipped,
                 "seconds": self.seconds,
                 "averaged_since": self.averaged_since,
+                "validation_s": self.validation_s,
             },
             "curve": self.curve,
+            "validation": self.validation,
         }
         torch.save(state, content)
         try:
@@ -272,7 +322,8 @@ class _Training:
             write_whole(self.resume_path, content.getvalue())
         except OSError as error:
             raise CheckpointError(
-                f"cannot write {self.resume_path}: {error.strerror or error}; make room and run again"
+                f"cannot write {self.resume_path}: {error.strerror or error}; make room and run again: it goes on from "
+                "the last one that was kept"
             ) from error
 
     def _resume(self) -> None:
@@ -285,50 +336,80 @@ class _Training:
             raise CheckpointError(f"{self.resume_path} is damaged ({error}); remove it to start over") from error
         if identity != self._identity():
             raise CheckpointError(f"{self.resume_path} is of a training with another recipe; remove it to start over")
-        with torch.no_grad():
-            for key, live in self._live().items():
-                live.copy_(state["model"][key])
+        self._load(state["model"])
         self.average = state["average"]
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["progress"]["step"], state["progress"]["seconds"]
         self.skipped, self.averaged_since = state["progress"]["skipped"], state["progress"]["averaged_since"]
+        self.validation_s, self.kept_at = state["progress"]["validation_s"], self.seconds
         self.curve = [(int(step), float(loss)) for step, loss in state["curve"]]
+        self.validation = [(int(step), float(dice)) for step, dice in state["validation"]]
         log.info("going on from step %d of %s", self.step, self.resume_path)
 
     def _finish(self) -> TrainResult:
-        with torch.no_grad():
-            for key, live in self._live().items():
-                live.copy_(self.average[key])
+        self._load(self.average)
         self.model.eval()
+        waited = self.feed.waited_s / self.seconds if self.seconds else 0.0
         told: dict[str, Any] = {
-            "recipe": dataclasses.asdict(self.recipe),
-            "budget": f"{self.recipe.steps} steps"
-            + (f" or {self.recipe.max_seconds:g} s" if self.recipe.max_seconds else ""),
+            "recipe": dataclasses.asdict(self.recipe) | {"data": self.plan.key, "budget": str(self.recipe.budget)},
+            "budget": str(self.recipe.budget),
             "steps_done": self.step,
             "steps_skipped": self.skipped,
             "seconds": round(self.seconds, 1),
+            "validation_seconds": round(self.validation_s, 1),
+            "waited_for_data": round(waited, 4),
+            "processes": self.group.size,
             "seed": self.recipe.seed,
+            "fold": self.plan.fold,
+            "cases": list(self.plan.ids.get("train", ())) + list(self.plan.ids.get("val", ())),
             "dtype": "bf16 autocast" if self.autocast else "fp32",
             "device": describe_device(self.device),
             "threads": torch.get_num_threads(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
             "curve": [list(point) for point in self.curve],
+            "validation": [list(point) for point in self.validation],
         }
-        if self.recipe.validate:
-            result = measure_dice(
-                self.model, data=self.plan.name, split="val", spatial=self.recipe.patch, device=self.device
-            )
-            told["val"] = {m.metric: m.value for m in result.measurements}
+        if not self.group.leads:
+            self._wait()
+            return self._result(checkpoint.read_sidecar(self.out), waited)
+        if self.recipe.validations:
+            self.validation.append((self.step, round(self._validate(), 5)))
+            told["validation"] = [list(point) for point in self.validation]
         info = checkpoint.save(
             self.out,
             self.model.state_dict(),
             model=self.spec,
-            data=self.plan.name,
+            data=self.plan.key,
             spatial=self.recipe.patch,
             train=told,
+            plan=self.plan,
         )
         self.resume_path.unlink(missing_ok=True)
-        return TrainResult(checkpoint=info, curve=tuple(self.curve), seconds=self.seconds, steps=self.step)
+        self._wait()
+        return self._result(info, waited)
+
+    def _wait(self) -> None:
+        if self.group.size > 1:
+            from torch import distributed
+
+            distributed.barrier()
+
+    def _result(self, info: checkpoint.CheckpointInfo, waited: float) -> TrainResult:
+        return TrainResult(
+            checkpoint=info,
+            curve=tuple(self.curve),
+            validation=tuple(self.validation),
+            seconds=self.seconds,
+            steps=self.step,
+            waited_share=waited,
+        )
+
+
+def _optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
+    groups = _groups(model, recipe.weight_decay)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
+    return torch.optim.AdamW(groups, lr=recipe.lr)
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -340,67 +421,33 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def set_prior(model: nn.Module, out_channels: int, prior: float) -> None:
+def set_prior(model: nn.Module, plan: data.DataPlan, prior: float) -> None:
     """Set the bias of a network's last layer so that it starts from "nearly nothing is tumour".
 
     Without it a network whose logits are normalised (Slim UNETR ends in a GroupNorm) cannot get there
     in a short training: the mean of its logits is that bias, and a step moves it by the learning rate.
     The last layer is the last one with a bias of `out_channels` values; a network without is left alone.
 
+    Args:
+        model: the network.
+        plan: of the data set: a sigmoid a region, or a softmax with the background.
+        prior: each region's probability.
+
     Source: Lin et al. 2017, "Focal loss for dense object detection", section 4.1.
     """
+    channels = plan.out_channels
     biases = [bias for m in model.modules() if isinstance(bias := getattr(m, "bias", None), Tensor)]
-    last = [bias for bias in biases if bias.shape == (out_channels,)][-1:]
+    last = [bias for bias in biases if bias.shape == (channels,)][-1:]
     for bias in last:
-        nn.init.constant_(bias, math.log(prior / (1 - prior)))
+        if plan.exclusive:
+            background = 1 - prior * len(plan.regions)
+            nn.init.constant_(bias, math.log(prior))
+            with torch.no_grad():
+                bias[0] = math.log(max(background, prior))
+        else:
+            nn.init.constant_(bias, math.log(prior / (1 - prior)))
     if not last:
         log.warning("no last bias found; the training starts from the network's own")
-
-
-def rate(used: float, warmup: float, floor: float) -> float:
-    """Share of the highest learning rate: a line up, then half a cosine down to `floor`.
-
-    Args:
-        used: share of the budget that is used up, 0 to 1.
-        warmup: where the line ends.
-        floor: the last value.
-    """
-    if used < warmup:
-        return 0.02 + 0.98 * used / warmup
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (used - warmup) / (1 - warmup)))
-
-
-def patch_start(rng: np.random.Generator, near: npt.NDArray[np.bool_], patch: Patch) -> list[int]:
-    """Where a patch begins, voxels; negative where it is larger than the volume, which it then holds in its middle.
-
-    Args:
-        rng: source of chance.
-        near: (D, H, W); the patch's middle comes near one of these voxels, or anywhere if there is none.
-        patch: (D, H, W) voxels.
-    """
-    wanted_voxels = np.flatnonzero(near)
-    at = np.unravel_index(wanted_voxels[rng.integers(len(wanted_voxels))], near.shape) if len(wanted_voxels) else None
-    start = []
-    for axis, (side, wanted) in enumerate(zip(near.shape, patch, strict=True)):
-        room = side - wanted
-        if room <= 0:
-            start.append(-(-room // 2))
-        elif at is None:
-            start.append(int(rng.integers(room + 1)))
-        else:
-            moved = int(at[axis]) - wanted // 2 + int(rng.integers(-wanted // 4, wanted // 4 + 1))
-            start.append(min(max(moved, 0), room))
-    return start
-
-
-def cut(volume: npt.NDArray[Any], start: list[int], patch: Patch) -> npt.NDArray[Any]:
-    """A patch of the last three axes, zero where it reaches beyond the volume."""
-    sides = volume.shape[-3:]
-    result: npt.NDArray[Any] = np.zeros((*volume.shape[:-3], *patch), volume.dtype)
-    source = tuple(slice(max(0, a), min(n, a + p)) for a, n, p in zip(start, sides, patch, strict=True))
-    target = tuple(slice(s.start - a, s.stop - a) for s, a in zip(source, start, strict=True))
-    result[..., target[0], target[1], target[2]] = volume[..., source[0], source[1], source[2]]
-    return result
 
 
 def has_fast_bf16(device: str) -> bool:

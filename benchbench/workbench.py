@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from benchbench import data, known
+from benchbench import checkpoint, data, known
 from benchbench import records as rec
 from benchbench.cells import Cell, label
 from benchbench.child import Death, talk
 from benchbench.counting import Cost, Spent, forward_guess_s
 from benchbench.devices import cpu, cuda
+from benchbench.errors import CheckpointError
 from benchbench.fitting import find_fit
 from benchbench.forecast import predict
 from benchbench.rounds import GOOD, Course, Journal, Turn, run_rounds, twin_for
@@ -257,6 +258,7 @@ def make_record(
         title = f"Parameters and MACs of each module of {cell.card.title}"
         name = f"{_file_name(cell.spec.name)}-layers.json"
         artifacts.append(keeper.add_artifact("layers", name, content, title=title))
+    artifacts += _training(cell, keeper)
     refusal = None if course.turns else _refusal(cell, cost)
     ending: Ending
     if refusal is not None:
@@ -286,6 +288,22 @@ def make_record(
         measurements=tuple(found),
         artifacts=tuple(artifacts),
     )
+
+
+def _training(cell: Cell, keeper: Keeper) -> list[rec.Artifact]:
+    """How a cell's weights were trained, for the report: budget and curves, where their sidecar is at hand."""
+    if cell.checkpoint_path is None:
+        return []
+    try:
+        told = checkpoint.read_sidecar(cell.checkpoint_path).train
+    except CheckpointError:  # weights that came over a connection have none
+        return []
+    kept = {key: told[key] for key in ("budget", "steps_done", "curve", "validation") if key in told}
+    if not {"budget", "steps_done", "curve"} <= set(kept):
+        return []
+    content = json.dumps(kept, separators=(",", ":")).encode()
+    name, title = f"{_file_name(cell.spec.name)}-training.json", f"How the weights of {cell.card.title} were trained"
+    return [keeper.add_artifact("training", name, content, title=title)]
 
 
 def now() -> str:
@@ -404,6 +422,8 @@ def _dice_from_elsewhere(cell: Cell, status: str) -> list[rec.Measurement]:
             if own == its
             else f"{plan.name} has other channels ({its}) than this network ({own})"
         )
+    elif cell.checkpoint_path and cell.data_where is None:
+        why = f"not evaluated: {w.data.partition(':')[0]} lies on this machine, and the network runs on another"
     elif cell.checkpoint_path:
         why = (
             "not evaluated: nothing runs on a profile" if cell.target.profile else f"not evaluated: the row is {status}"
@@ -412,7 +432,7 @@ def _dice_from_elsewhere(cell: Cell, status: str) -> list[rec.Measurement]:
         sides = " ".join(map(str, w.spatial))
         why = (
             f"no checkpoint for {w.data} at {format_shape(w.spatial)}: make one with "
-            f"'bench train {cell.spec.name} --data {w.data} --spatial {sides}', "
+            f"'bench train {cell.spec.name} --data {cell.data_where or w.data} --spatial {sides}', "
             "then add --checkpoint with the file that it names"
         )
     return [rec.Measurement(metric="dice", unit="1", value=None, origin="measured", method="none", reason=why)]

@@ -79,6 +79,8 @@ def main() -> int:
         audit(jobs, request["published"], emit, full=request["full"])
     elif request["task"] == "fit":
         fit(jobs[0], request["limit_bytes"], emit)
+    elif request["task"] == "sides":
+        sides(jobs, emit)
     elif request["task"] == "roof":
         roof(jobs[0], emit)
     else:
@@ -103,6 +105,15 @@ def _end_with_parent() -> None:
     while sys.stdin.read(1):
         pass
     os._exit(1)
+
+
+def sides(jobs: list[Job], emit: Emit) -> None:
+    """The patch that each network takes for a data set's; a network that takes none near it is left out."""
+    from benchbench import zoo
+
+    for index, job in enumerate(jobs):
+        with contextlib.suppress(BenchError, RuntimeError):
+            emit({"event": "sides", "index": index, "spatial": list(zoo.fitting_sides(job.model, job.spatial))})
 
 
 def plan(jobs: list[Job], emit: Emit) -> None:

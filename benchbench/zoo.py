@@ -12,6 +12,7 @@ import fnmatch
 import importlib
 import importlib.resources
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -271,6 +272,36 @@ def build(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise CardError(f"{spec.arch} made a {type(module).__name__}, not a torch.nn.Module")
     return module
+
+
+def fitting_sides(spec: ModelSpec, sides: Sequence[int]) -> tuple[int, ...]:
+    """The smallest patch of at least some sides that a network takes; a volume is padded to it.
+
+    This is the one place where a data set's patch becomes a network's.
+
+    Args:
+        spec: of the network.
+        sides: (D, H, W) voxels that the data set asks for.
+
+    Raises:
+        ShapeError: none near takes it; the message is that of the first one.
+        CardError: its class cannot be imported or built at all.
+    """
+    import torch
+
+    tried: list[tuple[int, ...]] = [tuple(sides)]
+    tried += [tuple(-(-side // m) * m for side in sides) for m in (8, 16, 32, 64)]
+    tried += [(max(one),) * 3 for one in tried]  # some take cubes only
+    first: ShapeError | None = None
+    for candidate in dict.fromkeys(sorted(tried, key=math.prod)):
+        try:
+            with torch.device("meta"):
+                build(spec, candidate)
+            return candidate
+        except ShapeError as error:
+            first = first or error
+    assert first is not None
+    raise first
 
 
 def build_model(name: str, **overrides: Any) -> nn.Module:

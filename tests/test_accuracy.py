@@ -65,8 +65,15 @@ def by_name(result: accuracy.AccuracyResult) -> dict[str, accuracy.Measurement]:
 def test_perfect_network_has_dice_one() -> None:
     result = measure_dice(Oracle(), data="toy", spatial=(32, 32, 32))
     found = by_name(result)
-    assert list(found) == ["dice", "dice_tc", "dice_wt", "dice_et"]
-    assert all(m.value == 1 and m.values == (1.0,) * 4 and m.ci95 == (1.0, 1.0) for m in found.values())
+    assert list(found) == [
+        *("dice", "dice_tc", "dice_wt", "dice_et"),
+        *("hd95_mm", "hd95_tc_mm", "hd95_wt_mm", "hd95_et_mm"),
+        *("nsd_1mm", "nsd_1mm_tc", "nsd_1mm_wt", "nsd_1mm_et"),
+    ]
+    for name, m in found.items():
+        best = 0.0 if name.startswith("hd95") else 1.0
+        assert (m.value, m.values, m.ci95) == (best, (best,) * 4, (best, best))
+        assert m.unit == ("mm" if name.startswith("hd95") else "1")
 
 
 def test_small_volume_is_one_window_in_the_middle_of_zeros() -> None:
@@ -209,7 +216,7 @@ def test_picture_shows_two_contrasts_label_and_prediction() -> None:
     wrong = measure_dice(Oracle(wrong_from=0), data="toy", spatial=(32, 32, 32)).pictures[0]
     with Image.open(io.BytesIO(wrong.png)) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
-        assert image.size == (4 * SHAPE[0] * 2, SHAPE[1] * 2)
+        assert image.size == (4 * SHAPE[0] * 4, SHAPE[1] * 4)  # small volumes are shown larger
         assert "Software" not in image.info
     coloured = np.ptp(pixels, axis=2) > 30
     panels = np.split(coloured, 4, axis=1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from benchbench import checkpoint, zoo
+from benchbench import checkpoint, data, zoo
 from benchbench.checkpoint import CheckpointInfo, load_weights, read_sidecar, save
 from benchbench.errors import CheckpointError
 from benchbench.records import ModelSpec
@@ -134,7 +136,7 @@ def test_unwritable_folder_is_said(tmp_path: Path) -> None:
 
 
 def test_shipped_weights_are_found_by_all_that_they_are_for() -> None:
-    found = checkpoint.find_shipped("slim_unetr", 4, 3, (128, 128, 128), "phantom")
+    found = checkpoint.find("slim_unetr", 4, 3, (128, 128, 128), data.get_plan("phantom"))
     assert found is not None
     info = read_sidecar(found)
     card = zoo.get_card("slim_unetr")
@@ -154,4 +156,21 @@ def test_shipped_weights_are_found_by_all_that_they_are_for() -> None:
     ],
 )
 def test_no_shipped_weights_for_anything_else(asked: tuple[str, int, int, tuple[int, ...], str]) -> None:
-    assert checkpoint.find_shipped(*asked) is None
+    plan = dataclasses.replace(data.get_plan("phantom"), name=asked[-1])
+    assert checkpoint.find(*asked[:-1], plan) is None
+
+
+def test_trained_weights_are_found_in_folders_the_newest_first(tmp_path: Path) -> None:
+    plan = dataclasses.replace(data.get_plan("phantom"), name="mine", digest="0123456789abcdef", ids={"test": ("a",)})
+    asked = ("toy", SPEC.in_channels, SPEC.out_channels, (8, 8, 8), plan, [tmp_path])
+    assert checkpoint.find(*asked) is None
+    for i, (folder, key, cases) in enumerate(
+        [("old", plan.key, []), ("new", plan.key, []), ("leak", plan.key, ["a"]), ("other", "mine:ffffffff", [])]
+    ):
+        path = tmp_path / folder / "toy.safetensors"
+        checkpoint.save(path, network().state_dict(), model=SPEC, data=key, spatial=(8, 8, 8), train={"cases": cases})
+        os.utime(path.with_suffix(".json"), (i, i))
+    (tmp_path / "records.json").write_text("{}")
+    assert checkpoint.find(*asked) == tmp_path / "new" / "toy.safetensors"
+    (tmp_path / "new" / "toy.safetensors").unlink()
+    assert checkpoint.find(*asked) == tmp_path / "old" / "toy.safetensors"

@@ -27,6 +27,11 @@ def first(folder):
     return source.cases[0], source
 
 
+def read(folder):
+    case, source = first(folder)
+    return load_volumes(case, source.labels)
+
+
 # Layouts
 
 
@@ -40,7 +45,7 @@ def test_a_decathlon_task_of_one_channel(tmp_path):
 
 def test_the_contrasts_of_a_decathlon_task_are_the_last_axis(tmp_path):
     case, source = first(sets.decathlon(tmp_path / "t", channels=3))
-    volumes = load_volumes(case, source)
+    volumes = load_volumes(case, source.labels)
     whole = nib.load(case.images[0].path).get_fdata()
     assert volumes.image.shape == (3, *sets.SIDES)
     assert np.allclose(volumes.image, np.moveaxis(whole, -1, 0))
@@ -77,7 +82,7 @@ def test_brats_by_year(tmp_path, names, layout, enhancing):
     case = source.cases[0]
     ending = {"brats2021": "t1ce.nii.gz"}.get(layout, "t1c.nii.gz")
     assert case.images[1].path.name.endswith(ending)
-    assert load_volumes(case, source).label.max() == enhancing
+    assert load_volumes(case, source.labels).label.max() == enhancing
 
 
 def test_two_scans_of_a_patient_of_brats_are_one_subject(tmp_path):
@@ -161,21 +166,21 @@ IMAGE, LABEL = "imagesTr/case_000.nii.gz", "labelsTr/case_000.nii.gz"
 def test_a_file_that_cannot_be_is_named(tmp_path, relative, voxels, where, message):
     case, source = replaced(sets.decathlon(tmp_path / "d", count=1), relative, voxels, where)
     with pytest.raises(DataError, match=message):
-        load_volumes(case, source)
+        load_volumes(case, source.labels)
 
 
 def test_fewer_channels_than_the_description_names(tmp_path):
     folder = sets.decathlon(tmp_path / "d", count=1, channels=3)
     case, source = replaced(folder, IMAGE, np.zeros((*sets.SIDES, 2), np.float32))
     with pytest.raises(DataError, match="has 2 channels, and the data set's description names more"):
-        load_volumes(case, source)
+        load_volumes(case, source.labels)
 
 
 def test_a_missing_file(tmp_path):
     folder = sets.decathlon(tmp_path / "d", count=1)
     (folder / LABEL).unlink()
     with pytest.raises(DataError, match=r"labelsTr/case_000\.nii\.gz is missing"):
-        load_volumes(*first(folder))
+        read(folder)
 
 
 @pytest.mark.parametrize("kept", [0, 60, 0.5])
@@ -184,14 +189,14 @@ def test_a_truncated_file(tmp_path, kept):
     content = (folder / IMAGE).read_bytes()
     (folder / IMAGE).write_bytes(content[: int(kept * len(content)) if kept < 1 else kept])
     with pytest.raises(DataError, match="cannot be read"):
-        load_volumes(*first(folder))
+        read(folder)
 
 
 def test_a_file_that_is_no_image(tmp_path):
     folder = sets.decathlon(tmp_path / "d", count=1)
     (folder / IMAGE).write_bytes(gzip.compress(b"not an image" * 100))
     with pytest.raises(DataError, match="cannot be read"):
-        load_volumes(*first(folder))
+        read(folder)
 
 
 # Check

@@ -210,7 +210,7 @@ def test_regions_nest() -> None:
 
 
 def test_unknown_names_are_answered_with_the_known() -> None:
-    with pytest.raises(DataError, match="did you mean 'phantom'\\? 'bench list datasets' shows all"):
+    with pytest.raises(DataError, match="did you mean 'phantom'\\? give a folder, or see 'bench data list'"):
         data.get_plan("phantoms")
     with pytest.raises(DataError, match="no split 'tests'; known: train, val, test"):
         data.load_case("phantom", "tests", 0)

@@ -196,7 +196,7 @@ def test_a_real_hippocampus_keeps_its_labels():
     case = data.load_case(plan.where, "test", 0)
     source = open_source(folder)
     files = next(c for c in source.cases if c.id == case.id)
-    raw = load_volumes(files, source)
+    raw = load_volumes(files, source.labels)
     assert [int((case.label == v).sum()) for v in (1, 2)] == [int((raw.label == v).sum()) for v in (1, 2)]
     assert abs(case.image.mean()) < 0.01
     regions = plan.to_regions(case.label)

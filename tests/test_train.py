@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from benchbench import data
 from benchbench.checkpoint import load_weights, read_sidecar
 from benchbench.errors import CheckpointError, DataError, UsageError
+from benchbench.feed import Feed, cut, patch_middle
+from benchbench.losses import dice_bce, make_loss
 from benchbench.measure import accuracy
+from benchbench.recipe import Budget, TrainRecipe, parse_budget, rate
 from benchbench.records import ModelSpec
-from benchbench.train import TrainRecipe, TrainResult, cut, dice_bce, patch_start, rate, set_prior, train
+from benchbench.train import TrainResult, set_prior, train
 
 SPEC = ModelSpec(name="toy", arch="tests.test_train:Tiny", kwargs={}, in_channels=4, out_channels=3)
 SHAPE = (12, 14, 10)
@@ -56,14 +59,13 @@ def toy_data(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = dataclasses.replace(data.get_plan("phantom"), name="toy", splits=MappingProxyType({"train": 6, "val": 2}))
     known = data.get_plan
     for module in (data, accuracy):
-        monkeypatch.setattr(module, "get_plan", lambda name: plan if name == "toy" else known(name))
+        monkeypatch.setattr(module, "get_plan", lambda name, **_: plan if name == "toy" else known(name))
         monkeypatch.setattr(module, "load_case", make_case)
 
 
-def recipe(**changes: Any) -> TrainRecipe:
-    return dataclasses.replace(
-        TrainRecipe(data="toy", patch=(16, 16, 16), steps=6, lr=1e-2, bf16=False, validate=False, threads=1), **changes
-    )
+def recipe(steps: int = 6, **changes: Any) -> TrainRecipe:
+    usual = {"data": "toy", "patch": (16, 16, 16), "budget": Budget(steps=steps), "lr": 1e-2, "bf16": False}
+    return TrainRecipe(**(usual | {"validations": 0, "threads": 1, "augment": False} | changes))
 
 
 def run(out: Path, asked: TrainRecipe, progress: Any = None) -> TrainResult:
@@ -72,14 +74,17 @@ def run(out: Path, asked: TrainRecipe, progress: Any = None) -> TrainResult:
 
 
 def test_training_learns_an_easy_task(tmp_path: Path) -> None:
-    result = run(tmp_path / "toy.safetensors", recipe(steps=120, lr=3e-2, ema=0.9, validate=True))
+    result = run(tmp_path / "toy.safetensors", recipe(steps=120, lr=3e-2, ema=0.9, validations=3))
     losses = [loss for _, loss in result.curve]
     assert losses[-1] < 0.5 * losses[0]
-    assert result.checkpoint.train["val"]["dice"] > 0.7
+    seen = [step for step, _ in result.validation]
+    assert (seen[0], seen[-1]) == (40, 120)  # the one between may have been too dear
+    assert result.validation[-1][1] > 0.7
     network = Tiny()
     load_weights(network, result.checkpoint.path)
     again = accuracy.measure_dice(network, data="toy", split="val", spatial=(16, 16, 16))
-    assert {m.metric: m.value for m in again.measurements} == result.checkpoint.train["val"]
+    assert again.measurements[0].value == pytest.approx(result.validation[-1][1], abs=1e-5)
+    assert result.checkpoint.train["validation"] == [list(point) for point in result.validation]
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
@@ -88,8 +93,9 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path
     assert first == second != other
 
 
-def test_interrupted_training_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    asked = recipe(checkpoint_every=2, patch_schedule=(((8, 8, 8), 0.5), ((16, 16, 16), 0.5)))
+@pytest.mark.parametrize("augment", [False, True])
+def test_interrupted_training_ends_as_if_it_had_not_been(tmp_path: Path, augment: bool) -> None:
+    asked = recipe(checkpoint_every_s=0.0, augment=augment, patch_schedule=(((8, 8, 8), 0.5), ((16, 16, 16), 0.5)))
     whole = run(tmp_path / "whole.safetensors", asked)
 
     def interrupt(used: float, line: str) -> None:
@@ -102,7 +108,7 @@ def test_interrupted_training_ends_as_if_it_had_not_been(tmp_path: Path) -> None
     assert not (tmp_path / "torn.safetensors").exists()
     steps: list[str] = []
     resumed = run(tmp_path / "torn.safetensors", asked, lambda used, line: steps.append(line.split(",")[0]))
-    assert steps == ["step 5", "step 6"]
+    assert steps == ["step 5", "step 6"]  # the fifth was not kept: it was cut off before
     assert resumed.checkpoint.sha256 == whole.checkpoint.sha256
     assert not (tmp_path / "torn.resume").exists()
 
@@ -132,15 +138,39 @@ def test_sidecar_tells_recipe_budget_and_curve(tmp_path: Path) -> None:
     assert told["train"]["recipe"]["lr"] == 1e-2
     assert told["train"]["budget"] == "20 steps"
     assert (told["train"]["steps_done"], told["train"]["dtype"]) == (20, "fp32")
-    assert [step for step, _ in told["train"]["curve"]] == [10, 20]
+    assert [step for step, _ in told["train"]["curve"]] == list(range(1, 21))
     assert told["train"]["seconds"] > 0
     assert read_sidecar(tmp_path / "toy.json").model == SPEC
 
 
 def test_time_budget_ends_the_training_early(tmp_path: Path) -> None:
-    result = run(tmp_path / "toy.safetensors", recipe(steps=10**9, max_seconds=0.05))
-    assert 1 <= result.steps < 10**9
-    assert result.checkpoint.train["budget"] == "1000000000 steps or 0.05 s"
+    result = run(tmp_path / "toy.safetensors", recipe(budget=Budget(seconds=0.05)))
+    assert result.steps >= 1
+    assert result.checkpoint.train["budget"] == "0.05 s"
+
+
+def test_epochs_are_counted_in_cases(tmp_path: Path) -> None:
+    assert run(tmp_path / "toy.safetensors", recipe(budget=Budget(epochs=2), batch=4)).steps == 4  # 6 cases
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("20min", Budget(seconds=1200)),
+        ("90s", Budget(seconds=90)),
+        ("1000steps", Budget(steps=1000)),
+        ("1 step", Budget(steps=1)),
+        ("300epochs", Budget(epochs=300)),
+    ],
+)
+def test_budgets(text: str, budget: Budget) -> None:
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "20", "0steps", "-3min", "5 miles", "0s", "1.5epochs"])
+def test_what_is_no_budget(text: str) -> None:
+    with pytest.raises(UsageError, match="budget"):
+        parse_budget(text)
 
 
 def test_gradient_that_overflows_leaves_the_weights_and_is_counted(tmp_path: Path) -> None:
@@ -204,33 +234,122 @@ def test_rate_rises_then_falls_to_its_floor() -> None:
     assert rates[0] < 0.05
     assert rates[-1] == pytest.approx(0.05)
     assert rates[10:] == sorted(rates[10:], reverse=True)
+    poly = [rate(used / 100, 0.0, 0.0, "poly") for used in range(101)]
+    assert poly[0] == 1.0
+    assert poly[50] == pytest.approx(0.5**0.9)
+    assert poly[-1] == 0.0
 
 
 def test_prior_is_the_probability_that_training_starts_from() -> None:
     network = Tiny()
-    set_prior(network, 3, 0.01)
+    plan = data.get_plan("toy")
+    set_prior(network, plan, 0.01)
     assert torch.allclose(network.head.bias.sigmoid(), torch.full((3,), 0.01))
     assert not torch.allclose(network.body.bias.sigmoid(), torch.full((8,), 0.01))
     group_norm = nn.Sequential(nn.Conv3d(4, 3, 1), nn.GroupNorm(1, 3))
-    set_prior(group_norm, 3, 0.01)
+    set_prior(group_norm, plan, 0.01)
     assert torch.allclose(group_norm[1].bias.sigmoid(), torch.full((3,), 0.01))
-    set_prior(nn.Conv3d(4, 3, 1, bias=False), 3, 0.01)
+    set_prior(nn.Conv3d(4, 3, 1, bias=False), plan, 0.01)
+    two = dataclasses.replace(plan, regions={"a": (1,), "b": (2,)}, exclusive=True)
+    set_prior(network, two, 0.01)
+    assert torch.allclose(network.head.bias.softmax(0), torch.tensor([0.98, 0.01, 0.01]))
 
 
 def test_patch_comes_near_what_it_is_asked_to_be_near() -> None:
     near = np.zeros((40, 40, 40), bool)
     near[30, 5, 20] = True
     for seed in range(20):
-        start = patch_start(np.random.default_rng(seed), near, (16, 16, 16))
+        middle = patch_middle(np.random.default_rng(seed), np.flatnonzero(near), near.shape, (16, 16, 16))
+        start = [m - 8 for m in middle]
         assert all(0 <= s <= 24 for s in start)
         assert cut(near, start, (16, 16, 16)).any()
 
 
 def test_patch_larger_than_the_volume_holds_it_as_evaluation_does() -> None:
     volume = np.arange(1, 5 * 6 * 7 + 1, dtype=np.float32).reshape(1, 5, 6, 7)
-    start = patch_start(np.random.default_rng(0), volume[0] > 0, (8, 9, 7))
+    middle = patch_middle(np.random.default_rng(0), np.flatnonzero(volume[0]), (5, 6, 7), (8, 9, 7))
+    start = [m - side // 2 for m, side in zip(middle, (8, 9, 7), strict=True)]
     patch = cut(volume, start, (8, 9, 7))
-    before = [(8 - 5) // 2, (9 - 6) // 2, 0]  # as measure.accuracy pads
+    before = [(8 - 5) // 2, (9 - 6) // 2, 0]  # as measure.segment pads
     assert patch.shape == (1, 8, 9, 7)
     assert np.array_equal(patch[:, before[0] : before[0] + 5, before[1] : before[1] + 6], volume)
     assert patch.sum() == volume.sum()
+
+
+def test_a_cut_that_lies_outside_is_empty() -> None:
+    assert not cut(np.ones((1, 4, 4, 4)), [-9, 0, 0], (4, 4, 4)).any()
+    assert not cut(np.ones((1, 4, 4, 4)), [0, 7, 0], (4, 4, 4)).any()
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_batch_follows_from_seed_step_and_process(augment: bool) -> None:
+    plan = data.get_plan("toy")
+
+    def batch(process: int = 0, step: int = 3, seed: int = 0) -> Tensor:
+        feed = Feed(plan, recipe(seed=seed, augment=augment, batch=2), process=process)
+        found = feed.batch(step, (16, 16, 16))
+        assert found.image.shape == (2, 4, 16, 16, 16)
+        assert found.target.shape == (2, 3, 16, 16, 16)
+        assert set(found.target.unique().tolist()) <= {0.0, 1.0}
+        feed.close()
+        return found.image
+
+    assert torch.equal(batch(), batch())
+    for other in (batch(process=1), batch(step=4), batch(seed=1)):
+        assert not torch.equal(batch(), other)
+
+
+def test_the_next_batch_is_made_meanwhile_and_is_the_same() -> None:
+    feed = Feed(data.get_plan("toy"), recipe(augment=True))
+    feed.batch(0, (16, 16, 16), following=(16, 16, 16))
+    ahead = feed.batch(1, (16, 16, 16)).image
+    assert torch.equal(ahead, feed.make(1, (16, 16, 16)).image)
+    feed.batch(2, (16, 16, 16), following=(16, 16, 16))
+    assert feed.batch(3, (8, 8, 8)).image.shape[2:] == (8, 8, 8)  # another patch than was expected
+    feed.close()
+
+
+def test_memory_holds_as_many_cases_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = Feed(data.get_plan("toy"), recipe())
+    feed._room_bytes = 40_000  # of some 15 kB each
+    for step in range(20):
+        feed.make(step, (8, 8, 8))
+    assert 1 <= len(feed._held) <= 2
+
+
+class TestExclusive:
+    """Labels of which a voxel has one: a softmax with the background."""
+
+    logits = torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    classes = torch.randint(0, 3, (2, 1, 4, 4, 4), generator=torch.Generator().manual_seed(1)).float()
+
+    @pytest.mark.parametrize("name", ["dice_ce", "dice_focal"])
+    def test_the_truth_is_better_than_chance(self, name: str) -> None:
+        loss = make_loss(name, exclusive=True)
+        truth = nn.functional.one_hot(self.classes[:, 0].long(), 3).movedim(-1, 1).float() * 40 - 20
+        assert loss(truth, self.classes).item() < 1e-3 < loss(self.logits, self.classes).item()
+
+    def test_regions_have_their_own(self) -> None:
+        assert make_loss("dice_ce", exclusive=False) is dice_bce
+        target = (self.logits > 0.3).float()
+        focal = make_loss("dice_focal", exclusive=False)
+        assert focal(target * 40 - 20, target).item() < 1e-3 < focal(self.logits, target).item()
+
+
+def test_a_full_disk_leaves_the_last_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchbench import store
+    from benchbench import train as training
+
+    written = []
+
+    def full(path: Path, content: bytes) -> None:
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        written.append(content)
+        store.write_whole(path, content)
+
+    monkeypatch.setattr(training, "write_whole", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device; make room and run again: it goes on"):
+        run(tmp_path / "toy.safetensors", recipe(checkpoint_every_s=0.0))
+    assert (tmp_path / "toy.resume").read_bytes() == written[1]
+    monkeypatch.undo()

@@ -44,7 +44,7 @@ def examine(case: CaseFiles, source: Source) -> tuple[CaseFacts | None, list[Fau
     """Read one case, whole."""
     try:
         header = read_header(case)
-        volumes = load_volumes(case, source)
+        volumes = load_volumes(case, source.labels)
     except DataError as error:
         return None, [Fault(level="fail", case=case.id, text=str(error))]
     faults = []
@@ -63,7 +63,7 @@ def examine(case: CaseFiles, source: Source) -> tuple[CaseFacts | None, list[Fau
         shape=header.shape,
         spacing_mm=header.spacing_mm,
         voxels=counts,
-        digest=hashlib.sha256(np.ascontiguousarray(volumes.image)).hexdigest(),
+        digest=hashlib.sha256(volumes.image.tobytes()).hexdigest(),
     )
     return facts, faults
 

@@ -110,7 +110,7 @@ def _plan(folder: Path, fold: int, stamp: tuple[int, ...]) -> DataPlan:
         spacing_mm=(spacing[0], spacing[1], spacing[2]),
         resample=bool(stats["resample"]),
         foreground=bool(stats["foreground"]),
-        clip=tuple(stats["clip"]) if stats["clip"] else None,  # type: ignore[arg-type]
+        clip=tuple(stats["clip"]) if stats["clip"] else None,
     )
     patch = stats["patch"]
     return DataPlan(
@@ -137,7 +137,9 @@ def _plan(folder: Path, fold: int, stamp: tuple[int, ...]) -> DataPlan:
 def _identity(source: Source) -> str:
     """Of the data, wherever it lies: its description, and the names and sizes of its files."""
     files = [[case.id, [_size(file.path) for file in case.images], _size(case.label)] for case in source.cases]
-    return rec.content_hash([VERSION, source.layout, source.channels, rec.to_json(source.regions), files])
+    return rec.content_hash(
+        [VERSION, source.layout, source.channels, [[k, v] for k, v in source.regions.items()], files]
+    )
 
 
 def _size(path: Path | None) -> int:
@@ -221,7 +223,7 @@ def _intensities(source: Source, cases: list[CaseFiles]) -> tuple[bool, list[flo
     """Whether the background has one value; of CT the clip and the moments (low, high, mean, deviation)."""
     wanted = cases[:: max(1, len(cases) // _LOOKED_AT)][:_LOOKED_AT]
     empty, inside = [], []
-    for volumes in _readable(wanted, lambda case: load_volumes(case, source)):
+    for volumes in _readable(wanted, lambda case: load_volumes(case, source.labels)):
         empty.append(float(is_background(volumes.image).mean()))
         if source.is_ct and volumes.label is not None and volumes.label.any():
             voxels = volumes.image[0][volumes.label > 0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchbench.errors import DataError
 
@@ -59,6 +59,11 @@ class DataPlan:
     def out_channels(self) -> int:
         """One a region; with labels that exclude each other one more, the background, first."""
         return len(self.regions) + self.exclusive
+
+    @property
+    def empty_rule(self) -> str:
+        """How a region that is empty counts: as BraTS has it for BraTS and the phantom, else left out if both are."""
+        return "brats" if {"tc", "wt", "et"} <= set(self.regions) else "exclude"
 
     @property
     def key(self) -> str:
@@ -122,3 +127,37 @@ class Case:
     image: npt.NDArray[np.float32]  # (channels, D, H, W), z-scored in the brain, background 0
     label: npt.NDArray[np.uint8]  # (D, H, W)
     affine: npt.NDArray[np.float64]  # (4, 4) voxel -> world, millimetres
+
+
+def plan_to_json(plan: DataPlan) -> dict[str, Any]:
+    """A plan for the sidecar of weights: without its cases, and without where it lay."""
+    plain = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan) if f.name not in ("folder", "ids")}
+    plain["splits"] = dict(plan.splits)
+    plain["preparation"] = dataclasses.asdict(plan.preparation) if plan.preparation else None
+    plain["regions"] = [[name, list(values)] for name, values in plan.regions.items()]  # their order is the channels'
+    plain["labels"] = [[value, name] for value, name in plan.labels.items()]
+    return plain
+
+
+def plan_from_json(plain: Mapping[str, Any]) -> DataPlan:
+    """The reverse of `plan_to_json`.
+
+    Raises:
+        KeyError: a field is missing.
+        TypeError: a field is of another form.
+        ValueError: likewise.
+    """
+    known = {field.name for field in dataclasses.fields(DataPlan)}
+    made: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in plain.items() if key in known
+    }
+    made["regions"] = {str(name): tuple(int(v) for v in values) for name, values in plain["regions"]}
+    made["labels"] = {int(value): str(name) for value, name in plain["labels"]}
+    if plain.get("preparation"):
+        how = dict(plain["preparation"])
+        clip = how.pop("clip")
+        spacing = tuple(float(s) for s in how.pop("spacing_mm"))
+        made["preparation"] = Preparation(
+            spacing_mm=(spacing[0], spacing[1], spacing[2]), clip=tuple(clip) if clip else None, **how
+        )
+    return DataPlan(**made)

@@ -141,8 +141,23 @@ def load_case(plan: DataPlan, split: str, index: int) -> Case:
     return case
 
 
+def load_native(plan: DataPlan, split: str, index: int) -> tuple[Case, Prepared]:
+    """One case in the voxels of its own files; and prepared, with the way back.
+
+    Raises:
+        DataError: its files cannot be read, or disagree.
+    """
+    assert plan.preparation is not None
+    source, files = folders.case_files(plan, split, index)
+    volumes = load_volumes(files, source.labels)
+    if volumes.label is None:
+        raise DataError(f"{files.id} has no label map")
+    made = prepare(volumes, plan.preparation)
+    return Case(id=files.id, image=volumes.image, label=volumes.label, affine=volumes.affine), made
+
+
 def _prepare_case(source: Source, files: CaseFiles, preparation: Preparation) -> Case:
-    volumes = load_volumes(files, source)
+    volumes = load_volumes(files, source.labels)
     if volumes.label is None:
         raise DataError(f"{files.id} has no label map")
     made = prepare(volumes, preparation)

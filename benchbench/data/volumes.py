@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchbench.data.source import CaseFiles, Source
+from benchbench.data.source import CaseFiles
 from benchbench.errors import DataError
 from benchbench.units import format_shape
 
@@ -49,13 +49,11 @@ def read_header(case: CaseFiles) -> Header:
     Raises:
         DataError: the file is missing, damaged, or no volume.
     """
-    import nibabel as nib
-
     first = case.images[0]
     image = _open(first.path)
     shape = image.shape if first.volume is None else image.shape[:-1]
     _check_sides(first.path, image.shape, four=first.volume is not None, volume=first.volume)
-    spacing = nib.affines.voxel_sizes(image.affine)
+    spacing = np.linalg.norm(np.asarray(image.affine, np.float64)[:3, :3], axis=0)
     if not np.isfinite(image.affine).all() or not (spacing > 0).all():
         raise DataError(f"{first.path}: its affine gives a voxel of {format_spacing(spacing)}, so it has no geometry")
     return Header(
@@ -70,13 +68,12 @@ def format_spacing(spacing: Any) -> str:
     return "x".join(f"{float(s):.3g}" for s in spacing) + " mm"
 
 
-def load_volumes(case: CaseFiles, source: Source, *, label: bool = True) -> Volumes:
+def load_volumes(case: CaseFiles, labels: Mapping[int, str] | None = None) -> Volumes:
     """Read a case and check it.
 
     Args:
-        case: of the source.
-        source: says which labels there may be.
-        label: whether the label map is wanted.
+        case: its files.
+        labels: that there may be; None: the label map is not wanted.
 
     Raises:
         DataError: a file is missing, damaged, no volume or of another geometry than the others; a voxel is NaN or
@@ -104,12 +101,12 @@ def load_volumes(case: CaseFiles, source: Source, *, label: bool = True) -> Volu
         channels.append(np.asarray(channel, np.float32))
     assert affine is not None
     found = None
-    if label and case.label is not None:
+    if labels is not None and case.label is not None:
         image = _open(case.label)
         _check_sides(case.label, image.shape, four=False)
         values = _voxels(case.label, image)
         _check_place(first, channels[0].shape, affine, case.label, values.shape, image.affine)
-        found = _as_label(case.label, values, source.labels)
+        found = _as_label(case.label, values, labels)
     return Volumes(id=case.id, image=np.stack(channels), label=found, affine=affine)
 
 
@@ -131,12 +128,13 @@ def is_background(image: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
 
 def _open(path: Path) -> Any:
     import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
 
     try:
-        return nib.load(path)  # type: ignore[attr-defined]
+        return nib.load(path)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing") from error
-    except (nib.filebasedimages.ImageFileError, *_READING) as error:
+    except (ImageFileError, *_READING) as error:
         raise DataError(f"{path} cannot be read: {_why(error)}") from error
 
 

@@ -1,40 +1,37 @@
 """Dice of a network on a data set, region by region, and pictures of its best, median and worst case.
 
-The surprise is the padding. A volume smaller than the patch is padded with zeros on both sides alike,
-so that a 128-voxel network sees the whole head in one window; a larger one is covered by windows that
-overlap. An empty region counts as BraTS counts it: 1 where the answer is empty too, else 0.
+The surprise is where it is measured: in the voxels of the label's own file. Where preprocessing resamples, the
+answer is brought back first; a label that was resampled with the image would flatter every network.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from benchbench.data import Case, DataPlan, get_plan, load_case
-from benchbench.errors import BenchError, UsageError
+from benchbench.errors import UsageError
+from benchbench.measure.scores import RULES, Scores, region_dice, score
+from benchbench.measure.segment import DTYPES, AccuracyError, logits_of, regions_of
 from benchbench.records import Measurement
 from benchbench.units import format_shape
 
 if TYPE_CHECKING:
     from torch import nn
 
+__all__ = ["AccuracyError", "AccuracyResult", "Picture", "measure_dice", "region_dice"]
+
 #: Told after each case: how many are done, and of how many.
 Progress = Callable[[int, int], None]
 
-EMPTY_RULE = "empty region: 1 if the answer is empty too, else 0"
+TOLERANCE_MM = 1.0  # of the surface Dice
 _BOOTSTRAPS, _BOOTSTRAP_SEED = 2000, 0
 _RGB = {"wt": (0.20, 0.75, 0.35), "tc": (0.20, 0.45, 0.95), "et": (1.0, 0.85, 0.10)}  # drawn in this order
-
-
-class AccuracyError(BenchError):
-    """A network whose answers are no segmentation."""
-
-    exit_code = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +47,7 @@ class Picture:
 class AccuracyResult:
     """Dice, and what it looks like."""
 
-    measurements: tuple[Measurement, ...]  # `dice`, then `dice_<region>`
+    measurements: tuple[Measurement, ...]  # `dice`, `dice_<region>`, then `hd95_mm` and `nsd_1mm` likewise if asked for
     pictures: tuple[Picture, ...]
 
 
@@ -64,142 +61,151 @@ def measure_dice(
     overlap: float = 0.5,
     device: str = "cpu",
     limit: int | None = None,
+    surfaces: bool = True,
     progress: Progress | None = None,
 ) -> AccuracyResult:
     """Segment the cases of a split and compare.
 
     Args:
-        model: (B, channels, D, H, W) -> logits (B, regions, D, H, W), as the plan of the data has them.
-        data: name of the data set.
+        model: (B, channels, D, H, W) -> logits (B, K, D, H, W), as the plan of the data has them.
+        data: name or folder of the data set.
         split: which of its cases.
         spatial: (D, H, W) of the patch, voxels.
         dtype: `fp32`, or `bf16`/`fp16` for autocast.
         overlap: of neighbouring windows, as a share of the patch.
         device: `cpu` or `cuda`.
         limit: only the first so many cases.
+        surfaces: also the distances of surfaces, which take longer.
         progress: told after each case.
 
     Returns:
         `dice` (mean over regions and cases) and `dice_<region>`, each with one value a case and a
-        bootstrap interval over cases; and three pictures.
+        bootstrap interval over cases; `hd95_mm` and `nsd_1mm` likewise; and three pictures.
 
     Raises:
-        DataError: unknown data set or split.
+        DataError: unknown data set or split, or a case that cannot be read.
         UsageError: an overlap outside [0, 1), a limit below 1, or an unknown dtype.
         AccuracyError: the answers are not finite, or of another shape than the data needs.
     """
-    import torch
-
     plan = get_plan(data)
     plan.check_case(split, 0)
     if not 0 <= overlap < 1:
         raise UsageError(f"the overlap of windows must be at least 0 and below 1, not {overlap}")
     if limit is not None and limit < 1:
         raise UsageError(f"the number of cases must be at least 1, not {limit}")
-    if dtype not in _DTYPES:
-        raise UsageError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     count = min(limit or plan.splits[split], plan.splits[split])
 
-    scores, shots = [], []
+    found: list[Scores] = []
+    shots: list[_Shot] = []
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
-            for index in range(count):
-                case = load_case(data, split, index)
-                predicted = _predict(model, case.image, plan, spatial, dtype, overlap, device)
-                scores.append(region_dice(predicted, plan.to_regions(case.label)))
-                shots.append(_middle_slice(case, predicted, plan))
-                if progress:
-                    progress(index + 1, count)
+        cases = _answers(model, plan, data, split, count, spatial, dtype=dtype, overlap=overlap, device=device)
+        for case, predicted in cases:
+            reference = plan.to_regions(case.label)
+            spacing = np.linalg.norm(case.affine[:3, :3], axis=0)
+            if surfaces:
+                found.append(
+                    score(predicted, reference, spacing_mm=spacing, rule=plan.empty_rule, tolerance_mm=TOLERANCE_MM)
+                )
+            else:
+                found.append(_dice_only(predicted, reference, plan.empty_rule))
+            shots.append(_middle_slice(case, predicted, plan))
+            if progress:
+                progress(len(found), count)
     finally:
         model.train(was_training)
-    table = np.array(scores)  # (cases, regions)
+    decided = "the largest logit" if plan.exclusive else "sigmoid > 0.5 per region"
     method = (
-        f"{data} ({plan.title}), {split}, {count} cases, patch {format_shape(tuple(spatial))}, "
-        f"window overlap {overlap:g}, {dtype}, sigmoid > 0.5 per region; {EMPTY_RULE}; "
+        f"{plan.key} ({plan.title}), {split}, {count} cases, patch {format_shape(tuple(spatial))}, "
+        f"window overlap {overlap:g}, {dtype}, {decided}; {RULES[plan.empty_rule]}; "
         "95 % bootstrap interval over cases"
     )
-    columns = {"dice": table.mean(1)} | {f"dice_{region}": table[:, i] for i, region in enumerate(plan.regions)}
-    return AccuracyResult(
-        measurements=tuple(_measurement(name, values, method) for name, values in columns.items()),
-        pictures=_pictures(table.mean(1), shots, plan),
-    )
+    tables = {"dice": np.array([s.dice for s in found])}
+    if surfaces:
+        tables["hd95_mm"] = np.array([s.hd95_mm for s in found])
+        tables[f"nsd_{TOLERANCE_MM:g}mm"] = np.array([s.nsd for s in found])
+    measured = [
+        _measurement(name, values, method)
+        for metric, table in tables.items()
+        for name, values in _columns(metric, table, plan).items()
+    ]
+    return AccuracyResult(measurements=tuple(measured), pictures=_pictures(_means(tables["dice"]), shots, plan))
 
 
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # name -> torch's name
-
-
-def _predict(
+def _answers(
     model: nn.Module,
-    image: npt.NDArray[np.float32],
     plan: DataPlan,
+    data: str,
+    split: str,
+    count: int,
     spatial: Sequence[int],
+    *,
     dtype: str,
     overlap: float,
     device: str,
-) -> npt.NDArray[np.bool_]:
-    """The regions that a network sees: (R, D, H, W)."""
-    import torch
-    from monai.inferers import sliding_window_inference
+) -> Iterator[tuple[Case, npt.NDArray[np.bool_]]]:
+    """Each case, with the regions that the network sees in it: in the voxels of the label's own file."""
+    how = {"dtype": dtype, "overlap": overlap, "device": device}
+    for index in range(count):
+        if plan.preparation is None or not plan.preparation.resample:
+            case = load_case(data, split, index)
+            yield case, regions_of(logits_of(model, case.image, plan, spatial, **how), plan)  # type: ignore[arg-type]
+            continue
+        from benchbench.data import prepare
 
-    sides = image.shape[1:]
-    missing = [max(0, wanted - side) for wanted, side in zip(spatial, sides, strict=True)]
-    before = [m // 2 for m in missing]
-    padded = np.pad(image, [(0, 0), *((b, m - b) for b, m in zip(before, missing, strict=True))])
-    x = torch.from_numpy(padded)[None].to(device)
-    with torch.autocast(device.partition(":")[0], getattr(torch, _DTYPES[dtype]), enabled=dtype != "fp32"):
-        logits: Any = sliding_window_inference(
-            x, tuple(spatial), 1, lambda window: _logits(model(window), plan), overlap=overlap, mode="gaussian"
-        )
-    if not torch.isfinite(logits).all():
-        raise AccuracyError(f"the network's answer is not finite (NaN or infinite) in {dtype}: no Dice can be had")
-    inside = tuple(slice(b, b + side) for b, side in zip(before, sides, strict=True))
-    found: npt.NDArray[np.bool_] = (logits[0].float() > 0).cpu().numpy()[(slice(None), *inside)]  # sigmoid > 0.5
-    return found
+        native, made = prepare.load_native(plan, split, index)
+        image = np.asarray(made.image.numpy(), np.float32)
+        logits = made.to_native(logits_of(model, image, plan, spatial, **how))  # type: ignore[arg-type]
+        yield native, regions_of(logits, plan)
 
 
-def _logits(output: Any, plan: DataPlan) -> Any:
-    """The logits of a network that may return several; the first are those at full size."""
-    logits = output[0] if isinstance(output, (list, tuple)) else output
-    if logits.shape[1] != plan.out_channels:
-        raise AccuracyError(
-            f"the network has {logits.shape[1]} output channels and {plan.name} has "
-            f"{plan.out_channels} regions ({', '.join(plan.regions)}); build it with out_channels={plan.out_channels}"
-        )
-    return logits.float()
+def _dice_only(predicted: npt.NDArray[np.bool_], reference: npt.NDArray[np.bool_], rule: str) -> Scores:
+    dice = region_dice(predicted, reference)
+    if rule == "exclude":
+        axes = tuple(range(1, predicted.ndim))
+        dice[~predicted.any(axes) & ~reference.any(axes)] = np.nan
+    return Scores(dice=dice, hd95_mm=np.full(len(dice), np.nan), nsd=np.full(len(dice), np.nan))
 
 
-def region_dice(predicted: npt.NDArray[np.bool_], reference: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Dice of each region: 2 |A and B| / (|A| + |B|); two empty ones agree (1), one empty one does not (0).
+def _means(table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(cases,) mean over the regions of each case that count; NaN where none does."""
+    counted = np.isfinite(table)
+    return np.asarray(np.where(counted, table, 0).sum(1) / np.where(counted.any(1), counted.sum(1), np.nan))
 
-    Args:
-        predicted: (R, D, H, W).
-        reference: the same shape.
 
-    Returns:
-        (R,), 0 to 1.
+def _columns(metric: str, table: npt.NDArray[np.float64], plan: DataPlan) -> dict[str, npt.NDArray[np.float64]]:
+    """Name of a metric -> a value a case: the mean over regions, then each region."""
+    stem, unit = (metric[: -len("_mm")], "_mm") if metric.endswith("_mm") else (metric, "")
+    names = [f"{stem}_{_slug(region)}{unit}" for region in plan.regions]
+    return {metric: _means(table)} | {name: table[:, i] for i, name in enumerate(names)}
 
-    Source: Dice 1945; the rule for empty regions is that of BraTS.
-    """
-    axes = tuple(range(1, predicted.ndim))
-    both = (predicted & reference).sum(axes)
-    total = predicted.sum(axes) + reference.sum(axes)
-    return np.where(total == 0, 1.0, 2 * both / np.maximum(total, 1))
+
+def _slug(region: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in region.lower())
 
 
 def _measurement(metric: str, values: npt.NDArray[np.float64], method: str) -> Measurement:
+    """The mean over the cases that count, with an interval; null where none does."""
+    counted = values[np.isfinite(values)]
+    unit = "mm" if metric.startswith("hd95") else "1"
+    if not len(counted):
+        why = "neither the label nor the answer of any case has such a region"
+        return Measurement(metric=metric, unit=unit, value=None, origin="measured", method=method, reason=why)
     rng = np.random.default_rng(_BOOTSTRAP_SEED)
-    means = values[rng.integers(len(values), size=(_BOOTSTRAPS, len(values)))].mean(1)
+    means = counted[rng.integers(len(counted), size=(_BOOTSTRAPS, len(counted)))].mean(1)
     low, high = np.percentile(means, [2.5, 97.5])
+    left_out = len(values) - len(counted)
     return Measurement(
         metric=metric,
-        unit="1",
-        value=float(values.mean()),
-        values=tuple(float(v) for v in values),
-        ci95=(float(low), float(high)) if len(values) > 1 else None,
+        unit=unit,
+        value=float(counted.mean()),
+        values=tuple(float(v) for v in counted),
+        ci95=(float(low), float(high)) if len(counted) > 1 else None,
         origin="measured",
-        method=method,
+        method=f"{method}; {left_out} of {len(values)} cases left out" if left_out else method,
     )
 
 
@@ -228,7 +234,7 @@ def _middle_slice(case: Case, predicted: npt.NDArray[np.bool_], plan: DataPlan) 
 
 
 def _pictures(dice: npt.NDArray[np.float64], shots: list[_Shot], plan: DataPlan) -> tuple[Picture, ...]:
-    order = np.argsort(dice, kind="stable")
+    order = np.argsort(np.where(np.isfinite(dice), dice, -1), kind="stable")
     chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
     return tuple(
         Picture(
@@ -241,9 +247,9 @@ def _pictures(dice: npt.NDArray[np.float64], shots: list[_Shot], plan: DataPlan)
 
 
 def _montage(shot: _Shot, plan: DataPlan) -> bytes:
-    """PNG of FLAIR, T1ce, label and prediction side by side, in the data's own voxels doubled.
+    """PNG of the image, label and prediction side by side, in the data's own voxels doubled.
 
-    A contrast that the data set does not have is replaced by its first and last channel.
+    Of several contrasts two are shown: FLAIR and T1ce, where they have these names, else the first and the last.
     """
     from PIL import Image
 
@@ -251,16 +257,17 @@ def _montage(shot: _Shot, plan: DataPlan) -> bytes:
     first = shot.image[names.index("FLAIR") if "FLAIR" in names else 0]
     second = shot.image[names.index("T1ce") if "T1ce" in names else -1]
     panels = [
-        _grey(first),
+        *([_grey(first)] if len(names) > 1 else []),
         _grey(second),
         _overlay(second, shot.reference, plan),
         _overlay(second, shot.predicted, plan),
     ]
     row = np.concatenate(panels, axis=0)  # along the left-right axis
     upright = row.transpose(1, 0, 2)[::-1]  # anterior up
-    doubled = upright.repeat(2, axis=0).repeat(2, axis=1)
+    zoom = 2 if max(first.shape) > 80 else 4
+    scaled = upright.repeat(zoom, axis=0).repeat(zoom, axis=1)
     file = io.BytesIO()
-    Image.fromarray(doubled).quantize(128, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    Image.fromarray(scaled).quantize(128, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 

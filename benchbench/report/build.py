@@ -19,6 +19,7 @@ from benchbench import store, units
 from benchbench.errors import StoreError, UsageError
 from benchbench.report import (
     audit,
+    cases,
     claims,
     conditions,
     details,
@@ -30,6 +31,7 @@ from benchbench.report import (
     published,
     roofline,
     scaling,
+    training,
     trust,
     volumes,
     warmup,
@@ -140,7 +142,7 @@ def render(records: Sequence[rec.Record], read_artifact: ReadArtifact) -> str:
     budget = _Budget(max(FIGURE_BUDGET_BYTES // 5, min(FIGURE_BUDGET_BYTES, rest)))
     joined, joined_out = _joined(groups, budget)
     read = details.Cache(read_artifact)
-    parts = [_group(g, groups, budget) for g in groups]
+    parts = [_group(g, groups, budget, read_artifact) for g in groups]
     shared = [pair for pair in parts[0]["facts"] if all(pair in p["facts"] for p in parts)] if len(parts) > 1 else []
     for part in parts:
         part["facts"] = [pair for pair in part["facts"] if pair not in shared]
@@ -256,14 +258,16 @@ def _joined(groups: Sequence[conditions.Group], budget: _Budget) -> tuple[list[d
     return [figure for _, figure in shown if figure], "; ".join(d.title for d, figure in shown if not figure)
 
 
-def _group(group: conditions.Group, groups: Sequence[conditions.Group], budget: _Budget) -> dict[str, Any]:
+def _group(
+    group: conditions.Group, groups: Sequence[conditions.Group], budget: _Budget, read: ReadArtifact
+) -> dict[str, Any]:
     floor, main = trust.floor_of(group, groups), headline(group.records)
     unsorted = summary_rows(group.records, floor)
     table = Table(columns=unsorted.columns, rows=tuple(sorted(unsorted.rows, key=lambda row: _by(row, main))))
     rows, labels = table.rows, {row.record.id: row.label for row in table.rows}
     records = [row.record for row in rows]
     prefix = f"f{group.letter.lower()}"
-    shown = [(d, budget.show(d)) for d in _drawings(rows, main, prefix, budget)]
+    shown = [(d, budget.show(d)) for d in _drawings(rows, main, prefix, budget, read)]
     roof = roofline.grid(rows, key=f"{prefix}roof") if any(d.title == roofline.TITLE and f for d, f in shown) else None
     volume = volumes.grid(rows, group, floor, key=f"{prefix}volume")
     unsettled = [row for row in rows if row.record.status == "unstable"]
@@ -295,7 +299,9 @@ def _group(group: conditions.Group, groups: Sequence[conditions.Group], budget: 
     }
 
 
-def _drawings(rows: Sequence[Row], main: str, prefix: str, budget: _Budget) -> list[figures.Drawing]:
+def _drawings(
+    rows: Sequence[Row], main: str, prefix: str, budget: _Budget, read: ReadArtifact
+) -> list[figures.Drawing]:
     """The figures of one set of conditions, the most telling first: where the page is full, the last give way.
 
     Nothing is drawn where no figure has room any more.
@@ -309,6 +315,8 @@ def _drawings(rows: Sequence[Row], main: str, prefix: str, budget: _Budget) -> l
         memory_split.split_bars(rows, prefix=f"{prefix}m") or figures.bars(rows, "memory_bytes", prefix=f"{prefix}m"),
         distributions.strip_plot(rows, main, prefix=f"{prefix}d"),
         roofline.figure(rows, prefix=f"{prefix}r"),
+        cases.strip_plot(rows, prefix=f"{prefix}c"),
+        training.curves(rows, read, prefix=f"{prefix}t"),
         volumes.figure(rows, prefix=f"{prefix}v"),
         warmup.curves(rows, main, prefix=f"{prefix}w"),
     ]

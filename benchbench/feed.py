@@ -1,0 +1,277 @@
+"""Batches for a training: which patch of which case each step sees, and how it is changed.
+
+Everything follows from (seed, step, process), so a training that goes on sees what it would have seen. Cases
+are read from the cache of prepared ones and kept in memory as far as it reaches. The next batch is made in a
+thread while a step runs; how long a step had to wait for it is counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchbench import data
+from benchbench.recipe import Patch, TrainRecipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MARGIN = 1.3  # of the piece that is cut for a patch to be rotated and scaled in
+_SEEDS = 20_000  # voxels of each label that patches are centred on
+_MEMORY_SHARE = 0.4  # of what is free, for cases
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A case in memory."""
+
+    image: npt.NDArray[np.float16]  # (C, D, H, W)
+    label: npt.NDArray[np.uint8]  # (D, H, W)
+    centres: tuple[npt.NDArray[np.int64], ...]  # flat indices of voxels, of each label that it has
+    inside: npt.NDArray[np.int64]  # flat indices of voxels of the patient
+
+    @property
+    def n_bytes(self) -> int:
+        """In memory."""
+        return self.image.nbytes + self.label.nbytes + self.inside.nbytes + sum(c.nbytes for c in self.centres)
+
+
+def hold(case: data.Case) -> Held:
+    """A case as it is kept in memory."""
+    draw = np.random.default_rng(0)
+
+    def some(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        flat = np.flatnonzero(mask)
+        return np.sort(draw.choice(flat, _SEEDS, replace=False)) if len(flat) > _SEEDS else flat
+
+    values = [value for value in np.unique(case.label).tolist() if value]
+    return Held(
+        image=case.image.astype(np.float16),
+        label=case.label,
+        centres=tuple(some(case.label == value) for value in values),
+        inside=some(np.asarray(case.image.any(0))),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What a step is made of."""
+
+    image: Tensor  # (B, C, D, H, W) float32
+    target: Tensor  # (B, R, D, H, W) 0 or 1; of labels that exclude each other (B, 1, D, H, W) class indices
+    patch: Patch
+
+
+class Feed:
+    """The batches of one process of a training."""
+
+    def __init__(self, plan: data.DataPlan, recipe: TrainRecipe, *, process: int = 0) -> None:
+        """Nothing is read yet.
+
+        Args:
+            plan: of the data set.
+            recipe: of the training.
+            process: of several that train one network, which see different patches.
+        """
+        import psutil
+
+        self.plan, self.recipe, self.process = plan, recipe, process
+        self.waited_s = 0.0
+        self._held: OrderedDict[int, Held] = OrderedDict()
+        self._held_bytes = 0
+        self._room_bytes = _MEMORY_SHARE * psutil.virtual_memory().available
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._next: tuple[int, Patch, Future[Batch]] | None = None
+        self._transforms: dict[Patch, Any] = {}
+
+    def batch(self, step: int, patch: Patch, following: Patch | None = None) -> Batch:
+        """The batch of a step; the one after it is begun.
+
+        Args:
+            step: from 0.
+            patch: (D, H, W) voxels.
+            following: the next step's patch; None: there is no next step.
+        """
+        start = time.perf_counter()
+        made = self._next and self._next[:2] == (step, patch) and self._next[2].result()
+        found = made or self.make(step, patch)
+        self.waited_s += time.perf_counter() - start
+        self._next = None
+        if following is not None:
+            self._next = (step + 1, following, self._pool.submit(self.make, step + 1, following))
+        return found
+
+    def close(self) -> None:
+        """End the thread."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def make(self, step: int, patch: Patch) -> Batch:
+        """The batch of a step, made now."""
+        import torch
+
+        rng = np.random.default_rng([self.recipe.seed, 1, step, self.process])
+        pairs = [self._draw(rng, patch) for _ in range(self.recipe.batch)]
+        return Batch(
+            image=torch.from_numpy(np.stack([image for image, _ in pairs])),
+            target=torch.from_numpy(np.stack([self._target(label) for _, label in pairs])),
+            patch=patch,
+        )
+
+    def _target(self, label: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        regions = self.plan.to_regions(label)
+        if not self.plan.exclusive:
+            return regions.astype(np.float32)
+        classes = np.zeros((1, *label.shape), np.float32)
+        for i, region in enumerate(regions, 1):
+            classes[0][region] = i
+        return classes
+
+    def _case(self, index: int) -> Held:
+        if index in self._held:
+            self._held.move_to_end(index)
+            return self._held[index]
+        held = hold(data.load_case(self.plan.where, "train", index))
+        self._held[index] = held
+        self._held_bytes += held.n_bytes
+        while self._held_bytes > self._room_bytes and len(self._held) > 1:
+            _, oldest = self._held.popitem(last=False)
+            self._held_bytes -= oldest.n_bytes
+        return held
+
+    def _draw(self, rng: np.random.Generator, patch: Patch) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        """One augmented patch: image (C, D, H, W), label (D, H, W)."""
+        held = self._case(int(rng.integers(self.plan.splits["train"])))
+        if held.centres and rng.random() < self.recipe.foreground:
+            near = held.centres[int(rng.integers(len(held.centres)))]
+        else:
+            near = held.inside
+        middle = patch_middle(rng, near, held.label.shape, patch)
+        larger = tuple(int(np.ceil(side * _MARGIN)) for side in patch) if self.recipe.augment else patch
+        start = [m - side // 2 for m, side in zip(middle, larger, strict=True)]
+        image: npt.NDArray[np.float32] = cut(held.image, start, larger).astype(np.float32)
+        label: npt.NDArray[np.uint8] = cut(held.label, start, larger)
+        for axis in self.recipe.mirror:
+            if rng.random() < 0.5:
+                image, label = np.flip(image, axis + 1), np.flip(label, axis)
+        if not self.recipe.augment:
+            return jitter(rng, image), np.ascontiguousarray(label)
+        return self._augment(rng, image, label, patch)
+
+    def _augment(
+        self, rng: np.random.Generator, image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], patch: Patch
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        import torch
+
+        if patch not in self._transforms:
+            self._transforms[patch] = transforms(patch)
+        change = self._transforms[patch]
+        change.set_random_state(seed=int(rng.integers(2**31)))
+        item = {
+            "image": torch.from_numpy(np.ascontiguousarray(image)),
+            "label": torch.from_numpy(np.ascontiguousarray(label)).float()[None],
+        }
+        background = None
+        if self.plan.preparation is None or self.plan.preparation.foreground:
+            item["inside"] = item["image"].any(0, keepdim=True).float()
+            background = True
+        changed = change(item)
+        found = changed["image"].numpy()
+        if background:  # what is no patient stays exactly 0
+            found = found * (changed["inside"].numpy() > 0.5)
+        return np.ascontiguousarray(found, np.float32), changed["label"].numpy()[0].round().astype(np.uint8)
+
+
+def transforms(patch: Patch) -> Any:
+    """The changes of an augmented patch, MONAI's, in the order and with about the chances of nnU-Net.
+
+    Args:
+        patch: (D, H, W) that comes out of a larger piece.
+
+    Source: Isensee et al. 2021, "nnU-Net", Nature Methods 18, supplementary note 4.
+    """
+    from monai.transforms import (
+        Compose,
+        RandAdjustContrastd,
+        RandAffined,
+        RandGaussianNoised,
+        RandGaussianSmoothd,
+        RandScaleIntensityFixedMeand,
+        RandSimulateLowResolutiond,
+    )
+
+    turn = np.pi / 12
+    return Compose(
+        [
+            RandAffined(
+                ["image", "label", "inside"],
+                prob=0.3,
+                rotate_range=(turn, turn, turn),
+                scale_range=((-0.2, 0.25),) * 3,
+                spatial_size=patch,
+                mode=("bilinear", "nearest", "nearest"),
+                padding_mode="zeros",
+                cache_grid=False,
+                allow_missing_keys=True,
+            ),
+            RandGaussianNoised("image", prob=0.15, std=0.1),
+            RandGaussianSmoothd("image", prob=0.15, sigma_x=(0.5, 1.0), sigma_y=(0.5, 1.0), sigma_z=(0.5, 1.0)),
+            RandScaleIntensityFixedMeand("image", prob=0.3, factors=0.25, preserve_range=False),
+            RandSimulateLowResolutiond("image", prob=0.1, zoom_range=(0.5, 1.0)),
+            RandAdjustContrastd("image", prob=0.2, gamma=(0.7, 1.5), retain_stats=True),
+        ],
+        map_items=False,
+    )
+
+
+def jitter(rng: np.random.Generator, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Each contrast a little brighter or darker, stronger or weaker; what is 0 stays."""
+    inside = image.any(0)
+    scale, shift = rng.normal(1, 0.1, (2, len(image), 1)).astype(np.float32)
+    changed = np.ascontiguousarray(image)
+    changed = changed.copy() if changed is image else changed
+    changed[:, inside] = changed[:, inside] * scale + (shift - 1)
+    return changed
+
+
+def patch_middle(
+    rng: np.random.Generator, near: npt.NDArray[np.int64], sides: tuple[int, ...], patch: Patch
+) -> list[int]:
+    """The middle of a patch, voxels: near one of some voxels, and such that the patch lies inside where it can.
+
+    Args:
+        rng: source of chance.
+        near: flat indices of the voxels; empty: anywhere.
+        sides: (D, H, W) of the volume.
+        patch: (D, H, W) voxels; along an axis where it is larger than the volume, the volume lies in its middle.
+    """
+    at = np.unravel_index(near[rng.integers(len(near))], sides) if len(near) else None
+    middle = []
+    for axis, (side, wanted) in enumerate(zip(sides, patch, strict=True)):
+        room = side - wanted
+        if room <= 0:
+            start = -(-room // 2)
+        elif at is None:
+            start = int(rng.integers(room + 1))
+        else:
+            moved = int(at[axis]) - wanted // 2 + int(rng.integers(-wanted // 4, wanted // 4 + 1))
+            start = min(max(moved, 0), room)
+        middle.append(start + wanted // 2)
+    return middle
+
+
+def cut(volume: npt.NDArray[Any], start: list[int], patch: tuple[int, ...]) -> npt.NDArray[Any]:
+    """A patch of the last three axes, zero where it reaches beyond the volume."""
+    sides = volume.shape[-3:]
+    result: npt.NDArray[Any] = np.zeros((*volume.shape[:-3], *patch), volume.dtype)
+    source = tuple(slice(max(0, a), max(0, min(n, a + p))) for a, n, p in zip(start, sides, patch, strict=True))
+    target = tuple(
+        slice(s.start - a, s.start - a + max(0, s.stop - s.start)) for s, a in zip(source, start, strict=True)
+    )
+    result[..., target[0], target[1], target[2]] = volume[..., source[0], source[1], source[2]]
+    return result

@@ -1,0 +1,137 @@
+"""`bench predict`: images and trained weights in, a label map out that lies exactly over its image.
+
+The weights' sidecar says everything that is needed: channels, preprocessing, regions, labels. The data set that
+they were trained on need not be here. The surprise is only that nothing may be guessed: where a folder has files
+that could be two channels, or none, they are listed and nothing is written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchbench import checkpoint, zoo
+from benchbench.data.prepare import prepare
+from benchbench.data.source import CaseFiles, ImageFile, stem
+from benchbench.data.volumes import load_volumes
+from benchbench.errors import CheckpointError, DataError, StoreError, UsageError
+from benchbench.measure.segment import logits_of, regions_of
+from benchbench.store import write_whole
+
+#: What a channel is called in file names: those of BraTS by year, for its four.
+_ALIASES = {"t1": ("t1", "t1n"), "t1ce": ("t1ce", "t1c", "t1gd"), "t2": ("t2", "t2w"), "flair": ("flair", "t2f")}
+
+
+def predict_files(
+    model: str, weights: Path, source: Path, output: Path, *, overlap: float = 0.5, device: str = "cpu"
+) -> list[Path]:
+    """Segment one case.
+
+    Args:
+        model: the network's name; it must be the one that the weights are of.
+        weights: a `.safetensors` file with its sidecar.
+        source: a case's folder, or its file.
+        output: of the label map, `.nii` or `.nii.gz`.
+        overlap: of neighbouring windows, as a share of the patch.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        What was written.
+
+    Raises:
+        CheckpointError: weights of another network, or without the plan of their data.
+        DataError: files that are missing, damaged, or not to be told apart.
+        StoreError: the output cannot be written.
+    """
+    if stem(output.name) is None:
+        raise UsageError(f"--output {output} must end in .nii.gz or .nii")
+    info = checkpoint.read_sidecar(weights)
+    cards = zoo.find_cards(model)
+    if len(cards) != 1 or cards[0].arch != info.model.arch:
+        raise CheckpointError(
+            f"{weights} holds {info.model.name!r}, not {model!r}; use 'bench predict {info.model.name}'"
+        )
+    plan = info.plan
+    if plan is None or plan.preparation is None:
+        raise CheckpointError(
+            f"{weights} does not say how its images were prepared, so nothing can be predicted with it: "
+            "train it again on a folder of images"
+        )
+    case = find_case(source, plan.channels)
+    volumes = load_volumes(case)
+    made = prepare(volumes, plan.preparation)
+    network = zoo.build(info.model, info.spatial)
+    checkpoint.load_weights(network, weights)
+    image = np.asarray(made.image.numpy(), np.float32)
+    logits = logits_of(network.eval().to(device), image, plan, info.spatial, overlap=overlap, device=device)
+    label = plan.to_label(regions_of(made.to_native(logits), plan))
+    _write(label, case.images[0].path, output)
+    return [output]
+
+
+def _write(label: np.ndarray, like: Path, output: Path) -> None:
+    import nibabel as nib
+
+    image = nib.load(like)
+    header = image.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    found = nib.Nifti1Image(label, image.affine, header)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        content = found.to_bytes()
+        if output.name.endswith(".gz"):
+            import gzip
+
+            content = gzip.compress(content, 6, mtime=0)
+        write_whole(output, content)
+    except OSError as error:
+        raise StoreError(f"cannot write {output}: {error.strerror or error}; choose another --output") from error
+
+
+def find_case(source: Path, channels: Sequence[str]) -> CaseFiles:
+    """The files of a case, one a channel, in the channels' order.
+
+    Args:
+        source: a file, or a folder with one case.
+        channels: names, as the data set had them.
+
+    Raises:
+        DataError: not one file for each channel.
+    """
+    if source.is_file():
+        if len(channels) == 1:
+            images = [ImageFile(path=source)]
+        else:
+            images = [ImageFile(path=source, volume=i) for i in range(len(channels))]
+        return CaseFiles(id=stem(source.name) or source.name, subject="", images=tuple(images), label=None)
+    if not source.is_dir():
+        raise DataError(f"no image at {source}: no such file or folder")
+    files = sorted(path for path in source.iterdir() if stem(path.name) and not _is_label(path))
+    if len(files) == 1:
+        return find_case(files[0], channels)
+    found = []
+    for i, channel in enumerate(channels):
+        near = [path for path in files if _is_channel(stem(path.name) or "", i, channel)]
+        if len(near) != 1:
+            have = ", ".join(path.name for path in files) or "no image"
+            what = f"{len(near)} files could be" if near else "no file is"
+            raise DataError(
+                f"{source}: {what} its channel {channel}; it has {have}. Name them ..._{i:04d}.nii.gz and so on, "
+                f"in the order {', '.join(channels)}"
+            )
+        found.append(ImageFile(path=near[0]))
+    return CaseFiles(id=source.name, subject="", images=tuple(found), label=None)
+
+
+def _is_label(path: Path) -> bool:
+    return bool(re.search(r"(^|[-_])(seg|label|mask)$", stem(path.name) or "", re.IGNORECASE))
+
+
+def _is_channel(name: str, number: int, channel: str) -> bool:
+    """Whether a file's name ends in a channel's number or name."""
+    endings = [f"{number:04d}", *_ALIASES.get(channel.lower(), (channel.lower(),))]
+    return any(re.search(rf"(^|[-_]){re.escape(end)}$", name.lower()) for end in endings)

@@ -1,0 +1,263 @@
+"""From a folder of images to weights, to a Dice, to a label map over a new image; and everything refused on the way."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from benchbench import checkpoint, cli, data, predict
+from benchbench.data.folder import plan_folder, prepared_folder
+from benchbench.errors import CheckpointError, DataError, UsageError
+from benchbench.records import ModelSpec
+from tests import data_sets as sets
+from tests.tiny_nets import Reads
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCHBENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def tilted(tmp_path):
+    """Boxes on a rotated, anisotropic affine, so that everything is resampled."""
+    return sets.decathlon(tmp_path / "Task99_Tilted", count=24, sides=(20, 22, 12), where=sets.TILTED)
+
+
+def weights_of(plan, path, network=None, arch="tests.tiny_nets:Reads", name="reads", cases=()):
+    """Weights of a network that reads the label off the intensities, as if it had been trained."""
+    spec = ModelSpec(name=name, arch=arch, kwargs={}, in_channels=plan.in_channels, out_channels=plan.out_channels)
+    network = network or Reads(plan.in_channels, plan.out_channels)
+    train = {"cases": list(cases), "fold": plan.fold}
+    checkpoint.save(path, network.state_dict(), model=spec, data=plan.key, spatial=(16, 16, 16), train=train, plan=plan)
+    return path
+
+
+def segment(folder, tmp_path, source, **more):
+    path = weights_of(plan_folder(folder), tmp_path / "w.safetensors")
+    out = tmp_path / "seg.nii.gz"
+    predict.predict_files("tests.tiny_nets:Reads", path, source, out, **more)
+    return nib.load(out)
+
+
+@pytest.mark.parametrize("how", ["file", "folder"])
+def test_a_prediction_lies_exactly_over_its_image(tilted, tmp_path, how):
+    source = tilted / "imagesTr/case_003.nii.gz"
+    if how == "folder":
+        only = tmp_path / "case"
+        only.mkdir()
+        (only / "image.nii.gz").write_bytes(source.read_bytes())
+        (only / "image_seg.nii.gz").write_bytes(b"not an image, and not looked at")
+    found = segment(tilted, tmp_path, source if how == "file" else only)
+    image, label = nib.load(source), nib.load(tilted / "labelsTr/case_003.nii.gz")
+    assert found.shape == image.shape
+    assert np.allclose(found.affine, image.affine)
+    assert found.get_data_dtype() == np.uint8
+    seen, wanted = np.asarray(found.dataobj), np.asarray(label.dataobj)
+    assert set(np.unique(seen)) <= {0, 1, 2}
+    dice = 2 * ((seen > 0) & (wanted > 0)).sum() / ((seen > 0).sum() + (wanted > 0).sum())
+    assert dice > 0.85
+    centres = [np.argwhere(v > 0).mean(0) for v in (seen, wanted)]
+    apart = nib.affines.apply_affine(image.affine, centres[0]) - nib.affines.apply_affine(image.affine, centres[1])
+    assert np.linalg.norm(apart) < 0.5  # mm
+
+
+def test_the_same_image_twice_gives_the_same_bytes(tilted, tmp_path):
+    source = tilted / "imagesTr/case_003.nii.gz"
+    segment(tilted, tmp_path, source)
+    first = (tmp_path / "seg.nii.gz").read_bytes()
+    segment(tilted, tmp_path, source)
+    assert (tmp_path / "seg.nii.gz").read_bytes() == first
+
+
+def test_channels_are_found_by_number_or_by_name(tmp_path):
+    folder = tmp_path / "case"
+    for name in ("x_0000", "x_0001"):
+        sets.save(folder / f"{name}.nii.gz", sets.make()[0])
+    found = predict.find_case(folder, ("MR0", "MR1"))
+    assert [f.path.name for f in found.images] == ["x_0000.nii.gz", "x_0001.nii.gz"]
+    brats = sets.brats(tmp_path / "b", ("BraTS-GLI-00001-000",)) / "BraTS-GLI-00001-000"
+    named = predict.find_case(brats, ("T1", "T1ce", "T2", "FLAIR"))
+    assert [f.path.name.rpartition("-")[2] for f in named.images] == [
+        f"{n}.nii.gz" for n in ("t1n", "t1c", "t2w", "t2f")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["a", "b"], "no file is its channel MR0; it has a.nii.gz, b.nii.gz"),
+        (["a_0000", "b_0000", "a_0001"], "2 files could be its channel MR0"),
+        ([], "it has no image"),
+    ],
+)
+def test_channels_that_cannot_be_told_apart(tmp_path, files, message):
+    (tmp_path / "case").mkdir()
+    for name in files:
+        sets.save(tmp_path / "case" / f"{name}.nii.gz", sets.make()[0])
+    with pytest.raises(DataError, match=message):
+        predict.find_case(tmp_path / "case", ("MR0", "MR1"))
+
+
+class TestRefused:
+    def test_weights_of_another_network(self, tilted, tmp_path):
+        path = weights_of(plan_folder(tilted), tmp_path / "w.safetensors")
+        with pytest.raises(CheckpointError, match="holds 'reads', not 'unet_small'"):
+            predict.predict_files("unet_small", path, tilted, tmp_path / "s.nii.gz")
+
+    def test_an_image_of_other_channels(self, tilted, tmp_path):
+        sets.save(tmp_path / "two.nii.gz", sets.make(channels=2)[0])
+        with pytest.raises(DataError, match="a 4-D file"):
+            segment(tilted, tmp_path, tmp_path / "two.nii.gz")
+
+    def test_an_output_that_is_no_image(self, tilted, tmp_path):
+        path = weights_of(plan_folder(tilted), tmp_path / "w.safetensors")
+        with pytest.raises(UsageError, match=r"must end in \.nii\.gz or \.nii"):
+            predict.predict_files("tests.tiny_nets:Reads", path, tilted, tmp_path / "seg.png")
+
+    def test_a_pickle_with_code_in_it(self, tilted, tmp_path):
+        class Evil:
+            def __reduce__(self):
+                return (os.system, (f"touch {tmp_path}/ran",))
+
+        path = weights_of(plan_folder(tilted), tmp_path / "w.safetensors")
+        torch.save({"state": Evil()}, path)
+        source = tilted / "imagesTr/case_003.nii.gz"
+        with pytest.raises(CheckpointError, match="is not the file that"):
+            predict.predict_files("tests.tiny_nets:Reads", path, source, tmp_path / "s.nii.gz")
+        assert not (tmp_path / "ran").exists()
+
+    def test_weights_that_do_not_say_how_images_were_prepared(self, tmp_path):
+        path = weights_of(data.get_plan("phantom"), tmp_path / "w.safetensors")
+        with pytest.raises(CheckpointError, match="does not say how its images were prepared"):
+            predict.predict_files("tests.tiny_nets:Reads", path, tmp_path, tmp_path / "s.nii.gz")
+
+
+def bench(*words, check=0, **more):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | more
+    done = subprocess.run(
+        [sys.executable, "-m", "benchbench", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+    )
+    assert done.returncode == check, done.stderr + done.stdout
+    return done.stdout + done.stderr
+
+
+def test_train_run_and_predict_by_their_commands(tmp_path):
+    folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
+    net = "tests.tiny_nets:Reads"
+    out = tmp_path / "trained"
+    said = bench("train", net, "--data", folder, "--budget", "12steps", "--out", out, "--threads", 1)
+    weights = out / f"{net}.safetensors"
+    assert str(weights) in said
+    told = json.loads(weights.with_suffix(".json").read_text())
+    plan = plan_folder(folder)
+    assert told["data"] == plan.key
+    assert told["plan"]["regions"] == [["shell", [1]], ["kernel", [2]]]  # in the order of the channels
+    kept = checkpoint.read_sidecar(weights).plan
+    assert kept == dataclasses.replace(plan, folder=None, ids={})
+    assert set(told["train"]["cases"]) == {*plan.ids["train"], *plan.ids["val"]}
+    assert not set(told["train"]["cases"]) & set(plan.ids["test"])
+    run = tmp_path / "run"
+    words = ("--models", net, "--data", folder, "--protocol", "quick,half_width=1000", "--no-noise", "--threads", 1)
+    bench("run", *words, "--checkpoints", out, "--out", run)
+    record = json.loads((run / "records.jsonl").read_text())
+    by = {m["metric"]: m for m in record["measurements"]}
+    assert by["dice"]["origin"] == "measured"
+    assert len(by["dice"]["values"]) == plan.splits["test"]
+    assert {"dice_shell", "dice_kernel", "hd95_mm", "nsd_1mm"} <= set(by)
+    assert record["workload"]["data"] == plan.key
+    assert record["workload"]["spatial"] == list(plan.patch)
+    seg = tmp_path / "seg.nii.gz"
+    bench("predict", net, "--checkpoint", weights, "--input", folder / "imagesTr/case_000.nii.gz", "--output", seg)
+    assert nib.load(seg).shape == sets.SIDES
+
+
+def test_weights_that_saw_a_test_case_are_refused(tmp_path):
+    folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
+    plan = plan_folder(folder)
+    path = weights_of(plan, tmp_path / "w.safetensors", cases=plan.ids["test"][:2])
+    net = "tests.tiny_nets:Reads"
+    said = bench("run", "--models", net, "--data", folder, "--checkpoint", path, check=2)
+    assert f"was trained with 2 of the {plan.splits['test']} test cases of fold 0" in said
+    assert checkpoint.find("reads", 1, 3, (16, 16, 16), plan, [tmp_path]) is None
+
+
+def test_two_processes_train_one_network(tmp_path):
+    folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
+    net = "tests.tiny_nets:Reads"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "benchbench", "train", net, "--data", str(folder), "--budget", "4steps"]
+    command += ["--out", str(tmp_path / "t"), "--threads", "1", "--seed", "3"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "t" / f"{net}.json").read_text())
+    assert (told["train"]["processes"], told["train"]["steps_done"]) == (2, 4)
+    assert done.stdout.count("checkpoint:") == 1
+
+
+def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
+    folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
+    net = "tests.tiny_nets:Reads"
+    words = ["train", net, "--data", str(folder), "--budget", "400steps", "--validations", "0", "--threads", "1"]
+    words += ["--keep-every", "200ms"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    torn = tmp_path / "torn"
+    command = [sys.executable, "-m", "benchbench", *words, "--out"]
+    child = subprocess.Popen([*command, str(torn)], env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    resume = torn / f"{net}.resume"
+    until = time.monotonic() + 120
+    while not resume.exists():
+        assert child.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (torn / f"{net}.safetensors").exists()
+    for out in (torn, tmp_path / "whole"):
+        subprocess.run([*command, str(out)], env=environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    files = [checkpoint.read_sidecar(out / f"{net}.json") for out in (torn, tmp_path / "whole")]
+    assert files[0].sha256 == files[1].sha256
+    assert files[0].train["steps_done"] == 400
+
+
+def test_data_commands(tmp_path, capsys):
+    folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
+    assert cli.main(["data", "list", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "Task99_Boxes" in said
+    assert "msd:Task04" in said
+    assert "synapse.org" in said
+    assert cli.main(["data", "check", str(folder)]) == 0
+    assert "no fault" in capsys.readouterr().out
+    assert cli.main(["data", "prepare", str(folder)]) == 0
+    assert "24 cases prepared" in capsys.readouterr().out
+    assert len(list(prepared_folder(plan_folder(folder)).glob("*.npz"))) == 24
+    assert cli.main(["data", "cache"]) == 0
+    assert "Task99_Boxes-" in capsys.readouterr().out
+    assert cli.main(["data", "cache", "--clear"]) == 0
+    assert "removed" in capsys.readouterr().out
+    assert cli.main(["data", "split", str(folder), "--out", str(tmp_path / "s.json")]) == 0
+    assert len(json.loads((tmp_path / "s.json").read_text())) == 5
+    (folder / "labelsTr/case_003.nii.gz").unlink()
+    assert cli.main(["data", "check", str(folder)]) == 3
+    assert "fail: case_003" in capsys.readouterr().out
+    assert cli.main(["data", "fetch", "brats2021"]) == 2
+    assert "register at synapse.org" in capsys.readouterr().err
+    assert cli.main(["data", "fetch", "msd:Task99"]) == 2
+    assert "unknown data set 'msd:Task99'" in capsys.readouterr().err
