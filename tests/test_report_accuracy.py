@@ -1,5 +1,6 @@
 """The report of accuracy: a dot for every case, a curve for every training, and nothing believed that is damaged."""
 
+import dataclasses
 import json
 import random
 
@@ -7,7 +8,7 @@ import pytest
 
 from benchbench import report
 from benchbench.errors import StoreError
-from benchbench.report import cases, training
+from benchbench.report import cases, conditions, training
 from benchbench.report.tables import summary_rows
 from tests import report_examples as examples
 
@@ -89,3 +90,10 @@ def test_a_damaged_curve_costs_only_its_figure(folder):
     page = report.write_report([folder]).read_text()
     assert "share of the budget" not in page
     assert "Dice of every case" in page
+
+
+def test_the_command_for_the_same_again_names_folder_and_fold():
+    record = scored("nnunet", 0.9)
+    work = dataclasses.replace(record.workload, data="Task04_Hippocampus:0123abcd:fold2", split="test")
+    (group,) = conditions.group([dataclasses.replace(record, workload=work)])
+    assert "--data Task04_Hippocampus --fold 2" in conditions.reproduce(group)

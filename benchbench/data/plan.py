@@ -74,7 +74,9 @@ class DataPlan:
     @property
     def where(self) -> str:
         """What `get_plan` finds it by, here."""
-        return f"{self.folder}#{self.fold}" if self.folder else self.name
+        if self.folder is None:
+            return self.name
+        return f"{self.folder}#{self.fold}" if self.fold else str(self.folder)
 
     def check_case(self, split: str, index: int) -> None:
         """Refuse a case that the data set does not have.

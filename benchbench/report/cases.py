@@ -82,7 +82,7 @@ def _draw(shown: Sequence[Line], low: float) -> str:
         axes.set_xlabel("Dice")
         for i, line in enumerate(shown):
             _line(axes, i, line)
-            canvas.beside(axes, 1.02, i, _text(line), muted=True)
+            canvas.beside(axes, 1.02, i, f"{line.mean:.3f}, n = {len(line.values)}", muted=True)
         return canvas.save(figure)
 
 

@@ -290,5 +290,7 @@ def reproduce(group: Group) -> str:
     if work.memory_limit_bytes is not None:
         parts.append(f"--memory-limit {work.memory_limit_bytes}B")
     if work.data:
-        parts.append(f"--data {shlex.quote(work.data)}")
+        name, _, rest = work.data.partition(":")  # of a folder with a hash, which no command takes
+        parts.append(f"--data {shlex.quote(name)}")
+        parts += [f"--fold {fold}"] if (fold := rest.partition(":fold")[2]).isdigit() else []
     return " ".join(parts)
