@@ -203,7 +203,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="also measure a whole patient of so many voxels, by sliding windows of the network's patch",
     )
     sub.add_argument(
-        "--overlap", type=_overlap, default=0.5, metavar="SHARE", help="of neighbouring windows (default: 0.5)"
+        "--overlap", type=_share, default=0.5, metavar="SHARE", help="of neighbouring windows (default: 0.5)"
     )
     sub.add_argument(
         "--crop-foreground",
@@ -354,12 +354,10 @@ def _add_train(command: Any) -> None:
     sub.add_argument("--optimizer", choices=("adamw", "sgd"), help="(default: adamw)")
     sub.add_argument("--weight-decay", type=float, metavar="W", help="(default: 0.01)")
     sub.add_argument("--schedule", choices=("cosine", "poly"), help="of the rate, after the warm-up (default: cosine)")
-    sub.add_argument(
-        "--warmup", type=_overlap, metavar="SHARE", help="of the budget with a rising rate (default: 0.04)"
-    )
+    sub.add_argument("--warmup", type=_share, metavar="SHARE", help="of the budget with a rising rate (default: 0.04)")
     sub.add_argument("--loss", choices=("dice_ce", "dice_focal"), help="(default: dice_ce)")
     sub.add_argument("--clip", type=float, metavar="NORM", help="largest norm of the gradient (default: 5)")
-    sub.add_argument("--ema", type=_overlap, metavar="DECAY", help="of the average of the weights (default: 0.99)")
+    sub.add_argument("--ema", type=_share, metavar="DECAY", help="of the average of the weights (default: 0.99)")
     sub.add_argument(
         "--augment", default="full", choices=("full", "light"), help="light: flips and contrast only (default: full)"
     )
@@ -409,13 +407,15 @@ def _add_predict(command: Any) -> None:
     )
     sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="the label map, .nii.gz")
     sub.add_argument(
-        "--overlap", type=_overlap, default=0.5, metavar="SHARE", help="of neighbouring windows (default: 0.5)"
+        "--overlap", type=_share, default=0.5, metavar="SHARE", help="of neighbouring windows (default: 0.5)"
     )
     sub.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
 
 
-def _add_data(command: Any, common: argparse.ArgumentParser) -> None:
-    sub = command("data", "data sets: what there is, how to get one, whether one is as it should be")
+def _actions(
+    sub: argparse.ArgumentParser, common: argparse.ArgumentParser
+) -> Callable[[str, str], argparse.ArgumentParser]:
+    """What adds an action below a command: its name, and its help."""
     actions = sub.add_subparsers(dest="action", metavar="ACTION")
 
     def action(name: str, text: str) -> argparse.ArgumentParser:
@@ -424,6 +424,13 @@ def _add_data(command: Any, common: argparse.ArgumentParser) -> None:
             name, help=text, description=described, parents=[common], allow_abbrev=False
         )
         return added
+
+    return action
+
+
+def _add_data(command: Any, common: argparse.ArgumentParser) -> None:
+    sub = command("data", "data sets: what there is, how to get one, whether one is as it should be")
+    action = _actions(sub, common)
 
     sub = action("list", "those that come with benchbench, those in a folder, and how to get others")
     sub.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="a folder whose data sets are listed, too")
@@ -453,14 +460,7 @@ def _add_data(command: Any, common: argparse.ArgumentParser) -> None:
 
 def _add_devices(command: Any, common: argparse.ArgumentParser) -> None:
     sub = command("devices", "where networks can be measured: list, add and remove hosts, and examine them")
-    actions = sub.add_subparsers(dest="action", metavar="ACTION")
-
-    def action(name: str, text: str) -> argparse.ArgumentParser:
-        described = text[0].upper() + text[1:] + "."
-        added: argparse.ArgumentParser = actions.add_parser(
-            name, help=text, description=described, parents=[common], allow_abbrev=False
-        )
-        return added
+    action = _actions(sub, common)
 
     sub = action("list", "this machine, the hosts that were added, and the profiles (also without an ACTION)")
     sub.add_argument("--format", default="table", choices=FORMATS)
@@ -545,13 +545,13 @@ def _protocol(text: str) -> str:
     return _understood(get_protocol, text).name
 
 
-def _overlap(text: str) -> float:
+def _share(text: str, *, example: str = "") -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to below 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to below 1{example}")
     return value
 
 
@@ -568,13 +568,7 @@ def _metrics(text: str) -> tuple[Any, ...]:
 
 
 def _min_effect(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to below 1, such as 0.02")
-    return value
+    return _share(text, example=", such as 0.02")
 
 
 def _bytes(text: str) -> int:

@@ -23,13 +23,13 @@ from benchbench.cells import Cell
 from benchbench.errors import StoreError
 from benchbench.measure.latency import unsteady
 from benchbench.protocol import Protocol, get_protocol
+from benchbench.verdicts import APART
 
 JOURNAL = "records.unfinished"
 _SEED = 7  # of the order within rounds
 _TELLING_S = 0.02  # a forward shorter than this is mostly the interpreter's own time
 GOOD = ("ok", "unstable")
 _TIMED_UNITS = ("s", "1/s", "J")
-_APART = 1.2  # ratio of hand-over times from which two processes are not of one placement of the cores
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ class Course:
         times = [turn.handover_s for turn in good if turn.handover_s]
         if len(times) < len(good) or not times:
             return good
-        limit = _APART * min(times)
+        limit = APART * min(times)
         together = [turn for turn in good if (turn.handover_s or 0.0) <= limit]
         apart = [turn for turn in good if (turn.handover_s or 0.0) > limit]
         return next((side for side in (together, apart) if len(side) >= stats.FEWEST), good)

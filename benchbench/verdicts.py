@@ -29,7 +29,7 @@ FEWEST = 3  # processes a side that a test needs
 UNTESTED = 0.10  # with fewer, what must be exceeded, with ranges that do not overlap
 UNTESTED_MEMORY = 0.05  # the same for peak memory, which hardly varies
 FEWEST_CASES = 6  # below this the signed-rank test cannot reach 5 %
-APART = 1.2  # ratio of hand-over times from which the cores of two sides were placed differently
+APART = 1.2  # ratio of hand-over times from which the cores were placed differently, of two processes or sides
 _SLACK = 1e-9  # an effect that is the minimum but for rounding is not above it
 _SEED = 20231  # equal cases give equal intervals
 

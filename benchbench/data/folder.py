@@ -94,9 +94,9 @@ def _stamp(folder: Path) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=8)
 def _plan(folder: Path, fold: int, stamp: tuple[int, ...]) -> DataPlan:
-    del stamp
-    source = open_source(folder)
-    stats = _fingerprint(source)
+    source = _source(folder, stamp)
+    digest = _identity(source)
+    stats = _fingerprint(source, digest)
     parts = splits.split(source.cases, fold, listed=splits.read_list(folder))
     usable = {name: tuple(c for c in ids if c not in stats["unreadable"]) for name, ids in parts.items()}
     for name in ("train", "test"):
@@ -129,7 +129,7 @@ def _plan(folder: Path, fold: int, stamp: tuple[int, ...]) -> DataPlan:
         folder=folder,
         fold=fold,
         ids=usable,
-        digest=_identity(source),
+        digest=digest,
         preparation=preparation,
     )
 
@@ -152,9 +152,9 @@ def _size(path: Path | None) -> int:
 # -- fingerprint
 
 
-def _fingerprint(source: Source) -> dict[str, Any]:
+def _fingerprint(source: Source, digest: str) -> dict[str, Any]:
     """Spacing, patch and intensities, from the cache where the files are the same."""
-    path = cache_base() / PREPARED / f"{source.name}-{_identity(source)}" / "fingerprint.json"
+    path = cache_base() / PREPARED / f"{source.name}-{digest}" / "fingerprint.json"
     try:
         found = json.loads(path.read_bytes())
         if found["stamp"] == _times(source):

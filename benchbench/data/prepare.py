@@ -149,18 +149,21 @@ def load_native(plan: DataPlan, split: str, index: int) -> tuple[Case, Prepared]
     """
     assert plan.preparation is not None
     source, files = folders.case_files(plan, split, index)
-    volumes = load_volumes(files, source.labels)
-    if volumes.label is None:
-        raise DataError(f"{files.id} has no label map")
-    made = prepare(volumes, plan.preparation)
+    volumes, made = _read(source, files, plan.preparation)
+    assert volumes.label is not None
     return Case(id=files.id, image=volumes.image, label=volumes.label, affine=volumes.affine), made
 
 
-def _prepare_case(source: Source, files: CaseFiles, preparation: Preparation) -> Case:
+def _read(source: Source, files: CaseFiles, preparation: Preparation) -> tuple[Volumes, Prepared]:
+    """A labelled case, as it is and prepared."""
     volumes = load_volumes(files, source.labels)
     if volumes.label is None:
         raise DataError(f"{files.id} has no label map")
-    made = prepare(volumes, preparation)
+    return volumes, prepare(volumes, preparation)
+
+
+def _prepare_case(source: Source, files: CaseFiles, preparation: Preparation) -> Case:
+    _, made = _read(source, files, preparation)
     assert made.label is not None
     # What the cache holds: half precision, so that a case is the same whether it comes from there or not.
     image = made.image.numpy().astype(np.float16).astype(np.float32)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +58,13 @@ def split(cases: Sequence[CaseFiles], fold: int = 0, *, listed: Any = None) -> d
             continue  # a list may leave cases out
         watched = _share(case.subject, "val") < _WATCHED
         parts["test" if chosen[case.id] else "val" if watched else "train"].append(case.id)
-    if not parts["val"] and len({_subject(cases, c) for c in parts["train"]}) > 1:  # few cases: one patient is watched
-        least = min({_subject(cases, c) for c in parts["train"]}, key=lambda s: _share(s, "val"))
-        parts["val"] = [c for c in parts["train"] if _subject(cases, c) == least]
+    subject = {case.id: case.subject for case in cases}
+    trained = {subject[c] for c in parts["train"]}
+    if not parts["val"] and len(trained) > 1:  # few cases: one patient is watched
+        least = min(trained, key=lambda s: _share(s, "val"))
+        parts["val"] = [c for c in parts["train"] if subject[c] == least]
         parts["train"] = [c for c in parts["train"] if c not in parts["val"]]
     return {name: tuple(ids) for name, ids in parts.items()}
-
-
-def _subject(cases: Iterable[CaseFiles], case_id: str) -> str:
-    return next(case.subject for case in cases if case.id == case_id)
 
 
 def _listed(cases: Sequence[CaseFiles], fold: int, listed: Any) -> dict[str, bool]:

@@ -106,12 +106,16 @@ def measure_dice(
         for case, predicted in cases:
             reference = plan.to_regions(case.label)
             spacing = np.linalg.norm(case.affine[:3, :3], axis=0)
-            if surfaces:
-                found.append(
-                    score(predicted, reference, spacing_mm=spacing, rule=plan.empty_rule, tolerance_mm=TOLERANCE_MM)
+            found.append(
+                score(
+                    predicted,
+                    reference,
+                    spacing_mm=spacing,
+                    rule=plan.empty_rule,
+                    tolerance_mm=TOLERANCE_MM,
+                    surfaces=surfaces,
                 )
-            else:
-                found.append(_dice_only(predicted, reference, plan.empty_rule))
+            )
             shots.append(_middle_slice(case, predicted, plan))
             if progress:
                 progress(len(found), count)
@@ -160,14 +164,6 @@ def _answers(
         image = np.asarray(made.image.numpy(), np.float32)
         logits = made.to_native(logits_of(model, image, plan, spatial, **how))  # type: ignore[arg-type]
         yield native, regions_of(logits, plan)
-
-
-def _dice_only(predicted: npt.NDArray[np.bool_], reference: npt.NDArray[np.bool_], rule: str) -> Scores:
-    dice = region_dice(predicted, reference)
-    if rule == "exclude":
-        axes = tuple(range(1, predicted.ndim))
-        dice[~predicted.any(axes) & ~reference.any(axes)] = np.nan
-    return Scores(dice=dice, hd95_mm=np.full(len(dice), np.nan), nsd=np.full(len(dice), np.nan))
 
 
 def _means(table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
