@@ -218,7 +218,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME|DIR",
         help="data set for Dice, or its folder; 'none' for no Dice (default: phantom, where the network fits it)",
     )
-    sub.add_argument("--fold", type=int, metavar="N", help="of the folder's five, whose Dice is reported (default: 0)")
+    sub.add_argument(
+        "--fold",
+        type=_fold_or_all,
+        metavar="N|all",
+        help="of the folder's five, whose Dice is reported; 'all': every case, of a folder that no network has seen "
+        "(default: 0)",
+    )
     sub.add_argument(
         "--checkpoints",
         type=Path,
@@ -342,7 +348,7 @@ def _add_train(command: Any) -> None:
     sub.add_argument(
         "--spatial", nargs=3, type=_positive, metavar=("D", "H", "W"), help="patch in voxels (default: the data set's)"
     )
-    sub.add_argument("--fold", type=int, metavar="N", help="of five, kept apart as the test cases (default: 0)")
+    sub.add_argument("--fold", type=_fold, metavar="N", help="of five, kept apart as the test cases (default: 0)")
     sub.add_argument(
         "--budget",
         type=_budget,
@@ -371,7 +377,7 @@ def _add_train(command: Any) -> None:
         "--validations", type=int, metavar="N", help="times that the validation cases are looked at (default: 10)"
     )
     sub.add_argument(
-        "--batch-size", type=_positive, metavar="N", help="patches in one step (default: by their size, up to 4)"
+        "--batch-size", type=_positive, metavar="N", help="patches in one step (default: 2, or 1 of large ones)"
     )
     sub.add_argument(
         "--patch-schedule",
@@ -499,6 +505,22 @@ def _patch_schedule(text: str) -> tuple[tuple[tuple[int, ...], float], ...]:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r} is not like 64x64x64:0.9,128x128x128:0.1")
+
+
+def _fold(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no fold: write a whole number from 0")
+    return number
+
+
+def _fold_or_all(text: str) -> int:
+    from benchbench.data.plan import ALL
+
+    return ALL if text == "all" else _fold(text)
 
 
 def _budget(text: str) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchbench import checkpoint, child, data, fleet, zoo
 from benchbench import records as rec
+from benchbench.data.plan import ALL
 from benchbench.devices import cpu
 from benchbench.errors import CheckpointError, UsageError
 from benchbench.forecast.target import Target, resolve
@@ -36,7 +37,7 @@ class Request:
     threads: tuple[int | None, ...] = (None,)  # None: all usable cores
     protocol: str = "quick"
     phase: str = "infer"
-    volume: tuple[int, ...] | None = None  # (D, H, W) of a whole patient
+    volume: tuple[int, ...] | None = None  # (D, H, W) of a whole patient; None: the median one of a data set's folder
     overlap: float = 0.5
     crop_foreground: bool = False
     memory_limit_bytes: int | None = None
@@ -119,6 +120,8 @@ def plan_cells(request: Request, lines: fleet.Lines) -> list[Cell]:
     if request.checkpoint and len(cards) != 1:
         raise UsageError(f"--checkpoint is of one network, and --models names {len(cards)}")
     plan = _plan(request)
+    if plan and plan.folder:
+        cards = [card.planned(request.spatial or plan.patch) for card in cards]
     met = fleet.meet(targets, request.threads[0], lines=lines, set_clocks=request.set_clocks)
     works = list(itertools.product(request.threads, request.dtype, request.batch))
     patches = _patches(request, cards, plan)
@@ -146,9 +149,10 @@ def _plan(request: Request) -> data.DataPlan | None:
         return data.get_plan(info.data) if info and info.data in known else None if info else data.get_plan("phantom")
     plan = data.get_plan(request.data, fold=request.fold)
     if info and (seen := checkpoint.leaks(info, plan)):
+        part = "test cases" if plan.fold == ALL else f"test cases of fold {plan.fold}"
         raise CheckpointError(
-            f"{request.checkpoint} was trained with {len(seen)} of the {plan.splits['test']} test cases of fold "
-            f"{plan.fold}, such as {seen[0]}: their Dice would say nothing; take --fold {info.train.get('fold', 0)}"
+            f"{request.checkpoint} was trained with {len(seen)} of the {plan.splits['test']} {part}, "
+            f"such as {seen[0]}: their Dice would say nothing; take --fold {info.train.get('fold', 0)}"
         )
     return plan
 
@@ -210,7 +214,10 @@ def _cell(
         spec = dataclasses.replace(spec, checkpoint=checkpoint.read_sidecar(path).sha256)
     cores = target.environment.get("cores") if target.environment else None
     threads = None if target.backend != "cpu" else asked_threads or cores or cpu.usable_cores()
-    windows = (plan is not None and fits) or request.volume is not None or request.crop_foreground
+    volume = request.volume
+    if volume is None and plan and plan.folder and fits and not request.crop_foreground:
+        volume = plan.sides  # patches differ between networks there: what compares is a patient
+    windows = (plan is not None and fits) or volume is not None or request.crop_foreground
     workload = rec.Workload(
         phase=request.phase,  # type: ignore[arg-type]
         batch=batch,
@@ -218,7 +225,7 @@ def _cell(
         dtype=dtype,  # type: ignore[arg-type]
         threads=threads,
         protocol=get_protocol(request.protocol).name,
-        volume=request.volume,
+        volume=volume,
         overlap=request.overlap if windows else None,
         crop_foreground=request.crop_foreground,
         data=plan.key if plan and fits else None,

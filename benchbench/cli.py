@@ -271,7 +271,8 @@ def _train(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.model!r} names {len(cards)} networks; train one at a time")
     if cards[0].task != "segmentation":
         raise UsageError(f"{cards[0].name} is made for {cards[0].task}: it has no dense output to train on {plan.name}")
-    spec = cards[0].spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
+    card = cards[0].planned(options.spatial or plan.patch) if plan.folder else cards[0]
+    spec = card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
     out = options.out or _new_folder("train")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -282,12 +283,14 @@ def _train(options: argparse.Namespace) -> int:
 
     import torch
 
+    from benchbench.kernels import keep_freed_memory
     from benchbench.recipe import TrainRecipe, default_batch
     from benchbench.train import train
 
     patch = tuple(options.spatial or zoo.fitting_sides(spec, plan.patch))
     torch.manual_seed(options.seed)
     model = zoo.build(spec, patch)
+    keep_freed_memory()
     chosen = {
         name: getattr(options, name)
         for name in (

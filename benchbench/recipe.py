@@ -143,5 +143,5 @@ def rate(used: float, warmup: float, floor: float, schedule: str = "cosine") -> 
 
 
 def default_batch(patch: Patch | tuple[int, ...]) -> int:
-    """Patches in a step where nothing was asked for: up to four, of as many voxels as one patch of 96^3."""
-    return max(1, min(4, _BATCH_VOXELS // math.prod(patch)))
+    """Patches in a step where nothing was asked for: two, as in nnU-Net, or one where it has more voxels than 96^3."""
+    return max(1, min(2, _BATCH_VOXELS // math.prod(patch)))

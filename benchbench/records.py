@@ -145,7 +145,7 @@ class Measurement:
 class Artifact:
     """A file kept beside the records: what the report shows."""
 
-    kind: str  # layers | picture | curve | checkpoint | audit
+    kind: str  # layers | picture | cases | training | audit
     path: str  # relative to the folder of records.jsonl, with forward slashes
     sha256: str
     title: str = ""

@@ -32,7 +32,7 @@ from benchbench import checkpoint, data
 from benchbench import records as rec
 from benchbench.errors import CheckpointError, UsageError
 from benchbench.feed import Batch, Feed
-from benchbench.kernels import exact_small_convolutions
+from benchbench.kernels import channels_last, exact_small_convolutions
 from benchbench.losses import make_loss
 from benchbench.measure.accuracy import measure_dice
 from benchbench.recipe import TrainRecipe
@@ -160,6 +160,7 @@ class _Training:
         self.feed = Feed(plan, recipe, process=group.rank)
         self.autocast = has_fast_bf16(device) if recipe.bf16 is None else recipe.bf16
         self.trained: nn.Module = model
+        self.layout = torch.channels_last_3d if channels_last(model, device) else torch.contiguous_format
 
     def run(self) -> TrainResult:
         set_prior(self.model, self.plan, self.recipe.prior)
@@ -210,7 +211,8 @@ class _Training:
     def _one_step(self, batch: Batch) -> float:
         rng = np.random.default_rng([self.recipe.seed, 2, self.step, self.group.rank])
         torch.manual_seed(int(rng.integers(2**62)))  # dropout
-        image, target = batch.image.to(self.device), batch.target.to(self.device)
+        image = batch.image.to(self.device, memory_format=self.layout)
+        target = batch.target.to(self.device)
         with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.autocast):
             outputs = tree_leaves(self.trained(image))
         loss = torch.stack([self._loss(out, target) for out in outputs]).mean()

@@ -316,6 +316,7 @@ class Visit:
         for picture in result.pictures:
             content = base64.b64encode(picture.png).decode()
             emit({"event": "picture", "name": picture.name, "title": picture.title, "content": content})
+        emit({"event": "cases", "cases": result.cases})
         emit({"event": "accuracy", "seconds": time.perf_counter() - start})
 
     def _tick(self, phase: str, count: int) -> None:

@@ -392,6 +392,10 @@ def _in_child(
             name = f"{_file_name(cell.spec.name)}-{event['name']}"
             content = base64.b64decode(event["content"])
             artifacts.append(keeper.add_artifact("picture", name, content, title=event["title"]))
+        elif kind == "cases":
+            content = json.dumps(event["cases"], separators=(",", ":")).encode()
+            name, title = f"{_file_name(cell.spec.name)}-cases.json", f"Every case of {cell.card.title}, by name"
+            artifacts.append(keeper.add_artifact("cases", name, content, title=title))
         elif kind == "end":
             ending = (event["status"], event["error"], event.get("traceback"))
     if not ready:

@@ -58,6 +58,7 @@ class Card:
     licence: str = ""  # of the public reference code
     reference: str = ""  # where that code is
     notes: str = ""
+    plan: str = ""  # `pkg.module:function`: keywords of the class for a patch, on a data set of one's own
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     paper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     published: tuple[Published, ...] = ()
@@ -75,6 +76,16 @@ class Card:
             out_channels=self.out_channels if out_channels is None else out_channels,
             checkpoint=checkpoint,
         )
+
+    def planned(self, patch: Sequence[int]) -> Card:
+        """The card as its own plan has it for a patch of (D, H, W) voxels; the same card where it has no plan.
+
+        Raises:
+            CardError: the plan cannot be imported.
+        """
+        if not self.plan:
+            return self
+        return dataclasses.replace(self, kwargs={**self.kwargs, **_import(self.plan, "function")(tuple(patch))})
 
     def published_measurements(self, in_channels: int, out_channels: int, spatial: Sequence[int]) -> list[Measurement]:
         """The card's published figures, if they are for this very input; they are for the card's own."""
@@ -102,6 +113,7 @@ _OPTIONAL = {
     "licence": str,
     "reference": str,
     "notes": str,
+    "plan": str,
     "kwargs": dict,
     "paper": dict,
     "published": list,
@@ -130,8 +142,9 @@ def read_card(path: Path) -> Card:
     for key, value in data.items():
         if not isinstance(value, allowed[key]) or isinstance(value, bool):
             raise CardError(f"{path}: {key} must be a {allowed[key].__name__}, not {value!r}")
-    if ":" not in data["arch"]:
-        raise CardError(f"{path}: arch must be 'pkg.module:Class', not {data['arch']!r}")
+    for key, kind in (("arch", "Class"), ("plan", "function")):
+        if ":" not in data.get(key, ":"):
+            raise CardError(f"{path}: {key} must be 'pkg.module:{kind}', not {data[key]!r}")
     spatial = tuple(data.get("spatial", DEFAULT_SPATIAL))
     if len(spatial) != 3 or any(not isinstance(s, int) or s < 1 for s in spatial):
         raise CardError(f"{path}: spatial must be three positive whole numbers, not {list(spatial)}")
@@ -217,27 +230,32 @@ def find_class(arch: str) -> Callable[..., nn.Module]:
     Raises:
         CardError: the module or the class is not there, or the file has a syntax error.
     """
-    module_name, _, class_name = arch.partition(":")
+    return _import(arch, "class")  # type: ignore[no-any-return]
+
+
+def _import(path: str, kind: str) -> Any:
+    """What `pkg.module:name` names, of kind `class` or `function`."""
+    module_name, _, name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise CardError(
-            f"cannot import {module_name!r} for {arch!r}: {error}; "
+            f"cannot import {module_name!r} for {path!r}: {error}; "
             "is it installed, or in the folder from which bench is run?"
         ) from error
     except SyntaxError as error:
         raise CardError(
-            f"cannot import {module_name!r} for {arch!r}: {error.msg}, {error.filename} line {error.lineno}"
+            f"cannot import {module_name!r} for {path!r}: {error.msg}, {error.filename} line {error.lineno}"
         ) from error
     try:
-        found = getattr(module, class_name)
+        found = getattr(module, name)
     except AttributeError as error:
-        classes = [name for name, item in vars(module).items() if inspect.isclass(item)]
-        why = unknown("class", class_name, classes)
+        is_one = inspect.isclass if kind == "class" else inspect.isfunction
+        why = unknown(kind, name, [key for key, item in vars(module).items() if is_one(item)])
         raise CardError(f"in module {module_name!r}: {why}") from error
     if not callable(found):
-        raise CardError(f"{arch!r} is a {type(found).__name__}, not a class")
-    return found  # type: ignore[no-any-return]
+        raise CardError(f"{path!r} is a {type(found).__name__}, not a {kind}")
+    return found
 
 
 def build(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
@@ -295,7 +313,10 @@ def fitting_sides(spec: ModelSpec, sides: Sequence[int]) -> tuple[int, ...]:
     first: ShapeError | None = None
     for candidate in dict.fromkeys(sorted(tried, key=math.prod)):
         try:
-            with torch.device("meta"):
+            try:
+                with torch.device("meta"):
+                    build(spec, candidate)
+            except RuntimeError:  # its constructor reads the values of tensors
                 build(spec, candidate)
             return candidate
         except ShapeError as error:

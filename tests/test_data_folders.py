@@ -10,6 +10,7 @@ import pytest
 from benchbench import data, data_command
 from benchbench.data import splits
 from benchbench.data.folder import open_source, plan_folder
+from benchbench.data.plan import ALL
 from benchbench.data.source import CaseFiles
 from benchbench.data.volumes import load_volumes
 from benchbench.errors import DataError
@@ -317,7 +318,7 @@ def test_a_plan_is_found_by_its_folder_and_by_what_it_says_itself(tmp_path):
     assert plan.key.startswith("Task99_Boxes:")
     assert plan.key.endswith(":fold2")
     assert (plan.in_channels, plan.out_channels) == (1, 3)  # the background is a channel of the softmax
-    assert plan.patch == (16, 32, 16)
+    assert plan.patch == (16, 24, 16)
 
 
 def test_equal_data_elsewhere_have_the_same_key_and_other_data_another(tmp_path):
@@ -342,7 +343,7 @@ def test_a_slice_much_thicker_than_the_rest_gets_a_finer_target(tmp_path):
 def test_the_hippocampus_has_the_plan_that_is_written_down():
     plan = plan_folder(shared_file("data/Task04_Hippocampus"))
     assert plan.splits == {"train": 144, "val": 12, "test": 44}
-    assert plan.patch == (48, 64, 48)
+    assert (plan.sides, plan.patch) == ((35, 50, 36), (40, 56, 40))
     assert not plan.preparation.resample
     assert not plan.preparation.foreground
 
@@ -354,3 +355,12 @@ def test_the_patients_of_brats_2013_by_their_regions():
     assert plan.preparation.foreground
     assert plan.patch == (128, 128, 128)
     assert (plan.in_channels, plan.out_channels) == (2, 3)
+
+
+def test_of_a_folder_that_no_network_has_seen_every_case_is_a_test(tmp_path):
+    folder = sets.decathlon(tmp_path / "d", count=6)
+    plan = data.get_plan(str(folder), fold=ALL)
+    assert plan.splits == {"train": 0, "val": 0, "test": 6}
+    assert plan.key == data.get_plan(str(folder)).key + ":all"
+    assert data.get_plan(plan.where) == plan
+    assert data.load_case(plan.where, "test", 5).id == "case_005"

@@ -182,6 +182,12 @@ def test_train_run_and_predict_by_their_commands(tmp_path):
     assert {"dice_shell", "dice_kernel", "hd95_mm", "nsd_1mm"} <= set(by)
     assert record["workload"]["data"] == plan.key
     assert record["workload"]["spatial"] == list(plan.patch)
+    assert record["workload"]["volume"] == list(plan.sides)
+    assert by["volume_latency_s"]["value"] > 0
+    (path,) = (run / artifact["path"] for artifact in record["artifacts"] if artifact["kind"] == "cases")
+    cases = json.loads(path.read_text())
+    assert cases["ids"] == list(plan.ids["test"])
+    assert cases["values"]["dice_kernel"] == pytest.approx(by["dice_kernel"]["values"], abs=1e-6)
     seg = tmp_path / "seg.nii.gz"
     bench("predict", net, "--checkpoint", weights, "--input", folder / "imagesTr/case_000.nii.gz", "--output", seg)
     assert nib.load(seg).shape == sets.SIDES
@@ -261,3 +267,22 @@ def test_data_commands(tmp_path, capsys):
     assert "register at synapse.org" in capsys.readouterr().err
     assert cli.main(["data", "fetch", "msd:Task99"]) == 2
     assert "unknown data set 'msd:Task99'" in capsys.readouterr().err
+
+
+def test_weights_from_elsewhere_are_judged_on_every_case(tmp_path):
+    """A folder of another hospital: all of it is test, and weights that have seen any of it are refused."""
+    ours = sets.decathlon(tmp_path / "Task98_Ours", count=12)
+    theirs = sets.decathlon(tmp_path / "Task99_Boxes", count=7)
+    path = weights_of(plan_folder(ours), tmp_path / "w.safetensors", cases=["patient_1"])
+    net, run = "tests.tiny_nets:Reads", tmp_path / "run"
+    words = ("--models", net, "--checkpoint", path, "--protocol", "quick,half_width=1000", "--no-noise", "--threads", 1)
+    bench("run", *words, "--data", theirs, "--fold", "all", "--out", run)
+    record = json.loads((run / "records.jsonl").read_text())
+    (dice,) = (m for m in record["measurements"] if m["metric"] == "dice")
+    assert len(dice["values"]) == 7
+    assert record["workload"]["data"].endswith(":all")
+    path = weights_of(plan_folder(theirs), tmp_path / "w.safetensors", cases=["case_001"])
+    said = bench("run", *words, "--data", theirs, "--fold", "all", check=2)
+    assert "was trained with 1 of the 7 test cases, such as case_001" in said
+    assert "is no fold" in bench("run", *words, "--data", theirs, "--fold", "most", check=2)
+    assert "is no fold" in bench("train", net, "--data", theirs, "--budget", "1steps", "--fold", "all", check=2)

@@ -3,6 +3,10 @@
 import itertools
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -201,3 +205,19 @@ def test_a_real_hippocampus_keeps_its_labels():
     assert abs(case.image.mean()) < 0.01
     regions = plan.to_regions(case.label)
     assert (plan.to_label(regions) == case.label).all()
+
+
+def test_a_kill_while_cases_are_prepared_loses_one_at_most(tmp_path):
+    boxes = sets.decathlon(tmp_path / "Task99_Boxes", count=60)
+    place = prepared_folder(plan_folder(boxes))
+    command = [sys.executable, "-m", "benchbench", "data", "prepare", str(boxes)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(place.glob("*.npz")):
+            time.sleep(0.002)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in place.glob("*.npz")}
+    assert 0 < len(kept) < 60
+    assert prepare.prepare_all(plan_folder(boxes)) == {}
+    assert len(list(place.glob("*.npz"))) == 60
+    assert all(path.stat().st_mtime_ns == made for path, made in kept.items())  # whole, and not made again

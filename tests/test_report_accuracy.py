@@ -8,7 +8,7 @@ import pytest
 
 from benchbench import report
 from benchbench.errors import StoreError
-from benchbench.report import cases, conditions, training
+from benchbench.report import cases, conditions, figures, paired, training
 from benchbench.report.tables import summary_rows
 from tests import report_examples as examples
 
@@ -29,6 +29,23 @@ def scored(name, mean, *artifacts, n=44):
         ci95 = (middle - 0.006, middle + 0.006)
         found.append(examples.number(f"dice{region}", middle, values=values, ci95=ci95))
     return examples.record(name, measurements=tuple(found), artifacts=tuple(artifacts))
+
+
+HIPPOCAMPUS = "Task04_Hippocampus:0123abcd"
+
+
+def on_folder(record, patch, patient_s, data=HIPPOCAMPUS):
+    """A record as of a data set's folder, where each network has a patch of its own."""
+    work = dataclasses.replace(record.workload, data=data, split="test", spatial=patch, volume=(36, 50, 35))
+    time = examples.number("volume_latency_s", patient_s)
+    return dataclasses.replace(record, workload=work, measurements=(*record.measurements, time))
+
+
+def with_cases(folder, record, dice):
+    """A record with the Dice of its cases by name; None: the case does not count."""
+    content = json.dumps({"ids": [f"case_{i}" for i in range(len(dice))], "values": {"dice": dice}}).encode()
+    kept = examples.artifact(folder, "cases", f"{record.model.name}-cases.json", content)
+    return dataclasses.replace(record, artifacts=(kept,))
 
 
 @pytest.fixture
@@ -97,3 +114,83 @@ def test_the_command_for_the_same_again_names_folder_and_fold():
     work = dataclasses.replace(record.workload, data="Task04_Hippocampus:0123abcd:fold2", split="test")
     (group,) = conditions.group([dataclasses.replace(record, workload=work)])
     assert "--data Task04_Hippocampus --fold 2" in conditions.reproduce(group)
+
+
+def test_networks_of_a_folder_share_a_table_though_their_patches_differ(tmp_path):
+    rows = [
+        on_folder(scored("nnunet", 0.89), (40, 56, 40), 0.2),
+        on_folder(scored("slim_unetr", 0.84), (64, 64, 64), 0.05),
+        on_folder(scored("unetr", 0.80), (48, 64, 48), 0.4),
+    ]
+    work = dataclasses.replace(rows[0].workload, data=None, split=None, volume=None, spatial=(48, 64, 48))
+    classifier = examples.record("vit3d", workload=work)
+    (group,) = conditions.group([*rows, classifier])
+    assert "own patch (40x56x40 to 64x64x64)" in group.title
+    assert "--spatial" not in conditions.reproduce(group)
+    columns = [c.key for c in summary_rows(group.records).columns]
+    assert "patch" in columns
+    assert not {"rank", "ratio"} & set(columns)  # of unlike inputs
+    page = report.write_report([examples.write(tmp_path / "r", rows)]).read_text()
+    assert "Dice against time of a patient" in page
+    assert "Pareto front: slim_unetr, nnunet." in page
+    assert "One patient of 36x50x35 voxels" in page
+
+
+def test_patches_of_the_phantom_stay_apart():
+    record = scored("nnunet", 0.9)
+    smaller = dataclasses.replace(record.workload, spatial=(96, 96, 96))
+    assert len(conditions.group([record, dataclasses.replace(record, workload=smaller)])) == 2
+
+
+def test_two_data_sets_stay_apart():
+    rows = [on_folder(scored("nnunet", 0.9), (40, 56, 40), 0.2, data=f"Task0{i}:0123abcd") for i in (1, 2)]
+    assert len(conditions.group(rows)) == 2
+
+
+def test_one_patch_keeps_the_time_of_a_forward():
+    rows = [on_folder(scored(name, 0.8), (64, 64, 64), 0.2) for name in ("slim_unetr", "swin_unetr")]
+    table = summary_rows(rows)
+    assert "patch" not in [c.key for c in table.columns]
+    assert "against latency" in figures.scatter(table.rows, prefix="s").svg
+
+
+def paired_grid(folder, *rows):
+    table = summary_rows(list(rows))
+    return paired.grid(table.rows, report.folder_reader([folder]), key="p")
+
+
+def test_a_small_difference_on_every_case_is_told_where_the_intervals_overlap(tmp_path):
+    draw = random.Random(3)
+    hard = [draw.uniform(0.6, 0.95) for _ in range(40)]
+    best = with_cases(tmp_path, scored("nnunet", 0.9), [v + 0.01 for v in hard])
+    near = with_cases(tmp_path, scored("unetr", 0.9), [v + draw.gauss(0, 0.003) for v in hard])
+    alike = with_cases(tmp_path, scored("vnet", 0.9), [v + 0.0099 + draw.gauss(0, 0.02) for v in hard])
+    grid = paired_grid(tmp_path, near, best, alike)
+    assert grid.title == "Dice against nnunet, case by case"
+    found = {line.label: line for line in grid.lines}
+    assert found["unetr"].cell("verdict").text == "worse"
+    assert found["unetr"].cell("difference").value == pytest.approx(-0.01, abs=0.002)
+    assert found["vnet"].cell("verdict").text == "not told apart"
+    assert found["vnet"].cell("p").value > 0.05 >= found["unetr"].cell("p").value
+
+
+def test_only_cases_that_count_for_both_are_compared(tmp_path):
+    best = with_cases(tmp_path, scored("nnunet", 0.9), [0.9, None, *[0.9] * 8])
+    other = with_cases(tmp_path, scored("unetr", 0.8), [None, 0.1, *[0.8] * 8])
+    (line,) = paired_grid(tmp_path, best, other).lines
+    assert line.cell("behind").text == "8 of 8"
+    assert line.cell("difference").value == pytest.approx(-0.1)
+    few = with_cases(tmp_path, scored("vnet", 0.8), [0.8, 0.7])
+    (line,) = paired_grid(tmp_path, best, few).lines
+    assert line.cell("verdict").text == "too few cases (1)"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b'{"ids": ["a"], "values": {"dice": []}}', b'{"ids": ["a"], "values": {"dice": [NaN]}}']
+)
+def test_damaged_cases_cost_only_the_comparison(content, tmp_path):
+    with pytest.raises(StoreError, match="not compared by it"):
+        paired.parse(content)
+    whole = with_cases(tmp_path, scored("nnunet", 0.9), [0.9] * 8)
+    kept = examples.artifact(tmp_path, "cases", "x.json", content)
+    assert paired_grid(tmp_path, whole, dataclasses.replace(scored("unetr", 0.8), artifacts=(kept,))) is None

@@ -35,6 +35,8 @@ TRUE_COUNTS = {
     "mednext_b": (10_526_435, 166_935_572_480),
     "nnunet_resenc_m": (102_350_851, 722_906_120_192),
     "unet_small": (4_810_074, 13_323_206_656),
+    # MONAI 1.6.1's DynUNet, called directly with its filters.
+    "nnunet_small": (7_800_819, 122_545_897_472),
     # Slim UNETR less the norm over its logits, 2 values for each of the three; nothing else that is counted changes.
     "slim_unetr_fixed": (1_783_425 - 6, 2_516_379_648),
     # Counted on the public code: its MACs, and its 4,525,251 parameters less norms that the paper does not describe.
@@ -226,3 +228,42 @@ def test_a_spec_is_what_was_asked():
     spec = card.spec(in_channels=1)
     assert (spec.in_channels, spec.out_channels, spec.kwargs) == (1, 3, card.kwargs)
     assert dataclasses.is_dataclass(spec)
+
+
+@pytest.mark.parametrize(
+    ("patch", "filters"),
+    [
+        ((128, 128, 128), [32, 64, 128, 256, 320, 320]),  # its plan for BraTS
+        ((40, 56, 40), [32, 64, 128, 256]),  # its plan for the hippocampus
+        ((8, 8, 8), [32, 64, 128]),
+    ],
+)
+def test_nnunet_plans_its_stages_for_the_data(patch, filters):
+    card = zoo.get_card("nnunet").planned(patch)
+    assert card.kwargs["filters"] == filters
+    assert card.kwargs["strides"] == [1] + [2] * (len(filters) - 1)
+    zoo.build(card.spec(in_channels=1, out_channels=3), patch)
+
+
+def test_the_plan_of_the_card_itself_is_that_for_brats():
+    card = zoo.get_card("nnunet")
+    assert card.planned((128, 128, 128)) == card
+    assert zoo.get_card("unetr").planned((40, 56, 40)) == zoo.get_card("unetr")
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [("nowhere.to:be_found", "cannot import 'nowhere.to'"), ("benchbench.models.plans:nnunt", "did you mean 'nnunet'")],
+)
+def test_a_plan_that_is_not_there_is_refused(plan, message):
+    with pytest.raises(CardError, match=message):
+        dataclasses.replace(zoo.get_card("nnunet"), plan=plan).planned((40, 56, 40))
+
+
+@pytest.mark.parametrize(
+    ("name", "sides"),
+    [("nnunet", (40, 56, 40)), ("unetr", (48, 64, 48)), ("swin_unetr", (64, 64, 64)), ("slim_unetr", (64, 64, 64))],
+)
+def test_a_volume_is_padded_to_what_a_network_takes(name, sides):
+    spec = zoo.get_card(name).planned((40, 56, 40)).spec(in_channels=1, out_channels=3)
+    assert zoo.fitting_sides(spec, (40, 56, 40)) == sides

@@ -9,7 +9,7 @@ import importlib
 from pathlib import Path
 from types import MappingProxyType
 
-from benchbench.data.plan import Case, DataPlan
+from benchbench.data.plan import ALL, Case, DataPlan
 from benchbench.errors import DataError, unknown
 
 __all__ = ["Case", "DataPlan", "get_plan", "list_datasets", "load_case"]
@@ -46,7 +46,7 @@ def get_plan(name: str, *, fold: int | None = None) -> DataPlan:
 
     Args:
         name: `phantom`, a folder, or what a plan's `where` says.
-        fold: whose cases are `test`; None: the one in `name`, else 0.
+        fold: whose cases are `test`, `plan.ALL` for every case; None: the one in `name`, else 0.
 
     Raises:
         DataError: no data set of that name or in that folder.
@@ -59,7 +59,8 @@ def get_plan(name: str, *, fold: int | None = None) -> DataPlan:
     if "/" in name or Path(path).expanduser().exists():
         from benchbench.data.folder import plan_folder
 
-        chosen = fold if fold is not None else int(number) if number.isdigit() else 0
+        named = ALL if number == "all" else int(number) if number.isdigit() else 0
+        chosen = named if fold is None else fold
         return plan_folder(Path(path).expanduser(), fold=chosen)
     raise DataError(unknown("data set", name, _PLANS, hint="give a folder, or see 'bench data list'"))
 

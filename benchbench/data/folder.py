@@ -26,7 +26,7 @@ from benchbench.data.brats import is_brats, open_brats
 from benchbench.data.cache import PREPARED, cache_base
 from benchbench.data.decathlon import is_decathlon, open_decathlon
 from benchbench.data.nnunet_raw import is_nnunet, open_nnunet
-from benchbench.data.plan import DataPlan, Preparation
+from benchbench.data.plan import ALL, DataPlan, Preparation
 from benchbench.data.source import CaseFiles, Source, read_json
 from benchbench.data.volumes import is_background, load_volumes, read_header
 from benchbench.errors import DataError
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 VERSION = 1
 
 _ANISOTROPIC = 3.0  # ratio of a case's spacings from which the coarse axis gets a finer target than the median
-_MULTIPLE = 16  # of a patch's sides, voxels
+_MULTIPLE = 8  # of a patch's sides, voxels; a network that needs a larger one gets it (`zoo.fitting_sides`)
 _LARGEST = 128  # side of a patch, voxels
 _LOOKED_AT = 16  # cases whose voxels are read for the background and for Hounsfield units
 _BACKGROUND = 0.2  # share of voxels with one and the same value, from which the rest is the patient
@@ -78,7 +78,7 @@ def plan_folder(folder: Path, *, fold: int = 0) -> DataPlan:
 
     Args:
         folder: of the data set.
-        fold: whose cases are `test`.
+        fold: whose cases are `test`; `plan.ALL`: every case is.
 
     Raises:
         DataError: it cannot be read, or a part of the split is empty.
@@ -99,7 +99,7 @@ def _plan(folder: Path, fold: int, stamp: tuple[int, ...]) -> DataPlan:
     stats = _fingerprint(source, digest)
     parts = splits.split(source.cases, fold, listed=splits.read_list(folder))
     usable = {name: tuple(c for c in ids if c not in stats["unreadable"]) for name, ids in parts.items()}
-    for name in ("train", "test"):
+    for name in ("test",) if fold == ALL else ("train", "test"):
         if not usable[name]:
             raise DataError(
                 f"{folder}: fold {fold} has no {name} case ({len(source.cases)} cases in all): take another --fold, or "
@@ -112,7 +112,8 @@ def _plan(folder: Path, fold: int, stamp: tuple[int, ...]) -> DataPlan:
         foreground=bool(stats["foreground"]),
         clip=tuple(stats["clip"]) if stats["clip"] else None,
     )
-    patch = stats["patch"]
+    sides = tuple(max(1, round(side)) for side in stats["sides"])
+    patch = tuple(min(_LARGEST, -(-side // _MULTIPLE) * _MULTIPLE) for side in sides)
     return DataPlan(
         name=source.name,
         title=source.title,
@@ -120,6 +121,7 @@ def _plan(folder: Path, fold: int, stamp: tuple[int, ...]) -> DataPlan:
         regions=source.regions,
         labels=source.labels,
         patch=(patch[0], patch[1], patch[2]),
+        sides=(sides[0], sides[1], sides[2]),
         spacing_mm=preparation.spacing_mm,
         splits={name: len(ids) for name, ids in usable.items()},
         semi_synthetic=False,
@@ -157,7 +159,7 @@ def _fingerprint(source: Source, digest: str) -> dict[str, Any]:
     path = cache_base() / PREPARED / f"{source.name}-{digest}" / "fingerprint.json"
     try:
         found = json.loads(path.read_bytes())
-        if found["stamp"] == _times(source):
+        if found["stamp"] == _times(source) and "sides" in found:
             return dict(found)
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -201,7 +203,7 @@ def _look(source: Source) -> dict[str, Any]:
         "stamp": _times(source),
         "spacing_mm": [round(float(s), 6) for s in target],
         "resample": resample,
-        "patch": [min(_LARGEST, -(-round(float(n)) // _MULTIPLE) * _MULTIPLE) for n in scaled],
+        "sides": [round(float(n), 3) for n in scaled],
         "foreground": foreground,
         "clip": clip,
         "unreadable": unreadable,

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+ALL = -1  # in the place of a fold: every case is `test`, as of another hospital's data
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
     """What is done to the files of a real data set before a network sees them."""
@@ -42,10 +45,11 @@ class DataPlan:
     splits: Mapping[str, int]  # split -> number of cases
     semi_synthetic: bool
     licence: str
+    sides: tuple[int, int, int] | None = None  # (D, H, W) voxels of the median case, of a real data set
     exclusive: bool = False  # no voxel is in two regions: one softmax over them and the background
     paint: tuple[int, ...] = ()  # label of each region in a prediction's map
     folder: Path | None = None  # of a real data set
-    fold: int = 0  # whose cases are `test`
+    fold: int = 0  # whose cases are `test`; `ALL`: every case
     ids: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # split -> cases, of a real data set
     digest: str = ""  # of a real data set's description, file names and sizes
     preparation: Preparation | None = None  # of a real data set
@@ -68,15 +72,16 @@ class DataPlan:
     @property
     def key(self) -> str:
         """What a record calls it: the same data have the same key wherever they lie, other data another."""
-        fold = f":fold{self.fold}" if self.fold else ""
-        return f"{self.name}:{self.digest[:8]}{fold}" if self.digest else self.name
+        part = ":all" if self.fold == ALL else f":fold{self.fold}" if self.fold else ""
+        return f"{self.name}:{self.digest[:8]}{part}" if self.digest else self.name
 
     @property
     def where(self) -> str:
         """What `get_plan` finds it by, here."""
         if self.folder is None:
             return self.name
-        return f"{self.folder}#{self.fold}" if self.fold else str(self.folder)
+        part = "all" if self.fold == ALL else self.fold
+        return f"{self.folder}#{part}" if self.fold else str(self.folder)
 
     def check_case(self, split: str, index: int) -> None:
         """Refuse a case that the data set does not have.

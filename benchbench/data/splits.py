@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchbench.data.plan import ALL
 from benchbench.data.source import CaseFiles
 from benchbench.errors import DataError
 
@@ -40,12 +41,14 @@ def split(cases: Sequence[CaseFiles], fold: int = 0, *, listed: Any = None) -> d
 
     Args:
         cases: of the data set.
-        fold: whose cases are `test`.
+        fold: whose cases are `test`; `ALL`: every case is.
         listed: the content of a `splits_final.json`, which then says what `test` is.
 
     Raises:
         DataError: no such fold; a list that is not of this data set, or that parts a patient's scans.
     """
+    if fold == ALL:
+        return {"train": (), "val": (), "test": tuple(sorted(case.id for case in cases))}
     if listed is not None:
         chosen = _listed(cases, fold, listed)
     else:

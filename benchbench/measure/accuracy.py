@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,7 @@ class AccuracyResult:
 
     measurements: tuple[Measurement, ...]  # `dice`, `dice_<region>`, then `hd95_mm` and `nsd_1mm` likewise if asked for
     pictures: tuple[Picture, ...]
+    cases: dict[str, Any]  # `ids`, and `values`: metric -> a value a case in their order, None where it does not count
 
 
 def measure_dice(
@@ -131,12 +132,18 @@ def measure_dice(
     if surfaces:
         tables["hd95_mm"] = np.array([s.hd95_mm for s in found])
         tables[f"nsd_{TOLERANCE_MM:g}mm"] = np.array([s.nsd for s in found])
-    measured = [
-        _measurement(name, values, method)
-        for metric, table in tables.items()
-        for name, values in _columns(metric, table, plan).items()
-    ]
-    return AccuracyResult(measurements=tuple(measured), pictures=_pictures(_means(tables["dice"]), shots, plan))
+    columns = {name: v for metric, table in tables.items() for name, v in _columns(metric, table, plan).items()}
+    return AccuracyResult(
+        measurements=tuple(_measurement(name, values, method) for name, values in columns.items()),
+        pictures=_pictures(_means(tables["dice"]), shots, plan),
+        cases={
+            "ids": [shot.id for shot in shots],
+            "values": {
+                name: [round(v, 6) if np.isfinite(v) else None for v in values.tolist()]
+                for name, values in columns.items()
+            },
+        },
+    )
 
 
 def _answers(

@@ -27,6 +27,7 @@ from benchbench.report import (
     figures,
     html,
     memory_split,
+    paired,
     paper,
     published,
     roofline,
@@ -210,7 +211,7 @@ def _sentence(records: Sequence[rec.Record], groups: Sequence[conditions.Group])
         return f"Runs under {len(groups)} sets of conditions, kept apart below. {tally}."
     first = groups[0].first
     work = first.workload
-    patches = f"one batch ({conditions.input_text(first)}, {work.dtype})"
+    patches = f"one batch ({groups[0].input}, {work.dtype})"
     threads = "" if work.threads is None else f" with {_count(work.threads, 'thread')}"
     if groups[0].predicted:
         return f"What {patches} would cost was forecast for {first.device.name}; nothing ran there. {tally}."
@@ -270,6 +271,7 @@ def _group(
     shown = [(d, budget.show(d)) for d in _drawings(rows, main, prefix, budget, read)]
     roof = roofline.grid(rows, key=f"{prefix}roof") if any(d.title == roofline.TITLE and f for d, f in shown) else None
     volume = volumes.grid(rows, group, floor, key=f"{prefix}volume")
+    against = paired.grid(rows, read, key=f"{prefix}paired")
     unsettled = [row for row in rows if row.record.status == "unstable"]
     return {
         "letter": group.letter,
@@ -290,6 +292,7 @@ def _group(
         "explanation": roofline.explanation(rows),
         "roofs": [_table(roof)] if roof else [],
         "volumes": [_table(volume)] if volume else [],
+        "paired": [_table(against)] if against else [],
         "claims": claims.check(records),
         "comparisons": [
             {"it": one, "factor": f"{units.significant(one.factor)} x"}

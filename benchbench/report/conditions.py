@@ -2,7 +2,8 @@
 
 Everything that can move a number is part of the key: device, threads, precision, input, channels,
 protocol, data, environment. The surprise is how easily folders differ (another commit is enough);
-then the page shows two tables, and says in what they differ.
+then the page shows two tables, and says in what they differ. The patch is no condition on a data set of one's
+own, where each network takes the smallest that it can: there they share the cases, not the input.
 """
 
 from __future__ import annotations
@@ -49,7 +50,16 @@ class Group:
         also += " cropped" if work.volume and work.crop_foreground else ""
         limit = work.memory_limit_bytes
         also += "" if limit is None else f", limit {units.format_value(limit, 'B')}"
-        return f"{self.first.device.name}{basis}{threads}, {work.dtype}, {input_text(self.first)}{also}"
+        return f"{self.first.device.name}{basis}{threads}, {work.dtype}, {self.input}{also}"
+
+    @property
+    def input(self) -> str:
+        """Batch x channels x voxels; of networks with patches of their own the smallest and the largest."""
+        patches = {r.workload.spatial for r in self.records}
+        if len(patches) == 1:
+            return input_text(self.first)
+        low, high = (units.format_shape(pick(patches, key=math.prod)) for pick in (min, max))
+        return f"{self.first.workload.batch} x {self.first.model.in_channels} x own patch ({low} to {high})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,20 +78,40 @@ def group(records: Sequence[rec.Record]) -> list[Group]:
     A record without data (of a classifier, say) joins those that have a data set under otherwise equal
     conditions: it has no Dice that could be taken for one of theirs.
     """
-    with_data = {_key(r, alone=False): _key(r) for r in reversed(records) if r.workload.data}
+    with_data = {_loose(r): _key(r) for r in reversed(records) if r.workload.data}
     found: dict[str, list[rec.Record]] = {}
     for record in records:
-        key = _key(record) if record.workload.data else with_data.get(_key(record, alone=False), _key(record))
+        key = _key(record)
+        if not record.workload.data:
+            key = with_data.get(_loose(record), with_data.get(_loose(record, own_patch=True), key))
         found.setdefault(key, []).append(record)
     return [Group(letter=_letter(i), records=tuple(rs)) for i, rs in enumerate(found.values())]
 
 
-def _key(record: rec.Record, *, alone: bool = True) -> str:
-    """The conditions as text; not `alone` leaves out the data and what follows from it."""
-    work = record.workload if alone else dataclasses.replace(record.workload, data=None, split=None, overlap=None)
-    channels = (record.model.in_channels, record.model.out_channels if alone else None)
+def has_own_patches(work: rec.Workload) -> bool:
+    """Whether the data are a folder's: each network then has a patch of its own, and `volume` compares them."""
+    return work.data is not None and ":" in work.data and not is_semi_synthetic(work.data)
+
+
+def _key(record: rec.Record) -> str:
+    """The conditions as text."""
+    work = record.workload
+    if has_own_patches(work):
+        work = dataclasses.replace(work, spatial=())
+    return _conditions(record, work, record.model.out_channels)
+
+
+def _loose(record: rec.Record, *, own_patch: bool = False) -> str:
+    """The conditions without the data and what follows from it; `own_patch`: as if the data were a folder's."""
+    work = dataclasses.replace(record.workload, data=None, split=None, overlap=None)
+    if own_patch or has_own_patches(record.workload):
+        work = dataclasses.replace(work, spatial=(), volume=None)
+    return _conditions(record, work, None)
+
+
+def _conditions(record: rec.Record, work: rec.Workload, out_channels: int | None) -> str:
     where = (rec.to_json(record.device), rec.fingerprint(record.environment))
-    return rec.canonical_json([rec.to_json(work), where, channels])
+    return rec.canonical_json([rec.to_json(work), where, (record.model.in_channels, out_channels)])
 
 
 def _letter(index: int) -> str:
@@ -112,7 +142,7 @@ def facts(group: Group) -> list[tuple[str, str]]:
         ("Basis", _basis(group)),
         ("Threads", work.threads),
         ("Precision", work.dtype),
-        ("Input", f"{input_text(first)} (batch x channels x voxels), {_outputs(group.records)} outputs"),
+        ("Input", f"{group.input} (batch x channels x voxels), {_outputs(group.records)} outputs"),
         ("Phase and runtime", f"{work.phase}, {work.runtime}"),
         ("Volume", _volume(work)),
         ("Protocol", work.protocol),
@@ -144,7 +174,8 @@ def _volume(work: rec.Workload) -> str | None:
         return None
     overlap = "" if work.overlap is None else f", overlap {work.overlap:g}"
     over = "the box that holds the patient" if work.crop_foreground else "all of it"
-    windows = f"by windows of {units.format_shape(work.spatial)}{overlap}"
+    patch = "each network's patch" if has_own_patches(work) else units.format_shape(work.spatial)
+    windows = f"by windows of {patch}{overlap}"
     return f"{units.format_shape(work.volume)} voxels, {windows}, over {over}"
 
 
@@ -276,7 +307,9 @@ def reproduce(group: Group) -> str:
     work, seen = group.first.workload, dict.fromkeys(r.model.name for r in group.records if not r.recipe)
     names = ",".join(seen)
     parts = ["bench run", f"--models {shlex.quote(names)}", f"--device {shlex.quote(group.first.device.asked)}"]
-    parts += ["--spatial " + " ".join(map(str, work.spatial)), f"--batch-size {work.batch}", f"--dtype {work.dtype}"]
+    if len({r.workload.spatial for r in group.records}) == 1:
+        parts.append("--spatial " + " ".join(map(str, work.spatial)))
+    parts += [f"--batch-size {work.batch}", f"--dtype {work.dtype}"]
     cores = group.first.environment.get("cores")
     if work.threads is not None and isinstance(cores, int) and work.threads != cores:
         parts.append(f"--threads {work.threads}")
@@ -292,5 +325,5 @@ def reproduce(group: Group) -> str:
     if work.data:
         name, _, rest = work.data.partition(":")  # of a folder with a hash, which no command takes
         parts.append(f"--data {shlex.quote(name)}")
-        parts += [f"--fold {fold}"] if (fold := rest.partition(":fold")[2]).isdigit() else []
+        parts += [f"--fold {part.removeprefix('fold')}"] if (part := rest.partition(":")[2]) else []
     return " ".join(parts)

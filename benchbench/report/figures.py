@@ -59,27 +59,30 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 def scatter(rows: Sequence[Row], *, prefix: str) -> Drawing | None:
     """Dice against latency where two rows have both, else parameters against MACs.
 
+    Where the rows' patches differ the time is that of a patient: latencies would be of unlike work.
+
     Returns: None with fewer than one point.
     """
-    with_both = _points(rows, "latency_s", "dice")
+    own_patches = len({r.record.workload.spatial for r in rows}) > 1
+    time, axis = ("volume_latency_s", "one patient, seconds (log)") if own_patches else ("latency_s", _LATENCY_AXIS)
+    with_both = _points(rows, time, "dice")
     if len(with_both) >= 2:
         front = pareto_front([(p.x, p.y) for p in with_both])
         names = ", ".join(with_both[i].label for i in front)
         semi = any(conditions.has_phantom_dice(r.record) for r in rows)
         text = "Higher and further left is better. The line joins the networks that no other beats in both"
-        caption = f"{text}: {names}. {_origins(rows, 'latency_s', 'dice')}"
-        picture = _draw_scatter(
-            with_both, "latency, seconds (log)", "Dice, semi-synthetic data" if semi else "Dice", front, log_y=False
-        )
-        label = f"Dice against latency. {_spoken(with_both, 'latency', 's', 'Dice', '')} Pareto front: {names}."
+        caption = f"{text}: {names}. {_origins(rows, time, 'dice')}"
+        picture = _draw_scatter(with_both, axis, "Dice, semi-synthetic data" if semi else "Dice", front, log_y=False)
+        name = _METRIC_NAMES[time].lower()
+        label = f"Dice against {name}. {_spoken(with_both, name, 's', 'Dice', '')} Pareto front: {names}."
         return Drawing(svg=svg.inline(picture, prefix=prefix, label=label), title="Accuracy and cost", caption=caption)
     fallback = _points(rows, "macs", "params")
     if not fallback:
         return None
-    have = len(with_both)
+    have = f"{'Only one row has' if with_both else 'No row has'} both a Dice and a {_METRIC_NAMES[time].lower()}"
     caption = (
-        f"{'Only one row has' if have else 'No row has'} both a Dice and a latency, so this shows size against "
-        f"compute, and no front: without accuracy, smaller is not better. {_origins(rows, 'macs', 'params')}"
+        f"{have}, so this shows size against compute, and no front: without accuracy, smaller is not better. "
+        f"{_origins(rows, 'macs', 'params')}"
     )
     picture = _draw_scatter(fallback, "MACs (log)", "parameters (log)", [], log_y=True)
     label = f"Parameters against MACs. {_spoken(fallback, '', 'MAC', '', 'parameters')}"
@@ -147,7 +150,14 @@ def _origins(rows: Sequence[Row], *metrics: str) -> str:
 
 
 _ELSEWHERE = frozenset({"predicted", "reference", "published"})
-_METRIC_NAMES = {"latency_s": "Latency", "dice": "Dice", "macs": "MACs", "params": "Parameters"}
+_LATENCY_AXIS = "latency, seconds (log)"
+_METRIC_NAMES = {
+    "latency_s": "Latency",
+    "volume_latency_s": "Time of a patient",
+    "dice": "Dice",
+    "macs": "MACs",
+    "params": "Parameters",
+}
 
 
 def _spoken(points: Sequence[Point], x_name: str, x_unit: str, y_name: str, y_unit: str) -> str:

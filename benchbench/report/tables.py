@@ -94,6 +94,10 @@ class Table:
 
 _RANK = Column(key="rank", title="Rank", help="by time; rows that differ by no more than the noise floor, or 2 %, tie")
 
+_PATCH = Column(
+    key="patch", title="Patch", help="the input of one forward, voxels: the smallest that the network takes"
+)
+
 #: Of a table of inference. `rank` is left out where fewer than two rows have one.
 COLUMNS: tuple[Column, ...] = (
     Column(key="model", title="Model", help="the card's name; a letter beside each number says its origin"),
@@ -153,6 +157,9 @@ def summary_rows(records: Sequence[rec.Record], floor: trust.Floor | None = None
     columns = TRAIN_COLUMNS if headline(records) == "train_step_s" else COLUMNS
     if not any(r.get("dice") for r in records):
         columns = tuple(c for c in columns if c.key != "dice")
+    if len({r.workload.spatial for r in records}) > 1:
+        columns = (*columns[:3], _PATCH, *columns[3:])
+        columns = tuple(c for c in columns if c.key not in ("rank", "ratio"))  # of unlike work; a patient has them
     if sum(cell.value is not None for cell in ranked.values()) < 2:
         columns = tuple(c for c in columns if c is not _RANK)
     return Table(columns=columns, rows=rows)
@@ -206,7 +213,9 @@ def fits_lines(record: rec.Record) -> list[str]:
 def _cells(record: rec.Record, label: str, baseline: rec.Record | None) -> dict[str, Cell]:
     detail = "; ".join(fits_lines(record))
     status = Cell(text=record.status, detail=detail, note=record.error or STATUS_TEXT[record.status])
-    cells = {"model": Cell(text=label), "status": status}
+    spatial = record.workload.spatial
+    patch = Cell(text=units.format_shape(spatial), value=math.prod(spatial))
+    cells = {"model": Cell(text=label), "status": status, "patch": patch}
     main = headline([record])
     for metric in ("params", "macs"):
         cells[metric] = measurement_cell(record.get(metric))

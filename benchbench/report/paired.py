@@ -1,0 +1,154 @@
+"""Dice of networks against each other, case by case: which differences are more than the choice of cases.
+
+Two intervals of means may overlap although one network is better on nearly every case, since hard cases are hard for
+both. So each network is set against the best one over the cases that count for both. The surprise is that such cases
+may be fewer than either network's: one that both leave empty counts for neither.
+
+The artifact (kind `cases`) is somebody else's text until it has been checked.
+
+Source: Wilcoxon's signed-rank test, Holm's correction; the interval is a percentile bootstrap over cases.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from benchbench import records as rec
+from benchbench import verdicts
+from benchbench.errors import StoreError
+from benchbench.report.grid import Column, Grid, Line
+from benchbench.report.tables import Cell, Row, valid
+
+Read = Callable[[rec.Artifact], bytes]
+FEWEST = 6  # common cases; below it the test cannot reach 0.05
+_BOOTSTRAPS, _SEED = 2000, 0
+
+_COLUMNS = (
+    Column(key="mean", title="Dice", help="mean over the cases that count for both"),
+    Column(key="difference", title="Against the best", help="mean difference, case by case, and its 95 % interval"),
+    Column(key="behind", title="Worse in", help="cases in which it is behind the best, of those that count for both"),
+    Column(key="p", title="p", help="Wilcoxon's signed-rank test, corrected for the number of networks (Holm)"),
+    Column(key="verdict", title="Verdict", help="worse: p is at most 0.05", kind="text"),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A network against the best one."""
+
+    row: Row
+    values: tuple[float, ...]  # Dice of the cases that count for both
+    differences: tuple[float, ...]  # to the best
+    p: float | None  # not yet corrected; None: too few cases
+
+    @property
+    def mean(self) -> float:
+        """Difference of the means."""
+        return statistics.fmean(self.differences)
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """Of `mean`, by a bootstrap over cases."""
+        found, rng = np.array(self.differences), np.random.default_rng(_SEED)
+        means = found[rng.integers(len(found), size=(_BOOTSTRAPS, len(found)))].mean(1)
+        low, high = np.percentile(means, [2.5, 97.5])
+        return float(low), float(high)
+
+
+def parse(content: bytes) -> dict[str, float]:
+    """Case -> Dice, of those that count.
+
+    Raises:
+        StoreError: it is not what it should be.
+    """
+    try:
+        data = json.loads(content)
+        pairs = zip(data["ids"], data["values"]["dice"], strict=True)
+        found = {str(name): float(value) for name, value in pairs if value is not None}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError("the Dice of single cases could not be read, so networks are not compared by it") from error
+    if not all(math.isfinite(value) for value in found.values()):
+        raise StoreError("the Dice of single cases is not finite, so networks are not compared by it")
+    return found
+
+
+def against_best(rows: Sequence[Row], read: Read) -> tuple[Row, list[Pair]] | None:
+    """The row with the best mean, and every other one against it; None where no two rows have Dice of their cases."""
+    found = {row.record.id: cases for row in rows if (cases := _of(row.record, read))}
+    scored = [row for row in rows if row.record.id in found]
+    if len(scored) < 2:
+        return None
+    best = max(scored, key=lambda row: statistics.fmean(found[row.record.id].values()))
+    others = (_pair(row, found[row.record.id], found[best.record.id]) for row in scored if row is not best)
+    pairs = [pair for pair in others if pair is not None]
+    return (best, sorted(pairs, key=lambda pair: -pair.mean)) if pairs else None
+
+
+def _of(record: rec.Record, read: Read) -> dict[str, float]:
+    if valid(record, "dice") is None:
+        return {}
+    for artifact in record.artifacts:
+        if artifact.kind == "cases":
+            try:
+                return parse(read(artifact))
+            except StoreError:
+                return {}
+    return {}
+
+
+def _pair(row: Row, own: Mapping[str, float], best: Mapping[str, float]) -> Pair | None:
+    both = [case for case in own if case in best]
+    if not both:
+        return None
+    differences = tuple(own[case] - best[case] for case in both)
+    p = verdicts.signed_rank(differences) if len(both) >= FEWEST else None
+    return Pair(row=row, values=tuple(own[case] for case in both), differences=differences, p=p)
+
+
+def grid(rows: Sequence[Row], read: Read, *, key: str) -> Grid | None:
+    """A line for each network but the best, the nearest first; None where there is nothing to compare."""
+    found = against_best(rows, read)
+    if found is None:
+        return None
+    best, pairs = found
+    tested = [pair for pair in pairs if pair.p is not None]
+    corrected = dict(zip((pair.row.label for pair in tested), verdicts.holm([p.p or 0.0 for p in tested]), strict=True))
+    least, most = (pick(len(pair.values) for pair in pairs) for pick in (min, max))
+    cases = f"{most} cases" if least == most else f"{least} to {most} cases"
+    return Grid(
+        key=key,
+        title=f"Dice against {best.label}, case by case",
+        caption=f"{best.label} has the highest mean. Each other network on the {cases} that count for both.",
+        columns=_COLUMNS,
+        lines=tuple(_line(pair, corrected.get(pair.row.label)) for pair in pairs),
+        sorted_by=("difference", "descending"),
+    )
+
+
+def _line(pair: Pair, p: float | None) -> Line:
+    dice = pair.row.record.get("dice")
+    origin = dice.origin if dice else None
+    mean, (low, high) = statistics.fmean(pair.values), pair.ci95
+    behind = sum(d < 0 for d in pair.differences)
+    if p is None:
+        verdict = f"too few cases ({len(pair.values)})"
+    elif p > verdicts.SIGNIFICANT:
+        verdict = "not told apart"
+    else:
+        verdict = "worse" if pair.mean < 0 else "worse in most cases"
+    cells = {
+        "mean": Cell(text=f"{mean:.3f}", origin=origin, value=mean),
+        "difference": Cell(
+            text=f"{pair.mean:+.3f}", origin=origin, value=pair.mean, detail=f"{low:+.3f} to {high:+.3f}"
+        ),
+        "behind": Cell(text=f"{behind} of {len(pair.values)}", origin=origin, value=behind / len(pair.values)),
+        "p": Cell(text=verdicts.p_text(p), value=p),
+        "verdict": Cell(text=verdict),
+    }
+    return Line(label=pair.row.label, card=pair.row.record.model.name, cells=cells, status=pair.row.record.status)
