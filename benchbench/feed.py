@@ -22,7 +22,9 @@ from benchbench.recipe import Patch, TrainRecipe
 if TYPE_CHECKING:
     from torch import Tensor
 
+_TURNED = 0.3  # share of augmented patches that are rotated and scaled
 _MARGIN = 1.3  # of the piece that is cut for a patch to be rotated and scaled in
+_AROUND = 2  # voxels around a volume that is smaller than the patch, which augmentation may fill
 _SEEDS = 20_000  # voxels of each label that patches are centred on
 _MEMORY_SHARE = 0.4  # of what is free, for cases
 
@@ -88,7 +90,8 @@ class Feed:
         self._room_bytes = _MEMORY_SHARE * psutil.virtual_memory().available
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._next: tuple[int, Patch, Future[Batch]] | None = None
-        self._transforms: dict[Patch, Any] = {}
+        self._turns: dict[Patch, Any] = {}
+        self._shades = shades()
 
     def batch(self, step: int, patch: Patch, following: Patch | None = None) -> Batch:
         """The batch of a step; the one after it is begun.
@@ -152,26 +155,27 @@ class Feed:
         else:
             near = held.inside
         middle = patch_middle(rng, near, held.label.shape, patch)
-        larger = tuple(int(np.ceil(side * _MARGIN)) for side in patch) if self.recipe.augment else patch
+        turned = self.recipe.augment and rng.random() < _TURNED
+        inner = _inner(patch, held.label.shape)
+        larger = tuple(side + 2 * round(side * (_MARGIN - 1) / 2) for side in inner) if turned else inner
         start = [m - side // 2 for m, side in zip(middle, larger, strict=True)]
         image: npt.NDArray[np.float32] = cut(held.image, start, larger).astype(np.float32)
         label: npt.NDArray[np.uint8] = cut(held.label, start, larger)
         for axis in self.recipe.mirror:
             if rng.random() < 0.5:
                 image, label = np.flip(image, axis + 1), np.flip(label, axis)
-        if not self.recipe.augment:
-            return jitter(rng, image), np.ascontiguousarray(label)
-        return self._augment(rng, image, label, patch)
+        if self.recipe.augment:
+            image, label = self._augment(rng, image, label, inner)
+        else:
+            image = jitter(rng, image)
+        around = [((p - n) // 2,) * 2 for p, n in zip(patch, inner, strict=True)]
+        return np.pad(image, [(0, 0), *around]), np.pad(label, around)
 
     def _augment(
-        self, rng: np.random.Generator, image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], patch: Patch
+        self, rng: np.random.Generator, image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], sides: Patch
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
         import torch
 
-        if patch not in self._transforms:
-            self._transforms[patch] = transforms(patch)
-        change = self._transforms[patch]
-        change.set_random_state(seed=int(rng.integers(2**31)))
         item = {
             "image": torch.from_numpy(np.ascontiguousarray(image)),
             "label": torch.from_numpy(np.ascontiguousarray(label)).float()[None],
@@ -180,45 +184,69 @@ class Feed:
         if self.plan.preparation is None or self.plan.preparation.foreground:
             item["inside"] = item["image"].any(0, keepdim=True).float()
             background = True
-        changed = change(item)
+        if label.shape != sides:
+            if sides not in self._turns:
+                self._turns[sides] = turn(sides)
+            item = self._turns[sides].set_random_state(seed=int(rng.integers(2**31)))(item)
+        changed = self._shades.set_random_state(seed=int(rng.integers(2**31)))(item)
         found = changed["image"].numpy()
         if background:  # what is no patient stays exactly 0
             found = found * (changed["inside"].numpy() > 0.5)
         return np.ascontiguousarray(found, np.float32), changed["label"].numpy()[0].round().astype(np.uint8)
 
 
-def transforms(patch: Patch) -> Any:
-    """The changes of an augmented patch, MONAI's, in the order and with about the chances of nnU-Net.
+def _inner(patch: Patch, volume: tuple[int, ...]) -> Patch:
+    """The part of a patch that holds a volume with two voxels around it, in its middle; the rest stays 0 unchanged.
+
+    It is as much smaller on both sides, so that what is centred in it is centred in the patch.
+    """
+    d, h, w = (p - 2 * (max(0, p - n - 2 * _AROUND) // 2) for p, n in zip(patch, volume, strict=True))
+    return d, h, w
+
+
+def turn(patch: Patch) -> Any:
+    """Rotation and scale, MONAI's: a patch out of a larger piece.
+
+    The piece has to be larger by an even number of voxels along each axis: the middles of the two coincide then, and an
+    image and its label are read at the same places.
 
     Args:
-        patch: (D, H, W) that comes out of a larger piece.
+        patch: (D, H, W) that comes out.
+
+    Source: as `shades`.
+    """
+    from monai.transforms import RandAffined
+
+    angle = np.pi / 12
+    return RandAffined(
+        ["image", "label", "inside"],
+        prob=1.0,
+        rotate_range=(angle, angle, angle),
+        scale_range=((-0.2, 0.25),) * 3,
+        spatial_size=patch,
+        mode=("bilinear", "nearest", "nearest"),
+        padding_mode="zeros",
+        cache_grid=False,
+        allow_missing_keys=True,
+    )
+
+
+def shades() -> Any:
+    """What changes intensities alone, MONAI's, in the order and with about the chances of nnU-Net.
 
     Source: Isensee et al. 2021, "nnU-Net", Nature Methods 18, supplementary note 4.
     """
     from monai.transforms import (
         Compose,
         RandAdjustContrastd,
-        RandAffined,
         RandGaussianNoised,
         RandGaussianSmoothd,
         RandScaleIntensityFixedMeand,
         RandSimulateLowResolutiond,
     )
 
-    turn = np.pi / 12
     return Compose(
         [
-            RandAffined(
-                ["image", "label", "inside"],
-                prob=0.3,
-                rotate_range=(turn, turn, turn),
-                scale_range=((-0.2, 0.25),) * 3,
-                spatial_size=patch,
-                mode=("bilinear", "nearest", "nearest"),
-                padding_mode="zeros",
-                cache_grid=False,
-                allow_missing_keys=True,
-            ),
             RandGaussianNoised("image", prob=0.15, std=0.1),
             RandGaussianSmoothd("image", prob=0.15, sigma_x=(0.5, 1.0), sigma_y=(0.5, 1.0), sigma_z=(0.5, 1.0)),
             RandScaleIntensityFixedMeand("image", prob=0.3, factors=0.25, preserve_range=False),

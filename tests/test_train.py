@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchbench import data
 from benchbench.checkpoint import load_weights, read_sidecar
 from benchbench.errors import CheckpointError, DataError, UsageError
-from benchbench.feed import Feed, cut, patch_middle
+from benchbench.feed import Feed, Held, cut, hold, patch_middle
 from benchbench.losses import dice_bce, make_loss
 from benchbench.measure import accuracy
 from benchbench.recipe import Budget, TrainRecipe, parse_budget, rate
@@ -353,3 +353,51 @@ def test_a_full_disk_leaves_the_last_one_whole(tmp_path: Path, monkeypatch: pyte
         run(tmp_path / "toy.safetensors", recipe(checkpoint_every_s=0.0))
     assert (tmp_path / "toy.resume").read_bytes() == written[1]
     monkeypatch.undo()
+
+
+class Turned(Feed):
+    """A feed of one case in which each voxel knows its place along the second axis, label and image alike."""
+
+    sides = (40, 71, 38)
+
+    def _case(self, index: int) -> Held:
+        places = np.broadcast_to(np.arange(self.sides[1])[None, :, None], self.sides) + 1
+        image = np.repeat(places[None].astype(np.float32), 4, axis=0)
+        case = data.Case(id="x", image=image, label=places.astype(np.uint8).copy(), affine=np.eye(4))
+        return hold(case)
+
+    def _target(self, label: np.ndarray) -> np.ndarray:
+        return label[None].astype(np.float32)
+
+
+class Still:
+    """No change of intensities."""
+
+    def set_random_state(self, seed: int) -> Still:
+        return self
+
+    def __call__(self, item: Any) -> Any:
+        return item
+
+
+@pytest.mark.parametrize("patch", [(16, 16, 16), (17, 25, 19), (24, 40, 24)], ids=str)
+def test_an_augmented_label_lies_over_its_image(patch: tuple[int, int, int]) -> None:
+    """Whether it is turned or not, and whatever is odd or even: a label is where its voxel went, not half beside it."""
+    feed = Turned(data.get_plan("toy"), recipe(augment=True, patch=patch, batch=40, mirror=()))
+    feed._shades = Still()
+    batch = feed.make(0, patch)
+    assert tuple(batch.image.shape) == (40, 4, *patch)
+    middle = (..., *(slice(side // 4, -(side // 4)) for side in patch))  # where no edge of the volume comes in
+    apart = (batch.image[:, :1] - batch.target)[middle]
+    assert apart.abs().max() <= 0.75  # half a voxel of the nearest one, times the scale
+    assert abs(apart.mean().item()) < 0.05
+    still = [i for i in range(40) if (batch.image[i, 0] == batch.target[i, 0]).all()]
+    assert 15 < len(still) < 39  # those that were not turned are exact
+
+
+def test_a_patch_larger_than_its_volume_is_zero_around_it() -> None:
+    feed = Feed(data.get_plan("toy"), recipe(augment=True, patch=(32, 32, 32), batch=12))
+    image = feed.make(0, (32, 32, 32)).image
+    low = [(32 - side) // 2 - 3 for side in SHAPE]  # two voxels around, and one where the sides are odd
+    inner = image[:, :, low[0] : -low[0], low[1] : -low[1], low[2] : -low[2]]
+    assert (image != 0).sum() == (inner != 0).sum() > 0
