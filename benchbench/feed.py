@@ -1,22 +1,29 @@
 """Batches for a training: which patch of which case each step sees, and how it is changed.
 
 Everything follows from (seed, step, process), so a training that goes on sees what it would have seen. Cases
-are read from the cache of prepared ones and kept in memory as far as it reaches. The next batch is made in a
-thread while a step runs; how long a step had to wait for it is counted.
+are read from the cache of prepared ones and kept in memory as far as it reaches. The next batch is made by another
+process while a step runs; how long a step had to wait for it is counted. The surprise is why it is no thread: with one,
+a step of Slim UNETR took twice as long on two cores, since the two fought for the interpreter and for OpenMP's threads.
 """
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import multiprocessing
+import signal
+import sys
 import time
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from benchbench import data
+from benchbench.errors import DataError
 from benchbench.recipe import Patch, TrainRecipe
 
 if TYPE_CHECKING:
@@ -70,6 +77,35 @@ class Batch:
     patch: Patch
 
 
+Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # image and target of a batch
+
+_there: Feed | None = None  # in the process that makes batches, its own
+_PR_SET_PDEATHSIG = 1  # of Linux' prctl
+
+
+def _start(feed: Feed) -> None:
+    """Get ready to make batches, in the process that does nothing else; it ends with the one that started it."""
+    import torch
+
+    global _there
+    _there = feed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, which then ends this
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    torch.set_num_threads(1)
+
+
+def _arrays_there(step: int, patch: Patch) -> Arrays:
+    assert _there is not None
+    return _there._arrays(step, patch)
+
+
+def _batch(arrays: Arrays, patch: Patch) -> Batch:
+    import torch
+
+    image, target = (torch.from_numpy(array) for array in arrays)
+    return Batch(image=image, target=target, patch=patch)
+
+
 class Feed:
     """The batches of one process of a training."""
 
@@ -88,8 +124,8 @@ class Feed:
         self._held: OrderedDict[int, Held] = OrderedDict()
         self._held_bytes = 0
         self._room_bytes = _MEMORY_SHARE * psutil.virtual_memory().available
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
-        self._next: tuple[int, Patch, Future[Batch]] | None = None
+        self._pool: Executor | None = None
+        self._next: tuple[int, Patch, Future[Arrays]] | None = None
         self._turns: dict[Patch, Any] = {}
         self._shades = shades()
 
@@ -102,29 +138,42 @@ class Feed:
             following: the next step's patch; None: there is no next step.
         """
         start = time.perf_counter()
-        made = self._next and self._next[:2] == (step, patch) and self._next[2].result()
-        found = made or self.make(step, patch)
+        begun = self._next if self._next and self._next[:2] == (step, patch) else None
+        try:
+            found = (begun[2] if begun else self._begin(step, patch)).result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"the process that makes batches was ended at step {step}; if memory ran out, take a smaller "
+                "--batch-size or --spatial, and run again: it goes on"
+            ) from error
         self.waited_s += time.perf_counter() - start
-        self._next = None
-        if following is not None:
-            self._next = (step + 1, following, self._pool.submit(self.make, step + 1, following))
-        return found
+        self._next = None if following is None else (step + 1, following, self._begin(step + 1, following))
+        return _batch(found, patch)
 
     def close(self) -> None:
-        """End the thread."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """End the process that makes batches."""
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(self, step: int, patch: Patch) -> Future[Arrays]:
+        if sys.platform != "linux":
+            self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="feed")
+            return self._pool.submit(self._arrays, step, patch)
+        if self._pool is None:
+            fork = multiprocessing.get_context(
+                "fork"
+            )  # as PyTorch's DataLoader: it starts at once and inherits the plan
+            self._pool = ProcessPoolExecutor(1, mp_context=fork, initializer=_start, initargs=(self,))
+        return self._pool.submit(_arrays_there, step, patch)
 
     def make(self, step: int, patch: Patch) -> Batch:
-        """The batch of a step, made now."""
-        import torch
+        """The batch of a step, made here and now."""
+        return _batch(self._arrays(step, patch), patch)
 
+    def _arrays(self, step: int, patch: Patch) -> Arrays:
         rng = np.random.default_rng([self.recipe.seed, 1, step, self.process])
         pairs = [self._draw(rng, patch) for _ in range(self.recipe.batch)]
-        return Batch(
-            image=torch.from_numpy(np.stack([image for image, _ in pairs])),
-            target=torch.from_numpy(np.stack([self._target(label) for _, label in pairs])),
-            patch=patch,
-        )
+        return np.stack([image for image, _ in pairs]), np.stack([self._target(label) for _, label in pairs])
 
     def _target(self, label: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         regions = self.plan.to_regions(label)

@@ -39,8 +39,8 @@ class Uncached(Feed):
         return hold(prepare._prepare_case(source, files, self.plan.preparation))
 
     def batch(self, step, patch, following=None):
-        """The batch of a step, with nothing begun ahead."""
-        return super().batch(step, patch, None)
+        """The batch of a step, made when it is needed."""
+        return self.make(step, patch)
 
 
 def steps(feed: Feed, plan: data.DataPlan, *, bf16: bool, first: int) -> list[float]:
