@@ -226,6 +226,11 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: 0)",
     )
     sub.add_argument(
+        "--empty-rule",
+        choices=("brats", "exclude"),
+        help="a region that label and answer lack: Dice 1, or left out (default: brats for the regions of BraTS)",
+    )
+    sub.add_argument(
         "--checkpoints",
         type=Path,
         nargs="+",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from benchbench.forecast.target import Target, resolve
 from benchbench.protocol import get_protocol
 from benchbench.units import format_shape
 from benchbench.worker import Job
+
+log = logging.getLogger(__name__)
 
 _SIDES_LIMIT_S = 120.0  # to build every network without memory, several times each
 
@@ -43,6 +46,7 @@ class Request:
     memory_limit_bytes: int | None = None
     data: str | None = None  # name or folder; None: the phantom for networks that fit it; "none": no Dice
     fold: int | None = None  # of a folder's cases, whose Dice is reported
+    empty_rule: str | None = None  # `brats` or `exclude`; None: what is usual for the data
     checkpoints: tuple[Path, ...] = ()  # folders with trained weights, beside those that come with benchbench
     checkpoint: Path | None = None
     require_measured: bool = False
@@ -120,8 +124,10 @@ def plan_cells(request: Request, lines: fleet.Lines) -> list[Cell]:
     if request.checkpoint and len(cards) != 1:
         raise UsageError(f"--checkpoint is of one network, and --models names {len(cards)}")
     plan = _plan(request)
+    if plan and plan.folder and request.crop_foreground:
+        raise UsageError("--crop-foreground times a case of the phantom: leave it out, or name no folder as --data")
     if plan and plan.folder:
-        cards = [card.planned(request.spatial or plan.patch) for card in cards]
+        cards = [card.planned(request.spatial or plan.patch, plan.spacing_mm) for card in cards]
     met = fleet.meet(targets, request.threads[0], lines=lines, set_clocks=request.set_clocks)
     works = list(itertools.product(request.threads, request.dtype, request.batch))
     patches = _patches(request, cards, plan)
@@ -147,7 +153,7 @@ def _plan(request: Request) -> data.DataPlan | None:
     if request.data is None:
         known = {plan.name for plan in data.list_datasets()}
         return data.get_plan(info.data) if info and info.data in known else None if info else data.get_plan("phantom")
-    plan = data.get_plan(request.data, fold=request.fold)
+    plan = data.get_plan(request.data, fold=request.fold, rule=request.empty_rule)
     if info and (seen := checkpoint.leaks(info, plan)):
         part = "test cases" if plan.fold == ALL else f"test cases of fold {plan.fold}"
         raise CheckpointError(
@@ -174,7 +180,9 @@ def _patches(request: Request, cards: Sequence[zoo.Card], plan: data.DataPlan | 
     found = {}
     task = {"task": "sides", "jobs": [rec.to_json(dataclasses.asdict(job)) for job in jobs]}
     for event in child.talk(task, limit_s=_SIDES_LIMIT_S):
-        if not isinstance(event, child.Death) and event["event"] == "sides":
+        if isinstance(event, child.Death):
+            log.warning("what size each network takes was not found out for all of them: %s", event.error)
+        elif event["event"] == "sides":
             found[cards[event["index"]].name] = tuple(event["spatial"])
     return found
 
@@ -198,10 +206,11 @@ def _cell(
         spec = card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels if segments else None)
     channels = (spec.in_channels, spec.out_channels)
     trains = request.phase == "train"
-    fits = plan is not None and segments and channels == (plan.in_channels, plan.out_channels) and not trains
+    takes = plan is not None and segments and channels == (plan.in_channels, plan.out_channels)
+    fits = takes and not trains
     path = None if trains else request.checkpoint
     if info and not trains:
-        if info.model.arch != spec.arch:
+        if not zoo.is_of(info.model, card):
             raise CheckpointError(
                 f"{request.checkpoint} holds {info.model.name!r}, not {card.name!r}; use --models {info.model.name}"
             )
@@ -228,7 +237,7 @@ def _cell(
         volume=volume,
         overlap=request.overlap if windows else None,
         crop_foreground=request.crop_foreground,
-        data=plan.key if plan and fits else None,
+        data=plan.key if plan and (fits or (takes and plan.folder)) else None,
         split="test" if plan and fits else None,
         memory_limit_bytes=request.memory_limit_bytes,
     )

@@ -10,17 +10,21 @@ import dataclasses
 import hashlib
 import importlib.resources
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchbench import records as rec
 from benchbench.data.plan import DataPlan, plan_from_json, plan_to_json
+from benchbench.data.source import subject_of
 from benchbench.errors import CheckpointError
 from benchbench.store import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +46,13 @@ class CheckpointInfo:
 
 
 def _pair(path: Path) -> tuple[Path, Path]:
-    """Weights and sidecar, from the path of either."""
+    """Weights and sidecar, from the path of either.
+
+    Raises:
+        CheckpointError: it is the path of neither.
+    """
+    if path.suffix not in (".safetensors", ".json"):
+        raise CheckpointError(f"{path} is no .safetensors file: weights of other kinds are not read")
     return path.with_suffix(".safetensors"), path.with_suffix(".json")
 
 
@@ -110,7 +120,7 @@ def find(
                 raise
             continue  # some other JSON
         same = (info.model.name, info.model.in_channels, info.model.out_channels) == (name, in_channels, out_channels)
-        of_the_data = info.data == plan.key or (sidecar.parent == shipped and _name(info.data) == plan.name)
+        of_the_data = info.data == plan.weights_key or (sidecar.parent == shipped and _name(info.data) == plan.name)
         if same and info.spatial == tuple(spatial) and of_the_data and not leaks(info, plan):
             return info.path
     return None
@@ -122,9 +132,24 @@ def _name(key: str) -> str:
 
 
 def leaks(info: CheckpointInfo, plan: DataPlan) -> list[str]:
-    """Cases of a data set's test part that weights were trained on or chosen by."""
-    seen = set(info.train.get("cases", ()))
-    return [case for case in plan.ids.get("test", ()) if case in seen]
+    """Cases of a data set's test part whose patient weights were trained on or chosen by.
+
+    Where the data sets have other names, equal names of cases say little (`case_001`): then a warning tells of them.
+    """
+    seen = {subject_of(case) for case in info.train.get("cases", ())}
+    found = [case for case in plan.ids.get("test", ()) if subject_of(case) in seen]
+    of_one = _name(info.data) == plan.name or (info.plan is not None and info.plan.digest == plan.digest)
+    if found and not of_one:
+        log.warning(
+            "%s was trained on %s, which has cases of the same names as %s, such as %s: make sure that they are other "
+            "patients",
+            info.path,
+            _name(info.data),
+            plan.name,
+            found[0],
+        )
+        return []
+    return found
 
 
 def sha256_of(path: Path) -> str:

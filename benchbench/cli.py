@@ -130,6 +130,7 @@ def _run(options: argparse.Namespace) -> int:
         data=options.data,
         checkpoint=options.checkpoint,
         fold=options.fold,
+        empty_rule=options.empty_rule,
         checkpoints=tuple(options.checkpoints),
         require_measured=options.require_measured,
         time_limit_s=options.time_limit,
@@ -271,8 +272,10 @@ def _train(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.model!r} names {len(cards)} networks; train one at a time")
     if cards[0].task != "segmentation":
         raise UsageError(f"{cards[0].name} is made for {cards[0].task}: it has no dense output to train on {plan.name}")
-    card = cards[0].planned(options.spatial or plan.patch) if plan.folder else cards[0]
+    card = cards[0].planned(options.spatial or plan.patch, plan.spacing_mm) if plan.folder else cards[0]
     spec = card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not options.out:
+        raise UsageError("several processes train into one folder: name it with --out")
     out = options.out or _new_folder("train")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -283,6 +286,10 @@ def _train(options: argparse.Namespace) -> int:
 
     import torch
 
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "--device cuda: PyTorch sees no GPU here; 'bench doctor' says why, --device cpu trains without"
+        )
     from benchbench.kernels import keep_freed_memory
     from benchbench.recipe import TrainRecipe, default_batch
     from benchbench.train import train
@@ -352,6 +359,7 @@ def _predict(options: argparse.Namespace) -> int:
 def _data(options: argparse.Namespace) -> int:
     from benchbench import data_command, listing
     from benchbench.data import cache, catalogue, folder, prepare
+    from benchbench.data.plan import ALL
     from benchbench.progress import TrainingProgress
     from benchbench.units import format_value
 
@@ -364,7 +372,7 @@ def _data(options: argparse.Namespace) -> int:
     elif options.action == "split":
         print(data_command.write_splits(options.folder, options.out))
     elif options.action == "prepare":
-        plan = folder.plan_folder(options.folder)
+        plan = folder.plan_folder(options.folder, fold=ALL)
         with TrainingProgress(sys.stderr, shown=shown) as progress:
             bad = prepare.prepare_all(plan, progress=progress.case)
         for text in bad.values():

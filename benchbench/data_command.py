@@ -104,9 +104,11 @@ def check_folder(folder: Path, *, progress: Callable[[int, int], None] | None = 
         if progress:
             progress(done, len(source.cases))
     faults += check.of_the_whole(source, facts)
-    if splits.read_list(folder) is not None:
+    listed = splits.read_list(folder)
+    if listed is not None:
         try:
-            splits.split(source.cases, 0, listed=splits.read_list(folder))
+            for fold in range(max(1, len(listed) if isinstance(listed, list) else 1)):
+                splits.split(source.cases, fold, listed=listed)
         except DataError as error:
             faults.append(check.Fault(level="fail", case="", text=str(error)))
     return Checked(source=source, facts=tuple(facts), faults=tuple(faults))
@@ -173,6 +175,8 @@ def write_splits(folder: Path, out: Path) -> Path:
     """
     text = splits.to_nnunet(open_source(folder).cases)
     path = out / splits.SPLITS_FILE if out.is_dir() else out
+    if path.exists() and path.read_bytes() != text.encode():
+        raise StoreError(f"{path} is there already and says something else: move it, or choose another --out")
     try:
         write_whole(path, text.encode())
     except OSError as error:

@@ -24,6 +24,8 @@ from benchbench.store import write_whole
 #: What a channel is called in file names: those of BraTS by year, for its four.
 _ALIASES = {"t1": ("t1", "t1n"), "t1ce": ("t1ce", "t1c", "t1gd"), "t2": ("t2", "t2w"), "flair": ("flair", "t2f")}
 
+_NUMBERED = re.compile(r"_\d{4}\.nii(\.gz)?$")
+
 
 def predict_files(
     model: str, weights: Path, source: Path, output: Path, *, overlap: float = 0.5, device: str = "cpu"
@@ -50,10 +52,15 @@ def predict_files(
         raise UsageError(f"--output {output} must end in .nii.gz or .nii")
     info = checkpoint.read_sidecar(weights)
     cards = zoo.find_cards(model)
-    if len(cards) != 1 or cards[0].arch != info.model.arch:
+    if len(cards) != 1 or not zoo.is_of(info.model, cards[0]):
         raise CheckpointError(
             f"{weights} holds {info.model.name!r}, not {model!r}; use 'bench predict {info.model.name}'"
         )
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UsageError("--device cuda: PyTorch sees no GPU here; --device cpu predicts without one")
     plan = info.plan
     if plan is None or plan.preparation is None:
         raise CheckpointError(
@@ -124,6 +131,9 @@ def find_case(source: Path, channels: Sequence[str]) -> CaseFiles:
                 f"in the order {', '.join(channels)}"
             )
         found.append(ImageFile(path=near[0]))
+    more = [path.name for path in files if path not in {file.path for file in found} and _NUMBERED.search(path.name)]
+    if more:
+        raise DataError(f"{source} has more channels than the {len(channels)} of the weights: {', '.join(more)}")
     return CaseFiles(id=source.name, subject="", images=tuple(found), label=None)
 
 

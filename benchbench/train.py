@@ -30,11 +30,11 @@ from torch.utils._pytree import tree_leaves
 
 from benchbench import checkpoint, data
 from benchbench import records as rec
-from benchbench.errors import CheckpointError, UsageError
+from benchbench.errors import CheckpointError, DataError, UsageError
 from benchbench.feed import Batch, Feed
 from benchbench.kernels import channels_last, exact_small_convolutions
 from benchbench.losses import make_loss
-from benchbench.measure.accuracy import measure_dice
+from benchbench.measure.accuracy import AccuracyError, measure_dice
 from benchbench.recipe import TrainRecipe
 from benchbench.store import write_whole
 from benchbench.units import format_shape
@@ -113,7 +113,7 @@ def train(
         CheckpointError: `<name>.resume` is of another training, or nothing can be written.
         DataError: unknown data set, or a case that cannot be read.
     """
-    plan = data.get_plan(recipe.data)
+    plan = _readable_plan(recipe, progress)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(recipe.threads or threads)
@@ -127,6 +127,24 @@ def train(
                 training.feed.close()
     finally:
         torch.set_num_threads(threads)
+
+
+def _readable_plan(recipe: TrainRecipe, progress: Progress | None) -> data.DataPlan:
+    """The plan of the data, every case prepared, and without those that cannot be read."""
+    plan = data.get_plan(recipe.data)
+    if plan.folder is not None:
+        from benchbench.data import prepare
+
+        def told(done: int, count: int) -> None:
+            if progress:
+                progress(0.0, f"preparing case {done} of {count}")
+
+        for reason in prepare.prepare_all(plan, progress=told).values():
+            log.warning("left out: %s", reason)
+        plan = data.get_plan(recipe.data)
+    if not plan.splits.get("train"):
+        raise UsageError(f"{plan.key} has no case to train on: every one of them is a test case")
+    return plan
 
 
 class _Training:
@@ -156,7 +174,7 @@ class _Training:
         self.kept_at = 0.0  # seconds at which it was last kept
         self.curve: list[tuple[int, float]] = []
         self.validation: list[tuple[int, float]] = []
-        self.validation_s = 0.0
+        self.validation_s, self.waited_s = 0.0, 0.0  # the latter of the sittings before this one
         self.feed = Feed(plan, recipe, process=group.rank)
         self.autocast = has_fast_bf16(device) if recipe.bf16 is None else recipe.bf16
         self.trained: nn.Module = model
@@ -167,7 +185,8 @@ class _Training:
         self._reset_average()
         self._resume()
         if self.group.size > 1:
-            self.trained = nn.parallel.DistributedDataParallel(self.model)
+            # some networks hold parameters that their forward never uses, such as MONAI's ViT
+            self.trained = nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=True)
         self.model.train()
         before, start = self.seconds, time.monotonic()
         losses: list[float] = []
@@ -249,23 +268,28 @@ class _Training:
         start = time.monotonic()
         live = {key: value.detach().clone() for key, value in self._live().items()}
         self._load(self.average)
-        self.validation.append((self.step, round(self._validate(), 5)))
+        self._validate()
         self._load(live)
         self.model.train()
         self.validation_s += time.monotonic() - start
 
-    def _validate(self) -> float:
-        found = measure_dice(
-            self.model,
-            data=self.plan.where,
-            split="val",
-            spatial=self.recipe.patch,
-            device=self.device,
-            dtype="bf16" if self.autocast else "fp32",
-            surfaces=False,
-        )
-        value = found.measurements[0].value
-        return math.nan if value is None else float(value)
+    def _validate(self) -> None:
+        """Add the Dice on `val` to the curve, if it can be had: without it, a training is as good."""
+        try:
+            found = measure_dice(
+                self.model,
+                data=self.plan.where,
+                split="val",
+                spatial=self.recipe.patch,
+                device=self.device,
+                dtype="bf16" if self.autocast else "fp32",
+                surfaces=False,
+            )
+        except (DataError, AccuracyError) as error:
+            log.warning("step %d was not evaluated on the validation cases: %s", self.step, error)
+            return
+        if (value := found.measurements[0].value) is not None:
+            self.validation.append((self.step, round(float(value), 5)))
 
     # -- average of the weights
 
@@ -294,6 +318,7 @@ class _Training:
 
     def _identity(self) -> str:
         asked = dataclasses.asdict(self.recipe) | {"data": self.plan.key, "processes": self.group.size}
+        asked["cases"] = [list(self.plan.ids.get(split, ())) for split in ("train", "val")]
         del asked["checkpoint_every_s"]  # changes nothing in what comes out
         return rec.content_hash([rec.to_json(asked), rec.to_json(self.spec)])
 
@@ -314,6 +339,7 @@ class _Training:
                 "seconds": self.seconds,
                 "averaged_since": self.averaged_since,
                 "validation_s": self.validation_s,
+                "waited_s": self.waited_s + self.feed.waited_s,
             },
             "curve": self.curve,
             "validation": self.validation,
@@ -344,6 +370,7 @@ class _Training:
         self.step, self.seconds = state["progress"]["step"], state["progress"]["seconds"]
         self.skipped, self.averaged_since = state["progress"]["skipped"], state["progress"]["averaged_since"]
         self.validation_s, self.kept_at = state["progress"]["validation_s"], self.seconds
+        self.waited_s = state["progress"]["waited_s"]
         self.curve = [(int(step), float(loss)) for step, loss in state["curve"]]
         self.validation = [(int(step), float(dice)) for step, dice in state["validation"]]
         log.info("going on from step %d of %s", self.step, self.resume_path)
@@ -351,7 +378,7 @@ class _Training:
     def _finish(self) -> TrainResult:
         self._load(self.average)
         self.model.eval()
-        waited = self.feed.waited_s / self.seconds if self.seconds else 0.0
+        waited = (self.waited_s + self.feed.waited_s) / self.seconds if self.seconds else 0.0
         told: dict[str, Any] = {
             "recipe": dataclasses.asdict(self.recipe) | {"data": self.plan.key, "budget": str(self.recipe.budget)},
             "budget": str(self.recipe.budget),
@@ -374,10 +401,16 @@ class _Training:
         if not self.group.leads:
             self._wait()
             return self._result(checkpoint.read_sidecar(self.out), waited)
-        if self.recipe.validations:
-            self.validation.append((self.step, round(self._validate(), 5)))
-            told["validation"] = [list(point) for point in self.validation]
-        info = checkpoint.save(
+        info = self._save(told)  # before anything else can go wrong
+        if self.recipe.validations and self.plan.splits.get("val"):
+            self._validate()
+            info = self._save(told | {"validation": [list(point) for point in self.validation]})
+        self.resume_path.unlink(missing_ok=True)
+        self._wait()
+        return self._result(info, waited)
+
+    def _save(self, told: dict[str, Any]) -> checkpoint.CheckpointInfo:
+        return checkpoint.save(
             self.out,
             self.model.state_dict(),
             model=self.spec,
@@ -386,9 +419,6 @@ class _Training:
             train=told,
             plan=self.plan,
         )
-        self.resume_path.unlink(missing_ok=True)
-        self._wait()
-        return self._result(info, waited)
 
     def _wait(self) -> None:
         if self.group.size > 1:

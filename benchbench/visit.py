@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchbench import records as rec
+from benchbench.errors import DataError
 from benchbench.protocol import get_protocol
 
 if TYPE_CHECKING:
@@ -302,15 +303,24 @@ class Visit:
 
         job, emit = self.job, self.emit
         start = time.perf_counter()
-        result = measure_dice(
-            self.module,
-            data=job.data or "",
-            split=job.split or "test",
-            spatial=job.spatial,
-            dtype=job.dtype,
-            device=self.device,
-            progress=lambda done, total: self._tick(f"Dice, case {done} of {total}", done),
-        )
+        try:
+            result = measure_dice(
+                self.module,
+                data=job.data or "",
+                split=job.split or "test",
+                spatial=job.spatial,
+                dtype=job.dtype,
+                overlap=job.overlap,
+                device=self.device,
+                progress=lambda done, total: self._tick(f"Dice, case {done} of {total}", done),
+            )
+        except DataError as error:  # of the data alone: what was timed is right
+            self._send(
+                rec.Measurement(
+                    metric="dice", unit="1", value=None, origin="measured", method="none", reason=str(error)
+                )
+            )
+            return
         for m in result.measurements:
             self._send(m)
         for picture in result.pictures:

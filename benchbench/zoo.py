@@ -77,15 +77,21 @@ class Card:
             checkpoint=checkpoint,
         )
 
-    def planned(self, patch: Sequence[int]) -> Card:
-        """The card as its own plan has it for a patch of (D, H, W) voxels; the same card where it has no plan.
+    def planned(self, patch: Sequence[int], spacing_mm: Sequence[float] = (1, 1, 1)) -> Card:
+        """The card as its own plan has it for a patch; the same card where it has no plan.
+
+        Args:
+            patch: (D, H, W) voxels.
+            spacing_mm: of a voxel, likewise.
 
         Raises:
             CardError: the plan cannot be imported.
         """
         if not self.plan:
             return self
-        return dataclasses.replace(self, kwargs={**self.kwargs, **_import(self.plan, "function")(tuple(patch))})
+        return dataclasses.replace(
+            self, kwargs={**self.kwargs, **_import(self.plan, "function")(tuple(patch), tuple(spacing_mm))}
+        )
 
     def published_measurements(self, in_channels: int, out_channels: int, spatial: Sequence[int]) -> list[Measurement]:
         """The card's published figures, if they are for this very input; they are for the card's own."""
@@ -283,8 +289,8 @@ def build(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
         ) from error
     try:
         module = make(**kwargs)
-    except ValueError as error:
-        raise ShapeError(f"{spec.name}: {error}") from error
+    except (ValueError, AssertionError) as error:
+        raise ShapeError(f"{spec.name}: {str(error) or 'an assertion of its constructor failed'}") from error
     except TypeError as error:
         raise CardError(f"{spec.name}: {spec.arch} does not take these arguments: {error}") from error
     if not isinstance(module, nn.Module):
@@ -316,13 +322,25 @@ def fitting_sides(spec: ModelSpec, sides: Sequence[int]) -> tuple[int, ...]:
             try:
                 with torch.device("meta"):
                     build(spec, candidate)
-            except RuntimeError:  # its constructor reads the values of tensors
-                build(spec, candidate)
+            except (RuntimeError, NotImplementedError):  # its constructor reads the values of tensors
+                _build_really(spec, candidate)
             return candidate
         except ShapeError as error:
             first = first or error
     assert first is not None
     raise first
+
+
+def _build_really(spec: ModelSpec, spatial: Sequence[int]) -> None:
+    try:
+        build(spec, spatial)
+    except (RuntimeError, NotImplementedError) as error:
+        raise CardError(f"{spec.name}: {spec.arch} cannot be built: {error}") from error
+
+
+def is_of(spec: ModelSpec, card: Card) -> bool:
+    """Whether a network, such as that of some weights, is a card's: two of the zoo may share a class, and differ."""
+    return spec.arch == card.arch and (spec.name == card.name or spec.name not in list_models())
 
 
 def build_model(name: str, **overrides: Any) -> nn.Module:

@@ -27,8 +27,8 @@ class NNUNet(nets.DynUNet):  # type: ignore[misc]
         spatial: Sequence[int] = (128, 128, 128),
         *,
         filters: Sequence[int] = (32, 64, 128, 256, 320, 320),
-        strides: Sequence[int] = (1, 2, 2, 2, 2, 2),
-        kernel_size: int = 3,
+        strides: Sequence[int | Sequence[int]] = (1, 2, 2, 2, 2, 2),
+        kernel_size: int | Sequence[Sequence[int]] = 3,
     ) -> None:
         """Build the network.
 
@@ -37,8 +37,8 @@ class NNUNet(nets.DynUNet):  # type: ignore[misc]
             out_channels: logits per voxel.
             spatial: (D, H, W) of the input, voxels; each a multiple of the product of the strides.
             filters: width of each stage.
-            strides: of each stage's first convolution; the same along all axes.
-            kernel_size: of every convolution.
+            strides: of each stage's first convolution, one for all axes or one for each.
+            kernel_size: of every convolution; or of each stage's, for each axis.
 
         Raises:
             ValueError: filters and strides of different length, or sides that do not fit the strides.
@@ -48,15 +48,20 @@ class NNUNet(nets.DynUNet):  # type: ignore[misc]
                 f"nnU-Net needs one stride per stage and three stages or more, "
                 f"not filters {tuple(filters)} with strides {tuple(strides)}"
             )
-        self.multiple_of = math.prod(strides)
+        by_axis = [(stride,) * 3 if isinstance(stride, int) else tuple(stride) for stride in strides]
+        kernels = [(kernel_size,) * 3] * len(filters) if isinstance(kernel_size, int) else list(map(tuple, kernel_size))
+        if len(kernels) != len(filters):
+            raise ValueError(f"nnU-Net needs one kernel_size per stage, not {len(kernels)} for {len(filters)} stages")
+        products = tuple(math.prod(stride[axis] for stride in by_axis) for axis in range(3))
+        self.multiple_of = products[0] if len(set(products)) == 1 else products
         check_sides("nnU-Net", spatial, self.multiple_of, least_voxels=2)
         super().__init__(
             spatial_dims=3,
             in_channels=in_channels,
             out_channels=out_channels,
-            kernel_size=[kernel_size] * len(filters),
-            strides=list(strides),
-            upsample_kernel_size=list(strides[1:]),
+            kernel_size=kernels,
+            strides=by_axis,
+            upsample_kernel_size=by_axis[1:],
             filters=list(filters),
             norm_name=("INSTANCE", {"affine": True}),
             act_name=("leakyrelu", {"negative_slope": 0.01, "inplace": True}),

@@ -64,3 +64,17 @@ def test_what_needs_a_registration_says_where(tmp_path):
 def test_an_unknown_name(tmp_path):
     with pytest.raises(DataError, match=r"did you mean 'brats202[13]'"):
         catalogue.fetch("brats2022", tmp_path)
+
+
+def test_an_unpacking_that_was_killed_leaves_nothing_that_looks_whole(served, tmp_path):
+    to = tmp_path / "data"
+    sets.decathlon(to / ".Task04_Hippocampus.partial" / "Task04_Hippocampus", count=1)  # what a kill leaves
+    assert len(open_source(catalogue.fetch("msd:Task04", to)).cases) == 2
+    assert [path.name for path in to.iterdir()] == ["Task04_Hippocampus"]
+
+
+def test_a_folder_that_is_something_else_is_left_alone(served, tmp_path):
+    (tmp_path / "data" / "Task04_Hippocampus").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"has no dataset\.json: move it away"):
+        catalogue.fetch("msd:Task04", tmp_path / "data")
+    assert served.exists()

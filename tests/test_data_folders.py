@@ -13,7 +13,7 @@ from benchbench.data.folder import open_source, plan_folder
 from benchbench.data.plan import ALL
 from benchbench.data.source import CaseFiles
 from benchbench.data.volumes import load_volumes
-from benchbench.errors import DataError
+from benchbench.errors import DataError, StoreError
 from tests import data_sets as sets
 from tests.shared_files import shared_file
 
@@ -352,6 +352,7 @@ def test_the_patients_of_brats_2013_by_their_regions():
     plan = plan_folder(shared_file("data/Dataset013_BraTS2013"))
     assert list(plan.regions) == ["whole tumor", "tumor core", "enhancing tumor"]
     assert plan.paint == (2, 1, 4)
+    assert plan.empty_rule == "brats"
     assert plan.preparation.foreground
     assert plan.patch == (128, 128, 128)
     assert (plan.in_channels, plan.out_channels) == (2, 3)
@@ -364,3 +365,86 @@ def test_of_a_folder_that_no_network_has_seen_every_case_is_a_test(tmp_path):
     assert plan.key == data.get_plan(str(folder)).key + ":all"
     assert data.get_plan(plan.where) == plan
     assert data.load_case(plan.where, "test", 5).id == "case_005"
+
+
+def test_a_damaged_header_and_a_coloured_image_are_one_line(tmp_path):
+    folder = sets.decathlon(tmp_path / "d", count=1)
+    header = bytearray(gzip.decompress((folder / IMAGE).read_bytes()))
+    for at in (40, 70):  # the number of axes, and the type of a voxel
+        broken = header.copy()
+        broken[at : at + 2] = (9999).to_bytes(2, "little")
+        (folder / IMAGE).write_bytes(gzip.compress(bytes(broken)))
+        with pytest.raises(DataError, match="cannot be read"):
+            read(folder)
+    colours = np.zeros(sets.SIDES, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    sets.save(folder / IMAGE, colours)
+    with pytest.raises(DataError, match="such as a colour"):
+        read(folder)
+
+
+def test_more_channels_than_are_described_are_not_passed_over(tmp_path):
+    folder = sets.decathlon(tmp_path / "d", count=1, channels=3)
+    case, source = replaced(folder, IMAGE, np.zeros((*sets.SIDES, 5), np.float32))
+    with pytest.raises(DataError, match="has 5 channels, and 3 are expected"):
+        load_volumes(case, source.labels)
+
+
+def test_a_list_of_its_own_changes_the_name_of_the_data(tmp_path):
+    """Weights and rows of one split must not be taken for those of another."""
+    folder = sets.decathlon(tmp_path / "d", count=6)
+    by_hash = data.get_plan(str(folder))
+    ids = [f"case_{i:03d}" for i in range(6)]
+    (folder / splits.SPLITS_FILE).write_text(json.dumps([{"train": ids[:4], "val": ids[4:]}]))
+    listed = data.get_plan(str(folder))
+    assert listed.ids["test"] == tuple(ids[4:])
+    assert listed.key.startswith(f"{by_hash.key}:list")
+    (folder / splits.SPLITS_FILE).write_text(json.dumps([{"train": ids[1:], "val": ids[:1]}]))
+    assert data.get_plan(str(folder)).key not in (listed.key, by_hash.key)
+
+
+def test_every_fold_of_a_list_is_checked(tmp_path):
+    folder = sets.decathlon(tmp_path / "d", count=4)
+    ids = [f"case_{i:03d}" for i in range(4)]
+    folds = [{"train": ids[:3], "val": ids[3:]}, {"train": ids, "val": ids[:1]}]
+    (folder / splits.SPLITS_FILE).write_text(json.dumps(folds))
+    lines = data_command.fault_lines(data_command.check_folder(folder))
+    assert any("in 'train' and in 'val' of fold 1" in line for line in lines)
+
+
+def test_a_list_that_says_something_else_is_not_overwritten(tmp_path):
+    folder = sets.decathlon(tmp_path / "d", count=4)
+    (tmp_path / splits.SPLITS_FILE).write_text("[]")
+    with pytest.raises(StoreError, match="says something else"):
+        data_command.write_splits(folder, tmp_path)
+    assert (tmp_path / splits.SPLITS_FILE).read_text() == "[]"
+
+
+def test_scans_of_a_patient_of_brats_stay_together_in_every_layout(tmp_path):
+    folder = sets.nnunet(tmp_path / "n", count=4)
+    for i, (old, new) in enumerate(((0, "00007-000"), (1, "00007-001"))):
+        for c in range(2):
+            (folder / f"imagesTr/pat{old}_{c:04d}.nii.gz").rename(folder / f"imagesTr/BraTS-GLI-{new}_{c:04d}.nii.gz")
+        (folder / f"labelsTr/pat{i}.nii.gz").rename(folder / f"labelsTr/BraTS-GLI-{new}.nii.gz")
+    subjects = {case.id: case.subject for case in open_source(folder).cases}
+    assert subjects["BraTS-GLI-00007-000"] == subjects["BraTS-GLI-00007-001"] == "BraTS-GLI-00007"
+
+
+def test_the_median_patient_is_what_the_crop_leaves(tmp_path):
+    """Skull-stripped heads: three slices of air on one side, and two on another."""
+    folder = sets.brats(tmp_path / "b", tuple(f"BraTS2021_{i:05d}" for i in range(12)))
+    plan = plan_folder(folder)
+    assert plan.preparation.foreground
+    assert plan.sides == (sets.SIDES[0] - 3, sets.SIDES[1] - 2, sets.SIDES[2])
+
+
+def test_the_rule_for_empty_regions_can_be_chosen_and_is_part_of_the_name(tmp_path):
+    folder = sets.decathlon(tmp_path / "d", count=24)
+    usual = data.get_plan(str(folder))
+    assert usual.empty_rule == "exclude"
+    other = data.get_plan(str(folder), rule="brats")
+    assert (other.empty_rule, other.key, other.weights_key) == ("brats", f"{usual.key}:brats", usual.key)
+    assert data.get_plan(other.where) == other
+    assert data.get_plan(f"{folder}#2+brats").fold == 2
+    assert data.get_plan(str(folder), rule="exclude") == usual
+    with pytest.raises(DataError, match="judged by the rule brats alone"):
+        data.get_plan("phantom", rule="exclude")

@@ -14,10 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchbench import checkpoint, cli, data, predict
+from benchbench import checkpoint, cli, data, predict, zoo
+from benchbench.data import folder as folders
 from benchbench.data.folder import plan_folder, prepared_folder
 from benchbench.errors import CheckpointError, DataError, UsageError
+from benchbench.measure import accuracy
+from benchbench.measure.accuracy import measure_dice
+from benchbench.recipe import Budget, TrainRecipe
 from benchbench.records import ModelSpec
+from benchbench.train import _Group, _Training
 from tests import data_sets as sets
 from tests.tiny_nets import Reads
 
@@ -205,7 +210,7 @@ def test_weights_that_saw_a_test_case_are_refused(tmp_path):
 
 def test_two_processes_train_one_network(tmp_path):
     folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
-    net = "tests.tiny_nets:Reads"
+    net = "tests.tiny_nets:Unused"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "benchbench", "train", net, "--data", str(folder), "--budget", "4steps"]
     command += ["--out", str(tmp_path / "t"), "--threads", "1", "--seed", "3"]
@@ -286,3 +291,144 @@ def test_weights_from_elsewhere_are_judged_on_every_case(tmp_path):
     assert "was trained with 1 of the 7 test cases, such as case_001" in said
     assert "is no fold" in bench("run", *words, "--data", theirs, "--fold", "most", check=2)
     assert "is no fold" in bench("train", net, "--data", theirs, "--budget", "1steps", "--fold", "all", check=2)
+
+
+def damage(folder, *cases):
+    """Cut the images of some cases short, which their headers do not show."""
+    for case in cases:
+        path = folder / f"imagesTr/{case}.nii.gz"
+        path.write_bytes(path.read_bytes()[:-200])
+
+
+def test_a_training_leaves_out_what_cannot_be_read(tmp_path, caplog):
+    folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
+    plan = plan_folder(folder)
+    bad = [plan.ids[part][0] for part in ("train", "val", "test")]
+    damage(folder, *bad)
+    out = tmp_path / "t"
+    words = ["train", "tests.tiny_nets:Reads", "--data", str(folder), "--budget", "3steps", "--threads", "1"]
+    assert cli.main([*words, "--out", str(out)]) == 0
+    told = json.loads((out / "tests.tiny_nets:Reads.json").read_text())
+    assert told["train"]["steps_done"] == 3
+    assert not set(told["train"]["cases"]) & set(bad)
+    assert caplog.text.count("left out: ") == 3
+    assert plan_folder(folder).splits == {name: count - 1 for name, count in plan.splits.items()}
+    sets.save(folder / f"imagesTr/{bad[0]}.nii.gz", sets.make()[0])  # repaired
+    folders._plan.cache_clear()  # as in another process
+    assert plan_folder(folder).splits["train"] == plan.splits["train"]
+
+
+def test_a_training_without_validation_cases_is_kept(tmp_path):
+    folder = sets.decathlon(tmp_path / "Task99_Boxes", count=6)
+    ids = [f"case_{i:03d}" for i in range(6)]
+    (folder / "splits_final.json").write_text(json.dumps([{"train": ids[:1], "val": ids[1:]}]))
+    assert plan_folder(folder).splits == {"train": 1, "val": 0, "test": 5}
+    out = tmp_path / "t"
+    words = ["train", "tests.tiny_nets:Reads", "--data", str(folder), "--budget", "2steps", "--threads", "1"]
+    assert cli.main([*words, "--out", str(out)]) == 0
+    assert json.loads((out / "tests.tiny_nets:Reads.json").read_text())["train"]["validation"] == []
+
+
+def test_a_case_that_cannot_be_read_is_left_out_of_the_dice_and_named(tmp_path):
+    folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
+    plan = plan_folder(folder)
+    damage(folder, plan.ids["test"][0])
+    found = measure_dice(Reads(), data=plan.where, spatial=plan.patch, surfaces=False)
+    (dice,) = (m for m in found.measurements if m.metric == "dice")
+    assert len(dice.values) == plan.splits["test"] - 1
+    assert found.cases["ids"] == list(plan.ids["test"][1:])
+    assert f"1 could not be read: {plan.ids['test'][0]}" in dice.method
+
+
+def test_data_that_is_gone_costs_the_dice_and_not_the_latency(tmp_path):
+    folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
+    plan = plan_folder(folder)
+    path = weights_of(plan, tmp_path / "w.safetensors")
+    damage(folder, *plan.ids["test"])
+    words = ("--protocol", "quick,half_width=1000", "--no-noise", "--threads", 1, "--out", tmp_path / "run")
+    bench("run", "--models", "tests.tiny_nets:Reads", "--data", folder, "--checkpoint", path, *words)
+    record = json.loads((tmp_path / "run" / "records.jsonl").read_text())
+    by = {m["metric"]: m for m in record["measurements"]}
+    assert record["status"] == "ok"
+    assert by["latency_s"]["value"] > 0
+    assert by["dice"]["value"] is None
+    assert "none of the" in by["dice"]["reason"]
+
+
+def test_a_list_that_was_added_is_another_training(tmp_path):
+    """A killed training must not go on with other cases under the same name."""
+    folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
+    plan = plan_folder(folder)
+    changed = dataclasses.replace(plan, ids={**plan.ids, "train": plan.ids["train"][1:]})
+    spec = ModelSpec(name="reads", arch="tests.tiny_nets:Reads", kwargs={}, in_channels=1, out_channels=3)
+    recipe = TrainRecipe(data=plan.where, patch=(16, 16, 16), budget=Budget(steps=1))
+    one, other = (
+        _Training(Reads(), spec, recipe, p, tmp_path / "w.safetensors", "cpu", None, _Group()) for p in (plan, changed)
+    )
+    assert one._identity() != other._identity()
+
+
+def test_weights_of_a_patient_are_refused_for_another_scan_of_it(tmp_path, caplog):
+    names = tuple(f"BraTS-GLI-{i:05d}-001" for i in range(12))
+    theirs = plan_folder(sets.brats(tmp_path / "theirs", names))
+    theirs = dataclasses.replace(theirs, ids={"test": names})
+    path = weights_of(theirs, tmp_path / "w.safetensors", cases=["BraTS-GLI-00003-000", "BraTS-GLI-99999-000"])
+    assert checkpoint.leaks(checkpoint.read_sidecar(path), theirs) == ["BraTS-GLI-00003-001"]
+    elsewhere = dataclasses.replace(theirs, name="other", digest="0")
+    assert checkpoint.leaks(checkpoint.read_sidecar(path), elsewhere) == []
+    assert "make sure that they are other patients" in caplog.text
+
+
+def test_pictures_of_resampled_cases_are_of_what_the_network_saw(tilted):
+    sets.save(tilted / "labelsTr/case_000.nii.gz", sets.make(0, (20, 22, 12))[1])
+    sets.save(tilted / "imagesTr/case_000.nii.gz", sets.make(0, (20, 22, 12))[0])  # of another spacing than the rest
+    plan = plan_folder(tilted)
+    assert plan.preparation.resample
+    how = {"dtype": "fp32", "overlap": 0.5, "device": "cpu"}
+    answer = accuracy._answer(Reads(), plan, plan.where, "test", 0, plan.patch, how)
+    assert answer.case.label.shape == (20, 22, 12)  # of its file
+    assert abs(float(answer.shown.image.mean())) < 0.05  # z-scores
+    assert answer.shown.label.shape == answer.shown.image.shape[1:] == answer.shown_predicted.shape[1:]
+    assert answer.shown.label.shape != answer.case.label.shape
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--models", "nnunet", "--checkpoint", "{small}"), "holds 'nnunet_small', not 'nnunet'"),
+        (("--models", "nnunet", "--checkpoint", "{small}.pt"), "is no .safetensors file"),
+        (("--models", "nnunet", "--crop-foreground"), "times a case of the phantom"),
+    ],
+)
+def test_what_a_run_on_a_folder_refuses(tmp_path, words, message):
+    folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
+    plan = plan_folder(folder)
+    card = zoo.get_card("nnunet_small").planned(plan.patch)
+    spec = card.spec(in_channels=1, out_channels=3)
+    small = tmp_path / "nnunet_small.safetensors"
+    state = zoo.build(spec, plan.patch).state_dict()
+    checkpoint.save(small, state, model=spec, data=plan.key, spatial=plan.patch, train={}, plan=plan)
+    said = bench("run", "--data", folder, *(word.format(small=small) for word in words), check=2)
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_a_folder_with_more_channels_than_the_weights_is_refused(tmp_path):
+    for number in range(4):
+        sets.save(tmp_path / "case" / f"x_{number:04d}.nii.gz", sets.make()[0])
+    assert len(predict.find_case(tmp_path / "case", ("a", "b", "c", "d")).images) == 4
+    with pytest.raises(DataError, match=r"more channels than the 2 of the weights: x_0002\.nii\.gz, x_0003\.nii\.gz"):
+        predict.find_case(tmp_path / "case", ("a", "b"))
+
+
+def test_several_processes_without_a_folder_and_a_gpu_that_is_not_there(tmp_path, monkeypatch, capsys):
+    folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
+    words = ["train", "tests.tiny_nets:Reads", "--data", str(folder), "--budget", "1steps"]
+    if not torch.cuda.is_available():
+        assert cli.main([*words, "--device", "cuda", "--out", str(tmp_path / "t")]) == 2
+        assert "PyTorch sees no GPU here" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(words) == 2
+    assert "name it with --out" in capsys.readouterr().err
+    assert cli.main([*words, "--data", f"{folder}#all", "--out", str(tmp_path / "t")]) == 2
+    assert "no case to train on" in capsys.readouterr().err

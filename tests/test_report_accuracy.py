@@ -194,3 +194,45 @@ def test_damaged_cases_cost_only_the_comparison(content, tmp_path):
     whole = with_cases(tmp_path, scored("nnunet", 0.9), [0.9] * 8)
     kept = examples.artifact(tmp_path, "cases", "x.json", content)
     assert paired_grid(tmp_path, whole, dataclasses.replace(scored("unetr", 0.8), artifacts=(kept,))) is None
+
+
+def test_the_verdict_has_the_direction_of_its_test(tmp_path):
+    """A mean that a few cases pull down says nothing of the ranks, which are what was tested."""
+    best = with_cases(tmp_path, scored("nnunet", 0.9), [0.8] * 40)
+    pulled = with_cases(tmp_path, scored("unetr", 0.9), [0.8 + 0.01 * (1 + i / 100) for i in range(35)] + [0.28] * 5)
+    (line,) = paired_grid(tmp_path, best, pulled).lines
+    assert line.cell("difference").value < 0
+    assert line.cell("verdict").text == "better by its ranks, worse on average"
+
+
+def test_the_seconds_of_another_volume_do_not_join():
+    row = on_folder(scored("nnunet", 0.89), (40, 56, 40), 0.2)
+    work = dataclasses.replace(row.workload, data=None, split=None, volume=(64, 64, 64))
+    assert len(conditions.group([row, dataclasses.replace(scored("unetr", 0.8), workload=work)])) == 2
+
+
+def test_trainings_on_a_folder_share_a_table():
+    rows = []
+    for name, patch in (("nnunet", (40, 56, 40)), ("slim_unetr", (64, 64, 64))):
+        work = on_folder(scored(name, 0.8), patch, 0.2).workload
+        work = dataclasses.replace(work, phase="train", split=None, volume=None)
+        rows.append(examples.record(name, workload=work, measurements=(examples.number("train_step_s", 0.5),)))
+    (group,) = conditions.group(rows)
+    command = conditions.reproduce(group)
+    assert "--phase train" in command
+    assert "--data Task04_Hippocampus" in command
+    assert "--spatial" not in command
+
+
+@pytest.mark.parametrize(
+    ("key", "flag"),
+    [
+        ("X:0123abcd", ""),
+        ("X:0123abcd:fold3", "--fold 3"),
+        ("X:0123abcd:all", "--fold all"),
+        ("X:01:list23:fold1:brats", "--fold 1 --empty-rule brats"),
+    ],
+)
+def test_the_fold_of_a_command_is_that_of_the_records(key, flag):
+    (group,) = conditions.group([on_folder(scored("nnunet", 0.9), (40, 56, 40), 0.2, data=key)])
+    assert conditions.reproduce(group).endswith(f"--data X {flag}".strip())

@@ -236,12 +236,14 @@ def test_a_spec_is_what_was_asked():
         ((128, 128, 128), [32, 64, 128, 256, 320, 320]),  # its plan for BraTS
         ((40, 56, 40), [32, 64, 128, 256]),  # its plan for the hippocampus
         ((8, 8, 8), [32, 64, 128]),
+        ((128, 128, 24), [32, 64, 128, 256, 320, 320]),
     ],
 )
 def test_nnunet_plans_its_stages_for_the_data(patch, filters):
     card = zoo.get_card("nnunet").planned(patch)
     assert card.kwargs["filters"] == filters
-    assert card.kwargs["strides"] == [1] + [2] * (len(filters) - 1)
+    assert len(card.kwargs["strides"]) == len(filters)
+    assert card.kwargs["strides"][:2] == [1, 2]
     zoo.build(card.spec(in_channels=1, out_channels=3), patch)
 
 
@@ -267,3 +269,24 @@ def test_a_plan_that_is_not_there_is_refused(plan, message):
 def test_a_volume_is_padded_to_what_a_network_takes(name, sides):
     spec = zoo.get_card(name).planned((40, 56, 40)).spec(in_channels=1, out_channels=3)
     assert zoo.fitting_sides(spec, (40, 56, 40)) == sides
+
+
+def test_nnunet_halves_a_coarse_axis_later():
+    """Slices of 5 mm in a plane of 1 mm: the first stages look at single slices, as nnU-Net plans it."""
+    card = zoo.get_card("nnunet").planned((128, 128, 24), (1.0, 1.0, 5.0))
+    assert card.kwargs["strides"] == [1, [2, 2, 1], [2, 2, 1], 2, 2, [2, 2, 1]]
+    assert card.kwargs["kernel_size"][:3] == [[3, 3, 1], [3, 3, 1], [3, 3, 3]]
+    network = zoo.build(card.spec(in_channels=1, out_channels=2), (128, 128, 24))
+    assert network.multiple_of == (32, 32, 4)
+    with pytest.raises(ShapeError, match="multiple of 32x32x4"):
+        zoo.build(card.spec(), (128, 128, 26))
+
+
+def test_a_constructor_that_asserts_gets_the_next_size_and_one_that_breaks_says_so():
+    cards = {name: zoo.find_cards(f"tests.tiny_nets:{name}")[0] for name in ("Asserts", "NeedsValues")}
+    assert zoo.fitting_sides(cards["Asserts"].spec(), (20, 30, 20)) == (32, 32, 32)
+    assert zoo.fitting_sides(cards["NeedsValues"].spec(), (16, 16, 16)) == (16, 16, 16)
+    with pytest.raises(CardError, match="cannot be built: a bug of its own"):
+        zoo.fitting_sides(cards["NeedsValues"].spec(), (40, 40, 40))
+    with pytest.raises(ShapeError, match="an assertion of its constructor failed"):
+        zoo.build(cards["Asserts"].spec(), (20, 30, 20))

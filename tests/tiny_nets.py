@@ -151,3 +151,28 @@ class Reads(nn.Module):
 
     def forward(self, x):
         return self.head(self.smooth(x))
+
+
+class Unused(Reads):
+    """Holds weights that its forward never uses, as MONAI's ViT does."""
+
+    def __init__(self, in_channels=1, out_channels=3):
+        super().__init__(in_channels, out_channels)
+        self.spare = nn.Linear(3, 3)
+
+
+class Asserts(Tiny):
+    """Checks its size as much public code does."""
+
+    def __init__(self, in_channels=4, out_channels=3, spatial=(32, 32, 32)):
+        assert all(side % 32 == 0 for side in spatial)
+        super().__init__(in_channels, out_channels)
+
+
+class NeedsValues(Tiny):
+    """Cannot be built without memory, and not at all at sides above 32."""
+
+    def __init__(self, in_channels=4, out_channels=3, spatial=(32, 32, 32)):
+        super().__init__(in_channels, out_channels)
+        if torch.zeros(1).item() or max(spatial) > 32:
+            raise RuntimeError("a bug of its own")

@@ -5,6 +5,7 @@ Importing it costs milliseconds: what makes or reads the voxels is imported on f
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 from types import MappingProxyType
@@ -41,12 +42,13 @@ def list_datasets() -> tuple[DataPlan, ...]:
     return tuple(_PLANS.values())
 
 
-def get_plan(name: str, *, fold: int | None = None) -> DataPlan:
+def get_plan(name: str, *, fold: int | None = None, rule: str | None = None) -> DataPlan:
     """The plan of one data set.
 
     Args:
         name: `phantom`, a folder, or what a plan's `where` says.
         fold: whose cases are `test`, `plan.ALL` for every case; None: the one in `name`, else 0.
+        rule: for empty regions, `brats` or `exclude`; None: the one in `name`, else what is usual for the data.
 
     Raises:
         DataError: no data set of that name or in that folder.
@@ -54,14 +56,19 @@ def get_plan(name: str, *, fold: int | None = None) -> DataPlan:
     if name in _PLANS:
         if fold:
             raise DataError(f"{name} has its own split, and no folds")
+        if rule not in (None, _PLANS[name].usual_rule):
+            raise DataError(f"{name} is judged by the rule {_PLANS[name].usual_rule} alone")
         return _PLANS[name]
-    path, _, number = name.partition("#") if "#" in name and not Path(name).exists() else (name, "", "")
+    path, _, part = name.partition("#") if "#" in name and not Path(name).exists() else (name, "", "")
+    number, _, named_rule = part.partition("+")
     if "/" in name or Path(path).expanduser().exists():
         from benchbench.data.folder import plan_folder
 
         named = ALL if number == "all" else int(number) if number.isdigit() else 0
         chosen = named if fold is None else fold
-        return plan_folder(Path(path).expanduser(), fold=chosen)
+        plan = plan_folder(Path(path).expanduser(), fold=chosen)
+        asked = named_rule if rule is None else rule
+        return plan if asked in ("", plan.usual_rule) else dataclasses.replace(plan, rule=asked)
     raise DataError(unknown("data set", name, _PLANS, hint="give a folder, or see 'bench data list'"))
 
 

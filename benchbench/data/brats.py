@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from benchbench.data.source import ENDINGS, CaseFiles, ImageFile, Source, make_source
+from benchbench.data.source import ENDINGS, CaseFiles, ImageFile, Source, make_source, subject_of
 from benchbench.errors import DataError
 
 _CHANNELS = ("T1", "T1ce", "T2", "FLAIR")  # the order of the phantom, too
@@ -97,8 +97,7 @@ def _case(path: Path) -> tuple[str, CaseFiles]:
     ending = next((end for end in ENDINGS if (path / f"{path.name}{joint}seg{end}").exists()), None)
     files = tuple(ImageFile(path=_existing(path / f"{path.name}{joint}{name}")) for name in names)
     label = path / f"{path.name}{joint}seg{ending}" if ending else None
-    subject = path.name.rpartition("-")[0] if new else path.name
-    return layout, CaseFiles(id=path.name, subject=subject, images=files, label=label)
+    return layout, CaseFiles(id=path.name, subject=subject_of(path.name), images=files, label=label)
 
 
 def _existing(start: Path) -> Path:

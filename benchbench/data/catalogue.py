@@ -7,6 +7,8 @@ are those that MONAI's DecathlonDataset gets, checked by the md5 sums that MONAI
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 from pathlib import Path
 from types import MappingProxyType
 
@@ -94,9 +96,9 @@ def fetch(name: str, to: Path) -> Path:
     folder = to / found.archive
     if (folder / "dataset.json").exists():
         return folder
+    if folder.exists():
+        raise DataError(f"{folder} is there and has no dataset.json: move it away, and fetch again")
     _download(found, to)
-    if not (folder / "dataset.json").exists():
-        raise DataError(f"the archive of {found.name} has no {found.archive}/dataset.json; remove {folder}")
     return folder
 
 
@@ -107,12 +109,17 @@ def _download(known: Known, to: Path) -> None:
     from monai.apps import DecathlonDataset
     from monai.apps.utils import HashCheckError, download_url, extractall
 
+    partial = to / f".{known.archive}.partial"  # a killed download or unpacking leaves nothing that looks whole
     url, md5 = DecathlonDataset.resource[known.archive], DecathlonDataset.md5[known.archive]
     archive = to / f"{known.archive}.tar"
     try:
         to.mkdir(parents=True, exist_ok=True)
         download_url(url, archive, md5, hash_type="md5", progress=False)
-        extractall(archive, to, md5, hash_type="md5", has_base=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        extractall(archive, partial, md5, hash_type="md5", has_base=True)
+        if not (partial / known.archive / "dataset.json").exists():
+            raise DataError(f"the archive of {known.name} has no {known.archive}/dataset.json; it is kept: {archive}")
+        os.replace(partial / known.archive, to / known.archive)
     except HashCheckError as error:
         raise DataError(
             f"{archive} is not what MONAI knows by its md5, such as after a broken download: remove it and fetch again"
@@ -122,4 +129,6 @@ def _download(known: Known, to: Path) -> None:
         raise DataError(
             f"cannot get {known.name} from {url}: {reason}; it can also be downloaded by hand into {to}"
         ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     archive.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchbench.data.source import CaseFiles, ImageFile, Source, inside, make_source, read_json, stem
+from benchbench.data.source import CaseFiles, ImageFile, Source, inside, make_source, read_json, stem, subject_of
 from benchbench.errors import DataError
 
 
@@ -56,7 +56,7 @@ def _case(folder: Path, item: Mapping[str, str], channels: int) -> CaseFiles:
     volumes = [None] if channels == 1 else list(range(channels))
     return CaseFiles(
         id=name,
-        subject=name,
+        subject=subject_of(name),
         images=tuple(ImageFile(path=image, volume=volume) for volume in volumes),
         label=inside(folder, item["label"]),
     )

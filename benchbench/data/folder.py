@@ -14,7 +14,7 @@ import functools
 import json
 import logging
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,8 @@ def plan_folder(folder: Path, *, fold: int = 0) -> DataPlan:
 
 
 def _stamp(folder: Path) -> tuple[int, ...]:
-    """Changes when the description or the split does, so that a plan in memory is not used any longer."""
-    names = ("dataset.json", splits.SPLITS_FILE, "imagesTr")
+    """Changes when the description, the split or the list of files does: a plan in memory is not used any longer."""
+    names = ("", "dataset.json", splits.SPLITS_FILE, "imagesTr", "labelsTr")
     return tuple((folder / name).stat().st_mtime_ns if (folder / name).exists() else 0 for name in names)
 
 
@@ -97,7 +97,8 @@ def _plan(folder: Path, fold: int, stamp: tuple[int, ...]) -> DataPlan:
     source = _source(folder, stamp)
     digest = _identity(source)
     stats = _fingerprint(source, digest)
-    parts = splits.split(source.cases, fold, listed=splits.read_list(folder))
+    listed = splits.read_list(folder)
+    parts = splits.split(source.cases, fold, listed=listed)
     usable = {name: tuple(c for c in ids if c not in stats["unreadable"]) for name, ids in parts.items()}
     for name in ("test",) if fold == ALL else ("train", "test"):
         if not usable[name]:
@@ -132,6 +133,7 @@ def _plan(folder: Path, fold: int, stamp: tuple[int, ...]) -> DataPlan:
         fold=fold,
         ids=usable,
         digest=digest,
+        listed="" if listed is None else rec.content_hash(listed)[:8],
         preparation=preparation,
     )
 
@@ -153,23 +155,51 @@ def _size(path: Path | None) -> int:
 
 # -- fingerprint
 
+#: Digest of a data set -> case -> why it is left out: what is known in this process where there is no cache.
+_LEFT_OUT: dict[str, dict[str, str]] = {}
+
+
+def leave_out(plan: DataPlan, bad: Mapping[str, str]) -> None:
+    """Leave cases out of every plan of a data set from now on, until one of its files changes.
+
+    Args:
+        plan: of the data set.
+        bad: case -> what is wrong with it.
+    """
+    assert plan.folder is not None
+    _plan.cache_clear()
+    source = _source(plan.folder, _stamp(plan.folder))
+    digest = _identity(source)
+    _LEFT_OUT.setdefault(digest, {}).update(bad)
+    _keep(source, digest, _fingerprint(source, digest))
+
 
 def _fingerprint(source: Source, digest: str) -> dict[str, Any]:
     """Spacing, patch and intensities, from the cache where the files are the same."""
-    path = cache_base() / PREPARED / f"{source.name}-{digest}" / "fingerprint.json"
+    found: dict[str, Any] = {}
     try:
-        found = json.loads(path.read_bytes())
-        if found["stamp"] == _times(source) and "sides" in found:
-            return dict(found)
+        read = json.loads(_fingerprint_path(source, digest).read_bytes())
+        if read["stamp"] == _times(source) and "sides" in read:
+            found = dict(read)
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    made = _look(source)
+    if not found:
+        found = _look(source)
+        _keep(source, digest, found)
+    return found | {"unreadable": found["unreadable"] | _LEFT_OUT.get(digest, {})}
+
+
+def _fingerprint_path(source: Source, digest: str) -> Path:
+    return cache_base() / PREPARED / f"{source.name}-{digest}" / "fingerprint.json"
+
+
+def _keep(source: Source, digest: str, found: Mapping[str, Any]) -> None:
+    path = _fingerprint_path(source, digest)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (json.dumps(made, indent=1) + "\n").encode())
+        write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
     except OSError as error:
         log.warning("no cache at %s (%s): each use reads every header again", path.parent, error.strerror or error)
-    return made
 
 
 def _times(source: Source) -> str:
@@ -198,7 +228,9 @@ def _look(source: Source) -> dict[str, Any]:
     target = _target_spacing(np.array(spacings), np.array(shapes))
     resample = any(abs(s / t - 1) > 0.01 for one in spacings for s, t in zip(one, target, strict=True))
     scaled = np.median(np.array(shapes) * np.array(spacings) / target, axis=0)
-    foreground, clip = _intensities(source, [c for c in source.cases if c.id not in unreadable])
+    foreground, clip, share = _intensities(source, [c for c in source.cases if c.id not in unreadable])
+    if foreground:  # the air around the head is cropped away
+        scaled = scaled * share
     return {
         "stamp": _times(source),
         "spacing_mm": [round(float(s), 6) for s in target],
@@ -221,22 +253,37 @@ def _target_spacing(spacings: Any, shapes: Any) -> Any:
     return target
 
 
-def _intensities(source: Source, cases: list[CaseFiles]) -> tuple[bool, list[float] | None]:
-    """Whether the background has one value; of CT the clip and the moments (low, high, mean, deviation)."""
+def _intensities(source: Source, cases: list[CaseFiles]) -> tuple[bool, list[float] | None, Any]:
+    """Whether the background has one value; of CT the clip and the moments; the share of each side that is not air.
+
+    The moments are low, high, mean and deviation. The shares are medians, of the sides once in RAS.
+    """
+    import nibabel as nib
+
     wanted = cases[:: max(1, len(cases) // _LOOKED_AT)][:_LOOKED_AT]
-    empty, inside = [], []
+    empty, inside, shares = [], [], []
     for volumes in _readable(wanted, lambda case: load_volumes(case, source.labels)):
-        empty.append(float(is_background(volumes.image).mean()))
+        background = is_background(volumes.image)
+        empty.append(float(background.mean()))
+        order = np.argsort(nib.orientations.io_orientation(volumes.affine)[:, 0])
+        shares.append([_lit_share(background, int(axis)) for axis in order])
         if source.is_ct and volumes.label is not None and volumes.label.any():
             voxels = volumes.image[0][volumes.label > 0]
             inside.append(voxels[:: max(1, len(voxels) // 10_000)])
     foreground = bool(empty) and statistics.median(empty) > _BACKGROUND and not source.is_ct
+    share = np.median(np.array(shares), axis=0) if shares else np.ones(3)
     if not inside:
-        return foreground, None
+        return foreground, None, share
     pooled = np.concatenate(inside)
     low, high = np.percentile(pooled, _CLIP)
     clipped = np.clip(pooled, low, high)
-    return foreground, [float(low), float(high), float(clipped.mean()), float(max(clipped.std(), 1e-6))]
+    return foreground, [float(low), float(high), float(clipped.mean()), float(max(clipped.std(), 1e-6))], share
+
+
+def _lit_share(background: Any, axis: int) -> float:
+    """The share of a side between the first and the last slice that is not all background."""
+    lit = np.flatnonzero(~background.all(tuple({0, 1, 2} - {axis})))
+    return float(lit[-1] + 1 - lit[0]) / background.shape[axis] if len(lit) else 1.0
 
 
 def _readable(cases: Iterable[CaseFiles], read: Callable[[CaseFiles], Any]) -> Iterable[Any]:

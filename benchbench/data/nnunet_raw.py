@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchbench.data.source import CaseFiles, ImageFile, Source, inside, make_source, read_json
+from benchbench.data.source import CaseFiles, ImageFile, Source, inside, make_source, read_json, subject_of
 from benchbench.errors import DataError
 
 
@@ -88,13 +88,15 @@ def _found(folder: Path, ending: str, channels: int) -> tuple[CaseFiles, ...]:
             continue
         case = path.name[: -len(first)]
         files = tuple(ImageFile(path=images / f"{case}_{i:04d}{ending}") for i in range(channels))
-        cases.append(CaseFiles(id=case, subject=case, images=files, label=folder / "labelsTr" / f"{case}{ending}"))
+        cases.append(
+            CaseFiles(id=case, subject=subject_of(case), images=files, label=folder / "labelsTr" / f"{case}{ending}")
+        )
     return tuple(cases)
 
 
 def _listed(folder: Path, case: str, item: Any) -> CaseFiles:
     try:
         images = tuple(ImageFile(path=inside(folder, str(one))) for one in item["images"])
-        return CaseFiles(id=case, subject=case, images=images, label=inside(folder, str(item["label"])))
+        return CaseFiles(id=case, subject=subject_of(case), images=images, label=inside(folder, str(item["label"])))
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder / 'dataset.json'}: its case {case!r} lacks {error}") from error

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+#: The regions of BraTS, as they are called.
+_BRATS = ({"tc", "wt", "et"}, {"tumor core", "whole tumor", "enhancing tumor"})
+
 ALL = -1  # in the place of a fold: every case is `test`, as of another hospital's data
 
 
@@ -52,6 +55,8 @@ class DataPlan:
     fold: int = 0  # whose cases are `test`; `ALL`: every case
     ids: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # split -> cases, of a real data set
     digest: str = ""  # of a real data set's description, file names and sizes
+    rule: str = ""  # for empty regions, where another was asked for than is usual for the data
+    listed: str = ""  # hash of the data set's own `splits_final.json`, if that says which case is where
     preparation: Preparation | None = None  # of a real data set
 
     @property
@@ -67,12 +72,24 @@ class DataPlan:
     @property
     def empty_rule(self) -> str:
         """How a region that is empty counts: as BraTS has it for BraTS and the phantom, else left out if both are."""
-        return "brats" if {"tc", "wt", "et"} <= set(self.regions) else "exclude"
+        return self.rule or self.usual_rule
+
+    @property
+    def usual_rule(self) -> str:
+        """Of data whose regions are those of BraTS, by whatever name, `brats`; of others `exclude`."""
+        names = {name.lower().replace("_", " ").replace("tumour", "tumor") for name in self.regions}
+        return "brats" if any(brats <= names for brats in _BRATS) else "exclude"
 
     @property
     def key(self) -> str:
         """What a record calls it: the same data have the same key wherever they lie, other data another."""
+        return f"{self.weights_key}:{self.rule}" if self.digest and self.rule else self.weights_key
+
+    @property
+    def weights_key(self) -> str:
+        """What weights call it that were trained on it: the key, without how they are judged."""
         part = ":all" if self.fold == ALL else f":fold{self.fold}" if self.fold else ""
+        part = f":list{self.listed}{part}" if self.listed and self.fold != ALL else part
         return f"{self.name}:{self.digest[:8]}{part}" if self.digest else self.name
 
     @property
@@ -80,8 +97,8 @@ class DataPlan:
         """What `get_plan` finds it by, here."""
         if self.folder is None:
             return self.name
-        part = "all" if self.fold == ALL else self.fold
-        return f"{self.folder}#{part}" if self.fold else str(self.folder)
+        part = ("all" if self.fold == ALL else str(self.fold)) + (f"+{self.rule}" if self.rule else "")
+        return f"{self.folder}#{part}" if part != "0" else str(self.folder)
 
     def check_case(self, split: str, index: int) -> None:
         """Refuse a case that the data set does not have.

@@ -172,16 +172,26 @@ def _prepare_case(source: Source, files: CaseFiles, preparation: Preparation) ->
 
 
 def prepare_all(plan: DataPlan, *, progress: Progress | None = None) -> dict[str, str]:
-    """Prepare every case that is not in the cache; returns those that cannot be, with the reason."""
+    """Prepare every case that is not in the cache.
+
+    Returns:
+        Those that cannot be, with the reason; plans that are made from now on leave them out.
+    """
+    assert plan.preparation is not None
     wanted = [(split, i) for split in ("train", "val", "test") for i in range(plan.splits[split])]
     bad: dict[str, str] = {}
     for done, (split, i) in enumerate(wanted, 1):
+        source, files = folders.case_files(plan, split, i)
+        path = _cached_path(plan, files)
         try:
-            load_case(plan, split, i)
+            if not path.exists():
+                _write_cached(path, _prepare_case(source, files, plan.preparation))
         except DataError as error:
-            bad[plan.ids[split][i]] = str(error)
+            bad[files.id] = str(error)
         if progress:
             progress(done, len(wanted))
+    if bad:
+        folders.leave_out(plan, bad)
     return bad
 
 

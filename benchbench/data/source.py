@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,15 @@ def make_source(
         cases=tuple(sorted(cases, key=lambda case: case.id)),
         licence=licence,
     )
+
+
+_SCAN_OF_BRATS = re.compile(r"(BraTS-[A-Z]+-\d{5})-\d{3}")
+
+
+def subject_of(case: str) -> str:
+    """The patient of a case, by its name: of BraTS since 2023 without the scan's number, else the case itself."""
+    found = _SCAN_OF_BRATS.match(case)
+    return found[1] if found else case
 
 
 def read_json(path: Path) -> dict[str, Any]:

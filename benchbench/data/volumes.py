@@ -87,6 +87,9 @@ def load_volumes(case: CaseFiles, labels: Mapping[int, str] | None = None) -> Vo
         if file.path not in opened:
             image = _open(file.path)
             _check_sides(file.path, image.shape, four=file.volume is not None)
+            wanted = sum(other.path == file.path for other in case.images)
+            if file.volume is not None and image.shape[-1] > wanted:
+                raise DataError(f"{file.path} has {image.shape[-1]} channels, and {wanted} are expected")
             opened[file.path] = image, _voxels(file.path, image)
         image, voxels = opened[file.path]
         _check_sides(file.path, image.shape, four=file.volume is not None, volume=file.volume)
@@ -129,20 +132,24 @@ def is_background(image: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
 def _open(path: Path) -> Any:
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
 
     try:
         return nib.load(path)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing") from error
-    except (ImageFileError, *_READING) as error:
+    except (ImageFileError, HeaderDataError, *_READING) as error:
         raise DataError(f"{path} cannot be read: {_why(error)}") from error
 
 
 def _voxels(path: Path, image: Any) -> npt.NDArray[Any]:
     try:
-        return np.asanyarray(image.dataobj)
+        found: npt.NDArray[Any] = np.asanyarray(image.dataobj)
     except _READING as error:
         raise DataError(f"{path} cannot be read to its end: {_why(error)}; get it again") from error
+    if found.dtype.kind not in "biuf":
+        raise DataError(f"{path} holds {found.dtype} in each voxel, such as a colour, and no single number")
+    return found
 
 
 def _why(error: BaseException) -> str:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from benchbench.data import Case, DataPlan, get_plan, load_case
-from benchbench.errors import UsageError
+from benchbench.errors import DataError, UsageError
 from benchbench.measure.scores import RULES, Scores, region_dice, score
 from benchbench.measure.segment import DTYPES, AccuracyError, logits_of, regions_of
 from benchbench.records import Measurement
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["AccuracyError", "AccuracyResult", "Picture", "measure_dice", "region_dice"]
+
+log = logging.getLogger(__name__)
 
 #: Told after each case: how many are done, and of how many.
 Progress = Callable[[int, int], None]
@@ -100,11 +103,19 @@ def measure_dice(
 
     found: list[Scores] = []
     shots: list[_Shot] = []
+    missing: list[str] = []
     was_training = model.training
     model.eval()
     try:
-        cases = _answers(model, plan, data, split, count, spatial, dtype=dtype, overlap=overlap, device=device)
-        for case, predicted in cases:
+        how = {"dtype": dtype, "overlap": overlap, "device": device}
+        for index in range(count):
+            try:
+                answer = _answer(model, plan, data, split, index, spatial, how)
+            except DataError as error:
+                log.warning("left out of the Dice: %s", error)
+                missing.append(f"{plan.ids[split][index] if split in plan.ids else index} ({error})")
+                continue
+            case, predicted = answer.case, answer.predicted
             reference = plan.to_regions(case.label)
             spacing = np.linalg.norm(case.affine[:3, :3], axis=0)
             found.append(
@@ -117,17 +128,19 @@ def measure_dice(
                     surfaces=surfaces,
                 )
             )
-            shots.append(_middle_slice(case, predicted, plan))
+            shots.append(_middle_slice(answer.shown, answer.shown_predicted, plan))
             if progress:
                 progress(len(found), count)
     finally:
         model.train(was_training)
+    if not found:
+        raise DataError(f"{plan.name}: none of the {count} {split} cases can be read, such as {missing[0]}")
     decided = "the largest logit" if plan.exclusive else "sigmoid > 0.5 per region"
     method = (
-        f"{plan.key} ({plan.title}), {split}, {count} cases, patch {format_shape(tuple(spatial))}, "
+        f"{plan.key} ({plan.title}), {split}, {len(found)} cases, patch {format_shape(tuple(spatial))}, "
         f"window overlap {overlap:g}, {dtype}, {decided}; {RULES[plan.empty_rule]}; "
         "95 % bootstrap interval over cases"
-    )
+    ) + (f"; {len(missing)} could not be read: {'; '.join(missing)}" if missing else "")
     tables = {"dice": np.array([s.dice for s in found])}
     if surfaces:
         tables["hd95_mm"] = np.array([s.hd95_mm for s in found])
@@ -146,31 +159,42 @@ def measure_dice(
     )
 
 
-def _answers(
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """A case, and the regions that the network sees in it."""
+
+    case: Case  # in the voxels of the label's own file
+    predicted: npt.NDArray[np.bool_]  # (R, D, H, W), likewise
+    shown: Case  # as the network saw it, which is what pictures are of: its axes and intensities are known
+    shown_predicted: npt.NDArray[np.bool_]
+
+
+def _answer(
     model: nn.Module,
     plan: DataPlan,
     data: str,
     split: str,
-    count: int,
+    index: int,
     spatial: Sequence[int],
-    *,
-    dtype: str,
-    overlap: float,
-    device: str,
-) -> Iterator[tuple[Case, npt.NDArray[np.bool_]]]:
-    """Each case, with the regions that the network sees in it: in the voxels of the label's own file."""
-    how = {"dtype": dtype, "overlap": overlap, "device": device}
-    for index in range(count):
-        if plan.preparation is None or not plan.preparation.resample:
-            case = load_case(data, split, index)
-            yield case, regions_of(logits_of(model, case.image, plan, spatial, **how), plan)  # type: ignore[arg-type]
-            continue
-        from benchbench.data import prepare
+    how: Mapping[str, Any],
+) -> _Answer:
+    if plan.preparation is None or not plan.preparation.resample:
+        case = load_case(data, split, index)
+        predicted = regions_of(logits_of(model, case.image, plan, spatial, **how), plan)
+        return _Answer(case=case, predicted=predicted, shown=case, shown_predicted=predicted)
+    from benchbench.data import prepare
 
-        native, made = prepare.load_native(plan, split, index)
-        image = np.asarray(made.image.numpy(), np.float32)
-        logits = made.to_native(logits_of(model, image, plan, spatial, **how))  # type: ignore[arg-type]
-        yield native, regions_of(logits, plan)
+    native, made = prepare.load_native(plan, split, index)
+    image = np.asarray(made.image.numpy(), np.float32)
+    logits = logits_of(model, image, plan, spatial, **how)
+    assert made.label is not None
+    affine = np.asarray(made.image.affine, np.float64)  # type: ignore[attr-defined]
+    return _Answer(
+        case=native,
+        predicted=regions_of(made.to_native(logits), plan),
+        shown=Case(id=native.id, image=image, label=made.label, affine=affine),
+        shown_predicted=regions_of(logits, plan),
+    )
 
 
 def _means(table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -83,7 +83,8 @@ def group(records: Sequence[rec.Record]) -> list[Group]:
     for record in records:
         key = _key(record)
         if not record.workload.data:
-            key = with_data.get(_loose(record), with_data.get(_loose(record, own_patch=True), key))
+            other = None if record.workload.volume else with_data.get(_loose(record, own_patch=True))
+            key = with_data.get(_loose(record), other or key)
         found.setdefault(key, []).append(record)
     return [Group(letter=_letter(i), records=tuple(rs)) for i, rs in enumerate(found.values())]
 
@@ -325,5 +326,7 @@ def reproduce(group: Group) -> str:
     if work.data:
         name, _, rest = work.data.partition(":")  # of a folder with a hash, which no command takes
         parts.append(f"--data {shlex.quote(name)}")
-        parts += [f"--fold {part.removeprefix('fold')}"] if (part := rest.partition(":")[2]) else []
+        for part in rest.split(":"):  # such as `0123abcd:list4567cdef:fold2:brats`
+            parts += [f"--fold {part.removeprefix('fold')}"] if part == "all" or part.startswith("fold") else []
+            parts += [f"--empty-rule {part}"] if part in ("brats", "exclude") else []
     return " ".join(parts)

@@ -53,6 +53,12 @@ class Pair:
         return statistics.fmean(self.differences)
 
     @property
+    def ranks_lower(self) -> bool:
+        """Whether the signed ranks are those of a network that is behind: the direction that the test is of."""
+        signed = sorted((d for d in self.differences if d), key=abs)
+        return sum(math.copysign(rank, d) for rank, d in enumerate(signed, 1)) < 0
+
+    @property
     def ci95(self) -> tuple[float, float]:
         """Of `mean`, by a bootstrap over cases."""
         found, rng = np.array(self.differences), np.random.default_rng(_SEED)
@@ -84,7 +90,9 @@ def against_best(rows: Sequence[Row], read: Read) -> tuple[Row, list[Pair]] | No
     scored = [row for row in rows if row.record.id in found]
     if len(scored) < 2:
         return None
-    best = max(scored, key=lambda row: statistics.fmean(found[row.record.id].values()))
+    shared = set.intersection(*(set(found[row.record.id]) for row in scored))
+    means = {i: statistics.fmean([cases[c] for c in sorted(shared or set(cases))]) for i, cases in found.items()}
+    best = max(scored, key=lambda row: means[row.record.id])
     others = (_pair(row, found[row.record.id], found[best.record.id]) for row in scored if row is not best)
     pairs = [pair for pair in others if pair is not None]
     return (best, sorted(pairs, key=lambda pair: -pair.mean)) if pairs else None
@@ -124,7 +132,10 @@ def grid(rows: Sequence[Row], read: Read, *, key: str) -> Grid | None:
     return Grid(
         key=key,
         title=f"Dice against {best.label}, case by case",
-        caption=f"{best.label} has the highest mean. Each other network on the {cases} that count for both.",
+        caption=(
+            f"{best.label} has the highest mean, of these very cases. Each other network on the {cases} that count for "
+            "both."
+        ),
         columns=_COLUMNS,
         lines=tuple(_line(pair, corrected.get(pair.row.label)) for pair in pairs),
         sorted_by=("difference", "descending"),
@@ -140,8 +151,10 @@ def _line(pair: Pair, p: float | None) -> Line:
         verdict = f"too few cases ({len(pair.values)})"
     elif p > verdicts.SIGNIFICANT:
         verdict = "not told apart"
-    else:
-        verdict = "worse" if pair.mean < 0 else "worse in most cases"
+    elif pair.ranks_lower == (pair.mean < 0):
+        verdict = "worse" if pair.ranks_lower else "better"
+    else:  # a few large differences the other way
+        verdict = "worse by its ranks, not on average" if pair.ranks_lower else "better by its ranks, worse on average"
     cells = {
         "mean": Cell(text=f"{mean:.3f}", origin=origin, value=mean),
         "difference": Cell(
