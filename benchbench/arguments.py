@@ -10,12 +10,11 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from benchbench import __version__
+from benchbench import argument_types as to
 from benchbench.errors import UsageError, unknown
-
-T = TypeVar("T")
 
 FORMATS = ("table", "json", "csv", "markdown")
 
@@ -164,26 +163,34 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--spatial",
         nargs=3,
-        type=_positive,
+        type=to.positive,
         metavar=("D", "H", "W"),
         help="input size in voxels (default: the data set's patch, 128 128 128)",
     )
     sub.add_argument(
-        "--batch-size", type=_positives, default=(1,), metavar="N[,N]", help="patches in one forward (default: 1)"
+        "--batch-size",
+        type=to.positives,
+        default=(1,),
+        metavar="N[,N]",
+        help="patches in one forward (default: 1)",
     )
     sub.add_argument(
         "--dtype",
-        type=_dtypes,
+        type=to.dtypes,
         default=("fp32",),
         metavar="T[,T]",
         help="fp32, or autocast to bf16 / fp16 (default: fp32)",
     )
     sub.add_argument(
-        "--threads", type=_positives, default=(None,), metavar="N[,N]", help="CPU threads (default: all usable cores)"
+        "--threads",
+        type=to.positives,
+        default=(None,),
+        metavar="N[,N]",
+        help="CPU threads (default: all usable cores)",
     )
     sub.add_argument(
         "--protocol",
-        type=_protocol,
+        type=to.protocol,
         default="quick",
         metavar="NAME[,KEY=NUMBER]",
         help="how often to repeat: quick, standard (five processes) or thorough, or one's own numbers, such as "
@@ -198,12 +205,16 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--volume",
         nargs=3,
-        type=_positive,
+        type=to.positive,
         metavar=("D", "H", "W"),
         help="also measure a whole patient of so many voxels, by sliding windows of the network's patch",
     )
     sub.add_argument(
-        "--overlap", type=_share, default=0.5, metavar="SHARE", help="of neighbouring windows (default: 0.5)"
+        "--overlap",
+        type=to.share,
+        default=0.5,
+        metavar="SHARE",
+        help="of neighbouring windows (default: 0.5)",
     )
     sub.add_argument(
         "--crop-foreground",
@@ -211,7 +222,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="windows over the patient's box alone, on a phantom case (of --volume, or its own size)",
     )
     sub.add_argument(
-        "--memory-limit", type=_bytes, metavar="SIZE", help="of each network's process, such as 2GB; enforced"
+        "--memory-limit",
+        type=to.memory,
+        metavar="SIZE",
+        help="of each network's process, such as 2GB; enforced",
     )
     sub.add_argument(
         "--data",
@@ -220,7 +234,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--fold",
-        type=_fold_or_all,
+        type=to.fold_or_all,
         metavar="N|all",
         help="of the folder's five, whose Dice is reported; 'all': every case, of a folder that no network has seen "
         "(default: 0)",
@@ -259,7 +273,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--time-limit",
-        type=_seconds,
+        type=to.seconds,
         default=1200.0,
         metavar="TIME",
         help="for one network, such as 20min (default: 20min)",
@@ -301,7 +315,7 @@ def _add_audit(command: Any) -> None:
     sub.add_argument(
         "--input",
         nargs=5,
-        type=_positive,
+        type=to.positive,
         metavar=("B", "C", "D", "H", "W"),
         help="shape of the input (default: one of the card's own channels and size)",
     )
@@ -325,19 +339,22 @@ def _add_compare(command: Any) -> None:
     sub.add_argument("after", type=Path, metavar="B", help="likewise: what is")
     sub.add_argument(
         "--fail-on",
-        type=_limits,
+        type=to.limits,
         metavar="METRIC:RATIO[,...]",
         help="exit 1 only where one of these is worse by more than that, such as latency:1.10,peak_memory:1.05,"
         "dice:0.01 (default: anything that is worse)",
     )
     sub.add_argument(
         "--min-effect",
-        type=_min_effect,
+        type=to.min_effect,
         metavar="SHARE",
         help="up to which two values are the same (default: 0.02; Dice: 0.01 absolute)",
     )
     sub.add_argument(
-        "--metrics", type=_metrics, metavar="NAME[,NAME]", help="to compare, such as latency,dice (default: all)"
+        "--metrics",
+        type=to.metrics,
+        metavar="NAME[,NAME]",
+        help="to compare, such as latency,dice (default: all)",
     )
     sub.add_argument("--anyway", action="store_true", help="compare also under different conditions, and list them")
     sub.add_argument("--format", default="table", choices=FORMATS)
@@ -351,12 +368,16 @@ def _add_train(command: Any) -> None:
         "--data", default="phantom", metavar="NAME|DIR", help="a data set, or its folder (default: phantom)"
     )
     sub.add_argument(
-        "--spatial", nargs=3, type=_positive, metavar=("D", "H", "W"), help="patch in voxels (default: the data set's)"
+        "--spatial",
+        nargs=3,
+        type=to.positive,
+        metavar=("D", "H", "W"),
+        help="patch in voxels (default: the data set's)",
     )
-    sub.add_argument("--fold", type=_fold, metavar="N", help="of five, kept apart as the test cases (default: 0)")
+    sub.add_argument("--fold", type=to.fold, metavar="N", help="of five, kept apart as the test cases (default: 0)")
     sub.add_argument(
         "--budget",
-        type=_budget,
+        type=to.budget,
         default="20min",
         metavar="BUDGET",
         help="20min, 1000steps or 300epochs; the schedules follow the share that is used up (default: 20min)",
@@ -365,16 +386,18 @@ def _add_train(command: Any) -> None:
     sub.add_argument("--optimizer", choices=("adamw", "sgd"), help="(default: adamw)")
     sub.add_argument("--weight-decay", type=float, metavar="W", help="(default: 0.01)")
     sub.add_argument("--schedule", choices=("cosine", "poly"), help="of the rate, after the warm-up (default: cosine)")
-    sub.add_argument("--warmup", type=_share, metavar="SHARE", help="of the budget with a rising rate (default: 0.04)")
+    sub.add_argument(
+        "--warmup", type=to.share, metavar="SHARE", help="of the budget with a rising rate (default: 0.04)"
+    )
     sub.add_argument("--loss", choices=("dice_ce", "dice_focal"), help="(default: dice_ce)")
     sub.add_argument("--clip", type=float, metavar="NORM", help="largest norm of the gradient (default: 5)")
-    sub.add_argument("--ema", type=_share, metavar="DECAY", help="of the average of the weights (default: 0.99)")
+    sub.add_argument("--ema", type=to.share, metavar="DECAY", help="of the average of the weights (default: 0.99)")
     sub.add_argument(
         "--augment", default="full", choices=("full", "light"), help="light: flips and contrast only (default: full)"
     )
     sub.add_argument(
         "--keep-every",
-        type=_seconds,
+        type=to.seconds,
         metavar="TIME",
         help="how much of a killed training may be lost, such as 30s (default: 60s)",
     )
@@ -382,11 +405,14 @@ def _add_train(command: Any) -> None:
         "--validations", type=int, metavar="N", help="times that the validation cases are looked at (default: 10)"
     )
     sub.add_argument(
-        "--batch-size", type=_positive, metavar="N", help="patches in one step (default: 2, or 1 of large ones)"
+        "--batch-size",
+        type=to.positive,
+        metavar="N",
+        help="patches in one step (default: 2, or 1 of large ones)",
     )
     sub.add_argument(
         "--patch-schedule",
-        type=_patch_schedule,
+        type=to.patch_schedule,
         metavar="DxHxW:SHARE,...",
         help="patches of growing size, each for a share of the steps; the last one is --spatial",
     )
@@ -397,7 +423,7 @@ def _add_train(command: Any) -> None:
         help="auto: bf16 autocast where it is the faster one (default)",
     )
     sub.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    sub.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: PyTorch's)")
+    sub.add_argument("--threads", type=to.positive, metavar="N", help="CPU threads (default: PyTorch's)")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     sub.add_argument(
         "--out", type=Path, metavar="DIR", help="the same one again goes on (default: a new one under results/local)"
@@ -418,7 +444,11 @@ def _add_predict(command: Any) -> None:
     )
     sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="the label map, .nii.gz")
     sub.add_argument(
-        "--overlap", type=_share, default=0.5, metavar="SHARE", help="of neighbouring windows (default: 0.5)"
+        "--overlap",
+        type=to.share,
+        default=0.5,
+        metavar="SHARE",
+        help="of neighbouring windows (default: 0.5)",
     )
     sub.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
 
@@ -498,119 +528,3 @@ def _add_devices(command: Any, common: argparse.ArgumentParser) -> None:
         "name", nargs="?", metavar="NAME", help="cpu | cuda | jetson | a host that was added (default: this machine)"
     )
     sub.add_argument("--format", default="table", choices=FORMATS)
-
-
-def _patch_schedule(text: str) -> tuple[tuple[tuple[int, ...], float], ...]:
-    """`64x64x64:0.9,128x128x128:0.1`."""
-    try:
-        parts = [part.split(":") for part in text.split(",")]
-        schedule = tuple((tuple(int(side) for side in patch.split("x")), float(share)) for patch, share in parts)
-        if all(len(patch) == 3 for patch, _ in schedule):
-            return schedule
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r} is not like 64x64x64:0.9,128x128x128:0.1")
-
-
-def _fold(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no fold: write a whole number from 0")
-    return number
-
-
-def _fold_or_all(text: str) -> int:
-    from benchbench.data.plan import ALL
-
-    return ALL if text == "all" else _fold(text)
-
-
-def _budget(text: str) -> Any:
-    from benchbench.recipe import parse_budget
-
-    return _understood(parse_budget, text)
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return value
-
-
-def _positives(text: str) -> tuple[int, ...]:
-    """`1,2,4`, each once."""
-    return tuple(dict.fromkeys(_positive(part) for part in text.split(",")))
-
-
-def _dtypes(text: str) -> tuple[str, ...]:
-    """`fp32,bf16`, each once."""
-    names = tuple(dict.fromkeys(text.split(",")))
-    for name in names:
-        if name not in ("fp32", "bf16", "fp16"):
-            raise argparse.ArgumentTypeError(unknown("dtype", name, ("fp32", "bf16", "fp16")))
-    return names
-
-
-def _understood(parse: Callable[[str], T], text: str) -> T:
-    """What a parser of ours makes of a flag's value; argparse then names the flag beside its error."""
-    try:
-        return parse(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _protocol(text: str) -> str:
-    from benchbench.protocol import get_protocol
-
-    return _understood(get_protocol, text).name
-
-
-def _share(text: str, *, example: str = "") -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to below 1{example}")
-    return value
-
-
-def _limits(text: str) -> dict[str, float]:
-    from benchbench.compare import parse_limits
-
-    return _understood(parse_limits, text)
-
-
-def _metrics(text: str) -> tuple[Any, ...]:
-    from benchbench.verdicts import get_metric
-
-    return tuple(dict.fromkeys(_understood(get_metric, name.strip()) for name in text.split(",")))
-
-
-def _min_effect(text: str) -> float:
-    return _share(text, example=", such as 0.02")
-
-
-def _bytes(text: str) -> int:
-    from benchbench.units import parse_bytes
-
-    value = _understood(parse_bytes, text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no memory to run in")
-    return value
-
-
-def _seconds(text: str) -> float:
-    from benchbench.units import parse_seconds
-
-    value = _understood(parse_seconds, text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time to wait")
-    return value

@@ -236,6 +236,12 @@ def _audit(options: argparse.Namespace) -> int:
         print("\n" + "\n".join([*audit_tables.verdicts(rows), "", *audit_tables.how(rows)]))
         if options.out:
             print(f"records: {options.out / 'records.jsonl'}")
+    if options.out:
+        from benchbench import report
+
+        page = report.write_report([options.out])
+        if options.format == "table":
+            print(f"report: {page}")
     return EXIT_OK if all(row.counted for row in rows) else EXIT_INCOMPLETE
 
 

@@ -157,6 +157,8 @@ def summary_rows(records: Sequence[rec.Record], floor: trust.Floor | None = None
     columns = TRAIN_COLUMNS if headline(records) == "train_step_s" else COLUMNS
     if not any(r.get("dice") for r in records):
         columns = tuple(c for c in columns if c.key != "dice")
+    if not any(row.cells["ratio"].value is not None for row in rows):  # the baseline is not there
+        columns = tuple(c for c in columns if c.key != "ratio")
     if len({r.workload.spatial for r in records}) > 1:
         columns = (*columns[:3], _PATCH, *columns[3:])
         columns = tuple(c for c in columns if c.key not in ("rank", "ratio"))  # of unlike work; a patient has them
