@@ -18,10 +18,12 @@ REFERENCE = ROOT / "results" / "reference"
 FOLDERS = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir())
 #: Those that hold no timings of the present: counts alone, and a Dice whose weights are too large to ship.
 OTHERS = ["audit", "dice-nnunet"]
-MACHINES = [name for name in FOLDERS if name not in OTHERS]
+#: Those of a data set's patients: each network trained by one recipe, with an equal budget.
+PATIENTS = ["hippocampus"]
+MACHINES = [name for name in FOLDERS if name not in OTHERS + PATIENTS]
 
 #: Page -> the folders that it is made from, in their order.
-PAGES = {machine: [machine] for machine in MACHINES} | {"table3": ["audit", "amd-epyc-2c"]}
+PAGES = {folder: [folder] for folder in MACHINES + PATIENTS} | {"table3": ["audit", "amd-epyc-2c"]}
 
 #: What the bytes of a page depend on.
 DRAWN_BY = ("matplotlib", "numpy", "jinja2", "markupsafe")
@@ -58,11 +60,48 @@ def test_every_artifact_of_a_reference_record_is_there_unchanged(machine):
             assert hashlib.sha256(content).hexdigest() == artifact.sha256
 
 
-@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("machine", MACHINES + PATIENTS)
 def test_a_reference_machine_is_described(machine):
     described = json.loads((REFERENCE / machine / "machine.json").read_text())
     (processor,) = {r.environment["cpu"] for r in read_records(REFERENCE / machine)}
     assert described["cpu"] == processor
+
+
+@pytest.mark.parametrize("folder", PATIENTS)
+def test_networks_that_are_compared_by_dice_were_trained_alike(folder):
+    """One recipe and one budget for all of them; none has seen a case that it is judged on."""
+    shipped = (ROOT / "models" / "checkpoints").glob(f"*-{folder}.json")
+    trained = [json.loads(path.read_text()) for path in [*shipped, *(REFERENCE / folder).glob("checkpoint-*.json")]]
+    names = {told["model"]["name"] for told in trained}
+    assert names >= {"slim_unetr", "slim_unetr_fixed", "nnunet_small"}
+    own = ("patch", "batch")  # follow from the network's sides
+    recipes = [{k: v for k, v in told["train"]["recipe"].items() if k not in own} for told in trained]
+    assert all(recipe == recipes[0] for recipe in recipes)
+    options = parse(["train", "nnunet", "--config", str(REFERENCE / folder / "train.toml")])
+    assert recipes[0]["budget"] == str(options.budget)
+    assert recipes[0]["seed"] == options.seed
+    records = {r.model.name: r for r in read_records(REFERENCE / folder)}
+    for told in trained:
+        record, name = records[told["model"]["name"]], told["model"]["name"]
+        assert record.model.checkpoint == told["sha256"]
+        assert (record.workload.data, list(record.workload.spatial)) == (told["data"], told["spatial"])
+        dice = record.get("dice")
+        assert (dice.origin, len(dice.values)) == ("measured", 44)
+        (cases,) = (a.path for a in record.artifacts if a.kind == "cases")
+        reported = json.loads((REFERENCE / folder / cases).read_text())["ids"]
+        assert len(reported) == 44
+        assert not set(reported) & set(told["train"]["cases"])
+        assert {a.kind for a in record.artifacts} >= {"picture", "training"}, name
+    for name in set(records) - names:  # what has no weights yet says how to make them
+        assert f"bench train {name} " in records[name].get("dice").reason
+
+
+@pytest.mark.parametrize("name", ["slim_unetr", "slim_unetr_fixed", "nnunet_small"])
+def test_the_weights_that_come_along_are_those_of_the_record(name):
+    (record,) = (r for r in read_records(REFERENCE / "hippocampus") if r.model.name == name)
+    weights = ROOT / "models" / "checkpoints" / f"{name}-hippocampus.safetensors"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == record.model.checkpoint
+    assert weights.stat().st_size < 10_000_000
 
 
 @pytest.mark.parametrize("path", sorted(REFERENCE.glob("*/train-*.toml")), ids=lambda path: path.stem)
