@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from benchbench.report import canvas, svg
 from benchbench.report.figures import MAX_BARS, Drawing
-from benchbench.report.tables import Row, dice_classes
+from benchbench.report.tables import Row, dice_classes, region_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +39,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
         for m in classes or ([whole] if whole else []):
             if m.value is None or len(m.values) < 2:
                 continue
-            name = m.metric.removeprefix("dice_").replace("_", " ") if classes else ""
-            name = name.upper() if len(name) <= 3 else name
+            name = region_name(m) if classes else ""
             label = f"{row.label} {name}".strip()
             found.append(Line(label=label, values=tuple(m.values), mean=m.value, ci95=m.ci95))
     return found

@@ -112,7 +112,7 @@ COLUMNS: tuple[Column, ...] = (
         title="Peak memory",
         help="highest resident memory; where it was not measured, the forecast of the tensors alone, a lower bound",
     ),
-    Column(key="dice", title="Dice", help="mean over the classes; WT, TC and ET below it"),
+    Column(key="dice", title="Dice", help="mean over regions and cases; each region below it"),
     Column(key="status", title="Status", help="finished, or why not"),
 )
 
@@ -350,7 +350,7 @@ def _dice_cell(record: rec.Record) -> Cell:
     cell = measurement_cell(dice)
     if dice is None or finite(dice) is None:
         return cell
-    classes = [(m.metric.removeprefix("dice_").upper(), m) for m in dice_classes(record)]
+    classes = [(region_name(m), m) for m in dice_classes(record)]
     pairs = (f"{name}\u00a0{units.format_value(m.value, m.unit)}" for name, m in classes if m.value is not None)
     detail = ", ".join(pairs)  # no line break inside a pair
     mixed = {m.origin for _, m in classes if m.value is not None} - {dice.origin}
@@ -376,6 +376,12 @@ def missing_dice(records: Sequence[rec.Record]) -> list[str]:
         text = dice.reason if len(those) == 1 and dice else reason
         lines.append(f"no Dice of {', '.join(dict.fromkeys(r.model.name for r in those))}: {text}")
     return lines
+
+
+def region_name(m: rec.Measurement) -> str:
+    """`WT`, `anterior`: the region that a Dice is of."""
+    name = m.metric.removeprefix("dice_").replace("_", " ")
+    return name.upper() if len(name) <= 3 else name
 
 
 def dice_classes(record: rec.Record) -> list[rec.Measurement]:

@@ -93,7 +93,8 @@ def _of(record: rec.Record, read: Read) -> Training | None:
 def _panel(row: Row, one: Training) -> Panel:
     first = max(one.loss[0][1], 1e-9)
     loss = Curve(points=tuple((x, y / first) for x, y in one.loss[:: max(1, len(one.loss) // 40)]), kind="guide")
-    return Panel(title=row.label, note=_note(one), curves=(loss, Curve(points=one.validation)))
+    note = f"Dice {one.validation[-1][1]:.3f}, {one.budget}" if one.validation else one.budget
+    return Panel(title=row.label, note=note, curves=(loss, Curve(points=one.validation)))
 
 
 def _note(one: Training) -> str:
