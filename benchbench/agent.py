@@ -238,12 +238,11 @@ def _cells(request: Mapping[str, Any], target: Target, emit: Emit, take: Take) -
     from benchbench import data, zoo
     from benchbench.cells import Cell
 
-    known = {plan.name for plan in data.list_datasets()}
     wanted = []
     for item in request["cells"]:
         card = rec.from_json(zoo.Card, item["card"])
         spec, work = rec.from_json(rec.ModelSpec, item["model"]), rec.from_json(rec.Workload, item["workload"])
-        here = work.data if work.data in known else None  # a data set of the other side's own is not over here
+        here = work.data if data.comes_along(work.data) else None  # a data set of the other side's own is not over here
         wanted.append(Cell(card=card, spec=spec, workload=work, target=target, checkpoint_path=None, data_where=here))
     digests = list(dict.fromkeys(c.spec.checkpoint for c in wanted if c.spec.checkpoint))
     have = {digest: path for digest in digests if (path := _find_weights(digest))}

@@ -126,8 +126,8 @@ def plan_cells(request: Request, lines: fleet.Lines) -> list[Cell]:
     plan = _plan(request)
     if plan and plan.folder and request.crop_foreground:
         raise UsageError("--crop-foreground times a case of the phantom: leave it out, or name no folder as --data")
-    if plan and plan.folder:
-        cards = [card.planned(request.spatial or plan.patch, plan.spacing_mm) for card in cards]
+    if plan:
+        cards = [card.on(plan, request.spatial) for card in cards]
     met = fleet.meet(targets, request.threads[0], lines=lines, set_clocks=request.set_clocks)
     works = list(itertools.product(request.threads, request.dtype, request.batch))
     patches = _patches(request, cards, plan)
@@ -151,8 +151,8 @@ def _plan(request: Request) -> data.DataPlan | None:
     if request.data == "none":
         return None
     if request.data is None:
-        known = {plan.name for plan in data.list_datasets()}
-        return data.get_plan(info.data) if info and info.data in known else None if info else data.get_plan("phantom")
+        trained_on = info.data if info else "phantom"
+        return data.get_plan(trained_on) if data.comes_along(trained_on) else None
     plan = data.get_plan(request.data, fold=request.fold, rule=request.empty_rule)
     if info and (seen := checkpoint.leaks(info, plan)):
         part = "test cases" if plan.fold == ALL else f"test cases of fold {plan.fold}"
@@ -237,7 +237,7 @@ def _cell(
         volume=volume,
         overlap=request.overlap if windows else None,
         crop_foreground=request.crop_foreground,
-        data=plan.key if plan and (fits or (takes and plan.folder)) else None,
+        data=plan.key if plan and takes and (plan.folder or not trains) else None,
         split="test" if plan and fits else None,
         memory_limit_bytes=request.memory_limit_bytes,
     )

@@ -269,6 +269,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from benchbench import data, zoo
+    from benchbench.devices import cuda
     from benchbench.errors import StoreError
     from benchbench.progress import TrainingProgress
 
@@ -278,8 +279,7 @@ def _train(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.model!r} names {len(cards)} networks; train one at a time")
     if cards[0].task != "segmentation":
         raise UsageError(f"{cards[0].name} is made for {cards[0].task}: it has no dense output to train on {plan.name}")
-    card = cards[0].planned(options.spatial or plan.patch, plan.spacing_mm) if plan.folder else cards[0]
-    spec = card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
+    spec = cards[0].on(plan, options.spatial).spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not options.out:
         raise UsageError("several processes train into one folder: name it with --out")
     out = options.out or _new_folder("train")
@@ -292,10 +292,8 @@ def _train(options: argparse.Namespace) -> int:
 
     import torch
 
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "--device cuda: PyTorch sees no GPU here; 'bench doctor' says why, --device cpu trains without"
-        )
+    if options.device == "cuda":
+        cuda.require()
     from benchbench.kernels import keep_freed_memory
     from benchbench.recipe import TrainRecipe, default_batch
     from benchbench.train import train

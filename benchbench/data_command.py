@@ -107,7 +107,8 @@ def check_folder(folder: Path, *, progress: Callable[[int, int], None] | None = 
     listed = splits.read_list(folder)
     if listed is not None:
         try:
-            for fold in range(max(1, len(listed) if isinstance(listed, list) else 1)):
+            folds = len(listed) if isinstance(listed, list) else 0
+            for fold in range(max(folds, 1)):  # of what is no list, the first one says so
                 splits.split(source.cases, fold, listed=listed)
         except DataError as error:
             faults.append(check.Fault(level="fail", case="", text=str(error)))

@@ -160,9 +160,8 @@ class Feed:
             self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="feed")
             return self._pool.submit(self._arrays, step, patch)
         if self._pool is None:
-            fork = multiprocessing.get_context(
-                "fork"
-            )  # as PyTorch's DataLoader: it starts at once and inherits the plan
+            # as PyTorch's DataLoader: it starts at once and inherits the plan
+            fork = multiprocessing.get_context("fork")
             self._pool = ProcessPoolExecutor(1, mp_context=fork, initializer=_start, initargs=(self,))
         return self._pool.submit(_arrays_there, step, patch)
 
@@ -229,17 +228,15 @@ class Feed:
             "image": torch.from_numpy(np.ascontiguousarray(image)),
             "label": torch.from_numpy(np.ascontiguousarray(label)).float()[None],
         }
-        background = None
         if self.plan.preparation is None or self.plan.preparation.foreground:
             item["inside"] = item["image"].any(0, keepdim=True).float()
-            background = True
         if label.shape != sides:
             if sides not in self._turns:
                 self._turns[sides] = turn(sides)
             item = self._turns[sides].set_random_state(seed=int(rng.integers(2**31)))(item)
         changed = self._shades.set_random_state(seed=int(rng.integers(2**31)))(item)
         found = changed["image"].numpy()
-        if background:  # what is no patient stays exactly 0
+        if "inside" in changed:  # what is no patient stays exactly 0
             found = found * (changed["inside"].numpy() > 0.5)
         return np.ascontiguousarray(found, np.float32), changed["label"].numpy()[0].round().astype(np.uint8)
 

@@ -17,6 +17,7 @@ from benchbench import checkpoint, zoo
 from benchbench.data.prepare import prepare
 from benchbench.data.source import CaseFiles, ImageFile, stem
 from benchbench.data.volumes import load_volumes
+from benchbench.devices import cuda
 from benchbench.errors import CheckpointError, DataError, StoreError, UsageError
 from benchbench.measure.segment import logits_of, regions_of
 from benchbench.store import write_whole
@@ -57,10 +58,7 @@ def predict_files(
             f"{weights} holds {info.model.name!r}, not {model!r}; use 'bench predict {info.model.name}'"
         )
     if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise UsageError("--device cuda: PyTorch sees no GPU here; --device cpu predicts without one")
+        cuda.require()
     plan = info.plan
     if plan is None or plan.preparation is None:
         raise CheckpointError(

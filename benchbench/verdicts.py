@@ -158,7 +158,7 @@ def _weigh_cases(a: Sequence[float], b: Sequence[float]) -> Evidence:
         return Evidence(effect=effect, ci95=None, p=None, apart=False, called_from=0.0, note=note)
     differences = [after - before for before, after in zip(a, b, strict=True)]
     p = signed_rank(differences)
-    return Evidence(effect=effect, ci95=_mean_interval(differences), p=p, apart=False, called_from=0.0, note="")
+    return Evidence(effect=effect, ci95=mean_interval(differences), p=p, apart=False, called_from=0.0, note="")
 
 
 def _ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
@@ -169,8 +169,8 @@ def _ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, floa
     return 1 / high, 1 / low
 
 
-def _mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Percentile bootstrap of a mean."""
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Percentile bootstrap of a mean, 95 %."""
     draw, n = random.Random(_SEED), len(values)
     means = sorted(statistics.fmean(draw.choices(values, k=n)) for _ in range(stats.RESAMPLES))
     cut = round((1 - stats.LEVEL) / 2 * (len(means) - 1))

@@ -30,6 +30,8 @@ else:
 if TYPE_CHECKING:
     from torch import nn
 
+    from benchbench.data import DataPlan
+
 DEFAULT_CHANNELS = (4, 3)  # BraTS: four MRI contrasts in, three regions out
 DEFAULT_SPATIAL = (128, 128, 128)
 SEE_ALL = "'bench list models' shows all"
@@ -92,6 +94,15 @@ class Card:
         return dataclasses.replace(
             self, kwargs={**self.kwargs, **_import(self.plan, "function")(tuple(patch), tuple(spacing_mm))}
         )
+
+    def on(self, plan: DataPlan, spatial: Sequence[int] | None = None) -> Card:
+        """The card for a data set: as planned for it where it is a folder's, else as it is.
+
+        Args:
+            plan: of the data set.
+            spatial: (D, H, W) of the patch, voxels; None: the data set's own.
+        """
+        return self.planned(spatial or plan.patch, plan.spacing_mm) if plan.folder else self
 
     def published_measurements(self, in_channels: int, out_channels: int, spatial: Sequence[int]) -> list[Measurement]:
         """The card's published figures, if they are for this very input; they are for the card's own."""

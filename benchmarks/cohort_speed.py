@@ -30,7 +30,7 @@ def main() -> int:
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 3
     plan = data.get_plan(sys.argv[1])
     prepare.prepare_all(plan)
-    card = zoo.get_card(name).planned(plan.patch, plan.spacing_mm)
+    card = zoo.get_card(name).on(plan)
     spec = card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
     patch = zoo.fitting_sides(spec, plan.patch)
     network = zoo.build(spec, patch)

@@ -47,7 +47,7 @@ class Uncached(Feed):
 def steps(feed: Feed, plan: data.DataPlan, *, ours: bool, bf16: bool, first: int) -> list[float]:
     """Seconds of each step."""
     torch.manual_seed(0)
-    card = zoo.get_card(MODEL).planned(plan.patch, plan.spacing_mm)
+    card = zoo.get_card(MODEL).on(plan)
     network = zoo.build(card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels), plan.patch).train()
     layout = torch.channels_last_3d if ours and channels_last(network, "cpu") else torch.contiguous_format
     optimizer, loss = torch.optim.AdamW(network.parameters(), lr=1e-3), make_loss("dice_ce", exclusive=plan.exclusive)

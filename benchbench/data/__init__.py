@@ -13,7 +13,7 @@ from types import MappingProxyType
 from benchbench.data.plan import ALL, Case, DataPlan
 from benchbench.errors import DataError, unknown
 
-__all__ = ["Case", "DataPlan", "get_plan", "list_datasets", "load_case"]
+__all__ = ["Case", "DataPlan", "comes_along", "get_plan", "list_datasets", "load_case"]
 
 #: The three regions that BraTS ranks by, in the order of MONAI's ConvertToMultiChannelBasedOnBratsClasses.
 _BRATS_REGIONS = MappingProxyType({"tc": (1, 3), "wt": (1, 2, 3), "et": (3,)})
@@ -40,6 +40,11 @@ _READERS = {"phantom": "benchbench.data.phantom"}
 def list_datasets() -> tuple[DataPlan, ...]:
     """The data sets that come with benchbench."""
     return tuple(_PLANS.values())
+
+
+def comes_along(name: str | None) -> bool:
+    """Whether a data set is one of benchbench's own, and so wherever benchbench is."""
+    return name in _PLANS
 
 
 def get_plan(name: str, *, fold: int | None = None, rule: str | None = None) -> DataPlan:

@@ -208,8 +208,6 @@ def _times(source: Source) -> str:
 
 
 def _look(source: Source) -> dict[str, Any]:
-    import nibabel as nib
-
     shapes, spacings, unreadable = [], [], {}
     for case in source.cases:
         try:
@@ -218,7 +216,7 @@ def _look(source: Source) -> dict[str, Any]:
             unreadable[case.id] = str(error)
             log.warning("left out: %s", error)
             continue
-        order = np.argsort(nib.orientations.io_orientation(header.affine)[:, 0])  # of the axes, once in RAS
+        order = _ras_order(header.affine)
         shapes.append([header.shape[i] for i in order])
         spacings.append([header.spacing_mm[i] for i in order])
     if not shapes:
@@ -258,15 +256,12 @@ def _intensities(source: Source, cases: list[CaseFiles]) -> tuple[bool, list[flo
 
     The moments are low, high, mean and deviation. The shares are medians, of the sides once in RAS.
     """
-    import nibabel as nib
-
     wanted = cases[:: max(1, len(cases) // _LOOKED_AT)][:_LOOKED_AT]
     empty, inside, shares = [], [], []
     for volumes in _readable(wanted, lambda case: load_volumes(case, source.labels)):
         background = is_background(volumes.image)
         empty.append(float(background.mean()))
-        order = np.argsort(nib.orientations.io_orientation(volumes.affine)[:, 0])
-        shares.append([_lit_share(background, int(axis)) for axis in order])
+        shares.append([_lit_share(background, axis) for axis in _ras_order(volumes.affine)])
         if source.is_ct and volumes.label is not None and volumes.label.any():
             voxels = volumes.image[0][volumes.label > 0]
             inside.append(voxels[:: max(1, len(voxels) // 10_000)])
@@ -278,6 +273,13 @@ def _intensities(source: Source, cases: list[CaseFiles]) -> tuple[bool, list[flo
     low, high = np.percentile(pooled, _CLIP)
     clipped = np.clip(pooled, low, high)
     return foreground, [float(low), float(high), float(clipped.mean()), float(max(clipped.std(), 1e-6))], share
+
+
+def _ras_order(affine: Any) -> list[int]:
+    """Which axis of a file is left-right, which posterior-anterior, which inferior-superior."""
+    import nibabel as nib
+
+    return [int(axis) for axis in np.argsort(nib.orientations.io_orientation(affine)[:, 0])]
 
 
 def _lit_share(background: Any, axis: int) -> float:

@@ -55,6 +55,18 @@ def cuda_version(index: int = 0) -> str | None:
     return None if version is None else str(version)
 
 
+def require() -> None:
+    """Refuse a `--device cuda` where there is no GPU.
+
+    Raises:
+        DeviceError: PyTorch sees none, and why.
+    """
+    try:
+        torch_with(0)
+    except DeviceError as error:
+        raise DeviceError(f"--device cuda: PyTorch sees no GPU here: {error}") from error
+
+
 def torch_with(index: int) -> Any:
     """The torch module, once it is sure that it has this device."""
     why: str

@@ -13,7 +13,7 @@ import math
 import re
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchbench import records as rec
@@ -55,9 +55,9 @@ class Group:
     @property
     def input(self) -> str:
         """Batch x channels x voxels; of networks with patches of their own the smallest and the largest."""
-        patches = {r.workload.spatial for r in self.records}
-        if len(patches) == 1:
+        if not patches_differ(self.records):
             return input_text(self.first)
+        patches = {r.workload.spatial for r in self.records}
         low, high = (units.format_shape(pick(patches, key=math.prod)) for pick in (min, max))
         return f"{self.first.workload.batch} x {self.first.model.in_channels} x own patch ({low} to {high})"
 
@@ -87,6 +87,11 @@ def group(records: Sequence[rec.Record]) -> list[Group]:
             key = with_data.get(_loose(record), other or key)
         found.setdefault(key, []).append(record)
     return [Group(letter=_letter(i), records=tuple(rs)) for i, rs in enumerate(found.values())]
+
+
+def patches_differ(records: Iterable[rec.Record]) -> bool:
+    """Whether a forward of one is another work than that of another."""
+    return len({r.workload.spatial for r in records}) > 1
 
 
 def has_own_patches(work: rec.Workload) -> bool:
@@ -173,11 +178,14 @@ def facts(group: Group) -> list[tuple[str, str]]:
 def _volume(work: rec.Workload) -> str | None:
     if work.volume is None:
         return None
-    overlap = "" if work.overlap is None else f", overlap {work.overlap:g}"
     over = "the box that holds the patient" if work.crop_foreground else "all of it"
+    return f"{units.format_shape(work.volume)} voxels, by {windows_text(work)}, over {over}"
+
+
+def windows_text(work: rec.Workload) -> str:
+    """`windows of 96x96x96, overlap 0.5`."""
     patch = "each network's patch" if has_own_patches(work) else units.format_shape(work.spatial)
-    windows = f"by windows of {patch}{overlap}"
-    return f"{units.format_shape(work.volume)} voxels, {windows}, over {over}"
+    return f"windows of {patch}" + ("" if work.overlap is None else f", overlap {work.overlap:g}")
 
 
 def _basis(group: Group) -> str:
@@ -308,7 +316,7 @@ def reproduce(group: Group) -> str:
     work, seen = group.first.workload, dict.fromkeys(r.model.name for r in group.records if not r.recipe)
     names = ",".join(seen)
     parts = ["bench run", f"--models {shlex.quote(names)}", f"--device {shlex.quote(group.first.device.asked)}"]
-    if len({r.workload.spatial for r in group.records}) == 1:
+    if not patches_differ(group.records):
         parts.append("--spatial " + " ".join(map(str, work.spatial)))
     parts += [f"--batch-size {work.batch}", f"--dtype {work.dtype}"]
     cores = group.first.environment.get("cores")

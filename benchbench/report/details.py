@@ -11,7 +11,7 @@ import base64
 import dataclasses
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from benchbench import records as rec
 from benchbench import units
@@ -21,6 +21,8 @@ from benchbench.report.tables import STATUS_TEXT, Row, measurement_cell
 
 #: Gives the content of an artifact, or raises StoreError with a line for the page (and no path of the machine).
 ReadArtifact = Callable[[rec.Artifact], bytes]
+
+T = TypeVar("T")
 
 #: Pictures beyond this many bytes are named instead of shown; fewer, where the rest of the page needs the room.
 PICTURE_BUDGET_BYTES = 500_000
@@ -46,6 +48,17 @@ DETAILS = (
     ),
     Detail(layers=0, samples=0, measurements=False, sections=False, note="The sections of single networks"),
 )
+
+
+def artifact_of(record: rec.Record, kind: str, read: ReadArtifact, parse: Callable[[bytes], T]) -> T | None:
+    """What the first artifact of a kind says; None where there is none, or it is missing or damaged."""
+    for artifact in record.artifacts:
+        if artifact.kind == kind:
+            try:
+                return parse(read(artifact))
+            except StoreError:
+                return None
+    return None
 
 
 def fill(groups: Sequence[dict[str, Any]], read: ReadArtifact, detail: Detail, budget_bytes: int) -> None:

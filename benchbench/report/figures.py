@@ -63,7 +63,7 @@ def scatter(rows: Sequence[Row], *, prefix: str) -> Drawing | None:
 
     Returns: None with fewer than one point.
     """
-    own_patches = len({r.record.workload.spatial for r in rows}) > 1
+    own_patches = conditions.patches_differ(r.record for r in rows)
     time, axis = ("volume_latency_s", "one patient, seconds (log)") if own_patches else ("latency_s", _LATENCY_AXIS)
     with_both = _points(rows, time, "dice")
     if len(with_both) >= 2:

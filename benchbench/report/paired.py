@@ -15,19 +15,14 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from benchbench import records as rec
 from benchbench import verdicts
 from benchbench.errors import StoreError
+from benchbench.report.details import ReadArtifact, artifact_of
 from benchbench.report.grid import Column, Grid, Line
 from benchbench.report.tables import Cell, Row, valid
-
-Read = Callable[[rec.Artifact], bytes]
-FEWEST = 6  # common cases; below it the test cannot reach 0.05
-_BOOTSTRAPS, _SEED = 2000, 0
 
 _COLUMNS = (
     Column(key="mean", title="Dice", help="mean over the cases that count for both"),
@@ -61,10 +56,7 @@ class Pair:
     @property
     def ci95(self) -> tuple[float, float]:
         """Of `mean`, by a bootstrap over cases."""
-        found, rng = np.array(self.differences), np.random.default_rng(_SEED)
-        means = found[rng.integers(len(found), size=(_BOOTSTRAPS, len(found)))].mean(1)
-        low, high = np.percentile(means, [2.5, 97.5])
-        return float(low), float(high)
+        return verdicts.mean_interval(self.differences)
 
 
 def parse(content: bytes) -> dict[str, float]:
@@ -84,7 +76,7 @@ def parse(content: bytes) -> dict[str, float]:
     return found
 
 
-def against_best(rows: Sequence[Row], read: Read) -> tuple[Row, list[Pair]] | None:
+def against_best(rows: Sequence[Row], read: ReadArtifact) -> tuple[Row, list[Pair]] | None:
     """The row with the best mean, and every other one against it; None where no two rows have Dice of their cases."""
     found = {row.record.id: cases for row in rows if (cases := _of(row.record, read))}
     scored = [row for row in rows if row.record.id in found]
@@ -98,16 +90,8 @@ def against_best(rows: Sequence[Row], read: Read) -> tuple[Row, list[Pair]] | No
     return (best, sorted(pairs, key=lambda pair: -pair.mean)) if pairs else None
 
 
-def _of(record: rec.Record, read: Read) -> dict[str, float]:
-    if valid(record, "dice") is None:
-        return {}
-    for artifact in record.artifacts:
-        if artifact.kind == "cases":
-            try:
-                return parse(read(artifact))
-            except StoreError:
-                return {}
-    return {}
+def _of(record: rec.Record, read: ReadArtifact) -> dict[str, float]:
+    return {} if valid(record, "dice") is None else artifact_of(record, "cases", read, parse) or {}
 
 
 def _pair(row: Row, own: Mapping[str, float], best: Mapping[str, float]) -> Pair | None:
@@ -115,11 +99,11 @@ def _pair(row: Row, own: Mapping[str, float], best: Mapping[str, float]) -> Pair
     if not both:
         return None
     differences = tuple(own[case] - best[case] for case in both)
-    p = verdicts.signed_rank(differences) if len(both) >= FEWEST else None
+    p = verdicts.signed_rank(differences) if len(both) >= verdicts.FEWEST_CASES else None
     return Pair(row=row, values=tuple(own[case] for case in both), differences=differences, p=p)
 
 
-def grid(rows: Sequence[Row], read: Read, *, key: str) -> Grid | None:
+def grid(rows: Sequence[Row], read: ReadArtifact, *, key: str) -> Grid | None:
     """A line for each network but the best, the nearest first; None where there is nothing to compare."""
     found = against_best(rows, read)
     if found is None:

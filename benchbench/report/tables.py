@@ -15,7 +15,7 @@ from typing import Literal
 from benchbench import records as rec
 from benchbench import stats, units
 from benchbench.report import trust
-from benchbench.report.conditions import has_phantom_dice
+from benchbench.report.conditions import has_phantom_dice, patches_differ
 
 #: Origin -> (letter of the badge, what it means).
 ORIGIN_LEGEND: Mapping[str, tuple[str, str]] = {
@@ -159,7 +159,7 @@ def summary_rows(records: Sequence[rec.Record], floor: trust.Floor | None = None
         columns = tuple(c for c in columns if c.key != "dice")
     if not any(row.cells["ratio"].value is not None for row in rows):  # the baseline is not there
         columns = tuple(c for c in columns if c.key != "ratio")
-    if len({r.workload.spatial for r in records}) > 1:
+    if patches_differ(records):
         columns = (*columns[:3], _PATCH, *columns[3:])
         columns = tuple(c for c in columns if c.key not in ("rank", "ratio"))  # of unlike work; a patient has them
     if sum(cell.value is not None for cell in ranked.values()) < 2:

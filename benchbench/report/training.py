@@ -9,17 +9,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from benchbench import records as rec
 from benchbench.errors import StoreError
 from benchbench.report import panels, svg
+from benchbench.report.details import ReadArtifact, artifact_of
 from benchbench.report.figures import MAX_BARS, Drawing
 from benchbench.report.panels import Curve, Panel, Scale
 from benchbench.report.tables import Row
-
-Read = Callable[[rec.Artifact], bytes]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +54,14 @@ def _points(pairs: Any, steps: int) -> tuple[tuple[float, float], ...]:
     return tuple((x, y) for x, y in found if math.isfinite(x) and math.isfinite(y) and 0 <= x <= 1)
 
 
-def curves(rows: Sequence[Row], read: Read, *, prefix: str) -> Drawing | None:
+def curves(rows: Sequence[Row], read: ReadArtifact, *, prefix: str) -> Drawing | None:
     """A panel for each row whose weights were trained with a curve kept.
 
     Returns: None where none was.
     """
-    found = [(row, one) for row in rows if (one := _of(row.record, read)) and len(one.loss) > 1]
+    found = [
+        (row, one) for row in rows if (one := artifact_of(row.record, "training", read, parse)) and len(one.loss) > 1
+    ]
     if not found:
         return None
     shown = found[:MAX_BARS]
@@ -78,16 +78,6 @@ def curves(rows: Sequence[Row], read: Read, *, prefix: str) -> Drawing | None:
     return Drawing(
         svg=svg.inline(picture, prefix=prefix, label=f"Training: {spoken}."), title="Training", caption=caption
     )
-
-
-def _of(record: rec.Record, read: Read) -> Training | None:
-    for artifact in record.artifacts:
-        if artifact.kind == "training":
-            try:
-                return parse(read(artifact))
-            except StoreError:
-                return None
-    return None
 
 
 def _panel(row: Row, one: Training) -> Panel:

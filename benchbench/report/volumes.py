@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from benchbench import records as rec
 from benchbench import units
 from benchbench.report import stacks, svg, trust
-from benchbench.report.conditions import Group, has_own_patches
+from benchbench.report.conditions import Group, windows_text
 from benchbench.report.figures import MAX_BARS, Drawing
 from benchbench.report.grid import Column, Grid, Line
 from benchbench.report.stacks import Part, Stack
@@ -54,13 +54,11 @@ def grid(rows: Sequence[Row], group: Group, floor: trust.Floor | None, *, key: s
     used = {key for line in lines for key, cell in line.cells.items() if cell.value is not None}
     work = group.first.workload
     size = "" if work.volume is None else f" of {units.format_shape(work.volume)} voxels"
-    overlap = "" if work.overlap is None else f", overlap {work.overlap:g}"
     crop = ", over the box that holds the patient" if work.crop_foreground else ""
-    patch = "each network's patch" if has_own_patches(work) else units.format_shape(work.spatial)
     return Grid(
         key=key,
         title=f"One patient{size}",
-        caption=f"By sliding windows of {patch}{overlap}{crop}.",
+        caption=f"By sliding {windows_text(work)}{crop}.",
         columns=tuple(c for c in _COLUMNS if c.key in used or c.key == "volume_latency_s"),
         lines=tuple(lines),
         sorted_by=("volume_latency_s", "ascending"),
