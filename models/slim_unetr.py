@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from .blocks import check_sides
 
-_STEM_STRIDES = (4, 2, 2, 2)  # of the four downsampling convolutions
-_EXPANSION = 4  # of the pointwise MLP
+_LATER_STRIDES = (2, 2, 2)  # of the downsampling convolutions after the first
 
 
 class SlimUNETR(nn.Module):
@@ -47,8 +46,11 @@ class SlimUNETR(nn.Module):
         heads: Sequence[int] = (1, 2, 4, 4),
         r: Sequence[int] = (4, 2, 2, 1),
         dropout: float = 0.3,
+        attention: Sequence[int] | None = None,
+        expansion: Sequence[int] = (4, 4, 4, 4),
+        stem: int = 4,
     ) -> None:
-        """Build the network; argument names are the published constructor's.
+        """Build the network; argument names up to `dropout` are the published constructor's, the rest is fixed there.
 
         Args:
             in_channels: image channels.
@@ -57,9 +59,12 @@ class SlimUNETR(nn.Module):
             channels: width of the first three stages.
             embed_dim: width of the fourth stage.
             blocks: number of blocks in each of the four stages.
-            heads: attention heads in each stage; must divide that stage's width.
+            heads: attention heads in each stage; must divide that stage's attention width.
             r: stride of the sparse sampler in each stage.
             dropout: after the position embedding, in training.
+            attention: width of the attention in each stage; None: the stage's own.
+            expansion: hidden channels of the pointwise MLPs in each stage, for each of the stage's.
+            stem: stride of the first downsampling convolution, and of the head.
 
         Raises:
             ValueError: a size, width or number of heads that does not fit, with the rule and the values.
@@ -70,21 +75,25 @@ class SlimUNETR(nn.Module):
             ("blocks", blocks, 4),
             ("heads", heads, 4),
             ("r", r, 4),
+            ("expansion", expansion, 4),
+            ("attention", attention or (1,) * 4, 4),
         ):
             if len(values) != wanted or any(v < 1 for v in values):
                 raise ValueError(f"Slim UNETR needs {wanted} positive {name}, not {tuple(values)}")
-        if in_channels < 1 or out_channels < 1 or embed_dim < 1:
+        if in_channels < 1 or out_channels < 1 or embed_dim < 1 or stem < 1:
             raise ValueError(
-                f"Slim UNETR needs positive in_channels, out_channels and embed_dim, "
-                f"not {in_channels}, {out_channels}, {embed_dim}"
+                f"Slim UNETR needs positive in_channels, out_channels, embed_dim and stem, "
+                f"not {in_channels}, {out_channels}, {embed_dim}, {stem}"
             )
         widths = (*channels, embed_dim)
-        for stage, (width, n_heads) in enumerate(zip(widths, heads, strict=True), 1):
+        attended = tuple(attention or widths)
+        for stage, (width, n_heads) in enumerate(zip(attended, heads, strict=True), 1):
             if width % n_heads:
                 raise ValueError(
                     f"Slim UNETR stage {stage}: heads must divide the width, but {n_heads} does not divide {width}"
                 )
-        strides = [math.prod(_STEM_STRIDES[: i + 1]) for i in range(4)]
+        each = (stem, *_LATER_STRIDES)
+        strides = [math.prod(each[: i + 1]) for i in range(4)]
         multiple = math.lcm(*(stride * sample for stride, sample in zip(strides, r, strict=True)))
         self.spatial = check_sides("Slim UNETR", spatial, multiple)
         self.in_channels = in_channels
@@ -92,17 +101,16 @@ class SlimUNETR(nn.Module):
         tokens = math.prod(side // strides[-1] for side in self.spatial)
         inputs = (in_channels, *channels)
         self.downs = nn.ModuleList(
-            Downsample(before, after, stride)
-            for before, after, stride in zip(inputs, widths, _STEM_STRIDES, strict=True)
+            Downsample(before, after, stride) for before, after, stride in zip(inputs, widths, each, strict=True)
         )
-        self.encoder = nn.ModuleList(_stage(*a) for a in zip(widths, blocks, heads, r, strict=True))
+        stages = list(zip(widths, blocks, heads, r, attended, expansion, strict=True))
+        self.encoder = nn.ModuleList(_stage(*a) for a in stages)
         self.position_embedding = nn.Parameter(torch.zeros(1, tokens, embed_dim))
         self.dropout = nn.Dropout(dropout)
-        self.decoder = nn.ModuleList(_stage(*a) for a in zip(widths, blocks, heads, r, strict=True))
+        self.decoder = nn.ModuleList(_stage(*a) for a in stages)
         outputs = (out_channels, *channels)
         self.ups = nn.ModuleList(
-            Upsample(after, before, stride)
-            for before, after, stride in zip(outputs, widths, _STEM_STRIDES, strict=True)
+            Upsample(after, before, stride) for before, after, stride in zip(outputs, widths, each, strict=True)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,14 +133,14 @@ class SlimUNETR(nn.Module):
         return x
 
 
-def _stage(width: int, n_blocks: int, heads: int, r: int) -> nn.Sequential:
-    return nn.Sequential(*(SlimBlock(width, heads, r) for _ in range(n_blocks)))
+def _stage(width: int, n_blocks: int, heads: int, r: int, attention: int, expansion: int) -> nn.Sequential:
+    return nn.Sequential(*(SlimBlock(width, heads, r, attention, expansion) for _ in range(n_blocks)))
 
 
 class SlimBlock(nn.Module):
     """Local mixing, MLP, sparse attention, MLP; each with a residual. (B, C, D, H, W) -> the same."""
 
-    def __init__(self, channels: int, heads: int, r: int) -> None:
+    def __init__(self, channels: int, heads: int, r: int, attention: int | None = None, expansion: int = 4) -> None:
         super().__init__()
         self.position1 = _depthwise(channels)
         self.local = nn.Sequential(
@@ -142,11 +150,11 @@ class SlimBlock(nn.Module):
             nn.BatchNorm3d(channels),
             _pointwise(channels, channels),
         )
-        self.mlp1 = _mlp(channels)
+        self.mlp1 = _mlp(channels, expansion)
         self.position2 = _depthwise(channels)
-        self.attention = SparseAttention(channels, heads, r)
-        self.diffusion = Diffusion(channels, r)
-        self.mlp2 = _mlp(channels)
+        self.attention = SparseAttention(channels, heads, r, attention)
+        self.diffusion = Diffusion(channels, r, attention)
+        self.mlp2 = _mlp(channels, expansion)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, C, D, H, W)."""
@@ -161,33 +169,34 @@ class SlimBlock(nn.Module):
 class SparseAttention(nn.Module):
     """Unscaled self-attention among every r-th voxel along each axis.
 
-    (B, C, D, H, W) -> (B, C, D/r, H/r, W/r). The projection's channels lie [head][q | k | v][head width].
+    (B, C, D, H, W) -> (B, A, D/r, H/r, W/r), A its own width. The projection's channels lie [head][q | k | v][A/heads].
     """
 
-    def __init__(self, channels: int, heads: int, r: int) -> None:
+    def __init__(self, channels: int, heads: int, r: int, attention: int | None = None) -> None:
         super().__init__()
         self.heads, self.r = heads, r
-        self.qkv = _pointwise(channels, 3 * channels)
+        self.qkv = _pointwise(channels, 3 * (attention or channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, D, H, W) -> (B, C, D/r, H/r, W/r)."""
+        """(B, C, D, H, W) -> (B, A, D/r, H/r, W/r)."""
         x = x[:, :, :: self.r, :: self.r, :: self.r]
-        q, k, v = self.qkv(x).flatten(2).unflatten(1, (self.heads, -1)).chunk(3, dim=2)  # each (B, heads, C/heads, N)
+        q, k, v = self.qkv(x).flatten(2).unflatten(1, (self.heads, -1)).chunk(3, dim=2)  # each (B, heads, A/heads, N)
         weights = (q.transpose(-2, -1) @ k).softmax(dim=-1)  # (B, heads, N queries, N keys)
-        return (v @ weights.transpose(-2, -1)).reshape(x.shape)  # type: ignore[no-any-return]
+        return (v @ weights.transpose(-2, -1)).reshape(len(x), -1, *x.shape[2:])  # type: ignore[no-any-return]
 
 
 class Diffusion(nn.Module):
-    """Spread the sampled voxels over their neighbourhoods: (B, C, D/r, H/r, W/r) -> (B, C, D, H, W)."""
+    """Spread the sampled voxels over their neighbourhoods: (B, A, D/r, H/r, W/r) -> (B, C, D, H, W)."""
 
-    def __init__(self, channels: int, r: int) -> None:
+    def __init__(self, channels: int, r: int, attention: int | None = None) -> None:
         super().__init__()
-        self.spread = nn.ConvTranspose3d(channels, channels, kernel_size=r, stride=r, groups=channels)
-        self.norm = nn.GroupNorm(1, channels)
-        self.mix = _pointwise(channels, channels)
+        width = attention or channels
+        self.spread = nn.ConvTranspose3d(width, width, kernel_size=r, stride=r, groups=width)
+        self.norm = nn.GroupNorm(1, width)
+        self.mix = _pointwise(width, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, D/r, H/r, W/r) -> (B, C, D, H, W)."""
+        """(B, A, D/r, H/r, W/r) -> (B, C, D, H, W)."""
         return self.mix(self.norm(self.spread(x)))  # type: ignore[no-any-return]
 
 
@@ -225,10 +234,9 @@ def _pointwise(before: int, after: int) -> nn.Conv3d:
     return nn.Conv3d(before, after, kernel_size=1, bias=False)
 
 
-def _mlp(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        _pointwise(channels, _EXPANSION * channels), nn.GELU(), _pointwise(_EXPANSION * channels, channels)
-    )
+def _mlp(channels: int, expansion: int) -> nn.Sequential:
+    hidden = expansion * channels
+    return nn.Sequential(_pointwise(channels, hidden), nn.GELU(), _pointwise(hidden, channels))
 
 
 #: Pieces of the published key names and ours; a stage's number is counted from 1 there, from 0 here.

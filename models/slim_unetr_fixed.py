@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from .blocks import check_sides
 from .slim_unetr import SlimBlock, SlimUNETR, SparseAttention
 
-_STAGE_STRIDES = (4, 8, 16, 32)  # of the four stages' maps against the input
+_LATER_STRIDES = (1, 2, 4, 8)  # of the four stages' maps against the first one's
 
 
 class SlimUNETRFixed(SlimUNETR):
@@ -49,6 +49,9 @@ class SlimUNETRFixed(SlimUNETR):
         heads: Sequence[int] = (1, 2, 4, 4),
         r: Sequence[int] = (4, 2, 2, 1),
         dropout: float = 0.3,
+        attention: Sequence[int] | None = None,
+        expansion: Sequence[int] = (4, 4, 4, 4),
+        stem: int = 4,
     ) -> None:
         """Build the network; arguments are those of `SlimUNETR`.
 
@@ -56,19 +59,23 @@ class SlimUNETRFixed(SlimUNETR):
             in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W), voxels, that the position embedding is laid out for; any, rounded up
-                to a multiple of 32.
+                to a multiple of 32, with the usual strides.
             channels: width of the first three stages.
             embed_dim: width of the fourth stage.
             blocks: number of blocks in each of the four stages.
-            heads: attention heads in each stage; must divide that stage's width.
+            heads: attention heads in each stage; must divide that stage's attention width.
             r: side of the cells that the sampler averages, in each stage.
             dropout: after the position embedding, in training.
+            attention: width of the attention in each stage; None: the stage's own.
+            expansion: hidden channels of the pointwise MLPs in each stage, for each of the stage's.
+            stem: stride of the first downsampling convolution, and of the head.
 
         Raises:
             ValueError: a size, width or number of heads that does not fit, with the rule and the values.
         """
         sides = check_sides("Slim UNETR (fixed)", spatial, 1)
-        multiple_of = math.lcm(*(s * max(1, cell) for s, cell in zip(_STAGE_STRIDES, r, strict=False)))
+        strides = [max(1, stem) * stride for stride in _LATER_STRIDES]
+        multiple_of = math.lcm(*(s * max(1, cell) for s, cell in zip(strides, r, strict=False)))
         super().__init__(
             in_channels,
             out_channels,
@@ -79,13 +86,17 @@ class SlimUNETRFixed(SlimUNETR):
             heads=heads,
             r=r,
             dropout=dropout,
+            attention=attention,
+            expansion=expansion,
+            stem=stem,
         )
         self.multiple_of = multiple_of
-        self.grid = tuple(side // _STAGE_STRIDES[-1] for side in self.spatial)
+        self.grid = tuple(side // strides[-1] for side in self.spatial)
         for block in self.modules():
             if isinstance(block, SlimBlock):
+                plain = block.attention.qkv
                 block.attention = PooledAttention(
-                    block.attention.qkv.in_channels, block.attention.heads, block.attention.r
+                    plain.in_channels, block.attention.heads, block.attention.r, plain.out_channels // 3
                 )
         self.ups[0].norm = nn.Identity()
 
@@ -123,11 +134,15 @@ def _round_up(side: int, multiple_of: int) -> int:
 
 
 class PooledAttention(SparseAttention):
-    """Scaled self-attention among the means of cells of r x r x r voxels. (B, C, D, H, W) -> (B, C, D/r, H/r, W/r)."""
+    """Scaled self-attention among the means of cells of r x r x r voxels. (B, C, D, H, W) -> (B, A, D/r, H/r, W/r)."""
+
+    def __init__(self, channels: int, heads: int, r: int, attention: int | None = None) -> None:
+        super().__init__(channels, heads, r, attention)
+        self.temperature = math.sqrt((attention or channels) // heads)  # stays, should heads lose channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, D, H, W) -> (B, C, D/r, H/r, W/r)."""
+        """(B, C, D, H, W) -> (B, A, D/r, H/r, W/r)."""
         x = F.avg_pool3d(x, self.r)
-        q, k, v = self.qkv(x).flatten(2).unflatten(1, (self.heads, -1)).chunk(3, dim=2)  # each (B, heads, C/heads, N)
-        weights = (q.transpose(-2, -1) @ k / math.sqrt(q.shape[2])).softmax(dim=-1)  # (B, heads, N queries, N keys)
-        return (v @ weights.transpose(-2, -1)).reshape(x.shape)  # type: ignore[no-any-return]
+        q, k, v = self.qkv(x).flatten(2).unflatten(1, (self.heads, -1)).chunk(3, dim=2)  # each (B, heads, A/heads, N)
+        weights = (q.transpose(-2, -1) @ k / self.temperature).softmax(dim=-1)  # (B, heads, N queries, N keys)
+        return (v @ weights.transpose(-2, -1)).reshape(len(x), -1, *x.shape[2:])  # type: ignore[no-any-return]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchbench import build_model
 from benchbench.models.slim_unetr import SlimUNETR, load_published_weights
 from tests.shared_files import shared_file
 
@@ -102,3 +103,21 @@ def test_a_shape_with_the_right_product_but_other_sides_is_refused():
 def test_what_does_not_fit_is_refused_with_the_rule_and_the_values(kwargs, message):
     with pytest.raises(ValueError, match=message):
         SlimUNETR(**kwargs)
+
+
+@pytest.mark.parametrize("name", ["slim_unetr", "slim_unetr_fixed"])
+def test_what_the_paper_fixes_can_be_chosen(name: str) -> None:
+    chosen = {"attention": (8, 16, 32, 64), "heads": (2, 2, 4, 8), "expansion": (2, 3, 4, 1), "stem": 2}
+    model = build_model(name, spatial=(32, 32, 64), **chosen).eval()
+    assert model(torch.zeros(1, 4, 32, 32, 64)).shape == (1, 3, 32, 32, 64)
+    block = model.encoder[1][0]
+    assert block.attention.qkv.out_channels == 3 * 16
+    assert block.diffusion.mix.in_channels == 16
+    assert block.mlp1[0].out_channels == 3 * 48
+    assert model.downs[0].conv.stride == model.ups[0].conv.stride == (2, 2, 2)
+
+
+def test_heads_divide_the_attention_not_the_stage() -> None:
+    build_model("slim_unetr", spatial=(64, 64, 64), attention=(25, 48, 60, 96), heads=(5, 2, 4, 4))
+    with pytest.raises(ValueError, match="5 does not divide 24"):
+        build_model("slim_unetr", spatial=(64, 64, 64), heads=(5, 2, 4, 4))
