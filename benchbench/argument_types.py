@@ -13,6 +13,8 @@ from benchbench.errors import UsageError, unknown
 
 T = TypeVar("T")
 
+FORMATS = ("table", "json", "csv", "markdown")
+
 
 def patch_schedule(text: str) -> tuple[tuple[tuple[int, ...], float], ...]:
     """`64x64x64:0.9,128x128x128:0.1`."""

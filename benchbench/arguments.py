@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchbench import __version__
+from benchbench import __version__, training_arguments
 from benchbench import argument_types as to
+from benchbench.argument_types import FORMATS
 from benchbench.errors import UsageError, unknown
-
-FORMATS = ("table", "json", "csv", "markdown")
 
 DESCRIPTION = "Which 3D medical segmentation network fits my device, how good is it there, and can it be made smaller?"
 EXAMPLES = """\
@@ -294,8 +293,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="html writes a file, the others go to stdout or --out",
     )
 
-    _add_train(command)
-    _add_predict(command)
+    training_arguments.add_train(command)
+    training_arguments.add_compress(command)
+    training_arguments.add_predict(command)
     _add_data(command, common)
     _add_devices(command, common)
 
@@ -359,98 +359,6 @@ def _add_compare(command: Any) -> None:
     sub.add_argument("--anyway", action="store_true", help="compare also under different conditions, and list them")
     sub.add_argument("--format", default="table", choices=FORMATS)
     sub.add_argument("--out", type=Path, metavar="FILE.html", help="also write a page with the distributions")
-
-
-def _add_train(command: Any) -> None:
-    sub = command("train", "train one network on a data set, by the one recipe")
-    sub.add_argument("model", metavar="MODEL", help="a name from 'bench list models', or a card")
-    sub.add_argument(
-        "--data", default="phantom", metavar="NAME|DIR", help="a data set, or its folder (default: phantom)"
-    )
-    sub.add_argument(
-        "--spatial",
-        nargs=3,
-        type=to.positive,
-        metavar=("D", "H", "W"),
-        help="patch in voxels (default: the data set's)",
-    )
-    sub.add_argument("--fold", type=to.fold, metavar="N", help="of five, kept apart as the test cases (default: 0)")
-    sub.add_argument(
-        "--budget",
-        type=to.budget,
-        default="20min",
-        metavar="BUDGET",
-        help="20min, 1000steps or 300epochs; the schedules follow the share that is used up (default: 20min)",
-    )
-    sub.add_argument("--lr", type=float, metavar="RATE", help="highest learning rate (default: the recipe's, 0.001)")
-    sub.add_argument("--optimizer", choices=("adamw", "sgd"), help="(default: adamw)")
-    sub.add_argument("--weight-decay", type=float, metavar="W", help="(default: 0.01)")
-    sub.add_argument("--schedule", choices=("cosine", "poly"), help="of the rate, after the warm-up (default: cosine)")
-    sub.add_argument(
-        "--warmup", type=to.share, metavar="SHARE", help="of the budget with a rising rate (default: 0.04)"
-    )
-    sub.add_argument("--loss", choices=("dice_ce", "dice_focal"), help="(default: dice_ce)")
-    sub.add_argument("--clip", type=float, metavar="NORM", help="largest norm of the gradient (default: 5)")
-    sub.add_argument("--ema", type=to.share, metavar="DECAY", help="of the average of the weights (default: 0.99)")
-    sub.add_argument(
-        "--augment", default="full", choices=("full", "light"), help="light: flips and contrast only (default: full)"
-    )
-    sub.add_argument(
-        "--keep-every",
-        type=to.seconds,
-        metavar="TIME",
-        help="how much of a killed training may be lost, such as 30s (default: 60s)",
-    )
-    sub.add_argument(
-        "--validations", type=int, metavar="N", help="times that the validation cases are looked at (default: 10)"
-    )
-    sub.add_argument(
-        "--batch-size",
-        type=to.positive,
-        metavar="N",
-        help="patches in one step (default: 2, or 1 of large ones)",
-    )
-    sub.add_argument(
-        "--patch-schedule",
-        type=to.patch_schedule,
-        metavar="DxHxW:SHARE,...",
-        help="patches of growing size, each for a share of the steps; the last one is --spatial",
-    )
-    sub.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", "fp32", "bf16"),
-        help="auto: bf16 autocast where it is the faster one (default)",
-    )
-    sub.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    sub.add_argument("--threads", type=to.positive, metavar="N", help="CPU threads (default: PyTorch's)")
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
-    sub.add_argument(
-        "--out", type=Path, metavar="DIR", help="the same one again goes on (default: a new one under results/local)"
-    )
-    sub.add_argument("--config", metavar="FILE.toml", help="these flags from a file; flags on the command line win")
-
-
-def _add_predict(command: Any) -> None:
-    sub = command("predict", "segment images with trained weights; the result lies exactly over its image")
-    sub.add_argument("model", metavar="MODEL", help="the network that the checkpoint is of")
-    sub.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="weights (.safetensors)")
-    sub.add_argument(
-        "--input",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="a case's folder, or a file; of several channels one file each, named by the channel or numbered",
-    )
-    sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="the label map, .nii.gz")
-    sub.add_argument(
-        "--overlap",
-        type=to.share,
-        default=0.5,
-        metavar="SHARE",
-        help="of neighbouring windows (default: 0.5)",
-    )
-    sub.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
 
 
 def _actions(

@@ -69,7 +69,7 @@ class Cell:
     @property
     def id(self) -> str:
         """Hash of what is asked."""
-        return rec.cell_id(self.spec, self.workload, self.target.device.asked, None)
+        return rec.cell_id(self.spec, self.workload, self.target.device.asked, self.card.compression)
 
     def job(self) -> Job:
         """The cell as the child's work."""
@@ -121,13 +121,14 @@ def plan_cells(request: Request, lines: fleet.Lines) -> list[Cell]:
     cards = zoo.find_cards(request.models)
     asked = dict.fromkeys(request.devices)
     targets = [resolve(device, require_measured=request.require_measured) for device in asked]
-    if request.checkpoint and len(cards) != 1:
-        raise UsageError(f"--checkpoint is of one network, and --models names {len(cards)}")
-    plan = _plan(request)
+    if request.checkpoint:
+        cards = [_with_weights(cards, request.checkpoint)]
+    infos = [checkpoint.read_sidecar(Path(card.checkpoint)) for card in cards if card.checkpoint]
+    plan = _plan(request, infos)
     if plan and plan.folder and request.crop_foreground:
         raise UsageError("--crop-foreground times a case of the phantom: leave it out, or name no folder as --data")
     if plan:
-        cards = [card.on(plan, request.spatial) for card in cards]
+        cards = [card if card.checkpoint else card.on(plan, request.spatial) for card in cards]
     met = fleet.meet(targets, request.threads[0], lines=lines, set_clocks=request.set_clocks)
     works = list(itertools.product(request.threads, request.dtype, request.batch))
     patches = _patches(request, cards, plan)
@@ -140,32 +141,57 @@ def plan_cells(request: Request, lines: fleet.Lines) -> list[Cell]:
     return list({cell.id: cell for cell in cells}.values())
 
 
-def _plan(request: Request) -> data.DataPlan | None:
+def _with_weights(cards: Sequence[zoo.Card], weights: Path) -> zoo.Card:
+    """The one card that was asked for, with the weights of `--checkpoint`.
+
+    Raises:
+        UsageError: several networks.
+        CheckpointError: weights of another one.
+    """
+    if len(cards) != 1:
+        raise UsageError(f"--checkpoint is of one network, and --models names {len(cards)}")
+    info = checkpoint.read_sidecar(weights)
+    if not zoo.is_of(info.model, cards[0]):
+        raise CheckpointError(
+            f"{weights} holds {info.model.name!r}, not {cards[0].name!r}; use --models {info.model.name}"
+        )
+    if info.compression:  # a network of its own, which has another name
+        return zoo.card_of(info)
+    return dataclasses.replace(cards[0], checkpoint=str(info.path))
+
+
+def _plan(request: Request, infos: Sequence[checkpoint.CheckpointInfo]) -> data.DataPlan | None:
     """The data set for Dice, if there is one.
+
+    Args:
+        request: what was asked.
+        infos: of the weights that were asked for by their path.
 
     Raises:
         DataError: it cannot be read.
         CheckpointError: weights that were trained on its test cases.
     """
-    info = checkpoint.read_sidecar(request.checkpoint) if request.checkpoint else None
     if request.data == "none":
         return None
     if request.data is None:
-        trained_on = info.data if info else "phantom"
-        return data.get_plan(trained_on) if data.comes_along(trained_on) else None
+        trained_on = {info.data for info in infos} or {"phantom"}
+        known = trained_on.pop()
+        return data.get_plan(known) if data.comes_along(known) and not trained_on else None
     plan = data.get_plan(request.data, fold=request.fold, rule=request.empty_rule)
-    if info and (seen := checkpoint.leaks(info, plan)):
-        part = "test cases" if plan.fold == ALL else f"test cases of fold {plan.fold}"
-        raise CheckpointError(
-            f"{request.checkpoint} was trained with {len(seen)} of the {plan.splits['test']} {part}, "
-            f"such as {seen[0]}: their Dice would say nothing; take --fold {info.train.get('fold', 0)}"
-        )
+    for info in infos:
+        if seen := checkpoint.leaks(info, plan):
+            part = "test cases" if plan.fold == ALL else f"test cases of fold {plan.fold}"
+            raise CheckpointError(
+                f"{info.path} was trained with {len(seen)} of the {plan.splits['test']} {part}, "
+                f"such as {seen[0]}: their Dice would say nothing; take --fold {info.train.get('fold', 0)}"
+            )
     return plan
 
 
 def _patches(request: Request, cards: Sequence[zoo.Card], plan: data.DataPlan | None) -> dict[str, tuple[int, ...]]:
     """The patch of each network on a real data set: the smallest that it takes, at least the data set's own."""
-    if plan is None or plan.folder is None or request.spatial or request.checkpoint:
+    cards = [card for card in cards if not card.checkpoint]
+    if plan is None or plan.folder is None or request.spatial or not cards:
         return {}
     jobs = [
         Job(
@@ -196,26 +222,20 @@ def _cell(
     work: tuple[int | None, str, int],
 ) -> Cell:
     asked_threads, dtype, batch = work
-    info = checkpoint.read_sidecar(request.checkpoint) if request.checkpoint else None
+    info = checkpoint.read_sidecar(Path(card.checkpoint)) if card.checkpoint else None
     spatial = request.spatial
     if spatial is None:
         spatial = info.spatial if info else patch or (plan.patch if plan and request.data else card.spatial)
-    spec = card.spec()
+    spec = card.spec() if info is None else dataclasses.replace(info.model, name=card.name)
     segments = card.task == "segmentation"
-    if plan and request.data:  # asked by name: the network follows the data
+    if plan and request.data and info is None:  # asked by name: the network follows the data
         spec = card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels if segments else None)
     channels = (spec.in_channels, spec.out_channels)
     trains = request.phase == "train"
     takes = plan is not None and segments and channels == (plan.in_channels, plan.out_channels)
     fits = takes and not trains
-    path = None if trains else request.checkpoint
-    if info and not trains:
-        if not zoo.is_of(info.model, card):
-            raise CheckpointError(
-                f"{request.checkpoint} holds {info.model.name!r}, not {card.name!r}; use --models {info.model.name}"
-            )
-        spec = dataclasses.replace(info.model, name=card.name)
-    elif fits and plan:
+    path = None if trains or info is None else info.path
+    if fits and plan and info is None:
         path = checkpoint.find(card.name, *channels, spatial, plan, request.checkpoints if plan.folder else ())
         if path and rec.to_json(checkpoint.read_sidecar(path).model.kwargs) != rec.to_json(spec.kwargs):
             path = None  # a card of the user's own under a name of the zoo

@@ -38,6 +38,7 @@ class CheckpointInfo:
     train: Mapping[str, Any]  # recipe, steps, seconds, versions, curve
     path: Path  # of the weights
     plan: DataPlan | None = None  # channels, preprocessing and regions of the data; None in older ones
+    compression: Mapping[str, Any] | None = None  # what was done to a larger network; None: nothing
 
     @property
     def spec(self) -> rec.ModelSpec:
@@ -76,6 +77,7 @@ def read_sidecar(path: Path) -> CheckpointInfo:
             train=dict(data["train"]),
             path=weights,
             plan=plan_from_json(data["plan"]) if data.get("plan") else None,
+            compression=dict(data["compression"]) if data.get("compression") else None,
         )
     except FileNotFoundError as error:
         raise CheckpointError(
@@ -121,6 +123,8 @@ def find(
             continue  # some other JSON
         same = (info.model.name, info.model.in_channels, info.model.out_channels) == (name, in_channels, out_channels)
         of_the_data = info.data == plan.weights_key or (sidecar.parent == shipped and _name(info.data) == plan.name)
+        if info.compression:
+            continue  # a network of its own, asked for by its path
         if same and info.spatial == tuple(spatial) and of_the_data and not leaks(info, plan):
             return info.path
     return None
@@ -226,6 +230,18 @@ def unique_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: state[key] for key in seen.values()}
 
 
+def serialised(state: Mapping[str, Tensor]) -> bytes:
+    """Weights in single precision as the content of a `.safetensors` file."""
+    from safetensors.torch import save as write
+
+    plain = {
+        key: (value.float() if value.is_floating_point() else value).detach().cpu().clone().contiguous()
+        for key, value in unique_tensors(state).items()
+    }
+    content: bytes = write(plain)
+    return content
+
+
 def save(
     path: Path,
     state: Mapping[str, Tensor],
@@ -235,6 +251,7 @@ def save(
     spatial: Sequence[int],
     train: Mapping[str, Any],
     plan: DataPlan | None = None,
+    compression: Mapping[str, Any] | None = None,
 ) -> CheckpointInfo:
     """Write weights in single precision, and their sidecar.
 
@@ -246,18 +263,13 @@ def save(
         spatial: (D, H, W) of the patch it is to be used with, voxels.
         train: how it was made; JSON values.
         plan: of the data set; kept without its cases and without where it lay.
+        compression: what was done to a larger network to get this one; JSON values.
 
     Raises:
         CheckpointError: the files cannot be written.
     """
-    from safetensors.torch import save as serialise
-
     weights, sidecar = _pair(path)
-    plain = {
-        key: (value.float() if value.is_floating_point() else value).detach().cpu().clone().contiguous()
-        for key, value in unique_tensors(state).items()
-    }
-    content = serialise(plain)
+    content = serialised(state)
     digest = hashlib.sha256(content).hexdigest()
     described = {
         "model": rec.to_json(dataclasses.replace(model, checkpoint=None)),
@@ -268,6 +280,8 @@ def save(
     }
     if plan is not None:
         described["plan"] = plan_to_json(plan)
+    if compression:
+        described["compression"] = rec.to_json(compression)
     try:
         weights.parent.mkdir(parents=True, exist_ok=True)
         write_whole(weights, content)

@@ -349,6 +349,49 @@ def _train(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _compress(options: argparse.Namespace) -> int:
+    from benchbench import listing
+    from benchbench.compress import compressor
+    from benchbench.compress.prune import PruneRecipe
+    from benchbench.devices import cuda
+    from benchbench.progress import TrainingProgress
+
+    if options.device == "cuda":
+        cuda.require()
+    asked = compressor.Compression(
+        model=options.model,
+        weights=options.checkpoint,
+        recipe=PruneRecipe(
+            ratio=options.prune,
+            criterion=options.criterion,
+            scope=options.scope,
+            multiple_of=options.multiple_of,
+            seed=options.seed,
+        ),
+        finetune=options.finetune,
+        distil=options.distil,
+        lr=options.lr,
+        batch=options.batch_size,
+        data=options.data,
+        name=options.name,
+        device=options.device,
+        threads=options.threads,
+        dtype=options.dtype,
+    )
+    out = options.out or _new_folder("compress")
+    shown = options.verbose or (sys.stderr.isatty() and not options.quiet)
+    try:
+        with TrainingProgress(sys.stderr, shown=shown) as progress:
+            made = compressor.compress(asked, out, progress=progress.step)
+    except KeyboardInterrupt:
+        print(f"bench: interrupted; the same command with --out {out} goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(listing.render(compressor.rows(made, plain=options.format in ("json", "csv")), options.format))
+    if options.format == "table":
+        print("\n".join(compressor.lines(made, options.data)))
+    return EXIT_OK
+
+
 def _predict(options: argparse.Namespace) -> int:
     from benchbench import predict
 
@@ -453,6 +496,7 @@ COMMANDS = {
     "compare": _compare,
     "report": _report,
     "train": _train,
+    "compress": _compress,
     "predict": _predict,
     "data": _data,
     "devices": _devices,

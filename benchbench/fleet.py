@@ -178,7 +178,7 @@ def _greet(target: Target, connection: Connection, request: Mapping[str, Any]) -
 
 def cell_to_json(cell: Cell) -> dict[str, Any]:
     """A cell as the far side gets it: nothing of this machine's file system is in it."""
-    card = dataclasses.replace(cell.card, folder=None)
+    card = dataclasses.replace(cell.card, folder=None, checkpoint=None)
     return {"card": rec.to_json(card), "model": rec.to_json(cell.spec), "workload": rec.to_json(cell.workload)}
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Iterator
+import platform
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -75,3 +76,20 @@ def channels_last(model: nn.Module, device: str) -> bool:
         return False
     model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return True
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Whether bf16 autocast is faster than fp32 there: a GPU that has it, or a CPU with AVX512-BF16 or AMX."""
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    found = capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def describe_device(device: str) -> str:
+    """The name of a GPU or CPU, as far as torch or the system knows it."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    capabilities: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    return str(capabilities().get("cpu_name") or platform.processor() or platform.machine())

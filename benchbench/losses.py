@@ -6,10 +6,18 @@ each other, as in most data sets, have one softmax over the background and all o
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from benchbench.data import DataPlan
+
+log = logging.getLogger(__name__)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -52,3 +60,53 @@ def make_loss(name: str, *, exclusive: bool) -> Loss:
         return made
     focal: Loss = DiceFocalLoss(gamma=2.0, **shared)
     return focal
+
+
+def distillation(logits: Tensor, teacher: Tensor, *, exclusive: bool) -> Tensor:
+    """How far a network's answer is from its teacher's: the divergence of a voxel's probabilities, the mean over all.
+
+    Args:
+        logits: (B, K, D, H, W).
+        teacher: the same shape; no gradient goes into it.
+        exclusive: one softmax over K; else each has a sigmoid.
+
+    Returns:
+        A scalar, 0 for equal answers.
+
+    Source: Hinton et al. 2015, "Distilling the knowledge in a neural network", at temperature 1.
+    """
+    if exclusive:
+        wanted = teacher.detach().log_softmax(1)
+        return (wanted.exp() * (wanted - logits.log_softmax(1))).sum(1).mean()
+    wanted = teacher.detach().sigmoid()
+    entropy = nn.functional.binary_cross_entropy_with_logits(teacher.detach(), wanted)
+    return nn.functional.binary_cross_entropy_with_logits(logits, wanted) - entropy
+
+
+def set_prior(model: nn.Module, plan: DataPlan, prior: float) -> None:
+    """Set the bias of a network's last layer so that it starts from "nearly nothing is tumour".
+
+    Without it a network whose logits are normalised (Slim UNETR ends in a GroupNorm) cannot get there
+    in a short training: the mean of its logits is that bias, and a step moves it by the learning rate.
+    The last layer is the last one with a bias of `out_channels` values; a network without is left alone.
+
+    Args:
+        model: the network.
+        plan: of the data set: a sigmoid a region, or a softmax with the background.
+        prior: each region's probability.
+
+    Source: Lin et al. 2017, "Focal loss for dense object detection", section 4.1.
+    """
+    channels = plan.out_channels
+    biases = [bias for m in model.modules() if isinstance(bias := getattr(m, "bias", None), Tensor)]
+    last = [bias for bias in biases if bias.shape == (channels,)][-1:]
+    for bias in last:
+        if plan.exclusive:
+            background = 1 - prior * len(plan.regions)
+            nn.init.constant_(bias, math.log(prior))
+            with torch.no_grad():
+                bias[0] = math.log(max(background, prior))
+        else:
+            nn.init.constant_(bias, math.log(prior / (1 - prior)))
+    if not last:
+        log.warning("no last bias found; the training starts from the network's own")

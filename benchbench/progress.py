@@ -147,7 +147,7 @@ class TrainingProgress:
         """So much of the budget is used, 0 to 1."""
         now = time.monotonic()
         left = (now - self._began) / used * (1 - used) if used else 0.0
-        text = f"{used:.0%}: {line}, about {format_duration(left)} left"
+        text = f"{used:.0%}: {line}, about {format_duration(left)} left" if used else line
         if self._live:
             self._live.update(text)
         elif self.shown and (now - self._last >= self.every_s or used >= 1):

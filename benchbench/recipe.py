@@ -84,13 +84,14 @@ class TrainRecipe:
     schedule: Literal["cosine", "poly"] = "cosine"
     warmup: float = 0.04  # share of the budget with a rising rate
     lr_floor: float = 0.05  # the schedule ends at this share of `lr`
-    prior: float = 0.01  # every region's probability at the start, set by the last bias; see `train.set_prior`
+    prior: float = 0.01  # every region's probability at the start, set by the last bias; see `losses.set_prior`
     foreground: float = 0.67  # share of patches that are centred on a labelled voxel, where they are cut
     augment: bool = True  # rotation, scale, noise, blur, contrast, gamma, low resolution; else flips and contrast
     mirror: tuple[int, ...] = (0,)  # axes along which patches are flipped; 0 is left-right
     patch_schedule: tuple[tuple[Patch, float], ...] = ()  # (patch, share of the budget), in order; empty: `patch`
     ema: float = 0.99  # decay of the average of the weights, per step
     clip: float = 5.0  # largest norm of the gradient
+    distil: float = 0.0  # share of the loss that is the distance from a teacher's answers, where there is a teacher
     threads: int | None = None  # None: as torch has them
     bf16: bool | None = None  # autocast; None: where the device is faster with it
     checkpoint_every_s: float = 60.0  # of training
@@ -102,6 +103,8 @@ class TrainRecipe:
             raise UsageError(
                 f"patch_schedule must end on the patch {self.patch} with shares that sum to 1, not {schedule}"
             )
+        if not 0 <= self.distil <= 1:
+            raise UsageError(f"the share of the loss that comes from a teacher must be from 0 to 1, not {self.distil}")
         if self.batch < 1 or not 0 <= self.warmup < 1 or not 0 <= self.ema < 1 or self.lr <= 0:
             raise UsageError(
                 f"a batch from 1, a warm-up and an average from 0 to below 1, and a rate above 0 are needed; not {self}"

@@ -19,7 +19,7 @@ import os
 import pickle
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ from benchbench import checkpoint, data
 from benchbench import records as rec
 from benchbench.errors import CheckpointError, DataError, UsageError
 from benchbench.feed import Batch, Feed
-from benchbench.kernels import channels_last, exact_small_convolutions
-from benchbench.losses import make_loss
+from benchbench.kernels import channels_last, describe_device, exact_small_convolutions, has_fast_bf16
+from benchbench.losses import distillation, make_loss, set_prior
 from benchbench.measure.accuracy import AccuracyError, measure_dice
 from benchbench.recipe import TrainRecipe
 from benchbench.store import write_whole
@@ -59,6 +59,16 @@ class TrainResult:
     seconds: float  # all sittings together
     steps: int
     waited_share: float  # of the time, for data
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What a training goes on from, where it does not begin with random weights."""
+
+    digest: str  # of the weights that the network has, and of where they are from
+    cases: tuple[str, ...] = ()  # that they were trained on
+    compression: Mapping[str, Any] | None = None  # what was done to get them, for the sidecar
+    teacher: nn.Module | None = None  # whose answers it is to give, too; see `TrainRecipe.distil`
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,17 +107,19 @@ def train(
     out: Path,
     device: str = "cpu",
     progress: Progress | None = None,
+    start: Start | None = None,
 ) -> TrainResult:
     """Train a network, and write its averaged weights.
 
     Args:
-        model: the network; its weights are set anew by training, and end as the averaged ones.
+        model: the network; its weights change, and end as the averaged ones.
         spec: what `model` was built from.
         recipe: how.
         out: the weights' file, `<name>.safetensors`; beside it come `<name>.json` and, until the end,
             `<name>.resume`, from which an equal call goes on.
         device: `cpu` or `cuda`.
         progress: told after each step.
+        start: what the weights of `model` are; None: random, and their last bias is set by `recipe.prior`.
 
     Raises:
         CheckpointError: `<name>.resume` is of another training, or nothing can be written.
@@ -120,7 +132,7 @@ def train(
         with torch.random.fork_rng(devices=[]), exact_small_convolutions(model), _group(device) as group:
             if device == "cuda" and group.size > 1:
                 device = f"cuda:{os.environ.get('LOCAL_RANK', group.rank)}"
-            training = _Training(model.to(device), spec, recipe, plan, out, device, progress, group)
+            training = _Training(model.to(device), spec, recipe, plan, out, device, progress, group, start)
             try:
                 return training.run()
             finally:
@@ -160,7 +172,10 @@ class _Training:
         device: str,
         progress: Progress | None,
         group: _Group,
+        start: Start | None,
     ) -> None:
+        self.start = start
+        self.teacher = start.teacher.eval().to(device) if start and start.teacher and recipe.distil else None
         self.model, self.spec, self.recipe, self.plan = model, spec, recipe, plan
         self.out, self.device, self.group = out, device, group
         self.progress = progress if group.leads else None
@@ -178,10 +193,13 @@ class _Training:
         self.feed = Feed(plan, recipe, process=group.rank)
         self.autocast = has_fast_bf16(device) if recipe.bf16 is None else recipe.bf16
         self.trained: nn.Module = model
+        if self.teacher:
+            channels_last(self.teacher, device)
         self.layout = torch.channels_last_3d if channels_last(model, device) else torch.contiguous_format
 
     def run(self) -> TrainResult:
-        set_prior(self.model, self.plan, self.recipe.prior)
+        if self.start is None:
+            set_prior(self.model, self.plan, self.recipe.prior)
         self._reset_average()
         self._resume()
         if self.group.size > 1:
@@ -234,7 +252,12 @@ class _Training:
         target = batch.target.to(self.device)
         with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.autocast):
             outputs = tree_leaves(self.trained(image))
+            with torch.no_grad():
+                taught = tree_leaves(self.teacher(image))[0] if self.teacher else None
         loss = torch.stack([self._loss(out, target) for out in outputs]).mean()
+        if taught is not None:
+            own = distillation(outputs[0].float(), taught.float(), exclusive=self.plan.exclusive)
+            loss = (1 - self.recipe.distil) * loss + self.recipe.distil * own
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
@@ -320,7 +343,8 @@ class _Training:
         asked = dataclasses.asdict(self.recipe) | {"data": self.plan.key, "processes": self.group.size}
         asked["cases"] = [list(self.plan.ids.get(split, ())) for split in ("train", "val")]
         del asked["checkpoint_every_s"]  # changes nothing in what comes out
-        return rec.content_hash([rec.to_json(asked), rec.to_json(self.spec)])
+        known = [rec.to_json(asked), rec.to_json(self.spec)]
+        return rec.content_hash([*known, self.start.digest] if self.start else known)
 
     def _keep(self) -> None:
         """Write what an equal call needs to go on."""
@@ -390,7 +414,7 @@ class _Training:
             "processes": self.group.size,
             "seed": self.recipe.seed,
             "fold": self.plan.fold,
-            "cases": list(self.plan.ids.get("train", ())) + list(self.plan.ids.get("val", ())),
+            "cases": self._cases(),
             "dtype": "bf16 autocast" if self.autocast else "fp32",
             "device": describe_device(self.device),
             "threads": torch.get_num_threads(),
@@ -409,6 +433,11 @@ class _Training:
         self._wait()
         return self._result(info, waited)
 
+    def _cases(self) -> list[str]:
+        """Every case that the weights have seen, those before this training included."""
+        seen = [*self.plan.ids.get("train", ()), *self.plan.ids.get("val", ())]
+        return list(dict.fromkeys([*(self.start.cases if self.start else ()), *seen]))
+
     def _save(self, told: dict[str, Any]) -> checkpoint.CheckpointInfo:
         return checkpoint.save(
             self.out,
@@ -416,8 +445,9 @@ class _Training:
             model=self.spec,
             data=self.plan.key,
             spatial=self.recipe.patch,
-            train=told,
+            train=told | ({"start": self.start.digest} if self.start else {}),
             plan=self.plan,
+            compression=self.start.compression if self.start else None,
         )
 
     def _wait(self) -> None:
@@ -451,49 +481,3 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def set_prior(model: nn.Module, plan: data.DataPlan, prior: float) -> None:
-    """Set the bias of a network's last layer so that it starts from "nearly nothing is tumour".
-
-    Without it a network whose logits are normalised (Slim UNETR ends in a GroupNorm) cannot get there
-    in a short training: the mean of its logits is that bias, and a step moves it by the learning rate.
-    The last layer is the last one with a bias of `out_channels` values; a network without is left alone.
-
-    Args:
-        model: the network.
-        plan: of the data set: a sigmoid a region, or a softmax with the background.
-        prior: each region's probability.
-
-    Source: Lin et al. 2017, "Focal loss for dense object detection", section 4.1.
-    """
-    channels = plan.out_channels
-    biases = [bias for m in model.modules() if isinstance(bias := getattr(m, "bias", None), Tensor)]
-    last = [bias for bias in biases if bias.shape == (channels,)][-1:]
-    for bias in last:
-        if plan.exclusive:
-            background = 1 - prior * len(plan.regions)
-            nn.init.constant_(bias, math.log(prior))
-            with torch.no_grad():
-                bias[0] = math.log(max(background, prior))
-        else:
-            nn.init.constant_(bias, math.log(prior / (1 - prior)))
-    if not last:
-        log.warning("no last bias found; the training starts from the network's own")
-
-
-def has_fast_bf16(device: str) -> bool:
-    """Whether bf16 autocast is faster than fp32 there: a GPU that has it, or a CPU with AVX512-BF16 or AMX."""
-    if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    found = capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-
-
-def describe_device(device: str) -> str:
-    """The name of a GPU or CPU, as far as torch or the system knows it."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    capabilities: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    return str(capabilities().get("cpu_name") or platform.processor() or platform.machine())

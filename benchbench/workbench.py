@@ -287,6 +287,7 @@ def make_record(
         duration_s=round(course.seconds, 3),
         measurements=tuple(found),
         artifacts=tuple(artifacts),
+        recipe=cell.card.compression,
     )
 
 

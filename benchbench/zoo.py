@@ -19,7 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchbench.errors import CardError, ShapeError, UsageError, unknown
+from benchbench import checkpoint
+from benchbench.errors import CardError, CheckpointError, ShapeError, UsageError, unknown
 from benchbench.records import METRIC_UNITS, Measurement, ModelSpec
 
 if sys.version_info >= (3, 11):
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CHANNELS = (4, 3)  # BraTS: four MRI contrasts in, three regions out
 DEFAULT_SPATIAL = (128, 128, 128)
+PRUNED_SHAPES = "pruned_shapes"  # a keyword of specs that `resize` takes, and no class sees
 SEE_ALL = "'bench list models' shows all"
 
 
@@ -65,6 +67,8 @@ class Card:
     paper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     published: tuple[Published, ...] = ()
     folder: str | None = None  # of a user's own card: its class may lie beside it
+    checkpoint: str | None = None  # path of the one file of weights that this card is of
+    compression: Mapping[str, Any] | None = None  # what was done to a larger network to get this one
 
     def spec(
         self, *, in_channels: int | None = None, out_channels: int | None = None, checkpoint: str | None = None
@@ -203,6 +207,34 @@ def get_card(name: str) -> Card:
     return read_card(Path(str(_cards_folder().joinpath(f"{name}.toml"))))
 
 
+def card_of(info: checkpoint.CheckpointInfo) -> Card:
+    """The card of some weights: that of their network, with what makes these their own.
+
+    Args:
+        info: of the weights. A compressed network has a name of its own and none of the paper's figures.
+    """
+    spec = info.model
+    names = (spec.name, str((info.compression or {}).get("parent")))
+    known = [card for name in names if name in list_models() and (card := get_card(name)).arch == spec.arch]
+    base = known[0] if known else Card(name=spec.name, title=spec.name, arch=spec.arch)
+    own = (spec.in_channels, spec.out_channels, info.spatial, dict(spec.kwargs))
+    plain = not info.compression and own == (base.in_channels, base.out_channels, base.spatial, dict(base.kwargs))
+    return dataclasses.replace(
+        base,
+        name=spec.name,
+        title=base.title if plain else f"{base.title}, {spec.name}",
+        in_channels=spec.in_channels,
+        out_channels=spec.out_channels,
+        spatial=info.spatial,
+        kwargs=spec.kwargs,
+        plan="",
+        paper=base.paper if plain else {},
+        published=base.published if plain else (),
+        checkpoint=str(info.path),
+        compression=info.compression,
+    )
+
+
 _CLASS_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -229,8 +261,10 @@ def find_cards(selection: str) -> list[Card]:
 def _find(part: str) -> list[Card]:
     if part == "all":
         return [get_card(name) for name in list_models()]
-    if part.endswith(".toml") or "/" in part:
+    if part.endswith(".toml") or ("/" in part and not part.endswith(".safetensors")):
         return [read_card(Path(part))]
+    if part.endswith(".safetensors"):
+        return [card_of(checkpoint.read_sidecar(Path(part)))]
     if _CLASS_PATH.fullmatch(part):
         return [Card(name=part, title=part.partition(":")[2], arch=part)]
     if any(sign in part for sign in "*?["):
@@ -290,7 +324,8 @@ def build(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
         names = inspect.signature(make).parameters
     except (TypeError, ValueError):
         names = {}  # type: ignore[assignment]
-    kwargs = {key: value for key, value in offered.items() if key in names} | dict(spec.kwargs)
+    own = {key: value for key, value in spec.kwargs.items() if key != PRUNED_SHAPES}
+    kwargs = {key: value for key, value in offered.items() if key in names} | own
     try:
         inspect.signature(make).bind(**kwargs)
     except TypeError as error:
@@ -306,6 +341,10 @@ def build(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
         raise CardError(f"{spec.name}: {spec.arch} does not take these arguments: {error}") from error
     if not isinstance(module, nn.Module):
         raise CardError(f"{spec.arch} made a {type(module).__name__}, not a torch.nn.Module")
+    if spec.kwargs.get(PRUNED_SHAPES):
+        from benchbench.resize import resize
+
+        resize(module, spec.kwargs[PRUNED_SHAPES])
     return module
 
 
@@ -355,10 +394,10 @@ def is_of(spec: ModelSpec, card: Card) -> bool:
 
 
 def build_model(name: str, **overrides: Any) -> nn.Module:
-    """Build a network of the zoo, or of a card, with random weights.
+    """Build a network of the zoo, or of a card, with random weights; or that of a checkpoint, with its weights.
 
     Args:
-        name: a name of `list_models()`, a card's path, or `pkg.module:Class`.
+        name: a name of `list_models()`, a card's path, `pkg.module:Class`, or a `.safetensors` file.
         overrides: `in_channels`, `out_channels`, `spatial` (D, H, W), and the architecture's own keywords.
 
     Returns:
@@ -366,11 +405,20 @@ def build_model(name: str, **overrides: Any) -> nn.Module:
 
     Raises:
         UsageError: an unknown name, or a size, width or keyword that the network cannot take.
+        CheckpointError: weights that cannot be read, or with overrides.
     """
     cards = find_cards(name)
     if len(cards) != 1:
         raise UsageError(f"{name!r} names {len(cards)} networks; give one name")
     card = cards[0]
+    if card.checkpoint:
+        if overrides:
+            raise CheckpointError(
+                f"{name} is of one network with its size and channels: {', '.join(overrides)} cannot be set"
+            )
+        module = build(card.spec(), card.spatial)
+        checkpoint.load_weights(module, Path(card.checkpoint))
+        return module
     spatial = overrides.pop("spatial", card.spatial)
     spec = card.spec(in_channels=overrides.pop("in_channels", None), out_channels=overrides.pop("out_channels", None))
     return build(dataclasses.replace(spec, kwargs={**spec.kwargs, **overrides}), spatial)

@@ -26,7 +26,7 @@ from benchbench.feed import Feed, hold  # noqa: E402
 from benchbench.kernels import channels_last  # noqa: E402
 from benchbench.losses import make_loss  # noqa: E402
 from benchbench.recipe import Budget, TrainRecipe  # noqa: E402
-from benchbench.train import has_fast_bf16  # noqa: E402
+from benchbench.kernels import has_fast_bf16  # noqa: E402
 
 MODEL, BATCH, STEPS = "nnunet_small", 2, 16
 RATIO_BOUND, WAIT_BOUND, START_BOUND_S = 2.5, 0.05, 5.0

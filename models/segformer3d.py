@@ -161,7 +161,7 @@ class ReducedAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, reduction: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.temperature = heads, math.sqrt(width // heads)  # stays, should heads lose channels
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
@@ -176,7 +176,7 @@ class ReducedAttention(nn.Module):
         q = self.query(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, C/heads)
         pairs: Tensor = self.key_value(source).unflatten(2, (2, self.heads, -1))
         k, v = pairs.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, keys, C/heads)
-        weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+        weights = (q @ k.transpose(-2, -1) / self.temperature).softmax(dim=-1)
         return self.out((weights @ v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 

@@ -165,7 +165,7 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, width: int, mlp_dim: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.temperature = heads, math.sqrt(width // heads)  # stays, should heads lose channels
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.attention_dropout = nn.Dropout(dropout)
@@ -184,5 +184,5 @@ class TransformerLayer(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         split = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = split.unbind(0)  # each (B, heads, N, C/heads)
-        weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+        weights = (q @ k.transpose(-2, -1) / self.temperature).softmax(dim=-1)
         return (self.attention_dropout(weights) @ v).transpose(1, 2).flatten(2)  # type: ignore[no-any-return]

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,49 +17,16 @@ from benchbench import data
 from benchbench.checkpoint import load_weights, read_sidecar
 from benchbench.errors import CheckpointError, DataError, UsageError
 from benchbench.feed import Feed, Held, cut, hold, patch_middle
-from benchbench.losses import dice_bce, make_loss
+from benchbench.losses import dice_bce, make_loss, set_prior
 from benchbench.measure import accuracy
 from benchbench.recipe import Budget, TrainRecipe, parse_budget, rate
-from benchbench.records import ModelSpec
-from benchbench.train import TrainResult, set_prior, train
-
-SPEC = ModelSpec(name="toy", arch="tests.test_train:Tiny", kwargs={}, in_channels=4, out_channels=3)
-SHAPE = (12, 14, 10)
-
-
-class Tiny(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Conv3d(4, 8, 3, padding=1)
-        self.norm = nn.BatchNorm3d(8)
-        self.drop = nn.Dropout(0.1)
-        self.head = nn.Conv3d(8, 3, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.drop(torch.relu(self.norm(self.body(x)))))  # type: ignore[no-any-return]
-
-
-def make_case(name: str, split: str, index: int) -> data.Case:
-    """An easy one: every label has its own intensity."""
-    rng = np.random.default_rng(index)
-    low = rng.integers(1, 4, 3)
-    label = np.zeros(SHAPE, np.uint8)
-    label[low[0] : low[0] + 7, low[1] : low[1] + 7, low[2] : low[2] + 6] = 2
-    label[low[0] + 1 : low[0] + 6, low[1] + 1 : low[1] + 6, low[2] + 1 : low[2] + 5] = 1
-    label[low[0] + 2 : low[0] + 4, low[1] + 1 : low[1] + 6, low[2] + 1 : low[2] + 5] = 3
-    image = rng.normal(0, 0.1, (4, *SHAPE)).astype(np.float32)
-    for channel in range(3):
-        image[channel] += 2 * (label == channel + 1)
-    return data.Case(id=f"toy-{split}-{index}", image=image, label=label, affine=np.eye(4))
+from benchbench.train import TrainResult, train
+from tests.toy import SHAPE, SPEC, Tiny, use_toy_data
 
 
 @pytest.fixture(autouse=True)
 def toy_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = dataclasses.replace(data.get_plan("phantom"), name="toy", splits=MappingProxyType({"train": 6, "val": 2}))
-    known = data.get_plan
-    for module in (data, accuracy):
-        monkeypatch.setattr(module, "get_plan", lambda name, **_: plan if name == "toy" else known(name))
-        monkeypatch.setattr(module, "load_case", make_case)
+    use_toy_data(monkeypatch)
 
 
 def recipe(steps: int = 6, **changes: Any) -> TrainRecipe:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from benchbench import records as rec
@@ -93,7 +93,7 @@ def picture_bytes(groups: Sequence[dict[str, Any]], read: ReadArtifact) -> int:
 
 def _network(row: Row, pictures: _Pictures, detail: Detail, seen: _Seen, letter: str) -> dict[str, Any]:
     record = row.record
-    notes: list[str] = []
+    notes = [_compressed(record.recipe)] if record.recipe and "parent_sha256" in record.recipe else []
     table = None
     for artifact in record.artifacts:
         if artifact.kind == "layers" and detail.layers != 0:
@@ -125,8 +125,27 @@ def _network(row: Row, pictures: _Pictures, detail: Detail, seen: _Seen, letter:
         and "; ".join(f"{part or 'itself'} {_percent(m)}, {_percent(p)}" for part, m, p in table.parts[:8]),
         "pictures": [p for p in shown if isinstance(p, dict)],
         "notes": notes + [p for p in shown if isinstance(p, str)],
-        "spec": rec.canonical_json(rec.to_json(record.model.kwargs)) if record.model.kwargs else "",
+        "spec": _spec(record.model.kwargs),
     }
+
+
+def _spec(kwargs: Mapping[str, Any]) -> str:
+    """Its keywords; of what was cut, how many weights, since their shapes fill pages."""
+    shown = {key: value for key, value in kwargs.items() if key != "pruned_shapes"}
+    if cut := kwargs.get("pruned_shapes"):
+        shown["pruned_shapes"] = f"{len(cut)} weights"
+    return rec.canonical_json(rec.to_json(shown)) if shown else ""
+
+
+def _compressed(recipe: Mapping[str, Any]) -> str:
+    """What was done to a larger network to get this one."""
+    before = f"{recipe['parent']}, weights {str(recipe['parent_sha256'])[:8]}"
+    of = "of each layer's channels" if recipe.get("scope") == "layer" else "of all channels"
+    text = f"Pruned from {before}: {recipe['prune']:.0%} {of} went, by {recipe['criterion']}"
+    if recipe.get("finetune"):
+        text += f", then trained on for {recipe['finetune']}"
+        text += f" with {recipe['distil']:.0%} of the loss from the network before" if recipe.get("distil") else ""
+    return text + "."
 
 
 def _percent(share: float) -> str:

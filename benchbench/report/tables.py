@@ -172,9 +172,14 @@ to_table = summary_rows
 
 def row_labels(records: Sequence[rec.Record]) -> dict[str, str]:
     """Record id -> the model's name, with the recipe and the id's start where names repeat."""
-    names = {r.id: r.model.name + (f" [{_recipe(r.recipe)}]" if r.recipe else "") for r in records}
+    names = {r.id: r.model.name + (f" [{_recipe(r.recipe)}]" if r.recipe and _is_unnamed(r) else "") for r in records}
     repeated = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {i: f"{name} #{i[:6]}" if name in repeated else name for i, name in names.items()}
+
+
+def _is_unnamed(record: rec.Record) -> bool:
+    """Whether a compressed network bears the name of the one it was made from."""
+    return bool((record.recipe or {}).get("parent", record.model.name) == record.model.name)
 
 
 def _recipe(recipe: Mapping[str, object]) -> str:

@@ -1,0 +1,318 @@
+"""`bench compress`: a trained network to a smaller one that is trained on, with what that did to its Dice.
+
+What comes out is a checkpoint like any other, of a network with a name of its own: its sidecar holds what was done and
+from which weights. The Dice that is told on the way is of `val`, which training watches; `test` is for `bench run`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from benchbench import checkpoint, data, zoo
+from benchbench import records as rec
+from benchbench.compress.prune import Pruned, PruneRecipe, prune
+from benchbench.errors import CheckpointError, DataError, UsageError
+from benchbench.feed import Feed
+from benchbench.losses import make_loss
+from benchbench.measure.accuracy import AccuracyError, measure_dice
+from benchbench.measure.cost import measure_cost
+from benchbench.recipe import Budget, TrainRecipe, default_batch
+from benchbench.resize import differing_shapes
+from benchbench.train import Progress, Start, train
+from benchbench.units import format_value
+
+log = logging.getLogger(__name__)
+
+_GRADIENT_BATCHES = 16  # that `taylor` takes the mean over
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Compression:
+    """What `bench compress` was asked for."""
+
+    model: str
+    weights: Path
+    recipe: PruneRecipe
+    finetune: Budget | None = None
+    distil: float = 0.5  # share of the loss that comes from the network before, when it is trained on
+    lr: float = 1e-3
+    batch: int | None = None
+    data: str | None = None  # name or folder; None: that of the weights, where it comes along
+    name: str | None = None  # of the new network; None: from the old one's, the criterion and the share
+    device: str = "cpu"
+    threads: int | None = None
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """The network at one time: whole, cut, trained on."""
+
+    title: str
+    params: int
+    macs: int
+    dice: float | None  # on `val`
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Compressed:
+    """What came out."""
+
+    checkpoint: checkpoint.CheckpointInfo
+    stages: tuple[Stage, ...]
+    layers: int
+    channels: tuple[int, int]  # that could go: before, after
+    agreement: float | None  # with the whole network with zeros; see `prune.compare_with_zeros`
+    unranked: int  # layers that the criterion says nothing of, and that keep all
+    val_cases: int
+    parent_path: Path
+
+
+def compress(asked: Compression, out: Path, *, progress: Progress | None = None) -> Compressed:
+    """Prune a trained network and train it on.
+
+    Args:
+        asked: what to do.
+        out: folder for the weights; the same one again goes on with a training that was interrupted.
+        progress: told as it goes.
+
+    Raises:
+        CheckpointError: weights of another network, or damaged.
+        UsageError: a share that empties a layer, or a criterion or training that needs data where there is none.
+    """
+    info = checkpoint.read_sidecar(asked.weights)
+    cards = zoo.find_cards(asked.model)
+    if len(cards) != 1 or not (zoo.is_of(info.model, cards[0]) or cards[0].checkpoint == str(info.path)):
+        raise CheckpointError(
+            f"{asked.weights} holds {info.model.name!r}, not {asked.model!r}: use 'bench compress {info.model.name}'"
+        )
+    plan = _plan(asked, info)
+    name = asked.name or _name(info.model.name, asked.recipe)
+    whole = zoo.build(info.model, info.spatial).eval()
+    checkpoint.load_weights(whole, asked.weights)
+    shape = (1, info.model.in_channels, *info.spatial)
+
+    def tell(text: str) -> None:
+        if progress:
+            progress(0.0, text)
+
+    tell("finding which channels hang together")
+    batches, loss = _batches(plan, info, asked) if plan and asked.recipe.criterion == "taylor" else (None, None)
+    pruned = prune(whole, shape, asked.recipe, batches=batches, loss=loss)
+    spec = _spec(info, pruned, name)
+    done = {
+        "parent": str((info.compression or {}).get("parent", info.model.name)),
+        "parent_sha256": info.sha256,
+        "prune": asked.recipe.ratio,
+        "criterion": asked.recipe.criterion,
+        "scope": asked.recipe.scope,
+        "seed": asked.recipe.seed,
+        "channels": [pruned.structure.width, pruned.stays],
+    }
+    if info.compression:
+        done["before"] = rec.to_json(info.compression)
+    if asked.recipe.multiple_of > 1:
+        done["multiple_of"] = asked.recipe.multiple_of
+    stages = []
+
+    def look(title: str, model: nn.Module) -> None:
+        tell(f"Dice of the network, {title}")
+        cost = measure_cost(model, shape)
+        stages.append(Stage(title=title, params=cost.params, macs=cost.macs, dice=_dice(model, plan, info)))
+
+    look("whole", whole)
+    look("cut", pruned.model)
+    path = out / f"{name}.safetensors"
+    if asked.finetune is None:
+        made = checkpoint.save(
+            path,
+            pruned.model.state_dict(),
+            model=spec,
+            data=info.data,
+            spatial=info.spatial,
+            train=info.train,
+            plan=info.plan,
+            compression=done,
+        )
+    else:
+        assert plan is not None
+        done |= {"finetune": str(asked.finetune), "distil": asked.distil}
+        made = _train_on(asked, plan, info, spec, pruned.model, whole, done, path, progress)
+        look("trained on", pruned.model)
+    return Compressed(
+        checkpoint=made,
+        stages=tuple(stages),
+        layers=len(pruned.structure.layers),
+        channels=(pruned.structure.width, pruned.stays),
+        agreement=pruned.agreement,
+        unranked=pruned.unranked,
+        val_cases=plan.splits.get("val", 0) if plan else 0,
+        parent_path=asked.weights,
+    )
+
+
+def _plan(asked: Compression, info: checkpoint.CheckpointInfo) -> data.DataPlan | None:
+    """The data set of the weights, in the fold that they were trained in.
+
+    Raises:
+        UsageError: it is needed, and not there; or it is another one.
+    """
+    source = asked.data or (info.data if data.comes_along(info.data) else None)
+    needs = [f"the criterion {asked.recipe.criterion} needs gradients"] if asked.recipe.criterion == "taylor" else []
+    needs += ["--finetune trains"] if asked.finetune else []
+    if source in (None, "none"):
+        if needs:
+            raise UsageError(
+                f"{' and '.join(needs)}, so data: give --data with the folder of {info.data.partition(':')[0]}"
+                + ("" if asked.finetune else ", or take --criterion magnitude")
+            )
+        return None
+    fold = int(info.train.get("fold", 0))
+    plan = data.get_plan(str(source), fold=fold if asked.data and not data.comes_along(asked.data) else None)
+    own, its = (info.model.in_channels, info.model.out_channels), (plan.in_channels, plan.out_channels)
+    if own != its:
+        raise UsageError(
+            f"{plan.name} needs a network of {its[0]} channels in and {its[1]} out, and these weights have "
+            f"{own[0]} and {own[1]}: give the data that they were trained on, {info.data.partition(':')[0]}"
+        )
+    if seen := checkpoint.leaks(info, plan):
+        raise CheckpointError(f"{info.path} was trained with test cases of {plan.name}, such as {seen[0]}")
+    return plan
+
+
+def _name(parent: str, recipe: PruneRecipe) -> str:
+    percent = re.sub(r"\W", "_", f"{100 * recipe.ratio:g}")
+    return f"{parent}-{recipe.criterion}{percent}" + ("g" if recipe.scope == "global" else "")
+
+
+def _spec(info: checkpoint.CheckpointInfo, pruned: Pruned, name: str) -> rec.ModelSpec:
+    kwargs = {key: value for key, value in info.model.kwargs.items() if key != zoo.PRUNED_SHAPES}
+    plain = zoo.build(dataclasses.replace(info.model, kwargs=kwargs), info.spatial)
+    shapes = differing_shapes(pruned.model, plain)
+    return dataclasses.replace(info.model, name=name, kwargs=kwargs | {zoo.PRUNED_SHAPES: shapes}, checkpoint=None)
+
+
+def _recipe(plan: data.DataPlan, info: checkpoint.CheckpointInfo, asked: Compression) -> TrainRecipe:
+    return TrainRecipe(
+        data=plan.where,
+        patch=info.spatial,  # type: ignore[arg-type]
+        budget=asked.finetune or Budget(steps=_GRADIENT_BATCHES),
+        batch=asked.batch or default_batch(info.spatial),
+        seed=asked.recipe.seed,
+        lr=asked.lr,
+        distil=asked.distil,
+        threads=asked.threads,
+        bf16={"auto": None, "fp32": False, "bf16": True}[asked.dtype],
+    )
+
+
+def _batches(
+    plan: data.DataPlan, info: checkpoint.CheckpointInfo, asked: Compression
+) -> tuple[Iterator[tuple[Tensor, Tensor]], Callable[[Tensor, Tensor], Tensor]]:
+    """Batches of training cases, and the loss of the training."""
+    if not plan.splits.get("train"):
+        raise UsageError(f"{plan.key} has no training case to take gradients from: take --criterion magnitude")
+    recipe = _recipe(plan, info, asked)
+    feed = Feed(plan, recipe)
+    made = (feed.make(step, recipe.patch) for step in range(_GRADIENT_BATCHES))
+    return ((one.image, one.target) for one in made), make_loss(recipe.loss, exclusive=plan.exclusive)
+
+
+def _dice(model: nn.Module, plan: data.DataPlan | None, info: checkpoint.CheckpointInfo) -> float | None:
+    """On `val`; None where there is no such case, or the answers are of no use."""
+    if plan is None or not plan.splits.get("val"):
+        return None
+    try:
+        found = measure_dice(model, data=plan.where, split="val", spatial=info.spatial, surfaces=False)
+    except (DataError, AccuracyError) as error:
+        log.warning("no Dice on val: %s", error)
+        return None
+    value = found.measurements[0].value
+    return None if value is None else float(value)
+
+
+def _train_on(
+    asked: Compression,
+    plan: data.DataPlan,
+    info: checkpoint.CheckpointInfo,
+    spec: rec.ModelSpec,
+    model: nn.Module,
+    teacher: nn.Module,
+    done: dict[str, Any],
+    path: Path,
+    progress: Progress | None,
+) -> checkpoint.CheckpointInfo:
+    start = Start(
+        digest=hashlib.sha256(checkpoint.serialised(model.state_dict())).hexdigest(),
+        cases=tuple(info.train.get("cases", ())),
+        compression=done,
+        teacher=teacher if asked.distil else None,
+    )
+    torch.manual_seed(asked.recipe.seed)
+    result = train(
+        model, spec, _recipe(plan, info, asked), out=path, device=asked.device, progress=progress, start=start
+    )
+    return result.checkpoint
+
+
+def rows(made: Compressed, *, plain: bool) -> list[dict[str, Any]]:
+    """A row for each time of the network.
+
+    Args:
+        made: what came out.
+        plain: numbers as they are, with their units in the names; else for a person.
+    """
+    first = made.stages[0]
+    if plain:
+        return [
+            {"network": s.title, "params": s.params, "macs": s.macs, "dice_val": s.dice, "file": _file(made, s)}
+            for s in made.stages
+        ]
+    return [
+        {
+            "network": stage.title,
+            "params": f"{format_value(stage.params, 'parameters')} ({stage.params / first.params:.0%})",
+            "MACs": f"{format_value(stage.macs, 'MAC')} ({stage.macs / first.macs:.0%})",
+            "Dice on val": "—" if stage.dice is None else f"{stage.dice:.3f}",
+        }
+        for stage in made.stages
+    ]
+
+
+def _file(made: Compressed, stage: Stage) -> str | None:
+    return str(made.checkpoint.path) if stage is made.stages[-1] else None
+
+
+def lines(made: Compressed, source: str | None) -> list[str]:
+    """What else a person wants to know.
+
+    Args:
+        made: what came out.
+        source: the data set as it was asked for.
+    """
+    before, after = made.channels
+    found = [f"{before - after} of {before} channels went, in {made.layers - made.unranked} layers"]
+    if made.unranked:
+        found.append(f"{made.unranked} layers keep all their channels: no norm with scales stands behind them")
+    if made.agreement is not None:
+        found.append(
+            "with zeros in their place the whole network answers the same"
+            + (f", to {made.agreement:.0e} of the output's norm" if made.agreement else "")
+            + " (of layers that no norm takes together)"
+        )
+    if made.val_cases and any(stage.dice is not None for stage in made.stages):
+        found.append(
+            f"Dice on the {made.val_cases} cases that training watches; 'bench run' has that of the test cases"
+        )
+    path = made.checkpoint.path
+    data_flag = f" --data {source}" if source else ""
+    return [*found, f"checkpoint: {path}", f"compare them: bench run --models {path},{made.parent_path}{data_flag}"]

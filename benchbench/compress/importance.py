@@ -1,0 +1,227 @@
+"""How much each channel matters, by four criteria; the higher, the longer it stays.
+
+A channel lies in several weights at once, and each of them is asked: what makes it, and what reads it. The surprise is
+that they agree in first order (the Taylor estimate of a layer's rows is that of the next one's columns), so their mean
+is taken, and two layers can be ranked against each other however many weights hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from benchbench.compress.channels import Layer, Structure
+from benchbench.errors import UsageError
+
+Criterion = Literal["magnitude", "taylor", "batchnorm", "random"]
+CRITERIA: tuple[str, ...] = get_args(Criterion)
+
+Scores = npt.NDArray[np.float64]  # one for each channel of a layer
+Batches = Iterable[tuple[Tensor, Tensor]]  # images and targets
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def magnitude(model: nn.Module, structure: Structure) -> list[Scores]:
+    """The norm of a channel's weights, against the mean of its layer, which is about 1.
+
+    Source: Li et al. 2017, "Pruning filters for efficient convnets"; over all weights that hold the channel.
+    """
+    state = model.state_dict()
+    return [
+        np.sqrt(_mean_over_places(layer, lambda name, axis: _relative(_sums(state[name].float() ** 2, axis)), state))
+        for layer in structure.layers
+    ]
+
+
+def batchnorm(model: nn.Module, structure: Structure) -> list[Scores | None]:
+    """The scale that a norm gives a channel (BatchNorm, or another norm with scales), against the mean of its layer.
+
+    Returns:
+        None for a layer without such a norm.
+
+    Raises:
+        UsageError: the network has no such norm at all.
+
+    Source: Liu et al. 2017, "Learning efficient convolutional networks through network slimming".
+    """
+    scales = {
+        f"{name}.weight" if name else "weight"
+        for name, module in model.named_modules()
+        if isinstance(module, _NORMS) and isinstance(module.weight, Tensor)
+    }
+    state = model.state_dict()
+    found: list[Scores | None] = []
+    for layer in structure.layers:
+        here = {place.name for channel in layer.channels for place in channel} & scales
+        found.append(
+            _mean_over_places(layer, lambda name, axis: _relative(_sums(state[name].abs(), axis)), here)
+            if here
+            else None
+        )
+    if all(scores is None for scores in found):
+        raise UsageError(
+            "the criterion batchnorm needs norms with scales on channels that can go, and this network has none: "
+            "take magnitude or taylor"
+        )
+    return found
+
+
+def random(structure: Structure, seed: int) -> list[Scores]:
+    """Any order, as the control that every criterion has to beat."""
+    rng = np.random.default_rng(seed)
+    return [rng.random(layer.width) for layer in structure.layers]
+
+
+def taylor(model: nn.Module, structure: Structure, batches: Batches, loss: Loss) -> list[Scores]:
+    """The square of the first-order change of the loss if a channel were zero, the mean over batches.
+
+    Args:
+        model: in any mode; its norms use what they have learned, and nothing of it is changed.
+        structure: of it.
+        batches: of training cases.
+        loss: of logits and a target.
+
+    Raises:
+        UsageError: no gradient is finite.
+
+    Source: Molchanov et al. 2019, "Importance estimation for neural network pruning", equation 8.
+    """
+    total = [np.zeros(layer.width) for layer in structure.layers]
+    was_training, count = model.training, 0
+    model.eval()
+    try:
+        for image, target in batches:
+            model.zero_grad(set_to_none=True)
+            logits = tree_leaves(model(image))[0]
+            loss(logits.float(), target).backward()  # type: ignore[no-untyped-call]
+            grads = {name: p.detach() * p.grad for name, p in model.named_parameters() if p.grad is not None}
+            change = [_first_order(layer, grads) for layer in structure.layers]
+            if all(np.isfinite(one).all() for one in change):
+                count += 1
+                total = [sum_ + one**2 for sum_, one in zip(total, change, strict=True)]
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.train(was_training)
+    if not count:
+        raise UsageError("the criterion taylor found no finite gradient: take magnitude")
+    return [sum_ / count for sum_ in total]
+
+
+def _first_order(layer: Layer, change: Mapping[str, Tensor]) -> Scores:
+    """The sum of weight x gradient over each channel of a layer."""
+    return _mean_over_places(layer, lambda name, axis: _sums(change[name], axis), change)
+
+
+def _mean_over_places(layer: Layer, of: Callable[[str, int], Scores], held: Iterable[str]) -> Scores:
+    """The mean over all weights of a layer of what each says of its channels.
+
+    Args:
+        layer: whose channels.
+        of: (name, axis) -> a value for each index of that axis.
+        held: names that are asked; of them the matrices and kernels, or all if there is none of those.
+    """
+    names = set(held)
+    wanted: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for number, channel in enumerate(layer.channels):
+        for place in channel:
+            if place.name in names:
+                wanted.setdefault((place.name, place.axis), []).append((number, place.index))
+    total, count = np.zeros(layer.width), np.zeros(layer.width)
+    for (name, axis), pairs in wanted.items():
+        numbers, indices = np.array(pairs).T
+        np.add.at(total, numbers, of(name, axis)[indices])
+        np.add.at(count, numbers, 1)
+    return total / np.maximum(count, 1)
+
+
+def _sums(value: Tensor, axis: int) -> Scores:
+    """The sum of a tensor over all axes but one."""
+    return (
+        value.double().movedim(axis, 0).flatten(1).sum(1).cpu().numpy()
+        if value.ndim > 1
+        else value.double().cpu().numpy()
+    )
+
+
+def _relative(values: Scores) -> Scores:
+    mean = values.mean()
+    return values / mean if mean > 0 else values
+
+
+def choose(
+    structure: Structure,
+    scores: Sequence[Scores | None],
+    ratio: float,
+    *,
+    scope: Literal["layer", "global"] = "layer",
+    multiple_of: int = 1,
+) -> list[list[int]]:
+    """Which channels go.
+
+    Args:
+        structure: of the network.
+        scores: of each layer's channels; a layer with None keeps all.
+        ratio: share of the channels that goes, 0 to below 1.
+        scope: `layer`: that share of each layer; `global`: of all together, those that matter least, though every
+            layer keeps at least a tenth.
+        multiple_of: what stays of a layer is rounded up to such a number, as far as there are so many.
+
+    Returns:
+        For each layer, the numbers of its channels that go.
+
+    Raises:
+        UsageError: a layer would be empty, or nothing would go.
+    """
+    if not 0 <= ratio < 1:
+        raise UsageError(f"the share of channels that goes must be from 0 to below 1, not {ratio}")
+    if multiple_of < 1:
+        raise UsageError(f"what stays can be a multiple of 1 or more, not of {multiple_of}")
+    asked = [(layer, own) for layer, own in zip(structure.layers, scores, strict=True) if own is not None]
+    if scope == "layer":
+        stays = [layer.width - round(ratio * layer.width) for layer, _ in asked]
+    else:
+        stays = _globally(asked, ratio)
+    for (layer, _), stay in zip(asked, stays, strict=True):
+        if stay < 1:
+            most = min((one.width - 1) / one.width for one, _ in asked)
+            raise UsageError(
+                f"{ratio:g} of the {layer.width} channels of {layer.name} leaves none; "
+                f"the most that every layer of this network can give is {int(most * 100) / 100:g}"
+            )
+    left = iter(stays)
+    removed: list[list[int]] = []
+    for layer, own in zip(structure.layers, scores, strict=True):
+        keep = layer.width
+        if own is not None:
+            keep = min(layer.width, -(-next(left) // multiple_of) * multiple_of)
+        order = np.argsort(own, kind="stable") if own is not None else np.arange(0)
+        removed.append(sorted(order[: layer.width - keep].tolist()))
+    if ratio and not any(removed):
+        raise UsageError(f"{ratio:g} of its channels is none in every layer: take a larger share")
+    return removed
+
+
+def _globally(asked: Sequence[tuple[Layer, Scores]], ratio: float) -> list[int]:
+    """How many stay of each layer, where all channels are ranked together."""
+    least = [-(-layer.width // 10) for layer, _ in asked]
+    total = sum(layer.width for layer, _ in asked)
+    goes, most = round(ratio * total), total - sum(least)
+    if goes > most:
+        raise UsageError(
+            f"{ratio:g} of all channels would empty layers: each keeps a tenth, so at most "
+            f"{int(most / total * 100) / 100:g} can go"
+        )
+    free = [  # the best of each layer stay
+        (float(value), number)
+        for number, (layer, own) in enumerate(asked)
+        for value in np.sort(own)[: layer.width - least[number]]
+    ]
+    gone = [number for _, number in sorted(free)[:goes]]
+    return [layer.width - gone.count(number) for number, (layer, _) in enumerate(asked)]

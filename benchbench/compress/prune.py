@@ -1,0 +1,135 @@
+"""Prune a network: find its channels, rank them, remove the least, and show that nothing else has changed.
+
+The proof is in each call: with the same channels set to zero, the whole network must answer as the smaller one does,
+wherever no norm takes channels together. A network that does with its channels what was not understood is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from benchbench.checkpoint import unique_tensors
+from benchbench.compress import importance
+from benchbench.compress.channels import Structure, find_structure, keep_indices, mask, remove
+from benchbench.errors import UsageError
+from benchbench.resize import shapes_of
+
+AGREEMENT = 1e-3  # most that the smaller network may differ from the whole one with zeros, of the output's norm
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PruneRecipe:
+    """What to remove."""
+
+    ratio: float  # share of the channels that goes, 0 to below 1
+    criterion: importance.Criterion = "taylor"
+    scope: Literal["layer", "global"] = "layer"
+    multiple_of: int = 1  # what stays of a layer is rounded up to such a number
+    seed: int = 0  # of the criterion `random`, and of what gradients are of
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """A network without some of its channels."""
+
+    model: nn.Module
+    structure: Structure  # of the network that it was made from
+    removed: tuple[tuple[int, ...], ...]  # for each layer, the numbers of its channels that went
+    agreement: float | None  # with the whole network with zeros, where no norm takes channels together; None: nowhere
+    unranked: int  # layers that the criterion says nothing of, and that keep all
+
+    @property
+    def stays(self) -> int:
+        """How many of the channels that could go did not."""
+        return self.structure.width - sum(map(len, self.removed))
+
+
+def prune(
+    model: nn.Module,
+    shape: Sequence[int],
+    recipe: PruneRecipe,
+    *,
+    batches: importance.Batches | None = None,
+    loss: importance.Loss | None = None,
+) -> Pruned:
+    """Remove channels from a network; it itself is left as it was.
+
+    Args:
+        model: on the CPU.
+        shape: (B, C, D, H, W) of an input that it takes.
+        recipe: what to remove.
+        batches: images and targets, for the criterion `taylor`.
+        loss: of logits and a target, likewise.
+
+    Raises:
+        UsageError: a share that would empty a layer, `taylor` without data, or a network that cannot be followed.
+    """
+    structure = find_structure(model, shape)
+    scores: Sequence[importance.Scores | None]
+    if recipe.criterion == "taylor":
+        if batches is None or loss is None:
+            raise UsageError("the criterion taylor needs gradients, so data: take magnitude where there is none")
+        scores = importance.taylor(model, structure, batches, loss)
+    elif recipe.criterion == "magnitude":
+        scores = importance.magnitude(model, structure)
+    elif recipe.criterion == "batchnorm":
+        scores = importance.batchnorm(model, structure)
+    else:
+        scores = importance.random(structure, recipe.seed)
+    removed = importance.choose(structure, scores, recipe.ratio, scope=recipe.scope, multiple_of=recipe.multiple_of)
+    agreement = compare_with_zeros(model, structure, removed, shape)
+    if agreement is not None and not agreement <= AGREEMENT:
+        raise UsageError(
+            f"without the channels its output differs by {agreement:.2g} of its norm from that with zeros in their "
+            "place: this network does with its channels what is not followed here, so it is not pruned"
+        )
+    return Pruned(
+        model=remove(model, structure, removed),
+        structure=structure,
+        removed=tuple(tuple(numbers) for numbers in removed),
+        agreement=agreement,
+        unranked=sum(one is None for one in scores),
+    )
+
+
+def compare_with_zeros(
+    model: nn.Module, structure: Structure, removed: Sequence[Sequence[int]], shape: Sequence[int]
+) -> float | None:
+    """How far the network without some channels is from the whole one with zeros in their place.
+
+    Only layers count that no norm or sum takes together, since there zeros are as good as nothing.
+
+    Args:
+        model: the whole network.
+        structure: of it.
+        removed: for each layer, the numbers of its channels.
+        shape: (B, C, D, H, W) of an input that it takes.
+
+    Returns:
+        The norm of the difference, as a share of the output's; None where no such layer loses anything.
+    """
+    chosen = [() if layer.mixed else tuple(numbers) for layer, numbers in zip(structure.layers, removed, strict=True)]
+    if not any(chosen):
+        return None
+    keep = keep_indices(structure.layers, chosen, shapes_of(model))
+    whole = copy.deepcopy(model)
+    own = unique_tensors(whole.state_dict())
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for name, value in mask(own, keep).items():
+            own[name].copy_(value)
+        wanted = _output(whole, x)
+        found = _output(remove(model, structure, chosen), x)
+    return float((wanted - found).norm() / wanted.norm().clamp_min(1e-12))
+
+
+def _output(model: nn.Module, x: Tensor) -> Tensor:
+    found: Tensor = tree_leaves(model.eval()(x))[0]
+    return found.double()

@@ -1,0 +1,341 @@
+"""Channels that hang together are found, in every network of the zoo and in the ways that networks use them."""
+
+from __future__ import annotations
+
+import copy
+import random
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchbench import zoo
+from benchbench.compress.channels import Structure, cut_shapes, find_structure, keep_indices, remove
+from benchbench.compress.prune import PruneRecipe, compare_with_zeros, prune
+from benchbench.errors import ShapeError, UsageError
+from benchbench.resize import differing_shapes, resize, shapes_of
+
+SEGMENT = [name for name in zoo.list_models() if zoo.get_card(name).task == "segmentation"]
+LARGER = {"nnunet": 64, "nnunet_small": 64, "nnunet_resenc_m": 64, "swin_unetr": 64}  # deeper than 32 voxels allow
+
+
+def shape_of(name: str) -> tuple[int, ...]:
+    return (1, 4, *(LARGER.get(name, 32),) * 3)
+
+
+def lived_in(model: nn.Module) -> nn.Module:
+    """Norms as after some training: with them as they begin, a lost scale or mean would go unseen."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_var"):
+                buffer.uniform_(0.5, 2)
+            elif name.endswith("running_mean"):
+                buffer.normal_()
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def third(structure: Structure, seed: int = 0) -> list[list[int]]:
+    rng = random.Random(seed)
+    return [rng.sample(range(layer.width), max(1, layer.width // 3)) for layer in structure.layers]
+
+
+@pytest.mark.parametrize("name", SEGMENT)
+def test_a_pruned_network_of_the_zoo_answers_as_the_whole_one_with_zeros(name: str) -> None:
+    shape = shape_of(name)
+    card = zoo.get_card(name)
+    model = lived_in(zoo.build(card.spec(), shape[2:]))
+    structure = find_structure(model, shape)
+    assert structure.unknown == ()
+    assert structure.width > 100
+    removed = third(structure)
+    agreement = compare_with_zeros(model, structure, removed, shape)
+    assert agreement is not None
+    assert agreement < 1e-5
+
+    small = remove(model, structure, removed)  # layers under a norm over channels, too
+    assert sum(p.numel() for p in small.parameters()) < 0.75 * sum(p.numel() for p in model.parameters())
+    x = torch.randn(shape)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        out = small(x)
+    wanted = (1, 3, *shape[2:])
+    assert (out[0] if isinstance(out, (list, tuple)) else out).shape == wanted
+
+    plain = zoo.build(card.spec(), shape[2:])
+    resize(plain, differing_shapes(small, plain))  # what a sidecar holds is enough to build it
+    assert shapes_of(plain) == shapes_of(small)
+    plain.load_state_dict(small.state_dict())
+    with torch.no_grad():
+        again = plain.eval()(x)
+    first, second = (one[0] if isinstance(one, (list, tuple)) else one for one in (out, again))
+    assert torch.equal(first, second)
+
+
+# -- the ways of a channel
+
+
+def widths(structure: Structure) -> list[int]:
+    return sorted(layer.width for layer in structure.layers)
+
+
+class Residual(nn.Module):
+    """Two convolutions whose outputs are added: their channels are one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv3d(1, 6, 1), nn.Conv3d(6, 6, 1), nn.Conv3d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.c(torch.relu(x + self.b(x)))  # type: ignore[no-any-return]
+
+
+def test_what_is_added_is_one_channel() -> None:
+    model = Residual()
+    found = find_structure(model, (1, 1, 2, 2, 2))
+    assert widths(found) == [6]
+    places = {(place.name, place.axis) for place in found.layers[0].channels[0]}
+    assert places == {
+        ("a.weight", 0),
+        ("a.bias", 0),
+        ("b.weight", 0),
+        ("b.weight", 1),
+        ("b.bias", 0),
+        ("c.weight", 1),
+    }
+    assert found.frozen == 2  # the outputs
+
+
+class Concatenated(nn.Module):
+    """Two layers side by side in one axis: each is chosen from for itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv3d(1, 4, 1), nn.Conv3d(1, 5, 1), nn.Conv3d(9, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.cat((self.a(x), self.b(x)), 1))  # type: ignore[no-any-return]
+
+
+def test_layers_side_by_side_stay_apart() -> None:
+    assert widths(find_structure(Concatenated(), (1, 1, 2, 2, 2))) == [4, 5]
+
+
+class WithImage(nn.Module):
+    """The image itself is joined to channels: it cannot go, they can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv3d(2, 4, 1), nn.Conv3d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.cat((x, self.a(x)), 1))  # type: ignore[no-any-return]
+
+
+def test_channels_beside_the_image_can_go() -> None:
+    model = WithImage().eval()
+    found = find_structure(model, (1, 2, 2, 2, 2))
+    assert widths(found) == [4]
+    agreement = compare_with_zeros(model, found, [[1, 2]], (1, 2, 2, 2, 2))
+    assert agreement is not None
+    assert agreement < 1e-6
+
+
+class Heads(nn.Module):
+    """Attention of two heads of three channels, queries, keys and values from one projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(4, 18), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+def test_all_heads_lose_the_same() -> None:
+    found = find_structure(Heads(), (1, 5, 4))
+    assert widths(found) == [3]
+    assert len([p for p in found.layers[0].channels[0] if p.name == "qkv.weight"]) == 6  # of q, k and v in two heads
+    small = remove(Heads(), found, [[2]])
+    assert small.qkv.out_features == 12
+    assert small(torch.zeros(1, 5, 4)).shape == (1, 5, 4)
+
+
+class Depthwise(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv3d(1, 6, 1), nn.Conv3d(6, 12, 3, padding=1, groups=6), nn.Conv3d(12, 2, 1)
+        self.d = nn.ConvTranspose3d(6, 6, 2, stride=2, groups=6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.d(self.a(x))))  # type: ignore[no-any-return]
+
+
+def test_depthwise_convolutions_lose_groups() -> None:
+    model = Depthwise().eval()
+    found = find_structure(model, (1, 1, 2, 2, 2))
+    assert widths(found) == [6]
+    small = remove(model, found, [[0, 4]])
+    assert (small.b.groups, small.b.in_channels, small.b.out_channels) == (4, 4, 8)
+    assert (small.d.groups, small.d.in_channels, small.d.out_channels) == (4, 4, 4)
+    agreement = compare_with_zeros(model, found, [[0, 4]], (1, 1, 2, 2, 2))
+    assert agreement is not None
+    assert agreement < 1e-6
+
+
+class Normed(nn.Module):
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv3d(1, 8, 1), nn.GroupNorm(groups, 8), nn.Conv3d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.norm(self.a(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("groups", "units", "mixed"), [(1, 8, True), (4, 4, False), (8, 8, False)])
+def test_groups_of_a_norm_go_whole(groups: int, units: int, mixed: bool) -> None:
+    model = lived_in(Normed(groups))
+    found = find_structure(model, (1, 1, 2, 2, 2))
+    assert [(layer.width, layer.mixed) for layer in found.layers] == [(units, mixed)]
+    small = remove(model, found, [[1]])
+    assert small.norm.num_channels == 8 - 8 // units
+    agreement = compare_with_zeros(model, found, [[1]], (1, 1, 2, 2, 2))
+    assert (agreement is None) if mixed else (agreement is not None and agreement < 1e-6)
+
+
+class Shuffled(nn.Module):
+    """Reads channels as space: no single one of them can go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv3d(1, 8, 1), nn.Conv3d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).flatten(2).transpose(1, 2)
+        return self.b(x.reshape(1, 8, 2, 2, 2))  # type: ignore[no-any-return]
+
+
+class Counted(Residual):
+    """Its forward has a width as a number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.a(x).reshape(1, 6, *x.shape[2:]))  # type: ignore[no-any-return]
+
+
+class Transformed(Residual):
+    """An operator that there is no rule for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.fft.fftn(self.a(x), dim=(2, 3, 4)).real)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("model", [Shuffled(), Counted(), Transformed()])
+def test_what_cannot_go_is_left(model: nn.Module) -> None:
+    with pytest.raises(UsageError, match="no channel of this network can be removed"):
+        find_structure(model, (1, 1, 2, 2, 2))
+
+
+class Deceptive(nn.Module):
+    """What comes out depends on how many channels there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv3d(1, 8, 1), nn.Conv3d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(x) / x.shape[1]  # type: ignore[no-any-return]
+
+
+def test_a_network_that_changes_with_its_width_is_refused() -> None:
+    with pytest.raises(UsageError, match="differs by 1 of its norm"):
+        prune(Deceptive(), (1, 1, 2, 2, 2), PruneRecipe(ratio=0.5, criterion="magnitude"))
+
+
+def test_finding_leaves_the_network_as_it_was() -> None:
+    model = lived_in(Normed(4)).train()
+    before = copy.deepcopy(model.state_dict())
+    remove(model, find_structure(model, (1, 1, 2, 2, 2)), [[0]])
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_layer_cannot_lose_everything() -> None:
+    model = Residual()
+    found = find_structure(model, (1, 1, 2, 2, 2))
+    with pytest.raises(ShapeError, match=r"all 6 channels of a\.bias would go"):
+        keep_indices(found.layers, [range(6)], shapes_of(model))
+
+
+def test_weights_are_only_cut_to_what_they_have() -> None:
+    with pytest.raises(ShapeError, match="has no such weight"):
+        resize(Residual(), {"z.weight": [1]})
+    with pytest.raises(ShapeError, match="the network's is"):
+        resize(Residual(), {"a.weight": [7, 1, 1, 1, 1]})
+
+
+class Twice(nn.Module):
+    """One module under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv3d(1, 4, 1)
+        self.same, self.b = self.a, nn.Conv3d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.same(x))  # type: ignore[no-any-return]
+
+
+def test_weights_of_two_names_stay_one() -> None:
+    found = find_structure(Twice(), (1, 1, 2, 2, 2))
+    small = remove(Twice(), found, [[0]])
+    assert small.same.weight is small.a.weight
+    assert small.a.weight.shape[0] == 3
+    shapes = cut_shapes(shapes_of(small), keep_indices(found.layers, [[0]], shapes_of(Twice())))
+    assert "same.weight" not in shapes
+
+
+# -- beside torch-pruning, where that works
+
+
+@pytest.mark.parametrize(
+    ("name", "but"),
+    [
+        ("mednext_s", ()),
+        ("segformer3d", ()),
+        ("attention_unet", ("encoder.1.3", "encoder.2.3")),  # it takes the gates' one channel away with them
+        ("unetr", ("qkv",)),  # it knows nothing of heads unless it is told
+    ],
+)
+def test_torch_pruning_removes_the_same(name: str, but: tuple[str, ...]) -> None:
+    tp = pytest.importorskip("torch_pruning")
+    model = zoo.build(zoo.get_card(name).spec(), (32, 32, 32)).eval()
+    structure = find_structure(model, (1, 4, 32, 32, 32))
+    owner = {
+        (place.name, place.axis): (number, channel)
+        for number, layer in enumerate(structure.layers)
+        for channel, places in enumerate(layer.channels)
+        for place in places
+        if place.index == 0
+    }
+    x, compared = torch.randn(1, 4, 32, 32, 32), 0
+    for module_name, module in model.named_modules():
+        if not isinstance(module, (nn.Conv3d, nn.Linear)) or getattr(module, "groups", 1) > 1:
+            continue
+        if (f"{module_name}.weight", 0) not in owner or any(part in module_name for part in but) or compared == 4:
+            continue
+        number, channel = owner[(f"{module_name}.weight", 0)]
+        ours = remove(model, structure, [[channel] if n == number else [] for n in range(len(structure.layers))])
+        theirs = copy.deepcopy(model)
+        graph = tp.DependencyGraph().build_dependency(theirs, x)
+        kind = tp.prune_linear_out_channels if isinstance(module, nn.Linear) else tp.prune_conv_out_channels
+        graph.get_pruning_group(theirs.get_submodule(module_name), kind, idxs=[0]).prune()
+        assert shapes_of(theirs) == shapes_of(ours), module_name
+        compared += 1
+    assert compared >= 3
