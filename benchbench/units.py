@@ -53,7 +53,10 @@ def _parse(text: str, units: dict[str, float] | dict[str, int], wanted: str, *, 
     unit = match[2].lower() if match and fold else match[2] if match else ""
     if match is None or unit not in units:
         raise UsageError(f"{text!r} is not {wanted} (units: {', '.join(units)})")
-    return float(match[1]) * units[unit]
+    value = float(match[1]) * units[unit]
+    if not math.isfinite(value):
+        raise UsageError(f"{text!r} is more than any number here can be")
+    return value
 
 
 def format_value(value: float | None, unit: str) -> str:

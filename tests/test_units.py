@@ -98,3 +98,8 @@ def test_durations_are_as_a_person_says_them(seconds: float, text: str) -> None:
 
 def test_shapes_are_joined_by_x() -> None:
     assert units.format_shape((128, 96, 64)) == "128x96x64"
+
+
+def test_more_than_any_number_is_refused() -> None:
+    with pytest.raises(UsageError, match="more than any number"):
+        units.parse_bytes("1e999GB")
