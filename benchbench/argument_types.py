@@ -53,6 +53,17 @@ def budget(text: str) -> Any:
     return _understood(parse_budget, text)
 
 
+def natural(text: str) -> int:
+    """A whole number from 0."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return value
+
+
 def positive(text: str) -> int:
     """A whole number from 1."""
     try:

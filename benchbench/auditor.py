@@ -176,6 +176,7 @@ def _record(row: Audited, store: Store, where: Mapping[str, Any]) -> rec.Record:
         duration_s=row.duration_s,
         measurements=tuple(found),
         artifacts=tuple(artifacts),
+        recipe=row.card.compression,
     )
 
 

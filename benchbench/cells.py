@@ -124,7 +124,7 @@ def plan_cells(request: Request, lines: fleet.Lines) -> list[Cell]:
     if request.checkpoint:
         cards = [_with_weights(cards, request.checkpoint)]
     infos = [checkpoint.read_sidecar(Path(card.checkpoint)) for card in cards if card.checkpoint]
-    plan = _plan(request, infos)
+    plan = _plan(request, infos, others=len(infos) < len(cards))
     if plan and plan.folder and request.crop_foreground:
         raise UsageError("--crop-foreground times a case of the phantom: leave it out, or name no folder as --data")
     if plan:
@@ -150,22 +150,26 @@ def _with_weights(cards: Sequence[zoo.Card], weights: Path) -> zoo.Card:
     """
     if len(cards) != 1:
         raise UsageError(f"--checkpoint is of one network, and --models names {len(cards)}")
+    if cards[0].checkpoint:
+        raise UsageError(f"--models names weights by their path, {cards[0].checkpoint}: leave --checkpoint out")
     info = checkpoint.read_sidecar(weights)
     if not zoo.is_of(info.model, cards[0]):
         raise CheckpointError(
-            f"{weights} holds {info.model.name!r}, not {cards[0].name!r}; use --models {info.model.name}"
+            f"{weights} holds {info.model.name!r}, not {cards[0].name!r}; use --models {zoo.name_for(info)}"
         )
     if info.compression:  # a network of its own, which has another name
-        return zoo.card_of(info)
+        own = cards[0]
+        return dataclasses.replace(zoo.card_of(info), folder=own.folder, task=own.task, licence=own.licence)
     return dataclasses.replace(cards[0], checkpoint=str(info.path))
 
 
-def _plan(request: Request, infos: Sequence[checkpoint.CheckpointInfo]) -> data.DataPlan | None:
+def _plan(request: Request, infos: Sequence[checkpoint.CheckpointInfo], *, others: bool) -> data.DataPlan | None:
     """The data set for Dice, if there is one.
 
     Args:
         request: what was asked.
         infos: of the weights that were asked for by their path.
+        others: whether there are networks beside those.
 
     Raises:
         DataError: it cannot be read.
@@ -174,9 +178,9 @@ def _plan(request: Request, infos: Sequence[checkpoint.CheckpointInfo]) -> data.
     if request.data == "none":
         return None
     if request.data is None:
-        trained_on = {info.data for info in infos} or {"phantom"}
-        known = trained_on.pop()
-        return data.get_plan(known) if data.comes_along(known) and not trained_on else None
+        trained_on = {info.data for info in infos}
+        known = "phantom" if others or len(trained_on) > 1 else trained_on.pop()
+        return data.get_plan(known) if data.comes_along(known) else None
     plan = data.get_plan(request.data, fold=request.fold, rule=request.empty_rule)
     for info in infos:
         if seen := checkpoint.leaks(info, plan):
@@ -233,6 +237,8 @@ def _cell(
     channels = (spec.in_channels, spec.out_channels)
     trains = request.phase == "train"
     takes = plan is not None and segments and channels == (plan.in_channels, plan.out_channels)
+    if plan and info and not request.data and info.data != plan.key:
+        takes = False  # beside others, whose Dice is of the phantom: these weights are of other data
     fits = takes and not trains
     path = None if trains or info is None else info.path
     if fits and plan and info is None:

@@ -277,6 +277,11 @@ def _train(options: argparse.Namespace) -> int:
     cards = zoo.find_cards(options.model)
     if len(cards) != 1:
         raise UsageError(f"{options.model!r} names {len(cards)} networks; train one at a time")
+    if cards[0].checkpoint:
+        raise UsageError(
+            f"{options.model} is trained already: 'bench compress' trains weights on, and a name from "
+            "'bench list models' begins anew"
+        )
     if cards[0].task != "segmentation":
         raise UsageError(f"{cards[0].name} is made for {cards[0].task}: it has no dense output to train on {plan.name}")
     spec = cards[0].on(plan, options.spatial).spec(in_channels=plan.in_channels, out_channels=plan.out_channels)

@@ -55,7 +55,7 @@ def predict_files(
     cards = zoo.find_cards(model)
     if len(cards) != 1 or not zoo.is_of(info.model, cards[0]):
         raise CheckpointError(
-            f"{weights} holds {info.model.name!r}, not {model!r}; use 'bench predict {info.model.name}'"
+            f"{weights} holds {info.model.name!r}, not {model!r}; use 'bench predict {zoo.name_for(info)}'"
         )
     if device == "cuda":
         cuda.require()

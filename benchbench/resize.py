@@ -37,6 +37,8 @@ def resize(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
     Raises:
         ShapeError: the network has no such weight, or it is smaller than asked.
     """
+    if not isinstance(shapes, Mapping) or not all(_is_shape(shape) for shape in shapes.values()):
+        raise ShapeError("the shapes of a pruned network's weights are not names with lists of whole numbers")
     modules = dict(model.named_modules(remove_duplicate=False))
     done: dict[int, torch.Tensor] = {}
     for name, shape in shapes.items():
@@ -55,6 +57,10 @@ def resize(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
             _tell_widths(module)
 
 
+def _is_shape(item: Any) -> bool:
+    return isinstance(item, (list, tuple)) and all(isinstance(side, int) for side in item)
+
+
 def _replace(modules: Mapping[str, nn.Module], old: torch.Tensor, new: torch.Tensor) -> None:
     """Put a tensor in the place of another, wherever that one is held."""
     if isinstance(old, nn.Parameter):
@@ -69,10 +75,12 @@ def _tell_widths(module: nn.Module) -> None:
     """Bring the numbers that a module keeps of its own widths up to date."""
     if isinstance(module, nn.modules.conv._ConvNd):
         first, second = module.weight.shape[:2]
-        if module.groups > 1 and second == 1 and module.groups in (module.in_channels, module.out_channels):
+        if module.groups > 1 and module.groups == module.in_channels:
             each = module.out_channels // module.in_channels  # outputs of an input; depthwise
             module.groups = module.in_channels = first if module.transposed else first // each
-            module.out_channels = first * second if module.transposed else first
+            module.out_channels = (
+                first * second if module.transposed else first
+            )  # weights (in, out / groups), or (out, 1)
         elif module.groups == 1:
             module.in_channels, module.out_channels = (first, second) if module.transposed else (second, first)
     elif isinstance(module, nn.Linear):
@@ -98,6 +106,7 @@ def _learn_width(norm: Any) -> None:
 
     def learn(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         module.num_features = inputs[0].shape[1]
-        handle.remove()
+        for key in [key for key, hook in module._forward_pre_hooks.items() if hook is learn]:
+            del module._forward_pre_hooks[key]  # its own, should it be a copy
 
-    handle = norm.register_forward_pre_hook(learn)
+    norm.register_forward_pre_hook(learn)

@@ -132,9 +132,11 @@ def add_compress(command: Any) -> None:
         choices=("auto", "fp32", "bf16"),
         help="auto: bf16 autocast where it is the faster one (default)",
     )
-    sub.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    sub.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="that it is trained on (default: cpu)")
     sub.add_argument("--threads", type=to.positive, metavar="N", help="CPU threads (default: PyTorch's)")
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    sub.add_argument(
+        "--seed", type=to.natural, default=0, metavar="N", help="of the training, and of chance (default: 0)"
+    )
     sub.add_argument(
         "--out", type=Path, metavar="DIR", help="the same one again goes on (default: a new one under results/local)"
     )

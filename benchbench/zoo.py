@@ -207,6 +207,11 @@ def get_card(name: str) -> Card:
     return read_card(Path(str(_cards_folder().joinpath(f"{name}.toml"))))
 
 
+def name_for(info: checkpoint.CheckpointInfo) -> str:
+    """What a command calls the network of some weights: its name, or the weights' path where no card has that name."""
+    return info.model.name if info.model.name in list_models() and not info.compression else str(info.path)
+
+
 def card_of(info: checkpoint.CheckpointInfo) -> Card:
     """The card of some weights: that of their network, with what makes these their own.
 
@@ -214,7 +219,7 @@ def card_of(info: checkpoint.CheckpointInfo) -> Card:
         info: of the weights. A compressed network has a name of its own and none of the paper's figures.
     """
     spec = info.model
-    names = (spec.name, str((info.compression or {}).get("parent")))
+    names = (spec.name, str((info.compression or {}).get("root")))
     known = [card for name in names if name in list_models() and (card := get_card(name)).arch == spec.arch]
     base = known[0] if known else Card(name=spec.name, title=spec.name, arch=spec.arch)
     own = (spec.in_channels, spec.out_channels, info.spatial, dict(spec.kwargs))
@@ -251,7 +256,10 @@ def find_cards(selection: str) -> list[Card]:
     for part in filter(None, (p.strip() for p in selection.split(","))):
         for card in _find(part):
             if card.name in found and card != found[card.name]:
-                raise UsageError(f"two networks are called {card.name!r}; give one of the cards another name")
+                raise UsageError(
+                    f"two networks are called {card.name!r}: give one of the cards another name "
+                    "('bench compress' has --name)"
+                )
             found[card.name] = card
     if not found:
         raise UsageError(f"--models {selection!r} names no network; {SEE_ALL}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchbench import zoo
-from benchbench.compress.channels import Structure, cut_shapes, find_structure, keep_indices, remove
+from benchbench.compress.channels import Structure, find_structure, keep_indices, remove
 from benchbench.compress.prune import PruneRecipe, compare_with_zeros, prune
 from benchbench.errors import ShapeError, UsageError
 from benchbench.resize import differing_shapes, resize, shapes_of
@@ -235,10 +235,94 @@ class Transformed(Residual):
         return self.c(torch.fft.fftn(self.a(x), dim=(2, 3, 4)).real)  # type: ignore[no-any-return]
 
 
+class Halved(nn.Module):
+    """Its forward cuts the channels in the middle, wherever that is: both halves have to lose the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv3d(1, 9, 1), nn.Conv3d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(x[:, : x.shape[1] // 2])  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize("model", [Shuffled(), Counted(), Transformed()])
 def test_what_cannot_go_is_left(model: nn.Module) -> None:
     with pytest.raises(UsageError, match="no channel of this network can be removed"):
         find_structure(model, (1, 1, 2, 2, 2))
+
+
+def test_a_cut_that_a_forward_does_not_bear_is_refused() -> None:
+    model = Halved().eval()
+    with torch.no_grad():
+        model.a.weight[5:] = 1e-3
+        model.a.bias[5:] = 0
+    with pytest.raises(UsageError, match="its forward fails, so it is not pruned: "):
+        prune(model, (1, 1, 2, 2, 2), PruneRecipe(ratio=0.3, criterion="magnitude", scope="global"))
+
+
+class Supervised(Residual):
+    """It has a second output in training, of weights that nothing else reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = nn.Conv3d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:  # type: ignore[override]
+        h = self.a(x)
+        return [self.c(h), self.more(h)] if self.training else self.c(h)
+
+
+def test_outputs_of_training_are_followed() -> None:
+    model = Supervised()
+    found = find_structure(model, (1, 1, 2, 2, 2))
+    small = remove(model, found, [[0, 3]])
+    assert [tuple(out.shape) for out in small.train()(torch.zeros(1, 1, 2, 2, 2))] == [(1, 2, 2, 2, 2)] * 2
+    assert small.more.in_channels == 4
+
+
+class Scaled(Heads):
+    """PyTorch's own attention takes its scale from the width, which is not the whole network's after a cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.last(torch.relu(self.first(x)))
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(nn.functional.scaled_dot_product_attention(9 * q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+def test_layers_that_answer_otherwise_are_left(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    made = prune(Scaled().eval(), (1, 5, 4), PruneRecipe(ratio=0.5, criterion="magnitude"))
+    assert "1 layers keep all their channels" in caplog.text
+    assert made.model.first.out_features == 4
+    assert made.model.qkv.out_features == 18
+
+
+def test_a_copy_learns_the_width_of_a_norm_for_itself() -> None:
+    model = nn.Sequential(nn.Conv3d(1, 4, 1), nn.InstanceNorm3d(4), nn.Conv3d(4, 2, 1))
+    shape = (1, 1, 2, 2, 2)
+    small = remove(model, find_structure(model, shape), [[0]])
+    copied = copy.deepcopy(small)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for one in (copied, small, small):
+            one(torch.zeros(shape))
+    assert small[1].num_features == copied[1].num_features == 3
+    assert not small[1]._forward_pre_hooks
+
+
+def test_a_grouped_transposed_convolution_is_left_as_it_is() -> None:
+    model = nn.Sequential(nn.Conv3d(1, 6, 1), nn.Conv3d(6, 8, 1), nn.ConvTranspose3d(8, 4, 2, stride=2, groups=4))
+    found = find_structure(model, (1, 1, 2, 2, 2))
+    assert widths(found) == [6]
+    small = remove(model, found, [[0]])
+    assert (small[2].groups, small[2].out_channels) == (4, 4)
+    assert small(torch.zeros(1, 1, 2, 2, 2)).shape == (1, 4, 4, 4, 4)
 
 
 class Deceptive(nn.Module):
@@ -278,6 +362,9 @@ def test_weights_are_only_cut_to_what_they_have() -> None:
         resize(Residual(), {"z.weight": [1]})
     with pytest.raises(ShapeError, match="the network's is"):
         resize(Residual(), {"a.weight": [7, 1, 1, 1, 1]})
+    for bad in (["a.weight"], {"a.weight": [1.5]}, {"a.weight": 3}):
+        with pytest.raises(ShapeError, match="not names with lists of whole numbers"):
+            resize(Residual(), bad)  # type: ignore[arg-type]
 
 
 class Twice(nn.Module):
@@ -297,8 +384,10 @@ def test_weights_of_two_names_stay_one() -> None:
     small = remove(Twice(), found, [[0]])
     assert small.same.weight is small.a.weight
     assert small.a.weight.shape[0] == 3
-    shapes = cut_shapes(shapes_of(small), keep_indices(found.layers, [[0]], shapes_of(Twice())))
-    assert "same.weight" not in shapes
+    assert differing_shapes(small, Twice())["same.weight"] == [3, 1, 1, 1, 1]
+    again = Twice()
+    resize(again, differing_shapes(small, Twice()))
+    assert again.same.weight is again.a.weight
 
 
 # -- beside torch-pruning, where that works

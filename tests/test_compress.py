@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import benchbench
-from benchbench import checkpoint, cli, data, zoo
+from benchbench import cells, checkpoint, cli, data, zoo
 from benchbench.compress.compressor import Compression, compress, lines, rows
 from benchbench.compress.prune import PruneRecipe
 from benchbench.errors import CheckpointError, UsageError
@@ -92,7 +92,8 @@ def test_a_pruned_network_can_be_pruned_again(weights: Path, tmp_path: Path) -> 
     )
     assert twice.channels == (4, 2)
     assert twice.checkpoint.compression is not None
-    assert twice.checkpoint.compression["parent"] == SPEC.name
+    assert twice.checkpoint.compression["parent"] == "toy-magnitude50"
+    assert twice.checkpoint.compression["root"] == SPEC.name
     assert twice.checkpoint.compression["before"]["prune"] == 0.5
 
 
@@ -117,6 +118,36 @@ def test_interrupted_training_on_goes_on(weights: Path, tmp_path: Path) -> None:
     assert broken.checkpoint.sha256 == plain.checkpoint.sha256
 
 
+def test_what_is_only_cut_has_no_training_of_its_own(weights: Path, tmp_path: Path) -> None:
+    made = compress(ask(weights), tmp_path / "out")
+    assert not {"curve", "validation", "budget"} & set(made.checkpoint.train)
+    assert made.checkpoint.train["cases"] == checkpoint.read_sidecar(weights).train["cases"]
+
+
+def test_other_data_than_the_weights_own_is_refused(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="phantom is not what these weights were trained on, toy"):
+        compress(ask(weights, data="phantom"), tmp_path / "out")
+
+
+def test_weights_are_named_once(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = compress(ask(weights), tmp_path / "out")
+    run = ["run", "--models", str(made.checkpoint.path), "--checkpoint", str(weights), "--out", str(tmp_path / "run")]
+    assert cli.main(run) == 2
+    assert "leave --checkpoint out" in capsys.readouterr().err
+    assert cli.main(["train", str(made.checkpoint.path), "--data", "toy"]) == 2
+    assert "is trained already: 'bench compress'" in capsys.readouterr().err
+    twice = ["run", "--models", f"{made.checkpoint.path},{weights}", "--checkpoint", str(weights)]
+    assert cli.main(twice) == 2
+    assert "--checkpoint is of one network" in capsys.readouterr().err
+
+
+def test_a_compressed_checkpoint_of_a_users_own_card_keeps_its_folder(weights: Path, tmp_path: Path) -> None:
+    made = compress(ask(weights), tmp_path / "out")
+    card = zoo.Card(name="toy", title="Toy", arch=SPEC.arch, folder=str(tmp_path), task="segmentation")
+    found = cells._with_weights([card], made.checkpoint.path)
+    assert (found.folder, found.name) == (str(tmp_path), "toy-taylor50")
+
+
 def test_random_channels_are_the_control(weights: Path, tmp_path: Path) -> None:
     by_chance = compress(ask(weights, criterion="random"), tmp_path / "out")
     by_worth = compress(ask(weights, criterion="taylor"), tmp_path / "out")
@@ -137,7 +168,9 @@ def test_what_needs_data_says_so(weights: Path, tmp_path: Path) -> None:
 def test_bad_shares_and_weights_of_another(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"leaves none; .* can give is 0\.87"):
         compress(ask(weights, ratio=0.99), tmp_path / "out")
-    with pytest.raises(CheckpointError, match="holds 'toy', not 'slim_unetr'"):
+    with pytest.raises(
+        CheckpointError, match=r"holds 'toy', not 'slim_unetr': use 'bench compress /.*toy\.safetensors'"
+    ):
         compress(ask(weights, model="slim_unetr"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -147,7 +180,7 @@ def test_command(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert cli.main([*flags, "--out", str(tmp_path / "out"), "--name", "half"]) == 0
     out = capsys.readouterr().out
     assert "4 of 8 channels went, in 1 layers" in out
-    assert "answers the same, to" in out
+    assert "the whole network answers the same" in out
     assert f"bench run --models {tmp_path / 'out' / 'half.safetensors'},{weights} --data toy" in out
     assert cli.main([*flags, "--out", str(tmp_path / "out"), "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -195,7 +228,7 @@ def test_a_run_measures_it_beside_the_whole_one(
     assert small.value("macs") == made.stages[1].macs
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Pruned from toy, weights" in page
-    assert "50% of each layer" in page
+    assert "4 of 8 channels went (50% of each layer" in page
     assert "pruned_shapes" in page
     assert "running_mean" not in page  # not each shape
 

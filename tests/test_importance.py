@@ -63,6 +63,73 @@ def test_taylor_sees_that_nobody_reads_a_channel() -> None:
     assert one[0] == pytest.approx(change**2, rel=0.01)
 
 
+class Stream(nn.Module):
+    """A residual stream with biases and norms, read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.first = nn.Conv3d(1, 5, 1), nn.BatchNorm3d(5)
+        self.b, self.norm, self.c = nn.Conv3d(5, 5, 1), nn.InstanceNorm3d(5, affine=True), nn.Conv3d(5, 2, 1)
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        x = torch.relu(self.first(self.a(x)))
+        y = x if gate is None else x * gate
+        x = self.norm(x + self.b(y))
+        return self.c(x if gate is None else x * gate)  # type: ignore[no-any-return]
+
+
+def test_taylor_is_the_first_order_of_a_gate_before_all_that_reads() -> None:
+    torch.manual_seed(0)
+    net = Stream().eval()
+    shape = (1, 1, 3, 3, 3)
+    structure = find_structure(net, shape)
+    x, target = torch.randn(shape), torch.randn(1, 2, 3, 3, 3)
+    (found,) = importance.taylor(net, structure, [(x, target)], squared)
+    gate = torch.ones(1, 5, 1, 1, 1, requires_grad=True)
+    squared(net(x, gate), target).backward()
+    assert gate.grad is not None
+    order = [next(p.index for p in c if p.name == "c.weight") for c in structure.layers[0].channels]
+    assert np.allclose(found, (gate.grad.flatten()[order] ** 2).numpy(), rtol=1e-4)
+
+
+class Attention(nn.Module):
+    """One head of four channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(3, 12, bias=False), nn.Linear(4, 2, bias=False)
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        if gate is not None:
+            q, v = q * gate, v * gate
+        return self.out((q @ k.transpose(-2, -1)).softmax(-1) @ v)  # type: ignore[no-any-return]
+
+
+def test_taylor_counts_queries_and_keys_once() -> None:
+    torch.manual_seed(0)
+    net = Attention()
+    structure = find_structure(net, (1, 6, 3))
+    assert structure.layers[0].multiplied
+    x, target = torch.randn(1, 6, 3), torch.randn(1, 6, 2)
+    (found,) = importance.taylor(net, structure, [(x, target)], squared)
+    gate = torch.ones(4, requires_grad=True)
+    squared(net(x, gate), target).backward()
+    assert gate.grad is not None
+    assert np.allclose(found, (gate.grad**2).numpy(), rtol=1e-4)
+
+
+def test_magnitude_does_not_look_at_statistics() -> None:
+    net = Net(norm=True)
+    structure = find_structure(net, SHAPE)
+    (before,) = importance.magnitude(net, structure)
+    with torch.no_grad():
+        net.norm.running_mean.fill_(10.0)
+        net.norm.running_var[0] = 100.0
+    (after,) = importance.magnitude(net, structure)
+    assert np.array_equal(before, after)
+
+
 def test_batchnorm_goes_by_the_scales() -> None:
     net = Net(norm=True)
     (found,) = importance.batchnorm(net, find_structure(net, SHAPE))

@@ -16,7 +16,7 @@ import contextlib
 import copy
 import dataclasses
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ class Layer:
     name: str  # of the first weight that holds them
     channels: tuple[tuple[Place, ...], ...]  # of each channel, every place
     mixed: bool  # whether a norm or sum takes them together: then a channel of zeros is not the same as none
+    multiplied: bool = False  # whether they are multiplied with each other, as queries and keys are
 
     @property
     def width(self) -> int:
@@ -63,6 +64,8 @@ class Structure:
 
     layers: tuple[Layer, ...]
     frozen: int  # channels that may not: the outputs, and what the network's code holds fixed
+    reads: frozenset[tuple[str, int]] = frozenset()  # (weight, axis) that sum over channels
+    makes: frozenset[tuple[str, int]] = frozenset()  # (weight, axis) along which channels begin
     unknown: tuple[str, ...]  # operators without a rule; what they touched is frozen
 
     @property
@@ -79,14 +82,14 @@ def find_structure(model: nn.Module, shape: Sequence[int]) -> Structure:
         shape: (B, C, D, H, W) of an input that it takes.
 
     Raises:
-        UsageError: nothing can be removed.
+        UsageError: nothing can be removed, or its forward fails.
     """
     with _plain_attention():
         try:
             found = _structure(_follow(copy.deepcopy(model).to("meta"), shape))
         except Exception as error:  # a forward that reads the values of tensors
             log.debug("followed with values, since it cannot be without: %s", error)
-            found = _structure(_follow(copy.deepcopy(model), shape))
+            found = _structure(_follow_with_values(model, shape))
         found = _without_what_is_held(model, shape, found)
     if not found.layers:
         raise UsageError("no channel of this network can be removed without changing what its code does")
@@ -105,15 +108,28 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
+def _follow_with_values(model: nn.Module, shape: Sequence[int]) -> Follower:
+    try:
+        return _follow(copy.deepcopy(model), shape)
+    except Exception as error:  # whatever its forward raises
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(f"its channels cannot be followed, since a forward of it fails: {first}") from error
+
+
 def _follow(model: nn.Module, shape: Sequence[int]) -> Follower:
-    model.eval()
+    """Through a forward as it is used, and one as it is trained: some have outputs for training alone."""
     held = dict(model.named_parameters()) | dict(model.named_buffers())
     device = next((value.device for value in held.values()), torch.device("cpu"))
     x = torch.zeros(tuple(shape), device=device)
     follower = Follower(held, RULES)
+    outputs = []
     with follower:
-        outputs = model(x)
-    for value in tree_leaves(outputs):
+        outputs += tree_leaves(model.eval()(x))
+        try:
+            outputs += tree_leaves(model.train()(x))
+        except ValueError as error:  # a norm of batches refuses a map of one voxel
+            log.debug("not followed in training: %s", error)
+    for value in outputs:
         if (numbers := follower.of(value)) is not None:
             follower.forest.freeze(numbers.numpy())
     return follower
@@ -123,6 +139,7 @@ def _structure(follower: Follower) -> Structure:
     forest = follower.forest
     frozen = {forest.find(one) for one in forest.frozen}
     mixed = {forest.find(one) for one in forest.mixed}
+    multiplied = {forest.find(one) for one in forest.multiplied}
     places: dict[int, list[Place]] = {}
     beside: dict[int, int] = {}  # channel -> a channel of its layer
 
@@ -150,6 +167,7 @@ def _structure(follower: Follower) -> Structure:
             name=min(place.name for place in places[roots[0]]),
             channels=tuple(tuple(places[root]) for root in sorted(roots, key=lambda root: places[root][0])),
             mixed=any(root in mixed for root in roots),
+            multiplied=any(root in multiplied for root in roots),
         )
         for roots in layers.values()
         if len(roots) > 1
@@ -157,6 +175,8 @@ def _structure(follower: Follower) -> Structure:
     return Structure(
         layers=tuple(sorted(made, key=lambda layer: layer.channels[0][0])),
         frozen=sum(root in frozen for root in places) + sum(len(r) for r in layers.values() if len(r) == 1),
+        reads=frozenset(follower.reads),
+        makes=frozenset(follower.makes),
         unknown=tuple(sorted(follower.unknown)),
     )
 
@@ -173,36 +193,70 @@ def _by_axis(places: Mapping[int, Sequence[Place]]) -> dict[tuple[str, int], lis
 def _without_what_is_held(model: nn.Module, shape: Sequence[int], found: Structure) -> Structure:
     """The structure without layers whose width the network's own code has as a number: it fails without a channel."""
     shapes = shapes_of(model)
-    try:
-        base = copy.deepcopy(model).to("meta").eval()
-        base(torch.zeros(tuple(shape), device="meta"))
-        device = "meta"
-    except Exception:
-        base, device = copy.deepcopy(model).eval(), "cpu"
-    x = torch.zeros(tuple(shape), device=device)
+    base, x = _runnable(model, shape)
+    modes = [False, True] if _has_more_in_training(base, x) else [False]
 
     def works(layers: Sequence[Layer]) -> bool:
-        """Without some channels of each; of unlike numbers, since code may hold two widths equal."""
-        tried = copy.deepcopy(base)
-        removed = [range(1 + n % min(layer.width - 1, _UNLIKE)) for n, layer in enumerate(layers)]
-        try:
-            resize(tried, cut_shapes(shapes, keep_indices(layers, removed, shapes)))
-            tried(x)
-        except Exception as error:
-            if len(layers) == 1:
-                log.debug("%s keeps its %d channels: %s", layers[0].name, layers[0].width, error)
-            return False
+        """Without some channels of each, unlike numbers since code may hold two widths equal; and without half."""
+        some = [range(1 + n % min(layer.width - 1, _UNLIKE)) for n, layer in enumerate(layers)]
+        half = [range(layer.width // 2) for layer in layers]
+        for removed in (some, half):
+            tried = copy.deepcopy(base)
+            try:
+                resize(tried, cut_shapes(shapes, keep_indices(layers, removed, shapes)))
+                for mode in modes:
+                    tried.train(mode)(x)
+            except Exception as error:
+                if len(layers) == 1:
+                    log.debug("%s keeps its %d channels: %s", layers[0].name, layers[0].width, error)
+                return False
         return True
 
     def free(layers: Sequence[Layer]) -> list[Layer]:
         if not layers or works(layers):
             return list(layers)
         half = len(layers) // 2
-        return [*free(layers[:half]), *free(layers[half:])] if half else []
+        if not half:
+            return []
+        found = free(layers[:half])
+        for part in _parts(free(layers[half:]), found, works):
+            found += part
+        return found
 
     kept = free(found.layers)
     held = found.width - sum(layer.width for layer in kept)
     return dataclasses.replace(found, layers=tuple(kept), frozen=found.frozen + held)
+
+
+def _parts(layers: list[Layer], before: list[Layer], works: Callable[[Sequence[Layer]], bool]) -> Iterator[list[Layer]]:
+    """Those of some layers that also work beside others: all at once, or one by one."""
+    if works([*before, *layers]):
+        yield layers
+        return
+    together = list(before)
+    for layer in layers:
+        if works([*together, layer]):
+            together.append(layer)
+            yield [layer]
+
+
+def _runnable(model: nn.Module, shape: Sequence[int]) -> tuple[nn.Module, Tensor]:
+    """A copy that runs on `meta` if it can, and an input for it."""
+    try:
+        base, x = copy.deepcopy(model).to("meta").eval(), torch.zeros(tuple(shape), device="meta")
+        base(x)
+    except Exception:  # a forward that reads the values of tensors
+        return copy.deepcopy(model).eval(), torch.zeros(tuple(shape))
+    return base, x
+
+
+def _has_more_in_training(model: nn.Module, x: Tensor) -> bool:
+    """Whether a forward as in training gives other outputs, as deep supervision does."""
+    try:
+        training = tree_leaves(copy.deepcopy(model).train()(x))
+    except ValueError:  # a norm of batches refuses a map of one voxel
+        return False
+    return [out.shape for out in training] != [out.shape for out in tree_leaves(model(x))]
 
 
 Keep = dict[tuple[str, int], Tensor]

@@ -69,7 +69,7 @@ class Compressed:
 
     checkpoint: checkpoint.CheckpointInfo
     stages: tuple[Stage, ...]
-    layers: int
+    layers: int  # that lost channels
     channels: tuple[int, int]  # that could go: before, after
     agreement: float | None  # with the whole network with zeros; see `prune.compare_with_zeros`
     unranked: int  # layers that the criterion says nothing of, and that keep all
@@ -89,11 +89,20 @@ def compress(asked: Compression, out: Path, *, progress: Progress | None = None)
         CheckpointError: weights of another network, or damaged.
         UsageError: a share that empties a layer, or a criterion or training that needs data where there is none.
     """
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(asked.threads or threads)
+        return _compress(asked, out, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compress(asked: Compression, out: Path, progress: Progress | None) -> Compressed:
     info = checkpoint.read_sidecar(asked.weights)
     cards = zoo.find_cards(asked.model)
     if len(cards) != 1 or not (zoo.is_of(info.model, cards[0]) or cards[0].checkpoint == str(info.path)):
         raise CheckpointError(
-            f"{asked.weights} holds {info.model.name!r}, not {asked.model!r}: use 'bench compress {info.model.name}'"
+            f"{asked.weights} holds {info.model.name!r}, not {asked.model!r}: use 'bench compress {zoo.name_for(info)}'"
         )
     plan = _plan(asked, info)
     name = asked.name or _name(info.model.name, asked.recipe)
@@ -110,7 +119,8 @@ def compress(asked: Compression, out: Path, *, progress: Progress | None = None)
     pruned = prune(whole, shape, asked.recipe, batches=batches, loss=loss)
     spec = _spec(info, pruned, name)
     done = {
-        "parent": str((info.compression or {}).get("parent", info.model.name)),
+        "root": str((info.compression or {}).get("root", info.model.name)),  # of the zoo, or a user's own
+        "parent": info.model.name,
         "parent_sha256": info.sha256,
         "prune": asked.recipe.ratio,
         "criterion": asked.recipe.criterion,
@@ -139,7 +149,7 @@ def compress(asked: Compression, out: Path, *, progress: Progress | None = None)
             model=spec,
             data=info.data,
             spatial=info.spatial,
-            train=info.train,
+            train={key: info.train[key] for key in ("cases", "fold", "seed") if key in info.train},
             plan=info.plan,
             compression=done,
         )
@@ -147,11 +157,11 @@ def compress(asked: Compression, out: Path, *, progress: Progress | None = None)
         assert plan is not None
         done |= {"finetune": str(asked.finetune), "distil": asked.distil}
         made = _train_on(asked, plan, info, spec, pruned.model, whole, done, path, progress)
-        look("trained on", pruned.model)
+        look("trained on", pruned.model.to("cpu"))
     return Compressed(
         checkpoint=made,
         stages=tuple(stages),
-        layers=len(pruned.structure.layers),
+        layers=sum(map(bool, pruned.removed)),
         channels=(pruned.structure.width, pruned.stays),
         agreement=pruned.agreement,
         unranked=pruned.unranked,
@@ -176,7 +186,7 @@ def _plan(asked: Compression, info: checkpoint.CheckpointInfo) -> data.DataPlan 
                 + ("" if asked.finetune else ", or take --criterion magnitude")
             )
         return None
-    fold = int(info.train.get("fold", 0))
+    fold = _fold(info)
     plan = data.get_plan(str(source), fold=fold if asked.data and not data.comes_along(asked.data) else None)
     own, its = (info.model.in_channels, info.model.out_channels), (plan.in_channels, plan.out_channels)
     if own != its:
@@ -184,14 +194,26 @@ def _plan(asked: Compression, info: checkpoint.CheckpointInfo) -> data.DataPlan 
             f"{plan.name} needs a network of {its[0]} channels in and {its[1]} out, and these weights have "
             f"{own[0]} and {own[1]}: give the data that they were trained on, {info.data.partition(':')[0]}"
         )
+    same = info.plan is not None and info.plan.digest == plan.digest != ""
+    if plan.name != info.data.partition(":")[0] and not same:
+        raise UsageError(
+            f"{plan.name} is not what these weights were trained on, {info.data.partition(':')[0]}: then nobody could "
+            "tell which patients they have seen; give that data"
+        )
     if seen := checkpoint.leaks(info, plan):
         raise CheckpointError(f"{info.path} was trained with test cases of {plan.name}, such as {seen[0]}")
     return plan
 
 
+def _fold(info: checkpoint.CheckpointInfo) -> int:
+    """In which the weights were trained."""
+    return int(info.train.get("fold", 0))
+
+
 def _name(parent: str, recipe: PruneRecipe) -> str:
     percent = re.sub(r"\W", "_", f"{100 * recipe.ratio:g}")
-    return f"{parent}-{recipe.criterion}{percent}" + ("g" if recipe.scope == "global" else "")
+    name = f"{parent}-{recipe.criterion}{percent}" + ("g" if recipe.scope == "global" else "")
+    return name + (f"-seed{recipe.seed}" if recipe.seed else "")
 
 
 def _spec(info: checkpoint.CheckpointInfo, pruned: Pruned, name: str) -> rec.ModelSpec:
@@ -300,7 +322,7 @@ def lines(made: Compressed, source: str | None) -> list[str]:
         source: the data set as it was asked for.
     """
     before, after = made.channels
-    found = [f"{before - after} of {before} channels went, in {made.layers - made.unranked} layers"]
+    found = [f"{before - after} of {before} channels went, in {made.layers} layers"]
     if made.unranked:
         found.append(f"{made.unranked} layers keep all their channels: no norm with scales stands behind them")
     if made.agreement is not None:
@@ -315,4 +337,6 @@ def lines(made: Compressed, source: str | None) -> list[str]:
         )
     path = made.checkpoint.path
     data_flag = f" --data {source}" if source else ""
+    if source and (fold := _fold(made.checkpoint)):
+        data_flag += f" --fold {fold}"
     return [*found, f"checkpoint: {path}", f"compare them: bench run --models {path},{made.parent_path}{data_flag}"]

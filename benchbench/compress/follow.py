@@ -32,6 +32,7 @@ class Forest:
         self.parent: list[int] = []
         self.frozen: set[int] = set()
         self.mixed: set[int] = set()
+        self.multiplied: set[int] = set()
 
     def new(self, count: int) -> Channels:
         """So many new channels."""
@@ -63,6 +64,10 @@ class Forest:
         """Something is computed over these together."""
         self.mixed.update(n for n in np.unique(numbers).tolist() if n >= 0)
 
+    def multiply(self, numbers: Channels) -> None:
+        """These are multiplied with each other and summed, as queries and keys are: no weight reads them."""
+        self.multiplied.update(n for n in np.unique(numbers).tolist() if n >= 0)
+
 
 class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside, every operator hands its channels on; afterwards `places` has those of every weight's axes."""
@@ -78,6 +83,8 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.rules = rules
         self.forest = Forest()
         self.places: dict[tuple[str, int], Channels] = {}  # (name, axis) -> channel of each index
+        self.reads: set[tuple[str, int]] = set()  # axes of weights that sum over channels
+        self.makes: set[tuple[str, int]] = set()  # axes of weights along which channels begin
         self.unknown: set[str] = set()
         self._numbers: dict[int, Numbers] = {}
         self._weights: dict[int, tuple[str, Tensor | None]] = {}  # name, and which element each value is; None: its own
@@ -145,19 +152,29 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # -- weights
 
-    def bind(self, value: Any, along: int, channels: Channels) -> None:
-        """Dimension `along` of a weight, or of a view of one, has these channels."""
+    def bind(self, value: Any, along: int, channels: Channels, role: set[tuple[str, int]] | None = None) -> None:
+        """Dimension `along` of a weight, or of a view of one, has these channels.
+
+        Args:
+            value: anything else is passed over.
+            along: a dimension of it.
+            channels: one for each of its indices.
+            role: `reads` or `makes`, if it does one of them.
+        """
         if not self.is_weight(value):
             return
         name, elements = self._weights[id(value)]
+        found: tuple[int, Channels] | None = (along % value.ndim, np.arange(len(channels)))
         if value.shape[along] != len(channels):
+            found = None
+        elif elements is not None:
+            found = self._axis_of(name, elements, along)
+        if found is None:
             self.forest.freeze(channels)
-        elif elements is None:
-            self._bind(name, along % value.ndim, np.arange(len(channels)), channels)
-        elif (found := self._axis_of(name, elements, along)) is not None:
-            self._bind(name, *found, channels)
-        else:
-            self.forest.freeze(channels)
+            return
+        self._bind(name, *found, channels)
+        if role is not None:
+            role.add((name, found[0]))
 
     def bind_elements(self, value: Tensor, numbers: Numbers) -> None:
         """A weight that meets an activation of these numbers value by value, as an added embedding does."""

@@ -1,8 +1,8 @@
 """How much each channel matters, by four criteria; the higher, the longer it stays.
 
-A channel lies in several weights at once, and each of them is asked: what makes it, and what reads it. The surprise is
-that they agree in first order (the Taylor estimate of a layer's rows is that of the next one's columns), so their mean
-is taken, and two layers can be ranked against each other however many weights hold them.
+A channel lies in several weights at once. By their size, all are asked, each against its own layer. The change of the
+loss is asked of what reads it alone: that is what goes with the channel, whatever stands between. What makes a channel
+says less: behind a norm, its scale does not matter at all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from benchbench.compress.channels import Layer, Structure
+from benchbench.compress.channels import Layer, Place, Structure
 from benchbench.errors import UsageError
 
 Criterion = Literal["magnitude", "taylor", "batchnorm", "random"]
@@ -33,11 +33,13 @@ def magnitude(model: nn.Module, structure: Structure) -> list[Scores]:
 
     Source: Li et al. 2017, "Pruning filters for efficient convnets"; over all weights that hold the channel.
     """
-    state = model.state_dict()
-    return [
-        np.sqrt(_mean_over_places(layer, lambda name, axis: _relative(_sums(state[name].float() ** 2, axis)), state))
-        for layer in structure.layers
-    ]
+    held = {name: p.detach() ** 2 for name, p in model.named_parameters()}
+    kernels = {name for name, value in held.items() if value.ndim > 1}
+    found = []
+    for layer in structure.layers:
+        own = _places(layer, lambda place: place.name in kernels) or _places(layer, lambda place: place.name in held)
+        found.append(np.sqrt(_mean(layer.width, own, lambda name, axis: _relative(_sums(held[name], axis)))))
+    return found
 
 
 def batchnorm(model: nn.Module, structure: Structure) -> list[Scores | None]:
@@ -59,12 +61,9 @@ def batchnorm(model: nn.Module, structure: Structure) -> list[Scores | None]:
     state = model.state_dict()
     found: list[Scores | None] = []
     for layer in structure.layers:
-        here = {place.name for channel in layer.channels for place in channel} & scales
-        found.append(
-            _mean_over_places(layer, lambda name, axis: _relative(_sums(state[name].abs(), axis)), here)
-            if here
-            else None
-        )
+        own = _places(layer, lambda place: place.name in scales)
+        mean = _mean(layer.width, own, lambda name, axis: _relative(_sums(state[name].abs(), axis)))
+        found.append(mean if own else None)
     if all(scores is None for scores in found):
         raise UsageError(
             "the criterion batchnorm needs norms with scales on channels that can go, and this network has none: "
@@ -102,7 +101,7 @@ def taylor(model: nn.Module, structure: Structure, batches: Batches, loss: Loss)
             logits = tree_leaves(model(image))[0]
             loss(logits.float(), target).backward()  # type: ignore[no-untyped-call]
             grads = {name: p.detach() * p.grad for name, p in model.named_parameters() if p.grad is not None}
-            change = [_first_order(layer, grads) for layer in structure.layers]
+            change = [_first_order(layer, structure, grads) for layer in structure.layers]
             if all(np.isfinite(one).all() for one in change):
                 count += 1
                 total = [sum_ + one**2 for sum_, one in zip(total, change, strict=True)]
@@ -114,31 +113,45 @@ def taylor(model: nn.Module, structure: Structure, batches: Batches, loss: Loss)
     return [sum_ / count for sum_ in total]
 
 
-def _first_order(layer: Layer, change: Mapping[str, Tensor]) -> Scores:
-    """The sum of weight x gradient over each channel of a layer."""
-    return _mean_over_places(layer, lambda name, axis: _sums(change[name], axis), change)
+def _first_order(layer: Layer, structure: Structure, change: Mapping[str, Tensor]) -> Scores:
+    """What the loss changes by without each channel of a layer, in first order.
 
-
-def _mean_over_places(layer: Layer, of: Callable[[str, int], Scores], held: Iterable[str]) -> Scores:
-    """The mean over all weights of a layer of what each says of its channels.
-
-    Args:
-        layer: whose channels.
-        of: (name, axis) -> a value for each index of that axis.
-        held: names that are asked; of them the matrices and kernels, or all if there is none of those.
+    The sum of weight x gradient over all weights that read the channel. Queries and keys are read by each other: what
+    makes them counts them twice, and the values with them once, so half of makers and readers together is the sum.
     """
-    names = set(held)
-    wanted: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    reading = _places(layer, lambda place: (place.name, place.axis) in structure.reads and place.name in change)
+    read = _total(layer.width, reading, lambda name, axis: _sums(change[name], axis))
+    if not layer.multiplied:
+        return read
+    making = _places(layer, lambda place: (place.name, place.axis) in structure.makes and place.name in change)
+    return (read + _total(layer.width, making, lambda name, axis: _sums(change[name], axis))) / 2
+
+
+_Pairs = dict[tuple[str, int], list[tuple[int, int]]]  # (weight, axis) -> numbers of channels, and their indices there
+
+
+def _places(layer: Layer, wanted: Callable[[Place], bool]) -> _Pairs:
+    found: _Pairs = {}
     for number, channel in enumerate(layer.channels):
         for place in channel:
-            if place.name in names:
-                wanted.setdefault((place.name, place.axis), []).append((number, place.index))
-    total, count = np.zeros(layer.width), np.zeros(layer.width)
-    for (name, axis), pairs in wanted.items():
+            if wanted(place):
+                found.setdefault((place.name, place.axis), []).append((number, place.index))
+    return found
+
+
+def _total(width: int, places: _Pairs, of: Callable[[str, int], Scores]) -> Scores:
+    """The sum over all places of what each says of its channels."""
+    total = np.zeros(width)
+    for (name, axis), pairs in places.items():
         numbers, indices = np.array(pairs).T
         np.add.at(total, numbers, of(name, axis)[indices])
-        np.add.at(count, numbers, 1)
-    return total / np.maximum(count, 1)
+    return total
+
+
+def _mean(width: int, places: _Pairs, of: Callable[[str, int], Scores]) -> Scores:
+    """The mean over all places of what each says of its channels."""
+    count = _total(width, places, lambda name, axis: np.ones(1 + max(index for _, index in places[name, axis])))
+    return _total(width, places, of) / np.maximum(count, 1)
 
 
 def _sums(value: Tensor, axis: int) -> Scores:

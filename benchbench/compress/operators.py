@@ -131,6 +131,11 @@ def _cat(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str
     follower.put(out, func(filled, *args[1:], **kwargs).expand(out.shape))
 
 
+@_rule("empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros new_ones new_full")
+def _fill(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """Values that do not come from their source, only its shape does."""
+
+
 @_rule("constant_pad_nd")
 def _pad(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     if (numbers := follower.of(args[0])) is not None:
@@ -199,8 +204,8 @@ def _convolution(follower: Follower, func: Any, args: Sequence[Any], kwargs: Map
         follower.bind(weight, 0, inputs if transposed else channels)
     else:
         channels = follower.forest.new(width)
-        follower.bind(weight, 0 if transposed else 1, inputs)
-        follower.bind(weight, 1 if transposed else 0, channels)
+        follower.bind(weight, 0 if transposed else 1, inputs, follower.reads)
+        follower.bind(weight, 1 if transposed else 0, channels, follower.makes)
     follower.bind(bias, 0, channels)
     follower.put(out, spread(channels, out.shape, 1))
 
@@ -267,14 +272,15 @@ def _product(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping
                 summed.append(follower.channels(numbers, along))
             if varies(numbers, own):
                 made[side] = follower.channels(numbers, own)
-    for channels in summed[1:]:
-        follower.forest.join(channels, summed[0])
+    if len(summed) == 2:
+        follower.forest.join(*summed)
+        follower.forest.multiply(summed[0])
     for side, (value, own, along) in enumerate(sides):
         if follower.is_weight(value):
             if summed:
-                follower.bind(value, along, summed[0])
+                follower.bind(value, along, summed[0], follower.reads)
             made[side] = new = follower.forest.new(value.shape[own])
-            follower.bind(value, own, new)
+            follower.bind(value, own, new, follower.makes)
     rows, columns = made
     if rows is not None and columns is not None:  # a value of two channels
         follower.forest.freeze(rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
@@ -21,7 +22,9 @@ from benchbench.compress.channels import Structure, find_structure, keep_indices
 from benchbench.errors import UsageError
 from benchbench.resize import shapes_of
 
-AGREEMENT = 1e-3  # most that the smaller network may differ from the whole one with zeros, of the output's norm
+log = logging.getLogger(__name__)
+
+AGREEMENT = 1e-4  # most that the smaller network may differ from the whole one with zeros, of the output's norm
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +86,26 @@ def prune(
         scores = importance.batchnorm(model, structure)
     else:
         scores = importance.random(structure, recipe.seed)
-    removed = importance.choose(structure, scores, recipe.ratio, scope=recipe.scope, multiple_of=recipe.multiple_of)
-    agreement = compare_with_zeros(model, structure, removed, shape)
+    scores = list(scores)
+    removed, agreement = _chosen(model, structure, scores, recipe, shape)
     if agreement is not None and not agreement <= AGREEMENT:
-        raise UsageError(
-            f"without the channels its output differs by {agreement:.2g} of its norm from that with zeros in their "
-            "place: this network does with its channels what is not followed here, so it is not pruned"
+        bad = _disagreeing(model, structure, removed, shape)
+        log.warning(
+            "%d layers keep all their channels: the network answers otherwise without them than with zeros in their "
+            "place, such as %s",
+            len(bad),
+            structure.layers[min(bad, default=0)].name,
         )
+        kept = [number for number in range(len(structure.layers)) if number not in bad]
+        structure = dataclasses.replace(structure, layers=tuple(structure.layers[number] for number in kept))
+        scores = [scores[number] for number in kept]
+        if kept:
+            removed, agreement = _chosen(model, structure, scores, recipe, shape)
+        if not kept or (agreement is not None and not agreement <= AGREEMENT):
+            raise UsageError(
+                f"without the channels its output differs by {agreement:.2g} of its norm from that with zeros in their "
+                "place: this network does with its channels what is not followed here, so it is not pruned"
+            )
     return Pruned(
         model=remove(model, structure, removed),
         structure=structure,
@@ -97,6 +113,35 @@ def prune(
         agreement=agreement,
         unranked=sum(one is None for one in scores),
     )
+
+
+def _chosen(
+    model: nn.Module,
+    structure: Structure,
+    scores: Sequence[importance.Scores | None],
+    recipe: PruneRecipe,
+    shape: Sequence[int],
+) -> tuple[list[list[int]], float | None]:
+    """What goes, and how far the network without it is from that with zeros."""
+    removed = importance.choose(structure, scores, recipe.ratio, scope=recipe.scope, multiple_of=recipe.multiple_of)
+    try:
+        return removed, compare_with_zeros(model, structure, removed, shape)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(f"without these channels its forward fails, so it is not pruned: {first}") from error
+
+
+def _disagreeing(
+    model: nn.Module, structure: Structure, removed: Sequence[Sequence[int]], shape: Sequence[int]
+) -> set[int]:
+    """The layers without whose channels alone the network answers otherwise than with zeros."""
+    found = set()
+    for number in range(len(structure.layers)):
+        alone = [numbers if own == number else [] for own, numbers in enumerate(removed)]
+        agreement = compare_with_zeros(model, structure, alone, shape)
+        if agreement is not None and not agreement <= AGREEMENT:
+            found.add(number)
+    return found
 
 
 def compare_with_zeros(

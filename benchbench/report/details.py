@@ -139,9 +139,11 @@ def _spec(kwargs: Mapping[str, Any]) -> str:
 
 def _compressed(recipe: Mapping[str, Any]) -> str:
     """What was done to a larger network to get this one."""
-    before = f"{recipe['parent']}, weights {str(recipe['parent_sha256'])[:8]}"
-    of = "of each layer's channels" if recipe.get("scope") == "layer" else "of all channels"
-    text = f"Pruned from {before}: {recipe['prune']:.0%} {of} went, by {recipe['criterion']}"
+    source = f"{recipe['parent']}, weights {str(recipe['parent_sha256'])[:8]}"
+    before, after = recipe["channels"]
+    of = "each layer's channels" if recipe.get("scope") == "layer" else "all channels"
+    text = f"Pruned from {source}: {before - after} of {before} channels went"
+    text += f" ({recipe['prune']:.0%} of {of} were to go, by {recipe['criterion']})"
     if recipe.get("finetune"):
         text += f", then trained on for {recipe['finetune']}"
         text += f" with {recipe['distil']:.0%} of the loss from the network before" if recipe.get("distil") else ""
