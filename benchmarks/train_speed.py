@@ -23,10 +23,9 @@ from benchbench import data, zoo  # noqa: E402
 from benchbench.data import folder as folders  # noqa: E402
 from benchbench.data import prepare  # noqa: E402
 from benchbench.feed import Feed, hold  # noqa: E402
-from benchbench.kernels import channels_last  # noqa: E402
+from benchbench.kernels import channels_last, has_fast_bf16  # noqa: E402
 from benchbench.losses import make_loss  # noqa: E402
 from benchbench.recipe import Budget, TrainRecipe  # noqa: E402
-from benchbench.kernels import has_fast_bf16  # noqa: E402
 
 MODEL, BATCH, STEPS = "nnunet_small", 2, 16
 RATIO_BOUND, WAIT_BOUND, START_BOUND_S = 2.5, 0.05, 5.0
