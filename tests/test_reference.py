@@ -18,8 +18,12 @@ REFERENCE = ROOT / "results" / "reference"
 FOLDERS = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir())
 #: Those that hold no timings of the present: counts alone, and a Dice whose weights are too large to ship.
 OTHERS = ["audit", "dice-nnunet"]
-#: Those of a data set's patients: each network trained by one recipe, with an equal budget.
-PATIENTS = ["hippocampus"]
+#: Those of a data set's patients, with the networks that were trained for them by one recipe and an equal budget.
+TRAINED = {
+    "hippocampus": {"slim_unetr", "slim_unetr_fixed", "nnunet", "nnunet_small", "unetr", "swin_unetr"},
+    "hippocampus-hour": {"slim_unetr_fixed"},
+}
+PATIENTS = list(TRAINED)
 MACHINES = [name for name in FOLDERS if name not in OTHERS + PATIENTS]
 
 #: Page -> the folders that it is made from, in their order.
@@ -73,7 +77,7 @@ def test_networks_that_are_compared_by_dice_were_trained_alike(folder):
     shipped = (ROOT / "models" / "checkpoints").glob(f"*-{folder}.json")
     trained = [json.loads(path.read_text()) for path in [*shipped, *(REFERENCE / folder).glob("checkpoint-*.json")]]
     names = {told["model"]["name"] for told in trained}
-    assert names >= {"slim_unetr", "slim_unetr_fixed", "nnunet_small"}
+    assert names == TRAINED[folder]
     own = ("patch", "batch")  # follow from the network's sides
     recipes = [{k: v for k, v in told["train"]["recipe"].items() if k not in own} for told in trained]
     assert all(recipe == recipes[0] for recipe in recipes)
