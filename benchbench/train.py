@@ -172,7 +172,7 @@ class _Training:
         device: str,
         progress: Progress | None,
         group: _Group,
-        start: Start | None,
+        start: Start | None = None,
     ) -> None:
         self.start = start
         self.teacher = start.teacher.eval().to(device) if start and start.teacher and recipe.distil else None
