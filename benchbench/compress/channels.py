@@ -12,7 +12,6 @@ network's own code holds fixed (a width that its forward has as a number) shows 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import logging
@@ -27,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from benchbench.compress.follow import Follower
 from benchbench.compress.operators import RULES
 from benchbench.errors import ShapeError, UsageError
+from benchbench.measure.cost import first_line, graph_settings
 from benchbench.resize import resize, shapes_of
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def find_structure(model: nn.Module, shape: Sequence[int]) -> Structure:
     Raises:
         UsageError: nothing can be removed, or its forward fails.
     """
-    with _plain_attention():
+    with graph_settings():  # attention as products and a softmax, which have rules
         try:
             found = _structure(_follow(copy.deepcopy(model).to("meta"), shape))
         except Exception as error:  # a forward that reads the values of tensors
@@ -96,24 +96,12 @@ def find_structure(model: nn.Module, shape: Sequence[int]) -> Structure:
     return found
 
 
-@contextlib.contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Attention as products and a softmax, which have rules."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
 def _follow_with_values(model: nn.Module, shape: Sequence[int]) -> Follower:
     try:
         return _follow(copy.deepcopy(model), shape)
     except Exception as error:  # whatever its forward raises
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"its channels cannot be followed, since a forward of it fails: {first}") from error
+        why = first_line(str(error))
+        raise UsageError(f"its channels cannot be followed, since a forward of it fails: {why}") from error
 
 
 def _follow(model: nn.Module, shape: Sequence[int]) -> Follower:

@@ -20,6 +20,7 @@ from benchbench.checkpoint import unique_tensors
 from benchbench.compress import importance
 from benchbench.compress.channels import Structure, find_structure, keep_indices, mask, remove
 from benchbench.errors import UsageError
+from benchbench.measure.cost import first_line
 from benchbench.resize import shapes_of
 
 log = logging.getLogger(__name__)
@@ -127,8 +128,8 @@ def _chosen(
     try:
         return removed, compare_with_zeros(model, structure, removed, shape)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"without these channels its forward fails, so it is not pruned: {first}") from error
+        why = first_line(str(error))
+        raise UsageError(f"without these channels its forward fails, so it is not pruned: {why}") from error
 
 
 def _disagreeing(
