@@ -7,12 +7,13 @@ command line, so it can say nothing that a flag cannot, and the command line win
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchbench import __version__, training_arguments
+from benchbench import __version__, search_arguments, training_arguments
 from benchbench import argument_types as to
 from benchbench.argument_types import FORMATS
 from benchbench.errors import UsageError, unknown
@@ -23,6 +24,7 @@ examples:
   bench run --models all                          measure the zoo here and write a report
   bench run --models slim_unetr,unetr --spatial 96 96 96 --out results/local/try
   bench run --models all --device jetson          no Jetson at hand: a labelled prediction
+  bench search --budget 2GB                       networks that fit, trained, as a Pareto front
   bench audit --models all                        every FLOP counter side by side, and which is wrong
   bench compare results/local/a results/local/b   what became slower, and exit 1 if anything did
   bench data check /data/BraTS2021                is this data set as it should be
@@ -58,6 +60,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         UsageError: an unknown command, flag or value, with the nearest one that is known.
     """
     parser = build_parser()
+    arguments = _with_signs(arguments)
     options, left = parser.parse_known_args(arguments)
     if getattr(options, "config", None):
         options, left = _with_config(parser, arguments, options)
@@ -76,6 +79,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             )
         )
     return options
+
+
+def _with_signs(arguments: Sequence[str]) -> list[str]:
+    """`--budget -1GB` as one word, so that it is judged as a budget and not as a flag."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--budget" and re.match(r"-[\d.]", argument):
+            joined[-1] = f"--budget={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _flags(parser: argparse.ArgumentParser, command: str, action_name: str | None = None) -> set[str]:
@@ -295,6 +309,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     training_arguments.add_train(command)
     training_arguments.add_compress(command)
+    search_arguments.add_search(command)
     training_arguments.add_predict(command)
     _add_data(command, common)
     _add_devices(command, common)

@@ -397,6 +397,65 @@ def _compress(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _search(options: argparse.Namespace) -> int:
+    from benchbench import listing, report, search_arguments
+    from benchbench.progress import TrainingProgress
+    from benchbench.search import searcher, told
+    from benchbench.search.asked import Asked, resumed
+    from benchbench.search.budget import parse_budget
+    from benchbench.search.outlook import BudgetError
+
+    changed = {"time_s": options.time, "workers": options.workers, "threads": options.threads}
+    if options.resume:
+        search_arguments.check_resume(options)
+        out = options.resume
+        asked = resumed(out, options.storage, controls=options.controls or None, **changed)
+    else:
+        out = options.out or _new_folder("search")
+        asked = Asked(
+            budget=parse_budget(options.budget),
+            data=options.data,
+            device=options.device,
+            objective=options.objective,
+            phase=options.budget_phase,
+            controls=options.controls,
+            parent=options.parent,
+            trials=options.trials,
+            spatial=tuple(options.spatial) if options.spatial else None,
+            volume=tuple(options.volume) if options.volume else None,
+            fold=options.fold,
+            steps=options.steps,
+            batch=options.batch_size,
+            storage=options.storage,
+            study=options.study,
+            seed=options.seed,
+            protocol=options.protocol,
+            **{key: value for key, value in changed.items() if value is not None},
+            **{key: getattr(options, key) for key in ("finalists", "seeds") if getattr(options, key) is not None},
+        )
+    shown = options.verbose or (sys.stderr.isatty() and not options.quiet)
+    plain = options.format != "table"
+
+    def plan(lines: Sequence[str]) -> None:
+        print("\n".join([*lines, ""]), file=sys.stderr if plain else sys.stdout, flush=True)
+
+    try:
+        with TrainingProgress(sys.stderr, shown=shown) as progress:
+            found = searcher.search(asked, out, plan=plan, progress=progress.step)
+    except BudgetError:
+        if (out / report.SEARCH).exists():
+            report.write_report([out])
+        raise
+    except KeyboardInterrupt:
+        print(f"bench: interrupted; bench search --resume {out} goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    page = report.write_report([out])
+    print(listing.render(told.rows(found, plain=plain), options.format))
+    if not plain:
+        print("\n".join([*told.lines(found), f"report: {page}"]))
+    return EXIT_OK
+
+
 def _predict(options: argparse.Namespace) -> int:
     from benchbench import predict
 
@@ -502,6 +561,7 @@ COMMANDS = {
     "report": _report,
     "train": _train,
     "compress": _compress,
+    "search": _search,
     "predict": _predict,
     "data": _data,
     "devices": _devices,

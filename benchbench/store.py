@@ -47,7 +47,7 @@ class Store:
         self._lock: int | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(folder)
+            self._lock = lock(folder)
             if fresh and self.path.exists():
                 os.replace(self.path, folder / f"{RECORDS}.old")
             self.records = list(read_records(self.path)) if self.path.exists() else []
@@ -158,7 +158,7 @@ class Store:
         self.close()
 
 
-def _lock(folder: Path) -> int | None:
+def lock(folder: Path) -> int | None:
     """Hold the folder for this process; the system lets go when the process ends, however it ends."""
     try:
         import fcntl

@@ -12,10 +12,12 @@ from benchbench.report.comparison import render_comparison, write_comparison
 from benchbench.report.conditions import Group, group
 from benchbench.report.details import ReadArtifact
 from benchbench.report.export import FORMATS, export
+from benchbench.report.search import SEARCH, read_search, render_search, write_search
 from benchbench.report.tables import Cell, Column, Row, Table, missing_dice, summary_rows, to_table
 
 __all__ = [
     "FORMATS",
+    "SEARCH",
     "Cell",
     "Column",
     "Group",
@@ -26,10 +28,13 @@ __all__ = [
     "folder_reader",
     "group",
     "missing_dice",
+    "read_search",
     "render",
     "render_comparison",
+    "render_search",
     "summary_rows",
     "to_table",
     "write_comparison",
     "write_report",
+    "write_search",
 ]

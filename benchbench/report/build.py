@@ -32,6 +32,7 @@ from benchbench.report import (
     published,
     roofline,
     scaling,
+    search,
     training,
     trust,
     volumes,
@@ -76,6 +77,10 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     """
     if not folders:
         raise UsageError("no results folder to report on; give one, such as results/local/try")
+    if any((folder / search.SEARCH).exists() for folder in folders):
+        if len(folders) > 1:
+            raise UsageError("a search has a page of its own: give its folder alone")
+        return search.write_search(folders[0], out)
     records = [record for folder in folders for record in store.read_records(folder)]
     target = out or _folder(folders[0]) / "report.html"
     content = render(records, folder_reader(folders)).encode()

@@ -1,0 +1,263 @@
+"""The page of a search: what the budget meant, what was tried, the front, and whether the search was worth it.
+
+A reader of `search.json` alone, the record that a search leaves; it neither trains nor measures, and equal files give
+equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchbench import store
+from benchbench.errors import StoreError
+from benchbench.report import figures, html, search_figures
+from benchbench.units import format_duration, format_shape, format_value
+
+SEARCH = "search.json"
+SCHEMA = 1
+
+
+def write_search(folder: Path, out: Path | None = None) -> Path:
+    """Write the page of the search in a folder.
+
+    Args:
+        folder: holds `search.json`.
+        out: the file; `report.html` in the folder if None.
+
+    Raises:
+        StoreError: the search cannot be read, or the page cannot be written.
+    """
+    target = out or folder / "report.html"
+    content = render_search(read_search(folder)).encode()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        store.write_whole(target, content)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {target}: {error.strerror or error}; choose another place with --out"
+        ) from error
+    return target
+
+
+def read_search(folder: Path) -> dict[str, Any]:
+    """The record of a search.
+
+    Raises:
+        StoreError: it is not there, not one, or a newer one.
+    """
+    path = folder / SEARCH
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        schema = found["schema"]
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is not the record of a search") from error
+    if schema > SCHEMA:
+        raise StoreError(f"{path} has schema {schema}, and this benchbench reads up to {SCHEMA}: upgrade it")
+    return found
+
+
+def render_search(found: Mapping[str, Any]) -> str:
+    """The page as text."""
+    trained = [one for one in found["trials"] if one["dice"] is not None and one["same_as"] is None]
+    front = sorted((p for p in found["points"] if p["front"]), key=lambda p: float(p["objective"]))
+    drawings = [
+        search_figures.front(found),
+        search_figures.hypervolume(found, "trainings"),
+        search_figures.hypervolume(found, "at_s"),
+        search_figures.importance(found),
+        *search_figures.sketches(found, chosen(front)),
+    ]
+    context = {
+        "heading": _heading(found, front),
+        "sentence": _sentence(found, trained, front),
+        "semi_synthetic": found["data"]["semi_synthetic"],
+        "predicted": found["device"]["basis"] == "profile",
+        "device": found["device"]["name"],
+        "plan": found["plan"],
+        "columns": _columns(found),
+        "rows": [_row(found, point) for point in _ordered(found["points"])],
+        "verdicts": [(point["name"], point["verdicts"]) for point in _ordered(found["points"]) if point["verdicts"]],
+        "controls_run": bool(found["controls"]),
+        "worth": _worth(front),
+        "figures": [_figure(d) for d in drawings if d],
+        "feasible": _feasible(found, trained),
+        "importance_reason": found["importance"].get("reason", ""),
+        "facts": _facts(found, trained),
+        "refused": _refused(found),
+    }
+    return html.page(context, "search.html")
+
+
+def chosen(front: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The point of the front that is sketched: the best on `val` that is not the published network."""
+    own = [point for point in front if not point["published"]]
+    return max(own or front, key=lambda p: float(p["dice_val"]["mean"]), default=None)
+
+
+def _ordered(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(points, key=lambda p: (not p["front"], p["objective"] or 0.0))
+
+
+def _heading(found: Mapping[str, Any], front: Sequence[Mapping[str, Any]]) -> str:
+    n = len(front)
+    budget = found["budget_text"] or "no budget"
+    return f"{n} network{'s' * (n != 1)} for {budget} on {found['device']['name']}"
+
+
+def _sentence(found: Mapping[str, Any], trained: Sequence[Any], front: Sequence[Mapping[str, Any]]) -> str:
+    refused = sum(bool(one["refused"]) for one in found["trials"])
+    text = (
+        f"A search among variants of Slim UNETR for {found['data']['title']}: {len(trained)} configurations were "
+        f"trained, {refused} refused before any training, {len(found['promotions'])} trained for longer, "
+        f"{len(found['points'])} to the end."
+    )
+    if best := chosen(front):
+        low, high = best["dice_test"]["ci95"]
+        text += (
+            f" The best of the front, {best['name']}, has Dice {best['dice_test']['mean']:.3f} ({low:.3f} to "
+            f"{high:.3f}) on {best['dice_test']['cases']} cases that the search has never seen."
+        )
+    return text
+
+
+def _columns(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+    """(key, heading, whether numbers stand below it)."""
+    return [
+        ("name", "Network", False),
+        ("front", "On the front", False),
+        ("dice", "Dice on test, 95 % interval", True),
+        ("val", "Dice on val", True),
+        ("objective", found["metric"]["title"].capitalize(), True),
+        ("macs", "MACs", True),
+        ("params", "Parameters", True),
+        ("use", "Of the budget", False),
+        ("config", "What differs from the published network", False),
+    ]
+
+
+def _row(found: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = point["dice_test"]["ci95"]
+    costs, metric = point["costs"], found["metric"]
+    use = ", ".join(f"{share:.0%} of {limit}" for limit, share in point["use"].items()) or "no limit"
+    keeps = {True: use, False: f"over it: {use}", None: f"{use}; not confirmed by a measurement"}[point["keeps"]]
+    value = point["objective"]
+    cells = {
+        "name": (point["name"], "the published network" if point["published"] else ""),
+        "front": ("yes" if point["front"] else "no", ""),
+        "dice": (f"{point['dice_test']['mean']:.3f}", f"{low:.3f} to {high:.3f}"),
+        "val": (f"{point['dice_val']['mean']:.3f}", _seeds(point["dice_val"]["values"])),
+        "objective": ("–" if value is None else format_value(value, metric["unit"]), str(point["objective_origin"])),
+        "macs": (format_value(costs["macs"], "MAC"), ""),
+        "params": (format_value(costs["params"], "parameters"), ""),
+        "use": (keeps, ""),
+        "config": (point["config_text"], ""),
+    }
+    sort = {
+        "name": point["name"],
+        "front": int(point["front"]),
+        "dice": point["dice_test"]["mean"],
+        "val": point["dice_val"]["mean"],
+        "objective": value,
+        "macs": costs["macs"],
+        "params": costs["params"],
+        "use": max(point["use"].values(), default=0.0),
+        "config": point["config_text"],
+    }
+    return {"cells": cells, "sort": json.dumps(sort, sort_keys=True), "front": point["front"]}
+
+
+def _seeds(values: Sequence[float]) -> str:
+    return "; ".join(f"{value:.3f}" for value in values) + f" ({len(values)} seed{'s' * (len(values) != 1)})"
+
+
+def _worth(front: Sequence[Mapping[str, Any]]) -> list[str]:
+    """In a sentence for each control: did the search win."""
+    found = []
+    for kind, text in (
+        ("scratch", "training the same architectures from scratch with as much computing in all"),
+        ("random", "inheriting channels that were chosen by chance"),
+    ):
+        verdicts = [p["controls"][kind]["verdict"] for p in front if "verdict" in p["controls"].get(kind, {})]
+        if not verdicts:
+            continue
+        better, worse = verdicts.count("better"), verdicts.count("worse")
+        won = "wins" if 2 * better > len(verdicts) else "loses" if 2 * worse > len(verdicts) else "does not clearly win"
+        rest = len(verdicts) - better - worse
+        found.append(f"The search {won} against {text}: better {better}, worse {worse}, not told apart {rest}.")
+    return found
+
+
+def _feasible(found: Mapping[str, Any], trained: Sequence[Any]) -> str:
+    space = found["space"]
+    share = space["feasible"] / max(1, space["drawn"])
+    proposals = [one for one in found["trials"] if one["same_as"] is None]
+    kept = len(trained) / max(1, len(proposals))
+    return (
+        f"Of {space['drawn']} configurations drawn by chance {share:.1%} keep the budget, as far as formulas know; of "
+        f"the {len(proposals)} different ones that the sampler proposed {kept:.1%} did and took the patch."
+    )
+
+
+def _refused(found: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Why proposals were refused: metric -> how many."""
+    counts: dict[str, int] = {}
+    for one in found["trials"]:
+        for metric in one["refused"]:
+            counts[metric] = counts.get(metric, 0) + 1
+    if errors := sum(one["error"] is not None for one in found["trials"]):
+        counts["error"] = errors
+    names = {"shape": "does not take the patch", "error": "could not be tried"}
+    return [(names.get(metric, metric), count) for metric, count in sorted(counts.items())]
+
+
+def _facts(found: Mapping[str, Any], trained: Sequence[Any]) -> list[tuple[str, str]]:
+    task, spent, environment = found["task"], found["accounting"], found["environment"]
+    parent = found["parent"]
+    reference = found["hypervolume"]["reference"]
+    metric = found["metric"]
+    facts = [
+        ("Data", f"{task['key']}, {', '.join(f'{n} {split}' for split, n in found['data']['splits'].items())}"),
+        ("Patch", format_shape(task["spatial"])),
+        (
+            "Parent",
+            f"{parent['model']}, Dice {parent['dice_val']:.3f} on val, {format_duration(parent['train_s'])} of "
+            f"training{' before the search' if parent['given'] else ', within the search'}",
+        ),
+        ("Fidelities", f"{found['steps'][0]} steps a proposal, {found['steps'][1]} a promotion"),
+        (
+            "Time",
+            f"{format_duration(spent['whole_s'])} of workers: training {_share(spent, 'train_s')}, evaluation and "
+            f"measurement {_share(spent, 'measure_s')}, the rest {_share(spent, 'other_s')}",
+        ),
+        ("Distinct configurations trained", str(len(trained))),
+        ("Seed", str(found["asked"]["seed"])),
+        ("Device", found["device"]["name"]),
+        (
+            "Versions",
+            ", ".join(f"{key} {environment[key]}" for key in ("python", "torch", "monai") if environment.get(key)),
+        ),
+        ("Commit", str(environment.get("commit") or "unknown")),
+        ("When", found["when"]),
+    ]
+    if reference:
+        facts.insert(
+            5,
+            (
+                "Reference point of hypervolumes",
+                f"Dice {reference['dice']}, {format_value(reference[metric['name']], metric['unit'])}",
+            ),
+        )
+    return facts
+
+
+def _share(spent: Mapping[str, float], key: str) -> str:
+    return f"{spent[key] / max(spent['whole_s'], 1e-9):.1%}"
+
+
+def _figure(drawing: figures.Drawing) -> dict[str, Any]:
+    return {"svg": html.safe(drawing.svg), "title": drawing.title, "caption": drawing.caption}

@@ -1,0 +1,227 @@
+"""The figures of a search's page: the front, the hypervolume as it grew, what mattered, and the network chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchbench.report import canvas, svg
+from benchbench.report.figures import Drawing
+from benchbench.units import format_duration, format_value
+
+_STAGES = 4
+_ROWS = 14  # choices whose importance is shown
+
+
+def front(found: Mapping[str, Any]) -> Drawing | None:
+    """Dice against the cost: every training, and the finalists with their intervals."""
+    metric = found["metric"]
+    name = metric["name"]
+    low = [(t["costs"][name], t["dice"]) for t in found["trials"] if t["dice"] is not None and t["same_as"] is None]
+    longer = [(p["costs"][name], p["dice"]) for p in found["promotions"] if not p["error"]]
+    finals = [p for p in found["points"] if p["objective"] is not None]
+    if not low or not finals:
+        return None
+    members = sorted((p for p in finals if p["front"]), key=lambda p: float(p["objective"]))
+    with canvas.plain_matplotlib():
+        figure, axes = canvas.axes(4.0, 0.15)
+        axes.set_xscale("log")
+        ends = [p["dice_test"]["ci95"][side] for p in finals for side in (0, 1)]
+        ys = [y for _, y in low + longer] + ends
+        bottom = max(min(ys), sorted(ys)[len(ys) // 10] - 0.05)  # a few that failed would squeeze the rest
+        canvas.limits(axes.set_xlim, [x for x, _ in low + longer] + [p["objective"] for p in finals], log=True)
+        canvas.limits(axes.set_ylim, [bottom, max(ys)], log=False)
+        axes.grid(True, color=svg.GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.minorticks_off()
+        canvas.label_ticks(axes.xaxis, axes.get_xlim(), log=True)
+        canvas.label_ticks(axes.yaxis, axes.get_ylim(), log=False)
+        axes.set_xlabel(f"{metric['title']}, {metric['unit']} (log)")
+        axes.set_ylabel("Dice")
+        plain: dict[str, Any] = {"linestyle": "none", "markerfacecolor": svg.PAPER}
+        axes.plot(*_columns(low), marker="o", markersize=4, markeredgecolor=svg.MUTED, label="proposals, val", **plain)
+        if longer:
+            axes.plot(
+                *_columns(longer),
+                marker="s",
+                markersize=6,
+                markeredgecolor=svg.SERIES[1],
+                label="promotions, val",
+                **plain,
+            )
+        xs, ys = [p["objective"] for p in members], [p["dice_test"]["mean"] for p in members]
+        axes.plot(xs, ys, color=svg.MUTED, linewidth=1.2, linestyle="--")
+        for kind, label, marker in ((True, "published network, test", "*"), (False, "finalists, test", "D")):
+            own = [p for p in finals if p["published"] is kind]
+            for p in own:
+                a, b = p["dice_test"]["ci95"]
+                axes.plot([p["objective"]] * 2, [a, b], color=svg.INK, linewidth=1.2)
+            if own:
+                axes.plot(
+                    [p["objective"] for p in own],
+                    [p["dice_test"]["mean"] for p in own],
+                    marker=marker,
+                    markersize=12 if kind else 7,
+                    markeredgecolor=svg.SERIES[2] if kind else svg.SERIES[0],
+                    markerfacecolor=svg.SERIES[2] if kind else svg.SERIES[0],
+                    linestyle="none",
+                    label=label,
+                )
+        axes.legend(loc="lower right", frameon=False, fontsize=canvas.FONT - 1)
+        picture = canvas.save(figure)
+    spoken = "; ".join(
+        f"{p['name']}: Dice {p['dice_test']['mean']:.3f}, {format_value(p['objective'], metric['unit'])}"
+        for p in members
+    )
+    below = sum(y < axes.get_ylim()[0] for _, y in low)
+    caption = (
+        "Solid marks are finalists by Dice on the cases kept apart, the line upright their 95 % interval over cases, "
+        "the dashed line the front, chosen by Dice on val. Hollow marks are shorter trainings by Dice on val, their "
+        f"cost in passing. Front: {', '.join(p['name'] for p in members)}."
+    )
+    caption += f" {below} proposals lie below the picture." if below else ""
+    return Drawing(
+        svg=svg.inline(picture, prefix="front", label=f"Dice against {metric['title']}. {spoken}."),
+        title="The front",
+        caption=caption,
+    )
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def hypervolume(found: Mapping[str, Any], against: str) -> Drawing | None:
+    """The share of the reference box that the proposals cover.
+
+    Args:
+        found: the search.
+        against: `trainings`, or `at_s`, the wall-clock with the parent's training.
+    """
+    curve = found["hypervolume"]["curve"]
+    if len(curve) < 2:
+        return None
+    words = "trainings paid for" if against == "trainings" else "minutes, the parent's training included"
+    scale = 1.0 if against == "trainings" else 60.0
+    xs = [one[against] / scale for one in curve]
+    ys = [one["share"] for one in curve]
+    with canvas.plain_matplotlib():
+        figure, axes = canvas.axes(2.9, 0.15)
+        axes.set_xlim(0, max(xs) * 1.05)
+        canvas.limits(axes.set_ylim, ys, log=False)
+        axes.grid(True, color=svg.GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        canvas.label_ticks(axes.xaxis, axes.get_xlim(), log=False)
+        canvas.label_ticks(axes.yaxis, axes.get_ylim(), log=False)
+        axes.set_xlabel(words)
+        axes.set_ylabel("hypervolume, share of the box")
+        axes.step(xs, ys, where="post", color=svg.SERIES[0], linewidth=1.8)
+        picture = canvas.save(figure)
+    end = f"{curve[-1]['share']:.3f} after {curve[-1]['trainings']} trainings and {format_duration(curve[-1]['at_s'])}"
+    title = "Hypervolume against trainings" if against == "trainings" else "Hypervolume against time"
+    caption = f"What the proposals at the lower fidelity cover of the box to the reference point: {end}."
+    return Drawing(
+        svg=svg.inline(picture, prefix=f"hv{against[0]}", label=f"{title}: {end}."), title=title, caption=caption
+    )
+
+
+def importance(found: Mapping[str, Any]) -> Drawing | None:
+    """How much each choice has to do with Dice."""
+    shares = found["importance"].get("shares")
+    if not shares:
+        return None
+    ranked = sorted(shares.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = ranked[:_ROWS]
+    with canvas.plain_matplotlib():
+        figure, axes = canvas.row_axes([_spoken(name) for name, _ in shown], 0.27, right=0.14)
+        axes.set_xlim(0, max(value for _, value in shown) * 1.02 or 1.0)
+        canvas.label_ticks(axes.xaxis, axes.get_xlim(), log=False)
+        axes.set_xlabel("share of what the choices explain of Dice")
+        for i, (_, value) in enumerate(shown):
+            axes.barh(i, value, height=0.6, facecolor=svg.SERIES[0], edgecolor=svg.SERIES[0], linewidth=1.0)
+            canvas.beside(axes, value, i, f"{value:.2f}")
+        picture = canvas.save(figure)
+    left = len(ranked) - len(shown)
+    caption = "By PED-ANOVA over the proposals: which choices set the good ones apart. It says nothing of direction."
+    caption += f" {left} choices of less weight are left out." if left else ""
+    spoken = "; ".join(f"{_spoken(name)} {value:.2f}" for name, value in shown)
+    return Drawing(
+        svg=svg.inline(picture, prefix="imp", label=f"Importance: {spoken}."), title="What mattered", caption=caption
+    )
+
+
+def _spoken(name: str) -> str:
+    """`width2` as `width, stage 2`."""
+    return f"{name[:-1]}, stage {name[-1]}" if name[-1].isdigit() else name
+
+
+def sketches(found: Mapping[str, Any], point: Mapping[str, Any] | None) -> list[Drawing]:
+    """The chosen network beside the published one, stage by stage."""
+    if point is None:
+        return []
+    plain = found["published_config"]
+    drawn = []
+    with canvas.plain_matplotlib():
+        figure, axes = canvas.axes(3.6, 0.02, bottom_in=0.1, right=0.02)
+        axes.set_axis_off()
+        axes.set_xlim(0, 2.0)
+        axes.set_ylim(-4.35, 0.75)
+        widest = max(max(plain["widths"]), max(point["config"]["widths"]))
+        for side, (title, config, colour) in enumerate(
+            ((f"published {plain['variant']}", plain, svg.MUTED), (point["name"], point["config"], svg.SERIES[0]))
+        ):
+            middle = 0.5 + side
+            _text(axes, middle, 0.45, canvas.clip(title, 28), svg.INK)
+            for stage in range(_STAGES):
+                width = 0.86 * config["widths"][stage] / widest
+                for block in range(config["depths"][stage]):
+                    axes.barh(
+                        -stage - 0.12 * block,
+                        width,
+                        left=middle - width / 2,
+                        height=0.1,
+                        facecolor=colour,
+                        edgecolor=colour,
+                        linewidth=0.8,
+                    )
+                _text(axes, middle, -stage - 0.52, _stage_text(config, stage), svg.MUTED)
+            more = [f"stem 1/{config['stem']}"]
+            more += [f"{config['prune']:.0%} pruned by {config['criterion']}"] if config["prune"] else []
+            _text(axes, middle, -4.15, ", ".join(more), svg.MUTED)
+        picture = canvas.save(figure)
+    spoken = "; ".join(
+        f"stage {stage + 1}: {_stage_text(plain, stage)} became {_stage_text(point['config'], stage)}"
+        for stage in range(_STAGES)
+    )
+    caption = (
+        "Encoder and decoder have the same blocks at each stage, the first on top. A bar is a block, as wide as its "
+        "channels; below it channels, attention's width and heads, sampling stride, expansion of the MLPs."
+    )
+    drawn.append(
+        Drawing(
+            svg=svg.inline(picture, prefix="arch", label=f"Architectures. {spoken}."),
+            title="The chosen network beside the published one",
+            caption=caption,
+        )
+    )
+    return drawn
+
+
+def _stage_text(config: Mapping[str, Any], stage: int) -> str:
+    return (
+        f"{config['widths'][stage]} ch × {config['depths'][stage]}, attention {config['attention'][stage]}/"
+        f"{config['heads'][stage]}, r {config['sampling'][stage]}, MLP × {config['expansion'][stage]}"
+    )
+
+
+def _text(axes: Any, x: float, y: float, text: str, colour: str) -> None:
+    axes.annotate(
+        text,
+        (x, y),
+        ha="center",
+        va="center",
+        parse_math=False,
+        color=colour,
+        fontsize=canvas.FONT - 1.5,
+        annotation_clip=False,
+    )

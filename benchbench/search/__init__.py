@@ -1,0 +1,1 @@
+"""The search for smaller networks: a budget, a space, and a front of what is good for its cost."""

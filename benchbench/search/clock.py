@@ -1,0 +1,49 @@
+"""How long a search has taken, its pauses left out, however each of its sittings ended."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from benchbench.store import write_whole
+
+_EVERY_S = 1.0  # between two writes
+
+
+class Clock:
+    """The sittings of a search in one folder."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin a sitting.
+
+        Args:
+            path: where earlier ones are kept; not there, or not readable: there were none.
+        """
+        self.path, self._began, self._written = path, time.monotonic(), 0.0
+        self.before_s = self.measured_s = self.pause_s = 0.0
+        try:
+            known = json.loads(path.read_text())
+            self.before_s, self.measured_s = float(known["whole_s"]), float(known["measured_s"])
+            self.pause_s = max(0.0, time.time() - float(known["seen"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # nothing of it decides what is found
+
+    @property
+    def whole_s(self) -> float:
+        """All sittings together."""
+        return self.before_s + time.monotonic() - self._began
+
+    def measured(self, seconds: float) -> None:
+        """So much was spent on measuring before or after the search itself."""
+        self.measured_s += seconds
+        self._written = 0.0
+        self.tick()
+
+    def tick(self) -> None:
+        """A sign of life."""
+        if time.monotonic() - self._written < _EVERY_S:
+            return
+        self._written = time.monotonic()
+        known = {"whole_s": self.whole_s, "measured_s": self.measured_s, "seen": time.time()}
+        write_whole(self.path, json.dumps(known).encode())

@@ -1,0 +1,108 @@
+"""What a Slim UNETR of the space costs, by formula: parameters and MACs exactly, memory at least.
+
+A forward without values takes a second to count; a search that refuses thousands has milliseconds. So the sums are
+written out, and the tests hold them against the count of the very network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from benchbench.search.space import Config
+
+_KERNEL = 27  # of the depthwise convolutions
+FLOAT = 4  # bytes of a weight
+
+
+def keeps(width: int, ratio: float) -> int:
+    """How many channels of a layer stay, of a share that goes of each."""
+    return max(1, width - round(ratio * width))
+
+
+def _kept_of_the_last(width: int, tokens: int, ratio: float) -> int:
+    """What stays of the published network's last stage, which reads tokens as channels: so many hang together.
+
+    Where tokens do not divide the width, all of it does.
+    """
+    return width if width % tokens else tokens * keeps(width // tokens, ratio if width > tokens else 0.0)
+
+
+def count(config: Config, in_channels: int, out_channels: int, spatial: Sequence[int]) -> dict[str, float]:
+    """`params`, `macs`, `file_bytes` and the bytes of tensors that one forward holds at least.
+
+    With a share of each layer pruned, all are exact but for the tensors; with a share of all layers together (`global`)
+    they are what is left at least, where every layer keeps a tenth.
+
+    Args:
+        config: of the space.
+        in_channels: of the image.
+        out_channels: logits.
+        spatial: (D, H, W) of the patch, voxels.
+    """
+    fixed = config.variant == "slim_unetr_fixed"
+    stem = config.stem
+    ratio = 0.9 if config.prune and config.scope == "global" else config.prune
+    widths = [keeps(width, ratio) for width in config.widths]
+    if not fixed:
+        widths[3] = _kept_of_the_last(config.widths[3], math.prod(side // (8 * stem) for side in spatial), ratio)
+    strides = [stem, 2 * stem, 4 * stem, 8 * stem]
+    multiple = math.lcm(*(s * r for s, r in zip(strides, config.sampling, strict=True)))
+    sides = [-(-side // multiple) * multiple for side in spatial] if fixed else list(spatial)
+    voxels = [math.prod(side // stride for side in sides) for stride in strides]
+    whole = math.prod(sides)
+    params = macs = buffers = 0
+    before = (in_channels, *widths[:3])
+    outer = (out_channels, *widths[:3])
+    for stage in range(4):
+        c, kernel = widths[stage], (stem if stage == 0 else 2) ** 3
+        params += before[stage] * c * kernel + c + 2 * c
+        macs += voxels[stage] * before[stage] * c * kernel
+        params += outer[stage] * c * kernel + outer[stage] + (0 if fixed and stage == 0 else 2 * outer[stage])
+        macs += voxels[stage] * outer[stage] * c * kernel
+        own, work, held = _block(config, stage, widths[stage], voxels[stage], ratio)
+        params += 2 * config.depths[stage] * own
+        macs += 2 * config.depths[stage] * work
+        buffers += 2 * config.depths[stage] * held
+    params += voxels[3] * widths[3]
+    weights = FLOAT * params + buffers
+    return {
+        "params": params,
+        "macs": macs,
+        "file_bytes": weights,
+        "tensor_bytes": weights
+        + FLOAT * _most_alive(config, widths, ratio, (in_channels, out_channels), voxels, whole),
+    }
+
+
+def _block(config: Config, stage: int, c: int, voxels: int, ratio: float) -> tuple[int, int, int]:
+    """Parameters, MACs and bytes of buffers of one block, `c` channels wide."""
+    heads, r = config.heads[stage], config.sampling[stage]
+    a = heads * keeps(config.attention[stage] // heads, ratio)
+    local = keeps(config.widths[stage], ratio)
+    hidden = keeps(config.expansion[stage] * config.widths[stage], ratio)
+    tokens = voxels // r**3
+    pointwise = 2 * c * local + 4 * hidden * c
+    depthwise = _KERNEL * (2 * c + local)
+    params = depthwise + 2 * c + 2 * local + pointwise + 3 * a * c + a * r**3 + a + 2 * a + a * c
+    macs = voxels * (depthwise + pointwise + a * c + a) + tokens * 3 * a * c + 2 * tokens**2 * a
+    return params, macs, 2 * ((c + local) * FLOAT + 8)  # running mean and variance, and a count in int64
+
+
+def _most_alive(
+    config: Config,
+    widths: Sequence[int],
+    ratio: float,
+    channels: tuple[int, int],
+    voxels: Sequence[int],
+    whole: int,
+) -> int:
+    """Numbers that are alive at once, at least: at the head, and in the widest MLP of each stage."""
+    in_channels, out_channels = channels
+    head = widths[0] * voxels[0] + (1 if config.variant == "slim_unetr_fixed" else 2) * out_channels * whole
+    skips, most = 0, head
+    for stage in range(4):
+        hidden = keeps(config.expansion[stage] * config.widths[stage], ratio) * voxels[stage]
+        most = max(most, skips + widths[stage] * voxels[stage] + 2 * hidden)
+        skips += widths[stage] * voxels[stage]
+    return in_channels * whole + most

@@ -1,0 +1,236 @@
+"""One configuration, tried: built, given its parent's weights, trained a little, and judged on `val`.
+
+Fidelities differ in their budget of training alone. What a configuration costs is known before it is built, by formula;
+what the formula cannot know (the exact memory, the latency, what a cut across layers leaves) is looked at when it is
+built, so nothing is ever trained that the budget refuses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchbench import checkpoint, data, zoo
+from benchbench import records as rec
+from benchbench.compress import importance
+from benchbench.compress.channels import find_structure
+from benchbench.compress.prune import PruneRecipe, prune
+from benchbench.errors import CheckpointError, UsageError
+from benchbench.recipe import Budget as TrainBudget
+from benchbench.resize import differing_shapes
+from benchbench.search import space
+from benchbench.search.inherit import Parent, inherit
+from benchbench.search.space import Config
+from benchbench.search.task import Task, count, measure_in_passing
+from benchbench.train import Progress, Start, train
+
+PARENT_BATCHES, CHILD_BATCHES = 16, 4  # that channels are ranked by
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What came of a configuration."""
+
+    dice: float  # on `val`
+    costs: Mapping[str, float]  # params, macs, file_bytes, memory_bytes (at least), latency_s (in passing)
+    inherited: float  # share of its parameters
+    train_s: float  # with looking at `val`
+    measure_s: float
+    total_s: float
+    steps: int
+    path: Path  # of its weights
+
+
+def check_parent(weights: Path, task: Task) -> checkpoint.CheckpointInfo:
+    """What is said beside weights that a search is to start from.
+
+    Args:
+        weights: of a Slim UNETR of the published size for the task's patch and channels.
+        task: the search's.
+
+    Raises:
+        CheckpointError: they are of another network, for other data, or of test cases.
+    """
+    info = checkpoint.read_sidecar(weights)
+    spec = info.model
+    names = [name for name in space.VARIANTS if zoo.get_card(name).arch == spec.arch]
+    if not names or info.compression:
+        raise CheckpointError(
+            f"{weights} holds {spec.name!r}: the parent of a search is a whole {' or '.join(space.VARIANTS)}"
+        )
+    own = (spec.in_channels, spec.out_channels, tuple(info.spatial))
+    if own != (task.in_channels, task.out_channels, task.spatial):
+        raise CheckpointError(
+            f"{weights} is for {own[0]} channels in, {own[1]} out and a patch of {own[2]}, and the search for "
+            f"{task.in_channels}, {task.out_channels} and {task.spatial}: train one with 'bench train {names[0]}'"
+        )
+    plan = data.get_plan(task.data)
+    if plan.name != info.data.partition(":")[0]:
+        raise CheckpointError(
+            f"{weights} was trained on {info.data.partition(':')[0]}, and the search is of {plan.name}: then nobody "
+            "could tell which patients it has seen; give that data"
+        )
+    if seen := checkpoint.leaks(info, plan):
+        raise CheckpointError(f"{weights} was trained with test cases of {plan.name}, such as {seen[0]}")
+    if not info.train.get("validation"):
+        raise CheckpointError(f"{weights} does not say what Dice it has on val: train it with 'bench train'")
+    return info
+
+
+def parent_of(weights: Path, task: Task) -> Parent:
+    """A trained network, and how much each of its channels matters.
+
+    Args:
+        weights: of a Slim UNETR of the published size for the task's patch and channels.
+        task: the search's.
+
+    Raises:
+        CheckpointError: they are of another network, for other data, or of test cases.
+    """
+    info = check_parent(weights, task)
+    spec = info.model
+    model = zoo.build(spec, info.spatial).eval()
+    checkpoint.load_weights(model, weights)
+    structure = find_structure(model, (1, task.in_channels, *task.spatial))
+    scores = importance.taylor(model, structure, *task.gradients(PARENT_BATCHES))
+    return Parent(
+        model=model,
+        structure=structure,
+        scores=tuple(scores),
+        sha256=info.sha256,
+        name=spec.name,
+        cases=tuple(info.train.get("cases", ())),
+    )
+
+
+def without_ranking(parent: Parent, seed: int) -> Parent:
+    """The same parent with channels that matter by chance: the control of its ranking."""
+    scores = importance.random(parent.structure, seed)
+    return dataclasses.replace(parent, scores=tuple(scores))
+
+
+def build(
+    task: Task, config: Config, parent: Parent | None, seed: int, *, criterion: importance.Criterion | None = None
+) -> tuple[nn.Module, rec.ModelSpec, float]:
+    """The network of a configuration, its spec, and the share of its parameters that it has inherited.
+
+    Args:
+        task: the search's.
+        config: within the budget.
+        parent: whose weights it gets; None: it begins at random.
+        seed: of what begins at random.
+        criterion: that it is pruned by; None: the configuration's own.
+
+    Raises:
+        Infeasible: it turns out to be above the budget; nothing was trained.
+    """
+    card = zoo.get_card(config.variant)
+    spec = dataclasses.replace(
+        card.spec(in_channels=task.in_channels, out_channels=task.out_channels),
+        kwargs=config.kwargs(),
+        name=name_of(config),
+    )
+    torch.manual_seed(seed)
+    model = zoo.build(spec, task.spatial)
+    share = inherit(model, parent) if parent else 0.0
+    if config.prune:
+        how = criterion or config.criterion
+        recipe = PruneRecipe(
+            ratio=config.prune,
+            criterion=how,  # type: ignore[arg-type]
+            scope=config.scope,  # type: ignore[arg-type]
+            seed=seed,
+        )
+        batches, loss = task.gradients(CHILD_BATCHES) if how == "taylor" else (None, None)
+        made = prune(model, (1, task.in_channels, *task.spatial), recipe, batches=batches, loss=loss)
+        shapes = differing_shapes(made.model, model)
+        model = made.model
+        spec = dataclasses.replace(spec, kwargs={**spec.kwargs, zoo.PRUNED_SHAPES: shapes})
+    return model, spec, share
+
+
+def name_of(config: Config) -> str:
+    """What its network is called."""
+    return f"{config.variant}-{config.key[:6]}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """How a configuration is tried."""
+
+    budget: TrainBudget
+    seed: int
+    spec: rec.ModelSpec | None = None  # of a network to train from scratch; None: it is made from the configuration
+    criterion: importance.Criterion | None = None  # that it is pruned by; None: its own
+
+
+def evaluate(
+    task: Task, config: Config, parent: Parent | None, trial: Trial, out: Path, progress: Progress | None = None
+) -> Evaluation:
+    """Train a configuration and judge it.
+
+    Args:
+        task: the search's.
+        config: of its space.
+        parent: whose weights it begins with, and whose answers it learns; None: neither.
+        trial: how.
+        out: `<name>.safetensors`, of its weights.
+        progress: told as it trains.
+
+    Raises:
+        Infeasible: the budget refuses it; nothing was trained.
+    """
+    start = time.monotonic()
+    task.check(task.costs(config))
+    if trial.spec:
+        torch.manual_seed(trial.seed)
+        model, spec, share = zoo.build(trial.spec, task.spatial), trial.spec, 0.0
+    else:
+        model, spec, share = build(task, config, parent, trial.seed, criterion=trial.criterion)
+    found = count(task, model)
+    task.check(found)
+    looked = time.monotonic()
+    if task.times_count and any(limit.metric == "latency_s" for limit in task.budget.limits):
+        task.check(measure_in_passing(task, model, quick=True))
+    measured_s = time.monotonic() - looked
+    taught = task.distil if parent else 0.0
+    begun = None
+    if parent:
+        done: dict[str, Any] = {
+            "root": config.variant,
+            "parent": parent.name,
+            "parent_sha256": parent.sha256,
+            "inherited": round(share, 4),
+            "search": rec.to_json(dataclasses.asdict(config)),
+        }
+        begun = Start(
+            digest=f"{parent.sha256}:{config.key}:{trial.criterion}",
+            cases=parent.cases,
+            compression=done,
+            teacher=parent.model if taught else None,
+        )
+    recipe = task.recipe(trial.budget, trial.seed, distil=taught)
+    trained = time.monotonic()
+    result = train(model, spec, recipe, out=out, start=begun, progress=progress)
+    looked = time.monotonic()
+    train_s = max(looked - trained, result.seconds)  # the latter has earlier sittings
+    if not result.validation:
+        raise UsageError(f"{spec.name} has no Dice on val: its answers are not finite, or no case can be read")
+    found = found | measure_in_passing(task, model)
+    measured_s += time.monotonic() - looked
+    return Evaluation(
+        dice=result.validation[-1][1],
+        costs=found,
+        inherited=share,
+        train_s=train_s,
+        measure_s=measured_s,
+        total_s=time.monotonic() - start,
+        steps=result.steps,
+        path=out,
+    )

@@ -1,0 +1,525 @@
+"""`bench search`: from a budget to a front of networks that one can use.
+
+First what the budget means here (the unmodified network and the smallest of the space are measured, the rest is by
+formula) and whether anything can meet it; then the workers' parts; then the finalists are measured, since a forecast
+never accepts. All of it is in one folder and one storage, so whatever stops a search, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+
+from benchbench import cells, checkpoint, data, runner, zoo
+from benchbench import records as rec
+from benchbench.devices import cpu
+from benchbench.devices.environment import environment
+from benchbench.errors import StoreError, UsageError
+from benchbench.forecast.target import Target, resolve
+from benchbench.recipe import default_batch
+from benchbench.search import artefacts, outlook, space, stage, study, summary
+from benchbench.search.asked import FREE, JOB, Asked
+from benchbench.search.budget import METRICS
+from benchbench.search.clock import Clock
+from benchbench.search.evaluate import check_parent
+from benchbench.search.outlook import BudgetError
+from benchbench.search.storage import open_storage, take_up_again
+from benchbench.search.task import Task, check_objective, step_seconds
+from benchbench.search.told import Found
+from benchbench.search.work import (
+    FINAL_SHARE,
+    PARENT_SHARE,
+    PARTS,
+    PROMOTION_SHARE,
+    PROPOSAL_SHARE,
+    Job,
+    Worker,
+)
+from benchbench.store import lock, write_whole
+from benchbench.units import format_duration, format_shape
+
+log = logging.getLogger(__name__)
+
+SUMMARY = "search.json"
+STORAGE_ENV = "BENCHBENCH_STORAGE"  # a worker's process gets the address in it, since that may hold a password
+_WISHED = 50  # proposals that the time should be enough for
+_STEPS = (8, 40)  # of a proposal's training, at least and at most
+_HIGH = 4  # times as many for a promotion
+
+#: Told what is about to happen, before any training: lines for a person.
+Plan = Callable[[Sequence[str]], None]
+#: Told as it goes: the share of the time that is used, and a line.
+Progress = Callable[[float, str], None]
+
+
+class _Silent:
+    """A run that tells what it does in a line of the search."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+
+    def plan(self, cells: Sequence[tuple[str, float]], folder: Path, reused: int) -> None:
+        """Nothing: the search has told its own plan."""
+
+    def begin(self, label: str, remaining_s: float, lane: str = "") -> None:
+        self.tell(f"measuring {label}")
+
+    def phase(self, text: str, lane: str = "") -> None:
+        """Nothing: too fine for a line."""
+
+    def end(self, record: rec.Record) -> None:
+        """Nothing: it is in the summary."""
+
+
+def search(asked: Asked, out: Path, *, plan: Plan, progress: Progress | None = None) -> Found:
+    """Search, or go on with a search.
+
+    Args:
+        asked: what for; for a folder that holds a search, the same as it was.
+        out: folder, made if need be.
+        plan: told the plan before any training.
+        progress: told as it goes.
+
+    Raises:
+        BudgetError: nothing can meet the budget; or nothing that was found does, when measured.
+        UsageError: an objective that cannot be had, data without cases to watch or to keep, another search there.
+        StoreError: the folder or the storage cannot be used.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = lock(out)
+    except OSError as error:
+        raise StoreError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from error
+    try:
+        return _Search(asked, out, plan, progress).run()
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+class _Search:
+    """One search on this machine."""
+
+    def __init__(self, asked: Asked, out: Path, plan: Plan, progress: Progress | None) -> None:
+        self.asked, self.out, self.plan, self._progress = asked, out, plan, progress
+        self.shared = asked.storage is not None and not asked.storage.startswith("sqlite")
+        self.url = asked.storage or f"sqlite:///{(out / 'study.db').absolute()}"
+        self.clock = Clock(out / ".sittings.json")
+        self._worker: Worker | None = None
+
+    def tell(self, text: str) -> None:
+        """A line, and a sign of life for who goes on later."""
+        self.clock.tick()
+        if self._progress:
+            used = self._worker.elapsed() / self.asked.time_s if self._worker else 0.0
+            self._progress(min(used, 0.999), text)
+
+    def run(self) -> Found:
+        check_objective(self.asked.objective)
+        self._check_folder()
+        source = data.get_plan(self.asked.data, fold=self.asked.fold)
+        for split, why in (("train", "train on"), ("val", "choose by"), ("test", "judge the finalists by")):
+            if not source.splits.get(split):
+                raise UsageError(f"{source.key} has no case to {why}: a search needs cases of train, val and test")
+        storage = open_storage(self.url)
+        target = resolve(self.asked.device)
+        task = self._task(source, target)
+        outlook.refuse_the_impossible(task, {})
+        if self.asked.parent:
+            check_parent(self.asked.parent, task)
+        known = self._before(task, source)
+        task = dataclasses.replace(task, base_bytes=known["floor"])
+        outlook.refuse_the_impossible(task, known["least"])
+        job = self._job(task)
+        self._keep(job)
+        self._resume(storage)
+        profile = outlook.profile(task, seed=self.asked.seed)
+        lines = self._lines(job, source, known, profile, target)
+        self.plan(lines)
+        worker = self._worker = Worker(job, self.out, storage, index=0, shared=self.shared, tell=self.tell)
+        self._work(worker)
+        found = self._after(worker, known, profile, lines, source)
+        if not found.front:
+            over = "; ".join(f"{p['name']}: {text}" for p in found.summary["points"] for text in p["excesses"])
+            what = "no finalist keeps the budget when it is measured" if over else "no finalist was finished in time"
+            more = f"{2 * self.asked.time_s / 60:g}min"
+            raise BudgetError(
+                f"{what}{f' ({over})' if over else ''}; what was found is in {self.out}, and 'bench search --resume "
+                f"{self.out} --time {more}' goes on with more time"
+            )
+        return found
+
+    # -- before
+
+    def _check_folder(self) -> None:
+        """Refuse a folder that holds another search, and one whose name cannot be part of a list of networks."""
+        if "," in str(self.out):
+            raise UsageError(f"{self.out} has a comma in it, which stands between networks: choose another --out")
+        path = self.out / JOB
+        if not path.exists():
+            return
+        plain, there = self.asked.to_json(), json.loads(path.read_text())["asked"]
+        changed = sorted(key for key in plain if key not in FREE and plain[key] != there.get(key))
+        if changed:
+            raise UsageError(
+                f"{self.out} holds another search (its {', '.join(changed)} differ): give --out another folder, or go "
+                f"on with 'bench search --resume {self.out}'"
+            )
+
+    def _task(self, source: data.DataPlan, target: Target) -> Task:
+        card = zoo.get_card(space.VARIANTS[0])
+        spec = card.spec(in_channels=source.in_channels, out_channels=source.out_channels)
+        spatial = self.asked.spatial or zoo.fitting_sides(spec, source.patch)
+        zoo.build(spec, spatial)  # refuses a patch that it cannot take
+        if target.profile and "fp32" not in target.profile.peaks:
+            raise UsageError(f"{target.profile.name} has no fp32 units, so no latency of it can be told")
+        here = target.backend == "cpu" and target.host is None
+        times = self.asked.objective in ("latency", "energy") or any(
+            limit.metric == "latency_s" for limit in self.asked.budget.limits
+        )
+        return Task(
+            data=source.where,
+            key=source.key,
+            spatial=(spatial[0], spatial[1], spatial[2]),
+            in_channels=source.in_channels,
+            out_channels=source.out_channels,
+            budget=self.asked.budget,
+            phase=self.asked.phase,
+            device=self.asked.device,
+            profile=target.profile is not None,
+            times_count=here and self.asked.workers == 1,
+            machine=cpu.probe().name if times and target.profile is None else "",
+            objective=self.asked.objective,
+            batch=self.asked.batch or default_batch(spatial),
+            threads=self.asked.threads
+            or (max(1, (os.cpu_count() or 1) // self.asked.workers) if self.asked.workers > 1 else None),
+        )
+
+    def _request(
+        self, models: str, source: data.DataPlan, spatial: tuple[int, ...] | None, **more: Any
+    ) -> cells.Request:
+        return cells.Request(
+            models=models,
+            devices=(self.asked.device,),
+            spatial=spatial,
+            protocol=self.asked.protocol,
+            phase=self.asked.phase,
+            volume=None if self.asked.phase == "train" else self.asked.volume or source.sides or source.patch,
+            noise=False,
+            **more,
+        )
+
+    def _measure(self, request: cells.Request, folder: Path) -> list[rec.Record]:
+        start = time.monotonic()
+        outcome = runner.run(request, folder, progress=_Silent(self.tell))
+        self.clock.measured(time.monotonic() - start)
+        return list(outcome.records)
+
+    def _before(self, task: Task, source: data.DataPlan) -> dict[str, Any]:
+        """The unmodified network and the smallest of the space, measured with random weights."""
+        folder = self.out / "before"
+        configs = {"published": outlook.published(space.VARIANTS[0])}
+        configs["least"] = outlook.smallest(task)["memory_bytes"][1]
+        paths = []
+        for title, config in configs.items():
+            path = folder / f"{title}.safetensors"
+            if not path.exists():
+                card = zoo.get_card(config.variant)
+                spec = card.spec(in_channels=task.in_channels, out_channels=task.out_channels)
+                spec = dataclasses.replace(
+                    spec, kwargs=dataclasses.replace(config, prune=0.0).kwargs(), name=f"{title} of the space"
+                )
+                torch.manual_seed(0)
+                state = zoo.build(spec, task.spatial).state_dict()
+                checkpoint.save(path, state, model=spec, data="none", spatial=task.spatial, train={})
+            paths.append(str(path))
+        request = self._request(",".join(paths), source, None, data="none")
+        whole, least = self._measure(request, folder)
+        own = outlook.costs_of(whole, task.phase), outlook.costs_of(least, task.phase)
+        smallest = task.costs(dataclasses.replace(configs["least"], prune=0.0).canonical())
+        tensors = (task.costs(configs["published"])["memory_bytes"], smallest["memory_bytes"])
+        floors = [one["memory_bytes"] - held for one, held in zip(own, tensors, strict=True) if "memory_bytes" in one]
+        floor = max(0.0, min(floors, default=0.0)) if whole.device.basis == "probed" else 0.0
+        return {
+            "published": own[0],
+            "least": {
+                key: value for key, value in own[1].items() if key in ("latency_s",) and whole.device.basis == "probed"
+            },
+            "smallest": own[1],
+            "floor": floor,
+            "decomposition": outlook.decomposition(whole, task.phase),
+            "record": whole,
+            "origin": "measured" if whole.device.basis == "probed" else "predicted",
+        }
+
+    def _job(self, task: Task) -> Job:
+        earlier = self.out / JOB
+        if earlier.exists():  # the steps of a search are those that it began with
+            known = json.loads(earlier.read_text())["job"]
+            low, high = int(known["low_steps"]), int(known["high_steps"])
+        else:
+            low = self.asked.steps or self._fitting_steps(task)
+            high = _HIGH * low
+        return Job(
+            name=self.asked.study or f"search-{task.key}",
+            task=task,
+            time_s=self.asked.time_s,
+            low_steps=low,
+            high_steps=high,
+            trials=self.asked.trials,
+            finalists=self.asked.finalists,
+            seeds=self.asked.seeds,
+            controls=self.asked.controls,
+            parent=str(self.asked.parent.absolute()) if self.asked.parent else None,
+            seed=self.asked.seed,
+            workers=self.asked.workers,
+        )
+
+    def _fitting_steps(self, task: Task) -> int:
+        """As many that some fifty proposals fit, were each as dear as the published network."""
+        config = outlook.published(space.VARIANTS[0])
+        spec = zoo.get_card(config.variant).spec(in_channels=task.in_channels, out_channels=task.out_channels)
+        with _threads(task.threads):
+            each = step_seconds(task, zoo.build(spec, task.spatial))
+        fitting = PROPOSAL_SHARE * self.asked.time_s * self.asked.workers / _WISHED / each
+        return max(_STEPS[0], min(_STEPS[1], math.floor(fitting)))
+
+    def _keep(self, job: Job) -> None:
+        """Write what is needed to go on."""
+        content = {"schema": summary.SCHEMA, "asked": self.asked.to_json(), "job": job.to_json()}
+        write_whole(self.out / JOB, (json.dumps(content, indent=1) + "\n").encode())
+
+    def _resume(self, storage: optuna.storages.BaseStorage) -> None:
+        """Take up what was broken off; on this machine's own storage also leave the pause out of the time."""
+        names = {one.study_name for one in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+        name = self.asked.study or f"search-{data.get_plan(self.asked.data, fold=self.asked.fold).key}"
+        for one in [name, *(f"{name}/{part}" for part in PARTS)]:
+            if one in names:
+                take_up_again(optuna.load_study(study_name=one, storage=storage), alone=not self.shared)
+        if not self.shared and name in names:
+            first = optuna.load_study(study_name=name, storage=storage)
+            if (began := first.user_attrs.get("began")) is not None:
+                first.set_user_attr("began", float(began) + self.clock.pause_s)
+
+    def _lines(
+        self, job: Job, source: data.DataPlan, known: Mapping[str, Any], profile: outlook.Profile, target: Target
+    ) -> list[str]:
+        task = job.task
+        splits = source.splits
+        least = outlook.smallest(task)
+        file_bytes = task.costs(outlook.published(space.VARIANTS[0]))["file_bytes"]
+        lines = [target.banner] if target.banner else []
+        lines.append(
+            f"search: Slim UNETR for {source.name} ({splits['train']} cases to train on, {splits['val']} to choose by, "
+            f"{splits['test']} kept for the end), patch {format_shape(task.spatial)}, Dice against {task.objective}"
+        )
+        lines.append(f"budget: {task.budget}" + (", of training" if task.phase == "train" else ""))
+        if known["decomposition"]:
+            lines.append(f"  unmodified ({space.VARIANTS[0]}), {known['origin']}: {known['decomposition']}")
+        smallest = {metric: value for metric, (value, _) in least.items()} | dict(known["smallest"])
+        lines += [
+            f"  {text}"
+            for text in outlook.binding(task.budget, {**known["published"], "file_bytes": file_bytes}, smallest)
+        ]
+        if target.backend != "cpu" and not target.profile:
+            lines.append(f"  times of proposals are this CPU's and stand in for those of {self.asked.device}")
+        lines += outlook.space_lines(profile, least)
+        given = job.parent is not None
+        before = 0.0 if given else PARENT_SHARE * job.time_s
+        shift = PARENT_SHARE / 2 if given else 0.0
+        split = outlook.seconds_text(
+            (
+                ("parent", before),
+                ("proposals", (PROPOSAL_SHARE + shift) * job.time_s),
+                ("promotions", PROMOTION_SHARE * job.time_s),
+                ("finals", (FINAL_SHARE + shift) * job.time_s),
+                ("measuring", (1 - PARENT_SHARE - PROPOSAL_SHARE - PROMOTION_SHARE - FINAL_SHARE) * job.time_s),
+            )
+        )
+        lines.append(f"time: {format_duration(job.time_s)}, about: {split}")
+        lines.append(
+            f"  a proposal trains {job.low_steps} steps, a promotion {job.high_steps}; up to {job.finalists} finalists "
+            f"and the published network, {job.seeds} seeds each"
+            + ("; then the controls, about as long again" if job.controls else "; no controls (--controls runs them)")
+        )
+        lines.append(f"folder: {self.out}")
+        return lines
+
+    # -- workers
+
+    def _work(self, worker: Worker) -> None:
+        with _threads(worker.task.threads):
+            helpers = [self._start(index) for index in range(1, self.asked.workers)]
+            try:
+                worker.run()
+                for helper in helpers:
+                    if code := helper.wait():
+                        log.warning("a worker ended with code %d; what it was at was taken up again", code)
+            finally:
+                for helper in helpers:
+                    if helper.poll() is None:
+                        helper.terminate()
+                        helper.wait()
+
+    def _start(self, index: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "benchbench.search.worker", str(self.out), str(index)]
+        return subprocess.Popen(
+            command, env={**os.environ, STORAGE_ENV: self.url}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+
+    # -- after
+
+    def _after(
+        self,
+        worker: Worker,
+        known: Mapping[str, Any],
+        profile: outlook.Profile,
+        lines: Sequence[str],
+        source: data.DataPlan,
+    ) -> Found:
+        task = worker.task
+        finals = worker.finished()
+        controls = stage.done(worker.part("controls"))
+        promotions = stage.done(worker.part("promotions"))
+        (parent,) = stage.done(worker.part("parent"))
+        tried = study.tried(worker.study)
+        by_key: dict[str, list[stage.Done]] = {}
+        for one in finals:
+            by_key.setdefault(str(one.what["key"]), []).append(one)
+        best = {key: max(own, key=lambda one: float(one.result["dice"])) for key, own in by_key.items()}
+        paths = {key: worker.shelf.get(one.label) for key, one in best.items()}
+        records: dict[str, rec.Record] = {}
+        if paths:
+            self.tell("measuring the finalists")
+            request = self._request(",".join(map(str, paths.values())), source, None, data=source.where)
+            records = dict(zip(paths, self._measure(request, self.out / "measured"), strict=True))
+        points = []
+        for key, own in by_key.items():
+            config = space.from_json(own[0].what["config"])
+            mine = [one for one in controls if one.what["key"] == key]
+            size = paths[key].stat().st_size
+            points.append(summary.point(config, own, mine, records.get(key), size, task))
+        summary.mark_front(points)
+        target_env = environment("cpu", task.threads)
+        done = [*promotions, *finals, *controls]
+        given = bool(parent.result["given"])
+        content: dict[str, Any] = {
+            "schema": summary.SCHEMA,
+            "name": worker.job.name,
+            "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "asked": self._asked_without_places(task),
+            "task": {**task.to_json(), "data": task.key, "device": Path(self.asked.device).name},
+            "data": {
+                "title": source.title,
+                "licence": source.licence,
+                "splits": dict(source.splits),
+                "semi_synthetic": source.semi_synthetic,
+            },
+            "device": rec.to_json(known["record"].device),
+            "environment": target_env,
+            "budget": [dataclasses.asdict(limit) | {"says": str(limit)} for limit in task.budget.limits],
+            "budget_text": ", ".join(limit.text for limit in task.budget.limits),
+            "metric": {"name": task.metric, "objective": task.objective, **_metric_words(task)},
+            "plan": [line for line in lines if not line.startswith("folder:")],
+            "unmodified": {
+                "costs": dict(known["published"]),
+                "origin": known["origin"],
+                "memory": known["decomposition"],
+            },
+            "smallest": {metric: value for metric, (value, _) in outlook.smallest(task).items()},
+            "space": {
+                **rec.to_json(dataclasses.asdict(profile)),
+                "choices": json.loads(rec.canonical_json(rec.to_json(space.description()))),
+            },
+            "published_config": rec.to_json(dataclasses.asdict(outlook.published(space.VARIANTS[0]))),
+            "steps": [worker.low_steps, worker.high_steps],
+            "parent": {
+                "model": parent.result["model"],
+                "dice_val": parent.result["value"],
+                "train_s": parent.result["train_s"],
+                "given": given,
+                "sha256": parent.result["sha256"],
+            },
+            "trials": summary.trial_rows(tried),
+            "promotions": summary.stage_rows(promotions),
+            "finals": summary.stage_rows(finals),
+            "controls": summary.stage_rows(controls),
+            "points": points,
+            "hypervolume": summary.hypervolume_curve(tried, task, float(parent.result["train_s"]) if given else 0.0),
+            "importance": summary.importances(worker.study),
+            "accounting": summary.accounting(
+                tried,
+                done,
+                parent_s=0.0 if given else float(parent.result["train_s"]),
+                measured_s=self.clock.measured_s,
+                whole_s=self.clock.whole_s * self.asked.workers,
+            ),
+        }
+        self._export(content, paths)
+        write_whole(self.out / SUMMARY, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        return Found(folder=self.out, summary=content)
+
+    def _asked_without_places(self, task: Task) -> dict[str, Any]:
+        """What was asked, without a path or an address of this machine."""
+        asked = self.asked
+        return {
+            **asked.to_json(),
+            "data": task.key,
+            "device": Path(asked.device).name,
+            "parent": asked.parent.name if asked.parent else None,
+            "storage": asked.storage.partition(":")[0] if asked.storage else None,
+        }
+
+    def _export(self, content: dict[str, Any], paths: Mapping[str, Path]) -> None:
+        folder = self.out / "front"
+        for point in content["points"]:
+            place = folder / point["name"] if point["front"] else None
+            if place is None:
+                point["files"] = {"weights_reason": "not on the front"}
+                continue
+            self.tell(f"writing {point['name']}")
+            point["files"] = artefacts.safe_export(paths[point["key"]], place, point["name"])
+            if point["files"].get("weights"):
+                artefacts.write_card(point, content, place / "card.md")
+                point["files"] = {
+                    key: f"front/{point['name']}/{value}" if key in ("weights", "onnx") else value
+                    for key, value in point["files"].items()
+                }
+        artefacts.write_table(content["points"], self.out / "front.csv")
+
+
+def _metric_words(task: Task) -> dict[str, str]:
+    if task.metric in METRICS:
+        unit, title = METRICS[task.metric]
+    else:
+        unit, title = "J", "energy of one patch"
+    if task.phase == "train" and task.metric == "latency_s":
+        title = "time of one training step"
+    return {"unit": unit, "title": title}
+
+
+class _threads:
+    """PyTorch's threads, while it lasts."""
+
+    def __init__(self, count: int | None) -> None:
+        self.count, self.before = count, torch.get_num_threads()
+
+    def __enter__(self) -> None:
+        if self.count:
+            torch.set_num_threads(self.count)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self.before)

@@ -1,0 +1,204 @@
+"""What can be searched: Slim UNETR's widths, depths, heads, attention, sampling, expansion and stem, and pruning.
+
+A configuration is plain numbers in one order, so that two proposals that build the same network are one. Nothing is
+larger than the published network, since what is smaller inherits its weights by slicing. The surprise is how little of
+the space is free: heads have to divide the attention's width, and a patch's sides to be multiples of every stride.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from benchbench import records as rec
+
+Variant = Literal["slim_unetr", "slim_unetr_fixed"]
+VARIANTS: tuple[Variant, ...] = ("slim_unetr", "slim_unetr_fixed")
+
+#: Of each stage, what may be chosen; the last one is as published.
+WIDTHS = ((8, 12, 16, 20, 24), (12, 16, 24, 32, 40, 48), (16, 24, 32, 40, 48, 60), (24, 32, 48, 64, 80, 96))
+DEPTHS = ((1,), (1, 2), (1, 2, 3), (1, 2))
+ATTENTION = ((8, 16, 24), (16, 32, 48), (20, 40, 60), (24, 48, 72, 96))
+HEADS = ((1, 2), (1, 2, 4), (1, 2, 4), (1, 2, 4))
+EXPANSION = (1, 2, 3, 4)
+SAMPLING = ((4, 8), (2, 4), (1, 2), (1,))
+STEMS = (4, 8)
+RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+CRITERIA = ("magnitude", "taylor")
+SCOPES = ("layer", "global")
+
+_STRIDES = (1, 2, 4, 8)  # of the stages, against the stem's
+
+
+class Chooser(Protocol):
+    """What Optuna's trials have, and a random one here."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of some."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Config:
+    """One network of the space."""
+
+    variant: str = "slim_unetr"
+    widths: tuple[int, int, int, int] = (24, 48, 60, 96)
+    depths: tuple[int, int, int, int] = (1, 2, 3, 2)
+    attention: tuple[int, int, int, int] = (24, 48, 60, 96)
+    heads: tuple[int, int, int, int] = (1, 2, 4, 4)
+    sampling: tuple[int, int, int, int] = (4, 2, 2, 1)
+    expansion: tuple[int, int, int, int] = (4, 4, 4, 4)
+    stem: int = 4
+    prune: float = 0.0
+    scope: str = "layer"
+    criterion: str = "magnitude"
+
+    def kwargs(self) -> dict[str, Any]:
+        """The keywords of its class; as its card has them where it is the published one."""
+        return {
+            "channels": list(self.widths[:3]),
+            "embed_dim": self.widths[3],
+            "blocks": list(self.depths),
+            "heads": list(self.heads),
+            "r": list(self.sampling),
+            "attention": list(self.attention),
+            "expansion": list(self.expansion),
+            "stem": self.stem,
+        }
+
+    def canonical(self) -> Config:
+        """The one of all that build the same network: without pruning, how it would be done does not matter."""
+        return self if self.prune else dataclasses.replace(self, scope="layer", criterion="magnitude")
+
+    @property
+    def key(self) -> str:
+        """Its hash."""
+        return rec.content_hash(rec.to_json(dataclasses.asdict(self.canonical())))
+
+    def fits(self, spatial: Sequence[int]) -> bool:
+        """Whether heads divide the attention, and the patch's sides are multiples of every stride."""
+        if any(width % heads for width, heads in zip(self.attention, self.heads, strict=True)):
+            return False
+        if self.variant == "slim_unetr_fixed":  # it pads
+            return True
+        strides = [self.stem * stride * r for stride, r in zip(_STRIDES, self.sampling, strict=True)]
+        return not any(side % math.lcm(*strides, self.stem * _STRIDES[-1]) for side in spatial)
+
+
+PUBLISHED = Config()
+
+
+def suggest(trial: Chooser, variants: Sequence[str] = VARIANTS) -> Config:
+    """A configuration by the choices of a trial; its heads are made to fit the attention's width.
+
+    Args:
+        trial: of Optuna, or a `Random`.
+        variants: of the network, among which it may choose.
+    """
+
+    def each(name: str, choices: Sequence[Sequence[int]]) -> tuple[int, int, int, int]:
+        found = [trial.suggest_categorical(f"{name}{stage}", list(of)) for stage, of in enumerate(choices, 1)]
+        return (found[0], found[1], found[2], found[3])
+
+    attention = each("attention", ATTENTION)
+    heads = each("heads", HEADS)
+    fitting = tuple(math.gcd(width, n) for width, n in zip(attention, heads, strict=True))
+    prune = trial.suggest_categorical("prune", list(RATIOS))
+    return Config(
+        variant=trial.suggest_categorical("variant", list(variants)),
+        widths=each("width", WIDTHS),
+        depths=each("depth", DEPTHS),
+        attention=attention,
+        heads=(fitting[0], fitting[1], fitting[2], fitting[3]),
+        sampling=each("sampling", SAMPLING),
+        expansion=each("expansion", (EXPANSION,) * 4),
+        stem=trial.suggest_categorical("stem", list(STEMS)),
+        prune=prune,
+        scope=trial.suggest_categorical("scope", list(SCOPES)),
+        criterion=trial.suggest_categorical("criterion", list(CRITERIA)),
+    ).canonical()
+
+
+def parameters(config: Config) -> dict[str, Any]:
+    """A configuration as the choices that a trial would make, so that it can be enqueued; the reverse of `suggest`."""
+    found: dict[str, Any] = {}
+    for name, values in (
+        ("attention", config.attention),
+        ("heads", config.heads),
+        ("width", config.widths),
+        ("depth", config.depths),
+        ("sampling", config.sampling),
+        ("expansion", config.expansion),
+    ):
+        found |= {f"{name}{stage}": value for stage, value in enumerate(values, 1)}
+    plain = {key: getattr(config, key) for key in ("variant", "stem", "prune", "scope", "criterion")}
+    return found | plain
+
+
+class Random:
+    """A trial that chooses by chance."""
+
+    def __init__(self, seed: int) -> None:
+        """Begin.
+
+        Args:
+            seed: of all its choices.
+        """
+        self._rng = random.Random(seed)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of some."""
+        return self._rng.choice(list(choices))
+
+
+def from_json(plain: Mapping[str, Any]) -> Config:
+    """A configuration from the JSON values of its fields."""
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    return Config(**values)
+
+
+def starting_points(variants: Sequence[str] = VARIANTS) -> Iterator[Config]:
+    """What a person would try first: the published network, uniform scalings of it, and one width for all stages."""
+    for variant, share in itertools.product(variants, (1.0, 0.75, 0.5, 0.35)):
+        yield scaled(share, variant)
+    for variant in variants:
+        flat = (24, 24, 24, 24)
+        yield Config(variant=variant, widths=flat, attention=(24, 16, 20, 24), heads=(1, 2, 4, 4))
+
+
+def scaled(share: float, variant: str = "slim_unetr") -> Config:
+    """The published network with so much of its width everywhere, as near as the space has it."""
+
+    def near(choices: Sequence[Sequence[int]], whole: Sequence[int]) -> tuple[int, int, int, int]:
+        found = [min(of, key=lambda n: abs(n - share * all_of)) for of, all_of in zip(choices, whole, strict=True)]
+        return (found[0], found[1], found[2], found[3])
+
+    attention = near(ATTENTION, PUBLISHED.attention)
+    heads = [math.gcd(width, n) for width, n in zip(attention, PUBLISHED.heads, strict=True)]
+    return Config(
+        variant=variant,
+        widths=near(WIDTHS, PUBLISHED.widths),
+        attention=attention,
+        heads=(heads[0], heads[1], heads[2], heads[3]),
+    )
+
+
+def description() -> dict[str, Any]:
+    """The space as JSON values: what a study is of, so that another one's trials are not mixed in."""
+    return {
+        "widths": WIDTHS,
+        "depths": DEPTHS,
+        "attention": ATTENTION,
+        "heads": HEADS,
+        "expansion": EXPANSION,
+        "sampling": SAMPLING,
+        "stems": STEMS,
+        "prune": RATIOS,
+        "criteria": CRITERIA,
+        "scopes": SCOPES,
+        "variants": VARIANTS,
+    }

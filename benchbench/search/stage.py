@@ -1,0 +1,132 @@
+"""The parts of a search whose work is known beforehand: the parent, promotions, finals, controls.
+
+Each part is a study of Optuna's own, its work queued as trials with a name each; so workers share it, and what a dead
+worker was at is taken up again, by the same engine that proposes configurations. A piece of work that was queued twice
+is done once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from benchbench.errors import BenchError, StoreError
+from benchbench.search.storage import fail_the_dead, optimize
+
+_LABEL, _WORK, _RESULT, _ERROR = "label", "work", "result", "error"
+_POLL_S = 1.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One piece of it."""
+
+    label: str  # its name, of which there is one
+    what: Mapping[str, Any]  # JSON values
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A piece that is finished."""
+
+    label: str
+    what: Mapping[str, Any]
+    result: Mapping[str, Any]  # JSON values
+    error: str | None = None  # why there is no result
+
+
+def open_stage(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
+    """The study of a part, made if it is not there."""
+    return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+
+
+def queue(stage: optuna.Study, pieces: Sequence[Work]) -> None:
+    """Add work that is not there yet.
+
+    Args:
+        stage: of the search.
+        pieces: in the order in which they are to be done.
+    """
+    there = {trial.user_attrs.get(_LABEL) for trial in stage.get_trials(deepcopy=False)}
+    for piece in pieces:
+        if piece.label not in there:
+            stage.enqueue_trial({}, user_attrs={_LABEL: piece.label, _WORK: dict(piece.what)})
+
+
+def work_off(
+    stage: optuna.Study,
+    do: Callable[[Work], Mapping[str, Any]],
+    *,
+    strict: bool = False,
+    told: Callable[[Done], None] | None = None,
+    poll_s: float = _POLL_S,
+) -> list[Done]:
+    """Do what waits until nothing waits and nobody else is at anything.
+
+    Args:
+        stage: of the search.
+        do: a piece -> its result; what goes wrong in it becomes the piece's error.
+        strict: an error of a piece ends the work instead; the piece stays to be done.
+        told: each piece that was done here.
+        poll_s: between two looks at what other workers do.
+    """
+
+    def one(trial: optuna.Trial) -> float:
+        label = trial.user_attrs.get(_LABEL)
+        if label is None or any(d.label == label for d in done(stage)) or _runs_elsewhere(stage, label, trial.number):
+            raise optuna.TrialPruned
+        piece = Work(label=label, what=trial.user_attrs[_WORK])
+        try:
+            result = dict(do(piece))
+        except StoreError:
+            raise
+        except (BenchError, ValueError, RuntimeError) as error:
+            if strict:
+                raise
+            trial.set_user_attr(_ERROR, str(error).strip().splitlines()[0] if str(error).strip() else repr(error))
+            return float("-inf")
+        trial.set_user_attr(_RESULT, result)
+        return float(result.get("value", 0.0))
+
+    def after(_: optuna.Study, trial: FrozenTrial) -> None:
+        if told and trial.state == TrialState.COMPLETE:
+            told(_done(trial))
+
+    while True:
+        states = [trial.state for trial in stage.get_trials(deepcopy=False) if _LABEL in trial.user_attrs]
+        if TrialState.WAITING in states:
+            optimize(stage, one, n_trials=1, callbacks=[after])
+        elif TrialState.RUNNING in states:
+            time.sleep(poll_s)
+            fail_the_dead(stage)
+        else:
+            return done(stage)
+
+
+def _runs_elsewhere(stage: optuna.Study, label: str, number: int) -> bool:
+    """Whether an older trial of the same piece, queued by another worker in the same moment, is at it."""
+    running = stage.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return any(trial.number < number and trial.user_attrs.get(_LABEL) == label for trial in running)
+
+
+def done(stage: optuna.Study) -> list[Done]:
+    """What is finished, each piece once, in the order in which they were queued."""
+    found: dict[str, Done] = {}
+    for trial in stage.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        found.setdefault(trial.user_attrs[_LABEL], _done(trial))
+    return list(found.values())
+
+
+def _done(trial: FrozenTrial) -> Done:
+    attributes = trial.user_attrs
+    return Done(
+        label=attributes[_LABEL],
+        what=attributes[_WORK],
+        result=attributes.get(_RESULT, {}),
+        error=attributes.get(_ERROR),
+    )

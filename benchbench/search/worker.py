@@ -1,0 +1,46 @@
+"""A worker in a process of its own: `python -m benchbench.search.worker FOLDER INDEX`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchbench.errors import EXIT_INTERRUPTED, BenchError
+from benchbench.search.asked import JOB
+from benchbench.search.searcher import STORAGE_ENV
+from benchbench.search.storage import open_storage
+from benchbench.search.work import Worker, job_from_json
+
+
+def main(folder: Path, index: int) -> int:
+    """Work on the search of a folder until it is done; returns the exit code."""
+    logging.basicConfig(level=logging.WARNING, format=f"bench: worker {index}: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _interrupt)
+    url = os.environ.get(STORAGE_ENV) or f"sqlite:///{(folder / 'study.db').absolute()}"
+    try:
+        job = job_from_json(json.loads((folder / JOB).read_text())["job"])
+        if job.task.threads:
+            torch.set_num_threads(job.task.threads)
+        shared = not url.startswith("sqlite")
+        Worker(job, folder, open_storage(url), index=index, shared=shared, tell=lambda text: None).run()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BenchError as error:
+        logging.getLogger(__name__).error("%s", error)
+        return error.exit_code
+    return 0
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

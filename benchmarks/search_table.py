@@ -1,0 +1,119 @@
+"""Train every configuration of a small sub-space of the search's, so that samplers can be compared for seconds a run.
+
+    python benchmarks/search_table.py /data/Task04_Hippocampus results/reference/search-table [STEPS]
+
+256 configurations: width, depth, expansion, attention, stem, sampling and variant of Slim UNETR, each at two to four
+levels, so that any proposal within it is in the table. Each inherits from the weights that come along, trains STEPS
+steps (40) and is judged on `val`. A row is on disk before the next is trained; the same command goes on.
+`search_worth.py` reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import benchbench
+from benchbench import data, zoo
+from benchbench import records as rec
+from benchbench.devices.environment import environment
+from benchbench.recipe import Budget, default_batch
+from benchbench.search import space
+from benchbench.search.budget import parse_budget
+from benchbench.search.evaluate import Trial, evaluate, parent_of
+from benchbench.search.space import Config
+from benchbench.search.task import Task
+
+LEVELS: dict[str, tuple[object, ...]] = {
+    "width": (1.0, 0.75, 0.5, 0.35),
+    "shallow": (False, True),
+    "expansion": (4, 2),
+    "attention": (1.0, 0.5),
+    "stem": (4, 8),
+    "sampling": ((4, 2, 2, 1), (8, 4, 1, 1)),
+    "variant": space.VARIANTS,
+}
+
+
+def make(choice: dict[str, object]) -> Config:
+    """The configuration of a choice of levels."""
+    plain = space.scaled(choice["width"], choice["variant"])  # type: ignore[arg-type]
+    share = choice["width"] * choice["attention"]  # type: ignore[operator]
+    attention = space.scaled(share, choice["variant"]).attention  # type: ignore[arg-type]
+    heads = tuple(math.gcd(width, n) for width, n in zip(attention, space.PUBLISHED.heads, strict=True))
+    return dataclasses.replace(
+        plain,
+        depths=(1, 1, 1, 1) if choice["shallow"] else space.PUBLISHED.depths,
+        expansion=(choice["expansion"],) * 4,
+        attention=attention,
+        heads=heads,
+        stem=choice["stem"],
+        sampling=choice["sampling"],
+    )
+
+
+def choices() -> Iterator[dict[str, object]]:
+    """Every choice of levels."""
+    for values in itertools.product(*LEVELS.values()):
+        yield dict(zip(LEVELS, values, strict=True))
+
+
+def main(folder: Path, out: Path, steps: int) -> None:
+    plan = data.get_plan(str(folder))
+    card = zoo.get_card(space.VARIANTS[0])
+    spec = card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
+    spatial = zoo.fitting_sides(spec, plan.patch)
+    task = Task(
+        data=plan.where,
+        key=plan.key,
+        spatial=(spatial[0], spatial[1], spatial[2]),
+        in_channels=plan.in_channels,
+        out_channels=plan.out_channels,
+        budget=parse_budget([]),
+        batch=default_batch(spatial),
+    )
+    shipped = Path(benchbench.__file__).parent / "models" / "checkpoints" / "slim_unetr-hippocampus.safetensors"
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "table.jsonl"
+    there = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    known = {row["key"] for row in there}
+    parent = parent_of(shipped, task)
+    left = [choice for choice in choices() if make(choice).key not in known]
+    print(f"{len(known)} trained, {len(left)} to do")
+    (out / "machine.json").write_text(json.dumps(environment("cpu", None), indent=2, sort_keys=True) + "\n")
+    with tempfile.TemporaryDirectory() as place:
+        for i, choice in enumerate(left):
+            config = make(choice)
+            start = time.monotonic()
+            found = evaluate(
+                task, config, parent, Trial(budget=Budget(steps=steps), seed=0), Path(place) / "x.safetensors"
+            )
+            row = {
+                "key": config.key,
+                "choice": choice,
+                "config": rec.to_json(dataclasses.asdict(config)),
+                "dice": found.dice,
+                "costs": dict(found.costs),
+                "steps": found.steps,
+                "inherited": round(found.inherited, 4),
+                "train_s": round(found.train_s, 3),
+                "total_s": round(time.monotonic() - start, 3),
+                "parent_sha256": parent.sha256,
+                "data": task.key,
+            }
+            with open(path, "a") as file:
+                file.write(rec.canonical_json(row) + "\n")
+            print(f"{i + 1} of {len(left)}: Dice {found.dice:.3f} in {row['total_s']:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) == 4 else 40)

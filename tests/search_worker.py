@@ -1,0 +1,58 @@
+"""A worker of a search whose trainings only sleep: `python -m tests.search_worker URL INDEX TRIALS LOG`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from benchbench.search import stage, study
+from benchbench.search.budget import parse_budget
+from benchbench.search.evaluate import Evaluation
+from benchbench.search.space import Config
+from benchbench.search.storage import open_storage
+from benchbench.search.task import Task
+
+TASK = Task(
+    data="x",
+    key="x",
+    spatial=(64, 64, 64),
+    in_channels=1,
+    out_channels=3,
+    budget=parse_budget(["150MMACs"]),
+    objective="macs",
+    batch=2,
+)
+SLEEP_S = 0.4
+PIECES = 6
+
+
+def main(url: str, index: int, trials: int, log: Path) -> None:
+    storage = open_storage(url, heartbeat_s=1, grace_s=4, patience_s=60)
+
+    def say(text: str) -> None:
+        with open(log, "a") as file:
+            file.write(f"{text}\n")
+
+    def evaluate(config: Config, number: int) -> Evaluation:
+        say(f"{index} trial {config.key}")
+        time.sleep(SLEEP_S)
+        costs = TASK.costs(config)
+        return Evaluation(
+            dice=0.8, costs=costs, inherited=1.0, train_s=1.0, measure_s=0.0, total_s=1.0, steps=1, path=Path("x")
+        )
+
+    def do(work: stage.Work) -> dict[str, float]:
+        say(f"{index} piece {work.label}")
+        time.sleep(SLEEP_S)
+        return {"value": 1.0}
+
+    own = study.open_study(storage, "s", TASK, seed=index, several=True)
+    study.search(own, TASK, evaluate, elapsed=lambda: 0.0, until=lambda known: len(study.distinct(known)) >= trials)
+    part = stage.open_stage(storage, "s/finals")
+    stage.queue(part, [stage.Work(label=f"piece {i}", what={}) for i in range(PIECES)])
+    stage.work_off(part, do, poll_s=0.2)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

@@ -1,0 +1,212 @@
+"""What a network may cost, what can be searched, what it costs by formula, and which points nothing beats."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchbench import zoo
+from benchbench.compress import importance
+from benchbench.compress.channels import find_structure, remove
+from benchbench.errors import UsageError
+from benchbench.measure.cost import measure_cost
+from benchbench.search import costs, space
+from benchbench.search.budget import parse_budget, parse_limit
+from benchbench.search.front import dominates, hypervolume, ranks
+from benchbench.search.inherit import Parent, inherit
+
+SIDES = (64, 64, 64)
+
+
+# -- the budget
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "most"),
+    [
+        ("2GB", "memory_bytes", 2e9),
+        ("1.5GiB", "memory_bytes", 1.5 * 2**30),
+        ("50ms", "latency_s", 0.05),
+        ("2s", "latency_s", 2.0),
+        ("1GMACs", "macs", 1e9),
+        ("2GFLOPs", "macs", 1e9),
+        ("0.5Mparams", "params", 5e5),
+        ("5MBfile", "file_bytes", 5e6),
+    ],
+)
+def test_the_unit_says_what_is_meant(text: str, metric: str, most: float) -> None:
+    limit = parse_limit(text)
+    assert (limit.metric, limit.most) == (metric, pytest.approx(most))
+
+
+@pytest.mark.parametrize("text", ["2 bananas", "-1GB", "0", "0GB", "GB", "", "1e999GB", "nanMACs", "2GBs"])
+def test_what_is_no_budget_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"budget.*write 2GB"):
+        parse_limit(text)
+
+
+def test_two_budgets_of_one_metric_contradict() -> None:
+    with pytest.raises(UsageError, match="'2GB' and '1GiB' are both budgets of the peak memory"):
+        parse_budget(["2GB", "1GiB"])
+    assert len(parse_budget(["2GB", "50ms"]).limits) == 2
+
+
+def test_an_excess_says_by_how_much() -> None:
+    budget = parse_budget(["1GMACs", "1Mparams"])
+    assert budget.excesses({"macs": 1e9, "params": 1e6}) == []
+    (over,) = budget.excesses({"macs": 3e9})
+    assert str(over) == "MACs of one patch of 3 GMAC is above the budget of 1 GMAC"
+    assert budget.use({"macs": 5e8}) == {"1GMACs": 0.5}
+
+
+# -- the front
+
+
+points = st.lists(st.tuples(*(st.integers(0, 9).map(float),) * 2), max_size=12)
+points3 = st.lists(st.tuples(*(st.integers(0, 6).map(float),) * 3), max_size=9)
+
+
+@given(points | points3)
+def test_hypervolume_is_optunas(found: list[tuple[float, ...]]) -> None:
+    from optuna._hypervolume import compute_hypervolume
+
+    reference = (8.0, 7.0, 5.0)[: len(found[0]) if found else 2]
+    inside = [p for p in found if all(x < r for x, r in zip(p, reference, strict=True))]
+    theirs = compute_hypervolume(np.array(inside), np.array(reference)) if inside else 0.0
+    assert hypervolume(found, reference) == pytest.approx(theirs)
+
+
+@given(points)
+def test_ranks_peel_fronts(found: list[tuple[float, ...]]) -> None:
+    ranked = ranks(found)
+    for (p, a), (q, b) in itertools.product(zip(found, ranked, strict=True), repeat=2):
+        if dominates(p, q):
+            assert a < b
+    assert not found or min(ranked) == 0
+
+
+# -- the space
+
+
+def some(count: int, *, seed: int = 0, pruned: bool | None = None) -> list[space.Config]:
+    chooser, found = space.Random(seed), []
+    while len(found) < count:
+        config = space.suggest(chooser)
+        if config.fits(SIDES) and (pruned is None or bool(config.prune) == pruned):
+            found.append(config)
+    return found
+
+
+def build(config: space.Config) -> torch.nn.Module:
+    spec = zoo.get_card(config.variant).spec()
+    torch.manual_seed(0)
+    return zoo.build(dataclasses.replace(spec, kwargs=config.kwargs()), SIDES).eval()
+
+
+def test_the_published_network_is_in_it() -> None:
+    plain = zoo.build(zoo.get_card("slim_unetr").spec(), SIDES)
+    built = build(space.PUBLISHED)
+    assert [tuple(p.shape) for p in plain.parameters()] == [tuple(p.shape) for p in built.parameters()]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_what_is_suggested_fits_or_says_that_it_does_not(seed: int) -> None:
+    config = space.suggest(space.Random(seed))
+    again = space.suggest(_Replay(space.parameters(config)))
+    assert again == config
+    if config.fits(SIDES):
+        with torch.device("meta"):
+            zoo.build(dataclasses.replace(zoo.get_card(config.variant).spec(), kwargs=config.kwargs()), SIDES)
+
+
+class _Replay:
+    def __init__(self, chosen: dict[str, object]) -> None:
+        self.chosen = chosen
+
+    def suggest_categorical(self, name: str, choices: list[object]) -> object:
+        assert self.chosen[name] in choices
+        return self.chosen[name]
+
+
+def test_what_builds_the_same_is_one() -> None:
+    plain = space.Config()
+    assert plain.key == dataclasses.replace(plain, criterion="taylor", scope="global").key
+    assert plain.key != dataclasses.replace(plain, stem=8).key
+    assert len({config.key for config in space.starting_points()}) == 10
+
+
+@pytest.mark.parametrize("config", some(6, pruned=False), ids=lambda c: c.key[:6])
+def test_costs_by_formula_are_those_of_the_network(config: space.Config) -> None:
+    counted = measure_cost(build(config), (1, 4, *SIDES))
+    found = costs.count(config, 4, 3, SIDES)
+    assert (found["params"], found["macs"]) == (counted.params, counted.macs)
+    assert 0.7 * counted.tensor_memory_bytes < found["tensor_bytes"] <= counted.tensor_memory_bytes
+
+
+@pytest.mark.parametrize("config", some(4, seed=1, pruned=True), ids=lambda c: f"{c.scope}-{c.key[:6]}")
+def test_costs_of_what_is_pruned_are_exact_or_a_bound(config: space.Config) -> None:
+    model = build(config)
+    structure = find_structure(model, (1, 4, *SIDES))
+    scores = importance.magnitude(model, structure)
+    removed = importance.choose(structure, scores, config.prune, scope=config.scope)  # type: ignore[arg-type]
+    counted = measure_cost(remove(model, structure, removed), (1, 4, *SIDES))
+    found = costs.count(config, 4, 3, SIDES)
+    if config.scope == "layer":
+        assert (found["params"], found["macs"]) == (counted.params, counted.macs)
+    assert found["params"] <= counted.params
+    assert found["macs"] <= counted.macs
+    assert found["tensor_bytes"] <= counted.tensor_memory_bytes
+
+
+# -- inheritance
+
+
+@pytest.fixture(scope="module")
+def parent() -> Parent:
+    model = build(space.PUBLISHED)
+    structure = find_structure(model, (1, 4, *SIDES))
+    return Parent(
+        model=model, structure=structure, scores=tuple(importance.magnitude(model, structure)), sha256="parent"
+    )
+
+
+def test_a_child_of_equal_shape_answers_as_its_parent(parent: Parent) -> None:
+    child = build(space.PUBLISHED)
+    with torch.no_grad():
+        for parameter in child.parameters():
+            parameter.zero_()
+    assert inherit(child, parent) == 1.0
+    x = torch.randn(1, 4, *SIDES)
+    with torch.no_grad():
+        assert torch.equal(child(x), parent.model(x))
+
+
+def test_a_narrower_child_has_the_channels_that_matter(parent: Parent) -> None:
+    child = build(space.scaled(0.5))
+    assert inherit(child, parent) > 0.9  # all but the last stage, which reads tokens as channels
+    (layer, scores) = next(
+        (layer, scores)
+        for layer, scores in zip(parent.structure.layers, parent.scores, strict=True)
+        if any(place.name == "downs.0.conv.weight" and place.axis == 0 for place in layer.channels[0])
+    )
+    kept = sorted(np.argsort(scores, kind="stable")[-12:].tolist())
+    rows = [
+        next(p.index for p in layer.channels[number] if p.name == "downs.0.conv.weight" and p.axis == 0)
+        for number in kept
+    ]
+    assert torch.equal(child.downs[0].conv.weight, parent.model.downs[0].conv.weight[sorted(rows)])
+
+
+def test_what_has_another_shape_begins_at_random(parent: Parent) -> None:
+    child = build(dataclasses.replace(space.PUBLISHED, stem=8))
+    before = child.downs[0].conv.weight.clone()
+    assert 0.5 < inherit(child, parent) < 1.0
+    assert torch.equal(child.downs[0].conv.weight, before)
+    assert torch.equal(child.encoder[0][0].mlp1[0].weight, parent.model.encoder[0][0].mlp1[0].weight)

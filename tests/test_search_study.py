@@ -1,0 +1,197 @@
+"""Proposals: refused by the budget for nothing, never trained twice, told to the sampler, and taken up again."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import optuna
+import pytest
+
+from benchbench.errors import StoreError, UsageError
+from benchbench.search import space, stage
+from benchbench.search import study as studies
+from benchbench.search.budget import parse_budget
+from benchbench.search.evaluate import Evaluation
+from benchbench.search.space import Config
+from benchbench.search.storage import open_storage, take_up_again, without_password
+from benchbench.search.task import Task
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+def task(*budget: str) -> Task:
+    return Task(
+        data="x",
+        key="x",
+        spatial=(64, 64, 64),
+        in_channels=1,
+        out_channels=3,
+        budget=parse_budget(budget),
+        base_bytes=3e8,
+        batch=2,
+        objective="macs",
+    )
+
+
+class Trainer:
+    """Instead of training: a Dice that falls with size, and a note of what was asked."""
+
+    def __init__(self, of: Task) -> None:
+        self.of, self.asked = of, list[Config]()
+
+    def __call__(self, config: Config, number: int) -> Evaluation:
+        self.asked.append(config)
+        found = self.of.costs(config)
+        dice = 0.9 - 1e6 / (1e7 + found["macs"]) + random.Random(config.key).gauss(0, 1e-3)
+        return Evaluation(
+            dice=dice, costs=found, inherited=1.0, train_s=1.0, measure_s=0.0, total_s=1.0, steps=1, path=Path("x")
+        )
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/study.db"
+
+
+def run(url: str, of: Task, trainer: Trainer, trials: int, seed: int = 0) -> list[studies.Tried]:
+    study = studies.open_study(open_storage(url), "s", of, seed=seed)
+    return studies.search(study, of, trainer, elapsed=lambda: 0.0, until=lambda known: len(known) >= trials)
+
+
+def test_nothing_is_trained_that_the_budget_refuses(url: str) -> None:
+    of = task("150MMACs", "300kparams")
+    trainer = Trainer(of)
+    known = run(url, of, trainer, 60)
+    refused = [one for one in known if one.refused]
+    assert refused
+    assert all(one.dice is None for one in refused)
+    assert all(of.budget.excesses(of.costs(config)) == [] for config in trainer.asked)
+    assert len(trainer.asked) == len(studies.distinct(known))
+    late = [one.refused for one in known[30:]]
+    assert sum(map(bool, late)) < sum(bool(one.refused) for one in known[:30])  # the sampler has learned it
+
+
+def test_no_configuration_is_trained_twice(url: str) -> None:
+    of = task()
+    trainer = Trainer(of)
+    run(url, of, trainer, 20)
+    study = studies.open_study(open_storage(url), "s", of, seed=1)
+    again = trainer.asked[0]
+    study.enqueue_trial(space.parameters(again))
+    known = studies.search(study, of, trainer, elapsed=lambda: 0.0, until=lambda known: len(known) >= 21)
+    assert len({config.key for config in trainer.asked}) == len(trainer.asked)
+    assert known[-1].same_as is not None
+    assert known[-1].dice == known[known[-1].same_as].dice
+    assert len(studies.distinct(known)) == len(trainer.asked)
+
+
+def test_a_search_goes_on_where_it_was(url: str) -> None:
+    of = task()
+    first, second = Trainer(of), Trainer(of)
+    run(url, of, first, 12)
+    known = run(url, of, second, 15)
+    assert len(known) == 15
+    assert len(second.asked) == 3
+
+
+def test_another_search_of_that_name_is_refused(url: str) -> None:
+    run(url, task("2GB"), Trainer(task("2GB")), 1)
+    with pytest.raises(UsageError, match=r"is of another search \(its budget differ\)"):
+        run(url, task("1GB"), Trainer(task("1GB")), 1)
+
+
+def test_a_storage_that_is_not_there_is_said_without_its_password() -> None:
+    with pytest.raises(StoreError) as caught:
+        open_storage("postgresql://user:secret@127.0.0.1:9/none")
+    assert "127.0.0.1:9" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_first_proposals_are_what_a_person_would_try(url: str) -> None:
+    of = task()
+    trainer = Trainer(of)
+    run(url, of, trainer, 3)
+    assert trainer.asked[0] == Config()
+    assert optuna.load_study(study_name="s", storage=url).user_attrs["identity"]["objective"] == "macs"
+
+
+def test_a_password_is_never_shown() -> None:
+    assert without_password("postgresql://me:se@cret@host/db") == "postgresql://me:...@host/db"
+    assert without_password("postgresql://me@host/db") == "postgresql://me@host/db"
+    assert without_password("sqlite:///a.db") == "sqlite:///a.db"
+
+
+def test_what_was_broken_off_is_taken_up_again(url: str) -> None:
+    of = task()
+    trainer = Trainer(of)
+
+    def broken(config: Config, number: int) -> Evaluation:
+        if number == 2:
+            raise KeyboardInterrupt
+        return trainer(config, number)
+
+    study = studies.open_study(open_storage(url), "s", of, seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        studies.search(study, of, broken, elapsed=lambda: 0.0, until=lambda known: False)
+    lost = study.get_trials()[2]
+    killed = study.ask()  # as a worker that was killed leaves it: running, for ever
+    assert take_up_again(study) == 1  # nothing was proposed for the other one yet
+    assert take_up_again(study) == 0
+    known = studies.search(study, of, trainer, elapsed=lambda: 0.0, until=lambda known: len(known) >= 6)
+    again = [one for one in known if one.config == space.suggest(optuna.trial.FixedTrial(lost.params))]
+    assert len(again) == 1
+    assert study.get_trials()[killed.number].state == optuna.trial.TrialState.FAIL
+    assert len(trainer.asked) == len({config.key for config in trainer.asked}) == len(studies.distinct(known))
+
+
+# -- work that is known beforehand
+
+
+def pieces(n: int) -> list[stage.Work]:
+    return [stage.Work(label=f"piece {i}", what={"i": i}) for i in range(n)]
+
+
+def test_work_is_done_once(url: str) -> None:
+    part = stage.open_stage(open_storage(url), "s/part")
+    done: list[str] = []
+
+    def do(work: stage.Work) -> dict[str, float]:
+        done.append(work.label)
+        return {"value": float(work.what["i"])}
+
+    stage.queue(part, pieces(3))
+    stage.queue(part, pieces(4))  # another worker, with the same in mind
+    part.enqueue_trial({}, user_attrs={"label": "piece 0", "work": {"i": 0}})  # at the very same time
+    found = stage.work_off(part, do)
+    assert done == [f"piece {i}" for i in range(4)]
+    assert [(one.label, one.result["value"]) for one in found] == [(f"piece {i}", float(i)) for i in range(4)]
+    assert stage.work_off(part, do) == found
+    assert len(done) == 4
+
+
+def test_a_piece_that_fails_is_a_row(url: str) -> None:
+    part = stage.open_stage(open_storage(url), "s/part")
+
+    def do(work: stage.Work) -> dict[str, float]:
+        if work.what["i"] == 1:
+            raise ValueError("its gradient is not finite\nand more")
+        return {"value": 1.0}
+
+    stage.queue(part, pieces(3))
+    assert [one.error for one in stage.work_off(part, do)] == [None, "its gradient is not finite", None]
+
+
+def test_a_broken_off_piece_is_taken_up_again(url: str) -> None:
+    part = stage.open_stage(open_storage(url), "s/part")
+    stage.queue(part, pieces(2))
+
+    def stop(work: stage.Work) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage.work_off(part, stop)
+    assert take_up_again(part) == 1
+    found = stage.work_off(part, lambda work: {"value": 0.0})
+    assert sorted(one.label for one in found) == ["piece 0", "piece 1"]
