@@ -412,6 +412,12 @@ def _search(options: argparse.Namespace) -> int:
         asked = resumed(out, options.storage, controls=options.controls or None, **changed)
     else:
         out = options.out or _new_folder("search")
+        patch = tuple(options.spatial) if options.spatial else None
+        parent = (
+            Path(options.parent)
+            if options.parent
+            else searcher.parent_that_comes_along(options.data, options.fold, patch)
+        )
         asked = Asked(
             budget=parse_budget(options.budget),
             data=options.data,
@@ -419,9 +425,9 @@ def _search(options: argparse.Namespace) -> int:
             objective=options.objective,
             phase=options.budget_phase,
             controls=options.controls,
-            parent=options.parent,
+            parent=None if options.parent == "train" else parent,
             trials=options.trials,
-            spatial=tuple(options.spatial) if options.spatial else None,
+            spatial=patch,
             volume=tuple(options.volume) if options.volume else None,
             fold=options.fold,
             steps=options.steps,

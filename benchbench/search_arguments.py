@@ -59,9 +59,9 @@ def add_search(command: Any) -> None:
     )
     sub.add_argument(
         "--parent",
-        type=Path,
-        metavar="FILE",
-        help="weights of a whole Slim UNETR on this data that all inherit from (default: it is trained first)",
+        metavar="FILE|train",
+        help="weights of a whole Slim UNETR on this data that all inherit from; 'train' trains it first, within the "
+        "time (default: what comes along with benchbench, else train)",
     )
     sub.add_argument(
         "--spatial",
@@ -78,7 +78,7 @@ def add_search(command: Any) -> None:
         help="of a patient, for the memory (default: the data set's median shape)",
     )
     sub.add_argument(
-        "--steps", type=to.positive, metavar="N", help="that a proposal trains (default: so that some fifty fit)"
+        "--steps", type=to.positive, metavar="N", help="that a proposal trains (default: so that some 45 fit)"
     )
     sub.add_argument("--batch-size", type=to.positive, metavar="N", help="patches in a step (default: as for train)")
     sub.add_argument("--threads", type=to.positive, metavar="N", help="CPU threads of a worker (default: its share)")

@@ -81,7 +81,7 @@ def main(folder: Path, out: Path, steps: int) -> None:
     )
     shipped = Path(benchbench.__file__).parent / "models" / "checkpoints" / "slim_unetr-hippocampus.safetensors"
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "table.jsonl"
+    path = out / "table.ndjson"
     there = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     known = {row["key"] for row in there}
     parent = parent_of(shipped, task)

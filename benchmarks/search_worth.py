@@ -120,7 +120,7 @@ def main(folder: Path, limit_text: str, seeds: int) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     limit = parse_limit(limit_text)
-    rows = {row["key"]: row for row in map(json.loads, (folder / "table.jsonl").read_text().splitlines())}
+    rows = {row["key"]: row for row in map(json.loads, (folder / "table.ndjson").read_text().splitlines())}
     whole_s = sum(row["total_s"] for row in rows.values())
     plain = rows[make({name: levels[0] for name, levels in LEVELS.items()}).key]
     reference = (0.5, 1.25 * plain["costs"][METRIC])

@@ -12,6 +12,7 @@ from benchbench import zoo
 from benchbench.arguments import parse
 from benchbench.report import write_report
 from benchbench.store import read_records
+from tests.shared_files import shared_file
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"
@@ -21,13 +22,15 @@ OTHERS = ["audit", "dice-nnunet"]
 #: Those of a data set's patients, with the networks that were trained for them by one recipe and an equal budget.
 TRAINED = {
     "hippocampus": {"slim_unetr", "slim_unetr_fixed", "nnunet", "nnunet_small", "unetr", "swin_unetr"},
-    "hippocampus-hour": {"slim_unetr_fixed"},
+    "hippocampus-hour": {"slim_unetr_fixed", "nnunet_small"},
 }
 PATIENTS = list(TRAINED)
-MACHINES = [name for name in FOLDERS if name not in OTHERS + PATIENTS]
+#: Those that `bench search` has left.
+SEARCHES = ["search-hippocampus"]
+MACHINES = [name for name in FOLDERS if name not in OTHERS + PATIENTS + SEARCHES]
 
 #: Page -> the folders that it is made from, in their order.
-PAGES = {folder: [folder] for folder in MACHINES + PATIENTS} | {"table3": ["audit", "amd-epyc-2c"]}
+PAGES = {folder: [folder] for folder in MACHINES + PATIENTS + SEARCHES} | {"table3": ["audit", "amd-epyc-2c"]}
 
 #: What the bytes of a page depend on.
 DRAWN_BY = ("matplotlib", "numpy", "jinja2", "markupsafe")
@@ -79,7 +82,8 @@ def test_networks_that_are_compared_by_dice_were_trained_alike(folder):
     names = {told["model"]["name"] for told in trained}
     assert names == TRAINED[folder]
     own = ("patch", "batch")  # follow from the network's sides
-    recipes = [{k: v for k, v in told["train"]["recipe"].items() if k not in own} for told in trained]
+    later = {"distil": 0.0}  # what a recipe did not say before there was such a thing
+    recipes = [{k: v for k, v in (later | told["train"]["recipe"]).items() if k not in own} for told in trained]
     assert all(recipe == recipes[0] for recipe in recipes)
     options = parse(["train", "nnunet", "--config", str(REFERENCE / folder / "train.toml")])
     assert recipes[0]["budget"] == str(options.budget)
@@ -106,6 +110,40 @@ def test_the_weights_that_come_along_are_those_of_the_record(name):
     weights = ROOT / "models" / "checkpoints" / f"{name}-hippocampus.safetensors"
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == record.model.checkpoint
     assert weights.stat().st_size < 10_000_000
+
+
+@pytest.mark.parametrize("folder", SEARCHES)
+def test_a_search_is_whole_and_names_no_place(folder):
+    text = (REFERENCE / folder / "search.json").read_text()
+    found = json.loads(text)
+    assert "/home" not in text
+    assert "/tmp" not in text
+    trained = [one for one in found["trials"] if one["dice"] is not None and one["same_as"] is None]
+    assert len({one["key"] for one in trained}) == len(trained) >= 40
+    assert all(one["dice"] is None for one in found["trials"] if one["refused"])
+    records = {record.id: record for record in read_records(REFERENCE / folder / "measured")}
+    assert any(point["front"] for point in found["points"])
+    for point in found["points"]:
+        assert records[point["record"]].value("latency_s") == point["costs"]["latency_s"]
+        assert point["keeps"] is True
+        assert {"scratch"} <= set(point["controls"]) | ({"scratch"} if not found["controls"] else set())
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", SEARCHES)
+def test_every_point_of_a_front_gives_the_dice_that_was_recorded(folder):
+    from benchbench import build_model
+    from benchbench.measure.accuracy import measure_dice
+
+    data = str(shared_file("data/Task04_Hippocampus"))
+    found = json.loads((REFERENCE / folder / "search.json").read_text())
+    for point in found["points"]:
+        if not point["front"]:
+            continue
+        model = build_model(str(REFERENCE / folder / point["files"]["weights"])).eval()
+        again = measure_dice(model, data=data, split="test", spatial=found["task"]["spatial"], surfaces=False)
+        assert again.measurements[0].value == pytest.approx(point["dice_test"]["best"], abs=1e-3)
 
 
 @pytest.mark.parametrize("path", sorted(REFERENCE.glob("*/train-*.toml")), ids=lambda path: path.stem)

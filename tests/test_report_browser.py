@@ -66,6 +66,7 @@ def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
     write_comparison(found, ("before", "after"), root / "compare.html")
     folders = [examples.whole_zoo(root / "z"), examples.sweep(root / "s"), examples.patients(root / "p")]
     write_report(folders, root / "trust.html")
+    write_report([Path(__file__).parents[1] / "results" / "reference" / "search-hippocampus"], root / "search.html")
     audits = write_report([examples.whole_audit(root / "c"), root / "a"], root / "audit.html")
     opened = audits.read_text(encoding="utf-8").replace("<details>", "<details open>")
     (root / "audit-open.html").write_text(opened, encoding="utf-8")
@@ -115,6 +116,20 @@ def test_the_page_of_a_comparison_loads_without_a_complaint_and_sorts(visit):
     assert console == ""
 
 
+def test_the_page_of_a_search_loads_without_a_complaint_and_sorts(visit):
+    script = """
+      const names = () => [...page.querySelectorAll('tbody tr th')].map(cell => cell.firstChild.textContent.trim());
+      page.querySelector('button[data-key=macs]').click();
+      const up = names();
+      page.querySelector('button[data-key=macs]').click();
+      return { up, down: names(), figures: page.querySelectorAll('figure svg').length };
+    """
+    found, console = visit(script, address="search.html")
+    assert console == ""
+    assert found["down"] == found["up"][::-1]
+    assert found["figures"] >= 4
+
+
 def test_a_script_that_is_not_the_pages_own_does_not_run(visit):
     found, console = visit("return { ran: win.ran ?? null };", address="hostile.html")
     assert found["ran"] is None
@@ -153,7 +168,8 @@ def test_a_link_can_ask_for_an_order(visit):
 
 
 @pytest.mark.parametrize(
-    "address", ["report.html", "open.html", "audit.html", "audit-open.html", "compare.html", "trust.html"]
+    "address",
+    ["report.html", "open.html", "audit.html", "audit-open.html", "compare.html", "trust.html", "search.html"],
 )
 def test_at_400_pixels_nothing_makes_the_page_scroll_sideways(visit, address):
     found, _ = visit(
@@ -202,7 +218,7 @@ def test_a_table_with_two_rows_of_headings_sorts_alone(visit):
     assert console == ""
 
 
-@pytest.mark.parametrize("address", ["report.html", "audit-open.html", "compare.html", "trust.html"])
+@pytest.mark.parametrize("address", ["report.html", "audit-open.html", "compare.html", "trust.html", "search.html"])
 @pytest.mark.parametrize(("scheme", "flag"), [("light", 1), ("dark", 0)])
 def test_text_and_marks_contrast_with_the_paper_in_light_and_in_dark(visit, scheme, flag, address):
     found, _ = visit(

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import benchbench
-from benchbench import checkpoint, cli, data
+from benchbench import checkpoint, cli, data, zoo
 from benchbench.measure.accuracy import measure_dice
 from benchbench.report import render_search
 from benchbench.search import outlook, space, summary, work
 from benchbench.search.budget import parse_budget
-from benchbench.search.evaluate import parent_of
+from benchbench.search.evaluate import build, parent_of, without_ranking
+from benchbench.search.inherit import Parent
 from benchbench.search.task import Task, check_objective, task_from_json
 from benchbench.store import read_records
 from tests.data_sets import decathlon
 from tests.shared_files import shared_file
 
 SIDES = (32, 32, 32)
-SMALL = ["--time", "20s", "--steps", "3", "--finalists", "2", "--seeds", "1"]
+SMALL = ["--time", "12s", "--steps", "3", "--finalists", "2", "--seeds", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -344,22 +347,19 @@ def test_what_differs_from_the_published_network_is_named() -> None:
 # -- inheritance, on real patients
 
 
+@pytest.fixture(scope="module")
+def hippocampus() -> tuple[Task, Parent]:
+    plan = data.get_plan(str(shared_file("data/Task04_Hippocampus")))
+    of = dataclasses.replace(task(batch=2), data=plan.where, key=plan.key)
+    shipped = Path(benchbench.__file__).parent / "models" / "checkpoints" / "slim_unetr-hippocampus.safetensors"
+    return of, parent_of(shipped, of)
+
+
 @pytest.mark.shared
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", space.VARIANTS)
-def test_a_child_begins_better_than_chance(variant: str) -> None:
-    import dataclasses
-
-    import torch
-
-    from benchbench import zoo
-    from benchbench.search.evaluate import build
-
-    plan = data.get_plan(str(shared_file("data/Task04_Hippocampus")))
-    of = task(batch=2)
-    of = dataclasses.replace(of, data=plan.where, key=plan.key)
-    shipped = Path(benchbench.__file__).parent / "models" / "checkpoints" / "slim_unetr-hippocampus.safetensors"
-    parent = parent_of(shipped, of)
+def test_a_child_begins_better_than_chance(variant: str, hippocampus: tuple[Task, Parent]) -> None:
+    of, parent = hippocampus
     batches, loss = of.gradients(4)
     cases = list(batches)
 
@@ -373,3 +373,19 @@ def test_a_child_begins_better_than_chance(variant: str) -> None:
         by_chance = [mean_loss(zoo.build(spec, of.spatial)) for _ in range(2)]
         assert inherited > 0.8
         assert mean_loss(child) < 0.9 * min(by_chance)
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_the_ranking_of_the_channels_matters(hippocampus: tuple[Task, Parent]) -> None:
+    of, parent = hippocampus
+    batches, loss = of.gradients(4)
+    cases = list(batches)
+
+    def mean_loss(of_parent: Parent) -> float:
+        child, _, _ = build(of, space.scaled(0.5), of_parent, 0)
+        with torch.no_grad():
+            return float(np.mean([loss(child.eval()(image), target).item() for image, target in cases]))
+
+    by_chance = [mean_loss(without_ranking(parent, seed)) for seed in range(3)]
+    assert mean_loss(parent) < min(by_chance)

@@ -129,8 +129,7 @@ def _columns(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     """(key, heading, whether numbers stand below it)."""
     return [
         ("name", "Network", False),
-        ("front", "On the front", False),
-        ("dice", "Dice on test, 95 % interval", True),
+        ("dice", "Dice on test", True),
         ("val", "Dice on val", True),
         ("objective", found["metric"]["title"].capitalize(), True),
         ("macs", "MACs", True),
@@ -147,8 +146,11 @@ def _row(found: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
     keeps = {True: use, False: f"over it: {use}", None: f"{use}; not confirmed by a measurement"}[point["keeps"]]
     value = point["objective"]
     cells = {
-        "name": (point["name"], "the published network" if point["published"] else ""),
-        "front": ("yes" if point["front"] else "no", ""),
+        "name": (
+            point["name"],
+            ("on the front" if point["front"] else "not on the front")
+            + (", the published network" if point["published"] else ""),
+        ),
         "dice": (f"{point['dice_test']['mean']:.3f}", f"{low:.3f} to {high:.3f}"),
         "val": (f"{point['dice_val']['mean']:.3f}", _seeds(point["dice_val"]["values"])),
         "objective": ("–" if value is None else format_value(value, metric["unit"]), str(point["objective_origin"])),
@@ -159,7 +161,6 @@ def _row(found: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
     }
     sort = {
         "name": point["name"],
-        "front": int(point["front"]),
         "dice": point["dice_test"]["mean"],
         "val": point["dice_val"]["mean"],
         "objective": value,

@@ -195,7 +195,7 @@ def sketches(found: Mapping[str, Any], point: Mapping[str, Any] | None) -> list[
     )
     caption = (
         "Encoder and decoder have the same blocks at each stage, the first on top. A bar is a block, as wide as its "
-        "channels; below it channels, attention's width and heads, sampling stride, expansion of the MLPs."
+        "channels; below it channels, width and heads of the attention, its sampling stride, expansion of the MLPs."
     )
     drawn.append(
         Drawing(
@@ -209,8 +209,8 @@ def sketches(found: Mapping[str, Any], point: Mapping[str, Any] | None) -> list[
 
 def _stage_text(config: Mapping[str, Any], stage: int) -> str:
     return (
-        f"{config['widths'][stage]} ch × {config['depths'][stage]}, attention {config['attention'][stage]}/"
-        f"{config['heads'][stage]}, r {config['sampling'][stage]}, MLP × {config['expansion'][stage]}"
+        f"{config['widths'][stage]} ch, att. {config['attention'][stage]}/{config['heads'][stage]}, "
+        f"r {config['sampling'][stage]}, ×{config['expansion'][stage]}"
     )
 
 

@@ -30,9 +30,14 @@ class Clock:
             pass  # nothing of it decides what is found
 
     @property
+    def sitting_s(self) -> float:
+        """Of this sitting."""
+        return time.monotonic() - self._began
+
+    @property
     def whole_s(self) -> float:
         """All sittings together."""
-        return self.before_s + time.monotonic() - self._began
+        return self.before_s + self.sitting_s
 
     def measured(self, seconds: float) -> None:
         """So much was spent on measuring before or after the search itself."""

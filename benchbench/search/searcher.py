@@ -55,7 +55,9 @@ log = logging.getLogger(__name__)
 
 SUMMARY = "search.json"
 STORAGE_ENV = "BENCHBENCH_STORAGE"  # a worker's process gets the address in it, since that may hold a password
-_WISHED = 50  # proposals that the time should be enough for
+_WISHED = 45  # proposals that the time should be enough for
+_OVERHEAD_S = 3.5  # of each: building, counting, looking at `val`
+_DEARER = 1.1  # a proposal's step than that of the published network by itself: children are smaller, a teacher answers
 _STEPS = (8, 40)  # of a proposal's training, at least and at most
 _HIGH = 4  # times as many for a promotion
 
@@ -63,6 +65,22 @@ _HIGH = 4  # times as many for a promotion
 Plan = Callable[[Sequence[str]], None]
 #: Told as it goes: the share of the time that is used, and a line.
 Progress = Callable[[float, str], None]
+
+
+def parent_that_comes_along(
+    source: str, fold: int | None = None, spatial: tuple[int, int, int] | None = None
+) -> Path | None:
+    """Weights of the published network that come with benchbench, for a data set and its patch; None: there are none.
+
+    Args:
+        source: name or folder of the data set.
+        fold: of its cases.
+        spatial: (D, H, W) of the patch; None: as a search chooses it.
+    """
+    plan = data.get_plan(source, fold=fold)
+    spec = zoo.get_card(space.VARIANTS[0]).spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
+    sides = spatial or zoo.fitting_sides(spec, plan.patch)
+    return checkpoint.find(spec.name, spec.in_channels, spec.out_channels, sides, plan)
 
 
 class _Silent:
@@ -124,8 +142,9 @@ class _Search:
         """A line, and a sign of life for who goes on later."""
         self.clock.tick()
         if self._progress:
-            used = self._worker.elapsed() / self.asked.time_s if self._worker else 0.0
-            self._progress(min(used, 0.999), text)
+            left = self.asked.time_s - (self._worker.elapsed() if self._worker else 0.0)
+            sitting = self.clock.sitting_s
+            self._progress(sitting / (sitting + max(left, 1.0)), text)
 
     def run(self) -> Found:
         check_objective(self.asked.objective)
@@ -289,12 +308,12 @@ class _Search:
         )
 
     def _fitting_steps(self, task: Task) -> int:
-        """As many that some fifty proposals fit, were each as dear as the published network."""
+        """As many that some 45 proposals fit: each about as dear as the published network, with a teacher beside it."""
         config = outlook.published(space.VARIANTS[0])
         spec = zoo.get_card(config.variant).spec(in_channels=task.in_channels, out_channels=task.out_channels)
         with _threads(task.threads):
             each = step_seconds(task, zoo.build(spec, task.spatial))
-        fitting = PROPOSAL_SHARE * self.asked.time_s * self.asked.workers / _WISHED / each
+        fitting = (PROPOSAL_SHARE * self.asked.time_s * self.asked.workers / _WISHED - _OVERHEAD_S) / (_DEARER * each)
         return max(_STEPS[0], min(_STEPS[1], math.floor(fitting)))
 
     def _keep(self, job: Job) -> None:
@@ -349,6 +368,8 @@ class _Search:
                 ("measuring", (1 - PARENT_SHARE - PROPOSAL_SHARE - PROMOTION_SHARE - FINAL_SHARE) * job.time_s),
             )
         )
+        if given:
+            lines.append(f"parent: {Path(str(job.parent)).name}, trained before")
         lines.append(f"time: {format_duration(job.time_s)}, about: {split}")
         lines.append(
             f"  a proposal trains {job.low_steps} steps, a promotion {job.high_steps}; up to {job.finalists} finalists "
