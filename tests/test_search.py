@@ -125,7 +125,8 @@ def test_going_on_runs_the_controls_and_trains_nothing_again(done: Path, capsys:
     assert after["trials"] == before["trials"]
     assert after["finals"] == before["finals"]
     kinds = {(one["kind"], one["key"]) for one in after["controls"]}
-    assert {key for kind, key in kinds if kind == "scratch"} == {one["key"] for one in before["finals"]}
+    own = {point["key"] for point in before["points"] if not point["published"]}
+    assert kinds == {(kind, key) for kind in ("scratch", "random") for key in own}
     parent_s = before["parent"]["train_s"]
     for one in after["controls"]:
         final = next(f for f in before["finals"] if f["key"] == one["key"])

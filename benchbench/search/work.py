@@ -401,11 +401,12 @@ class Worker:
             if int(one.what["seed"]) != self.job.seed:
                 continue
             config, own_s = space.from_json(one.what["config"]), float(one.what["seconds"])
+            if config == published(config.variant):  # no find of the search
+                continue
             whole_s = self.parent_s + earlier.get(config.key, 0.0) + own_s
             seed = {"seed": self.job.seed, "of": one.label}
             pieces.append(self._piece("scratch", config, {**seed, "seconds": whole_s}, self.again))
-            if config != published(config.variant):
-                pieces.append(self._piece("random", config, {**seed, "seconds": own_s}, self.again))
+            pieces.append(self._piece("random", config, {**seed, "seconds": own_s}, self.again))
         stage.queue(part, pieces)
         stage.work_off(part, self._control, told=self._told)
 
