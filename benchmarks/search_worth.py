@@ -1,11 +1,12 @@
 """Is the search's sampler worth it: against chance and NSGA-II, on configurations that were really trained.
 
-    python benchmarks/search_worth.py results/reference/search-table [LIMIT] [SEEDS]
+    python benchmarks/search_worth.py results/reference/search-table [LIMIT] [SEEDS] [SEARCH]
 
 Each looks its trainings up in the table that `search_table.py` made, pays what they took there, and is stopped at equal
 wall-clock. All refuse what is above LIMIT (100MMACs) for nothing, and train nothing twice. Prints, with bootstrap
 intervals over SEEDS (10): the hypervolume that each ends with, and the time in which the search reaches what NSGA-II
-ends with, against NSGA-II's own; writes the curves to `worth.json` beside the table.
+ends with, against NSGA-II's own; writes the curves to `worth.json` beside the table, and into the record of SEARCH, a
+search's folder, whose page then shows them.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ STRATEGIES = {
 }
 
 
-def main(folder: Path, limit_text: str, seeds: int) -> None:
+def main(folder: Path, limit_text: str, seeds: int, into: Path | None) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     limit = parse_limit(limit_text)
@@ -170,13 +171,17 @@ def main(folder: Path, limit_text: str, seeds: int) -> None:
         times_as = f"{statistics.fmean(ratios):.2f} times as fast ({low:.2f} to {high:.2f})"
         print(f"{name} reaches what NSGA-II ends with {times_as}")
     (folder / "worth.json").write_text(json.dumps(found, indent=1) + "\n")
+    if into:
+        path = into / "search.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"worth": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3, 4):
+    if not 2 <= len(sys.argv) <= 5:
         sys.exit(__doc__)
     main(
         Path(sys.argv[1]),
         sys.argv[2] if len(sys.argv) > 2 else "100MMACs",
         int(sys.argv[3]) if len(sys.argv) > 3 else 10,
+        Path(sys.argv[4]) if len(sys.argv) > 4 else None,
     )

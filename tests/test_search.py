@@ -345,6 +345,18 @@ def test_what_differs_from_the_published_network_is_named() -> None:
     assert summary.config_text(config) == "widths 12-24-32-48, 30% pruned by taylor, global"
 
 
+@pytest.mark.slow
+def test_the_page_shows_the_sampler_beside_chance(done: Path) -> None:
+    curve = [[10.0 * i, 0.02 * i, 0.02 * i - 0.01, 0.02 * i + 0.01] for i in range(1, 21)]
+    own = {"end": 0.4, "ci95": [0.39, 0.41], "curve": curve, "faster_than_nsga2": 1.6, "faster_ci95": [1.2, 2.0]}
+    told = {"table": 256, "feasible": 200, "limit": "100MMACs", "budget_s": 200.0, "seeds": 10}
+    worth = told | {"strategies": {"search": own, "NSGA-II + rejection": own, "random + rejection": own}}
+    page = render_search(found(done) | {"worth": worth})
+    assert "256 configurations were trained beforehand, 200 of them within 100MMACs" in page
+    assert "reaches what NSGA-II ends with 1.60 times as fast (1.20 to 2.00)" in page
+    assert "Beside chance and NSGA-II" not in render_search(found(done))
+
+
 # -- inheritance, on real patients
 
 

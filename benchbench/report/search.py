@@ -69,6 +69,7 @@ def render_search(found: Mapping[str, Any]) -> str:
         search_figures.front(found),
         search_figures.hypervolume(found, "trainings"),
         search_figures.hypervolume(found, "at_s"),
+        search_figures.worth(found),
         search_figures.importance(found),
         *search_figures.sketches(found, chosen(front)),
     ]

@@ -10,6 +10,7 @@ from benchbench.report.figures import Drawing
 from benchbench.units import format_duration, format_value
 
 _STAGES = 4
+_LINES = ("-", "--", ":")
 _ROWS = 14  # choices whose importance is shown
 
 
@@ -123,6 +124,59 @@ def hypervolume(found: Mapping[str, Any], against: str) -> Drawing | None:
     return Drawing(
         svg=svg.inline(picture, prefix=f"hv{against[0]}", label=f"{title}: {end}."), title=title, caption=caption
     )
+
+
+def worth(found: Mapping[str, Any]) -> Drawing | None:
+    """The sampler beside chance and NSGA-II, on a table of configurations that were trained beforehand."""
+    told = found.get("worth")
+    if not told:
+        return None
+    names = list(told["strategies"])
+    with canvas.plain_matplotlib():
+        figure, axes = canvas.axes(3.1, 0.15)
+        curves = {name: told["strategies"][name]["curve"] for name in names}
+        axes.set_xlim(0, told["budget_s"] / 60 * 1.02)
+        ends = [value for curve in curves.values() for point in curve[len(curve) // 10 :] for value in point[2:]]
+        canvas.limits(axes.set_ylim, ends, log=False)
+        axes.grid(True, color=svg.GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        canvas.label_ticks(axes.xaxis, axes.get_xlim(), log=False)
+        canvas.label_ticks(axes.yaxis, axes.get_ylim(), log=False)
+        axes.set_xlabel("minutes of trainings paid for")
+        axes.set_ylabel("hypervolume, share of the box")
+        for number, name in enumerate(names):
+            xs = [point[0] / 60 for point in curves[name]]
+            colour = svg.SERIES[number]
+            axes.plot(
+                xs,
+                [point[1] for point in curves[name]],
+                color=colour,
+                linewidth=1.8,
+                linestyle=_LINES[number],
+                label=name,
+            )
+            for side in (2, 3):
+                axes.plot(
+                    xs, [point[side] for point in curves[name]], color=colour, linewidth=0.7, linestyle=_LINES[number]
+                )
+        axes.legend(loc="lower right", frameon=False, fontsize=canvas.FONT - 1)
+        picture = canvas.save(figure)
+    texts = []
+    for name in names:
+        own = told["strategies"][name]
+        low, high = own["ci95"]
+        texts.append(f"{name} {own['end']:.4f} ({low:.4f} to {high:.4f})")
+    ours = told["strategies"][names[0]]
+    low, high = ours["faster_ci95"]
+    caption = (
+        f"{told['table']} configurations were trained beforehand, {told['feasible']} of them within {told['limit']}; each "
+        f"way looks its trainings up there and pays what they took, over {told['seeds']} seeds; thin lines are the 95 % "
+        f"interval of the mean. In the end: {'; '.join(texts)}. The search reaches what NSGA-II ends with "
+        f"{ours['faster_than_nsga2']:.2f} times as fast ({low:.2f} to {high:.2f})."
+    )
+    label = f"Hypervolume against time. {'; '.join(texts)}."
+    title = "Beside chance and NSGA-II"
+    return Drawing(svg=svg.inline(picture, prefix="worth", label=label), title=title, caption=caption)
 
 
 def importance(found: Mapping[str, Any]) -> Drawing | None:

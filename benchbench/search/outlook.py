@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from benchbench import records as rec
 from benchbench.errors import EXIT_REGRESSION, BenchError
@@ -248,10 +248,3 @@ def space_lines(found: Profile, least: Mapping[str, tuple[float, Config]]) -> li
 def published(variant: str) -> Config:
     """The published network as a configuration of the space."""
     return dataclasses.replace(PUBLISHED, variant=variant)
-
-
-def seconds_text(shares: Sequence[tuple[str, float]]) -> str:
-    """`parent 4 min 30 s, proposals 9 min`."""
-    from benchbench.units import format_duration
-
-    return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in shares if seconds > 0)

@@ -30,7 +30,7 @@ from benchbench.devices.environment import environment
 from benchbench.errors import StoreError, UsageError
 from benchbench.forecast.target import Target, resolve
 from benchbench.recipe import default_batch
-from benchbench.search import artefacts, outlook, space, stage, study, summary
+from benchbench.search import artefacts, outlook, preview, space, stage, study, summary
 from benchbench.search.asked import FREE, JOB, Asked
 from benchbench.search.budget import METRICS
 from benchbench.search.clock import Clock
@@ -40,16 +40,12 @@ from benchbench.search.storage import open_storage, take_up_again
 from benchbench.search.task import Task, check_objective, step_seconds
 from benchbench.search.told import Found
 from benchbench.search.work import (
-    FINAL_SHARE,
-    PARENT_SHARE,
     PARTS,
-    PROMOTION_SHARE,
     PROPOSAL_SHARE,
     Job,
     Worker,
 )
 from benchbench.store import lock, write_whole
-from benchbench.units import format_duration, format_shape
 
 log = logging.getLogger(__name__)
 
@@ -160,14 +156,14 @@ class _Search:
         if self.asked.parent:
             check_parent(self.asked.parent, task)
         known = self._before(task, source)
-        task = dataclasses.replace(task, base_bytes=known["floor"])
-        outlook.refuse_the_impossible(task, known["least"])
+        task = dataclasses.replace(task, base_bytes=known.floor)
+        outlook.refuse_the_impossible(task, known.least)
         job = self._job(task)
         self._keep(job)
         self._resume(storage)
         profile = outlook.profile(task, seed=self.asked.seed)
-        lines = self._lines(job, source, known, profile, target)
-        self.plan(lines)
+        lines = preview.lines(job, source, known, profile, target)
+        self.plan([*lines, f"folder: {self.out}"])
         worker = self._worker = Worker(job, self.out, storage, index=0, shared=self.shared, tell=self.tell)
         self._work(worker)
         found = self._after(worker, known, profile, lines, source)
@@ -247,42 +243,12 @@ class _Search:
         self.clock.measured(time.monotonic() - start)
         return list(outcome.records)
 
-    def _before(self, task: Task, source: data.DataPlan) -> dict[str, Any]:
-        """The unmodified network and the smallest of the space, measured with random weights."""
+    def _before(self, task: Task, source: data.DataPlan) -> preview.Before:
         folder = self.out / "before"
-        configs = {"published": outlook.published(space.VARIANTS[0])}
-        configs["least"] = outlook.smallest(task)["memory_bytes"][1]
-        paths = []
-        for title, config in configs.items():
-            path = folder / f"{title}.safetensors"
-            if not path.exists():
-                card = zoo.get_card(config.variant)
-                spec = card.spec(in_channels=task.in_channels, out_channels=task.out_channels)
-                spec = dataclasses.replace(
-                    spec, kwargs=dataclasses.replace(config, prune=0.0).kwargs(), name=f"{title} of the space"
-                )
-                torch.manual_seed(0)
-                state = zoo.build(spec, task.spatial).state_dict()
-                checkpoint.save(path, state, model=spec, data="none", spatial=task.spatial, train={})
-            paths.append(str(path))
-        request = self._request(",".join(paths), source, None, data="none")
+        paths = preview.networks(task, folder)
+        request = self._request(",".join(map(str, paths)), source, None, data="none")
         whole, least = self._measure(request, folder)
-        own = outlook.costs_of(whole, task.phase), outlook.costs_of(least, task.phase)
-        smallest = task.costs(dataclasses.replace(configs["least"], prune=0.0).canonical())
-        tensors = (task.costs(configs["published"])["memory_bytes"], smallest["memory_bytes"])
-        floors = [one["memory_bytes"] - held for one, held in zip(own, tensors, strict=True) if "memory_bytes" in one]
-        floor = max(0.0, min(floors, default=0.0)) if whole.device.basis == "probed" else 0.0
-        return {
-            "published": own[0],
-            "least": {
-                key: value for key, value in own[1].items() if key in ("latency_s",) and whole.device.basis == "probed"
-            },
-            "smallest": own[1],
-            "floor": floor,
-            "decomposition": outlook.decomposition(whole, task.phase),
-            "record": whole,
-            "origin": "measured" if whole.device.basis == "probed" else "predicted",
-        }
+        return preview.look(task, whole, least)
 
     def _job(self, task: Task) -> Job:
         earlier = self.out / JOB
@@ -333,52 +299,6 @@ class _Search:
             if (began := first.user_attrs.get("began")) is not None:
                 first.set_user_attr("began", float(began) + self.clock.pause_s)
 
-    def _lines(
-        self, job: Job, source: data.DataPlan, known: Mapping[str, Any], profile: outlook.Profile, target: Target
-    ) -> list[str]:
-        task = job.task
-        splits = source.splits
-        least = outlook.smallest(task)
-        file_bytes = task.costs(outlook.published(space.VARIANTS[0]))["file_bytes"]
-        lines = [target.banner] if target.banner else []
-        lines.append(
-            f"search: Slim UNETR for {source.name} ({splits['train']} cases to train on, {splits['val']} to choose by, "
-            f"{splits['test']} kept for the end), patch {format_shape(task.spatial)}, Dice against {task.objective}"
-        )
-        lines.append(f"budget: {task.budget}" + (", of training" if task.phase == "train" else ""))
-        if known["decomposition"]:
-            lines.append(f"  unmodified ({space.VARIANTS[0]}), {known['origin']}: {known['decomposition']}")
-        smallest = {metric: value for metric, (value, _) in least.items()} | dict(known["smallest"])
-        lines += [
-            f"  {text}"
-            for text in outlook.binding(task.budget, {**known["published"], "file_bytes": file_bytes}, smallest)
-        ]
-        if target.backend != "cpu" and not target.profile:
-            lines.append(f"  times of proposals are this CPU's and stand in for those of {self.asked.device}")
-        lines += outlook.space_lines(profile, least)
-        given = job.parent is not None
-        before = 0.0 if given else PARENT_SHARE * job.time_s
-        shift = PARENT_SHARE / 2 if given else 0.0
-        split = outlook.seconds_text(
-            (
-                ("parent", before),
-                ("proposals", (PROPOSAL_SHARE + shift) * job.time_s),
-                ("promotions", PROMOTION_SHARE * job.time_s),
-                ("finals", (FINAL_SHARE + shift) * job.time_s),
-                ("measuring", (1 - PARENT_SHARE - PROPOSAL_SHARE - PROMOTION_SHARE - FINAL_SHARE) * job.time_s),
-            )
-        )
-        if given:
-            lines.append(f"parent: {Path(str(job.parent)).name}, trained before")
-        lines.append(f"time: {format_duration(job.time_s)}, about: {split}")
-        lines.append(
-            f"  a proposal trains {job.low_steps} steps, a promotion {job.high_steps}; up to {job.finalists} finalists "
-            f"and the published network, {job.seeds} seeds each"
-            + ("; then the controls, about as long again" if job.controls else "; no controls (--controls runs them)")
-        )
-        lines.append(f"folder: {self.out}")
-        return lines
-
     # -- workers
 
     def _work(self, worker: Worker) -> None:
@@ -406,7 +326,7 @@ class _Search:
     def _after(
         self,
         worker: Worker,
-        known: Mapping[str, Any],
+        known: preview.Before,
         profile: outlook.Profile,
         lines: Sequence[str],
         source: data.DataPlan,
@@ -449,17 +369,13 @@ class _Search:
                 "splits": dict(source.splits),
                 "semi_synthetic": source.semi_synthetic,
             },
-            "device": rec.to_json(known["record"].device),
+            "device": rec.to_json(known.record.device),
             "environment": target_env,
             "budget": [dataclasses.asdict(limit) | {"says": str(limit)} for limit in task.budget.limits],
             "budget_text": ", ".join(limit.text for limit in task.budget.limits),
             "metric": {"name": task.metric, "objective": task.objective, **_metric_words(task)},
-            "plan": [line for line in lines if not line.startswith("folder:")],
-            "unmodified": {
-                "costs": dict(known["published"]),
-                "origin": known["origin"],
-                "memory": known["decomposition"],
-            },
+            "plan": list(lines),
+            "unmodified": {"costs": dict(known.published), "origin": known.origin, "memory": known.decomposition},
             "smallest": {metric: value for metric, (value, _) in outlook.smallest(task).items()},
             "space": {
                 **rec.to_json(dataclasses.asdict(profile)),

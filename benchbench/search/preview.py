@@ -1,0 +1,133 @@
+"""What a search says before it trains: what the budget means here, what of the space it leaves, and how the time goes.
+
+The unmodified network and the smallest of the space are measured with random weights, whose values change neither time
+nor memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from benchbench import checkpoint, data, zoo
+from benchbench import records as rec
+from benchbench.forecast.target import Target
+from benchbench.search import outlook, space
+from benchbench.search.space import Config
+from benchbench.search.task import Task
+from benchbench.search.work import FINAL_SHARE, PARENT_SHARE, PROMOTION_SHARE, PROPOSAL_SHARE, Job
+from benchbench.units import format_duration, format_shape
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """What was measured before a search."""
+
+    published: Mapping[str, float]  # metric -> what the unmodified network takes
+    smallest: Mapping[str, float]  # what the one of the space with the least memory does
+    least: Mapping[str, float]  # of that what was really measured on the device, and is a time
+    floor: float  # bytes of a process besides the network's tensors: the lesser of the two
+    decomposition: str  # of the unmodified network's memory
+    record: rec.Record  # of the unmodified network
+    origin: Literal["measured", "predicted"]
+
+
+def _smallest(task: Task) -> Config:
+    """The network of the space with the least memory, uncut."""
+    return dataclasses.replace(outlook.smallest(task)["memory_bytes"][1], prune=0.0).canonical()
+
+
+def networks(task: Task, folder: Path) -> list[Path]:
+    """Write weights by chance of the unmodified network and of the smallest one, in this order.
+
+    Args:
+        task: the search's.
+        folder: where; what is there stays.
+    """
+    paths = []
+    for title, config in (("published", outlook.published(space.VARIANTS[0])), ("least", _smallest(task))):
+        path = folder / f"{title}.safetensors"
+        if not path.exists():
+            card = zoo.get_card(config.variant)
+            spec = card.spec(in_channels=task.in_channels, out_channels=task.out_channels)
+            spec = dataclasses.replace(spec, kwargs=config.kwargs(), name=f"{title} of the space")
+            torch.manual_seed(0)
+            state = zoo.build(spec, task.spatial).state_dict()
+            checkpoint.save(path, state, model=spec, data="none", spatial=task.spatial, train={})
+        paths.append(path)
+    return paths
+
+
+def look(task: Task, whole: rec.Record, least: rec.Record) -> Before:
+    """What two records say before a search.
+
+    Args:
+        task: the search's, of a process that takes nothing by itself.
+        whole: of the unmodified network.
+        least: of the smallest one.
+    """
+    own = outlook.costs_of(whole, task.phase), outlook.costs_of(least, task.phase)
+    tensors = [task.costs(config)["memory_bytes"] for config in (outlook.published(space.VARIANTS[0]), _smallest(task))]
+    floors = [one["memory_bytes"] - held for one, held in zip(own, tensors, strict=True) if "memory_bytes" in one]
+    probed = whole.device.basis == "probed"
+    return Before(
+        published=own[0],
+        smallest=own[1],
+        least={key: value for key, value in own[1].items() if key == "latency_s" and probed},
+        floor=max(0.0, min(floors, default=0.0)) if probed else 0.0,
+        decomposition=outlook.decomposition(whole, task.phase),
+        record=whole,
+        origin="measured" if probed else "predicted",
+    )
+
+
+def lines(job: Job, source: data.DataPlan, known: Before, profile: outlook.Profile, target: Target) -> list[str]:
+    """The plan of a search, for a person.
+
+    Args:
+        job: the search.
+        source: its data.
+        known: what was measured.
+        profile: of the space.
+        target: the device that the budget is of.
+    """
+    task, splits = job.task, source.splits
+    least = outlook.smallest(task)
+    file_bytes = task.costs(outlook.published(space.VARIANTS[0]))["file_bytes"]
+    told = [target.banner] if target.banner else []
+    told.append(
+        f"search: Slim UNETR for {source.name} ({splits['train']} cases to train on, {splits['val']} to choose by, "
+        f"{splits['test']} kept for the end), patch {format_shape(task.spatial)}, Dice against {task.objective}"
+    )
+    told.append(f"budget: {task.budget}" + (", of training" if task.phase == "train" else ""))
+    if known.decomposition:
+        told.append(f"  unmodified ({space.VARIANTS[0]}), {known.origin}: {known.decomposition}")
+    smallest = {metric: value for metric, (value, _) in least.items()} | dict(known.smallest)
+    whole = {**known.published, "file_bytes": file_bytes}
+    told += [f"  {text}" for text in outlook.binding(task.budget, whole, smallest)]
+    if target.backend != "cpu" and not target.profile:
+        told.append(f"  times of proposals are this CPU's and stand in for those of {task.device}")
+    told += outlook.space_lines(profile, least)
+    given = job.parent is not None
+    shift = PARENT_SHARE / 2 if given else 0.0
+    shares = {
+        "parent": 0.0 if given else PARENT_SHARE,
+        "proposals": PROPOSAL_SHARE + shift,
+        "promotions": PROMOTION_SHARE,
+        "finals": FINAL_SHARE + shift,
+        "measuring": 1 - PARENT_SHARE - PROPOSAL_SHARE - PROMOTION_SHARE - FINAL_SHARE,
+    }
+    split = ", ".join(f"{name} {format_duration(share * job.time_s)}" for name, share in shares.items() if share)
+    if given:
+        told.append(f"parent: {Path(str(job.parent)).name}, trained before")
+    told.append(f"time: {format_duration(job.time_s)}, about: {split}")
+    told.append(
+        f"  a proposal trains {job.low_steps} steps, a promotion {job.high_steps}; up to {job.finalists} finalists and "
+        f"the published network, {job.seeds} seeds each"
+        + ("; then the controls, about as long again" if job.controls else "; no controls (--controls runs them)")
+    )
+    return told
