@@ -405,6 +405,9 @@ class _Search:
                 whole_s=self.clock.whole_s * self.asked.workers,
             ),
         }
+        earlier = self.out / SUMMARY
+        if earlier.exists() and (worth := json.loads(earlier.read_text()).get("worth")):
+            content["worth"] = worth  # of the sampler, from elsewhere
         self._export(content, paths)
         write_whole(self.out / SUMMARY, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
         return Found(folder=self.out, summary=content)
