@@ -170,8 +170,8 @@ def worth(found: Mapping[str, Any]) -> Drawing | None:
     low, high = ours["faster_ci95"]
     caption = (
         f"{told['table']} configurations were trained beforehand, {told['feasible']} of them within {told['limit']}; "
-        f"each way looks its trainings up there and pays what they took, over {told['seeds']} seeds; thin lines are the "
-        f"95 % interval of the mean. In the end: {'; '.join(texts)}. The search reaches what NSGA-II ends with "
+        f"each way looks its trainings up there and pays what they took, over {told['seeds']} seeds; thin lines are "
+        f"the 95 % interval of the mean. In the end: {'; '.join(texts)}. The search reaches what NSGA-II ends with "
         f"{ours['faster_than_nsga2']:.2f} times as fast ({low:.2f} to {high:.2f})."
     )
     label = f"Hypervolume against time. {'; '.join(texts)}."

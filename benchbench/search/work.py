@@ -205,8 +205,11 @@ class Worker:
             write_whole(target, source.with_suffix(".safetensors").read_bytes())
             write_whole(target.with_suffix(".json"), source.with_suffix(".json").read_bytes())
             info = checkpoint.read_sidecar(target)
-            checkpoint.load_weights(zoo.build(info.model, info.spatial), target)
-            dice, seconds = float(info.train["validation"][-1][1]), float(info.train.get("seconds", 0.0))
+            model = zoo.build(info.model, info.spatial).eval()
+            checkpoint.load_weights(model, target)
+            self.tell("Dice of the parent on val")
+            judged = measure_dice(model, data=self.task.data, split="val", spatial=self.task.spatial, surfaces=False)
+            dice, seconds = float(judged.measurements[0].value or 0.0), float(info.train.get("seconds", 0.0))
         else:
             self.tell("training the parent")
             config = published(space.VARIANTS[0])
