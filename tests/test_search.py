@@ -15,7 +15,7 @@ import benchbench
 from benchbench import checkpoint, cli, data, zoo
 from benchbench.measure.accuracy import measure_dice
 from benchbench.report import render_search
-from benchbench.search import outlook, space, summary, work
+from benchbench.search import artefacts, outlook, space, summary, work
 from benchbench.search.budget import parse_budget
 from benchbench.search.evaluate import build, parent_of, without_ranking
 from benchbench.search.inherit import Parent
@@ -161,6 +161,7 @@ def test_ctrl_c_keeps_what_is_known(
             raise KeyboardInterrupt
         return plain(*args, **more)
 
+    monkeypatch.setattr(artefacts, "write_onnx", lambda weights, out: ("not looked at here", None))
     monkeypatch.setattr(work, "evaluate", broken)
     flags = ["search", "--budget", "25MMACs", "--data", str(folder), *SMALL, "--trials", "3", "--out", str(out)]
     assert cli.main(flags) == 130

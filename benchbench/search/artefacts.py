@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import shutil
 import warnings
@@ -44,9 +45,17 @@ def export_point(weights: Path, folder: Path, name: str) -> dict[str, Any]:
         shutil.copyfile(weights, target)
         shutil.copyfile(weights.with_suffix(".json"), target.with_suffix(".json"))
     found: dict[str, Any] = {"weights": target.name}
-    onnx = folder / f"{name}.onnx"
+    onnx, checked = folder / f"{name}.onnx", folder / f"{name}.onnx.json"
+    digest = checkpoint.sha256_of(target)
+    if onnx.exists() and checked.exists():
+        known = json.loads(checked.read_text())
+        if known["weights_sha256"] == digest:
+            return found | {"onnx": onnx.name, "onnx_error": known["error"]}
     reason, error = write_onnx(target, onnx)
-    return found | ({"onnx_reason": reason} if reason else {"onnx": onnx.name, "onnx_error": error})
+    if reason:
+        return found | {"onnx_reason": reason}
+    write_whole(checked, json.dumps({"weights_sha256": digest, "error": error}).encode())
+    return found | {"onnx": onnx.name, "onnx_error": error}
 
 
 def write_onnx(weights: Path, out: Path) -> tuple[str | None, float | None]:
