@@ -129,7 +129,7 @@ class _Search:
 
     def __init__(self, asked: Asked, out: Path, plan: Plan, progress: Progress | None) -> None:
         self.asked, self.out, self.plan, self._progress = asked, out, plan, progress
-        self.shared = asked.storage is not None and not asked.storage.startswith("sqlite")
+        self.shared = asked.storage is not None  # others may be at it, on this machine or another one
         self.url = asked.storage or f"sqlite:///{(out / 'study.db').absolute()}"
         self.clock = Clock(out / ".sittings.json")
         self._worker: Worker | None = None

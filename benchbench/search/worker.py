@@ -23,12 +23,13 @@ def main(folder: Path, index: int) -> int:
     """Work on the search of a folder until it is done; returns the exit code."""
     logging.basicConfig(level=logging.WARNING, format=f"bench: worker {index}: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
-    url = os.environ.get(STORAGE_ENV) or f"sqlite:///{(folder / 'study.db').absolute()}"
+    own = f"sqlite:///{(folder / 'study.db').absolute()}"
+    url = os.environ.get(STORAGE_ENV) or own
     try:
         job = job_from_json(json.loads((folder / JOB).read_text())["job"])
         if job.task.threads:
             torch.set_num_threads(job.task.threads)
-        shared = not url.startswith("sqlite")
+        shared = url != own
         Worker(job, folder, open_storage(url), index=index, shared=shared, tell=lambda text: None).run()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
