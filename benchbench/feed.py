@@ -241,6 +241,44 @@ class Feed:
         return np.ascontiguousarray(found, np.float32), changed["label"].numpy()[0].round().astype(np.uint8)
 
 
+class Reused:
+    """The batches of a feed for one training after another of the same recipe but for its budget; each is made once."""
+
+    def __init__(self, feed: Feed, *, most_bytes: float) -> None:
+        """Nothing is made yet.
+
+        Args:
+            feed: of the recipe.
+            most_bytes: of batches that are kept; those beyond are made anew each time.
+        """
+        self.feed, self.most_bytes = feed, most_bytes
+        self.waited_s = 0.0  # of the training that uses it now
+        self._known: dict[tuple[int, Patch], Batch] = {}
+        self._bytes = 0
+
+    def batch(self, step: int, patch: Patch, following: Patch | None = None) -> Batch:
+        """The batch of a step, as `Feed.batch`."""
+        start = time.perf_counter()
+        found = self._known.get((step, patch))
+        if found is None:
+            found = self.feed.batch(step, patch, following)
+            size = sum(tensor.numel() * tensor.element_size() for tensor in (found.image, found.target))
+            if self._bytes + size <= self.most_bytes:
+                self._known[step, patch] = found
+                self._bytes += size
+        self.waited_s += time.perf_counter() - start
+        return found
+
+    def close(self) -> None:
+        """Nothing: the next training goes on with it; `end` ends it."""
+
+    def end(self) -> None:
+        """End the process that makes batches, and forget those that were made."""
+        self.feed.close()
+        self._known.clear()
+        self._bytes = 0
+
+
 def _inner(patch: Patch, volume: tuple[int, ...]) -> Patch:
     """The part of a patch that holds a volume with two voxels around it, in its middle; the rest stays 0 unchanged.
 

@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves
 from benchbench import checkpoint, data
 from benchbench import records as rec
 from benchbench.errors import CheckpointError, DataError, UsageError
-from benchbench.feed import Batch, Feed
+from benchbench.feed import Batch, Feed, Reused
 from benchbench.kernels import channels_last, describe_device, exact_small_convolutions, has_fast_bf16
 from benchbench.losses import distillation, make_loss, set_prior
 from benchbench.measure.accuracy import AccuracyError, measure_dice
@@ -108,6 +108,7 @@ def train(
     device: str = "cpu",
     progress: Progress | None = None,
     start: Start | None = None,
+    feed: Reused | None = None,
 ) -> TrainResult:
     """Train a network, and write its averaged weights.
 
@@ -120,19 +121,20 @@ def train(
         device: `cpu` or `cuda`.
         progress: told after each step.
         start: what the weights of `model` are; None: random, and their last bias is set by `recipe.prior`.
+        feed: of batches that other trainings of this recipe use, too; None: one of its own.
 
     Raises:
         CheckpointError: `<name>.resume` is of another training, or nothing can be written.
         DataError: unknown data set, or a case that cannot be read.
     """
-    plan = _readable_plan(recipe, progress)
+    plan = feed.feed.plan if feed else readable_plan(recipe, progress)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(recipe.threads or threads)
         with torch.random.fork_rng(devices=[]), exact_small_convolutions(model), _group(device) as group:
             if device == "cuda" and group.size > 1:
                 device = f"cuda:{os.environ.get('LOCAL_RANK', group.rank)}"
-            training = _Training(model.to(device), spec, recipe, plan, out, device, progress, group, start)
+            training = _Training(model.to(device), spec, recipe, plan, out, device, progress, group, start, feed)
             try:
                 return training.run()
             finally:
@@ -141,7 +143,7 @@ def train(
         torch.set_num_threads(threads)
 
 
-def _readable_plan(recipe: TrainRecipe, progress: Progress | None) -> data.DataPlan:
+def readable_plan(recipe: TrainRecipe, progress: Progress | None = None) -> data.DataPlan:
     """The plan of the data, every case prepared, and without those that cannot be read."""
     plan = data.get_plan(recipe.data)
     if plan.folder is not None:
@@ -173,6 +175,7 @@ class _Training:
         progress: Progress | None,
         group: _Group,
         start: Start | None = None,
+        feed: Reused | None = None,
     ) -> None:
         self.start = start
         self.teacher = start.teacher.eval().to(device) if start and start.teacher and recipe.distil else None
@@ -190,7 +193,8 @@ class _Training:
         self.curve: list[tuple[int, float]] = []
         self.validation: list[tuple[int, float]] = []
         self.validation_s, self.waited_s = 0.0, 0.0  # the latter of the sittings before this one
-        self.feed = Feed(plan, recipe, process=group.rank)
+        self.feed: Feed | Reused = feed or Feed(plan, recipe, process=group.rank)
+        self.feed.waited_s = 0.0
         self.autocast = has_fast_bf16(device) if recipe.bf16 is None else recipe.bf16
         self.trained: nn.Module = model
         if self.teacher:

@@ -13,11 +13,13 @@ import torch
 
 import benchbench
 from benchbench import checkpoint, cli, data, zoo
+from benchbench.feed import Feed, Reused
 from benchbench.measure.accuracy import measure_dice
+from benchbench.recipe import Budget
 from benchbench.report import render_search
 from benchbench.search import artefacts, outlook, space, summary, work
 from benchbench.search.budget import parse_budget
-from benchbench.search.evaluate import build, parent_of, without_ranking
+from benchbench.search.evaluate import Remembering, Trial, build, evaluate, parent_of, without_ranking
 from benchbench.search.inherit import Parent
 from benchbench.search.task import Task, check_objective, task_from_json
 from benchbench.store import read_records
@@ -139,6 +141,21 @@ def test_going_on_runs_the_controls_and_trains_nothing_again(done: Path, capsys:
     assert "from scratch with as much computing in all" in told
     assert "Was the search worth it?" in (done / "report.html").read_text()
     assert "The controls were not run" not in (done / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_what_proposals_share_changes_nothing_in_them(done: Path, folder: Path, tmp_path: Path) -> None:
+    of = task_from_json(json.loads((done / "job.json").read_text())["job"]["task"])
+    parent = parent_of(done / "points" / "parent.safetensors", of)
+    budget, config = Budget(steps=3), space.scaled(0.5)
+    recipe = of.recipe(budget, 0)
+    feed = Reused(Feed(data.get_plan(str(folder)), recipe), most_bytes=1e9)
+    teacher = Remembering(parent.model, most_bytes=1e9)
+    trials = [Trial(budget=budget, seed=0), *[Trial(budget=budget, seed=0, feed=feed, teacher=teacher)] * 2]
+    found = [evaluate(of, config, parent, trial, tmp_path / f"{i}.safetensors") for i, trial in enumerate(trials)]
+    feed.end()
+    assert len({one.dice for one in found}) == 1
+    assert len({checkpoint.sha256_of(one.path) for one in found}) == 1
 
 
 @pytest.mark.slow

@@ -18,19 +18,31 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 
 from benchbench import checkpoint, zoo
 from benchbench import records as rec
 from benchbench.errors import CheckpointError, StoreError
+from benchbench.feed import Feed, Reused
 from benchbench.measure.accuracy import measure_dice
 from benchbench.recipe import Budget as TrainBudget
 from benchbench.search import front, space, stage, study
-from benchbench.search.evaluate import Evaluation, Trial, check_parent, evaluate, name_of, parent_of, without_ranking
+from benchbench.search.evaluate import (
+    Evaluation,
+    Remembering,
+    Trial,
+    check_parent,
+    evaluate,
+    name_of,
+    parent_of,
+    without_ranking,
+)
 from benchbench.search.inherit import Parent
 from benchbench.search.outlook import published
 from benchbench.search.space import Config
 from benchbench.search.task import Task, task_from_json
 from benchbench.store import write_whole
+from benchbench.train import readable_plan, train
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +50,7 @@ PARTS = ("parent", "promotions", "finals", "controls")
 PARENT_SHARE, PROPOSAL_SHARE, PROMOTION_SHARE, FINAL_SHARE = 0.15, 0.30, 0.15, 0.35  # of the time; the rest measures
 OF_INTEREST = 0.5  # Dice below which a network is not promoted, unless all are
 _NO_PARENT = "the parent's training was broken off too often: begin anew with another --out, or give --parent"
+_MEMORY_SHARE = 0.1  # of what is free: for batches that all proposals see, and as much for the parent's answers
 _SETTLE_S = 0.5
 _EXHAUSTED = 60  # proposals in a row that were tried before: then there is nothing new
 
@@ -152,6 +165,7 @@ class Worker:
         first = float(self._agreed(self.study, "time_s", job.time_s))
         self.again = "" if first == job.time_s else f"-{job.time_s:.0f}s"  # of a search that was given more time
         self._parent: Parent | None = None
+        self._shared: tuple[Reused, Remembering] | None = None
         self.parent_s = 0.0  # of its training
 
     def _agreed(self, of: optuna.Study, key: str, own: Any) -> Any:
@@ -173,8 +187,13 @@ class Worker:
     def run(self) -> None:
         """All parts, one after the other."""
         self.parent()
-        self.propose()
-        self.promote()
+        try:
+            self.propose()
+            self.promote()
+        finally:
+            if self._shared:
+                self._shared[0].end()
+                self._shared = None
         self.finals()
         if self.job.controls:
             self.controls()
@@ -227,8 +246,6 @@ class Worker:
         }
 
     def _train_parent(self, config: Config, trial: Trial, out: Path) -> tuple[float, float, checkpoint.CheckpointInfo]:
-        from benchbench.train import train
-
         card = zoo.get_card(config.variant)
         spec = card.spec(in_channels=self.task.in_channels, out_channels=self.task.out_channels)
         import torch
@@ -259,9 +276,7 @@ class Worker:
         def one(config: Config, number: int) -> Evaluation:
             self.tell(f"trial {number}: {name_of(config)}")
             place = self.shelf.place(f"low-{config.key}")
-            found = self._evaluate(
-                config, parent, Trial(budget=TrainBudget(steps=self.low_steps), seed=self.job.seed), place
-            )
+            found = self._evaluate(config, parent, self._alike(self.low_steps), place)
             for path in (place, place.with_suffix(".json")):  # only its Dice is of use
                 path.unlink(missing_ok=True)
             return found
@@ -271,6 +286,17 @@ class Worker:
                 self.tell(f"trial {one.number}: {name_of(one.config)} Dice {one.dice:.3f} on val")
 
         study.search(self.study, self.task, one, elapsed=self.elapsed, until=enough, told=told)
+
+    def _alike(self, steps: int) -> Trial:
+        """So many steps on the same batches for every configuration, which, and the answers to which, are made once."""
+        budget = TrainBudget(steps=steps)
+        if self._shared is None:
+            most = _MEMORY_SHARE / self.job.workers * psutil.virtual_memory().available
+            recipe = self.task.recipe(budget, self.job.seed)
+            feed = Reused(Feed(readable_plan(recipe), recipe), most_bytes=most)
+            self._shared = feed, Remembering(self.parent().model, most_bytes=most)
+        feed, teacher = self._shared
+        return Trial(budget=budget, seed=self.job.seed, feed=feed, teacher=teacher)
 
     def elapsed_at_start(self) -> float:
         """When proposals began: the parent was there."""
@@ -314,7 +340,7 @@ class Worker:
 
     def _longer(self, work: stage.Work) -> dict[str, Any]:
         config = space.from_json(work.what["config"])
-        trial = Trial(budget=TrainBudget(steps=int(work.what["steps"])), seed=self.job.seed)
+        trial = self._alike(int(work.what["steps"]))
         found = self._evaluate(config, self.parent(), trial, self.shelf.place(work.label))
         return self._result(found)
 
