@@ -142,6 +142,9 @@ class Feed:
         try:
             found = (begun[2] if begun else self._begin(step, patch)).result()
         except BrokenProcessPool as error:
+            if self._pool:
+                self._pool.shutdown(wait=False)
+            self._pool = self._next = None
             raise DataError(
                 f"the process that makes batches was ended at step {step}; if memory ran out, take a smaller "
                 "--batch-size or --spatial, and run again: it goes on"

@@ -346,7 +346,7 @@ class _Training:
     def _identity(self) -> str:
         asked = dataclasses.asdict(self.recipe) | {"data": self.plan.key, "processes": self.group.size}
         asked["cases"] = [list(self.plan.ids.get(split, ())) for split in ("train", "val")]
-        del asked["checkpoint_every_s"]  # changes nothing in what comes out
+        del asked["checkpoint_every_s"], asked["threads"]  # they change nothing in what is asked for
         known = [rec.to_json(asked), rec.to_json(self.spec)]
         return rec.content_hash([*known, self.start.digest] if self.start else known)
 

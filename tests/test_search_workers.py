@@ -166,6 +166,7 @@ def test_a_database_that_stays_away_ends_a_search_clearly(server: Server, url: s
             stage.queue(part, [stage.Work(label="x", what={})])
     finally:
         server.start()
+    part = stage.open_stage(open_storage(url), "away")
     stage.queue(part, [stage.Work(label="x", what={})])
     assert [one.label for one in stage.work_off(part, lambda work: {"value": 1.0})] == ["x"]
 

@@ -111,7 +111,7 @@ def _heading(found: Mapping[str, Any], front: Sequence[Mapping[str, Any]]) -> st
 
 
 def _sentence(found: Mapping[str, Any], trained: Sequence[Any], front: Sequence[Mapping[str, Any]]) -> str:
-    refused = sum(bool(one["refused"]) for one in found["trials"])
+    refused = sum(bool(one["refused"]) and one["dice"] is None for one in found["trials"])
     text = (
         f"A search among variants of Slim UNETR for {found['data']['title']}: {len(trained)} configurations were "
         f"trained, {refused} refused before any training, {len(found['promotions'])} trained for longer, "
@@ -209,7 +209,7 @@ def _refused(found: Mapping[str, Any]) -> list[tuple[str, int]]:
     """Why proposals were refused: metric -> how many."""
     counts: dict[str, int] = {}
     for one in found["trials"]:
-        for metric in one["refused"]:
+        for metric in one["refused"] if one["dice"] is None else ():
             counts[metric] = counts.get(metric, 0) + 1
     if errors := sum(one["error"] is not None for one in found["trials"]):
         counts["error"] = errors

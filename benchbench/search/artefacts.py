@@ -51,6 +51,8 @@ def export_point(weights: Path, folder: Path, name: str) -> dict[str, Any]:
         known = json.loads(checked.read_text())
         if known["weights_sha256"] == digest:
             return found | {"onnx": onnx.name, "onnx_error": known["error"]}
+    onnx.unlink(missing_ok=True)
+    checked.unlink(missing_ok=True)
     reason, error = write_onnx(target, onnx)
     if reason:
         return found | {"onnx_reason": reason}

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -332,7 +333,8 @@ class _Search:
         source: data.DataPlan,
     ) -> Found:
         task = worker.task
-        finals = worker.finished()
+        finals, every = worker.finished(), stage.done(worker.part("finals"))
+        labels = {one.label for one in finals}
         controls = stage.done(worker.part("controls"))
         promotions = stage.done(worker.part("promotions"))
         (parent,) = stage.done(worker.part("parent"))
@@ -350,12 +352,12 @@ class _Search:
         points = []
         for key, own in by_key.items():
             config = space.from_json(own[0].what["config"])
-            mine = [one for one in controls if one.what["key"] == key]
+            mine = [one for one in controls if one.what["key"] == key and one.what["of"] in labels]
             size = paths[key].stat().st_size
             points.append(summary.point(config, own, mine, records.get(key), size, task))
         summary.mark_front(points)
         target_env = environment("cpu", task.threads)
-        done = [*promotions, *finals, *controls]
+        done = [*promotions, *every, *controls]
         given = bool(parent.result["given"])
         content: dict[str, Any] = {
             "schema": summary.SCHEMA,
@@ -392,7 +394,7 @@ class _Search:
             },
             "trials": summary.trial_rows(tried),
             "promotions": summary.stage_rows(promotions),
-            "finals": summary.stage_rows(finals),
+            "finals": summary.stage_rows([*finals, *(one for one in every if one.error)]),
             "controls": summary.stage_rows(controls),
             "points": points,
             "hypervolume": summary.hypervolume_curve(tried, task, float(parent.result["train_s"]) if given else 0.0),
@@ -425,6 +427,10 @@ class _Search:
 
     def _export(self, content: dict[str, Any], paths: Mapping[str, Path]) -> None:
         folder = self.out / "front"
+        now = {point["name"] for point in content["points"] if point["front"]}
+        for old in folder.iterdir() if folder.exists() else ():
+            if old.is_dir() and old.name not in now:  # of a front that was
+                shutil.rmtree(old)
         for point in content["points"]:
             place = folder / point["name"] if point["front"] else None
             if place is None:

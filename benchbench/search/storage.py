@@ -7,6 +7,7 @@ and make a living worker look dead.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import logging
@@ -43,6 +44,7 @@ _ASKED = (
     "get_all_studies",
     "create_new_trial",
     "set_trial_param",
+    "_set_trial_param",
     "get_trial_id_from_study_id_trial_number",
     "get_trial_number_from_id",
     "get_trial_param",
@@ -236,6 +238,14 @@ def fail_the_dead(study: optuna.Study) -> None:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return without_password(lines[0].strip()) if lines else type(error).__name__
+
+
+def drop_waiting(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Have a queued trial never run, unless another worker was faster."""
+    storage = study._storage
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        if storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):  # as who takes it does
+            storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
 
 
 def take_up_again(study: optuna.Study, *, alone: bool = True) -> int:

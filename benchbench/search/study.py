@@ -22,7 +22,7 @@ from benchbench.errors import BenchError, StoreError, UsageError
 from benchbench.search import space
 from benchbench.search.evaluate import Evaluation
 from benchbench.search.space import Config
-from benchbench.search.storage import fail_the_dead, optimize
+from benchbench.search.storage import drop_waiting, fail_the_dead, optimize
 from benchbench.search.task import Infeasible, Task
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,8 @@ def search(
 
     def keep(trial: optuna.Trial, costs: Mapping[str, float]) -> None:
         for limit in task.budget.limits:  # by how much; told once, since a second word on it would not count
-            if limit.metric in costs:
+            counts = limit.metric != "latency_s" or task.times_count or task.profile
+            if limit.metric in costs and counts:
                 trial.set_constraint(limit.metric, costs[limit.metric] / limit.most - 1)
 
     def after(_: optuna.Study, frozen: FrozenTrial) -> None:
@@ -192,7 +193,7 @@ def search(
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         for trial in waiting:
             if "retry_history" not in trial.system_attrs:
-                study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+                drop_waiting(study, trial)
         if any("retry_history" in trial.system_attrs for trial in waiting):
             optimize(study, one, n_trials=1, callbacks=[after])
         elif study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):

@@ -71,7 +71,7 @@ def lines(found: Found) -> list[str]:
     """What else a person wants to know."""
     s = found.summary
     trained = [one for one in s["trials"] if one["dice"] is not None and one["same_as"] is None]
-    refused = sum(bool(one["refused"]) for one in s["trials"])
+    refused = sum(bool(one["refused"]) and one["dice"] is None for one in s["trials"])
     spent = s["accounting"]
     told = [
         f"{len(trained)} configurations trained, {refused} refused untrained, {len(s['promotions'])} promoted; "

@@ -22,7 +22,7 @@ import psutil
 
 from benchbench import checkpoint, zoo
 from benchbench import records as rec
-from benchbench.errors import CheckpointError, StoreError
+from benchbench.errors import CheckpointError, StoreError, UsageError
 from benchbench.feed import Feed, Reused
 from benchbench.measure.accuracy import measure_dice
 from benchbench.recipe import Budget as TrainBudget
@@ -204,7 +204,8 @@ class Worker:
         """The network that all others inherit from: given, or trained once by whoever is first."""
         if self._parent is None:
             part = self.part("parent")
-            stage.queue(part, [stage.Work(label="parent", what={"given": self.job.parent is not None})])
+            what = {"given": self.job.parent is not None, "seconds": PARENT_SHARE * self.job.time_s}
+            stage.queue(part, [stage.Work(label="parent", what=what)])
             done = stage.work_off(part, self._make_parent, strict=True)
             if not done:
                 raise CheckpointError(_NO_PARENT)
@@ -232,7 +233,7 @@ class Worker:
         else:
             self.tell("training the parent")
             config = published(space.VARIANTS[0])
-            recipe = Trial(budget=TrainBudget(seconds=PARENT_SHARE * self.job.time_s), seed=self.job.seed)
+            recipe = Trial(budget=TrainBudget(seconds=float(work.what["seconds"])), seed=self.job.seed)
             dice, seconds, info = self._train_parent(config, recipe, target)
         self.shelf.put("parent")
         return {
@@ -254,6 +255,8 @@ class Worker:
         model = zoo.build(spec, self.task.spatial)
         recipe = self.task.recipe(trial.budget, trial.seed, validations=3)
         result = train(model, spec, recipe, out=out, progress=lambda used, line: self.tell(f"parent: {line}"))
+        if not result.validation:
+            raise UsageError("the parent has no Dice on val: its answers are not finite, or no case can be read")
         return result.validation[-1][1], result.seconds, result.checkpoint
 
     # -- proposals
