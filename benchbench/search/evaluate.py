@@ -44,7 +44,7 @@ class Evaluation:
     costs: Mapping[str, float]  # params, macs, file_bytes, memory_bytes (at least), latency_s (in passing)
     inherited: float  # share of its parameters
     train_s: float  # with looking at `val`
-    measure_s: float
+    measure_s: float  # counting and timing
     total_s: float
     steps: int
     path: Path  # of its weights
@@ -224,9 +224,9 @@ def evaluate(
         model, spec, share = zoo.build(trial.spec, task.spatial), trial.spec, 0.0
     else:
         model, spec, share = build(task, config, parent, trial.seed, criterion=trial.criterion)
+    looked = time.monotonic()
     found = count(task, model)
     task.check(found)
-    looked = time.monotonic()
     if task.times_count and any(limit.metric == "latency_s" for limit in task.budget.limits):
         task.check(measure_in_passing(task, model, quick=True))
     measured_s = time.monotonic() - looked
