@@ -285,6 +285,8 @@ def test_a_budget_that_does_not_bind_says_what_would() -> None:
     memory, macs = outlook.binding(of.budget, {"memory_bytes": 4.84e8, "macs": 2.81e8}, {"memory_bytes": 4.6e8})
     assert memory.startswith("2GB does not bind: the unmodified network takes 24% of it (484 MB); less than that would")
     assert macs.startswith("100MMACs binds: the unmodified network takes 2.81 of it")
+    (latency,) = outlook.binding(parse_budget(["50ms"]), {"latency_s": 2e-4}, {}, predicted=True)
+    assert latency.endswith("takes at least 200 us by the data sheet, so whether it binds cannot be said")
 
 
 def test_the_profile_counts_what_is_feasible() -> None:

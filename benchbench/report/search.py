@@ -132,7 +132,7 @@ def _columns(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
         ("name", "Network", False),
         ("dice", "Dice on test", True),
         ("val", "Dice on val", True),
-        ("objective", found["metric"]["title"].capitalize(), True),
+        ("objective", found["metric"]["objective"].capitalize(), True),
         ("macs", "MACs", True),
         ("params", "Parameters", True),
         ("use", "Of the budget", False),
@@ -174,7 +174,10 @@ def _row(found: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seeds(values: Sequence[float]) -> str:
-    return "; ".join(f"{value:.3f}" for value in values) + f" ({len(values)} seed{'s' * (len(values) != 1)})"
+    """`2 seeds, 0.793 to 0.798`."""
+    if len(values) == 1:
+        return "1 seed"
+    return f"{len(values)} seeds, {min(values):.3f} to {max(values):.3f}"
 
 
 def _worth(front: Sequence[Mapping[str, Any]]) -> list[str]:

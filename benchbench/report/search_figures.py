@@ -29,7 +29,7 @@ def front(found: Mapping[str, Any]) -> Drawing | None:
         axes.set_xscale("log")
         ends = [p["dice_test"]["ci95"][side] for p in finals for side in (0, 1)]
         ys = [y for _, y in low + longer] + ends
-        bottom = max(min(ys), sorted(ys)[len(ys) // 10] - 0.05)  # a few that failed would squeeze the rest
+        bottom = max(min(ys), sorted(ys)[len(ys) // 5] - 0.05)  # a few that failed would squeeze the rest
         canvas.limits(axes.set_xlim, [x for x, _ in low + longer] + [p["objective"] for p in finals], log=True)
         canvas.limits(axes.set_ylim, [bottom, max(ys)], log=False)
         axes.grid(True, color=svg.GRID, linewidth=0.8)

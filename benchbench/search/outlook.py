@@ -198,13 +198,16 @@ def decomposition(record: rec.Record, phase: str) -> str:
     return f"{format_value(whole, 'B')}" + (f" = {said}" if known else "")
 
 
-def binding(budget: Budget, whole: Mapping[str, float], least: Mapping[str, float]) -> list[str]:
+def binding(
+    budget: Budget, whole: Mapping[str, float], least: Mapping[str, float], *, predicted: bool = False
+) -> list[str]:
     """For each limit a sentence on whether the unmodified network keeps it, and what would bind.
 
     Args:
         budget: the search's.
         whole: what the unmodified network takes, measured.
         least: what the smallest network of the space takes.
+        predicted: whether times are lower bounds from a data sheet.
     """
     found = []
     for limit in budget.limits:
@@ -216,6 +219,11 @@ def binding(budget: Budget, whole: Mapping[str, float], least: Mapping[str, floa
             found.append(
                 f"{limit.text} binds: the unmodified network takes {value / limit.most:.2f} of it "
                 f"({format_value(value, unit)})"
+            )
+        elif predicted and limit.metric == "latency_s":
+            found.append(
+                f"{limit.text}: the unmodified network takes at least {format_value(value, unit)} by the data sheet, "
+                "so whether it binds cannot be said"
             )
         else:
             between = f", and the smallest of the space takes {format_value(low, unit)}" if low is not None else ""
