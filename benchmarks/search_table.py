@@ -2,8 +2,8 @@
 
     python benchmarks/search_table.py /data/Task04_Hippocampus results/reference/search-table [STEPS]
 
-256 configurations: width, depth, expansion, attention, stem, sampling and variant of Slim UNETR, each at two to four
-levels, so that any proposal within it is in the table. Each inherits from the weights that come along, trains STEPS
+224 configurations: width, depth, expansion, attention, stem, sampling and variant of Slim UNETR, each at two to four
+levels (some choices make the same network), so that any proposal within it is in the table. Each inherits from the weights that come along, trains STEPS
 steps (40) and is judged on `val`. A row is on disk before the next is trained; the same command goes on.
 `search_worth.py` reads it.
 """
@@ -85,7 +85,7 @@ def main(folder: Path, out: Path, steps: int) -> None:
     there = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     known = {row["key"] for row in there}
     parent = parent_of(shipped, task)
-    left = [choice for choice in choices() if make(choice).key not in known]
+    left = list({make(choice).key: choice for choice in choices() if make(choice).key not in known}.values())
     print(f"{len(known)} trained, {len(left)} to do")
     (out / "machine.json").write_text(json.dumps(environment("cpu", None), indent=2, sort_keys=True) + "\n")
     with tempfile.TemporaryDirectory() as place:
