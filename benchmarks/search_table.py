@@ -3,9 +3,9 @@
     python benchmarks/search_table.py /data/Task04_Hippocampus results/reference/search-table [STEPS]
 
 224 configurations: width, depth, expansion, attention, stem, sampling and variant of Slim UNETR, each at two to four
-levels (some choices make the same network), so that any proposal within it is in the table. Each inherits from the weights that come along, trains STEPS
-steps (40) and is judged on `val`. A row is on disk before the next is trained; the same command goes on.
-`search_worth.py` reads it.
+levels (some choices make the same network), so that any proposal within it is in the table. Each inherits from the
+weights that come along, trains STEPS steps (40) and is judged on `val`. A row is on disk before the next is trained;
+the same command goes on. `search_worth.py` reads it.
 """
 
 from __future__ import annotations
