@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 import optuna
@@ -14,7 +15,7 @@ from benchbench.search import study as studies
 from benchbench.search.budget import parse_budget
 from benchbench.search.evaluate import Evaluation
 from benchbench.search.space import Config
-from benchbench.search.storage import open_storage, take_up_again, without_password
+from benchbench.search.storage import fail_the_dead, open_storage, take_up_again, without_password
 from benchbench.search.task import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -195,3 +196,16 @@ def test_a_broken_off_piece_is_taken_up_again(url: str) -> None:
     assert take_up_again(part) == 1
     found = stage.work_off(part, lambda work: {"value": 0.0})
     assert sorted(one.label for one in found) == ["piece 0", "piece 1"]
+
+
+def test_a_trial_whose_worker_died_before_its_first_sign_of_life_is_taken_up_again(url: str) -> None:
+    storage = open_storage(url, heartbeat_s=1, grace_s=1)
+    part = stage.open_stage(storage, "s/part")
+    stage.queue(part, pieces(1))
+    part.ask()  # takes it, and never beats
+    fail_the_dead(part)
+    assert [trial.state.name for trial in part.get_trials()] == ["RUNNING"]  # it may be about to
+    time.sleep(2.1)
+    found = stage.work_off(part, lambda work: {"value": 1.0}, poll_s=0.1)
+    assert [one.label for one in found] == ["piece 0"]
+    assert [trial.state.name for trial in part.get_trials()] == ["FAIL", "COMPLETE"]

@@ -28,6 +28,7 @@ HEARTBEAT_S, GRACE_S = 10, 60  # a worker that is silent for so long has died, a
 PATIENCE_S = 120.0  # how long a database may be away
 RETRIES = 3  # of a trial whose worker died
 _PAUSE_S = 1.0
+_TRIES = 5  # to open a storage whose tables another worker is making
 
 T = TypeVar("T")
 
@@ -95,7 +96,6 @@ class PatientStorage(optuna.storages.RDBStorage):
         """Running trials that are older than two graces, and have no sign of life at all."""
         from optuna.storages._rdb import models
 
-        before = datetime.datetime.now() - datetime.timedelta(seconds=2 * self._grace_s)
         with self.scoped_session() as session:
             rows = (
                 session.query(models.TrialModel.trial_id)
@@ -104,9 +104,11 @@ class PatientStorage(optuna.storages.RDBStorage):
                 )
                 .filter(models.TrialModel.study_id == study_id, models.TrialModel.state == TrialState.RUNNING)
                 .filter(models.TrialHeartbeatModel.trial_id.is_(None))
-                .filter(models.TrialModel.datetime_start < before)  # type: ignore[operator]
             )
-            return [row[0] for row in rows]
+            silent = [int(row[0]) for row in rows]
+        before = datetime.datetime.now() - datetime.timedelta(seconds=2 * self._grace_s)
+        started = {trial_id: self.get_trial(trial_id).datetime_start for trial_id in silent}
+        return [trial_id for trial_id, at in started.items() if at is not None and at < before]
 
 
 def _patient(name: str, original: Callable[..., T]) -> Callable[..., T]:
@@ -173,7 +175,16 @@ def open_storage(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     try:
-        return PatientStorage(_with_driver(url), heartbeat_s=heartbeat_s, grace_s=grace_s, patience_s=patience_s)
+        for left in reversed(range(_TRIES)):
+            try:
+                return PatientStorage(
+                    _with_driver(url), heartbeat_s=heartbeat_s, grace_s=grace_s, patience_s=patience_s
+                )
+            except Exception as error:
+                if left == 0 or not re.search(r"already exists|duplicate key|UNIQUE constraint", str(error)):
+                    raise
+                time.sleep(_PAUSE_S)  # another worker is making the tables at this very moment
+        raise AssertionError
     except ImportError as error:
         raise StoreError(
             f"the storage {without_password(url)} needs a driver: {error}; pip install 'benchbench[postgres]'"
