@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from tests.shared_files import shared_file
 
 SIDES = (32, 32, 32)
 SMALL = ["--time", "12s", "--steps", "3", "--finalists", "2", "--seeds", "1"]
+SMALL += ["--protocol", "quick,half_width=1000,timed_s=0.3"]
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +169,10 @@ def test_another_search_in_that_folder_is_refused(done: Path, folder: Path, caps
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_known(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    done: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
+    shutil.copytree(done / "before", out / "before")  # as measured a minute ago
     plain, calls = work.evaluate, []
 
     def broken(*args, **more):  # type: ignore[no-untyped-def]
