@@ -8,6 +8,7 @@ out-of-memory killer counts its victims in /proc/vmstat.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import math
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 _VMSTAT = Path("/proc/vmstat")
+_PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,12 @@ def lines(handle: int, deadline: float) -> Iterator[bytes | None]:
                 return
             *whole, pending = (pending + chunk).split(b"\n")
             yield from whole
+
+
+def end_with_the_starter() -> None:
+    """The child's side: the system kills this process when the one that started it ends, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _first_to_go(pid: int) -> None:

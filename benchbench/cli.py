@@ -138,7 +138,7 @@ def _run(options: argparse.Namespace) -> int:
         noise=not options.no_noise,
     )
     out = options.out or _new_folder("run")
-    shown = options.verbose or (sys.stderr.isatty() and not options.quiet)
+    shown = _shown(options)
     try:
         with TerminalProgress(sys.stderr, shown=shown) as progress:
             outcome = runner.run(request, out, fresh=options.fresh, progress=progress)
@@ -215,7 +215,7 @@ def _audit(options: argparse.Namespace) -> int:
     if options.operators:
         print(listing.render(audit_tables.operators(), options.format))
         return EXIT_OK
-    shown = options.verbose or (sys.stderr.isatty() and not options.quiet)
+    shown = _shown(options)
     rows = auditor.run(
         options.models,
         shape=options.input,
@@ -335,7 +335,7 @@ def _train(options: argparse.Namespace) -> int:
         **{key: value for key, value in chosen.items() if value is not None},
     )
     weights = out / f"{cards[0].name}.safetensors"
-    shown = options.verbose or (sys.stderr.isatty() and not options.quiet)
+    shown = _shown(options)
     try:
         with TrainingProgress(sys.stderr, shown=shown) as progress:
             result = train(model, spec, recipe, out=weights, device=options.device, progress=progress.step)
@@ -384,7 +384,7 @@ def _compress(options: argparse.Namespace) -> int:
         dtype=options.dtype,
     )
     out = options.out or _new_folder("compress")
-    shown = options.verbose or (sys.stderr.isatty() and not options.quiet)
+    shown = _shown(options)
     try:
         with TrainingProgress(sys.stderr, shown=shown) as progress:
             made = compressor.compress(asked, out, progress=progress.step)
@@ -439,7 +439,7 @@ def _search(options: argparse.Namespace) -> int:
             **{key: value for key, value in changed.items() if value is not None},
             **{key: getattr(options, key) for key in ("finalists", "seeds") if getattr(options, key) is not None},
         )
-    shown = options.verbose or (sys.stderr.isatty() and not options.quiet)
+    shown = _shown(options)
     plain = options.format != "table"
 
     def plan(lines: Sequence[str]) -> None:
@@ -480,7 +480,7 @@ def _data(options: argparse.Namespace) -> int:
     from benchbench.progress import TrainingProgress
     from benchbench.units import format_value
 
-    shown = options.verbose or (sys.stderr.isatty() and not options.quiet)
+    shown = _shown(options)
     if options.action in (None, "list"):
         rows = data_command.rows(getattr(options, "folder", None))
         print(listing.render(rows, getattr(options, "format", "table")))
@@ -513,6 +513,11 @@ def _data(options: argparse.Namespace) -> int:
             print("\n".join(data_command.fault_lines(found) or ["no fault"]))
         return EXIT_OK if found.ok else EXIT_INCOMPLETE
     return EXIT_OK
+
+
+def _shown(options: argparse.Namespace) -> bool:
+    """Whether progress is told: on a terminal, unless it is not wanted, and with -v anywhere."""
+    return bool(options.verbose or (sys.stderr.isatty() and not options.quiet))
 
 
 def _new_folder(kind: str) -> Path:

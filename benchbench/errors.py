@@ -62,6 +62,11 @@ class NotMeasuredError(BenchError):
     exit_code = EXIT_INCOMPLETE
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; its kind where it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 _FEW = 6  # so many names are listed in the message itself
 
 

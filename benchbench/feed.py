@@ -8,7 +8,6 @@ a step of Slim UNETR took twice as long on two cores, since the two fought for t
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import multiprocessing
 import signal
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchbench import data
+from benchbench.child import end_with_the_starter
 from benchbench.errors import DataError
 from benchbench.recipe import Patch, TrainRecipe
 
@@ -80,7 +80,6 @@ class Batch:
 Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # image and target of a batch
 
 _there: Feed | None = None  # in the process that makes batches, its own
-_PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
 def _start(feed: Feed) -> None:
@@ -90,7 +89,7 @@ def _start(feed: Feed) -> None:
     global _there
     _there = feed
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, which then ends this
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_the_starter()
     torch.set_num_threads(1)
 
 

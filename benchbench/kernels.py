@@ -53,6 +53,17 @@ def exact_small_convolutions(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Inside, PyTorch computes with so many threads; None: as it has them."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def keep_freed_memory() -> None:
     """Let this process keep the memory that tensors free, for the next ones; a hint, where the C library is glibc.
 

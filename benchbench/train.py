@@ -32,7 +32,7 @@ from benchbench import checkpoint, data
 from benchbench import records as rec
 from benchbench.errors import CheckpointError, DataError, UsageError
 from benchbench.feed import Batch, Feed, Reused
-from benchbench.kernels import channels_last, describe_device, exact_small_convolutions, has_fast_bf16
+from benchbench.kernels import channels_last, describe_device, exact_small_convolutions, has_fast_bf16, threads
 from benchbench.losses import distillation, make_loss, set_prior
 from benchbench.measure.accuracy import AccuracyError, measure_dice
 from benchbench.recipe import TrainRecipe
@@ -128,19 +128,19 @@ def train(
         DataError: unknown data set, or a case that cannot be read.
     """
     plan = feed.feed.plan if feed else readable_plan(recipe, progress)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(recipe.threads or threads)
-        with torch.random.fork_rng(devices=[]), exact_small_convolutions(model), _group(device) as group:
-            if device == "cuda" and group.size > 1:
-                device = f"cuda:{os.environ.get('LOCAL_RANK', group.rank)}"
-            training = _Training(model.to(device), spec, recipe, plan, out, device, progress, group, start, feed)
-            try:
-                return training.run()
-            finally:
-                training.feed.close()
-    finally:
-        torch.set_num_threads(threads)
+    with (
+        threads(recipe.threads),
+        torch.random.fork_rng(devices=[]),
+        exact_small_convolutions(model),
+        _group(device) as group,
+    ):
+        if device == "cuda" and group.size > 1:
+            device = f"cuda:{os.environ.get('LOCAL_RANK', group.rank)}"
+        training = _Training(model.to(device), spec, recipe, plan, out, device, progress, group, start, feed)
+        try:
+            return training.run()
+        finally:
+            training.feed.close()
 
 
 def readable_plan(recipe: TrainRecipe, progress: Progress | None = None) -> data.DataPlan:

@@ -29,7 +29,7 @@ from benchbench.search import space
 from benchbench.search.budget import parse_budget
 from benchbench.search.evaluate import Trial, evaluate, parent_of
 from benchbench.search.space import Config
-from benchbench.search.task import Task
+from benchbench.search.task import Task, published_spec
 
 LEVELS: dict[str, tuple[object, ...]] = {
     "width": (1.0, 0.75, 0.5, 0.35),
@@ -67,9 +67,7 @@ def choices() -> Iterator[dict[str, object]]:
 
 def main(folder: Path, out: Path, steps: int) -> None:
     plan = data.get_plan(str(folder))
-    card = zoo.get_card(space.VARIANTS[0])
-    spec = card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
-    spatial = zoo.fitting_sides(spec, plan.patch)
+    spatial = zoo.fitting_sides(published_spec(plan), plan.patch)
     task = Task(
         data=plan.where,
         key=plan.key,

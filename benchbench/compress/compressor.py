@@ -10,19 +10,18 @@ import dataclasses
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchbench import checkpoint, data, zoo
 from benchbench import records as rec
+from benchbench.compress import importance
 from benchbench.compress.prune import Pruned, PruneRecipe, prune
 from benchbench.errors import CheckpointError, DataError, UsageError
-from benchbench.feed import Feed
-from benchbench.losses import make_loss
+from benchbench.kernels import threads
 from benchbench.measure.accuracy import AccuracyError, measure_dice
 from benchbench.measure.cost import measure_cost
 from benchbench.recipe import Budget, TrainRecipe, default_batch
@@ -89,12 +88,8 @@ def compress(asked: Compression, out: Path, *, progress: Progress | None = None)
         CheckpointError: weights of another network, or damaged.
         UsageError: a share that empties a layer, or a criterion or training that needs data where there is none.
     """
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(asked.threads or threads)
+    with threads(asked.threads):
         return _compress(asked, out, progress)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _compress(asked: Compression, out: Path, progress: Progress | None) -> Compressed:
@@ -239,14 +234,11 @@ def _recipe(plan: data.DataPlan, info: checkpoint.CheckpointInfo, asked: Compres
 
 def _batches(
     plan: data.DataPlan, info: checkpoint.CheckpointInfo, asked: Compression
-) -> tuple[Iterator[tuple[Tensor, Tensor]], Callable[[Tensor, Tensor], Tensor]]:
+) -> tuple[importance.Batches, importance.Loss]:
     """Batches of training cases, and the loss of the training."""
     if not plan.splits.get("train"):
         raise UsageError(f"{plan.key} has no training case to take gradients from: take --criterion magnitude")
-    recipe = _recipe(plan, info, asked)
-    feed = Feed(plan, recipe)
-    made = (feed.make(step, recipe.patch) for step in range(_GRADIENT_BATCHES))
-    return ((one.image, one.target) for one in made), make_loss(recipe.loss, exclusive=plan.exclusive)
+    return importance.of_training(plan, _recipe(plan, info, asked), _GRADIENT_BATCHES)
 
 
 def _dice(model: nn.Module, plan: data.DataPlan | None, info: checkpoint.CheckpointInfo) -> float | None:

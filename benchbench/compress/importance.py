@@ -16,7 +16,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from benchbench.compress.channels import Layer, Place, Structure
+from benchbench.data import DataPlan
 from benchbench.errors import UsageError
+from benchbench.feed import Feed
+from benchbench.losses import make_loss
+from benchbench.recipe import TrainRecipe
 
 Criterion = Literal["magnitude", "taylor", "batchnorm", "random"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
@@ -26,6 +30,19 @@ Batches = Iterable[tuple[Tensor, Tensor]]  # images and targets
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def of_training(plan: DataPlan, recipe: TrainRecipe, count: int) -> tuple[Batches, Loss]:
+    """So many batches of training cases, and the loss of the training, for `taylor`.
+
+    Args:
+        plan: of the data set.
+        recipe: of the training.
+        count: of batches, its first ones; each is made when it is asked for.
+    """
+    feed = Feed(plan, recipe)
+    made = (feed.make(step, recipe.patch) for step in range(count))
+    return ((one.image, one.target) for one in made), make_loss(recipe.loss, exclusive=plan.exclusive)
 
 
 def magnitude(model: nn.Module, structure: Structure) -> list[Scores]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchbench.data.source import CaseFiles
-from benchbench.errors import DataError
+from benchbench.errors import DataError, first_line
 from benchbench.units import format_shape
 
 _APART_MM = 0.1  # between corners of two files, up to which they lie in one place
@@ -139,21 +139,17 @@ def _open(path: Path) -> Any:
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing") from error
     except (ImageFileError, HeaderDataError, *_READING) as error:
-        raise DataError(f"{path} cannot be read: {_why(error)}") from error
+        raise DataError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def _voxels(path: Path, image: Any) -> npt.NDArray[Any]:
     try:
         found: npt.NDArray[Any] = np.asanyarray(image.dataobj)
     except _READING as error:
-        raise DataError(f"{path} cannot be read to its end: {_why(error)}; get it again") from error
+        raise DataError(f"{path} cannot be read to its end: {first_line(error)}; get it again") from error
     if found.dtype.kind not in "biuf":
         raise DataError(f"{path} holds {found.dtype} in each voxel, such as a colour, and no single number")
     return found
-
-
-def _why(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _check_sides(path: Path, shape: tuple[int, ...], *, four: bool, volume: int | None = None) -> None:

@@ -12,7 +12,7 @@ from benchbench.report.comparison import render_comparison, write_comparison
 from benchbench.report.conditions import Group, group
 from benchbench.report.details import ReadArtifact
 from benchbench.report.export import FORMATS, export
-from benchbench.report.search import SEARCH, read_search, render_search, write_search
+from benchbench.report.search import SEARCH, read_search, render_search
 from benchbench.report.tables import Cell, Column, Row, Table, missing_dice, summary_rows, to_table
 
 __all__ = [
@@ -36,5 +36,4 @@ __all__ = [
     "to_table",
     "write_comparison",
     "write_report",
-    "write_search",
 ]

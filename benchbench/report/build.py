@@ -66,7 +66,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     """Make one page from one or several results folders.
 
     Args:
-        folders: each holds `*.jsonl` and the artifacts that they name.
+        folders: each holds `*.jsonl` and the artifacts that they name; or the only one holds a search.
         out: where to write; `report.html` in the first folder if None.
 
     Returns: the file written.
@@ -80,10 +80,12 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     if any((folder / search.SEARCH).exists() for folder in folders):
         if len(folders) > 1:
             raise UsageError("a search has a page of its own: give its folder alone")
-        return search.write_search(folders[0], out)
-    records = [record for folder in folders for record in store.read_records(folder)]
+        text = search.render_search(search.read_search(folders[0]))
+    else:
+        records = [record for folder in folders for record in store.read_records(folder)]
+        text = render(records, folder_reader(folders))
     target = out or _folder(folders[0]) / "report.html"
-    content = render(records, folder_reader(folders)).encode()
+    content = text.encode()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         store.write_whole(target, content)

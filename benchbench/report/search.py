@@ -11,35 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchbench import store
 from benchbench.errors import StoreError
 from benchbench.report import figures, html, search_figures
 from benchbench.units import format_duration, format_shape, format_value
 
 SEARCH = "search.json"
 SCHEMA = 1
-
-
-def write_search(folder: Path, out: Path | None = None) -> Path:
-    """Write the page of the search in a folder.
-
-    Args:
-        folder: holds `search.json`.
-        out: the file; `report.html` in the folder if None.
-
-    Raises:
-        StoreError: the search cannot be read, or the page cannot be written.
-    """
-    target = out or folder / "report.html"
-    content = render_search(read_search(folder)).encode()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        store.write_whole(target, content)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {target}: {error.strerror or error}; choose another place with --out"
-        ) from error
-    return target
 
 
 def read_search(folder: Path) -> dict[str, Any]:
@@ -64,7 +41,8 @@ def read_search(folder: Path) -> dict[str, Any]:
 def render_search(found: Mapping[str, Any]) -> str:
     """The page as text."""
     trained = [one for one in found["trials"] if one["dice"] is not None and one["same_as"] is None]
-    front = sorted((p for p in found["points"] if p["front"]), key=lambda p: float(p["objective"]))
+    points = ordered(found["points"])
+    front = [point for point in points if point["front"]]
     drawings = [
         search_figures.front(found),
         search_figures.hypervolume(found, "trainings"),
@@ -81,8 +59,8 @@ def render_search(found: Mapping[str, Any]) -> str:
         "device": found["device"]["name"],
         "plan": found["plan"],
         "columns": _columns(found),
-        "rows": [_row(found, point) for point in _ordered(found["points"])],
-        "verdicts": [(point["name"], point["verdicts"]) for point in _ordered(found["points"]) if point["verdicts"]],
+        "rows": [_row(found, point) for point in points],
+        "verdicts": [(point["name"], point["verdicts"]) for point in points if point["verdicts"]],
         "controls_run": bool(found["controls"]),
         "worth": _worth(front),
         "figures": [_figure(d) for d in drawings if d],
@@ -100,7 +78,8 @@ def chosen(front: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return max(own or front, key=lambda p: float(p["dice_val"]["mean"]), default=None)
 
 
-def _ordered(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def ordered(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Finalists, those of the front first, the cheapest before the others."""
     return sorted(points, key=lambda p: (not p["front"], p["objective"] or 0.0))
 
 

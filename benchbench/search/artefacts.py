@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchbench import checkpoint, zoo
-from benchbench.errors import BenchError
+from benchbench.errors import BenchError, first_line
+from benchbench.report.search import ordered
 from benchbench.store import write_whole
 from benchbench.units import format_shape, format_value
 
@@ -106,7 +107,7 @@ def write_onnx(weights: Path, out: Path) -> tuple[str | None, float | None]:
         return None, apart
     except Exception as failure:  # whatever the exporter and the runtime raise
         log.debug("no ONNX file of %s", weights, exc_info=True)
-        return f"it cannot be exported: {str(failure).strip().partition(chr(10))[0] or type(failure).__name__}", None
+        return f"it cannot be exported: {first_line(failure)}", None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -154,7 +155,7 @@ def write_table(points: Sequence[Mapping[str, Any]], out: Path) -> None:
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
     table.writeheader()
-    for point in sorted(points, key=lambda p: (not p["front"], p["objective"] or 0.0)):
+    for point in ordered(points):
         low, high = point["dice_test"]["ci95"]
         costs, controls = point["costs"], point.get("controls", {})
         table.writerow(

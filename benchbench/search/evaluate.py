@@ -30,7 +30,7 @@ from benchbench.resize import differing_shapes
 from benchbench.search import space
 from benchbench.search.inherit import Parent, inherit
 from benchbench.search.space import Config
-from benchbench.search.task import Task, count, measure_in_passing
+from benchbench.search.task import Task, count, measure_in_passing, spec_of
 from benchbench.train import Progress, Start, train
 
 PARENT_BATCHES, CHILD_BATCHES = 16, 4  # that channels are ranked by
@@ -131,12 +131,7 @@ def build(
     Raises:
         Infeasible: it turns out to be above the budget; nothing was trained.
     """
-    card = zoo.get_card(config.variant)
-    spec = dataclasses.replace(
-        card.spec(in_channels=task.in_channels, out_channels=task.out_channels),
-        kwargs=config.kwargs(),
-        name=name_of(config),
-    )
+    spec = spec_of(task, config, name_of(config))
     torch.manual_seed(seed)
     model = zoo.build(spec, task.spatial)
     share = inherit(model, parent) if parent else 0.0
@@ -238,7 +233,7 @@ def evaluate(
             "parent": parent.name,
             "parent_sha256": parent.sha256,
             "inherited": round(share, 4),
-            "search": rec.to_json(dataclasses.asdict(config)),
+            "search": rec.to_json(config),
         }
         begun = Start(
             digest=f"{parent.sha256}:{config.key}:{trial.criterion}",

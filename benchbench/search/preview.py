@@ -18,7 +18,7 @@ from benchbench import records as rec
 from benchbench.forecast.target import Target
 from benchbench.search import outlook, space
 from benchbench.search.space import Config
-from benchbench.search.task import Task
+from benchbench.search.task import Task, spec_of
 from benchbench.search.work import FINAL_SHARE, PARENT_SHARE, PROMOTION_SHARE, PROPOSAL_SHARE, Job
 from benchbench.units import format_duration, format_shape
 
@@ -52,9 +52,7 @@ def networks(task: Task, folder: Path) -> list[Path]:
     for title, config in (("published", outlook.published(space.VARIANTS[0])), ("least", _smallest(task))):
         path = folder / f"{title}.safetensors"
         if not path.exists():
-            card = zoo.get_card(config.variant)
-            spec = card.spec(in_channels=task.in_channels, out_channels=task.out_channels)
-            spec = dataclasses.replace(spec, kwargs=config.kwargs(), name=f"{title} of the space")
+            spec = spec_of(task, config, f"{title} of the space")
             torch.manual_seed(0)
             state = zoo.build(spec, task.spatial).state_dict()
             checkpoint.save(path, state, model=spec, data="none", spatial=task.spatial, train={})

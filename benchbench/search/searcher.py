@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 
 from benchbench import cells, checkpoint, data, runner, zoo
 from benchbench import records as rec
@@ -30,7 +29,9 @@ from benchbench.devices import cpu
 from benchbench.devices.environment import environment
 from benchbench.errors import StoreError, UsageError
 from benchbench.forecast.target import Target, resolve
+from benchbench.kernels import threads
 from benchbench.recipe import default_batch
+from benchbench.report.search import SCHEMA, SEARCH
 from benchbench.search import artefacts, outlook, preview, space, stage, study, summary
 from benchbench.search.asked import FREE, JOB, Asked
 from benchbench.search.budget import METRICS
@@ -38,19 +39,13 @@ from benchbench.search.clock import Clock
 from benchbench.search.evaluate import check_parent
 from benchbench.search.outlook import BudgetError
 from benchbench.search.storage import open_storage, take_up_again
-from benchbench.search.task import Task, check_objective, step_seconds
+from benchbench.search.task import Task, check_objective, published_spec, step_seconds
 from benchbench.search.told import Found
-from benchbench.search.work import (
-    PARTS,
-    PROPOSAL_SHARE,
-    Job,
-    Worker,
-)
+from benchbench.search.work import PARTS, PROPOSAL_SHARE, Job, Worker
 from benchbench.store import lock, write_whole
 
 log = logging.getLogger(__name__)
 
-SUMMARY = "search.json"
 STORAGE_ENV = "BENCHBENCH_STORAGE"  # a worker's process gets the address in it, since that may hold a password
 _WISHED = 45  # proposals that the time should be enough for
 _OVERHEAD_S = 3.5  # of each: building, counting, looking at `val`
@@ -75,7 +70,7 @@ def parent_that_comes_along(
         spatial: (D, H, W) of the patch; None: as a search chooses it.
     """
     plan = data.get_plan(source, fold=fold)
-    spec = zoo.get_card(space.VARIANTS[0]).spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
+    spec = published_spec(plan)
     sides = spatial or zoo.fitting_sides(spec, plan.patch)
     return checkpoint.find(spec.name, spec.in_channels, spec.out_channels, sides, plan)
 
@@ -161,7 +156,7 @@ class _Search:
         outlook.refuse_the_impossible(task, known.least)
         job = self._job(task)
         self._keep(job)
-        self._resume(storage)
+        self._resume(storage, job.name)
         profile = outlook.profile(task, seed=self.asked.seed)
         lines = preview.lines(job, source, known, profile, target)
         self.plan([*lines, f"folder: {self.out}"])
@@ -196,8 +191,7 @@ class _Search:
             )
 
     def _task(self, source: data.DataPlan, target: Target) -> Task:
-        card = zoo.get_card(space.VARIANTS[0])
-        spec = card.spec(in_channels=source.in_channels, out_channels=source.out_channels)
+        spec = published_spec(source)
         spatial = self.asked.spatial or zoo.fitting_sides(spec, source.patch)
         zoo.build(spec, spatial)  # refuses a patch that it cannot take
         if target.profile and "fp32" not in target.profile.peaks:
@@ -224,31 +218,34 @@ class _Search:
             or (max(1, (os.cpu_count() or 1) // self.asked.workers) if self.asked.workers > 1 else None),
         )
 
-    def _request(
-        self, models: str, source: data.DataPlan, spatial: tuple[int, ...] | None, **more: Any
-    ) -> cells.Request:
-        return cells.Request(
-            models=models,
+    def _measure(
+        self, networks: Sequence[Path], folder: Path, source: data.DataPlan, *, judged: bool
+    ) -> list[rec.Record]:
+        """The records of some weights on the device, in their order.
+
+        Args:
+            networks: weights.
+            folder: of the records.
+            source: the search's data.
+            judged: whether they get their Dice on its test cases.
+        """
+        start = time.monotonic()
+        request = cells.Request(
+            models=",".join(map(str, networks)),
             devices=(self.asked.device,),
-            spatial=spatial,
             protocol=self.asked.protocol,
             phase=self.asked.phase,
             volume=None if self.asked.phase == "train" else self.asked.volume or source.sides or source.patch,
+            data=source.where if judged else "none",
             noise=False,
-            **more,
         )
-
-    def _measure(self, request: cells.Request, folder: Path) -> list[rec.Record]:
-        start = time.monotonic()
         outcome = runner.run(request, folder, progress=_Silent(self.tell))
         self.clock.measured(time.monotonic() - start)
         return list(outcome.records)
 
     def _before(self, task: Task, source: data.DataPlan) -> preview.Before:
         folder = self.out / "before"
-        paths = preview.networks(task, folder)
-        request = self._request(",".join(map(str, paths)), source, None, data="none")
-        whole, least = self._measure(request, folder)
+        whole, least = self._measure(preview.networks(task, folder), folder, source, judged=False)
         return preview.look(task, whole, least)
 
     def _job(self, task: Task) -> Job:
@@ -276,22 +273,19 @@ class _Search:
 
     def _fitting_steps(self, task: Task) -> int:
         """As many that some 45 proposals fit: each about as dear as the published network, with a teacher beside it."""
-        config = outlook.published(space.VARIANTS[0])
-        spec = zoo.get_card(config.variant).spec(in_channels=task.in_channels, out_channels=task.out_channels)
-        with _threads(task.threads):
-            each = step_seconds(task, zoo.build(spec, task.spatial))
+        with threads(task.threads):
+            each = step_seconds(task, zoo.build(published_spec(task), task.spatial))
         fitting = (PROPOSAL_SHARE * self.asked.time_s * self.asked.workers / _WISHED - _OVERHEAD_S) / (_DEARER * each)
         return max(_STEPS[0], min(_STEPS[1], math.floor(fitting)))
 
     def _keep(self, job: Job) -> None:
         """Write what is needed to go on."""
-        content = {"schema": summary.SCHEMA, "asked": self.asked.to_json(), "job": job.to_json()}
+        content = {"schema": SCHEMA, "asked": self.asked.to_json(), "job": job.to_json()}
         write_whole(self.out / JOB, (json.dumps(content, indent=1) + "\n").encode())
 
-    def _resume(self, storage: optuna.storages.BaseStorage) -> None:
+    def _resume(self, storage: optuna.storages.BaseStorage, name: str) -> None:
         """Take up what was broken off; on this machine's own storage also leave the pause out of the time."""
         names = {one.study_name for one in optuna.get_all_study_summaries(storage, include_best_trial=False)}
-        name = self.asked.study or f"search-{data.get_plan(self.asked.data, fold=self.asked.fold).key}"
         for one in [name, *(f"{name}/{part}" for part in PARTS)]:
             if one in names:
                 take_up_again(optuna.load_study(study_name=one, storage=storage), alone=not self.shared)
@@ -303,7 +297,7 @@ class _Search:
     # -- workers
 
     def _work(self, worker: Worker) -> None:
-        with _threads(worker.task.threads):
+        with threads(worker.task.threads):
             helpers = [self._start(index) for index in range(1, self.asked.workers)]
             try:
                 worker.run()
@@ -347,8 +341,8 @@ class _Search:
         records: dict[str, rec.Record] = {}
         if paths:
             self.tell("measuring the finalists")
-            request = self._request(",".join(map(str, paths.values())), source, None, data=source.where)
-            records = dict(zip(paths, self._measure(request, self.out / "measured"), strict=True))
+            measured = self._measure(list(paths.values()), self.out / "measured", source, judged=True)
+            records = dict(zip(paths, measured, strict=True))
         points = []
         for key, own in by_key.items():
             config = space.from_json(own[0].what["config"])
@@ -356,11 +350,10 @@ class _Search:
             size = paths[key].stat().st_size
             points.append(summary.point(config, own, mine, records.get(key), size, task))
         summary.mark_front(points)
-        target_env = environment("cpu", task.threads)
         done = [*promotions, *every, *controls]
         given = bool(parent.result["given"])
         content: dict[str, Any] = {
-            "schema": summary.SCHEMA,
+            "schema": SCHEMA,
             "name": worker.job.name,
             "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "asked": self._asked_without_places(task),
@@ -372,18 +365,18 @@ class _Search:
                 "semi_synthetic": source.semi_synthetic,
             },
             "device": rec.to_json(known.record.device),
-            "environment": target_env,
-            "budget": [dataclasses.asdict(limit) | {"says": str(limit)} for limit in task.budget.limits],
+            "environment": environment("cpu", task.threads),
+            "budget": [rec.to_json(limit) | {"says": str(limit)} for limit in task.budget.limits],
             "budget_text": ", ".join(limit.text for limit in task.budget.limits),
             "metric": {"name": task.metric, "objective": task.objective, **_metric_words(task)},
             "plan": list(lines),
             "unmodified": {"costs": dict(known.published), "origin": known.origin, "memory": known.decomposition},
             "smallest": {metric: value for metric, (value, _) in outlook.smallest(task).items()},
             "space": {
-                **rec.to_json(dataclasses.asdict(profile)),
+                **rec.to_json(profile),
                 "choices": json.loads(rec.canonical_json(rec.to_json(space.description()))),
             },
-            "published_config": rec.to_json(dataclasses.asdict(outlook.published(space.VARIANTS[0]))),
+            "published_config": rec.to_json(outlook.published(space.VARIANTS[0])),
             "steps": [worker.low_steps, worker.high_steps],
             "parent": {
                 "model": parent.result["model"],
@@ -407,11 +400,11 @@ class _Search:
                 whole_s=self.clock.whole_s * self.asked.workers,
             ),
         }
-        earlier = self.out / SUMMARY
+        earlier = self.out / SEARCH
         if earlier.exists() and (worth := json.loads(earlier.read_text()).get("worth")):
             content["worth"] = worth  # of the sampler, from elsewhere
         self._export(content, paths)
-        write_whole(self.out / SUMMARY, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        write_whole(self.out / SEARCH, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
         return Found(folder=self.out, summary=content)
 
     def _asked_without_places(self, task: Task) -> dict[str, Any]:
@@ -432,10 +425,10 @@ class _Search:
             if old.is_dir() and old.name not in now:  # of a front that was
                 shutil.rmtree(old)
         for point in content["points"]:
-            place = folder / point["name"] if point["front"] else None
-            if place is None:
+            if not point["front"]:
                 point["files"] = {"weights_reason": "not on the front"}
                 continue
+            place = folder / point["name"]
             self.tell(f"writing {point['name']}")
             point["files"] = artefacts.safe_export(paths[point["key"]], place, point["name"])
             if point["files"].get("weights"):
@@ -455,17 +448,3 @@ def _metric_words(task: Task) -> dict[str, str]:
     if task.phase == "train" and task.metric == "latency_s":
         title = "time of one training step"
     return {"unit": unit, "title": title}
-
-
-class _threads:
-    """PyTorch's threads, while it lasts."""
-
-    def __init__(self, count: int | None) -> None:
-        self.count, self.before = count, torch.get_num_threads()
-
-    def __enter__(self) -> None:
-        if self.count:
-            torch.set_num_threads(self.count)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.before)

@@ -77,7 +77,7 @@ class Config:
     @property
     def key(self) -> str:
         """Its hash."""
-        return rec.content_hash(rec.to_json(dataclasses.asdict(self.canonical())))
+        return rec.content_hash(rec.to_json(self.canonical()))
 
     def fits(self, spatial: Sequence[int]) -> bool:
         """Whether heads divide the attention, and the patch's sides are multiples of every stride."""

@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from benchbench.errors import BenchError, StoreError
+from benchbench.errors import BenchError, StoreError, first_line
 from benchbench.search.storage import fail_the_dead, optimize
 
 _LABEL, _WORK, _RESULT, _ERROR = "label", "work", "result", "error"
@@ -88,7 +88,7 @@ def work_off(
         except (BenchError, ValueError, RuntimeError) as error:
             if strict:
                 raise
-            trial.set_user_attr(_ERROR, str(error).strip().splitlines()[0] if str(error).strip() else repr(error))
+            trial.set_user_attr(_ERROR, first_line(error))
             return float("-inf")
         trial.set_user_attr(_RESULT, result)
         return float(result.get("value", 0.0))

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from benchbench.errors import StoreError
+from benchbench.errors import StoreError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -136,10 +136,10 @@ def _patient(name: str, original: Callable[..., T]) -> Callable[..., T]:
                 if time.monotonic() >= end:
                     self.gone = StoreError(
                         f"the search's storage {self._shown} has been away for {self._patience_s:.0f} s "
-                        f"({_first_line(cause)}); everything told to it is kept: run the same command again"
+                        f"({_why(cause)}); everything told to it is kept: run the same command again"
                     )
                     raise self.gone from error
-                log.warning("the storage %s is away (%s); trying again", self._shown, _first_line(cause))
+                log.warning("the storage %s is away (%s); trying again", self._shown, _why(cause))
                 again = True
                 time.sleep(_PAUSE_S)
 
@@ -193,7 +193,7 @@ def open_storage(
         raise
     except Exception as error:  # whatever SQLAlchemy and the driver raise
         raise StoreError(
-            f"cannot open the search's storage {without_password(url)}: {_first_line(error)}; is it running, and is "
+            f"cannot open the search's storage {without_password(url)}: {_why(error)}; is it running, and is "
             "the address right?"
         ) from error
 
@@ -246,9 +246,8 @@ def fail_the_dead(study: optuna.Study) -> None:
             continue  # another worker was faster
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return without_password(lines[0].strip()) if lines else type(error).__name__
+def _why(error: BaseException) -> str:
+    return without_password(first_line(error))
 
 
 def drop_waiting(study: optuna.Study, trial: FrozenTrial) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,14 +17,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from benchbench import records as rec
-from benchbench.errors import BenchError, StoreError, UsageError
+from benchbench.errors import BenchError, StoreError, UsageError, first_line
 from benchbench.search import space
 from benchbench.search.evaluate import Evaluation
 from benchbench.search.space import Config
 from benchbench.search.storage import drop_waiting, fail_the_dead, optimize
 from benchbench.search.task import Infeasible, Task
-
-log = logging.getLogger(__name__)
 
 _CONFIG, _KEY, _COSTS, _SPENT, _SAME, _AT = "config", "key", "costs", "spent", "same_as", "at_s"
 _TRAINS, _ERROR = "trains", "error"
@@ -133,7 +130,7 @@ def search(
         config = space.suggest(trial)
         trial.set_user_attr(_TRAINS, False)  # of a trial that is taken up again, it said so once
         trial.set_user_attr(_KEY, config.key)
-        trial.set_user_attr(_CONFIG, rec.to_json(dataclasses.asdict(config)))
+        trial.set_user_attr(_CONFIG, rec.to_json(config))
         if not config.fits(task.spatial):
             trial.set_constraint("shape", 1.0)
             raise optuna.TrialPruned
@@ -161,7 +158,7 @@ def search(
         except StoreError:
             raise
         except (BenchError, ValueError, RuntimeError) as error:  # of this configuration alone
-            trial.set_user_attr(_ERROR, str(error).strip().partition("\n")[0] or type(error).__name__)
+            trial.set_user_attr(_ERROR, first_line(error))
             raise optuna.TrialPruned from error
         keep(trial, found.costs)
         trial.set_user_attr(_COSTS, dict(found.costs))

@@ -5,10 +5,9 @@ Nothing here trains or measures. Points are chosen by `val` alone; `test` is sho
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -22,7 +21,6 @@ from benchbench.search.space import Config
 from benchbench.search.task import Task
 from benchbench.search.work import OF_INTEREST
 
-SCHEMA = 1
 REFERENCE_DICE = OF_INTEREST  # of hypervolumes
 REFERENCE_FACTOR = 1.25  # times what the published network costs, likewise
 _FEWEST_FOR_IMPORTANCE = 20
@@ -35,7 +33,7 @@ def trial_rows(known: Sequence[study.Tried]) -> list[dict[str, Any]]:
             "number": one.number,
             "name": name_of(one.config),
             "key": one.config.key,
-            "config": rec.to_json(dataclasses.asdict(one.config)),
+            "config": rec.to_json(one.config),
             "published": one.config in [published(variant) for variant in space.VARIANTS],
             "dice": one.dice,
             "costs": dict(one.costs),
@@ -131,25 +129,14 @@ def point(
     sure = outlook.confirmed_by(measured, task.phase) | {"file_bytes"}
     over = task.budget.excesses(costs)
     confirmed = all(limit.metric in sure for limit in task.budget.limits)
-    origins = {
-        metric: "exact"
-        if metric in ("params", "macs", "file_bytes")
-        else "measured"
-        if metric in sure
-        else "predicted"
-        if metric in said
-        else "at least"
-        if metric == "memory_bytes"
-        else "in passing"
-        for metric in costs
-    }
+    origins = {metric: _origin(metric, sure, said) for metric in costs}
     over_seeds = [
         statistics.fmean(values) for values in zip(*(one.result["test"]["values"] for one in finals), strict=True)
     ]
     found: dict[str, Any] = {
         "name": name_of(config),
         "key": config.key,
-        "config": rec.to_json(dataclasses.asdict(config)),
+        "config": rec.to_json(config),
         "config_text": config_text(config),
         "published": config == published(config.variant),
         "dice_val": {"mean": statistics.fmean(vals), "values": vals},
@@ -176,6 +163,23 @@ def point(
     }
     found["controls"], found["verdicts"] = _controls(found, finals, controls)
     return found
+
+
+def _origin(metric: str, sure: Collection[str], said: Collection[str]) -> str:
+    """How a cost of a finalist is known.
+
+    Args:
+        metric: of the cost.
+        sure: metrics that were measured, or are exact.
+        said: metrics that a record says anything of.
+    """
+    if metric in ("params", "macs", "file_bytes"):
+        return "exact"
+    if metric in sure:
+        return "measured"
+    if metric in said:
+        return "predicted"
+    return "at least" if metric == "memory_bytes" else "in passing"
 
 
 _CONTROL_TEXT = {

@@ -10,13 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from benchbench import data
+from benchbench import data, zoo
 from benchbench import records as rec
+from benchbench.compress import importance
 from benchbench.errors import BenchError, UsageError
-from benchbench.feed import Feed
 from benchbench.forecast.predict import roof_seconds
 from benchbench.forecast.profile import find_profile
-from benchbench.losses import make_loss
 from benchbench.measure.cost import measure_cost
 from benchbench.measure.energy import open_meter
 from benchbench.measure.training import TrainingStep, forecast_step
@@ -24,7 +23,7 @@ from benchbench.recipe import Budget as TrainBudget
 from benchbench.recipe import TrainRecipe, default_batch
 from benchbench.search import costs
 from benchbench.search.budget import Budget
-from benchbench.search.space import Config
+from benchbench.search.space import VARIANTS, Config
 
 #: What may be made small beside Dice: name -> metric of a configuration's costs.
 OBJECTIVES: Mapping[str, str] = {
@@ -112,13 +111,10 @@ class Task:
             validations=validations,
         )
 
-    def gradients(self, batches: int) -> tuple[Any, Callable[[Any, Any], Any]]:
+    def gradients(self, batches: int) -> tuple[importance.Batches, importance.Loss]:
         """So many batches of training cases, and the loss of the training."""
-        plan = data.get_plan(self.data)
         recipe = self.recipe(TrainBudget(steps=batches), 0)
-        feed = Feed(plan, recipe)
-        made = (feed.make(step, recipe.patch) for step in range(batches))
-        return ((one.image, one.target) for one in made), make_loss(recipe.loss, exclusive=plan.exclusive)
+        return importance.of_training(data.get_plan(self.data), recipe, batches)
 
     @property
     def metric(self) -> str:
@@ -127,7 +123,7 @@ class Task:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, for another process."""
-        plain: dict[str, Any] = rec.to_json(dataclasses.asdict(self))
+        plain: dict[str, Any] = rec.to_json(self)
         return plain | {"budget": [limit.text for limit in self.budget.limits]}
 
 
@@ -136,6 +132,18 @@ def task_from_json(plain: Mapping[str, Any]) -> Task:
     from benchbench.search.budget import parse_budget
 
     return Task(**{**plain, "spatial": tuple(plain["spatial"]), "budget": parse_budget(plain["budget"])})
+
+
+def published_spec(of: Task | data.DataPlan) -> rec.ModelSpec:
+    """The published network, uncut, for the channels of a task or a data set."""
+    return zoo.get_card(VARIANTS[0]).spec(in_channels=of.in_channels, out_channels=of.out_channels)
+
+
+def spec_of(task: Task, config: Config, name: str) -> rec.ModelSpec:
+    """The network of a configuration before it is pruned, under a name."""
+    card = zoo.get_card(config.variant)
+    spec = card.spec(in_channels=task.in_channels, out_channels=task.out_channels)
+    return dataclasses.replace(spec, kwargs=config.kwargs(), name=name)
 
 
 def check_objective(name: str) -> None:

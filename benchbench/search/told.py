@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchbench.report.search import ordered
 from benchbench.units import format_duration, format_value
 
 
@@ -20,7 +21,7 @@ class Found:
     @property
     def front(self) -> list[Mapping[str, Any]]:
         """The points of the front, the cheapest first."""
-        return sorted((p for p in self.summary["points"] if p["front"]), key=lambda p: float(p["objective"]))
+        return [point for point in ordered(self.summary["points"]) if point["front"]]
 
 
 def rows(found: Found, *, plain: bool) -> list[dict[str, Any]]:
@@ -31,9 +32,8 @@ def rows(found: Found, *, plain: bool) -> list[dict[str, Any]]:
         plain: numbers as they are, with their units in the names; else for a person.
     """
     metric = found.summary["metric"]
-    ordered = sorted(found.summary["points"], key=lambda p: (not p["front"], p["objective"] or 0.0))
     table = []
-    for point in ordered:
+    for point in ordered(found.summary["points"]):
         low, high = point["dice_test"]["ci95"]
         if plain:
             table.append(

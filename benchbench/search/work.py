@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import logging
 import socket
 import time
 import zlib
@@ -19,6 +18,7 @@ from typing import Any
 
 import optuna
 import psutil
+import torch
 
 from benchbench import checkpoint, zoo
 from benchbench import records as rec
@@ -40,11 +40,9 @@ from benchbench.search.evaluate import (
 from benchbench.search.inherit import Parent
 from benchbench.search.outlook import published
 from benchbench.search.space import Config
-from benchbench.search.task import Task, task_from_json
+from benchbench.search.task import Task, published_spec, task_from_json
 from benchbench.store import write_whole
 from benchbench.train import readable_plan, train
-
-log = logging.getLogger(__name__)
 
 PARTS = ("parent", "promotions", "finals", "controls")
 PARENT_SHARE, PROPOSAL_SHARE, PROMOTION_SHARE, FINAL_SHARE = 0.15, 0.30, 0.15, 0.35  # of the time; the rest measures
@@ -77,7 +75,7 @@ class Job:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, for another process."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain: dict[str, Any] = rec.to_json(self)
         return plain | {"task": self.task.to_json()}
 
 
@@ -152,8 +150,7 @@ class Worker:
         Raises:
             UsageError: the storage has another search under this name.
         """
-        self.job, self.task, self.folder, self.tell = job, job.task, folder, tell
-        self.index, self.storage = index, storage
+        self.job, self.task, self.tell, self.storage = job, job.task, tell, storage
         several = shared or job.workers > 1
         here = zlib.crc32(f"{socket.gethostname()}:{folder.absolute()}".encode()) % 10**6 if shared else 0
         self.study = study.open_study(storage, job.name, job.task, seed=job.seed + index + here, several=several)
@@ -166,7 +163,7 @@ class Worker:
         self.again = "" if first == job.time_s else f"-{job.time_s:.0f}s"  # of a search that was given more time
         self._parent: Parent | None = None
         self._shared: tuple[Reused, Remembering] | None = None
-        self.parent_s = 0.0  # of its training
+        self.parent_s = self.parent_at_s = 0.0  # of its training; when it was there, and proposals began
 
     def _agreed(self, of: optuna.Study, key: str, own: Any) -> Any:
         """What the first worker has said; nobody else's word counts."""
@@ -210,7 +207,7 @@ class Worker:
             if not done:
                 raise CheckpointError(_NO_PARENT)
             (found,) = done
-            self.parent_s = float(found.result["train_s"])
+            self.parent_s, self.parent_at_s = float(found.result["train_s"]), float(found.result["at_s"])
             self.tell(f"ranking the channels of the parent (Dice {found.result['value']:.3f} on val)")
             self._parent = parent_of(self.shelf.get("parent"), self.task)
         return self._parent
@@ -232,9 +229,7 @@ class Worker:
             dice, seconds = float(judged.measurements[0].value or 0.0), float(info.train.get("seconds", 0.0))
         else:
             self.tell("training the parent")
-            config = published(space.VARIANTS[0])
-            recipe = Trial(budget=TrainBudget(seconds=float(work.what["seconds"])), seed=self.job.seed)
-            dice, seconds, info = self._train_parent(config, recipe, target)
+            dice, seconds, info = self._train_parent(TrainBudget(seconds=float(work.what["seconds"])), target)
         self.shelf.put("parent")
         return {
             "value": dice,
@@ -246,14 +241,11 @@ class Worker:
             "at_s": self.elapsed(),
         }
 
-    def _train_parent(self, config: Config, trial: Trial, out: Path) -> tuple[float, float, checkpoint.CheckpointInfo]:
-        card = zoo.get_card(config.variant)
-        spec = card.spec(in_channels=self.task.in_channels, out_channels=self.task.out_channels)
-        import torch
-
-        torch.manual_seed(trial.seed)
+    def _train_parent(self, budget: TrainBudget, out: Path) -> tuple[float, float, checkpoint.CheckpointInfo]:
+        spec = published_spec(self.task)
+        torch.manual_seed(self.job.seed)
         model = zoo.build(spec, self.task.spatial)
-        recipe = self.task.recipe(trial.budget, trial.seed, validations=3)
+        recipe = self.task.recipe(budget, self.job.seed, validations=3)
         result = train(model, spec, recipe, out=out, progress=lambda used, line: self.tell(f"parent: {line}"))
         if not result.validation:
             raise UsageError("the parent has no Dice on val: its answers are not finite, or no case can be read")
@@ -265,7 +257,7 @@ class Worker:
         """Ask the sampler until the time for it, or the number of trials, is used up."""
         parent = self.parent()
         shares = PROPOSAL_SHARE + (0.0 if self.job.parent is None else PARENT_SHARE / 2)
-        end = self.elapsed_at_start() + shares * self.job.time_s
+        end = self.parent_at_s + shares * self.job.time_s
         most = self.job.trials
 
         def enough(known: Sequence[study.Tried]) -> bool:
@@ -301,11 +293,6 @@ class Worker:
         feed, teacher = self._shared
         return Trial(budget=budget, seed=self.job.seed, feed=feed, teacher=teacher)
 
-    def elapsed_at_start(self) -> float:
-        """When proposals began: the parent was there."""
-        (found,) = stage.done(self.part("parent"))
-        return float(found.result["at_s"])
-
     def _evaluate(self, config: Config, parent: Parent | None, trial: Trial, out: Path) -> Evaluation:
         name = name_of(config)
         return evaluate(self.task, config, parent, trial, out, lambda used, line: self.tell(f"{name}: {line}"))
@@ -338,8 +325,8 @@ class Worker:
         return [good[i] for i in order[:count]]
 
     def _left(self) -> float:
-        whole = self.job.time_s * (1 - (1 - PARENT_SHARE - PROPOSAL_SHARE - PROMOTION_SHARE - FINAL_SHARE))
-        return max(0.0, whole - self.elapsed())
+        whole = PARENT_SHARE + PROPOSAL_SHARE + PROMOTION_SHARE + FINAL_SHARE
+        return max(0.0, whole * self.job.time_s - self.elapsed())
 
     def _longer(self, work: stage.Work) -> dict[str, Any]:
         config = space.from_json(work.what["config"])
@@ -361,7 +348,7 @@ class Worker:
         chosen = self._agreed(
             part,
             f"chosen{self.again}",
-            {"seconds": seconds, "configs": [rec.to_json(dataclasses.asdict(c)) for c in members]},
+            {"seconds": seconds, "configs": [rec.to_json(c) for c in members]},
         )
         stage.queue(
             part,
@@ -459,7 +446,7 @@ class Worker:
 
     def _piece(self, kind: str, config: Config, what: Mapping[str, Any], suffix: str = "") -> stage.Work:
         named = f"{kind}-{config.key}{suffix}"
-        plain = rec.to_json(dataclasses.asdict(config))
+        plain = rec.to_json(config)
         return stage.Work(label=named, what={"kind": kind, "key": config.key, "config": plain, **what})
 
     def _result(self, found: Evaluation) -> dict[str, Any]:

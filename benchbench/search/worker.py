@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -13,21 +12,19 @@ from typing import Any
 
 import torch
 
+from benchbench.child import end_with_the_starter
 from benchbench.errors import EXIT_INTERRUPTED, BenchError
 from benchbench.search.asked import JOB
 from benchbench.search.searcher import STORAGE_ENV
 from benchbench.search.storage import open_storage
 from benchbench.search.work import Worker, job_from_json
 
-_PR_SET_PDEATHSIG = 1  # of Linux' prctl
-
 
 def main(folder: Path, index: int) -> int:
     """Work on the search of a folder until it is done; returns the exit code."""
     logging.basicConfig(level=logging.WARNING, format=f"bench: worker {index}: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
-    if sys.platform == "linux":  # it ends with the search that started it, however that ends
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_the_starter()
     own = f"sqlite:///{(folder / 'study.db').absolute()}"
     url = os.environ.get(STORAGE_ENV) or own
     try:
