@@ -40,18 +40,22 @@ def resize(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
     if not isinstance(shapes, Mapping) or not all(_is_shape(shape) for shape in shapes.values()):
         raise ShapeError("the shapes of a pruned network's weights are not names with lists of whole numbers")
     modules = dict(model.named_modules(remove_duplicate=False))
-    done: dict[int, torch.Tensor] = {}
+    holders = _holders(modules)
     for name, shape in shapes.items():
         stem, _, leaf = name.rpartition(".")
         old = getattr(modules.get(stem), leaf, None)
-        if not isinstance(old, torch.Tensor):
+        if not isinstance(old, torch.Tensor) or id(old) not in holders:
             raise ShapeError(f"{name!r} is to be cut to {tuple(shape)}, and the network has no such weight")
         if tuple(old.shape) == tuple(shape):
             continue  # under another name before
         if len(old.shape) != len(shape) or any(new < 1 or new > own for new, own in zip(shape, old.shape, strict=True)):
             raise ShapeError(f"{name!r} is to be cut to {tuple(shape)}, and the network's is {tuple(old.shape)}")
-        index = tuple(slice(n) for n in shape)
-        _replace(modules, old, done.setdefault(id(old), old.detach()[index].clone()))
+        new = old.detach()[tuple(slice(n) for n in shape)].clone()
+        if isinstance(old, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=old.requires_grad)
+        holders[id(new)] = holders.pop(id(old))
+        for held, key in holders[id(new)]:  # wherever it is
+            held[key] = new
     if shapes:
         for module in modules.values():
             _tell_widths(module)
@@ -61,14 +65,15 @@ def _is_shape(item: Any) -> bool:
     return isinstance(item, (list, tuple)) and all(isinstance(side, int) for side in item)
 
 
-def _replace(modules: Mapping[str, nn.Module], old: torch.Tensor, new: torch.Tensor) -> None:
-    """Put a tensor in the place of another, wherever that one is held."""
-    if isinstance(old, nn.Parameter):
-        new = nn.Parameter(new, requires_grad=old.requires_grad)
+def _holders(modules: Mapping[str, nn.Module]) -> dict[int, list[tuple[dict[str, Any], str]]]:
+    """For each weight and buffer, by its identity, the dictionaries that hold it, and under which key."""
+    found: dict[int, list[tuple[dict[str, Any], str]]] = {}
     for module in {id(m): m for m in modules.values()}.values():
-        held: Any = module._parameters if isinstance(old, nn.Parameter) else module._buffers
-        for key in [key for key, value in held.items() if value is old]:
-            held[key] = new
+        for held in (module._parameters, module._buffers):
+            for key, value in held.items():
+                if value is not None:
+                    found.setdefault(id(value), []).append((held, key))
+    return found
 
 
 def _tell_widths(module: nn.Module) -> None:

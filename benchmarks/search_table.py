@@ -24,12 +24,16 @@ import benchbench
 from benchbench import data, zoo
 from benchbench import records as rec
 from benchbench.devices.environment import environment
+from benchbench.feed import Feed, Reused
 from benchbench.recipe import Budget, default_batch
 from benchbench.search import space
 from benchbench.search.budget import parse_budget
-from benchbench.search.evaluate import Trial, evaluate, parent_of
+from benchbench.search.evaluate import Remembering, Trial, evaluate, parent_of
 from benchbench.search.space import Config
 from benchbench.search.task import Task, published_spec
+from benchbench.train import readable_plan
+
+_MEMORY_BYTES = 4e9  # for batches that all see, and as much for the parent's answers
 
 LEVELS: dict[str, tuple[object, ...]] = {
     "width": (1.0, 0.75, 0.5, 0.35),
@@ -85,14 +89,20 @@ def main(folder: Path, out: Path, steps: int) -> None:
     parent = parent_of(shipped, task)
     left = list({make(choice).key: choice for choice in choices() if make(choice).key not in known}.values())
     print(f"{len(known)} trained, {len(left)} to do")
+    budget = Budget(steps=steps)
+    recipe = task.recipe(budget, 0)
+    trial = Trial(
+        budget=budget,
+        seed=0,
+        feed=Reused(Feed(readable_plan(recipe), recipe), most_bytes=_MEMORY_BYTES),
+        teacher=Remembering(parent.model, most_bytes=_MEMORY_BYTES),
+    )
     (out / "machine.json").write_text(json.dumps(environment("cpu", None), indent=2, sort_keys=True) + "\n")
     with tempfile.TemporaryDirectory() as place:
         for i, choice in enumerate(left):
             config = make(choice)
             start = time.monotonic()
-            found = evaluate(
-                task, config, parent, Trial(budget=Budget(steps=steps), seed=0), Path(place) / "x.safetensors"
-            )
+            found = evaluate(task, config, parent, trial, Path(place) / "x.safetensors")
             row = {
                 "key": config.key,
                 "choice": choice,

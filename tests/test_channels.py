@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from benchbench import zoo
+from benchbench.compress import channels
 from benchbench.compress.channels import Structure, find_structure, keep_indices, remove
+from benchbench.compress.follow import Quick
 from benchbench.compress.prune import PruneRecipe, compare_with_zeros, prune
 from benchbench.errors import ShapeError, UsageError
 from benchbench.resize import differing_shapes, resize, shapes_of
@@ -340,6 +342,86 @@ class Deceptive(nn.Module):
 def test_a_network_that_changes_with_its_width_is_refused() -> None:
     with pytest.raises(UsageError, match="differs by 1 of its norm"):
         prune(Deceptive(), (1, 1, 2, 2, 2), PruneRecipe(ratio=0.5, criterion="magnitude"))
+
+
+class Positioned(nn.Module):
+    """A table of positions that a buffer of numbers looks up, as the bias of a window's attention is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.table, self.b = nn.Conv3d(1, 4, 1), nn.Parameter(torch.randn(5, 4)), nn.Conv3d(4, 2, 1)
+        self.register_buffer("where", torch.arange(8) % 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.table[self.where].t().reshape(1, -1, 2, 2, 2)
+        return self.b(self.a(x) + bias)  # type: ignore[no-any-return]
+
+
+def test_a_table_is_looked_up_without_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (1, 1, 2, 2, 2)
+    with_values = channels._structure(channels._follow_with_values(Positioned(), shape).follower)
+    monkeypatch.delattr(channels, "_follow_with_values")  # which takes many times as long
+    found = find_structure(Positioned(), shape)
+    assert found == with_values
+    places = {(place.name, place.axis) for place in found.layers[0].channels[2]}
+    assert places == {("a.weight", 0), ("a.bias", 0), ("b.weight", 1), ("table", 1)}
+
+
+class Reordered(nn.Module):
+    """Channels in an order that only the values of a buffer tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv3d(1, 4, 1), nn.Conv3d(4, 2, 1)
+        self.register_buffer("order", torch.tensor([2, 0, 3, 1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x)[:, self.order])  # type: ignore[no-any-return]
+
+
+def test_an_order_of_channels_is_followed_with_its_values() -> None:
+    shape = (1, 1, 2, 2, 2)
+    with pytest.raises(Exception, match="moves channels by an index that has no values"):
+        channels._follow(Reordered().to("meta"), shape)
+    (layer,) = channels._structure(channels._follow_with_values(Reordered(), shape).follower).layers
+    pairs = {tuple(p.index for p in one if p.name in ("a.weight", "b.weight")) for one in layer.channels}
+    assert pairs == {(2, 0), (0, 1), (3, 2), (1, 3)}
+    with pytest.raises(UsageError, match="no channel of this network can be removed"):
+        find_structure(Reordered(), shape)  # the order has as many numbers as there are channels
+
+
+class DeepSupervised(nn.Module):
+    """An output for training alone, behind a norm of batches, which refuses a map of one voxel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv3d(1, 4, 1), nn.BatchNorm3d(4)
+        self.b, self.extra = nn.Conv3d(4, 2, 1), nn.Conv3d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.norm(self.a(x))
+        return [self.b(x), self.extra(x)] if self.training else [self.b(x)]
+
+
+def test_an_output_for_training_is_followed_where_the_map_has_one_voxel() -> None:
+    (layer,) = find_structure(DeepSupervised(), (1, 1, 1, 1, 1)).layers
+    assert ("extra.weight", 1) in {(place.name, place.axis) for place in layer.channels[0]}
+    small = remove(DeepSupervised(), find_structure(DeepSupervised(), (1, 1, 1, 1, 1)), [[0, 2]])
+    assert [out.shape[1] for out in small.train()(torch.randn(2, 1, 1, 1, 1))] == [2, 2]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 6), nn.BatchNorm3d(6), nn.InstanceNorm3d(6, affine=True)])
+def test_norms_without_values_have_the_same_shapes_and_refuse_the_same(norm: nn.Module, training: bool) -> None:
+    ghost = copy.deepcopy(norm).to("meta").train(training)
+    x = torch.zeros(2, 6, 3, 4, 5, device="meta")
+    for given in (x, x.permute(0, 1, 4, 2, 3)):
+        plain = ghost(given)
+        with Quick():
+            quick = ghost(given)
+        assert (quick.shape, quick.stride(), quick.dtype) == (plain.shape, plain.stride(), plain.dtype)
+    with Quick(), pytest.raises((RuntimeError, ValueError)):
+        ghost(torch.zeros(2, 4, 3, 4, 5, device="meta"))
 
 
 def test_finding_leaves_the_network_as_it_was() -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from benchbench.compress.follow import Follower
+from benchbench.compress.follow import Follower, Quick
 from benchbench.compress.operators import RULES
 from benchbench.errors import ShapeError, UsageError
 from benchbench.measure.cost import first_line, graph_settings
@@ -86,17 +86,26 @@ def find_structure(model: nn.Module, shape: Sequence[int]) -> Structure:
     """
     with graph_settings():  # attention as products and a softmax, which have rules
         try:
-            found = _structure(_follow(copy.deepcopy(model).to("meta"), shape))
+            seen = _follow(copy.deepcopy(model).to("meta"), shape)
         except Exception as error:  # a forward that reads the values of tensors
             log.debug("followed with values, since it cannot be without: %s", error)
-            found = _structure(_follow_with_values(model, shape))
-        found = _without_what_is_held(model, shape, found)
+            seen = _follow_with_values(model, shape)
+        found = _without_what_is_held(seen, _structure(seen.follower))
     if not found.layers:
         raise UsageError("no channel of this network can be removed without changing what its code does")
     return found
 
 
-def _follow_with_values(model: nn.Module, shape: Sequence[int]) -> Follower:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """A network that was followed."""
+
+    follower: Follower
+    model: nn.Module  # that it was done with: a copy, on `meta` if it runs there
+    runs: tuple[tuple[bool, Tensor], ...]  # (training, input) of forwards with unlike outputs
+
+
+def _follow_with_values(model: nn.Module, shape: Sequence[int]) -> _Seen:
     try:
         return _follow(copy.deepcopy(model), shape)
     except Exception as error:  # whatever its forward raises
@@ -104,23 +113,29 @@ def _follow_with_values(model: nn.Module, shape: Sequence[int]) -> Follower:
         raise UsageError(f"its channels cannot be followed, since a forward of it fails: {why}") from error
 
 
-def _follow(model: nn.Module, shape: Sequence[int]) -> Follower:
+def _follow(model: nn.Module, shape: Sequence[int]) -> _Seen:
     """Through a forward as it is used, and one as it is trained: some have outputs for training alone."""
     held = dict(model.named_parameters()) | dict(model.named_buffers())
     device = next((value.device for value in held.values()), torch.device("cpu"))
     x = torch.zeros(tuple(shape), device=device)
     follower = Follower(held, RULES)
-    outputs = []
     with follower:
-        outputs += tree_leaves(model.eval()(x))
+        used = tree_leaves(model.eval()(x))
         try:
-            outputs += tree_leaves(model.train()(x))
-        except ValueError as error:  # a norm of batches refuses a map of one voxel
-            log.debug("not followed in training: %s", error)
-    for value in outputs:
+            trained = tree_leaves(model.train()(x))
+            runs = [(False, x)] + [(True, x)] * (_shapes(trained) != _shapes(used))
+        except ValueError:  # a norm of batches refuses a map of one voxel, unless there are several
+            several = torch.zeros((2, *shape[1:]), device=device)
+            trained = tree_leaves(model.train()(several))
+            runs = [(False, x), (True, several)]
+    for value in used + trained:
         if (numbers := follower.of(value)) is not None:
             follower.forest.freeze(numbers.numpy())
-    return follower
+    return _Seen(follower=follower, model=model, runs=tuple(runs))
+
+
+def _shapes(values: Sequence[Tensor]) -> list[torch.Size]:
+    return [value.shape for value in values]
 
 
 def _structure(follower: Follower) -> Structure:
@@ -178,22 +193,21 @@ def _by_axis(places: Mapping[int, Sequence[Place]]) -> dict[tuple[str, int], lis
     return {key: list(dict.fromkeys(own[index] for index in sorted(own))) for key, own in found.items()}
 
 
-def _without_what_is_held(model: nn.Module, shape: Sequence[int], found: Structure) -> Structure:
+def _without_what_is_held(seen: _Seen, found: Structure) -> Structure:
     """The structure without layers whose width the network's own code has as a number: it fails without a channel."""
-    shapes = shapes_of(model)
-    base, x = _runnable(model, shape)
-    modes = [False, True] if _has_more_in_training(base, x) else [False]
+    shapes = shapes_of(seen.model)
 
     def works(layers: Sequence[Layer]) -> bool:
         """Without some channels of each, unlike numbers since code may hold two widths equal; and without half."""
         some = [range(1 + n % min(layer.width - 1, _UNLIKE)) for n, layer in enumerate(layers)]
         half = [range(layer.width // 2) for layer in layers]
         for removed in (some, half):
-            tried = copy.deepcopy(base)
+            tried = copy.deepcopy(seen.model)
             try:
                 resize(tried, cut_shapes(shapes, keep_indices(layers, removed, shapes)))
-                for mode in modes:
-                    tried.train(mode)(x)
+                with Quick():
+                    for training, x in seen.runs:
+                        tried.train(training)(x)
             except Exception as error:
                 if len(layers) == 1:
                     log.debug("%s keeps its %d channels: %s", layers[0].name, layers[0].width, error)
@@ -226,25 +240,6 @@ def _parts(layers: list[Layer], before: list[Layer], works: Callable[[Sequence[L
         if works([*together, layer]):
             together.append(layer)
             yield [layer]
-
-
-def _runnable(model: nn.Module, shape: Sequence[int]) -> tuple[nn.Module, Tensor]:
-    """A copy that runs on `meta` if it can, and an input for it."""
-    try:
-        base, x = copy.deepcopy(model).to("meta").eval(), torch.zeros(tuple(shape), device="meta")
-        base(x)
-    except Exception:  # a forward that reads the values of tensors
-        return copy.deepcopy(model).eval(), torch.zeros(tuple(shape))
-    return base, x
-
-
-def _has_more_in_training(model: nn.Module, x: Tensor) -> bool:
-    """Whether a forward as in training gives other outputs, as deep supervision does."""
-    try:
-        training = tree_leaves(copy.deepcopy(model).train()(x))
-    except ValueError:  # a norm of batches refuses a map of one voxel
-        return False
-    return [out.shape for out in training] != [out.shape for out in tree_leaves(model(x))]
 
 
 Keep = dict[tuple[str, int], Tensor]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from benchbench.compress.follow import NONE, Channels, Follower, Numbers, Rule, as_list, both, spread, varies
 
@@ -43,13 +43,8 @@ _PIECES = tuple(getattr(aten, name) for name in ("split", "split_with_sizes", "c
 @_rule(_MOVES)
 def _move(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     """Operators that move values: the numbers go along. Equal pieces of channels lose the same."""
-    rest = [_real(arg) for arg in args[1:]]
-    try:
-        follower.move(args[0], lambda numbers: func(numbers, *rest, **kwargs), out)
-    except _Unreal:
-        if (numbers := follower.of(args[0])) is not None:
-            follower.forest.freeze(numbers.numpy())
-        return
+    rest = _where(follower, func, args)
+    follower.move(args[0], lambda numbers: func(numbers, *rest, **kwargs), out)
     if func.overloadpacket in _PIECES:
         _pieces(follower, args[0], args[2] if len(args) > 2 else kwargs.get("dim", 0), out)
 
@@ -58,11 +53,30 @@ class _Unreal(Exception):
     """An index without values."""
 
 
-def _real(arg: Any) -> Any:
-    """Indices: they have to be numbers, also where the network has none."""
-    if isinstance(arg, Tensor) and arg.is_meta:
-        raise _Unreal
-    return [_real(one) for one in arg] if isinstance(arg, (list, tuple)) else arg
+def _where(follower: Follower, func: Any, args: Sequence[Any]) -> Sequence[Any]:
+    """The arguments after the first. An index without values may be any, where channels do not vary along its axis.
+
+    Raises:
+        _Unreal: they do: then the network has to be followed with values.
+    """
+    rest = args[1:]
+    unreal = [leaf for leaf in tree_leaves(rest) if _is_unreal(leaf)]
+    if not unreal:
+        return rest
+    numbers, axes = follower.of(args[0]), list[int]()
+    if func.overloadpacket is aten.index_select:
+        axes = [args[1]]
+    elif func.overloadpacket is aten.index:
+        axes = [axis for axis, one in enumerate(args[1]) if one is not None]
+    whole = all(one.dtype in (torch.int64, torch.int32) for one in unreal)
+    if not axes or not whole or (numbers is not None and any(varies(numbers, axis) for axis in axes)):
+        raise _Unreal(f"{func} moves channels by an index that has no values")
+    found: Sequence[Any] = tree_map(lambda one: torch.zeros_like(one, device="cpu") if _is_unreal(one) else one, rest)
+    return found
+
+
+def _is_unreal(one: Any) -> bool:
+    return isinstance(one, Tensor) and one.is_meta
 
 
 def _pieces(follower: Follower, source: Any, axis: int, out: Sequence[Any]) -> None:

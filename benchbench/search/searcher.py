@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 STORAGE_ENV = "BENCHBENCH_STORAGE"  # a worker's process gets the address in it, since that may hold a password
 _WISHED = 45  # proposals that the time should be enough for
 _OVERHEAD_S = 3.5  # of each: building, counting, looking at `val`
-_DEARER = 1.1  # a proposal's step than that of the published network by itself: children are smaller, a teacher answers
+_DEARER = 0.9  # a proposal's step than that of the published network: children are smaller, and batches are known
 _STEPS = (8, 40)  # of a proposal's training, at least and at most
 _HIGH = 4  # times as many for a promotion
 

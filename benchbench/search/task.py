@@ -66,7 +66,7 @@ class Task:
     machine: str = ""  # this CPU's name, where times that are taken here are told to all workers
     objective: str = "latency"
     batch: int = 0  # patches in a step; 0: the usual number
-    lr: float = 1e-3
+    lr: float = 4e-3  # of short trainings on a parent's answers, which 1e-3 leaves behind
     distil: float = 0.5
     threads: int | None = None
 

@@ -45,10 +45,10 @@ from benchbench.store import write_whole
 from benchbench.train import readable_plan, train
 
 PARTS = ("parent", "promotions", "finals", "controls")
-PARENT_SHARE, PROPOSAL_SHARE, PROMOTION_SHARE, FINAL_SHARE = 0.15, 0.30, 0.15, 0.35  # of the time; the rest measures
+PARENT_SHARE, PROPOSAL_SHARE, PROMOTION_SHARE, FINAL_SHARE = 0.15, 0.25, 0.15, 0.40  # of the time; the rest measures
 OF_INTEREST = 0.5  # Dice below which a network is not promoted, unless all are
 _NO_PARENT = "the parent's training was broken off too often: begin anew with another --out, or give --parent"
-_MEMORY_SHARE = 0.1  # of what is free: for batches that all proposals see, and as much for the parent's answers
+_MEMORY_SHARE = 0.2  # of what is free: for batches that several trainings see, and as much for the parent's answers
 _SETTLE_S = 0.5
 _EXHAUSTED = 60  # proposals in a row that were tried before: then there is nothing new
 
@@ -162,7 +162,7 @@ class Worker:
         first = float(self._agreed(self.study, "time_s", job.time_s))
         self.again = "" if first == job.time_s else f"-{job.time_s:.0f}s"  # of a search that was given more time
         self._parent: Parent | None = None
-        self._shared: tuple[Reused, Remembering] | None = None
+        self._shared: tuple[int, Reused, Remembering] | None = None  # the seed of the batches first
         self.parent_s = self.parent_at_s = 0.0  # of its training; when it was there, and proposals began
 
     def _agreed(self, of: optuna.Study, key: str, own: Any) -> Any:
@@ -187,13 +187,11 @@ class Worker:
         try:
             self.propose()
             self.promote()
+            self.finals()
+            if self.job.controls:
+                self.controls()
         finally:
-            if self._shared:
-                self._shared[0].end()
-                self._shared = None
-        self.finals()
-        if self.job.controls:
-            self.controls()
+            self._forget()
 
     # -- the parent
 
@@ -271,7 +269,7 @@ class Worker:
         def one(config: Config, number: int) -> Evaluation:
             self.tell(f"trial {number}: {name_of(config)}")
             place = self.shelf.place(f"low-{config.key}")
-            found = self._evaluate(config, parent, self._alike(self.low_steps), place)
+            found = self._evaluate(config, parent, self._alike(TrainBudget(steps=self.low_steps), self.job.seed), place)
             for path in (place, place.with_suffix(".json")):  # only its Dice is of use
                 path.unlink(missing_ok=True)
             return found
@@ -282,16 +280,21 @@ class Worker:
 
         study.search(self.study, self.task, one, elapsed=self.elapsed, until=enough, told=told)
 
-    def _alike(self, steps: int) -> Trial:
-        """So many steps on the same batches for every configuration, which, and the answers to which, are made once."""
-        budget = TrainBudget(steps=steps)
-        if self._shared is None:
+    def _alike(self, budget: TrainBudget, seed: int) -> Trial:
+        """On the same batches as others of this seed: they, and the parent's answers to them, are made once."""
+        if self._shared is None or self._shared[0] != seed:
+            self._forget()
             most = _MEMORY_SHARE / self.job.workers * psutil.virtual_memory().available
-            recipe = self.task.recipe(budget, self.job.seed)
+            recipe = self.task.recipe(budget, seed)
             feed = Reused(Feed(readable_plan(recipe), recipe), most_bytes=most)
-            self._shared = feed, Remembering(self.parent().model, most_bytes=most)
-        feed, teacher = self._shared
-        return Trial(budget=budget, seed=self.job.seed, feed=feed, teacher=teacher)
+            self._shared = seed, feed, Remembering(self.parent().model, most_bytes=most)
+        _, feed, teacher = self._shared
+        return Trial(budget=budget, seed=seed, feed=feed, teacher=teacher)
+
+    def _forget(self) -> None:
+        if self._shared:
+            self._shared[1].end()
+            self._shared = None
 
     def _evaluate(self, config: Config, parent: Parent | None, trial: Trial, out: Path) -> Evaluation:
         name = name_of(config)
@@ -330,7 +333,7 @@ class Worker:
 
     def _longer(self, work: stage.Work) -> dict[str, Any]:
         config = space.from_json(work.what["config"])
-        trial = self._alike(int(work.what["steps"]))
+        trial = self._alike(TrainBudget(steps=int(work.what["steps"])), self.job.seed)
         found = self._evaluate(config, self.parent(), trial, self.shelf.place(work.label))
         return self._result(found)
 
@@ -379,7 +382,7 @@ class Worker:
 
     def _final(self, work: stage.Work) -> dict[str, Any]:
         config = space.from_json(work.what["config"])
-        trial = Trial(budget=TrainBudget(seconds=float(work.what["seconds"])), seed=int(work.what["seed"]))
+        trial = self._alike(TrainBudget(seconds=float(work.what["seconds"])), int(work.what["seed"]))
         return self._judged(work.label, self._evaluate(config, self.parent(), trial, self.shelf.place(work.label)))
 
     def _judged(self, label: str, found: Evaluation) -> dict[str, Any]:
@@ -431,14 +434,14 @@ class Worker:
 
     def _control(self, work: stage.Work) -> dict[str, Any]:
         config, seed = space.from_json(work.what["config"]), int(work.what["seed"])
-        budget = TrainBudget(seconds=float(work.what["seconds"]))
+        alike = self._alike(TrainBudget(seconds=float(work.what["seconds"])), seed)
         if work.what["kind"] == "scratch":
             same = checkpoint.read_sidecar(self.shelf.get(str(work.what["of"]))).model  # cut alike, too
-            trial = Trial(budget=budget, seed=seed, spec=same)
+            trial = dataclasses.replace(alike, spec=same, teacher=None)
             found = self._evaluate(config, None, trial, self.shelf.place(work.label))
         else:
             by_chance = without_ranking(self.parent(), seed)
-            trial = Trial(budget=budget, seed=seed, criterion="random")
+            trial = dataclasses.replace(alike, criterion="random")
             found = self._evaluate(config, by_chance, trial, self.shelf.place(work.label))
         return self._judged(work.label, found)
 
