@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 import warnings
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from benchbench import zoo
 from benchbench.compress import channels
 from benchbench.compress.channels import Structure, find_structure, keep_indices, remove
-from benchbench.compress.follow import Quick
+from benchbench.compress.follow import Quick, reshaped
 from benchbench.compress.prune import PruneRecipe, compare_with_zeros, prune
 from benchbench.errors import ShapeError, UsageError
 from benchbench.resize import differing_shapes, resize, shapes_of
@@ -342,6 +343,28 @@ class Deceptive(nn.Module):
 def test_a_network_that_changes_with_its_width_is_refused() -> None:
     with pytest.raises(UsageError, match="differs by 1 of its norm"):
         prune(Deceptive(), (1, 1, 2, 2, 2), PruneRecipe(ratio=0.5, criterion="magnitude"))
+
+
+@pytest.mark.parametrize(
+    ("own", "full", "shape"),
+    [
+        ((2, 1, 3, 1, 1), (2, 5, 3, 4, 4), (10, 3, 4, 4)),
+        ((1, 2, 1, 1), (6, 2, 4, 4), (3, 2, 2, 4, 4)),
+        ((1, 2, 1), (4, 2, 4), (4, 2, 4)),
+        ((1, 6, 1), (4, 6, 4), (4, 2, 3, 4)),
+        ((1, 1), (4, 4), (16,)),
+        ((3, 1), (3, 4), (4, 3)),
+        ((1, 3, 1), (1, 3, 4), (3, 4)),
+        ((2, 1), (2, 0), (0, 2)),
+    ],
+)
+def test_numbers_without_a_stride_are_reshaped_as_if_written_out(
+    own: tuple[int, ...], full: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    numbers = torch.arange(math.prod(own)).reshape(own).expand(full)
+    found = reshaped(numbers, shape)
+    assert torch.equal(found, numbers.contiguous().reshape(shape))
+    assert found.untyped_storage().nbytes() <= numbers.contiguous().untyped_storage().nbytes()
 
 
 class Positioned(nn.Module):

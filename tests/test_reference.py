@@ -25,12 +25,14 @@ TRAINED = {
     "hippocampus-hour": {"slim_unetr_fixed", "nnunet_small"},
 }
 PATIENTS = list(TRAINED)
+#: Those of patients that show the whole zoo, most of it without weights.
+ROWS = ["hippocampus-zoo"]
 #: Those that `bench search` has left.
 SEARCHES = ["search-hippocampus"]
-MACHINES = [name for name in FOLDERS if name not in OTHERS + PATIENTS + SEARCHES]
+MACHINES = [name for name in FOLDERS if name not in OTHERS + PATIENTS + ROWS + SEARCHES]
 
 #: Page -> the folders that it is made from, in their order.
-PAGES = {folder: [folder] for folder in MACHINES + PATIENTS + SEARCHES} | {"table3": ["audit", "amd-epyc-2c"]}
+PAGES = {folder: [folder] for folder in MACHINES + PATIENTS + ROWS + SEARCHES} | {"table3": ["audit", "amd-epyc-2c"]}
 
 #: What the bytes of a page depend on.
 DRAWN_BY = ("matplotlib", "numpy", "jinja2", "markupsafe")
@@ -59,7 +61,7 @@ def test_no_page_is_left_over():
     assert {path.stem for path in (ROOT / "reports").glob("*.html")} == set(PAGES)
 
 
-@pytest.mark.parametrize("machine", [*MACHINES, *OTHERS, *PATIENTS, *(f"{name}/measured" for name in SEARCHES)])
+@pytest.mark.parametrize("machine", [*MACHINES, *OTHERS, *PATIENTS, *ROWS, *(f"{name}/measured" for name in SEARCHES)])
 def test_every_artifact_of_a_reference_record_is_there_unchanged(machine):
     for record in read_records(REFERENCE / machine):
         for artifact in record.artifacts:
@@ -67,7 +69,7 @@ def test_every_artifact_of_a_reference_record_is_there_unchanged(machine):
             assert hashlib.sha256(content).hexdigest() == artifact.sha256
 
 
-@pytest.mark.parametrize("machine", MACHINES + PATIENTS)
+@pytest.mark.parametrize("machine", MACHINES + PATIENTS + ROWS)
 def test_a_reference_machine_is_described(machine):
     described = json.loads((REFERENCE / machine / "machine.json").read_text())
     (processor,) = {r.environment["cpu"] for r in read_records(REFERENCE / machine)}
@@ -104,6 +106,21 @@ def test_networks_that_are_compared_by_dice_were_trained_alike(folder):
         assert f"bench train {name} " in records[name].get("dice").reason
 
 
+@pytest.mark.parametrize("folder", ROWS)
+def test_every_network_has_a_row_on_patients_and_one_without_weights_its_command(folder):
+    records = {r.model.name: r for r in read_records(REFERENCE / folder)}
+    assert set(records) == set(zoo.list_models())
+    dense = {name for name in records if zoo.get_card(name).task == "segmentation"}
+    for name in sorted(dense):
+        dice = records[name].get("dice")
+        if name in TRAINED["hippocampus"]:
+            assert dice.value > 0.8, name
+            assert dice.origin == ("measured" if records[name].model.checkpoint else "reference")
+        else:
+            assert dice.value is None
+            assert f"bench train {name} --data Task04_Hippocampus" in dice.reason
+
+
 @pytest.mark.parametrize("name", ["slim_unetr", "slim_unetr_fixed", "nnunet_small"])
 def test_the_weights_that_come_along_are_those_of_the_record(name):
     (record,) = (r for r in read_records(REFERENCE / "hippocampus") if r.model.name == name)
@@ -127,6 +144,29 @@ def test_a_search_is_whole_and_names_no_place(folder):
         assert records[point["record"]].value("latency_s") == point["costs"]["latency_s"]
         assert point["keeps"] is True
         assert point["published"] or set(point["controls"]) == {"scratch", "random"}
+
+
+def test_the_table_that_samplers_are_compared_on_was_trained(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from search_table import choices, make
+
+    from benchbench.search import costs
+
+    rows = [json.loads(line) for line in (REFERENCE / "search-table" / "table.ndjson").read_text().splitlines()]
+    assert {row["key"] for row in rows} == {make(choice).key for choice in choices()}
+    assert len(rows) >= 200
+    assert len({row["dice"] for row in rows}) > 190  # as trainings differ, no formula does
+    assert {(row["steps"], row["parent_sha256"]) for row in rows} == {(rows[0]["steps"], rows[0]["parent_sha256"])}
+    for row in rows:
+        counted = costs.count(make(row["choice"]), 1, 3, (64, 64, 64))
+        assert (row["costs"]["macs"], row["costs"]["params"]) == (counted["macs"], counted["params"])
+
+
+def test_the_comparison_of_samplers_is_that_of_the_page():
+    worth = json.loads((REFERENCE / "search-table" / "worth.json").read_text())
+    assert worth["seeds"] >= 5
+    assert set(worth["strategies"]) == {"search", "NSGA-II + rejection", "random + rejection"}
+    assert json.loads((REFERENCE / "search-hippocampus" / "search.json").read_text())["worth"] == worth
 
 
 @pytest.mark.shared

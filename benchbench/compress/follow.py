@@ -251,6 +251,23 @@ def thin(numbers: Numbers, *, but: int | None = None) -> Numbers:
     return numbers
 
 
+def reshaped(numbers: Tensor, shape: Sequence[int]) -> Tensor:
+    """Numbers in another shape; axes that stay as they are, first and last ones, keep having no stride.
+
+    PyTorch's own would write out all values of what has no stride: of the scores of a window's attention a gigabyte.
+    """
+    before, after = list(numbers.shape), list(shape)
+    fewer = min(len(before), len(after))
+    first = next((i for i in range(fewer) if before[i] != after[i]), fewer)
+    last = next((i for i in range(fewer - first) if before[-1 - i] != after[-1 - i]), fewer - first)
+    small = numbers
+    for axis in [*range(first), *range(-last, 0)]:
+        if small.shape[axis] > 1 and small.stride(axis) == 0:
+            small = small.narrow(axis, 0, 1)
+            after[axis] = 1
+    return small.reshape(after).expand(tuple(shape))
+
+
 def both(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Two of one shape, once along each axis on which neither varies."""
     for axis in range(a.ndim):

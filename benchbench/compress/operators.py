@@ -15,7 +15,18 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from benchbench.compress.follow import NONE, Channels, Follower, Numbers, Rule, as_list, both, spread, varies
+from benchbench.compress.follow import (
+    NONE,
+    Channels,
+    Follower,
+    Numbers,
+    Rule,
+    as_list,
+    both,
+    reshaped,
+    spread,
+    varies,
+)
 
 aten = torch.ops.aten
 
@@ -105,7 +116,7 @@ def _view(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[st
             if varies(numbers, axis):
                 rows = follower.channels(numbers, axis).reshape(-1, inner)
                 follower.forest.join(rows, np.broadcast_to(rows[:1], rows.shape))
-    follower.move(source, lambda numbers: numbers.reshape(tuple(out.shape)), out)
+    follower.move(source, lambda numbers: reshaped(numbers, tuple(out.shape)), out)
 
 
 def _splits(before: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]]:
