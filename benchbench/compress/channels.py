@@ -205,7 +205,7 @@ def _without_what_is_held(seen: _Seen, found: Structure) -> Structure:
             tried = copy.deepcopy(seen.model)
             try:
                 resize(tried, cut_shapes(shapes, keep_indices(layers, removed, shapes)))
-                with Quick():
+                with Quick():  # type: ignore[no-untyped-call]
                     for training, x in seen.runs:
                         tried.train(training)(x)
             except Exception as error:

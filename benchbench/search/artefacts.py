@@ -87,17 +87,19 @@ def write_onnx(weights: Path, out: Path) -> tuple[str | None, float | None]:
         with warnings.catch_warnings(), torch.no_grad(), _quiet():
             warnings.simplefilter("ignore")
             wanted = model(x).numpy()
-            torch.onnx.export(
+            program = torch.onnx.export(
                 model,
                 (x,),
-                str(partial),
                 input_names=["image"],
                 output_names=["logits"],
                 opset_version=_OPSET,
                 dynamo=True,
-                external_data=False,
                 verbose=False,
             )
+            assert program is not None
+            for node in program.model.graph.all_nodes():  # the exporter's notes: this machine's paths, half of the file
+                node.metadata_props.clear()
+            program.save(str(partial), external_data=False)
             session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
             found = session.run(None, {"image": x.numpy()})[0]
         apart = float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-12))
@@ -225,6 +227,7 @@ A Slim UNETR found by `bench search` under the budget {search["budget_text"]}.
 
 ```python
 import benchbench
+
 model = benchbench.build_model("{files["weights"]}").eval()  # {channels} of {format_shape(task["spatial"])}
 ```
 
