@@ -52,10 +52,13 @@ class Forest:
 
     def join(self, a: Channels, b: Channels) -> None:
         """Each of `a` with the one of `b` beside it; where either is of no channel, nothing happens."""
-        pairs = np.stack([a.ravel(), b.ravel()], 1)
-        pairs = pairs[(pairs >= 0).all(1) & (pairs[:, 0] != pairs[:, 1])]
-        for x, y in np.unique(pairs, axis=0).tolist():
-            self.parent[self.find(x)] = self.find(y)
+        first, second = a.ravel(), b.ravel()
+        apart = (first >= 0) & (second >= 0) & (first != second)
+        pairs = (
+            first[apart] * len(self.parent) + second[apart]
+        )  # one number for each: rows take many times as long to sort
+        for x, y in zip(*divmod(np.unique(pairs), len(self.parent) or 1), strict=True):
+            self.parent[self.find(int(x))] = self.find(int(y))
 
     def freeze(self, numbers: Channels) -> None:
         """These stay."""
