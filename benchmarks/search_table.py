@@ -24,14 +24,12 @@ import benchbench
 from benchbench import data, zoo
 from benchbench import records as rec
 from benchbench.devices.environment import environment
-from benchbench.feed import Feed, Reused
 from benchbench.recipe import Budget, default_batch
 from benchbench.search import space
 from benchbench.search.budget import parse_budget
-from benchbench.search.evaluate import Remembering, Trial, evaluate, parent_of
+from benchbench.search.evaluate import evaluate, parent_of, sharing
 from benchbench.search.space import Config
 from benchbench.search.task import Task, published_spec
-from benchbench.train import readable_plan
 
 _MEMORY_BYTES = 4e9  # for batches that all see, and as much for the parent's answers
 
@@ -90,14 +88,7 @@ def main(folder: Path, out: Path, steps: int) -> None:
     parent = parent_of(shipped, task)
     left = list({make(choice).key: choice for choice in choices() if make(choice).key not in known}.values())
     print(f"{len(known)} trained, {len(left)} to do")
-    budget = Budget(steps=steps)
-    recipe = task.recipe(budget, 0)
-    trial = Trial(
-        budget=budget,
-        seed=0,
-        feed=Reused(Feed(readable_plan(recipe), recipe), most_bytes=_MEMORY_BYTES),
-        teacher=Remembering(parent.model, most_bytes=_MEMORY_BYTES),
-    )
+    trial = sharing(task, parent, Budget(steps=steps), 0, most_bytes=_MEMORY_BYTES)
     (out / "machine.json").write_text(json.dumps(environment("cpu", None), indent=2, sort_keys=True) + "\n")
     with tempfile.TemporaryDirectory() as place:
         for i, choice in enumerate(left):
@@ -120,6 +111,8 @@ def main(folder: Path, out: Path, steps: int) -> None:
             with open(path, "a") as file:
                 file.write(rec.canonical_json(row) + "\n")
             print(f"{i + 1} of {len(left)}: Dice {found.dice:.3f} in {row['total_s']:.1f} s", flush=True)
+    if trial.feed:
+        trial.feed.end()
 
 
 if __name__ == "__main__":

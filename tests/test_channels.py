@@ -15,6 +15,7 @@ from benchbench import zoo
 from benchbench.compress import channels
 from benchbench.compress.channels import Structure, find_structure, keep_indices, remove
 from benchbench.compress.follow import Quick, reshaped
+from benchbench.compress.operators import _Unreal
 from benchbench.compress.prune import PruneRecipe, compare_with_zeros, prune
 from benchbench.errors import ShapeError, UsageError
 from benchbench.resize import differing_shapes, resize, shapes_of
@@ -404,7 +405,7 @@ class Reordered(nn.Module):
 
 def test_an_order_of_channels_is_followed_with_its_values() -> None:
     shape = (1, 1, 2, 2, 2)
-    with pytest.raises(Exception, match="moves channels by an index that has no values"):
+    with pytest.raises(_Unreal, match="moves channels by an index that has no values"):
         channels._follow(Reordered().to("meta"), shape)
     (layer,) = channels._structure(channels._follow_with_values(Reordered(), shape).follower).layers
     pairs = {tuple(p.index for p in one if p.name in ("a.weight", "b.weight")) for one in layer.channels}

@@ -121,21 +121,17 @@ def _follow(model: nn.Module, shape: Sequence[int]) -> _Seen:
     follower = Follower(held, RULES)
     with follower:
         used = tree_leaves(model.eval()(x))
+        batch = x
         try:
-            trained = tree_leaves(model.train()(x))
-            runs = [(False, x)] + [(True, x)] * (_shapes(trained) != _shapes(used))
+            trained = tree_leaves(model.train()(batch))
         except ValueError:  # a norm of batches refuses a map of one voxel, unless there are several
-            several = torch.zeros((2, *shape[1:]), device=device)
-            trained = tree_leaves(model.train()(several))
-            runs = [(False, x), (True, several)]
+            batch = torch.zeros((2, *shape[1:]), device=device)
+            trained = tree_leaves(model.train()(batch))
     for value in used + trained:
         if (numbers := follower.of(value)) is not None:
             follower.forest.freeze(numbers.numpy())
-    return _Seen(follower=follower, model=model, runs=tuple(runs))
-
-
-def _shapes(values: Sequence[Tensor]) -> list[torch.Size]:
-    return [value.shape for value in values]
+    alike = [value.shape[1:] for value in trained] == [value.shape[1:] for value in used]
+    return _Seen(follower=follower, model=model, runs=((False, x),) if alike else ((False, x), (True, batch)))
 
 
 def _structure(follower: Follower) -> Structure:

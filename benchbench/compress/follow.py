@@ -54,11 +54,10 @@ class Forest:
         """Each of `a` with the one of `b` beside it; where either is of no channel, nothing happens."""
         first, second = a.ravel(), b.ravel()
         apart = (first >= 0) & (second >= 0) & (first != second)
-        pairs = (
-            first[apart] * len(self.parent) + second[apart]
-        )  # one number for each: rows take many times as long to sort
-        for x, y in zip(*divmod(np.unique(pairs), len(self.parent) or 1), strict=True):
-            self.parent[self.find(int(x))] = self.find(int(y))
+        size = max(1, len(self.parent))
+        pairs = np.unique(first[apart] * size + second[apart])  # one number each, since rows sort many times as slowly
+        for x, y in zip((pairs // size).tolist(), (pairs % size).tolist(), strict=True):
+            self.parent[self.find(x)] = self.find(y)
 
     def freeze(self, numbers: Channels) -> None:
         """These stay."""
@@ -73,32 +72,27 @@ class Forest:
         self.multiplied.update(n for n in np.unique(numbers).tolist() if n >= 0)
 
 
-def quickly(func: Any, args: Any, kwargs: Any) -> Any:
-    """What an operator answers; on `meta`, where PyTorch computes norms in Python and slowly, without that.
-
-    Both have compared the widths of input and weights before they come here.
-    """
-    if func is _GROUP_NORM and args[0].device.type == "meta":
-        x, groups = args[0], args[6]
-        return torch.empty_like(x), x.new_empty((x.shape[0], groups)), x.new_empty((x.shape[0], groups))
-    if func is _BATCH_NORM and args[0].device.type == "meta":
-        x, own = args[0], args[0].shape[1] if args[5] else 0
-        return torch.empty_like(x), x.new_empty((own,)), x.new_empty((own,))
-    return func(*args, **kwargs)
-
-
 class Quick(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside, forwards on `meta` are as quick as they can be."""
+    """Inside, norms on `meta`, which PyTorch computes in Python and slowly, are only given their shapes.
+
+    PyTorch has compared the widths of input and weights before it asks for them.
+    """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # else torch imports its compiler, which takes seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return quickly(func, args, kwargs or {})
+        if func is _GROUP_NORM and args[0].device.type == "meta":
+            x, groups = args[0], args[6]
+            return torch.empty_like(x), x.new_empty((x.shape[0], groups)), x.new_empty((x.shape[0], groups))
+        if func is _BATCH_NORM and args[0].device.type == "meta":
+            x, own = args[0], args[0].shape[1] if args[5] else 0
+            return torch.empty_like(x), x.new_empty((own,)), x.new_empty((own,))
+        return func(*args, **(kwargs or {}))
 
 
-class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Follower(Quick):
     """Inside, every operator hands its channels on; afterwards `places` has those of every weight's axes."""
 
     def __init__(self, held: Mapping[str, Tensor], rules: Mapping[Any, Rule]) -> None:
@@ -122,13 +116,9 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for name, value in held.items():
             self._weights[id(value)] = name, None
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports its compiler, which takes seconds
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = quickly(func, args, kwargs)
+        out = super().__torch_dispatch__(func, types, args, kwargs)
         self._alive.append(out)
         rule = self.rules.get(func.overloadpacket)
         if rule is not None:

@@ -15,18 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from benchbench.compress.follow import (
-    NONE,
-    Channels,
-    Follower,
-    Numbers,
-    Rule,
-    as_list,
-    both,
-    reshaped,
-    spread,
-    varies,
-)
+from benchbench.compress.follow import NONE, Channels, Follower, Numbers, Rule, as_list, both, reshaped, spread, varies
 
 aten = torch.ops.aten
 

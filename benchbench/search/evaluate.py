@@ -24,14 +24,14 @@ from benchbench.compress import importance
 from benchbench.compress.channels import find_structure
 from benchbench.compress.prune import PruneRecipe, prune
 from benchbench.errors import CheckpointError, UsageError
-from benchbench.feed import Reused
+from benchbench.feed import Feed, Reused
 from benchbench.recipe import Budget as TrainBudget
 from benchbench.resize import differing_shapes
 from benchbench.search import space
 from benchbench.search.inherit import Parent, inherit
 from benchbench.search.space import Config
 from benchbench.search.task import Task, count, measure_in_passing, spec_of
-from benchbench.train import Progress, Start, train
+from benchbench.train import Progress, Start, readable_plan, train
 
 PARENT_BATCHES, CHILD_BATCHES = 16, 4  # that channels are ranked by
 
@@ -194,6 +194,21 @@ class Remembering(nn.Module):
                 self._known[key] = found
                 self._bytes += size
         return found
+
+
+def sharing(task: Task, parent: Parent, budget: TrainBudget, seed: int, *, most_bytes: float) -> Trial:
+    """How to try one configuration after another on the same batches: they, and the parent's answers, are made once.
+
+    Args:
+        task: the search's.
+        parent: of all of them.
+        budget: of a training; with another one the same batches do.
+        seed: of the batches.
+        most_bytes: of batches that are kept, and of answers as many; end the feed when it is done with.
+    """
+    recipe = task.recipe(budget, seed)
+    feed = Reused(Feed(readable_plan(recipe), recipe), most_bytes=most_bytes)
+    return Trial(budget=budget, seed=seed, feed=feed, teacher=Remembering(parent.model, most_bytes=most_bytes))
 
 
 def evaluate(

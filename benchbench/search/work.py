@@ -23,18 +23,17 @@ import torch
 from benchbench import checkpoint, zoo
 from benchbench import records as rec
 from benchbench.errors import CheckpointError, StoreError, UsageError
-from benchbench.feed import Feed, Reused
 from benchbench.measure.accuracy import measure_dice
 from benchbench.recipe import Budget as TrainBudget
 from benchbench.search import front, space, stage, study
 from benchbench.search.evaluate import (
     Evaluation,
-    Remembering,
     Trial,
     check_parent,
     evaluate,
     name_of,
     parent_of,
+    sharing,
     without_ranking,
 )
 from benchbench.search.inherit import Parent
@@ -42,7 +41,7 @@ from benchbench.search.outlook import published
 from benchbench.search.space import Config
 from benchbench.search.task import Task, published_spec, task_from_json
 from benchbench.store import write_whole
-from benchbench.train import readable_plan, train
+from benchbench.train import train
 
 PARTS = ("parent", "promotions", "finals", "controls")
 PARENT_SHARE, PROPOSAL_SHARE, PROMOTION_SHARE, FINAL_SHARE = 0.15, 0.25, 0.15, 0.40  # of the time; the rest measures
@@ -162,7 +161,7 @@ class Worker:
         first = float(self._agreed(self.study, "time_s", job.time_s))
         self.again = "" if first == job.time_s else f"-{job.time_s:.0f}s"  # of a search that was given more time
         self._parent: Parent | None = None
-        self._shared: tuple[int, Reused, Remembering] | None = None  # the seed of the batches first
+        self._shared: Trial | None = None  # of one seed, with its batches
         self.parent_s = self.parent_at_s = 0.0  # of its training; when it was there, and proposals began
 
     def _agreed(self, of: optuna.Study, key: str, own: Any) -> Any:
@@ -282,19 +281,16 @@ class Worker:
 
     def _alike(self, budget: TrainBudget, seed: int) -> Trial:
         """On the same batches as others of this seed: they, and the parent's answers to them, are made once."""
-        if self._shared is None or self._shared[0] != seed:
+        if self._shared is None or self._shared.seed != seed:
             self._forget()
             most = _MEMORY_SHARE / self.job.workers * psutil.virtual_memory().available
-            recipe = self.task.recipe(budget, seed)
-            feed = Reused(Feed(readable_plan(recipe), recipe), most_bytes=most)
-            self._shared = seed, feed, Remembering(self.parent().model, most_bytes=most)
-        _, feed, teacher = self._shared
-        return Trial(budget=budget, seed=seed, feed=feed, teacher=teacher)
+            self._shared = sharing(self.task, self.parent(), budget, seed, most_bytes=most)
+        return dataclasses.replace(self._shared, budget=budget)
 
     def _forget(self) -> None:
-        if self._shared:
-            self._shared[1].end()
-            self._shared = None
+        if self._shared and self._shared.feed:
+            self._shared.feed.end()
+        self._shared = None
 
     def _evaluate(self, config: Config, parent: Parent | None, trial: Trial, out: Path) -> Evaluation:
         name = name_of(config)
