@@ -1,7 +1,7 @@
 """What each cell costs, from the graph alone, before anything is measured.
 
-One child counts every network, with no forward computed; that gives the order, the estimate, and the memory
-below which a network is not even started.
+One child counts every network that was not counted before, with no forward computed; that gives the order, the
+estimate, and the memory below which a network is not even started.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from benchbench import data
+from benchbench import counted, data
 from benchbench import records as rec
 from benchbench.cells import Cell
 from benchbench.child import Death, talk
@@ -56,7 +57,7 @@ class Spent:
 
 
 def count(cells: Sequence[Cell], spent: Spent) -> dict[str, Cost]:
-    """Parameters, MACs, layers and operators of every cell, from one child; nothing is computed.
+    """Parameters, MACs, layers and operators of every cell, from one child or from disk; nothing is computed.
 
     A network that kills the child is passed over, and counting goes on behind it in a new child.
     """
@@ -67,15 +68,17 @@ def count(cells: Sequence[Cell], spent: Spent) -> dict[str, Cost]:
         same |= {"backend": "cpu", "protocol": "quick", "volume": None, "memory_limit_bytes": None}
         job = dataclasses.replace(cell.job(), **same)
         by_job.setdefault(rec.canonical_json(rec.to_json(job)), []).append(cell)
-    jobs = [json.loads(text) for text in by_job]
-    found: list[Cost] = []
-    while len(found) < len(jobs):
-        found += _count_some(jobs[len(found) :])
+    jobs = {text: json.loads(text) for text in by_job}
+    paths = {text: counted.path_of(job) for text, job in jobs.items()}
+    found = {text: _cost(kept) for text, path in paths.items() if (kept := counted.get(path))}
+    while left := [text for text in jobs if text not in found]:
+        counts = _count_some([jobs[text] for text in left], [paths[text] for text in left])
+        found |= dict(zip(left, counts, strict=False))  # fewer, where a network killed the child
     spent.counting_s += time.monotonic() - start
-    return {cell.id: cost for cost, group in zip(found, by_job.values(), strict=True) for cell in group}
+    return {cell.id: found[text] for text, group in by_job.items() for cell in group}
 
 
-def _count_some(jobs: Sequence[Any]) -> list[Cost]:
+def _count_some(jobs: Sequence[Any], paths: Sequence[Path | None]) -> list[Cost]:
     found: list[Cost] = []
     for event in talk({"task": "plan", "jobs": jobs}, limit_s=_PLAN_LIMIT_S):
         if isinstance(event, Death):
@@ -83,14 +86,17 @@ def _count_some(jobs: Sequence[Any]) -> list[Cost]:
         elif event["event"] == "refused":
             found.append(Cost(refused=(event["kind"], event["error"], event.get("traceback"))))
         elif event["event"] == "cost":
-            found.append(
-                Cost(
-                    measurements=tuple(rec.from_json(rec.Measurement, m) for m in event["measurements"]),
-                    layers=tuple(event["layers"]),
-                    operators=tuple(rec.from_json(rec.OperatorCost, o) for o in event["operators"]),
-                )
-            )
+            counted.keep(paths[len(found)], {key: event[key] for key in ("measurements", "layers", "operators")})
+            found.append(_cost(event))
     return found
+
+
+def _cost(event: Mapping[str, Any]) -> Cost:
+    return Cost(
+        measurements=tuple(rec.from_json(rec.Measurement, m) for m in event["measurements"]),
+        layers=tuple(event["layers"]),
+        operators=tuple(rec.from_json(rec.OperatorCost, o) for o in event["operators"]),
+    )
 
 
 def forward_guess_s(cell: Cell, cost: Cost) -> float:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from benchbench import counted
 from benchbench import records as rec
 from benchbench.child import Death, talk
 from benchbench.units import format_shape, format_value
@@ -48,6 +49,39 @@ def find_fit(job: Job, limit_bytes: int, time_limit_s: float) -> list[rec.Measur
     for offer in offers:
         found[offer["what"]] = _confirmed(job, offer, limit_bytes, time_limit_s)
     return [found.get(what) or _none(metric, why) for what, metric in METRICS.items()]
+
+
+def forecast_fit(job: Job, limit_bytes: int, where: str, time_limit_s: float) -> list[rec.Measurement]:
+    """The largest patch that fits a device that is not at hand: by the forecast alone, so at most that.
+
+    Args:
+        job: that does not fit; its patch is the largest that is tried.
+        limit_bytes: for tensors.
+        where: `8.59 GB less 1.61 GB reserve of rtx-4090`.
+        time_limit_s: for the child.
+
+    Returns:
+        `largest_patch_voxels`, predicted, or null with the reason.
+    """
+    request = {"task": "fit", "jobs": [rec.to_json(job)], "limit_bytes": limit_bytes, "bare": True}
+    path = counted.path_of(rec.to_json(job), f"patch in {limit_bytes} B")
+    offer, why = counted.get(path), "the search ended without a word"
+    for event in () if offer else talk(request, limit_s=time_limit_s):
+        if isinstance(event, Death):
+            why = f"while it was searched, {event.error}"
+        elif event["event"] == "fit":
+            offer = event
+            counted.keep(path, event)
+        elif event["event"] == "refused":
+            why = event["error"]
+    if offer is None or not offer["sizes"]:
+        if offer and offer["needs_bytes"]:
+            why = f"the smallest patch needs at least {format_value(offer['needs_bytes'], 'B')}; limit {where}"
+        return [dataclasses.replace(_none(METRICS["patch"], why), origin="predicted")]
+    size = tuple(offer["sizes"][0])
+    method = f"the forecast of tensors allows {_text(size)} in {where}, and excludes the next larger one"
+    method += "; scratch memory of kernels is not in it; sides in steps of 16 voxels"
+    return [_measurement("patch", size, origin="predicted", method=method, bound="at_most")]
 
 
 def _confirmed(job: Job, offer: dict[str, Any], limit_bytes: int, time_limit_s: float) -> rec.Measurement:

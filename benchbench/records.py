@@ -12,6 +12,7 @@ History of the schema, newest first:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -204,6 +205,13 @@ class OperatorCost:
     read_bytes: int  # inputs, parameters included
     written_bytes: int  # outputs
     output_shape: tuple[int, ...] = ()
+    kernel: int = 1  # voxels of a convolution's kernel
+    strided: bool = False  # the first input's sides do not lie in memory in their order, as after a transposition
+
+    @property
+    def moved_bytes(self) -> int:
+        """Read and written."""
+        return self.read_bytes + self.written_bytes
 
 
 def canonical_json(value: Any) -> str:
@@ -266,7 +274,7 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
     """
     if not isinstance(data, Mapping):
         raise TypeError(f"{cls.__name__} must be an object, not {type(data).__name__}")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(typing.cast(Any, cls))
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name in data:
@@ -274,6 +282,12 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise KeyError(field.name)
     return cls(**values)
+
+
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """Of a class, made once: that takes longer than a record."""
+    return typing.get_type_hints(cls)
 
 
 def _revive(hint: Any, value: Any, name: str) -> Any:

@@ -21,7 +21,7 @@ from benchbench.child import Death, talk
 from benchbench.counting import Cost, Spent, forward_guess_s
 from benchbench.devices import cpu, cuda
 from benchbench.errors import CheckpointError
-from benchbench.fitting import find_fit
+from benchbench.fitting import find_fit, forecast_fit
 from benchbench.forecast import predict
 from benchbench.rounds import GOOD, Course, Journal, Turn, run_rounds, twin_for
 from benchbench.units import format_shape, format_value
@@ -122,6 +122,7 @@ class Bench:
                 env, cost = environment_of(course.cell), self.costs[course.cell.id]
                 refusal = _refusal(course.cell, cost)
                 fit = self._fit(course.cell) if refusal and refusal[0] in _WANT_OF_MEMORY and not cost.refused else []
+                fit += self._forecast_fit(course.cell, cost)
                 self.desk.finish(course.cell, make_record(course, cost, env, keeper, fit))
         twins = self._twins(open_courses, settled, environment_of, journal) if self.noise else []
 
@@ -218,6 +219,20 @@ class Bench:
         """The largest patch and batch that would have fitted."""
         self.desk.phase("looking for what fits")
         return find_fit(cell.job(), memory_limit_bytes(cell), self.time_limit_s)
+
+    def _forecast_fit(self, cell: Cell, cost: Cost) -> list[rec.Measurement]:
+        """The largest patch that fits a device that is not at hand, where the asked one does not."""
+        profile = cell.target.profile
+        if profile is None or profile.memory_bytes is None or cell.workload.phase != "infer" or cost.refused:
+            return []
+        room = profile.memory_bytes - profile.reserve_bytes
+        if cost.value("tensor_memory_bytes") <= room:
+            return []
+        self.desk.phase("looking for the largest patch that fits")
+        where = f"{format_value(profile.memory_bytes, 'B')} less {format_value(profile.reserve_bytes, 'B')} reserve"
+        plain: dict[str, Any] = dict.fromkeys(("threads", "checkpoint_path", "data", "split", "volume"))
+        job = dataclasses.replace(cell.job(), **plain)  # what decides no memory of a patch
+        return forecast_fit(job, max(room, 0), f"{where} of {profile.name}", self.time_limit_s)
 
     def _measure_roof(self, cell: Cell) -> None:
         """What this machine can do at best in a cell's setting, once for each setting."""

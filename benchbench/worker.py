@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from benchbench import records as rec
+from benchbench.devices import cpu
 from benchbench.errors import BenchError, CardError, ShapeError, UnsupportedError
 from benchbench.units import format_value
 
@@ -78,7 +79,7 @@ def main() -> int:
     elif request["task"] == "audit":
         audit(jobs, request["published"], emit, full=request["full"])
     elif request["task"] == "fit":
-        fit(jobs[0], request["limit_bytes"], emit)
+        fit(jobs[0], request["limit_bytes"], emit, bare=request.get("bare", False))
     elif request["task"] == "sides":
         sides(jobs, emit)
     elif request["task"] == "roof":
@@ -206,8 +207,10 @@ def _uncounted(params: int, why: str) -> list[rec.Measurement]:
     return [counted, *(_without(metric, unit, why) for metric, unit in missing.items())]
 
 
-def fit(job: Job, limit_bytes: int, emit: Emit) -> None:
+def fit(job: Job, limit_bytes: int, emit: Emit, *, bare: bool = False) -> None:
     """Find the largest patch, and the largest batch at the asked patch, whose forecasts stay within a limit.
+
+    `bare`: the limit is of tensors alone, on another device, and only the patch is asked.
 
     Events: `fit` {what, sizes, needs_bytes, all, framework_bytes} for `patch` and `batch`, or `refused` {kind, error}.
     """
@@ -217,7 +220,7 @@ def fit(job: Job, limit_bytes: int, emit: Emit) -> None:
     from benchbench.measure.weightless import build_without_memory
 
     zoo.find_class(job.model.arch)
-    framework = memory.resident_bytes() + limit.CODE_BYTES if job.backend == "cpu" else 0
+    framework = memory.resident_bytes() + limit.CODE_BYTES if job.backend == "cpu" and not bare else 0
     room = limit_bytes - framework
 
     def make(spatial: tuple[int, ...]) -> nn.Module:
@@ -225,7 +228,7 @@ def fit(job: Job, limit_bytes: int, emit: Emit) -> None:
 
     channels, rest = job.model.in_channels, (job.dtype, room, job.phase)
     try:
-        for what in ("patch", "batch"):
+        for what in ("patch",) if bare else ("patch", "batch"):
             if what == "patch":
                 found = fitting.largest_patch(make, channels, job.batch, job.spatial, *rest)
             else:
@@ -251,7 +254,7 @@ def roof(job: Job, emit: Emit) -> None:
 
     Events: two `measurement`s, then `end` {status, error}.
     """
-    _pin(job)
+    cpu.keep_to(job.cores)
     from benchbench.measure.roof import measure_roof
 
     try:
@@ -276,7 +279,7 @@ def measure(job: Job, emit: Emit, *, once: bool = False) -> None:
     from benchbench.measure import limit
     from benchbench.visit import Visit
 
-    _pin(job)
+    cpu.keep_to(job.cores)
     visit = Visit(job, emit)
     try:
         emit({"event": "end"} | _measure(visit, once))
@@ -295,13 +298,6 @@ def measure(job: Job, emit: Emit, *, once: bool = False) -> None:
 
 def _measure(visit: Visit, once: bool) -> dict[str, Any]:
     return visit.once() if once else visit.run()
-
-
-def _pin(job: Job) -> None:
-    """Keep to the job's cores; before torch is imported, which starts as many threads as it may use cores."""
-    if job.cores and hasattr(os, "sched_setaffinity"):
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, job.cores)
 
 
 def _what_was_needed(visit: Visit, error: BaseException) -> str:

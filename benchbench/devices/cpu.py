@@ -7,8 +7,10 @@ level between the process and the root.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -102,6 +104,31 @@ def cores_for(threads: int | None) -> tuple[int, ...]:
     """
     allowed = allowed_cores()
     return allowed[:threads] if threads and threads < len(allowed) else ()
+
+
+def keep_to(cores: Sequence[int]) -> None:
+    """Bind this process to cores; before torch is imported, which starts as many threads as it may use cores.
+
+    Args:
+        cores: none for no binding.
+    """
+    if cores and hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, cores)
+
+
+def last_cache_bytes(root: Path = ROOT) -> int:
+    """The largest cache of the first core; 32 MiB where the system does not tell.
+
+    Args:
+        root: where /sys is looked for.
+    """
+    sizes = [0]
+    for path in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        match = re.fullmatch(r"(\d+)([KM]?)", read_text(path) or "")
+        if match:
+            sizes.append(int(match[1]) << {"": 0, "K": 10, "M": 20}[match[2]])
+    return max(sizes) or 32 << 20
 
 
 def ranges(numbers: Sequence[int]) -> str | None:

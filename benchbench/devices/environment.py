@@ -7,13 +7,13 @@ of its own here without standing there.
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
+from benchbench import versions
 from benchbench.devices import cpu, cuda, nvml, tegra, tegra_sensors
 from benchbench.devices.cpu import ROOT, read_text
 from benchbench.errors import DeviceError
@@ -43,9 +43,9 @@ def environment(
     gpu = cuda.probe(cuda_index).name if backend == "cuda" else None
     return {
         "python": platform.python_version(),
-        "torch": _version("torch"),
-        "monai": _version("monai"),
-        "numpy": _version("numpy"),
+        "torch": versions.installed("torch"),
+        "monai": versions.installed("monai"),
+        "numpy": versions.installed("numpy"),
         "benchbench": sys.modules["benchbench"].__version__,  # of this copy, installed or not
         "commit": commit(checkout or Path(__file__).resolve().parents[2]),
         "system": platform.system(),
@@ -107,10 +107,3 @@ def commit(checkout: Path) -> str | None:
             if line.endswith(f" {ref}"):
                 return line.partition(" ")[0]
     return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import math
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -99,7 +100,8 @@ def measure_cost(module: nn.Module, input_shape: Sequence[int], dtype: str = "fp
     """
     with graph_settings():
         macs = count_macs(module, input_shape)
-        tracer = _trace(module, input_shape, dtype)
+        tracer = Tracer()
+        trace(module, input_shape, dtype, tracer)
     return Cost(
         params=sum(p.numel() for p in module.parameters()),  # shared ones once
         buffer_elements=sum(b.numel() for b in module.buffers()),
@@ -159,17 +161,26 @@ def count_macs(module: nn.Module, input_shape: Sequence[int]) -> int:
     return counter.get_total_flops() // 2
 
 
-def _trace(module: nn.Module, input_shape: Sequence[int], dtype: str) -> Tracer:
+def trace(module: nn.Module, input_shape: Sequence[int], dtype: str, tracer: Tracer) -> None:
+    """One forward in eval mode without values, under `graph_settings`, for a tracer to see.
+
+    Args:
+        module: left as it is.
+        input_shape: (B, C, D, H, W).
+        dtype: `fp32`, or `bf16` / `fp16` for autocast.
+        tracer: told of each operator.
+
+    Raises:
+        UnsupportedError: the forward cannot run without values.
+    """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
         ghost = without_memory(module, "cpu")
         x = torch.empty(*input_shape)
-    tracer = Tracer()
     tracer.hold(x)
     autocast = torch.autocast("cpu", DTYPES[dtype]) if dtype != "fp32" else contextlib.nullcontext()
     with fake, autocast, tracer.modules, tracer:
         run_forward(ghost, x)
-    return tracer
 
 
 def run_forward(module: nn.Module, x: Tensor) -> None:
@@ -260,6 +271,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if func is torch.ops.aten.view.default:
+            out = _with_real_strides(args[0], out)
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         known = {t.untyped_storage()._cdata for t in inputs}
@@ -285,6 +298,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 read_bytes=sum(t.numel() * t.element_size() for t in inputs),
                 written_bytes=sum(t.numel() * t.element_size() for t in outputs),
                 output_shape=tuple(outputs[0].shape),
+                kernel=math.prod(args[1].shape[2:]) if name == "convolution" else 1,
+                strided=bool(inputs) and not inputs[0].is_contiguous(),
             )
         )
 
@@ -292,6 +307,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The innermost module that is running, by its name in the network."""
         inside = max(self.modules.parents, key=lambda name: name.count(".") if name != "Global" else -1)
         return inside.partition(".")[2] if inside != "Global" else ""
+
+
+def _with_real_strides(before: Tensor, after: Tensor) -> Tensor:
+    """A fake view with a real one's strides: those of a side of 1 differ, and decide what counts as channels last."""
+    with unset_fake_temporarily():
+        real = torch.empty_strided(before.shape, before.stride(), device="meta").view(after.shape)
+    return after if real.stride() == after.stride() else after.as_strided(after.shape, real.stride())
 
 
 _FREE = frozenset({"empty", "empty_like", "detach", "_unsafe_view", "lift_fresh", "is_same_size", "empty_strided"})
