@@ -163,7 +163,7 @@ def test_every_id_is_there_once(tmp_path):
 def test_a_figure_keeps_no_colour_of_its_own(tmp_path):
     text = write_report(run_and_prediction(tmp_path)).read_text(encoding="utf-8")
     drawings = re.findall(r"<svg role=.*?</svg>", text, flags=re.DOTALL)
-    assert len(drawings) == 7
+    assert len(drawings) == 8
     for drawing in drawings:
         assert not re.search(r"#[0-9a-fA-F]{6}\b", drawing)
         assert "<style" not in drawing
@@ -191,7 +191,7 @@ def test_headings_tables_and_pictures_can_be_read_without_seeing_them(tmp_path):
     assert levels.count(1) == 1
     assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
     assert len(page.all("caption")) == len(page.all("table"))
-    assert all(a.get("scope") in ("col", "row") for a in page.all("th"))
+    assert all(a.get("scope") in ("col", "colgroup", "row") for a in page.all("th"))
     assert all(a["alt"] and a["width"] and a["height"] for a in page.all("img"))
     assert all(a.get("aria-label") for a in page.all("svg") if a.get("role") == "img")
     assert all(a.get("role") == "img" or a.get("aria-hidden") == "true" for a in page.all("svg"))

@@ -33,6 +33,7 @@ from benchbench.report import (
     roofline,
     scaling,
     search,
+    side_by_side,
     training,
     trust,
     volumes,
@@ -62,12 +63,13 @@ _NOISE_OF_EACH = 6  # rows up to which each has its own noise
 _NOT_SETTLED = "its timings did not settle"
 
 
-def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
+def write_report(folders: Sequence[Path], out: Path | None = None, *, include_predicted: bool = False) -> Path:
     """Make one page from one or several results folders.
 
     Args:
         folders: each holds `*.jsonl` and the artifacts that they name; or the only one holds a search.
         out: where to write; `report.html` in the first folder if None.
+        include_predicted: whether forecasts are ranked, too.
 
     Returns: the file written.
 
@@ -83,7 +85,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
         text = search.render_search(search.read_search(folders[0]))
     else:
         records = [record for folder in folders for record in store.read_records(folder)]
-        text = render(records, folder_reader(folders))
+        text = render(records, folder_reader(folders), include_predicted=include_predicted)
     target = out or _folder(folders[0]) / "report.html"
     content = text.encode()
     try:
@@ -128,12 +130,13 @@ def folder_reader(folders: Sequence[Path]) -> ReadArtifact:
     return read
 
 
-def render(records: Sequence[rec.Record], read_artifact: ReadArtifact) -> str:
+def render(records: Sequence[rec.Record], read_artifact: ReadArtifact, *, include_predicted: bool = False) -> str:
     """The page as text.
 
     Args:
         records: any number, none included; of a cell that was measured again the newest counts.
         read_artifact: gives the content of an artifact; see `folder_reader`.
+        include_predicted: whether forecasts are ranked, too.
     """
     newest = store.latest(records)
     runs = [
@@ -150,7 +153,8 @@ def render(records: Sequence[rec.Record], read_artifact: ReadArtifact) -> str:
     budget = _Budget(max(FIGURE_BUDGET_BYTES // 5, min(FIGURE_BUDGET_BYTES, rest)))
     joined, joined_out = _joined(groups, budget)
     read = details.Cache(read_artifact)
-    parts = [_group(g, groups, budget, read_artifact) for g in groups]
+    sides = [_side(found, i, budget) for i, found in enumerate(side_by_side.find(groups))]
+    parts = [_group(g, groups, budget, read_artifact, include_predicted) for g in groups]
     shared = [pair for pair in parts[0]["facts"] if all(pair in p["facts"] for p in parts)] if len(parts) > 1 else []
     for part in parts:
         part["facts"] = [pair for pair in part["facts"] if pair not in shared]
@@ -161,6 +165,7 @@ def render(records: Sequence[rec.Record], read_artifact: ReadArtifact) -> str:
         "differences": _differences(groups),
         "groups": parts,
         "shared": shared,
+        "sides": sides,
         "scaling": joined,
         "scaling_left_out": joined_out,
         "letters": {origin: letter for origin, (letter, _) in legend.items()},
@@ -230,9 +235,17 @@ def _banners(records: Sequence[rec.Record]) -> list[str]:
     banners = []
     profiles = list(dict.fromkeys(r.device.name for r in records if r.device.basis == "profile"))
     if profiles:
+        tiers: dict[str, list[str]] = {}
+        for record in records:
+            latency = record.get("latency_s") if record.device.basis == "profile" else None
+            if latency and latency.value is not None:
+                devices = tiers.setdefault(latency.method.partition(":")[0], [])
+                devices += [record.device.name] * (record.device.name not in devices)
+        basis = [(_list(tiers[tier]), text) for tier, text in _TIERS.items() if tier in tiers]
+        told = "; ".join(f"for {names} from {text}" if len(basis) > 1 else f"from {text}" for names, text in basis)
         banners.append(
-            f"Nothing on this page was measured on {_list(profiles)}. Its latencies are predictions from data-sheet "
-            "figures: lower bounds with a range, for choosing what to try first, not for quoting as results."
+            f"Nothing on this page was measured on {_list(profiles)}. Its latencies are predictions"
+            f"{f' {told}' if told else ''}: for choosing what to try first, not for quoting as results."
         )
     if any(conditions.has_phantom_dice(r) for r in records):
         banners.append(
@@ -240,6 +253,13 @@ def _banners(records: Sequence[rec.Record]) -> list[str]:
             "It ranks networks only where they were trained alike; it says nothing about patients."
         )
     return banners
+
+
+_TIERS = {
+    "calibrated": "operators timed on it, with a range meant to hold nine of ten networks",
+    "scaled": "operators timed on another device, scaled to this one's peak and bandwidth",
+    "datasheet": "data-sheet figures, lower bounds with a range",
+}
 
 
 def _list(names: Sequence[str]) -> str:
@@ -266,11 +286,21 @@ def _joined(groups: Sequence[conditions.Group], budget: _Budget) -> tuple[list[d
     return [figure for _, figure in shown if figure], "; ".join(d.title for d, figure in shown if not figure)
 
 
+def _side(found: side_by_side.Sides, number: int, budget: _Budget) -> dict[str, Any]:
+    drawn = side_by_side.figure(found, prefix=f"side{number}f")
+    table = _table(side_by_side.grid(found, key=f"side{number}"))
+    return {"table": table, "figure": budget.show(drawn) if drawn else None}
+
+
 def _group(
-    group: conditions.Group, groups: Sequence[conditions.Group], budget: _Budget, read: ReadArtifact
+    group: conditions.Group,
+    groups: Sequence[conditions.Group],
+    budget: _Budget,
+    read: ReadArtifact,
+    include_predicted: bool,
 ) -> dict[str, Any]:
     floor, main = trust.floor_of(group, groups), headline(group.records)
-    unsorted = summary_rows(group.records, floor)
+    unsorted = summary_rows(group.records, floor, include_predicted=include_predicted)
     table = Table(columns=unsorted.columns, rows=tuple(sorted(unsorted.rows, key=lambda row: _by(row, main))))
     rows, labels = table.rows, {row.record.id: row.label for row in table.rows}
     records = [row.record for row in rows]

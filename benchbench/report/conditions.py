@@ -190,6 +190,11 @@ def windows_text(work: rec.Workload) -> str:
 
 def _basis(group: Group) -> str:
     if group.predicted:
+        around = group.first.environment
+        if "calibrated" in around:
+            return f"a profile of operators timed on it ({around['calibrated']})"
+        if "scaled" in around:
+            return f"its data sheet, and operators timed on another device ({around['scaled']}); nothing ran there"
         return "a profile of its data sheet; nothing ran there"
     away = group.first.environment.get("host")
     return "probed; it ran on that host, reached by ssh" if away else "probed; it ran here"

@@ -139,17 +139,21 @@ def headline(records: Sequence[rec.Record]) -> str:
     return "train_step_s" if records and records[0].workload.phase == "train" else "latency_s"
 
 
-def summary_rows(records: Sequence[rec.Record], floor: trust.Floor | None = None) -> Table:
+def summary_rows(
+    records: Sequence[rec.Record], floor: trust.Floor | None = None, *, include_predicted: bool = False
+) -> Table:
     """The table at the end of a run and on the page.
 
     Args:
         records: measured under one set of conditions; the caller keeps others apart
             (`conditions.group`). The order is kept.
         floor: the noise floor by which rows tie; that of the records if None.
+        include_predicted: whether forecasts have ranks, too.
     """
     labels = row_labels(records)
     baseline = next((r for r in records if r.model.name == BASELINE and not r.recipe), None)
-    ranked = _ranks(records, floor or trust.noise_floor(records))
+    origins: tuple[rec.Origin, ...] = ("measured", "predicted") if include_predicted else ("measured",)
+    ranked = _ranks(records, floor or trust.noise_floor(records), origins)
     rows = tuple(
         Row(record=r, label=labels[r.id], cells=_cells(r, labels[r.id], baseline) | {"rank": ranked[r.id]})
         for r in records
@@ -186,10 +190,10 @@ def _recipe(recipe: Mapping[str, object]) -> str:
     return ", ".join(f"{k}={v}" for k, v in sorted(recipe.items()))
 
 
-def _ranks(records: Sequence[rec.Record], floor: trust.Floor | None) -> dict[str, Cell]:
-    """Record id -> its rank; a bound of a prediction is no time, and gets none."""
+def _ranks(records: Sequence[rec.Record], floor: trust.Floor | None, origins: Sequence[rec.Origin]) -> dict[str, Cell]:
+    """Record id -> its rank; a prediction is no time, and gets none unless it is asked for."""
     main, within = headline(records), trust.tolerance(floor)
-    timed = {r.id: m for r in records if (m := finite(valid(r, main))) and m.origin == "measured"}
+    timed = {r.id: m for r in records if (m := finite(valid(r, main))) and m.origin in origins}
     found = trust.ranks({i: float(m.value or 0) for i, m in timed.items()}, within)
     cells = {}
     for record in records:
@@ -197,7 +201,7 @@ def _ranks(records: Sequence[rec.Record], floor: trust.Floor | None) -> dict[str
             unsure = "unstable" if record.status == "unstable" else ""
             note = f"by {main}; within {trust.percent(within)} rows tie"
             value = float(rank.rstrip("="))
-            cells[record.id] = Cell(text=rank, origin="measured", value=value, qualifier=unsure, note=note)
+            cells[record.id] = Cell(text=rank, origin=timed[record.id].origin, value=value, qualifier=unsure, note=note)
         else:
             cells[record.id] = Cell(text="-", note="only a measured time has a rank")
     return cells
