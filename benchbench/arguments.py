@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchbench import __version__, search_arguments, training_arguments
+from benchbench import __version__, calibration_arguments, search_arguments, training_arguments
 from benchbench import argument_types as to
 from benchbench.argument_types import FORMATS
 from benchbench.errors import UsageError, unknown
@@ -31,6 +31,7 @@ examples:
   bench report results/local/try                  the report again, from the records alone
   bench devices add jetson ssh://user@orin        a board to measure on, and then:
   bench devices doctor jetson                     what is there, what is missing, what to do
+  bench calibrate                                 a profile of this machine, to forecast any network from
   bench list models                               what there is
 """
 
@@ -306,10 +307,12 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("html", "csv", "markdown", "latex", "json"),
         help="html writes a file, the others go to stdout or --out",
     )
+    sub.add_argument("--include-predicted", action="store_true", help="rank forecasts, too, on a page in HTML")
 
     training_arguments.add_train(command)
     training_arguments.add_compress(command)
     search_arguments.add_search(command)
+    calibration_arguments.add_calibrate(command)
     training_arguments.add_predict(command)
     _add_data(command, common)
     _add_devices(command, common)

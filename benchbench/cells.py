@@ -249,6 +249,9 @@ def _cell(
         spec = dataclasses.replace(spec, checkpoint=checkpoint.read_sidecar(path).sha256)
     cores = target.environment.get("cores") if target.environment else None
     threads = None if target.backend != "cpu" else asked_threads or cores or cpu.usable_cores()
+    calibration = target.profile.calibration if target.profile else None
+    if calibration and target.profile and target.profile.kind == "cpu":
+        threads = asked_threads or calibration.threads
     volume = request.volume
     if volume is None and plan and plan.folder and fits and not request.crop_foreground:
         volume = plan.sides  # patches differ between networks there: what compares is a patient

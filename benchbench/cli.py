@@ -95,7 +95,7 @@ def _report(options: argparse.Namespace) -> int:
     from benchbench.store import latest, read_records, write_whole
 
     if options.format == "html":
-        print(report.write_report(options.folders, options.out))
+        print(report.write_report(options.folders, options.out, include_predicted=options.include_predicted))
         return EXIT_OK
     records = latest(record for folder in options.folders for record in read_records(folder))
     text = report.export(records, options.format, report.folder_reader(options.folders))
@@ -462,6 +462,39 @@ def _search(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _calibrate(options: argparse.Namespace) -> int:
+    from benchbench import zoo
+    from benchbench.devices import cpu, cuda
+    from benchbench.forecast.profile import CALIBRATIONS
+
+    if options.device == "cuda":
+        cuda.require()
+        if options.dtype != "fp32":  # the trace casts as the processor does
+            raise UsageError(f"--dtype {options.dtype} cannot be calibrated on a GPU yet: take --dtype fp32")
+    count = options.threads or (cpu.usable_cores() if options.device == "cpu" else None)
+    cpu.keep_to(cpu.cores_for(count))
+    name = f"{options.device}{f'-{count}-threads' if count else ''}-{options.dtype}"
+    out = options.out or CALIBRATIONS / f"{name}.toml"
+    if out.suffix != ".toml":
+        raise UsageError(f"--out {out} must end in .toml, since 'bench run --device {out}' tells a profile by that")
+    cards = [card for card in zoo.find_cards(options.models) if not card.checkpoint]
+
+    sys.path[:0] = ["", *dict.fromkeys(card.folder for card in cards if card.folder)]  # of classes of one's own
+    from benchbench.forecast import calibrate, told
+    from benchbench.progress import TrainingProgress
+
+    setting = calibrate.Setting(device=options.device, threads=count, dtype=options.dtype)
+    try:
+        with TrainingProgress(sys.stderr, shown=_shown(options)) as progress:
+            networks = calibrate.networks_of(cards, options.dtype, progress=progress.step)
+            profile = calibrate.calibrate(networks, setting, out, time_s=options.time, progress=progress.step)
+    except KeyboardInterrupt:
+        print("bench: interrupted; the same command goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print("\n".join([*told.lines(profile), f"profile: {out}", f"use it: bench run --models all --device {out}"]))
+    return EXIT_OK
+
+
 def _predict(options: argparse.Namespace) -> int:
     from benchbench import predict
 
@@ -573,6 +606,7 @@ COMMANDS = {
     "train": _train,
     "compress": _compress,
     "search": _search,
+    "calibrate": _calibrate,
     "predict": _predict,
     "data": _data,
     "devices": _devices,

@@ -5,12 +5,14 @@ Nothing here needs torch, so a list comes at once.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchbench import data, zoo
@@ -18,7 +20,7 @@ from benchbench.devices import cpu, environment, tegra
 from benchbench.errors import DeviceError
 from benchbench.findings import Finding
 from benchbench.fleet import Visit
-from benchbench.forecast.profile import list_profiles, profile_names
+from benchbench.forecast.profile import CALIBRATIONS, Profile, list_profiles, load_profile, profile_names
 from benchbench.hosts import load_hosts
 from benchbench.records import Record
 from benchbench.report import trust, volumes
@@ -49,7 +51,7 @@ def models() -> list[Row]:
 
 
 def devices() -> list[Row]:
-    """This machine, the hosts that were added, then every profile that a prediction can be made for.
+    """This machine, the hosts that were added, own calibrations, then every profile that comes along.
 
     Raises:
         DeviceError: the file of hosts cannot be read.
@@ -71,10 +73,22 @@ def devices() -> list[Row]:
         for host in load_hosts().values()
     ]
     rows += [
-        {"name": p.name, "what": p.title, "memory": format_value(p.memory_bytes, "B"), "basis": "predicted"}
-        for p in list_profiles()
+        {
+            "name": name,
+            "what": p.title,
+            "memory": format_value(p.memory_bytes, "B"),
+            "basis": f"predicted, {p.tier}",
+        }
+        for name, p in [*((str(path), p) for path, p in _own_profiles()), *((p.name, p) for p in list_profiles())]
     ]
     return rows
+
+
+def _own_profiles() -> Iterator[tuple[Path, Profile]]:
+    """Those that `bench calibrate` left in its default folder; a broken one is named by whoever asks for it."""
+    for path in sorted(CALIBRATIONS.glob("*.toml")):
+        with contextlib.suppress(DeviceError):
+            yield path, load_profile(path)
 
 
 def check_host_name(name: str) -> None:

@@ -135,7 +135,14 @@ def _environment(cell: Cell) -> dict[str, Any]:
     if target.environment is not None:
         threads = {"threads": cell.workload.threads} if "threads" in target.environment else {}
         return {**target.environment, **threads}
-    return environment(target.backend, cell.workload.threads, cuda_index=target.index)
+    found = environment(target.backend, cell.workload.threads, cuda_index=target.index)
+    if profile := target.profile:
+        found["profile"] = rec.content_hash(rec.to_json(profile))  # another one forecasts anew
+        if profile.calibration:
+            found["calibrated"] = f"{profile.calibration.when}, {profile.calibration.calls} calls"
+        elif profile.like and profile.timed:
+            found["scaled"] = f"{profile.like.title}; {profile.timed.when}, {profile.timed.calls} calls"
+    return found
 
 
 class _Desk:

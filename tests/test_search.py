@@ -311,6 +311,24 @@ def test_a_task_survives_json() -> None:
     assert task_from_json(json.loads(json.dumps(of.to_json()))) == of
 
 
+def test_a_calibrated_profile_gives_a_latency_that_is_no_bound(tmp_path: Path) -> None:
+    from benchbench import zoo
+    from benchbench.forecast.predict import forecast_latency
+    from benchbench.forecast.profile import load_profile, write_profile
+    from benchbench.measure.cost import measure_cost
+    from benchbench.search.task import count
+    from tests.test_calibration import PROFILE
+
+    path = tmp_path / "me.toml"
+    write_profile(PROFILE, path)
+    of = task("2GB", "50ms", device=str(path), profile=True)
+    net = zoo.build(zoo.get_card("slim_unetr").spec(in_channels=of.in_channels), of.spatial)
+    forecast = forecast_latency(measure_cost(net, (1, of.in_channels, *of.spatial)).operators, load_profile(path))
+    assert not isinstance(forecast, str)
+    assert forecast.tier == "calibrated"
+    assert count(of, net)["latency_s"] == forecast.seconds > forecast.interval[0]
+
+
 # -- who is promoted
 
 

@@ -92,9 +92,20 @@ def resolve(
         profile=profile,
         banner=(
             f"Nothing was measured: {_where(board, profile)}. What follows is a prediction for the "
-            f"{profile.title} ({profile.name}) from data-sheet figures."
+            f"{profile.title} ({profile.name}) from {_basis(profile)}."
         ),
     )
+
+
+def _basis(profile: Profile) -> str:
+    if profile.calibration:
+        return "operators that were timed on that device"
+    if profile.timed:
+        return (
+            f"operators that were timed on another device in {profile.timed.dtype}, scaled by both devices' peaks and "
+            "bandwidths; other types are from data-sheet figures"
+        )
+    return "data-sheet figures"
 
 
 def _on_board(board: TegraBoard, asked: str, probe: Callable[[int], Device]) -> Target:
@@ -117,6 +128,8 @@ def _profile(asked: str, hosts: Iterable[str]) -> Profile:
 
 
 def _where(board: TegraBoard | None, profile: Profile) -> str:
+    if profile.calibration:
+        return "a profile was asked for, and not 'cpu' or 'cuda'"
     if board:
         mode = f" in power mode {board.power_mode}" if board.power_mode else ""
         return f"this machine is another device ({board.model}{mode})"

@@ -106,7 +106,8 @@ def lines(job: Job, source: data.DataPlan, known: Before, profile: outlook.Profi
         told.append(f"  unmodified ({space.VARIANTS[0]}), {known.origin}: {known.decomposition}")
     smallest = {metric: value for metric, (value, _) in least.items()} | dict(known.smallest)
     whole = {**known.published, "file_bytes": file_bytes}
-    told += [f"  {text}" for text in outlook.binding(task.budget, whole, smallest, predicted=task.profile)]
+    bounds = target.profile is not None and target.profile.tier_for("fp32") == "datasheet"
+    told += [f"  {text}" for text in outlook.binding(task.budget, whole, smallest, predicted=bounds)]
     if target.backend != "cpu" and not target.profile:
         told.append(f"  times of proposals are this CPU's and stand in for those of {task.device}")
     told += outlook.space_lines(profile, least)

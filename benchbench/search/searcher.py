@@ -196,6 +196,9 @@ class _Search:
         zoo.build(spec, spatial)  # refuses a patch that it cannot take
         if target.profile and "fp32" not in target.profile.peaks:
             raise UsageError(f"{target.profile.name} has no fp32 units, so no latency of it can be told")
+        own = target.profile.calibration if target.profile else None
+        if own and own.dtype != "fp32":
+            raise UsageError(f"{self.asked.device} was calibrated for {own.dtype}, and a search is of fp32")
         here = target.backend == "cpu" and target.host is None
         times = self.asked.objective in ("latency", "energy") or any(
             limit.metric == "latency_s" for limit in self.asked.budget.limits
@@ -211,7 +214,7 @@ class _Search:
             device=self.asked.device,
             profile=target.profile is not None,
             times_count=here and self.asked.workers == 1,
-            machine=cpu.probe().name if times and target.profile is None else "",
+            machine=_machine(target) if times else "",
             objective=self.asked.objective,
             batch=self.asked.batch or default_batch(spatial),
             threads=self.asked.threads
@@ -448,3 +451,8 @@ def _metric_words(task: Task) -> dict[str, str]:
     if task.phase == "train" and task.metric == "latency_s":
         title = "time of one training step"
     return {"unit": unit, "title": title}
+
+
+def _machine(target: Target) -> str:
+    """What times are of: this processor, or a profile as it is now."""
+    return f"profile {rec.content_hash(rec.to_json(target.profile))}" if target.profile else cpu.probe().name

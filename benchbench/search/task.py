@@ -14,7 +14,7 @@ from benchbench import data, zoo
 from benchbench import records as rec
 from benchbench.compress import importance
 from benchbench.errors import BenchError, UsageError
-from benchbench.forecast.predict import roof_seconds
+from benchbench.forecast.predict import forecast_latency
 from benchbench.forecast.profile import find_profile
 from benchbench.measure.cost import measure_cost
 from benchbench.measure.energy import open_meter
@@ -61,7 +61,7 @@ class Task:
     base_bytes: float = 0.0  # of the process before there is a network, and of a volume's buffers
     phase: Literal["infer", "train"] = "infer"  # that the budget is of
     device: str = "cpu"  # that the budget is of, as it was asked for
-    profile: bool = False  # it is not at hand: latencies are its profile's lower bounds
+    profile: bool = False  # it is not at hand: latencies are forecasts, from data sheets lower bounds
     times_count: bool = True  # whether times that are taken here in passing may refuse: it is this CPU, undisturbed
     machine: str = ""  # this CPU's name, where times that are taken here are told to all workers
     objective: str = "latency"
@@ -163,7 +163,7 @@ def check_objective(name: str) -> None:
 def count(task: Task, model: nn.Module) -> dict[str, float]:
     """What a network costs without running it: exact, but memory, which is a lower bound.
 
-    With a profile, the latency is the device's lower bound; without, it is not among them.
+    With a profile, the latency is its forecast, from a data sheet a lower bound; without, it is not among them.
     """
     shape = (1, task.in_channels, *task.spatial)
     cost = measure_cost(model, shape)
@@ -175,9 +175,10 @@ def count(task: Task, model: nn.Module) -> dict[str, float]:
         "memory_bytes": task.base_bytes + tensors,
     }
     if task.profile:
-        profile = find_profile(task.device)
-        peak = profile.peaks["fp32"]
-        found["latency_s"] = roof_seconds(cost.operators, peak, profile.bandwidth_bytes_per_s)
+        forecast = forecast_latency(cost.operators, find_profile(task.device))
+        if isinstance(forecast, str):
+            raise UsageError(forecast)
+        found["latency_s"] = forecast.seconds
     return found
 
 
