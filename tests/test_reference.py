@@ -16,7 +16,9 @@ from tests.shared_files import shared_file
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"
-FOLDERS = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir() and path.name != "search-table")
+#: Those that hold neither records nor a search.
+TABLES = {"calibration", "search-table"}
+FOLDERS = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir() and path.name not in TABLES)
 #: Those that hold no timings of the present: counts alone, and a Dice whose weights are too large to ship.
 OTHERS = ["audit", "dice-nnunet"]
 #: Those of a data set's patients, with the networks that were trained for them by one recipe and an equal budget.
