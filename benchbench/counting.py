@@ -18,6 +18,7 @@ from benchbench import records as rec
 from benchbench.cells import Cell
 from benchbench.child import Death, talk
 from benchbench.protocol import get_protocol
+from benchbench.worker import Job
 
 #: For the first estimate only; corrected by the networks that have run. Eager fp32 on one AVX-512 core
 #: reaches 8 to 28 GMAC/s over the zoo, an H100 some thousands.
@@ -64,10 +65,7 @@ def count(cells: Sequence[Cell], spent: Spent) -> dict[str, Cost]:
     start = time.monotonic()
     by_job: dict[str, list[Cell]] = {}
     for cell in cells:
-        same: dict[str, Any] = {"threads": None, "cores": (), "checkpoint_path": None, "data": None, "split": None}
-        same |= {"backend": "cpu", "protocol": "quick", "volume": None, "memory_limit_bytes": None}
-        job = dataclasses.replace(cell.job(), **same)
-        by_job.setdefault(rec.canonical_json(rec.to_json(job)), []).append(cell)
+        by_job.setdefault(rec.canonical_json(rec.to_json(counted_job(cell))), []).append(cell)
     jobs = {text: json.loads(text) for text in by_job}
     paths = {text: counted.path_of(job) for text, job in jobs.items()}
     found = {text: _cost(kept) for text, path in paths.items() if (kept := counted.get(path))}
@@ -76,6 +74,13 @@ def count(cells: Sequence[Cell], spent: Spent) -> dict[str, Cost]:
         found |= dict(zip(left, counts, strict=False))  # fewer, where a network killed the child
     spent.counting_s += time.monotonic() - start
     return {cell.id: found[text] for text, group in by_job.items() for cell in group}
+
+
+def counted_job(cell: Cell) -> Job:
+    """A cell's job without what decides no count, so that cells which count alike are counted once."""
+    same: dict[str, Any] = {"threads": None, "cores": (), "checkpoint_path": None, "data": None, "split": None}
+    same |= {"backend": "cpu", "protocol": "quick", "volume": None, "memory_limit_bytes": None}
+    return dataclasses.replace(cell.job(), **same)
 
 
 def _count_some(jobs: Sequence[Any], paths: Sequence[Path | None]) -> list[Cost]:

@@ -18,7 +18,7 @@ from benchbench import checkpoint, data, known
 from benchbench import records as rec
 from benchbench.cells import Cell, label
 from benchbench.child import Death, talk
-from benchbench.counting import Cost, Spent, forward_guess_s
+from benchbench.counting import Cost, Spent, counted_job, forward_guess_s
 from benchbench.devices import cpu, cuda
 from benchbench.errors import CheckpointError
 from benchbench.fitting import find_fit, forecast_fit
@@ -230,9 +230,7 @@ class Bench:
             return []
         self.desk.phase("looking for the largest patch that fits")
         where = f"{format_value(profile.memory_bytes, 'B')} less {format_value(profile.reserve_bytes, 'B')} reserve"
-        plain: dict[str, Any] = dict.fromkeys(("threads", "checkpoint_path", "data", "split", "volume"))
-        job = dataclasses.replace(cell.job(), **plain)  # what decides no memory of a patch
-        return forecast_fit(job, max(room, 0), f"{where} of {profile.name}", self.time_limit_s)
+        return forecast_fit(counted_job(cell), max(room, 0), f"{where} of {profile.name}", self.time_limit_s)
 
     def _measure_roof(self, cell: Cell) -> None:
         """What this machine can do at best in a cell's setting, once for each setting."""

@@ -168,7 +168,8 @@ def calibrate(
         raise UsageError(f"--out {out} is a folder: give the name of a file that ends in .toml")
     with _alone(out.parent):
         journal = Journal(out.with_suffix(".ndjson"), identity)
-        _time(networks, setting, journal, time_s, progress)
+        with threads(setting.threads), _exact_fp32():
+            _time(networks, setting, journal, time_s, progress)
         profile = fit(journal, setting, around, versions, out.stem)
         write_profile(profile, out)
     return profile
@@ -192,33 +193,31 @@ def _alone(folder: Path) -> Iterator[None]:
 def _time(
     networks: Sequence[Network], setting: Setting, journal: Journal, time_s: float, progress: Progress | None
 ) -> None:
-    with threads(setting.threads), _exact_fp32():
-        for roof in _roofs(setting):
-            if roof.value:
-                journal.add(roof.metric, functools.partial(float, roof.value))
+    for roof in _roofs(setting):
+        if roof.value:
+            journal.add(roof.metric, functools.partial(float, roof.value))
     peak = max(journal.known.get(_PEAK, [math.inf]))
     basics = [call for call in microbenchmarks.calls(setting.dtype) if call.cost.macs / peak <= _LONGEST_BASIC_S]
     calls = {call.key: call for call in in_order([*basics, *(call for own in networks for call in own.calls)])}
     named = [(own.spec.name, own.key, [call.key for call in own.calls]) for own in networks]
     journal.describe({key: call.cost for key, call in calls.items()}, named, [call.key for call in basics])
     start = time.monotonic()
-    with threads(setting.threads), _exact_fp32():
-        try:
-            for turn in _turns(list(calls.values()), networks, journal, setting):
-                share = (time.monotonic() - start) / time_s
-                if progress:
-                    timed = sum(key in journal.known for key in calls)
-                    progress(min(share, 1.0), f"{timed} of {len(calls)} calls timed; {turn.text}")
-                if share > 1:
-                    break
-                if share > _CALLS_SHARE and turn.round == 1 and not turn.is_network:
-                    continue
-                if turn.needs_bytes < _ROOM * _free_bytes(setting):
-                    journal.add(turn.key, turn.take)
-                else:
-                    journal.note_no_room(turn.key)
-        finally:
-            journal.add(_SITTING, lambda: time.monotonic() - start)
+    try:
+        for turn in _turns(list(calls.values()), networks, journal, setting):
+            share = (time.monotonic() - start) / time_s
+            if progress:
+                timed = sum(key in journal.known for key in calls)
+                progress(min(share, 1.0), f"{timed} of {len(calls)} calls timed; {turn.text}")
+            if share > 1:
+                break
+            if share > _CALLS_SHARE and turn.round == 1 and not turn.is_network:
+                continue
+            if turn.needs_bytes < _ROOM * _free_bytes(setting):
+                journal.add(turn.key, turn.take)
+            else:
+                journal.note_no_room(turn.key)
+    finally:
+        journal.add(_SITTING, lambda: time.monotonic() - start)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,8 +305,7 @@ def checked(journal: Journal) -> tuple[efficiency.Efficiency, efficiency.Checked
     Raises:
         UsageError: too little was timed.
     """
-    those = journal.basics.union(*journal.networks.values())  # not what a network called before it was changed
-    timed = {key: (journal.costs[key], min(journal.known[key])) for key in journal.known if key in those}
+    timed = {key: (journal.costs[key], min(times)) for key, times in journal.calls().items()}
     networks = {
         name: [(key, journal.costs[key]) for key, n in calls.items() for _ in range(n)]
         for name, calls in journal.networks.items()
@@ -347,8 +345,7 @@ def fit(
         UsageError: too little was timed.
     """
     learned, check = checked(journal)
-    those = journal.basics.union(*journal.networks.values())
-    times = [own for key, own in journal.known.items() if key in those]
+    times = journal.calls().values()
     repeated = [own for own in times if len(own) > 1]
     count = setting.threads or torch.get_num_threads()
     processor = str(around["gpu"] if setting.device == "cuda" else around["cpu"])

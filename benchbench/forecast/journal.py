@@ -79,6 +79,11 @@ class Journal:
             self.known.setdefault(row["key"], []).append(float(row["seconds"]))
             self.no_room.discard(row["key"])
 
+    def calls(self) -> dict[str, list[float]]:
+        """Times of the calls that networks make, as they are now, and of the basics."""
+        those = self.basics.union(*self.networks.values())
+        return {key: times for key, times in self.known.items() if key in those}
+
     def note_no_room(self, key: str) -> None:
         """That this was not tried; another sitting tries again."""
         if key not in self.known:
