@@ -1,7 +1,12 @@
-"""A worker of a search whose trainings only sleep: `python -m tests.search_worker URL INDEX TRIALS LOG`."""
+"""A worker of a search whose trainings only sleep: `python -m tests.search_worker URL INDEX TRIALS LOG [STOP]`.
+
+With STOP it stops itself in the training of that count, and goes on when it is told to.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -27,15 +32,21 @@ SLEEP_S = 0.4
 PIECES = 6
 
 
-def main(url: str, index: int, trials: int, log: Path) -> None:
+def main(url: str, index: int, trials: int, log: Path, stop: int | None = None) -> None:
     storage = open_storage(url, heartbeat_s=1, grace_s=4, patience_s=60)
 
     def say(text: str) -> None:
         with open(log, "a") as file:
             file.write(f"{text}\n")
 
+    begun = 0
+
     def evaluate(config: Config, number: int) -> Evaluation:
+        nonlocal begun
+        begun += 1
         say(f"{index} trial {config.key}")
+        if begun == stop:
+            os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(SLEEP_S)
         costs = TASK.costs(config)
         return Evaluation(
@@ -55,4 +66,4 @@ def main(url: str, index: int, trials: int, log: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), *map(int, sys.argv[5:]))

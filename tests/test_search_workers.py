@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy import event
 
 from benchbench.errors import StoreError
 from benchbench.search import stage, study
@@ -92,8 +96,9 @@ def url(server: Server) -> Iterator[str]:
         optuna.delete_study(study_name=one.study_name, storage=storage)
 
 
-def start(url: str, index: int, log: Path, trials: int = TRIALS) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.search_worker", url, str(index), str(trials), str(log)]
+def start(url: str, index: int, log: Path, *, stop: int | None = None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.search_worker", url, str(index), str(TRIALS), str(log)]
+    command += [] if stop is None else [str(stop)]
     return subprocess.Popen(command, cwd=Path(__file__).parents[1], env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
@@ -101,11 +106,15 @@ def said(log: Path) -> list[list[str]]:
     return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def wait_for(log: Path, count: int, index: int | None = None) -> None:
+def wait_until(there: Callable[[], bool], log: Path) -> None:
     end = time.monotonic() + 90
-    while sum(index is None or line[0] == str(index) for line in said(log)) < count:
+    while not there():
         assert time.monotonic() < end, f"only {said(log)}"
         time.sleep(0.05)
+
+
+def wait_for(log: Path, count: int, index: int | None = None) -> None:
+    wait_until(lambda: sum(index is None or line[0] == str(index) for line in said(log)) >= count, log)
 
 
 def check(url: str, log: Path) -> list[optuna.trial.FrozenTrial]:
@@ -179,3 +188,59 @@ def test_two_workers_share_a_file_on_one_machine(tmp_path: Path) -> None:
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     check(url, log)
     assert {line[0] for line in said(log)} == {"0", "1"}
+
+
+@pytest.mark.slow
+def test_a_worker_that_slept_and_lost_its_trial_goes_on(tmp_path: Path) -> None:
+    log, url = tmp_path / "log", f"sqlite:///{tmp_path}/study.db"
+    open_storage(url)
+    workers = [start(url, 0, log), start(url, 1, log, stop=2)]
+    os.waitpid(workers[1].pid, os.WUNTRACED)
+    key = [line for line in said(log) if line[0] == "1"][-1][2]
+    wait_until(lambda: ["0", "trial", key] in said(log), log)
+    workers[1].send_signal(signal.SIGCONT)
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    lost = [trial for trial in check(url, log) if trial.state == TrialState.FAIL]
+    assert [trial.user_attrs["key"] for trial in lost] == [key]
+
+
+def take(url: str, at: float) -> list[int]:
+    own = optuna.load_study(study_name="s", storage=open_storage(url))
+    time.sleep(max(0.0, at - time.time()))
+    return list(iter(own._pop_waiting_trial_id, None))
+
+
+def test_two_workers_of_one_file_never_take_the_same_trial(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    waiting = optuna.create_study(study_name="s", storage=open_storage(url))
+    for index in range(30):
+        waiting.enqueue_trial({"x": index})
+    numbers = [trial._trial_id for trial in waiting.get_trials()]
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(abs, range(4)))  # both are there
+        at = time.time() + 3
+        taken = [number for mine in pool.map(take, [url, url], [at, at]) for number in mine]
+    assert sorted(taken) == numbers
+
+
+def test_a_trial_that_another_worker_has_finished_is_not_taken_after_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that was locked for a moment is asked again; the trial may have come and gone in between."""
+    url = f"sqlite:///{tmp_path}/study.db"
+    mine, theirs = (open_storage(url) for _ in range(2))
+    study = optuna.create_study(study_name="s", storage=mine)
+    study.enqueue_trial({})
+    trial_id = study.get_trials()[0]._trial_id
+    event.listen(mine.engine, "checkout", lambda db, *_: db.execute("PRAGMA busy_timeout = 10"))  # 5 s else
+    lock = sqlite3.connect(tmp_path / "study.db")
+    lock.execute("BEGIN IMMEDIATE")
+
+    def meanwhile(seconds: float) -> None:
+        lock.rollback()
+        for state in (TrialState.RUNNING, TrialState.PRUNED):
+            assert theirs.set_trial_state_values(trial_id, state)
+
+    monkeypatch.setattr("benchbench.search.storage.time.sleep", meanwhile)
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        mine.set_trial_state_values(trial_id, TrialState.RUNNING)

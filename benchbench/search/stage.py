@@ -100,7 +100,7 @@ def work_off(
     while True:
         states = [trial.state for trial in stage.get_trials(deepcopy=False) if _LABEL in trial.user_attrs]
         if TrialState.WAITING in states:
-            optimize(stage, one, n_trials=1, callbacks=[after])
+            optimize(stage, one, after=after, n_trials=1)
         elif TrialState.RUNNING in states:
             time.sleep(poll_s)
             fail_the_dead(stage)

@@ -14,7 +14,7 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import optuna
@@ -92,6 +92,26 @@ class PatientStorage(optuna.storages.RDBStorage):
             heartbeat_stale_trial_callback=retry,
         )
 
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """As Optuna's; where rows cannot be locked (SQLite), the file is, before the trial's state is read.
+
+        Optuna reads the state first and writes it then; two workers of one file would both be told that a queued
+        trial is theirs (optuna/optuna#4002, #4621).
+        """
+        if self.engine.dialect.name == "sqlite":
+            from optuna.storages._rdb import models
+            from sqlalchemy.exc import SQLAlchemyError
+
+            session = self.scoped_session()  # this thread's own, which Optuna goes on in
+            own = session.query(models.TrialModel).filter(models.TrialModel.trial_id == trial_id)
+            try:
+                own.update({models.TrialModel.trial_id: trial_id}, synchronize_session=False)
+            except SQLAlchemyError:
+                session.rollback()
+                session.close()
+                raise
+        return super().set_trial_state_values(trial_id, state, values)
+
     def never_beat(self, study_id: int) -> list[int]:
         """Running trials that are older than two graces, and have no sign of life at all."""
         from optuna.storages._rdb import models
@@ -124,8 +144,8 @@ def _patient(name: str, original: Callable[..., T]) -> Callable[..., T]:
             try:
                 return original(self, *args, **kwargs)
             except optuna.exceptions.UpdateFinishedTrialError:
-                if again and name == "set_trial_state_values":
-                    return True  # type: ignore[return-value]  # it had arrived before the line broke
+                if again and name == "set_trial_state_values" and _arrived(self, *args, **kwargs):
+                    return True  # type: ignore[return-value]  # before the line broke
                 raise
             except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
                 cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
@@ -144,6 +164,11 @@ def _patient(name: str, original: Callable[..., T]) -> Callable[..., T]:
                 time.sleep(_PAUSE_S)
 
     return call
+
+
+def _arrived(storage: PatientStorage, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+    there = storage.get_trial(trial_id)
+    return there.state == state and there.values == (None if values is None else list(values))
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -208,23 +233,45 @@ def without_password(url: str) -> str:
     return re.sub(r"([?&]password=)[^&]*", r"\1...", plain)
 
 
-def optimize(study: optuna.Study, *args: Any, **kwargs: Any) -> None:
-    """`study.optimize`, which ends with the storage's own error where that has gone for good.
+def optimize(
+    study: optuna.Study,
+    one: Callable[[optuna.Trial], Any],
+    *,
+    after: Callable[[optuna.Study, FrozenTrial], None],
+    n_trials: int | None = None,
+) -> None:
+    """`study.optimize`, whose worker outlives a trial that it has lost, and that says when the storage has gone.
+
+    A worker that was silent for longer than the grace (a machine that slept) counts as dead, and another one takes up
+    its trial; where it wakes, that trial is not its own any more: this returns, and the caller goes on.
 
     Args:
         study: of a storage of ours.
-        args: of Optuna's.
-        kwargs: of Optuna's.
+        one: a trial -> its value, or values.
+        after: told each trial that is settled here.
+        n_trials: how many; None: until `after` stops the study.
 
     Raises:
         StoreError: the storage has been away for too long.
     """
+    lost = False
+
+    def own(trial: optuna.Trial) -> Any:
+        nonlocal lost
+        try:
+            return one(trial)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            lost = True
+            raise
+
     try:
-        study.optimize(*args, **kwargs)
+        study.optimize(own, n_trials=n_trials, callbacks=[after])
     except Exception as error:
         if (gone := _backend(study).gone) is not None:
             raise gone from error
-        raise
+        if not lost:
+            raise
+        log.warning("this worker was silent for too long; what it was at has been taken up again")
 
 
 def _backend(study: optuna.Study) -> PatientStorage:

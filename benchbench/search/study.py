@@ -184,15 +184,15 @@ def search(
         if until(tried(study)):
             study.stop()
 
-    if not until(tried(study)):
-        optimize(study, one, callbacks=[after])
+    while not until(tried(study)):
+        optimize(study, one, after=after)
     while True:  # what a worker that died was at is not lost; starting points that nobody came to are
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         for trial in waiting:
             if "retry_history" not in trial.system_attrs:
                 drop_waiting(study, trial)
         if any("retry_history" in trial.system_attrs for trial in waiting):
-            optimize(study, one, n_trials=1, callbacks=[after])
+            optimize(study, one, after=after, n_trials=1)
         elif study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             time.sleep(_POLL_S)
             fail_the_dead(study)
