@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +15,7 @@ from typing import Any, NoReturn
 from benchbench import __version__, calibration_arguments, search_arguments, training_arguments
 from benchbench import argument_types as to
 from benchbench.argument_types import FORMATS
+from benchbench.documents import read_toml
 from benchbench.errors import UsageError, unknown
 
 DESCRIPTION = "Which 3D medical segmentation network fits my device, how good is it there, and can it be made smaller?"
@@ -109,17 +109,8 @@ def _with_config(
     parser: argparse.ArgumentParser, arguments: Sequence[str], options: argparse.Namespace
 ) -> tuple[argparse.Namespace, list[str]]:
     """Parse again with a TOML file's values as defaults; flags on the command line win."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     path = Path(options.config)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read --config {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} is not valid TOML: {error}") from error
+    values = read_toml(path, "--config", UsageError)
     flags = {f for f in _flags(parser, options.command) if f.startswith("--")} - {"--help", "--config"}
     before: list[str] = []
     for key, value in values.items():

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from benchbench import data
 from benchbench.child import end_with_the_starter
 from benchbench.errors import DataError
+from benchbench.kept import Kept
 from benchbench.recipe import Patch, TrainRecipe
 
 if TYPE_CHECKING:
@@ -253,21 +254,16 @@ class Reused:
             feed: of the recipe.
             most_bytes: of batches that are kept; those beyond are made anew each time.
         """
-        self.feed, self.most_bytes = feed, most_bytes
+        self.feed = feed
         self.waited_s = 0.0  # of the training that uses it now
-        self._known: dict[tuple[int, Patch], Batch] = {}
-        self._bytes = 0
+        self._known: Kept[tuple[int, Patch], Batch] = Kept(
+            most_bytes=most_bytes, size=lambda batch: batch.image.nbytes + batch.target.nbytes
+        )
 
     def batch(self, step: int, patch: Patch, following: Patch | None = None) -> Batch:
         """The batch of a step, as `Feed.batch`."""
         start = time.perf_counter()
-        found = self._known.get((step, patch))
-        if found is None:
-            found = self.feed.batch(step, patch, following)
-            size = sum(tensor.numel() * tensor.element_size() for tensor in (found.image, found.target))
-            if self._bytes + size <= self.most_bytes:
-                self._known[step, patch] = found
-                self._bytes += size
+        found = self._known.get((step, patch), lambda: self.feed.batch(step, patch, following))
         self.waited_s += time.perf_counter() - start
         return found
 
@@ -278,7 +274,6 @@ class Reused:
         """End the process that makes batches, and forget those that were made."""
         self.feed.close()
         self._known.clear()
-        self._bytes = 0
 
 
 def _inner(patch: Patch, volume: tuple[int, ...]) -> Patch:

@@ -35,19 +35,9 @@ def find_fit(job: Job, limit_bytes: int, time_limit_s: float) -> list[rec.Measur
         `largest_patch_voxels` at the job's batch, and `largest_batch` at its patch: measured where a run has
         confirmed them, analytic and "at most" where none did, and null with the reason where nothing fits.
     """
-    found: dict[str, rec.Measurement] = {}
-    why = "the search ended without a word"
     request = {"task": "fit", "jobs": [rec.to_json(job)], "limit_bytes": limit_bytes}
-    offers: list[dict[str, Any]] = []
-    for event in talk(request, limit_s=time_limit_s, threads=job.threads):
-        if isinstance(event, Death):
-            why = f"while it was searched, {event.error}"
-        elif event["event"] == "fit":
-            offers.append(event)
-        elif event["event"] == "refused":
-            why = event["error"]
-    for offer in offers:
-        found[offer["what"]] = _confirmed(job, offer, limit_bytes, time_limit_s)
+    offers, why = _offers(request, time_limit_s, job.threads)
+    found = {offer["what"]: _confirmed(job, offer, limit_bytes, time_limit_s) for offer in offers}
     return [found.get(what) or _none(metric, why) for what, metric in METRICS.items()]
 
 
@@ -65,15 +55,12 @@ def forecast_fit(job: Job, limit_bytes: int, where: str, time_limit_s: float) ->
     """
     request = {"task": "fit", "jobs": [rec.to_json(job)], "limit_bytes": limit_bytes, "bare": True}
     path = counted.path_of(rec.to_json(job), f"patch in {limit_bytes} B")
-    offer, why = counted.get(path), "the search ended without a word"
-    for event in () if offer else talk(request, limit_s=time_limit_s):
-        if isinstance(event, Death):
-            why = f"while it was searched, {event.error}"
-        elif event["event"] == "fit":
-            offer = event
-            counted.keep(path, event)
-        elif event["event"] == "refused":
-            why = event["error"]
+    offer, why = counted.get(path), ""
+    if offer is None:
+        offers, why = _offers(request, time_limit_s)
+        if offers:
+            (offer,) = offers
+            counted.keep(path, offer)
     if offer is None or not offer["sizes"]:
         if offer and offer["needs_bytes"]:
             why = f"the smallest patch needs at least {format_value(offer['needs_bytes'], 'B')}; limit {where}"
@@ -82,6 +69,21 @@ def forecast_fit(job: Job, limit_bytes: int, where: str, time_limit_s: float) ->
     method = f"the forecast of tensors allows {_text(size)} in {where}, and excludes the next larger one"
     method += "; scratch memory of kernels is not in it; sides in steps of 16 voxels"
     return [_measurement("patch", size, origin="predicted", method=method, bound="at_most")]
+
+
+def _offers(
+    request: dict[str, Any], time_limit_s: float, threads: int | None = None
+) -> tuple[list[dict[str, Any]], str]:
+    """What the forecast allows, by a child; and why there is no more of it."""
+    offers, why = [], "the search ended without a word"
+    for event in talk(request, limit_s=time_limit_s, threads=threads):
+        if isinstance(event, Death):
+            why = f"while it was searched, {event.error}"
+        elif event["event"] == "fit":
+            offers.append(event)
+        elif event["event"] == "refused":
+            why = event["error"]
+    return offers, why
 
 
 def _confirmed(job: Job, offer: dict[str, Any], limit_bytes: int, time_limit_s: float) -> rec.Measurement:

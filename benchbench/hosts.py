@@ -12,19 +12,14 @@ import json
 import os
 import re
 import shlex
-import sys
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchbench.documents import read_toml
 from benchbench.errors import DeviceError, unknown
 from benchbench.store import write_whole
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 #: Words that `--device` takes for this machine; a host may not take them.
 RESERVED = ("cpu", "cuda")
@@ -130,14 +125,7 @@ def load_hosts() -> dict[str, Host]:
         DeviceError: the file cannot be read, or a host in it cannot be one.
     """
     path = config_path()
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise DeviceError(f"cannot read the hosts in {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DeviceError(f"the hosts in {path} are not valid TOML: {error}") from error
+    data = read_toml(path, "the list of hosts", DeviceError, may_be_missing=True)
     return {name: _host(name, entry, path) for name, entry in data.items()}
 
 

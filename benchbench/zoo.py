@@ -14,19 +14,14 @@ import importlib.resources
 import inspect
 import math
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchbench import checkpoint
+from benchbench.documents import check_keys, read_toml
 from benchbench.errors import CardError, CheckpointError, ShapeError, UsageError, unknown
 from benchbench.records import METRIC_UNITS, Measurement, ModelSpec
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from torch import nn
@@ -125,19 +120,19 @@ class Card:
         ]
 
 
-_REQUIRED = {"name": str, "title": str, "arch": str}
+_REQUIRED = {"name": (str,), "title": (str,), "arch": (str,)}
 _OPTIONAL = {
-    "in_channels": int,
-    "out_channels": int,
-    "spatial": list,
-    "task": str,
-    "licence": str,
-    "reference": str,
-    "notes": str,
-    "plan": str,
-    "kwargs": dict,
-    "paper": dict,
-    "published": list,
+    "in_channels": (int,),
+    "out_channels": (int,),
+    "spatial": (list,),
+    "task": (str,),
+    "licence": (str,),
+    "reference": (str,),
+    "notes": (str,),
+    "plan": (str,),
+    "kwargs": (dict,),
+    "paper": (dict,),
+    "published": (list,),
 }
 
 
@@ -147,22 +142,8 @@ def read_card(path: Path) -> Card:
     Raises:
         CardError: no such file, broken TOML, a missing or unknown key, or a value of the wrong type.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CardError(f"cannot read the card {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CardError(f"the card {path} is not valid TOML: {error}") from error
-    allowed = _REQUIRED | _OPTIONAL
-    for key in data:
-        if key not in allowed:
-            raise CardError(f"{path}: {unknown('key', key, allowed)}")
-    for key in _REQUIRED:
-        if key not in data:
-            raise CardError(f"{path}: the key {key!r} is missing; a card needs {', '.join(_REQUIRED)}")
-    for key, value in data.items():
-        if not isinstance(value, allowed[key]) or isinstance(value, bool):
-            raise CardError(f"{path}: {key} must be a {allowed[key].__name__}, not {value!r}")
+    data = read_toml(path, "the card", CardError)
+    check_keys(data, _REQUIRED, _OPTIONAL, str(path), CardError)
     for key, kind in (("arch", "Class"), ("plan", "function")):
         if ":" not in data.get(key, ":"):
             raise CardError(f"{path}: {key} must be 'pkg.module:{kind}', not {data[key]!r}")

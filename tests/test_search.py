@@ -18,7 +18,7 @@ from benchbench.feed import Feed, Reused
 from benchbench.measure.accuracy import measure_dice
 from benchbench.recipe import Budget
 from benchbench.report import render_search
-from benchbench.search import artefacts, outlook, space, summary, work
+from benchbench.search import artefacts, front, outlook, space, summary, work
 from benchbench.search.budget import parse_budget
 from benchbench.search.evaluate import Remembering, Trial, build, evaluate, parent_of, without_ranking
 from benchbench.search.inherit import Parent
@@ -334,11 +334,11 @@ def test_a_calibrated_profile_gives_a_latency_that_is_no_bound(tmp_path: Path) -
 
 def test_the_best_front_comes_first_and_its_ends_before_its_middle() -> None:
     points = [(0.1, 9.0), (0.2, 5.0), (0.21, 4.9), (0.5, 1.0), (0.3, 9.5), (0.6, 6.0)]
-    order = work.by_rank(points)
+    order = front.by_rank(points)
     assert order[:2] == [0, 3]
     assert set(order[:4]) == {0, 1, 2, 3}
     assert order[4:] == [4, 5]
-    assert work.spread(points[:4], 3) == [0, 3, 2]
+    assert front.spread(points[:4], 3) == [0, 3, 2]
 
 
 # -- what is said in the end

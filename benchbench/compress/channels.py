@@ -25,8 +25,8 @@ from torch.utils._pytree import tree_leaves
 
 from benchbench.compress.follow import Follower, Quick
 from benchbench.compress.operators import RULES
-from benchbench.errors import ShapeError, UsageError
-from benchbench.measure.cost import first_line, graph_settings
+from benchbench.errors import ShapeError, UsageError, first_line
+from benchbench.measure.cost import graph_settings
 from benchbench.resize import resize, shapes_of
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def _follow_with_values(model: nn.Module, shape: Sequence[int]) -> _Seen:
     try:
         return _follow(copy.deepcopy(model), shape)
     except Exception as error:  # whatever its forward raises
-        why = first_line(str(error))
+        why = first_line(error)
         raise UsageError(f"its channels cannot be followed, since a forward of it fails: {why}") from error
 
 

@@ -19,8 +19,7 @@ from torch.utils._pytree import tree_leaves
 from benchbench.checkpoint import unique_tensors
 from benchbench.compress import importance
 from benchbench.compress.channels import Structure, find_structure, keep_indices, mask, remove
-from benchbench.errors import UsageError
-from benchbench.measure.cost import first_line
+from benchbench.errors import UsageError, first_line
 from benchbench.resize import shapes_of
 
 log = logging.getLogger(__name__)
@@ -128,7 +127,7 @@ def _chosen(
     try:
         return removed, compare_with_zeros(model, structure, removed, shape)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        why = first_line(str(error))
+        why = first_line(error)
         raise UsageError(f"without these channels its forward fails, so it is not pruned: {why}") from error
 
 

@@ -11,18 +11,13 @@ import importlib.resources
 import json
 import math
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchbench.documents import check_keys, check_type, read_toml
 from benchbench.errors import DeviceError, StoreError, unknown
 from benchbench.store import write_whole
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SEE_ALL = "'bench list devices' shows all"
 #: What plain `jetson` means where it must be predicted.
@@ -187,22 +182,8 @@ def load_profile(path: Path, *, may_be_like: bool = True) -> Profile:
         DeviceError: no such file, broken TOML, a missing or unknown key, or a value that cannot be; one line
             that names the file and the key.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DeviceError(f"cannot read the device profile {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DeviceError(f"the device profile {path} is not valid TOML: {error}") from error
-    allowed = _REQUIRED | _OPTIONAL
-    for key in data:
-        if key not in allowed:
-            raise DeviceError(f"{path}: {unknown('key', key, allowed)}")
-    for key in _REQUIRED:
-        if key not in data:
-            raise DeviceError(f"{path}: the key {key!r} is missing; a profile needs {', '.join(_REQUIRED)}")
-    for key, value in data.items():
-        if not isinstance(value, allowed[key]) or isinstance(value, bool):
-            raise DeviceError(f"{path}: {key} must be {_type_names(allowed[key])}, not {value!r}")
+    data = read_toml(path, "the device profile", DeviceError)
+    check_keys(data, _REQUIRED, _OPTIONAL, str(path), DeviceError)
     if data["kind"] not in KINDS:
         raise DeviceError(f"{path}: {unknown('kind', data['kind'], KINDS)}")
     for key in ("bandwidth_bytes_per_s", "memory_bytes", "launch_s"):
@@ -257,8 +238,7 @@ def _calibration(path: Path, found: Mapping[str, Any], peaks: Mapping[str, Any])
         if key not in found:
             raise DeviceError(f"{path}: [calibration] lacks {key!r}: make it anew with 'bench calibrate'")
     for key, types in _CALIBRATION.items():
-        if not isinstance(found[key], types) or isinstance(found[key], bool):
-            raise DeviceError(f"{path}: calibration.{key} must be {_type_names(types)}, not {found[key]!r}")
+        check_type(found[key], types, f"{path}: calibration.{key}", DeviceError)
     for key in _POSITIVE:
         _positive(path, f"calibration.{key}", found[key])
     if found["interval"] < 1:
@@ -327,11 +307,6 @@ def _check_peaks(path: Path, peaks: Mapping[str, Any]) -> None:
 def _positive(path: Path, key: str, value: Any) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
         raise DeviceError(f"{path}: {key} must be a positive number, not {value!r}")
-
-
-def _type_names(types: tuple[type, ...]) -> str:
-    names = {str: "a text", int: "a whole number", float: "a number", dict: "a table"}
-    return names[types[-1]]
 
 
 def _folder() -> Path:

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
-from benchbench.errors import UnsupportedError
+from benchbench.errors import UnsupportedError, first_line
 from benchbench.measure.memory import weights_bytes
 from benchbench.records import Measurement, OperatorCost
 
@@ -195,7 +195,7 @@ def run_forward(module: nn.Module, x: Tensor) -> None:
         if not is_of_values(error):
             raise
         raise UnsupportedError(
-            f"MACs cannot be counted without running it: the forward depends on values ({first_line(str(error))})"
+            f"MACs cannot be counted without running it: the forward depends on values ({first_line(error)})"
         ) from error
 
 
@@ -203,11 +203,6 @@ def is_of_values(error: BaseException) -> bool:
     """Whether a network failed because it asked a tensor without memory for its values."""
     text = f"{type(error).__name__} {error}"
     return any(sign in text for sign in ("meta tensor", "data-dependent", "item()", "DataDependent", "Meta"))
-
-
-def first_line(text: str) -> str:
-    """Of an error's text."""
-    return text.strip().splitlines()[0] if text.strip() else "no message"
 
 
 def without_memory(module: nn.Module, device: str) -> nn.Module:

@@ -19,10 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
-from benchbench.errors import UnsupportedError
+from benchbench.errors import UnsupportedError, first_line
 from benchbench.kernels import exact_small_convolutions
 from benchbench.losses import dice_bce
-from benchbench.measure.cost import DTYPES, PEAK_METHOD, Tracer, first_line, is_of_values, without_memory
+from benchbench.measure.cost import DTYPES, PEAK_METHOD, Tracer, is_of_values, without_memory
 from benchbench.measure.latency import Latency
 from benchbench.measure.memory import PeakMemory, weights_bytes
 from benchbench.records import Measurement
@@ -157,7 +157,7 @@ def forecast_step(module: nn.Module, input_shape: Sequence[int], dtype: str = "f
         if not is_of_values(error):
             raise
         raise UnsupportedError(
-            f"the memory of training cannot be forecast: the step depends on values ({first_line(str(error))})"
+            f"the memory of training cannot be forecast: the step depends on values ({first_line(error)})"
         ) from error
     trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
     return StepForecast(

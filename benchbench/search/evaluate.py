@@ -25,6 +25,7 @@ from benchbench.compress.channels import find_structure
 from benchbench.compress.prune import PruneRecipe, prune
 from benchbench.errors import CheckpointError, UsageError
 from benchbench.feed import Feed, Reused
+from benchbench.kept import Kept
 from benchbench.recipe import Budget as TrainBudget
 from benchbench.resize import differing_shapes
 from benchbench.search import space
@@ -179,21 +180,13 @@ class Remembering(nn.Module):
             most_bytes: of answers that are remembered.
         """
         super().__init__()
-        self.model, self.most_bytes = model, most_bytes
-        self._known: dict[bytes, torch.Tensor] = {}
-        self._bytes = 0
+        self.model = model
+        self._known: Kept[bytes, torch.Tensor] = Kept(most_bytes=most_bytes, size=lambda answer: answer.nbytes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the network's own; its first output alone."""
         key = hashlib.blake2b(x.detach().contiguous().numpy().tobytes(), digest_size=16).digest()
-        found = self._known.get(key)
-        if found is None:
-            found = tree_leaves(self.model(x))[0]
-            size = found.numel() * found.element_size()
-            if self._bytes + size <= self.most_bytes:
-                self._known[key] = found
-                self._bytes += size
-        return found
+        return self._known.get(key, lambda: tree_leaves(self.model(x))[0])
 
 
 def sharing(task: Task, parent: Parent, budget: TrainBudget, seed: int, *, most_bytes: float) -> Trial:

@@ -32,6 +32,47 @@ def ranks(points: Sequence[Sequence[float]]) -> list[int]:
     return found
 
 
+def by_rank(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of points, by the front that they are on, and on a front those first that are far from their like."""
+    ranked = ranks(points)
+    order: list[int] = []
+    for level in range(max(ranked, default=-1) + 1):
+        own = [i for i, rank in enumerate(ranked) if rank == level]
+        order += [own[i] for i in spread([points[i] for i in own], len(own))]
+    return order
+
+
+def spread(points: Sequence[tuple[float, float]], count: int) -> list[int]:
+    """So many indices of points, the best of each objective first, then always the one farthest from those chosen.
+
+    Args:
+        points: of two objectives, each to be made small; they are compared on the scale of their own range.
+        count: how many.
+    """
+    if not points:
+        return []
+    ends = [(min(p[axis] for p in points), max(p[axis] for p in points)) for axis in (0, 1)]
+
+    def scaled(point: tuple[float, float]) -> tuple[float, float]:
+        a, b = ((point[axis] - low) / ((high - low) or 1.0) for axis, (low, high) in enumerate(ends))
+        return a, b
+
+    places = [scaled(point) for point in points]
+    chosen: list[int] = []
+    for axis in (0, 1):
+        best = min(range(len(points)), key=lambda i: (points[i][axis], points[i][1 - axis], i))
+        if best not in chosen:
+            chosen.append(best)
+    while len(chosen) < len(points):
+        left = [i for i in range(len(points)) if i not in chosen]
+
+        def distance(i: int) -> float:
+            return min(sum((a - b) ** 2 for a, b in zip(places[i], places[j], strict=True)) for j in chosen)
+
+        chosen.append(max(left, key=lambda i: (distance(i), -i)))
+    return chosen[:count]
+
+
 def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
     """The volume that is dominated by points and dominates the reference point.
 

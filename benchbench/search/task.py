@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from benchbench import records as rec
 from benchbench.compress import importance
 from benchbench.errors import BenchError, UsageError
 from benchbench.forecast.predict import forecast_latency
-from benchbench.forecast.profile import find_profile
+from benchbench.forecast.profile import Profile, find_profile
 from benchbench.measure.cost import measure_cost
 from benchbench.measure.energy import open_meter
 from benchbench.measure.training import TrainingStep, forecast_step
@@ -175,11 +176,17 @@ def count(task: Task, model: nn.Module) -> dict[str, float]:
         "memory_bytes": task.base_bytes + tensors,
     }
     if task.profile:
-        forecast = forecast_latency(cost.operators, find_profile(task.device))
+        forecast = forecast_latency(cost.operators, _profile(task.device, task.machine))
         if isinstance(forecast, str):
             raise UsageError(forecast)
         found["latency_s"] = forecast.seconds
     return found
+
+
+@functools.lru_cache(maxsize=4)
+def _profile(device: str, machine: str) -> Profile:
+    """A device's profile, read once: `machine` says what was in it when the search began."""
+    return find_profile(device)
 
 
 def measure_in_passing(task: Task, model: nn.Module, *, quick: bool = False) -> dict[str, float]:

@@ -7,7 +7,6 @@ a promotion needs to know all that was tried.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import socket
 import time
@@ -22,7 +21,7 @@ import torch
 
 from benchbench import checkpoint, zoo
 from benchbench import records as rec
-from benchbench.errors import CheckpointError, StoreError, UsageError
+from benchbench.errors import CheckpointError, UsageError
 from benchbench.measure.accuracy import measure_dice
 from benchbench.recipe import Budget as TrainBudget
 from benchbench.search import front, space, stage, study
@@ -38,6 +37,7 @@ from benchbench.search.evaluate import (
 )
 from benchbench.search.inherit import Parent
 from benchbench.search.outlook import published
+from benchbench.search.shelf import Shelf
 from benchbench.search.space import Config
 from benchbench.search.task import Task, published_spec, task_from_json
 from benchbench.store import write_whole
@@ -81,53 +81,6 @@ class Job:
 def job_from_json(plain: Mapping[str, Any]) -> Job:
     """The reverse of `Job.to_json`."""
     return Job(**{**plain, "task": task_from_json(plain["task"])})
-
-
-class Shelf:
-    """The weights of a search: in its folder, and where several machines search, in the storage as well."""
-
-    def __init__(self, folder: Path, storage: optuna.storages.BaseStorage, name: str, *, shared: bool) -> None:
-        """Open it.
-
-        Args:
-            folder: on this machine.
-            storage: of the search.
-            name: of the study that holds weights, where they are shared.
-            shared: whether they are.
-        """
-        self.folder = folder
-        self._study = stage.open_stage(storage, name) if shared else None
-
-    def place(self, label: str) -> Path:
-        """Where weights lie, or are to lie."""
-        return self.folder / f"{label}.safetensors"
-
-    def put(self, label: str) -> None:
-        """Let other machines have weights that are in their place."""
-        if self._study:
-            path = self.place(label)
-            content = {
-                "sidecar": path.with_suffix(".json").read_text(),
-                "weights": base64.b64encode(path.read_bytes()).decode(),
-            }
-            self._study.set_user_attr(label, content)
-
-    def get(self, label: str) -> Path:
-        """Weights, fetched if another machine has made them.
-
-        Raises:
-            StoreError: they are nowhere.
-        """
-        path = self.place(label)
-        if path.exists() and path.with_suffix(".json").exists():
-            return path
-        content = self._study.user_attrs.get(label) if self._study else None
-        if content is None:
-            raise StoreError(f"{path} is gone, and no other machine of the search has it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, base64.b64decode(content["weights"]))
-        write_whole(path.with_suffix(".json"), content["sidecar"].encode())
-        return path
 
 
 class Worker:
@@ -320,7 +273,7 @@ class Worker:
         each = sum(one.spent["total_s"] + (factor - 1) * one.spent["train_s"] for one in tried) / len(tried)
         count = max(self.job.finalists + 1, int(self.job.workers * left / max(each, 1e-6)))
         good = [one for one in tried if (one.dice or 0.0) > OF_INTEREST] or list(tried)
-        order = by_rank([(1 - (one.dice or 0.0), one.costs[self.task.metric]) for one in good])
+        order = front.by_rank([(1 - (one.dice or 0.0), one.costs[self.task.metric]) for one in good])
         return [good[i] for i in order[:count]]
 
     def _left(self) -> float:
@@ -368,7 +321,7 @@ class Worker:
         promoted = [one for one in promoted if one.result["dice"] > OF_INTEREST] or list(promoted)
         points = [(1 - one.result["dice"], one.result["costs"][self.task.metric]) for one in promoted]
         best = [i for i, rank in enumerate(front.ranks(points)) if rank == 0]
-        kept = spread([points[i] for i in best], self.job.finalists)
+        kept = front.spread([points[i] for i in best], self.job.finalists)
         found = [space.from_json(promoted[best[i]].what["config"]) for i in kept]
         whole = published(space.VARIANTS[0])
         kept_it = any(one.config == whole for one in study.distinct(study.tried(self.study)))
@@ -465,44 +418,3 @@ class Worker:
         name = name_of(space.from_json(one.what["config"]))
         what = f"Dice {one.result['dice']:.3f} on val" if not one.error else one.error
         self.tell(f"{one.what['kind']} {name}: {what}")
-
-
-def by_rank(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of points, by the front that they are on, and on a front those first that are far from their like."""
-    ranked = front.ranks(points)
-    order: list[int] = []
-    for level in range(max(ranked, default=-1) + 1):
-        own = [i for i, rank in enumerate(ranked) if rank == level]
-        order += [own[i] for i in spread([points[i] for i in own], len(own))]
-    return order
-
-
-def spread(points: Sequence[tuple[float, float]], count: int) -> list[int]:
-    """So many indices of points, the best of each objective first, then always the one farthest from those chosen.
-
-    Args:
-        points: of two objectives, each to be made small; they are compared on the scale of their own range.
-        count: how many.
-    """
-    if not points:
-        return []
-    ends = [(min(p[axis] for p in points), max(p[axis] for p in points)) for axis in (0, 1)]
-
-    def scaled(point: tuple[float, float]) -> tuple[float, float]:
-        a, b = ((point[axis] - low) / ((high - low) or 1.0) for axis, (low, high) in enumerate(ends))
-        return a, b
-
-    places = [scaled(point) for point in points]
-    chosen: list[int] = []
-    for axis in (0, 1):
-        best = min(range(len(points)), key=lambda i: (points[i][axis], points[i][1 - axis], i))
-        if best not in chosen:
-            chosen.append(best)
-    while len(chosen) < len(points):
-        left = [i for i in range(len(points)) if i not in chosen]
-
-        def distance(i: int) -> float:
-            return min(sum((a - b) ** 2 for a, b in zip(places[i], places[j], strict=True)) for j in chosen)
-
-        chosen.append(max(left, key=lambda i: (distance(i), -i)))
-    return chosen[:count]

@@ -1,0 +1,59 @@
+"""Where the weights of a search lie, and how another machine of it comes by them."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import optuna
+
+from benchbench.errors import StoreError
+from benchbench.search import stage
+from benchbench.store import write_whole
+
+
+class Shelf:
+    """The weights of a search: in its folder, and where several machines search, in the storage as well."""
+
+    def __init__(self, folder: Path, storage: optuna.storages.BaseStorage, name: str, *, shared: bool) -> None:
+        """Open it.
+
+        Args:
+            folder: on this machine.
+            storage: of the search.
+            name: of the study that holds weights, where they are shared.
+            shared: whether they are.
+        """
+        self.folder = folder
+        self._study = stage.open_stage(storage, name) if shared else None
+
+    def place(self, label: str) -> Path:
+        """Where weights lie, or are to lie."""
+        return self.folder / f"{label}.safetensors"
+
+    def put(self, label: str) -> None:
+        """Let other machines have weights that are in their place."""
+        if self._study:
+            path = self.place(label)
+            content = {
+                "sidecar": path.with_suffix(".json").read_text(),
+                "weights": base64.b64encode(path.read_bytes()).decode(),
+            }
+            self._study.set_user_attr(label, content)
+
+    def get(self, label: str) -> Path:
+        """Weights, fetched if another machine has made them.
+
+        Raises:
+            StoreError: they are nowhere.
+        """
+        path = self.place(label)
+        if path.exists() and path.with_suffix(".json").exists():
+            return path
+        content = self._study.user_attrs.get(label) if self._study else None
+        if content is None:
+            raise StoreError(f"{path} is gone, and no other machine of the search has it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, base64.b64decode(content["weights"]))
+        write_whole(path.with_suffix(".json"), content["sidecar"].encode())
+        return path
