@@ -117,10 +117,16 @@ def lines(handle: int, deadline: float) -> Iterator[bytes | None]:
             yield from whole
 
 
-def end_with_the_starter() -> None:
-    """The child's side: the system kills this process when the one that started it ends, however that ends."""
+def end_with_the_starter(starter: int | None = None) -> None:
+    """The child's side: the system kills this process when the one that started it ends, however that ends.
+
+    Args:
+        starter: its process; where it has ended already, so does this one.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if starter is not None and os.getppid() != starter:
+        sys.exit("the process that this one was to help has ended")
 
 
 def _first_to_go(pid: int) -> None:

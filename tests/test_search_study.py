@@ -5,17 +5,28 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 
 from benchbench.errors import StoreError, UsageError
-from benchbench.search import space, stage
+from benchbench.search import clock, space, stage, storage
 from benchbench.search import study as studies
 from benchbench.search.budget import parse_budget
 from benchbench.search.evaluate import Evaluation
 from benchbench.search.space import Config
-from benchbench.search.storage import fail_the_dead, open_storage, take_up_again, without_password
+from benchbench.search.storage import (
+    Lost,
+    agree,
+    check_own,
+    errors,
+    fail_the_dead,
+    open_storage,
+    run_trial,
+    take_up_again,
+    without_password,
+)
 from benchbench.search.task import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -121,7 +132,21 @@ def test_the_first_proposals_are_what_a_person_would_try(url: str) -> None:
 def test_a_password_is_never_shown() -> None:
     assert without_password("postgresql://me:se@cret@host/db") == "postgresql://me:...@host/db"
     assert without_password("postgresql://me@host/db") == "postgresql://me@host/db"
+    assert (
+        without_password("postgresql://me@host/db?sslpassword=a&x=b") == "postgresql://me@host/db?sslpassword=...&x=b"
+    )
     assert without_password("sqlite:///a.db") == "sqlite:///a.db"
+
+
+def test_a_password_with_an_at_is_refused_before_half_of_it_is_taken_for_a_host() -> None:
+    with pytest.raises(StoreError, match=r"an @ in the password of postgresql://me:\.\.\.@127\.0\.0\.1:9/db has to be"):
+        open_storage("postgresql://me:se@cret@127.0.0.1:9/db")
+
+
+def test_a_folder_may_have_braces_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a{b}").mkdir()
+    open_storage(f"sqlite:///{tmp_path}/a{{b}}/study.db")
+    assert (tmp_path / "a{b}" / "study.db").exists()
 
 
 def test_what_was_broken_off_is_taken_up_again(url: str) -> None:
@@ -199,8 +224,7 @@ def test_a_broken_off_piece_is_taken_up_again(url: str) -> None:
 
 
 def test_a_trial_whose_worker_died_before_its_first_sign_of_life_is_taken_up_again(url: str) -> None:
-    storage = open_storage(url, heartbeat_s=1, grace_s=1)
-    part = stage.open_stage(storage, "s/part")
+    part = stage.open_stage(open_storage(url, heartbeat_s=1, grace_s=1), "s/part")
     stage.queue(part, pieces(1))
     part.ask()  # takes it, and never beats
     fail_the_dead(part)
@@ -209,3 +233,111 @@ def test_a_trial_whose_worker_died_before_its_first_sign_of_life_is_taken_up_aga
     found = stage.work_off(part, lambda work: {"value": 1.0}, poll_s=0.1)
     assert [one.label for one in found] == ["piece 0"]
     assert [trial.state.name for trial in part.get_trials()] == ["FAIL", "COMPLETE"]
+
+
+# -- several workers
+
+
+class Time:
+    """A clock that is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+
+def test_only_who_is_seen_silent_again_and_again_is_dead(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Time(monkeypatch)
+    mine, trial_id, beat = open_storage(url), 7, [0]
+    monkeypatch.setattr(mine, "beats", lambda study_id: {trial_id: beat[0]})
+    assert mine.silent(0) == []
+    own.now += 100_000  # a night that all have slept through, or a database that was away
+    assert mine.silent(0) == []
+    beat[0] += 1
+    own.now += 100_000
+    assert mine.silent(0) == []
+    for _ in range(5):
+        own.now += 10
+        assert mine.silent(0) == []
+    own.now += 10
+    assert mine.silent(0) == [trial_id]
+
+
+def test_who_has_lost_a_trial_stops_at_it_and_goes_on(url: str) -> None:
+    mine, theirs = (stage.open_stage(open_storage(url), "s/part") for _ in range(2))
+    stage.queue(mine, pieces(1))
+    went_on, settled = [], []
+
+    def one(trial: optuna.Trial) -> float:
+        check_own(mine)
+        theirs._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
+        check_own(mine)  # not known yet
+        went_on.append(trial.number)
+        check_own(mine, now=True)
+        raise AssertionError
+
+    assert run_trial(mine, one, after=settled.append)
+    assert (went_on, settled) == ([0], [])
+    check_own(mine, now=True)  # it is at nothing
+
+
+def test_a_sign_of_life_shows_that_a_trial_is_lost(url: str) -> None:
+    mine, theirs = open_storage(url), open_storage(url)
+    part = stage.open_stage(mine, "s/part")
+    stage.queue(part, pieces(1))
+
+    def one(trial: optuna.Trial) -> float:
+        theirs.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
+        mine.record_heartbeat(trial._trial_id)
+        with pytest.raises(Lost):
+            check_own(part)
+        return 1.0
+
+    assert run_trial(part, one, after=lambda trial: pytest.fail("it is not its own"))
+    assert [trial.state.name for trial in part.get_trials()] == ["FAIL"]
+
+
+def test_an_error_of_a_piece_is_told_even_if_the_piece_was_lost(url: str) -> None:
+    mine, theirs = (stage.open_stage(open_storage(url), "s/part") for _ in range(2))
+    stage.queue(mine, pieces(1))
+
+    def one(trial: optuna.Trial) -> float:
+        theirs._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        run_trial(mine, one, after=lambda trial: None)
+
+
+def test_an_error_that_ends_a_worker_is_not_tried_again_by_itself(url: str) -> None:
+    part = stage.open_stage(open_storage(url), "s/part")
+    stage.queue(part, pieces(2))
+
+    def full(work: stage.Work) -> dict[str, float]:
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        stage.work_off(part, full)
+    assert [one.label for one in stage.work_off(part, lambda work: {"value": 0.0})] == ["piece 1"]
+    assert errors(part) == ["no space left"]
+    assert take_up_again(part) == 1  # a person says so
+    assert len(stage.work_off(part, lambda work: {"value": 0.0})) == 2
+
+
+def test_what_the_first_worker_says_stays(url: str) -> None:
+    one, two = (stage.open_stage(open_storage(url), "s/part") for _ in range(2))
+    assert agree(one, "seconds", 1.5) == (1.5, True)
+    assert agree(two, "seconds", 2.5) == (1.5, False)
+    assert one.user_attrs["seconds"] == 1.5
+
+
+def test_a_night_is_no_time_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {"time": 1000.0, "monotonic": 10.0}
+    set_by_hand = SimpleNamespace(time=lambda: now["time"], monotonic=lambda: now["monotonic"])
+    monkeypatch.setattr(clock, "time", set_by_hand)
+    sleep = clock.Sleep()
+    now.update(time=1100.0, monotonic=109.0)  # a clock that is set right by a second
+    assert sleep.seconds() == 0
+    now.update(time=30_000.0, monotonic=209.0)
+    assert sleep.seconds() == 28_800
+    assert sleep.seconds() == 0

@@ -10,11 +10,13 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -22,8 +24,8 @@ from optuna.trial import TrialState
 from sqlalchemy import event
 
 from benchbench.errors import StoreError
-from benchbench.search import stage, study
-from benchbench.search.storage import open_storage
+from benchbench.search import stage, storage, study
+from benchbench.search.storage import open_storage, run_trial
 from tests.search_worker import PIECES
 
 TRIALS = 14
@@ -89,17 +91,41 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def url(server: Server) -> Iterator[str]:
-    yield server.url
-    storage = open_storage(server.url)
-    for one in optuna.get_all_study_summaries(storage, include_best_trial=False):
-        optuna.delete_study(study_name=one.study_name, storage=storage)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Of a file; with `needs_postgres` of a server."""
+    if request.node.get_closest_marker("postgres") is None:
+        yield f"sqlite:///{tmp_path}/study.db"
+        return
+    running = request.getfixturevalue("server")
+    yield running.url
+    there = open_storage(running.url)
+    for one in optuna.get_all_study_summaries(there, include_best_trial=False):
+        optuna.delete_study(study_name=one.study_name, storage=there)
 
 
-def start(url: str, index: int, log: Path, *, stop: int | None = None) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.search_worker", url, str(index), str(TRIALS), str(log)]
-    command += [] if stop is None else [str(stop)]
-    return subprocess.Popen(command, cwd=Path(__file__).parents[1], env={**os.environ, "OMP_NUM_THREADS": "1"})
+Worker = subprocess.Popen[bytes]
+
+
+@pytest.fixture
+def start(url: str, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    running: list[Worker] = []
+
+    def start(index: int, *, stop: int | None = None) -> Worker:
+        command = [sys.executable, "-m", "tests.search_worker", url, str(index), str(TRIALS), str(tmp_path / "log")]
+        command += [] if stop is None else [str(stop)]
+        folder = Path(__file__).parents[1]
+        running.append(subprocess.Popen(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}))
+        return running[-1]
+
+    yield start
+    for worker in running:
+        worker.kill()
+        worker.wait()
+
+
+def wait_for_stop(worker: Worker) -> None:
+    _, status = os.waitpid(worker.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
 
 
 def said(log: Path) -> list[list[str]]:
@@ -113,14 +139,10 @@ def wait_until(there: Callable[[], bool], log: Path) -> None:
         time.sleep(0.05)
 
 
-def wait_for(log: Path, count: int, index: int | None = None) -> None:
-    wait_until(lambda: sum(index is None or line[0] == str(index) for line in said(log)) >= count, log)
-
-
 def check(url: str, log: Path) -> list[optuna.trial.FrozenTrial]:
     """Every configuration and piece that was begun is finished, once."""
-    storage = open_storage(url)
-    known = optuna.load_study(study_name="s", storage=storage)
+    there = open_storage(url)
+    known = optuna.load_study(study_name="s", storage=there)
     begun = Counter(line[2] for line in said(log) if line[1] == "trial")
     finished = [one.config.key for one in study.distinct(study.tried(known))]
     assert sorted(finished) == sorted(begun)  # each once, whatever happened
@@ -128,7 +150,7 @@ def check(url: str, log: Path) -> list[optuna.trial.FrozenTrial]:
     lost = Counter(trial.user_attrs.get("key") for trial in known.get_trials(states=(TrialState.FAIL,)))
     assert all(times <= 1 + lost[key] for key, times in begun.items())  # and trained again only where one was lost
     assert not known.get_trials(states=(TrialState.RUNNING,))
-    done = stage.done(stage.open_stage(storage, "s/finals"))
+    done = stage.done(stage.open_stage(there, "s/finals"))
     assert sorted(one.label for one in done) == [f"piece {i}" for i in range(PIECES)]
     return known.get_trials()
 
@@ -138,26 +160,27 @@ def needs_postgres(test):  # type: ignore[no-untyped-def]
 
 
 @needs_postgres
-def test_a_killed_workers_trial_is_taken_up_again(url: str, tmp_path: Path) -> None:
+def test_a_killed_workers_trial_is_taken_up_again(url: str, start: Callable[..., Worker], tmp_path: Path) -> None:
     log = tmp_path / "log"
-    workers = [start(url, 0, log), start(url, 1, log)]
-    wait_for(log, 2, index=1)
-    workers[1].send_signal(signal.SIGKILL)
-    workers[1].wait()
+    workers = [start(0), start(1, stop=2)]
+    wait_for_stop(workers[1])
     own = [line for line in said(log) if line[0] == "1"]
+    workers[1].send_signal(signal.SIGKILL)
     assert workers[0].wait(timeout=120) == 0
     trials = check(url, log)
-    lost = [trial for trial in trials if trial.state == TrialState.FAIL]
-    assert [trial.user_attrs["key"] for trial in lost] == [own[-1][2]]
+    lost = [trial for trial in trials if trial.state == TrialState.FAIL and trial.user_attrs["key"] == own[-1][2]]
+    assert lost
     again = [trial for trial in trials if lost[0].number in trial.system_attrs.get("retry_history", ())]
     assert [trial.state for trial in again] == [TrialState.COMPLETE]
 
 
 @needs_postgres
-def test_the_database_is_started_again_in_the_middle(url: str, server: Server, tmp_path: Path) -> None:
+def test_the_database_is_started_again_in_the_middle(
+    url: str, server: Server, start: Callable[..., Worker], tmp_path: Path
+) -> None:
     log = tmp_path / "log"
-    workers = [start(url, 0, log), start(url, 1, log)]
-    wait_for(log, 4)
+    workers = [start(0), start(1)]
+    wait_until(lambda: len(said(log)) >= 4, log)
     server.stop()
     time.sleep(2.0)
     server.start()
@@ -167,8 +190,7 @@ def test_the_database_is_started_again_in_the_middle(url: str, server: Server, t
 
 @needs_postgres
 def test_a_database_that_stays_away_ends_a_search_clearly(server: Server, url: str) -> None:
-    storage = open_storage(url, patience_s=1.5)
-    part = stage.open_stage(storage, "away")
+    part = stage.open_stage(open_storage(url, patience_s=1.5), "away")
     server.stop()
     try:
         with pytest.raises(StoreError, match=r"has been away for 2 s .*everything told to it is kept: run the same"):
@@ -180,28 +202,65 @@ def test_a_database_that_stays_away_ends_a_search_clearly(server: Server, url: s
     assert [one.label for one in stage.work_off(part, lambda work: {"value": 1.0})] == ["x"]
 
 
+@needs_postgres
+def test_who_wants_to_leave_waits_for_no_database(url: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = stage.open_stage(open_storage(url), "left")
+    stage.queue(part, [stage.Work(label="x", what={})])
+
+    def sleep(seconds: float) -> None:
+        if threading.current_thread() is threading.main_thread():
+            pytest.fail("it waits")
+
+    def leave(trial: optuna.Trial) -> float:
+        server.stop()
+        monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+        raise KeyboardInterrupt
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_trial(part, leave, after=lambda trial: None)
+    finally:
+        server.start()
+
+
 @pytest.mark.slow
-def test_two_workers_share_a_file_on_one_machine(tmp_path: Path) -> None:
-    log, url = tmp_path / "log", f"sqlite:///{tmp_path}/study.db"
-    open_storage(url)
-    workers = [start(url, 0, log), start(url, 1, log)]
+def test_two_workers_share_a_file_on_one_machine(url: str, start: Callable[..., Worker], tmp_path: Path) -> None:
+    workers = [start(0), start(1)]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
-    check(url, log)
-    assert {line[0] for line in said(log)} == {"0", "1"}
+    check(url, tmp_path / "log")
+    assert {line[0] for line in said(tmp_path / "log")} == {"0", "1"}
 
 
 @pytest.mark.slow
-def test_a_worker_that_slept_and_lost_its_trial_goes_on(tmp_path: Path) -> None:
-    log, url = tmp_path / "log", f"sqlite:///{tmp_path}/study.db"
-    open_storage(url)
-    workers = [start(url, 0, log), start(url, 1, log, stop=2)]
-    os.waitpid(workers[1].pid, os.WUNTRACED)
+def test_a_worker_that_slept_and_lost_its_trial_goes_on(url: str, start: Callable[..., Worker], tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    workers = [start(0), start(1, stop=2)]
+    wait_for_stop(workers[1])
     key = [line for line in said(log) if line[0] == "1"][-1][2]
     wait_until(lambda: ["0", "trial", key] in said(log), log)
     workers[1].send_signal(signal.SIGCONT)
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
-    lost = [trial for trial in check(url, log) if trial.state == TrialState.FAIL]
-    assert [trial.user_attrs["key"] for trial in lost] == [key]
+    assert key in [trial.user_attrs["key"] for trial in check(url, log) if trial.state == TrialState.FAIL]
+
+
+@pytest.mark.slow
+def test_what_a_worker_leaves_that_is_told_to_stop_is_taken_up(
+    url: str, start: Callable[..., Worker], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    workers = [start(0), start(1, stop=2)]
+    wait_for_stop(workers[1])
+    key = [line for line in said(log) if line[0] == "1"][-1][2]
+    workers[1].send_signal(signal.SIGINT)
+    workers[1].send_signal(signal.SIGCONT)
+    assert workers[1].wait(timeout=60) != 0
+    assert workers[0].wait(timeout=120) == 0
+    check(url, log)
+    assert ["0", "trial", key] in said(log)
+
+
+def imported(_: int) -> None:
+    time.sleep(0.2)
 
 
 def take(url: str, at: float) -> list[int]:
@@ -210,24 +269,22 @@ def take(url: str, at: float) -> list[int]:
     return list(iter(own._pop_waiting_trial_id, None))
 
 
-def test_two_workers_of_one_file_never_take_the_same_trial(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/study.db"
+def test_two_workers_of_one_file_never_take_the_same_trial(url: str) -> None:
     waiting = optuna.create_study(study_name="s", storage=open_storage(url))
     for index in range(30):
         waiting.enqueue_trial({"x": index})
     numbers = [trial._trial_id for trial in waiting.get_trials()]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(abs, range(4)))  # both are there
-        at = time.time() + 3
+        list(pool.map(imported, range(4)))  # both are there
+        at = time.time() + 2
         taken = [number for mine in pool.map(take, [url, url], [at, at]) for number in mine]
     assert sorted(taken) == numbers
 
 
 def test_a_trial_that_another_worker_has_finished_is_not_taken_after_a_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that was locked for a moment is asked again; the trial may have come and gone in between."""
-    url = f"sqlite:///{tmp_path}/study.db"
     mine, theirs = (open_storage(url) for _ in range(2))
     study = optuna.create_study(study_name="s", storage=mine)
     study.enqueue_trial({})
@@ -241,6 +298,6 @@ def test_a_trial_that_another_worker_has_finished_is_not_taken_after_a_lock(
         for state in (TrialState.RUNNING, TrialState.PRUNED):
             assert theirs.set_trial_state_values(trial_id, state)
 
-    monkeypatch.setattr("benchbench.search.storage.time.sleep", meanwhile)
+    monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=time.monotonic, sleep=meanwhile))
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
         mine.set_trial_state_values(trial_id, TrialState.RUNNING)

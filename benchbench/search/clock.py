@@ -1,4 +1,4 @@
-"""How long a search has taken, its pauses left out, however each of its sittings ended."""
+"""How long a search has taken, its pauses and the machine's sleep left out, however each of its sittings ended."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ from pathlib import Path
 from benchbench.store import write_whole
 
 _EVERY_S = 1.0  # between two writes
+_SLEPT_S = 30.0  # by which the clock on the wall gets ahead of the process's own where the machine sleeps
+
+
+class Sleep:
+    """How long this machine has slept, or was set to another time, since it was last asked."""
+
+    def __init__(self) -> None:
+        self._wall, self._own = time.time(), time.monotonic()
+
+    def seconds(self) -> float:
+        """Since the last time; what is short counts as none."""
+        wall, own = time.time(), time.monotonic()
+        slept = (wall - self._wall) - (own - self._own)
+        self._wall, self._own = wall, own
+        return slept if abs(slept) > _SLEPT_S else 0.0
 
 
 class Clock:

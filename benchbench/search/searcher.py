@@ -52,6 +52,7 @@ _OVERHEAD_S = 3.5  # of each: building, counting, looking at `val`
 _DEARER = 0.9  # a proposal's step than that of the published network: children are smaller, and batches are known
 _STEPS = (8, 40)  # of a proposal's training, at least and at most
 _HIGH = 4  # times as many for a promotion
+_LEAVING_S = 60.0  # that a worker has to leave in when it is told to
 
 #: Told what is about to happen, before any training: lines for a person.
 Plan = Callable[[Sequence[str]], None]
@@ -306,17 +307,25 @@ class _Search:
                 worker.run()
                 for helper in helpers:
                     if code := helper.wait():
-                        log.warning("a worker ended with code %d; what it was at was taken up again", code)
+                        log.warning("a worker ended with code %d, and the others went on", code)
             finally:
                 for helper in helpers:
                     if helper.poll() is None:
                         helper.terminate()
-                        helper.wait()
+                        try:
+                            helper.wait(_LEAVING_S)
+                        except subprocess.TimeoutExpired:
+                            helper.kill()
+                            helper.wait()
 
     def _start(self, index: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "benchbench.search.worker", str(self.out), str(index)]
+        command = [sys.executable, "-m", "benchbench.search.worker", str(self.out), str(index), str(os.getpid())]
         return subprocess.Popen(
-            command, env={**os.environ, STORAGE_ENV: self.url}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            command,
+            env={**os.environ, STORAGE_ENV: self.url},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the one that started it, which ends it in an orderly way
         )
 
     # -- after

@@ -16,7 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from benchbench.errors import BenchError, StoreError, first_line
-from benchbench.search.storage import fail_the_dead, optimize
+from benchbench.search.storage import fail_the_dead, run_trial, take_up_the_left
 
 _LABEL, _WORK, _RESULT, _ERROR = "label", "work", "result", "error"
 _POLL_S = 1.0
@@ -93,18 +93,18 @@ def work_off(
         trial.set_user_attr(_RESULT, result)
         return float(result.get("value", 0.0))
 
-    def after(_: optuna.Study, trial: FrozenTrial) -> None:
+    def after(trial: FrozenTrial) -> None:
         if told and trial.state == TrialState.COMPLETE:
             told(_done(trial))
 
     while True:
-        states = [trial.state for trial in stage.get_trials(deepcopy=False) if _LABEL in trial.user_attrs]
-        if TrialState.WAITING in states:
-            optimize(stage, one, after=after, n_trials=1)
-        elif TrialState.RUNNING in states:
+        if run_trial(stage, one, after=after, only_queued=True):
+            continue
+        running = stage.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if any(_LABEL in trial.user_attrs for trial in running):
             time.sleep(poll_s)
             fail_the_dead(stage)
-        else:
+        elif not take_up_the_left(stage):
             return done(stage)
 
 

@@ -1,33 +1,36 @@
 """Where a search keeps what it knows: Optuna's own database, on this machine or on another one.
 
-Every worker has a heartbeat in it; one that falls silent has died, and its trial is taken up again. A database that is
-away for a moment (a restart, a cable) is waited for, also by the heartbeat, whose thread would otherwise end for good
-and make a living worker look dead.
+Every worker has a heartbeat in it; one that another worker has seen silent for long enough has died, and its trial is
+taken up again. Where it only slept, it notices when it wakes, and goes on with another trial. A database that is away
+for a moment (a restart, a cable) is waited for, also by the heartbeat, whose thread would otherwise end for good and
+make a living worker look dead.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
+import json
 import logging
 import re
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import optuna
+from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import FrozenTrial, TrialState
 
 from benchbench.errors import StoreError, first_line
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S, GRACE_S = 10, 60  # a worker that is silent for so long has died, and its trial is taken up again
+HEARTBEAT_S, GRACE_S = 10, 60  # a worker that is seen silent for so long has died, and its trial is taken up again
 PATIENCE_S = 120.0  # how long a database may be away
 RETRIES = 3  # of a trial whose worker died
 _PAUSE_S = 1.0
+_BROKEN = "broken"  # of a trial: the error that ended its worker
 _TRIES = 5  # to open a storage whose tables another worker is making
 
 T = TypeVar("T")
@@ -60,11 +63,15 @@ _ASKED = (
     "get_n_trials",
     "get_best_trial",
     "record_heartbeat",
-    "_get_stale_trial_ids",
     "_get_trials",
-    "never_beat",
     "_create_new_trial",
+    "agree",
+    "beats",
 )
+
+
+class Lost(Exception):
+    """What this worker was at is another one's by now: it was silent for too long."""
 
 
 class PatientStorage(optuna.storages.RDBStorage):
@@ -79,17 +86,15 @@ class PatientStorage(optuna.storages.RDBStorage):
             grace_s: after which a silent one has died.
             patience_s: how long the database may be away.
         """
-        self._patience_s = patience_s
+        self._patience_s, self._grace_s = patience_s, grace_s
         self._shown = without_password(url)
-        self._grace_s = grace_s
+        self._watched: dict[int, tuple[object, float, float]] = {}  # trial -> its last beat, seconds seen silent, when
+        self._at: int | None = None  # the trial that this worker is at
+        self._is_lost = False
+        self.hurried = False  # somebody wants to leave: nothing is waited for any more
         self.gone: StoreError | None = None  # why it is of no use any more
-        retry = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
         super().__init__(
-            url,
-            engine_kwargs={"pool_pre_ping": True},
-            heartbeat_interval=heartbeat_s,
-            grace_period=grace_s,
-            heartbeat_stale_trial_callback=retry,
+            url, engine_kwargs={"pool_pre_ping": True}, heartbeat_interval=heartbeat_s, grace_period=grace_s
         )
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
@@ -100,41 +105,99 @@ class PatientStorage(optuna.storages.RDBStorage):
         """
         if self.engine.dialect.name == "sqlite":
             from optuna.storages._rdb import models
-            from sqlalchemy.exc import SQLAlchemyError
 
             session = self.scoped_session()  # this thread's own, which Optuna goes on in
             own = session.query(models.TrialModel).filter(models.TrialModel.trial_id == trial_id)
             try:
                 own.update({models.TrialModel.trial_id: trial_id}, synchronize_session=False)
-            except SQLAlchemyError:
+            except BaseException:
                 session.rollback()
                 session.close()
                 raise
         return super().set_trial_state_values(trial_id, state, values)
 
-    def never_beat(self, study_id: int) -> list[int]:
-        """Running trials that are older than two graces, and have no sign of life at all."""
+    def agree(self, study_id: int, key: str, value: Any) -> tuple[Any, bool]:
+        """What the first worker has said under a key of a study, and whether that was this one."""
+        from optuna.storages._rdb import models
+        from sqlalchemy.exc import IntegrityError
+
+        session, first = self.scoped_session(), True
+        try:
+            session.add(models.StudyUserAttributeModel(study_id=study_id, key=key, value_json=json.dumps(value)))
+            session.commit()
+        except IntegrityError:  # a study has each key once
+            first = False
+        finally:
+            session.rollback()
+            session.close()
+        return self.get_study_user_attrs(study_id)[key], first
+
+    def beats(self, study_id: int) -> dict[int, object]:
+        """The last sign of life of each running trial; None: there was none."""
         from optuna.storages._rdb import models
 
+        trials, signs = models.TrialModel, models.TrialHeartbeatModel
         with self.scoped_session() as session:
             rows = (
-                session.query(models.TrialModel.trial_id)
-                .outerjoin(
-                    models.TrialHeartbeatModel, models.TrialModel.trial_id == models.TrialHeartbeatModel.trial_id
-                )
-                .filter(models.TrialModel.study_id == study_id, models.TrialModel.state == TrialState.RUNNING)
-                .filter(models.TrialHeartbeatModel.trial_id.is_(None))
+                session.query(trials.trial_id, signs.heartbeat)
+                .outerjoin(signs, trials.trial_id == signs.trial_id)
+                .filter(trials.study_id == study_id, trials.state == TrialState.RUNNING)
             )
-            silent = [int(row[0]) for row in rows]
-        before = datetime.datetime.now() - datetime.timedelta(seconds=2 * self._grace_s)
-        started = {trial_id: self.get_trial(trial_id).datetime_start for trial_id in silent}
-        return [trial_id for trial_id, at in started.items() if at is not None and at < before]
+            return {int(trial_id): beat for trial_id, beat in rows}
+
+    def silent(self, study_id: int) -> list[int]:
+        """Running trials that this process has seen without a sign of life for the whole grace.
+
+        Its own looks are what counts, and of the time between two of them half a grace at most: neither clocks that
+        disagree, nor a database that was away, nor a night that all workers slept through make a living one dead.
+        """
+        now, beats = time.monotonic(), self.beats(study_id)
+        for trial_id, beat in beats.items():
+            before, seen_s, at = self._watched.get(trial_id, (beat, 0.0, now))
+            seen_s += min(now - at, self._grace_s / 2)
+            self._watched[trial_id] = (beat, seen_s if beat == before else 0.0, now)
+        return [trial_id for trial_id in beats if self._watched[trial_id][1] >= self._grace_s]
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """A sign of life; here it shows whether the trial is still this worker's."""
+        super().record_heartbeat(trial_id)
+        with contextlib.suppress(StoreError):  # which the main thread says
+            if trial_id == self._at and self.get_trial(trial_id).state != TrialState.RUNNING:
+                self._is_lost = True
+
+    def check(self, *, now: bool = False) -> None:
+        """Stop what is not this worker's own any more.
+
+        Args:
+            now: ask the storage; else what the last sign of life showed.
+
+        Raises:
+            Lost: another worker has taken up the trial.
+        """
+        if now and self._at is not None and self.get_trial(self._at).state != TrialState.RUNNING:
+            self._is_lost = True
+        if self._at is not None and self._is_lost:
+            raise Lost
+
+    @contextlib.contextmanager
+    def at(self, trial_id: int) -> Iterator[None]:
+        """While this worker is at a trial, with a heartbeat."""
+        self._at, self._is_lost = trial_id, False
+        try:
+            with get_heartbeat_thread(trial_id, self):
+                try:
+                    yield
+                except KeyboardInterrupt:
+                    self.hurried = True  # also the heartbeat, which is waited for
+                    raise
+        finally:
+            self._at = None
 
 
 def _patient(name: str, original: Callable[..., T]) -> Callable[..., T]:
     @functools.wraps(original)
     def call(self: PatientStorage, *args: Any, **kwargs: Any) -> T:
-        from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+        from sqlalchemy.exc import DBAPIError, PendingRollbackError, SQLAlchemyError
 
         if self.gone and name != "record_heartbeat":
             raise self.gone
@@ -149,11 +212,12 @@ def _patient(name: str, original: Callable[..., T]) -> Callable[..., T]:
                 raise
             except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
                 cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-                if not isinstance(cause, DBAPIError) or _is_ours(cause):
+                if not isinstance(cause, (DBAPIError, PendingRollbackError)) or _is_ours(cause):
                     raise
-                if name == "record_heartbeat" and (self.gone or time.monotonic() >= end):
+                over = self.hurried or time.monotonic() >= end
+                if name == "record_heartbeat" and (self.gone or over):
                     return None  # type: ignore[return-value]  # the main thread says it
-                if time.monotonic() >= end:
+                if over:
                     self.gone = StoreError(
                         f"the search's storage {self._shown} has been away for {self._patience_s:.0f} s "
                         f"({_why(cause)}); everything told to it is kept: run the same command again"
@@ -197,6 +261,8 @@ def open_storage(
     Raises:
         StoreError: it cannot be reached, or its driver is not installed.
     """
+    if re.match(r"\w+(\+\w+)?://[^/]*:.*@.*@", url):  # what follows the first one would be taken, and shown, as a host
+        raise StoreError(f"an @ in the password of {without_password(url)} has to be written as %40")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     try:
@@ -224,54 +290,106 @@ def open_storage(
 
 
 def _with_driver(url: str) -> str:
-    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+    named = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+    return named.replace("{", "{{").replace("}", "}}")  # Optuna fills in what stands in braces
 
 
 def without_password(url: str) -> str:
     """A URL that may be shown and kept."""
     plain = re.sub(r"(://[^:/@]*):.*@", r"\1:...@", url)
-    return re.sub(r"([?&]password=)[^&]*", r"\1...", plain)
+    return re.sub(r"([?&]\w*password=)[^&]*", r"\1...", plain)
 
 
-def optimize(
+def run_trial(
     study: optuna.Study,
     one: Callable[[optuna.Trial], Any],
     *,
-    after: Callable[[optuna.Study, FrozenTrial], None],
-    n_trials: int | None = None,
-) -> None:
-    """`study.optimize`, whose worker outlives a trial that it has lost, and that says when the storage has gone.
+    after: Callable[[FrozenTrial], None],
+    only_queued: bool = False,
+) -> bool:
+    """Have one trial run here: a queued one, or else a new one.
 
-    A worker that was silent for longer than the grace (a machine that slept) counts as dead, and another one takes up
-    its trial; where it wakes, that trial is not its own any more: this returns, and the caller goes on.
+    What `study.optimize` does, and beyond it: a worker outlives a trial that it has lost, and leaves at once when it is
+    told to.
 
     Args:
         study: of a storage of ours.
         one: a trial -> its value, or values.
-        after: told each trial that is settled here.
-        n_trials: how many; None: until `after` stops the study.
+        after: told the trial where it was settled here.
+        only_queued: no new one.
+
+    Returns:
+        Whether there was one.
 
     Raises:
         StoreError: the storage has been away for too long.
     """
-    lost = False
-
-    def own(trial: optuna.Trial) -> Any:
-        nonlocal lost
-        try:
-            return one(trial)
-        except optuna.exceptions.UpdateFinishedTrialError:
-            lost = True
-            raise
-
+    backend = _backend(study)
+    fail_the_dead(study)
+    trial = _next(study, only_queued=only_queued)
+    if trial is None:
+        return False
+    values, state = None, None
     try:
-        study.optimize(own, n_trials=n_trials, callbacks=[after])
-    except Exception as error:
-        if (gone := _backend(study).gone) is not None:
-            raise gone from error
-        if not lost:
+        with backend.at(trial._trial_id):
+            try:
+                values = one(trial)
+            except optuna.TrialPruned:
+                state = TrialState.PRUNED
+    except (Lost, optuna.exceptions.UpdateFinishedTrialError):
+        return _say_it_is_lost(trial)
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            if not isinstance(error, (KeyboardInterrupt, StoreError)):
+                backend.set_trial_system_attr(trial._trial_id, _BROKEN, first_line(error))
+            backend.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        raise
+    try:
+        frozen = study.tell(trial, values, state=state)
+    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+        if backend.get_trial(trial._trial_id).state == TrialState.RUNNING:
             raise
-        log.warning("this worker was silent for too long; what it was at has been taken up again")
+        return _say_it_is_lost(trial)
+    after(frozen)
+    return True
+
+
+def _next(study: optuna.Study, *, only_queued: bool) -> optuna.Trial | None:
+    if only_queued:
+        found = study._pop_waiting_trial_id()
+        return None if found is None else optuna.Trial(study, found)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Heartbeat of storage")  # it has one, in `run_trial`
+        return study.ask()
+
+
+def _say_it_is_lost(trial: optuna.Trial) -> bool:
+    log.warning("this worker was silent for too long: another one has taken up trial %d", trial.number)
+    return True
+
+
+def agree(study: optuna.Study, key: str, own: Any) -> tuple[Any, bool]:
+    """What the first worker has said under a key, and whether that was this one.
+
+    Args:
+        study: of a storage of ours.
+        key: what is to be agreed on.
+        own: what this worker would say; JSON values.
+    """
+    return _backend(study).agree(study._study_id, key, own)
+
+
+def check_own(study: optuna.Study, *, now: bool = False) -> None:
+    """Stop what is not this worker's own any more: in a long training, and before its weights replace another's.
+
+    Args:
+        study: of a storage of ours.
+        now: ask the storage; else what the last sign of life showed.
+
+    Raises:
+        Lost: another worker has taken up the trial.
+    """
+    _backend(study).check(now=now)
 
 
 def _backend(study: optuna.Study) -> PatientStorage:
@@ -282,15 +400,18 @@ def _backend(study: optuna.Study) -> PatientStorage:
 
 def fail_the_dead(study: optuna.Study) -> None:
     """Queue again what a worker that has fallen silent was at, also one that died before its first sign of life."""
-    optuna.storages.fail_stale_trials(study)
     backend = _backend(study)
-    retry = backend.get_heartbeat_stale_trial_callback()
-    for trial_id in backend.never_beat(study._study_id):
+    for trial_id in backend.silent(study._study_id):
         try:
-            if backend.set_trial_state_values(trial_id, state=TrialState.FAIL) and retry:
-                retry(study, backend.get_trial(trial_id))
+            if backend.set_trial_state_values(trial_id, state=TrialState.FAIL):
+                _queue_again(study, backend.get_trial(trial_id), RETRIES)
         except optuna.exceptions.UpdateFinishedTrialError:
             continue  # another worker was faster
+
+
+def _queue_again(study: optuna.Study, trial: FrozenTrial, most: int | None = None) -> None:
+    trial.system_attrs.pop(_BROKEN, None)
+    optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=most)(study, trial)
 
 
 def _why(error: BaseException) -> str:
@@ -315,18 +436,44 @@ def take_up_again(study: optuna.Study, *, alone: bool = True) -> int:
     Returns:
         How many trials were queued.
     """
-    retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
-    trials = study.get_trials(deepcopy=False)
-    known = {n for trial in trials for n in trial.system_attrs.get("retry_history", ())}
-    count = 0
-    for trial in trials:
-        lost = alone and trial.state == TrialState.RUNNING
-        if lost:
+    if alone:
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
-        if (lost or trial.state == TrialState.FAIL) and trial.number not in known and _has_a_task(trial):
-            retry(study, study._storage.get_trial(trial._trial_id))
-            count += 1
-    return count
+    broken_off = _broken_off(study)
+    for trial in broken_off:
+        _queue_again(study, trial)
+    return len(broken_off)
+
+
+def take_up_the_left(study: optuna.Study) -> int:
+    """Queue what workers have left that were told to stop, while others go on; not what an error has ended.
+
+    Args:
+        study: of the search, or of a part of it.
+
+    Returns:
+        How many trials were queued.
+    """
+    left = [
+        trial
+        for trial in _broken_off(study)
+        if _BROKEN not in trial.system_attrs and len(trial.system_attrs.get("retry_history", ())) < RETRIES
+    ]
+    for trial in left:
+        _queue_again(study, trial)
+    return len(left)
+
+
+def errors(study: optuna.Study) -> list[str]:
+    """What has ended workers, in order."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return [str(trial.system_attrs[_BROKEN]) for trial in trials if _BROKEN in trial.system_attrs]
+
+
+def _broken_off(study: optuna.Study) -> list[FrozenTrial]:
+    trials = study.get_trials()
+    known = {n for trial in trials for n in trial.system_attrs.get("retry_history", ())}
+    return [t for t in trials if t.state == TrialState.FAIL and t.number not in known and _has_a_task(t)]
 
 
 def _has_a_task(trial: FrozenTrial) -> bool:

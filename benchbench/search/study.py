@@ -21,7 +21,7 @@ from benchbench.errors import BenchError, StoreError, UsageError, first_line
 from benchbench.search import space
 from benchbench.search.evaluate import Evaluation
 from benchbench.search.space import Config
-from benchbench.search.storage import drop_waiting, fail_the_dead, optimize
+from benchbench.search.storage import agree, drop_waiting, fail_the_dead, run_trial, take_up_the_left
 from benchbench.search.task import Infeasible, Task
 
 _CONFIG, _KEY, _COSTS, _SPENT, _SAME, _AT = "config", "key", "costs", "spent", "same_as", "at_s"
@@ -68,13 +68,12 @@ def open_study(
         storage=storage, study_name=name, directions=["maximize", "minimize"], sampler=sampler, load_if_exists=True
     )
     own = identity(task)
-    there = study.user_attrs.get("identity")
-    if there is None:
-        study.set_user_attr("identity", own)
+    there, first = agree(study, "identity", own)
+    if first:
         for config in space.starting_points():
             if config.fits(task.spatial):
                 study.enqueue_trial(space.parameters(config), skip_if_exists=True)
-    elif there != own:
+    if there != own:
         changed = sorted(key for key in own if own[key] != there.get(key))
         raise UsageError(
             f"the study {name!r} is of another search (its {', '.join(changed)} differ): give --study another name"
@@ -122,9 +121,12 @@ def search(
     def one(trial: optuna.Trial) -> tuple[float, float]:
         start = time.monotonic()
         try:
-            return attempt(trial, start)
-        finally:
+            values = attempt(trial, start)
+        except optuna.TrialPruned:
             trial.set_user_attr(_AT, elapsed())
+            raise
+        trial.set_user_attr(_AT, elapsed())
+        return values
 
     def attempt(trial: optuna.Trial, start: float) -> tuple[float, float]:
         config = space.suggest(trial)
@@ -178,27 +180,23 @@ def search(
             if limit.metric in costs and counts:
                 trial.set_constraint(limit.metric, costs[limit.metric] / limit.most - 1)
 
-    def after(_: optuna.Study, frozen: FrozenTrial) -> None:
-        if told:
+    def after(frozen: FrozenTrial) -> None:
+        if told and _KEY in frozen.user_attrs:
             told(_tried(frozen))
-        if until(tried(study)):
-            study.stop()
 
     while not until(tried(study)):
-        optimize(study, one, after=after)
+        run_trial(study, one, after=after)
     while True:  # what a worker that died was at is not lost; starting points that nobody came to are
-        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        for trial in waiting:
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             if "retry_history" not in trial.system_attrs:
                 drop_waiting(study, trial)
-        if any("retry_history" in trial.system_attrs for trial in waiting):
-            optimize(study, one, after=after, n_trials=1)
-        elif study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if run_trial(study, one, after=after, only_queued=True):
+            continue
+        if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             time.sleep(_POLL_S)
             fail_the_dead(study)
-        else:
-            break
-    return tried(study)
+        elif not take_up_the_left(study):
+            return tried(study)
 
 
 def _same(study: optuna.Study, config: Config, number: int, *, trains: bool = True) -> FrozenTrial | None:

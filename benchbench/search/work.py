@@ -25,6 +25,7 @@ from benchbench.errors import CheckpointError, UsageError
 from benchbench.measure.accuracy import measure_dice
 from benchbench.recipe import Budget as TrainBudget
 from benchbench.search import front, space, stage, study
+from benchbench.search.clock import Sleep
 from benchbench.search.evaluate import (
     Evaluation,
     Trial,
@@ -39,6 +40,7 @@ from benchbench.search.inherit import Parent
 from benchbench.search.outlook import published
 from benchbench.search.shelf import Shelf
 from benchbench.search.space import Config
+from benchbench.search.storage import agree, check_own, errors
 from benchbench.search.task import Task, published_spec, task_from_json
 from benchbench.store import write_whole
 from benchbench.train import train
@@ -48,7 +50,6 @@ PARENT_SHARE, PROPOSAL_SHARE, PROMOTION_SHARE, FINAL_SHARE = 0.15, 0.25, 0.15, 0
 OF_INTEREST = 0.5  # Dice below which a network is not promoted, unless all are
 _NO_PARENT = "the parent's training was broken off too often: begin anew with another --out, or give --parent"
 _MEMORY_SHARE = 0.2  # of what is free: for batches that several trainings see, and as much for the parent's answers
-_SETTLE_S = 0.5
 _EXHAUSTED = 60  # proposals in a row that were tried before: then there is nothing new
 
 #: Told what happens: a line for a person.
@@ -102,31 +103,37 @@ class Worker:
         Raises:
             UsageError: the storage has another search under this name.
         """
-        self.job, self.task, self.tell, self.storage = job, job.task, tell, storage
+        self.job, self.task, self._tell, self.storage = job, job.task, tell, storage
+        self.index, self.shared = index, shared
         several = shared or job.workers > 1
         here = zlib.crc32(f"{socket.gethostname()}:{folder.absolute()}".encode()) % 10**6 if shared else 0
         self.study = study.open_study(storage, job.name, job.task, seed=job.seed + index + here, several=several)
-        self.several = several
         self.shelf = Shelf(folder / "points", storage, f"{job.name}/weights", shared=shared)
-        self.began = float(self._agreed(self.study, "began", time.time()))
-        low, high = self._agreed(self.study, "steps", [job.low_steps, job.high_steps])
+        self._sleep = Sleep()
+        self.began = float(_agreed(self.study, "began", time.time()))
+        low, high = _agreed(self.study, "steps", [job.low_steps, job.high_steps])
         self.low_steps, self.high_steps = int(low), int(high)
-        first = float(self._agreed(self.study, "time_s", job.time_s))
+        first = float(_agreed(self.study, "time_s", job.time_s))
         self.again = "" if first == job.time_s else f"-{job.time_s:.0f}s"  # of a search that was given more time
         self._parent: Parent | None = None
         self._shared: Trial | None = None  # of one seed, with its batches
         self.parent_s = self.parent_at_s = 0.0  # of its training; when it was there, and proposals began
 
-    def _agreed(self, of: optuna.Study, key: str, own: Any) -> Any:
-        """What the first worker has said; nobody else's word counts."""
-        if of.user_attrs.get(key) is None:
-            of.set_user_attr(key, own)
-            if self.several:
-                time.sleep(_SETTLE_S)  # who asked in the same moment has written, too: the last word is everybody's
-        return of.user_attrs[key]
+    def tell(self, text: str) -> None:
+        """Tell what happens.
+
+        Raises:
+            Lost: another worker has taken up what this one is at.
+        """
+        check_own(self.study)
+        self._tell(text)
 
     def elapsed(self) -> float:
-        """Seconds since the search began, pauses left out."""
+        """Seconds since the search began, pauses left out, and where it is this machine's alone, its sleep."""
+        if (slept := self._sleep.seconds()) and not self.shared:
+            self.began += slept
+            if self.index == 0:
+                self.study.set_user_attr("began", self.began)
         return time.time() - self.began
 
     def part(self, part: str) -> optuna.Study:
@@ -155,7 +162,8 @@ class Worker:
             stage.queue(part, [stage.Work(label="parent", what=what)])
             done = stage.work_off(part, self._make_parent, strict=True)
             if not done:
-                raise CheckpointError(_NO_PARENT)
+                why = errors(part)
+                raise CheckpointError(f"no worker could make the parent: {why[-1]}" if why else _NO_PARENT)
             (found,) = done
             self.parent_s, self.parent_at_s = float(found.result["train_s"]), float(found.result["at_s"])
             self.tell(f"ranking the channels of the parent (Dice {found.result['value']:.3f} on val)")
@@ -180,7 +188,7 @@ class Worker:
         else:
             self.tell("training the parent")
             dice, seconds, info = self._train_parent(TrainBudget(seconds=float(work.what["seconds"])), target)
-        self.shelf.put("parent")
+        self._put("parent")
         return {
             "value": dice,
             "train_s": seconds,
@@ -257,7 +265,7 @@ class Worker:
         tried = study.distinct(study.tried(self.study))
         if not tried:
             return
-        chosen = self._agreed(part, f"chosen{self.again}", [one.number for one in self._promoted(tried)])
+        chosen = _agreed(part, f"chosen{self.again}", [one.number for one in self._promoted(tried)])
         by_number = {one.number: one for one in tried}
         pieces = [
             self._piece("promotion", by_number[n].config, {"from": n, "steps": self.high_steps})
@@ -296,8 +304,9 @@ class Worker:
             return
         members = self._members(promoted)
         pieces = self.job.seeds * len(members)
-        seconds = max(1.0, self.job.workers * self._left() / pieces)
-        chosen = self._agreed(
+        least = sum(float(one.result["train_s"]) for one in promoted) / len(promoted)  # less would be a step back
+        seconds = max(least, self.job.workers * self._left() / pieces)
+        chosen = _agreed(
             part,
             f"chosen{self.again}",
             {"seconds": seconds, "configs": [rec.to_json(c) for c in members]},
@@ -336,7 +345,7 @@ class Worker:
 
     def _judged(self, label: str, found: Evaluation) -> dict[str, Any]:
         """A result with the Dice on the cases that the search has never seen."""
-        self.shelf.put(label)
+        self._put(label)
         start = time.monotonic()
         info = checkpoint.read_sidecar(found.path)
         model = zoo.build_model(str(found.path)).eval()
@@ -394,6 +403,11 @@ class Worker:
             found = self._evaluate(config, by_chance, trial, self.shelf.place(work.label))
         return self._judged(work.label, found)
 
+    def _put(self, label: str) -> None:
+        """Let other machines have weights, unless the piece is another worker's by now."""
+        check_own(self.study, now=True)
+        self.shelf.put(label)
+
     # -- words
 
     def _piece(self, kind: str, config: Config, what: Mapping[str, Any], suffix: str = "") -> stage.Work:
@@ -418,3 +432,8 @@ class Worker:
         name = name_of(space.from_json(one.what["config"]))
         what = f"Dice {one.result['dice']:.3f} on val" if not one.error else one.error
         self.tell(f"{one.what['kind']} {name}: {what}")
+
+
+def _agreed(of: optuna.Study, key: str, own: Any) -> Any:
+    """What the first worker has said; nobody else's word counts."""
+    return agree(of, key, own)[0]

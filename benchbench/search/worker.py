@@ -1,4 +1,4 @@
-"""A worker in a process of its own: `python -m benchbench.search.worker FOLDER INDEX`."""
+"""A worker in a process of its own: `python -m benchbench.search.worker FOLDER INDEX STARTER`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ from benchbench.search.storage import open_storage
 from benchbench.search.work import Worker, job_from_json
 
 
-def main(folder: Path, index: int) -> int:
-    """Work on the search of a folder until it is done; returns the exit code."""
+def main(folder: Path, index: int, starter: int) -> int:
+    """Work on the search of a folder until it is done; returns the exit code.
+
+    Args:
+        folder: of the search.
+        index: of this worker.
+        starter: the process that this one ends with.
+    """
     logging.basicConfig(level=logging.WARNING, format=f"bench: worker {index}: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
-    end_with_the_starter()
+    end_with_the_starter(starter)
     own = f"sqlite:///{(folder / 'study.db').absolute()}"
     url = os.environ.get(STORAGE_ENV) or own
     try:
@@ -42,8 +48,9 @@ def main(folder: Path, index: int) -> int:
 
 
 def _interrupt(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows tidies up
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
