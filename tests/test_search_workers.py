@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -47,9 +48,6 @@ class Server:
                 pytest.skip("PostgreSQL does not run as root, and there is no runuser")
             self.user = ["runuser", "-u", "postgres", "--"]
             shutil.chown(folder, "postgres")
-            for parent in [folder, *folder.parents][:4]:
-                if parent != Path("/tmp"):
-                    parent.chmod(parent.stat().st_mode | 0o011)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -84,10 +82,11 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("pg"))
-    yield running
-    running.stop()
+def server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="benchbench-pg-") as folder:  # pytest's own are for one user alone
+        running = Server(Path(folder))
+        yield running
+        running.stop()
 
 
 @pytest.fixture

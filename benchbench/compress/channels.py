@@ -143,9 +143,11 @@ def _structure(follower: Follower) -> Structure:
     beside: dict[int, int] = {}  # channel -> a channel of its layer
 
     def layer_of(one: int) -> int:
-        while beside.setdefault(one, one) != one:
-            one = beside[one]
-        return one
+        root = one
+        while beside.setdefault(root, root) != root:
+            root = beside[root]
+        beside[one] = root
+        return root
 
     for (name, axis), channels in sorted(follower.places.items()):
         for index, channel in enumerate(channels.tolist()):

@@ -111,6 +111,7 @@ class Follower(Quick):
         self.unknown: set[str] = set()
         self._numbers: dict[int, Numbers] = {}
         self._weights: dict[int, tuple[str, Tensor | None]] = {}  # name, and which element each value is; None: its own
+        self._orders: dict[int, tuple[Tensor, tuple[int, ...] | None]] = {}  # of views of weights, which stay alive
         self._alive: list[Any] = list(held.values())  # so that no object's id is used twice
         self._shapes = {name: tuple(value.shape) for name, value in held.items()}
         for name, value in held.items():
@@ -222,12 +223,29 @@ class Follower(Quick):
     def _axis_of(self, name: str, elements: Tensor, along: int) -> tuple[int, Channels] | None:
         """Which axis of a weight runs along a dimension of a view of it, and with which indices."""
         shape = self._shapes[name]
+        if (order := self._order(name, elements)) is not None and elements.shape[along] > 1:
+            return order[along % elements.ndim], np.arange(elements.shape[along])
         moved = elements.movedim(along, 0).reshape(elements.shape[along], -1).numpy()
         for axis, index in enumerate(np.unravel_index(moved, shape)):
             first = index[:, 0]
             if shape[axis] > 1 and (index == index[:, :1]).all() and (len(first) == 1 or (first != first[0]).any()):
                 return axis, np.asarray(first, np.int64)
         return None
+
+    def _order(self, name: str, elements: Tensor) -> tuple[int, ...] | None:
+        """Which axis of a weight each dimension of a view of it is; None: the view is not just the weight turned."""
+        known = self._orders.get(id(elements))
+        if known is None:
+            sides = self._shapes[name]
+            strides = torch.empty(sides, device="meta").stride()
+            axes = {(size, stride): axis for axis, (size, stride) in enumerate(zip(sides, strides, strict=True))}
+            order = tuple(axes.get(own, -1) for own in zip(elements.shape, elements.stride(), strict=True))
+            turned = sorted(order) == list(range(len(sides)))
+            if turned:
+                plain = torch.arange(elements.numel()).as_strided(elements.shape, elements.stride())
+                turned = torch.equal(elements, plain)
+            known = self._orders[id(elements)] = (elements, order if turned else None)
+        return known[1]
 
 
 def as_list(item: Any) -> list[Any]:

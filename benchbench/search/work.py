@@ -50,6 +50,7 @@ PARENT_SHARE, PROPOSAL_SHARE, PROMOTION_SHARE, FINAL_SHARE = 0.15, 0.25, 0.15, 0
 OF_INTEREST = 0.5  # Dice below which a network is not promoted, unless all are
 _NO_PARENT = "the parent's training was broken off too often: begin anew with another --out, or give --parent"
 _MEMORY_SHARE = 0.2  # of what is free: for batches that several trainings see, and as much for the parent's answers
+_LATE = 1.0  # times the search's own time that even one configuration may be too late
 _EXHAUSTED = 60  # proposals in a row that were tried before: then there is nothing new
 
 #: Told what happens: a line for a person.
@@ -219,10 +220,13 @@ class Worker:
         most = self.job.trials
 
         def enough(known: Sequence[study.Tried]) -> bool:
-            tried = study.distinct(known)
-            if (most is not None and len(tried) >= most) or self.elapsed() >= max(end, self.job.time_s):
+            tried, elapsed = study.distinct(known), self.elapsed()
+            if most is not None and len(tried) >= most:
                 return True
-            if self.elapsed() >= end and len(tried) >= self.job.finalists:
+            wanted = self.job.finalists if elapsed < self.job.time_s else 1  # without one, the time was for nothing
+            if elapsed >= end and len(tried) >= wanted:
+                return True
+            if elapsed >= end + _LATE * self.job.time_s:
                 return True
             return len(known) >= _EXHAUSTED and all(one.same_as is not None for one in known[-_EXHAUSTED:])
 
