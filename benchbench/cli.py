@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -268,89 +267,41 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from benchbench import data, zoo
-    from benchbench.devices import cuda
-    from benchbench.errors import StoreError
+    from benchbench import trainer
     from benchbench.progress import TrainingProgress
 
-    plan = data.get_plan(options.data, fold=options.fold)
-    cards = zoo.find_cards(options.model)
-    if len(cards) != 1:
-        raise UsageError(f"{options.model!r} names {len(cards)} networks; train one at a time")
-    if cards[0].checkpoint:
-        raise UsageError(
-            f"{options.model} is trained already: 'bench compress' trains weights on, and a name from "
-            "'bench list models' begins anew"
-        )
-    if cards[0].task != "segmentation":
-        raise UsageError(f"{cards[0].name} is made for {cards[0].task}: it has no dense output to train on {plan.name}")
-    spec = cards[0].on(plan, options.spatial).spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not options.out:
+    own = ("lr", "patch_schedule", "threads", "weight_decay", "warmup", "ema", "clip", "loss", "optimizer", "schedule")
+    asked = trainer.Asked(
+        model=options.model,
+        data=options.data,
+        budget=options.budget,
+        fold=options.fold,
+        patch=tuple(options.spatial) if options.spatial else None,
+        batch=options.batch_size,
+        seed=options.seed,
+        device=options.device,
+        more={
+            **{name: getattr(options, name) for name in own},
+            "validations": options.validations,
+            "checkpoint_every_s": options.keep_every,
+            "augment": options.augment == "full",
+            "bf16": {"auto": None, "fp32": False, "bf16": True}[options.dtype],
+        },
+    )
+    training = trainer.prepare(asked)
+    if trainer.is_one_of_several() and not options.out:
         raise UsageError("several processes train into one folder: name it with --out")
     out = options.out or _new_folder("train")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write to {out}: {error.strerror or error}; choose another folder with --out"
-        ) from error
-
-    import torch
-
-    if options.device == "cuda":
-        cuda.require()
-    from benchbench.kernels import keep_freed_memory
-    from benchbench.recipe import TrainRecipe, default_batch
-    from benchbench.train import train
-
-    patch = tuple(options.spatial or zoo.fitting_sides(spec, plan.patch))
-    torch.manual_seed(options.seed)
-    model = zoo.build(spec, patch)
-    keep_freed_memory()
-    chosen = {
-        name: getattr(options, name)
-        for name in (
-            "lr",
-            "patch_schedule",
-            "threads",
-            "weight_decay",
-            "warmup",
-            "ema",
-            "clip",
-            "loss",
-            "optimizer",
-            "schedule",
-            "validations",
-        )
-    }
-    chosen["checkpoint_every_s"] = options.keep_every
-    recipe = TrainRecipe(
-        data=plan.where,
-        patch=patch,
-        budget=options.budget,
-        seed=options.seed,
-        batch=options.batch_size or default_batch(patch),
-        augment=options.augment == "full",
-        bf16={"auto": None, "fp32": False, "bf16": True}[options.dtype],
-        **{key: value for key, value in chosen.items() if value is not None},
-    )
-    weights = out / f"{cards[0].name}.safetensors"
-    shown = _shown(options)
-    try:
-        with TrainingProgress(sys.stderr, shown=shown) as progress:
-            result = train(model, spec, recipe, out=weights, device=options.device, progress=progress.step)
+        with TrainingProgress(sys.stderr, shown=_shown(options)) as progress:
+            result = training.run(out, progress=progress.step)
     except KeyboardInterrupt:
         print(
             f"bench: interrupted; the same command with --out {out} goes on from the last checkpoint", file=sys.stderr
         )
         return EXIT_INTERRUPTED
-    if result.checkpoint.train["processes"] > 1 and os.environ.get("RANK") != "0":
-        return EXIT_OK
-    print(f"{result.steps} steps in {result.seconds:.0f} s, last mean loss {result.curve[-1][1]:.3f}")
-    if result.validation:
-        print(f"Dice on val {result.validation[-1][1]:.3f} ({plan.splits['val']} cases, watched while it trained)")
-    print(f"checkpoint: {weights}")
-    print(f"evaluate it: bench run --models {options.model} --data {options.data} --checkpoint {weights}")
+    if trainer.leads():
+        print("\n".join(training.lines(result, out)))
     return EXIT_OK
 
 

@@ -55,12 +55,14 @@ def forecast_fit(job: Job, limit_bytes: int, where: str, time_limit_s: float) ->
     """
     request = {"task": "fit", "jobs": [rec.to_json(job)], "limit_bytes": limit_bytes, "bare": True}
     path = counted.path_of(rec.to_json(job), f"patch in {limit_bytes} B")
-    offer, why = counted.get(path), ""
+    offer, why = counted.get(path), "every patch is refused by the network"
     if offer is None:
-        offers, why = _offers(request, time_limit_s)
+        offers, none = _offers(request, time_limit_s)
         if offers:
             (offer,) = offers
             counted.keep(path, offer)
+        else:
+            why = none
     if offer is None or not offer["sizes"]:
         if offer and offer["needs_bytes"]:
             why = f"the smallest patch needs at least {format_value(offer['needs_bytes'], 'B')}; limit {where}"

@@ -15,7 +15,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -122,9 +123,13 @@ def start(url: str, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
         worker.wait()
 
 
-def wait_for_stop(worker: Worker) -> None:
-    _, status = os.waitpid(worker.pid, os.WUNTRACED)
-    assert os.WIFSTOPPED(status)
+def wait_for_stop(worker: Worker, log: Path) -> None:
+    def is_stopped() -> bool:
+        pid, status = os.waitpid(worker.pid, os.WUNTRACED | os.WNOHANG)
+        assert pid == 0 or os.WIFSTOPPED(status)
+        return pid != 0
+
+    wait_until(is_stopped, log)
 
 
 def said(log: Path) -> list[list[str]]:
@@ -162,7 +167,7 @@ def needs_postgres(test):  # type: ignore[no-untyped-def]
 def test_a_killed_workers_trial_is_taken_up_again(url: str, start: Callable[..., Worker], tmp_path: Path) -> None:
     log = tmp_path / "log"
     workers = [start(0), start(1, stop=2)]
-    wait_for_stop(workers[1])
+    wait_for_stop(workers[1], log)
     own = [line for line in said(log) if line[0] == "1"]
     workers[1].send_signal(signal.SIGKILL)
     assert workers[0].wait(timeout=120) == 0
@@ -206,18 +211,27 @@ def test_who_wants_to_leave_waits_for_no_database(url: str, server: Server, monk
     part = stage.open_stage(open_storage(url), "left")
     stage.queue(part, [stage.Work(label="x", what={})])
 
+    waits: list[str] = []
+
     def sleep(seconds: float) -> None:
-        if threading.current_thread() is threading.main_thread():
-            pytest.fail("it waits")
+        waits.append(threading.current_thread().name)
+        time.sleep(seconds)
 
     def leave(trial: optuna.Trial) -> float:
         server.stop()
         monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+        thread = threading.Thread(target=part._storage.record_heartbeat, args=(trial._trial_id,), name="heartbeat")
+        thread.start()
+        beating.append(thread)
         raise KeyboardInterrupt
 
+    beating: list[threading.Thread] = []
     try:
         with pytest.raises(KeyboardInterrupt):
             run_trial(part, leave, after=lambda trial: None)
+        beating[0].join(30)
+        assert not beating[0].is_alive()  # though it may be away for two minutes
+        assert threading.main_thread().name not in waits
     finally:
         server.start()
 
@@ -234,7 +248,7 @@ def test_two_workers_share_a_file_on_one_machine(url: str, start: Callable[..., 
 def test_a_worker_that_slept_and_lost_its_trial_goes_on(url: str, start: Callable[..., Worker], tmp_path: Path) -> None:
     log = tmp_path / "log"
     workers = [start(0), start(1, stop=2)]
-    wait_for_stop(workers[1])
+    wait_for_stop(workers[1], log)
     key = [line for line in said(log) if line[0] == "1"][-1][2]
     wait_until(lambda: ["0", "trial", key] in said(log), log)
     workers[1].send_signal(signal.SIGCONT)
@@ -248,7 +262,7 @@ def test_what_a_worker_leaves_that_is_told_to_stop_is_taken_up(
 ) -> None:
     log = tmp_path / "log"
     workers = [start(0), start(1, stop=2)]
-    wait_for_stop(workers[1])
+    wait_for_stop(workers[1], log)
     key = [line for line in said(log) if line[0] == "1"][-1][2]
     workers[1].send_signal(signal.SIGINT)
     workers[1].send_signal(signal.SIGCONT)
@@ -258,14 +272,10 @@ def test_what_a_worker_leaves_that_is_told_to_stop_is_taken_up(
     assert ["0", "trial", key] in said(log)
 
 
-def imported(_: int) -> None:
-    time.sleep(0.2)
-
-
-def take(url: str, at: float) -> list[int]:
+def take(url: str, ready: Barrier, taken: Queue[list[int]]) -> None:
     own = optuna.load_study(study_name="s", storage=open_storage(url))
-    time.sleep(max(0.0, at - time.time()))
-    return list(iter(own._pop_waiting_trial_id, None))
+    ready.wait(60)
+    taken.put(list(iter(own._pop_waiting_trial_id, None)))
 
 
 def test_two_workers_of_one_file_never_take_the_same_trial(url: str) -> None:
@@ -273,11 +283,12 @@ def test_two_workers_of_one_file_never_take_the_same_trial(url: str) -> None:
     for index in range(30):
         waiting.enqueue_trial({"x": index})
     numbers = [trial._trial_id for trial in waiting.get_trials()]
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(imported, range(4)))  # both are there
-        at = time.time() + 2
-        taken = [number for mine in pool.map(take, [url, url], [at, at]) for number in mine]
-    assert sorted(taken) == numbers
+    fresh = multiprocessing.get_context("spawn")
+    ready, taken = fresh.Barrier(2), fresh.Queue()
+    workers = [fresh.Process(target=take, args=(url, ready, taken), daemon=True) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    assert sorted(number for _ in workers for number in taken.get(timeout=60)) == numbers
 
 
 def test_a_trial_that_another_worker_has_finished_is_not_taken_after_a_lock(

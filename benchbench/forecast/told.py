@@ -38,7 +38,7 @@ def lines(profile: Profile) -> Iterator[str]:
     held = f"that of the others held {own.held}" if n >= FEWEST_FOR_COVERAGE else f"the worst of only {n}"
     yield (
         f"forecasts of {len(own.ratios)} networks, each without its own calls: {own.error:.1%} off on average; "
-        f"range: a factor of {own.interval:.2f}, {held}"
+        f"range: a factor of {own.interval:.2f} up and down, {held}"
     )
     worst = sorted(own.ratios.items(), key=lambda one: -abs(one[1] - 1))[:3]
     yield "  farthest off: " + ", ".join(f"{name} {ratio - 1:+.0%}" for name, ratio in worst)

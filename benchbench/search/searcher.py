@@ -309,14 +309,15 @@ class _Search:
                     if code := helper.wait():
                         log.warning("a worker ended with code %d, and the others went on", code)
             finally:
-                for helper in helpers:
-                    if helper.poll() is None:
-                        helper.terminate()
-                        try:
-                            helper.wait(_LEAVING_S)
-                        except subprocess.TimeoutExpired:
-                            helper.kill()
-                            helper.wait()
+                left = [helper for helper in helpers if helper.poll() is None]
+                for helper in left:  # all of them first, or one would take up what another leaves
+                    helper.terminate()
+                for helper in left:
+                    try:
+                        helper.wait(_LEAVING_S)
+                    except subprocess.TimeoutExpired:
+                        helper.kill()
+                        helper.wait()
 
     def _start(self, index: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "benchbench.search.worker", str(self.out), str(index), str(os.getpid())]

@@ -31,6 +31,7 @@ PATIENCE_S = 120.0  # how long a database may be away
 RETRIES = 3  # of a trial whose worker died
 _PAUSE_S = 1.0
 _BROKEN = "broken"  # of a trial: the error that ended its worker
+_CONNECT_S = 10  # that one try to reach a server may take
 _TRIES = 5  # to open a storage whose tables another worker is making
 
 T = TypeVar("T")
@@ -93,9 +94,10 @@ class PatientStorage(optuna.storages.RDBStorage):
         self._is_lost = False
         self.hurried = False  # somebody wants to leave: nothing is waited for any more
         self.gone: StoreError | None = None  # why it is of no use any more
-        super().__init__(
-            url, engine_kwargs={"pool_pre_ping": True}, heartbeat_interval=heartbeat_s, grace_period=grace_s
-        )
+        engine: dict[str, Any] = {"pool_pre_ping": True}
+        if url.startswith("postgresql"):
+            engine["connect_args"] = {"connect_timeout": _CONNECT_S}
+        super().__init__(url, engine_kwargs=engine, heartbeat_interval=heartbeat_s, grace_period=grace_s)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """As Optuna's; where rows cannot be locked (SQLite), the file is, before the trial's state is read.
@@ -161,9 +163,8 @@ class PatientStorage(optuna.storages.RDBStorage):
     def record_heartbeat(self, trial_id: int) -> None:
         """A sign of life; here it shows whether the trial is still this worker's."""
         super().record_heartbeat(trial_id)
-        with contextlib.suppress(StoreError):  # which the main thread says
-            if trial_id == self._at and self.get_trial(trial_id).state != TrialState.RUNNING:
-                self._is_lost = True
+        if trial_id == self._at and super().get_trial(trial_id).state != TrialState.RUNNING:
+            self._is_lost = True
 
     def check(self, *, now: bool = False) -> None:
         """Stop what is not this worker's own any more.
@@ -339,8 +340,9 @@ def run_trial(
     except (Lost, optuna.exceptions.UpdateFinishedTrialError):
         return _say_it_is_lost(trial)
     except BaseException as error:
+        backend.hurried = backend.hurried or isinstance(error, KeyboardInterrupt)
         with contextlib.suppress(Exception):
-            if not isinstance(error, (KeyboardInterrupt, StoreError)):
+            if not (isinstance(error, KeyboardInterrupt) or error is backend.gone):
                 backend.set_trial_system_attr(trial._trial_id, _BROKEN, first_line(error))
             backend.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         raise
@@ -380,7 +382,7 @@ def agree(study: optuna.Study, key: str, own: Any) -> tuple[Any, bool]:
 
 
 def check_own(study: optuna.Study, *, now: bool = False) -> None:
-    """Stop what is not this worker's own any more: in a long training, and before its weights replace another's.
+    """Stop what is not this worker's own any more: in a long training, and before it hands on what it has made.
 
     Args:
         study: of a storage of ours.

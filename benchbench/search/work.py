@@ -48,7 +48,7 @@ from benchbench.train import train
 PARTS = ("parent", "promotions", "finals", "controls")
 PARENT_SHARE, PROPOSAL_SHARE, PROMOTION_SHARE, FINAL_SHARE = 0.15, 0.25, 0.15, 0.40  # of the time; the rest measures
 OF_INTEREST = 0.5  # Dice below which a network is not promoted, unless all are
-_NO_PARENT = "the parent's training was broken off too often: begin anew with another --out, or give --parent"
+_NO_PARENT = "the parent's training was broken off too often: the same command tries again; or give --parent"
 _MEMORY_SHARE = 0.2  # of what is free: for batches that several trainings see, and as much for the parent's answers
 _LATE = 1.0  # times the search's own time that even one configuration may be too late
 _EXHAUSTED = 60  # proposals in a row that were tried before: then there is nothing new
@@ -308,27 +308,27 @@ class Worker:
             return
         members = self._members(promoted)
         pieces = self.job.seeds * len(members)
-        least = sum(float(one.result["train_s"]) for one in promoted) / len(promoted)  # less would be a step back
+        least = max(float(one.result["train_s"]) for one in promoted)  # less would be a step back
         seconds = max(least, self.job.workers * self._left() / pieces)
         chosen = _agreed(
             part,
             f"chosen{self.again}",
             {"seconds": seconds, "configs": [rec.to_json(c) for c in members]},
         )
-        stage.queue(
-            part,
-            [
-                self._piece(
-                    "final",
-                    space.from_json(plain),
-                    {"seed": seed, "seconds": chosen["seconds"]},
-                    f"-seed{seed}{self.again}",
-                )
-                for seed in range(self.job.seed, self.job.seed + self.job.seeds)
-                for plain in chosen["configs"]
-            ],
-        )
+        stage.queue(part, self._finals(chosen))
         stage.work_off(part, self._final, told=self._told)
+
+    def _finals(self, chosen: Mapping[str, Any]) -> list[stage.Work]:
+        return [
+            self._piece(
+                "final",
+                space.from_json(plain),
+                {"seed": seed, "seconds": chosen["seconds"]},
+                f"-seed{seed}{self.again}",
+            )
+            for seed in range(self.job.seed, self.job.seed + self.job.seeds)
+            for plain in chosen["configs"]
+        ]
 
     def _members(self, promoted: Sequence[stage.Done]) -> list[Config]:
         promoted = [one for one in promoted if one.result["dice"] > OF_INTEREST] or list(promoted)
@@ -364,8 +364,8 @@ class Worker:
     def finished(self) -> list[stage.Done]:
         """The finals of the time that the search has now, without those that failed."""
         chosen = self.part("finals").user_attrs.get(f"chosen{self.again}")
-        found = stage.done(self.part("finals"))
-        return [one for one in found if chosen and one.what["seconds"] == chosen["seconds"] and not one.error]
+        labels = [piece.label for piece in self._finals(chosen)] if chosen else []
+        return [one for one in stage.done(self.part("finals")) if one.label in labels and not one.error]
 
     # -- controls
 

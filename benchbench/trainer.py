@@ -1,0 +1,129 @@
+"""`bench train`: a network, a data set and a recipe, from what is asked; all is checked before anything is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchbench import data, zoo
+from benchbench import records as rec
+from benchbench.devices import cuda
+from benchbench.errors import StoreError, UsageError
+from benchbench.kernels import keep_freed_memory
+from benchbench.recipe import Budget, Patch, TrainRecipe, default_batch
+from benchbench.train import Progress, TrainResult, train
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A training, as it is asked for."""
+
+    model: str  # a name of the zoo, or a card
+    data: str  # a data set's name or folder
+    budget: Budget
+    fold: int | None = None  # of the cases; None: the data set's own
+    patch: Patch | None = None  # (D, H, W) voxels; None: the data set's, as far as the network takes it
+    batch: int | None = None  # patches in a step; None: by the patch
+    seed: int = 0
+    device: str = "cpu"
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields of the recipe; None: its own
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """A training that can begin."""
+
+    asked: Asked
+    plan: data.DataPlan
+    spec: rec.ModelSpec
+    recipe: TrainRecipe
+
+    def run(self, out: Path, progress: Progress | None = None) -> TrainResult:
+        """Train into a folder, or go on with what was begun there.
+
+        Args:
+            out: made if it is not there.
+            progress: told after each step.
+
+        Raises:
+            StoreError: the folder cannot be used.
+        """
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to {out}: {error.strerror or error}; choose another folder with --out"
+            ) from error
+        torch.manual_seed(self.recipe.seed)
+        model = zoo.build(self.spec, self.recipe.patch)
+        keep_freed_memory()
+        weights = self.weights(out)
+        return train(model, self.spec, self.recipe, out=weights, device=self.asked.device, progress=progress)
+
+    def weights(self, out: Path) -> Path:
+        """Where the weights are kept."""
+        return out / f"{self.spec.name}.safetensors"
+
+    def lines(self, result: TrainResult, out: Path) -> list[str]:
+        """What came of it, in words."""
+        told = [f"{result.steps} steps in {result.seconds:.0f} s, last mean loss {result.curve[-1][1]:.3f}"]
+        if result.validation:
+            cases = self.plan.splits["val"]
+            told.append(f"Dice on val {result.validation[-1][1]:.3f} ({cases} cases, watched while it trained)")
+        weights, asked = self.weights(out), self.asked
+        told.append(f"checkpoint: {weights}")
+        told.append(f"evaluate it: bench run --models {asked.model} --data {asked.data} --checkpoint {weights}")
+        return told
+
+
+def prepare(asked: Asked) -> Training:
+    """A training from what is asked.
+
+    Raises:
+        UsageError: several networks, one that is trained already or has no dense output, a network or data set that is
+            not known, a patch that the network cannot take, a device that is not there.
+    """
+    plan = data.get_plan(asked.data, fold=asked.fold)
+    card = _one(zoo.find_cards(asked.model), asked.model)
+    if card.checkpoint:
+        raise UsageError(
+            f"{asked.model} is trained already: 'bench compress' trains weights on, and a name from "
+            "'bench list models' begins anew"
+        )
+    if card.task != "segmentation":
+        raise UsageError(f"{card.name} is made for {card.task}: it has no dense output to train on {plan.name}")
+    if asked.device == "cuda":
+        cuda.require()
+    spec = card.on(plan, asked.patch).spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
+    d, h, w = asked.patch or zoo.fitting_sides(spec, plan.patch)
+    patch = (d, h, w)
+    recipe = TrainRecipe(
+        data=plan.where,
+        patch=patch,
+        budget=asked.budget,
+        seed=asked.seed,
+        batch=asked.batch or default_batch(patch),
+        **{key: value for key, value in asked.more.items() if value is not None},
+    )
+    return Training(asked=asked, plan=plan, spec=spec, recipe=recipe)
+
+
+def is_one_of_several() -> bool:
+    """Whether this process trains together with others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def leads() -> bool:
+    """Whether this process speaks for those that it trains with."""
+    return not is_one_of_several() or os.environ.get("RANK") == "0"
+
+
+def _one(cards: Sequence[zoo.Card], model: str) -> zoo.Card:
+    if len(cards) != 1:
+        raise UsageError(f"{model!r} names {len(cards)} networks; train one at a time")
+    return cards[0]
