@@ -17,6 +17,7 @@ from benchbench.search.evaluate import Evaluation
 from benchbench.search.space import Config
 from benchbench.search.storage import open_storage
 from benchbench.search.task import Task
+from benchbench.search.worker import interrupt
 
 TASK = Task(
     data="x",
@@ -33,6 +34,7 @@ PIECES = 6
 
 
 def main(url: str, index: int, trials: int, log: Path, stop: int | None = None) -> None:
+    signal.signal(signal.SIGTERM, interrupt)
     storage = open_storage(url, heartbeat_s=1, grace_s=4, patience_s=60)
 
     def say(text: str) -> None:

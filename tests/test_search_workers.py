@@ -264,7 +264,7 @@ def test_what_a_worker_leaves_that_is_told_to_stop_is_taken_up(
     workers = [start(0), start(1, stop=2)]
     wait_for_stop(workers[1], log)
     key = [line for line in said(log) if line[0] == "1"][-1][2]
-    workers[1].send_signal(signal.SIGINT)
+    workers[1].send_signal(signal.SIGTERM)
     workers[1].send_signal(signal.SIGCONT)
     assert workers[1].wait(timeout=60) != 0
     assert workers[0].wait(timeout=120) == 0

@@ -29,7 +29,7 @@ def main(folder: Path, index: int, starter: int) -> int:
         starter: the process that this one ends with.
     """
     logging.basicConfig(level=logging.WARNING, format=f"bench: worker {index}: %(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     end_with_the_starter(starter)
     own = f"sqlite:///{(folder / 'study.db').absolute()}"
     url = os.environ.get(STORAGE_ENV) or own
@@ -47,7 +47,8 @@ def main(folder: Path, index: int, starter: int) -> int:
     return 0
 
 
-def _interrupt(*_: Any) -> None:
+def interrupt(*_: Any) -> None:
+    """SIGTERM's handler: this worker leaves as the first one does after Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows tidies up
     raise KeyboardInterrupt
 
