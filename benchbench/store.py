@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +171,25 @@ def lock(folder: Path) -> int | None:
         os.close(handle)
         raise StoreError(f"{folder} is in use by another run; wait for it or choose another --out") from error
     return handle
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """A folder, made if need be, that is this process's alone meanwhile.
+
+    Raises:
+        StoreError: another process has it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = lock(folder)
+    except OSError as error:
+        raise StoreError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from error
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -15,7 +15,6 @@ import datetime
 import functools
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from benchbench import records as rec
 from benchbench import zoo
 from benchbench.devices import cpu
 from benchbench.devices.environment import environment
-from benchbench.errors import StoreError, UsageError, first_line
+from benchbench.errors import UsageError, first_line
 from benchbench.forecast import efficiency, microbenchmarks, replay, whole
 from benchbench.forecast.journal import Journal
 from benchbench.forecast.profile import CALIBRATION_SCHEMA, Calibration, Profile, write_profile
@@ -36,7 +35,7 @@ from benchbench.kernels import threads
 from benchbench.measure.memory import weights_bytes
 from benchbench.measure.roof import measure_roof
 from benchbench.measure.weightless import build_without_memory
-from benchbench.store import lock
+from benchbench.store import held
 
 log = logging.getLogger(__name__)
 
@@ -166,28 +165,13 @@ def calibrate(
     identity = rec.content_hash([rec.to_json(setting), rec.fingerprint(lasting), CALIBRATION_SCHEMA])
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder: give the name of a file that ends in .toml")
-    with _alone(out.parent):
+    with held(out.parent):  # two calibrations at once would spoil each other's times
         journal = Journal(out.with_suffix(".ndjson"), identity)
         with threads(setting.threads), _exact_fp32():
             _time(networks, setting, journal, time_s, progress)
         profile = fit(journal, setting, around, versions, out.stem)
         write_profile(profile, out)
     return profile
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder: two calibrations at once would spoil each other's times."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = lock(folder)
-    except OSError as error:
-        raise StoreError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from error
-    try:
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
 
 
 def _time(

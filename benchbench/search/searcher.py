@@ -27,7 +27,7 @@ from benchbench import cells, checkpoint, data, runner, zoo
 from benchbench import records as rec
 from benchbench.devices import cpu
 from benchbench.devices.environment import environment
-from benchbench.errors import StoreError, UsageError
+from benchbench.errors import UsageError
 from benchbench.forecast.target import Target, resolve
 from benchbench.kernels import threads
 from benchbench.recipe import default_batch
@@ -42,7 +42,7 @@ from benchbench.search.storage import open_storage, take_up_again
 from benchbench.search.task import Task, check_objective, published_spec, step_seconds
 from benchbench.search.told import Found
 from benchbench.search.work import PARTS, PROPOSAL_SHARE, Job, Worker
-from benchbench.store import lock, write_whole
+from benchbench.store import held, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -109,16 +109,8 @@ def search(asked: Asked, out: Path, *, plan: Plan, progress: Progress | None = N
         UsageError: an objective that cannot be had, data without cases to watch or to keep, another search there.
         StoreError: the folder or the storage cannot be used.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        handle = lock(out)
-    except OSError as error:
-        raise StoreError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from error
-    try:
+    with held(out):
         return _Search(asked, out, plan, progress).run()
-    finally:
-        if handle is not None:
-            os.close(handle)
 
 
 class _Search:
