@@ -1,7 +1,12 @@
-"""TOML that people write: cards, device profiles, hosts, configurations. Its faults are told in one line."""
+"""Strict readers of TOML and JSON files: cards, profiles, hosts, records, sidecars, plans, states of a run.
+
+Whatever stands in a file, reading it ends with its content or with one line that says what is wrong with it.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +20,8 @@ else:
     import tomli as tomllib
 
 Types = Mapping[str, tuple[type, ...]]
+_DEPTH = 100  # of lists and tables in each other; no file of ours comes near it
+_LARGEST_INTEGER = 2**63  # beyond it neither pandas nor torch can hold the number
 _NAMES: Mapping[type, str] = {
     str: "a text",
     int: "a whole number",
@@ -44,6 +51,78 @@ def read_toml(path: Path, what: str, kind: type[BenchError], *, may_be_missing: 
         raise kind(f"cannot read {what} {path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise kind(f"{what} {path} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise kind(f"{what} {path} is not valid TOML: too many lists or tables in each other") from error
+
+
+def read_json(path: Path, what: str, kind: type[BenchError]) -> Any:
+    """The content of a JSON file; see `parse_json`.
+
+    Args:
+        path: of it.
+        what: it is, such as `the plan`.
+        kind: of the error where it cannot be read.
+
+    Raises:
+        BenchError: of that kind; no such file, or one that is not strict JSON.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise kind(f"cannot read {what} {path}: {error.strerror or error}") from error
+    return parse_json(content, f"{what} {path}", kind)
+
+
+def parse_json(content: bytes | str, where: str, kind: type[BenchError]) -> Any:
+    """Strict JSON: UTF-8, finite numbers, whole numbers of 64 bits, text without lone surrogates, at most 100 levels.
+
+    Args:
+        content: of the file or line.
+        where: it stands, such as `records.jsonl line 3`.
+        kind: of the error.
+
+    Raises:
+        BenchError: of that kind.
+    """
+    try:
+        found = json.loads(content, parse_constant=_no_constant, parse_int=_integer, parse_float=_finite)
+        _check_json(found, _DEPTH)
+    except RecursionError as error:
+        raise kind(f"{where} is not valid JSON: too many lists or tables in each other") from error
+    except ValueError as error:  # also what is no UTF-8
+        raise kind(f"{where} is not valid JSON: {error}") from error
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -_LARGEST_INTEGER <= int(text) < _LARGEST_INTEGER:
+        raise ValueError(f"{text[:20]}{'...' if len(text) > 20 else ''} has more than 64 bits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is larger than any number")
+    return value
+
+
+def _check_json(found: Any, depth: int) -> None:
+    """Refuse what is nested too deeply, and text that cannot be written as UTF-8."""
+    if depth < 0:
+        raise ValueError("too many lists or tables in each other")
+    if isinstance(found, str) and not found.isascii():
+        found.encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
+    elif isinstance(found, dict):
+        for key, value in found.items():
+            _check_json(key, depth)
+            _check_json(value, depth - 1)
+    elif isinstance(found, list):
+        for value in found:
+            _check_json(value, depth - 1)
 
 
 def check_keys(found: Mapping[str, Any], required: Types, optional: Types, where: str, kind: type[BenchError]) -> None:
