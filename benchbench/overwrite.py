@@ -1,4 +1,4 @@
-"""Which files a command may replace: never one of its inputs, and one that benchbench did not write only with `--force`."""
+"""Which files a command may replace: none of its inputs, and one of somebody else only with `--force`."""
 
 from __future__ import annotations
 
