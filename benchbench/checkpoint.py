@@ -122,7 +122,7 @@ def find(
                 raise
             continue  # some other JSON
         same = (info.model.name, info.model.in_channels, info.model.out_channels) == (name, in_channels, out_channels)
-        of_the_data = info.data == plan.weights_key or (sidecar.parent == shipped and _name(info.data) == plan.name)
+        of_the_data = info.data == plan.weights_key or (sidecar.parent == shipped and plan.is_named_by(info.data))
         if info.compression:
             continue  # a network of its own, asked for by its path
         if same and info.spatial == tuple(spatial) and of_the_data and not leaks(info, plan):
@@ -142,7 +142,7 @@ def leaks(info: CheckpointInfo, plan: DataPlan) -> list[str]:
     """
     seen = {subject_of(case) for case in info.train.get("cases", ())}
     found = [case for case in plan.ids.get("test", ()) if subject_of(case) in seen]
-    of_one = _name(info.data) == plan.name or (info.plan is not None and info.plan.digest == plan.digest)
+    of_one = plan.is_named_by(info.data) or (info.plan is not None and info.plan.digest == plan.digest)
     if found and not of_one:
         log.warning(
             "%s was trained on %s, which has cases of the same names as %s, such as %s: make sure that they are other "

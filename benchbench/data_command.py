@@ -45,7 +45,11 @@ def rows(below: Path | None = None) -> list[Row]:
     if below is not None:
         if not below.is_dir():
             raise DataError(f"{below} is no folder")
-        for source in _sources(below):
+        try:
+            sources = list(_sources(below))
+        except OSError as error:
+            raise DataError(f"cannot read {below}: {error.strerror or error}") from error
+        for source in sources:
             found.append(
                 {
                     "name": source.name,
@@ -96,7 +100,7 @@ def check_folder(folder: Path, *, progress: Callable[[int, int], None] | None = 
         DataError: there is no data set, or its description cannot be used.
     """
     source = open_source(folder)
-    facts, faults = [], []
+    facts, faults = [], list(source.faults)
     for done, case in enumerate(source.cases, 1):
         fact, found = check.examine(case, source)
         facts += [fact] if fact else []
@@ -104,12 +108,19 @@ def check_folder(folder: Path, *, progress: Callable[[int, int], None] | None = 
         if progress:
             progress(done, len(source.cases))
     faults += check.of_the_whole(source, facts)
-    listed = splits.read_list(folder)
+    try:
+        listed = splits.read_list(folder)
+    except DataError as error:
+        listed = None
+        faults.append(check.Fault(level="fail", case="", text=str(error)))
     if listed is not None:
         try:
             folds = len(listed) if isinstance(listed, list) else 0
             for fold in range(max(folds, 1)):  # of what is no list, the first one says so
-                splits.split(source.cases, fold, listed=listed)
+                parts = splits.split(source.cases, fold, listed=listed)
+                if out := sorted({case.id for case in source.cases}.difference(*parts.values())):
+                    text = f"fold {fold} of {splits.SPLITS_FILE} leaves out {len(out)} cases, such as {out[0]}"
+                    faults.append(check.Fault(level="warn", case="", text=text))
         except DataError as error:
             faults.append(check.Fault(level="fail", case="", text=str(error)))
     return Checked(source=source, facts=tuple(facts), faults=tuple(faults))
@@ -175,13 +186,13 @@ def write_splits(folder: Path, out: Path) -> Path:
         StoreError: the file cannot be written.
     """
     text = splits.to_nnunet(open_source(folder).cases)
-    path = out / splits.SPLITS_FILE if out.is_dir() else out
-    if path.exists() and path.read_bytes() != text.encode():
-        raise StoreError(f"{path} is there already and says something else: move it, or choose another --out")
     try:
+        path = out / splits.SPLITS_FILE if out.is_dir() else out
+        if path.exists() and path.read_bytes() != text.encode():
+            raise StoreError(f"{path} is there already and says something else: move it, or choose another --out")
         write_whole(path, text.encode())
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
+        raise StoreError(f"cannot write {out}: {error.strerror or error}; choose another --out") from error
     return path
 
 

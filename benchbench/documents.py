@@ -76,6 +76,8 @@ def read_json(path: Path, what: str, kind: type[BenchError]) -> Any:
 def parse_json(content: bytes | str, where: str, kind: type[BenchError]) -> Any:
     """Strict JSON: UTF-8, finite numbers, whole numbers of 64 bits, text without lone surrogates, at most 100 levels.
 
+    A key that stands twice in a table, with two values, is refused: one of them would be lost.
+
     Args:
         content: of the file or line.
         where: it stands, such as `records.jsonl line 3`.
@@ -85,7 +87,13 @@ def parse_json(content: bytes | str, where: str, kind: type[BenchError]) -> Any:
         BenchError: of that kind.
     """
     try:
-        found = json.loads(content, parse_constant=_no_constant, parse_int=_integer, parse_float=_finite)
+        found = json.loads(
+            content,
+            parse_constant=_no_constant,
+            parse_int=_integer,
+            parse_float=_finite,
+            object_pairs_hook=_table,
+        )
         _check_json(found, _DEPTH)
     except RecursionError as error:
         raise kind(f"{where} is not valid JSON: too many lists or tables in each other") from error
@@ -108,6 +116,15 @@ def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text} is larger than any number")
     return value
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        for key, value in pairs:
+            if found[key] != value:
+                raise ValueError(f"the key {key[:60]!r} stands twice in one table, with two values")
+    return found
 
 
 def _check_json(found: Any, depth: int) -> None:

@@ -30,6 +30,8 @@ from benchbench.recipe import Patch, TrainRecipe
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from benchbench.data.plan import LabelMap
+
 _TURNED = 0.3  # share of augmented patches that are rotated and scaled
 _MARGIN = 1.3  # of the piece that is cut for a patch to be rotated and scaled in
 _AROUND = 2  # voxels around a volume that is smaller than the patch, which augmentation may fill
@@ -42,7 +44,7 @@ class Held:
     """A case in memory."""
 
     image: npt.NDArray[np.float16]  # (C, D, H, W)
-    label: npt.NDArray[np.uint8]  # (D, H, W)
+    label: LabelMap  # (D, H, W)
     centres: tuple[npt.NDArray[np.int64], ...]  # flat indices of voxels, of each label that it has
     inside: npt.NDArray[np.int64]  # flat indices of voxels of the patient
 
@@ -177,7 +179,7 @@ class Feed:
         pairs = [self._draw(rng, patch) for _ in range(self.recipe.batch)]
         return np.stack([image for image, _ in pairs]), np.stack([self._target(label) for _, label in pairs])
 
-    def _target(self, label: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def _target(self, label: LabelMap) -> npt.NDArray[np.float32]:
         regions = self.plan.to_regions(label)
         if not self.plan.exclusive:
             return regions.astype(np.float32)
@@ -198,7 +200,7 @@ class Feed:
             self._held_bytes -= oldest.n_bytes
         return held
 
-    def _draw(self, rng: np.random.Generator, patch: Patch) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    def _draw(self, rng: np.random.Generator, patch: Patch) -> tuple[npt.NDArray[np.float32], LabelMap]:
         """One augmented patch: image (C, D, H, W), label (D, H, W)."""
         held = self._case(int(rng.integers(self.plan.splits["train"])))
         if held.centres and rng.random() < self.recipe.foreground:
@@ -211,7 +213,7 @@ class Feed:
         larger = tuple(side + 2 * round(side * (_MARGIN - 1) / 2) for side in inner) if turned else inner
         start = [m - side // 2 for m, side in zip(middle, larger, strict=True)]
         image: npt.NDArray[np.float32] = cut(held.image, start, larger).astype(np.float32)
-        label: npt.NDArray[np.uint8] = cut(held.label, start, larger)
+        label: LabelMap = cut(held.label, start, larger)
         for axis in self.recipe.mirror:
             if rng.random() < 0.5:
                 image, label = np.flip(image, axis + 1), np.flip(label, axis)
@@ -223,8 +225,8 @@ class Feed:
         return np.pad(image, [(0, 0), *around]), np.pad(label, around)
 
     def _augment(
-        self, rng: np.random.Generator, image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], sides: Patch
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        self, rng: np.random.Generator, image: npt.NDArray[np.float32], label: LabelMap, sides: Patch
+    ) -> tuple[npt.NDArray[np.float32], LabelMap]:
         import torch
 
         item = {
@@ -241,7 +243,7 @@ class Feed:
         found = changed["image"].numpy()
         if "inside" in changed:  # what is no patient stays exactly 0
             found = found * (changed["inside"].numpy() > 0.5)
-        return np.ascontiguousarray(found, np.float32), changed["label"].numpy()[0].round().astype(np.uint8)
+        return np.ascontiguousarray(found, np.float32), changed["label"].numpy()[0].round().astype(label.dtype)
 
 
 class Reused:

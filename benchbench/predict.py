@@ -82,13 +82,13 @@ def _write(label: np.ndarray, like: Path, output: Path) -> None:
 
     image = nib.load(like)
     header = image.header.copy()
-    header.set_data_dtype(np.uint8)
+    header.set_data_dtype(label.dtype)
     header.set_slope_inter(1, 0)
     found = nib.Nifti1Image(label, image.affine, header)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         content = found.to_bytes()
-        if output.name.endswith(".gz"):
+        if output.name.lower().endswith(".gz"):
             import gzip
 
             content = gzip.compress(content, 6, mtime=0)

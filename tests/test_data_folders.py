@@ -110,7 +110,7 @@ def test_a_label_map_is_painted_from_regions_the_smaller_over_the_larger(tmp_pat
         (lambda f: f.write_text(""), "it is a file"),
         (lambda f: f.mkdir(), "no dataset.json"),
         (lambda f: sets.decathlon(f / "inner"), "did you mean .*inner"),
-        (lambda f: (f.mkdir(), (f / "dataset.json").write_text("{]")), "is no JSON"),
+        (lambda f: (f.mkdir(), (f / "dataset.json").write_text("{]")), "is not valid JSON"),
         (lambda f: (f.mkdir(), (f / "dataset.json").write_text("[1]")), "not an object"),
         (lambda f: (f.mkdir(), (f / "dataset.json").write_text('{"a": 1}')), "neither 'modality'"),
     ],

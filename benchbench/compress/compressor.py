@@ -190,7 +190,7 @@ def _plan(asked: Compression, info: checkpoint.CheckpointInfo) -> data.DataPlan 
             f"{own[0]} and {own[1]}: give the data that they were trained on, {info.data.partition(':')[0]}"
         )
     same = info.plan is not None and info.plan.digest == plan.digest != ""
-    if plan.name != info.data.partition(":")[0] and not same:
+    if not plan.is_named_by(info.data) and not same:
         raise UsageError(
             f"{plan.name} is not what these weights were trained on, {info.data.partition(':')[0]}: then nobody could "
             "tell which patients they have seen; give that data"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 from pathlib import Path
 from types import MappingProxyType
 
@@ -32,6 +33,9 @@ _PLANS: dict[str, DataPlan] = {
         licence="made here from the MNI152 template that nilearn carries (its notice is in NOTICE)",
     ),
 }
+
+#: What may follow a folder: `#2`, `#all`, `#2+exclude`.
+_PART = re.compile(r"(?P<folder>.+)#(?P<fold>all|\d{0,9})(?:\+(?P<rule>brats|exclude))?", re.DOTALL | re.ASCII)
 
 #: Data set -> module with `load_case(split, index) -> Case`.
 _READERS = {"phantom": "benchbench.data.phantom"}
@@ -64,17 +68,38 @@ def get_plan(name: str, *, fold: int | None = None, rule: str | None = None) -> 
         if rule not in (None, _PLANS[name].usual_rule):
             raise DataError(f"{name} is judged by the rule {_PLANS[name].usual_rule} alone")
         return _PLANS[name]
-    path, _, part = name.partition("#") if "#" in name and not Path(name).exists() else (name, "", "")
-    number, _, named_rule = part.partition("+")
-    if "/" in name or Path(path).expanduser().exists():
-        from benchbench.data.folder import plan_folder
+    folder, named, named_rule = _parts(name)
+    if "/" not in name and not _exists(folder):
+        raise DataError(unknown("data set", name, _PLANS, hint="give a folder, or see 'bench data list'"))
+    from benchbench.data.folder import plan_folder
 
-        named = ALL if number == "all" else int(number) if number.isdigit() else 0
-        chosen = named if fold is None else fold
-        plan = plan_folder(Path(path).expanduser(), fold=chosen)
-        asked = named_rule if rule is None else rule
-        return plan if asked in ("", plan.usual_rule) else dataclasses.replace(plan, rule=asked)
-    raise DataError(unknown("data set", name, _PLANS, hint="give a folder, or see 'bench data list'"))
+    plan = plan_folder(folder, fold=named if fold is None else fold)
+    asked = named_rule if rule is None else rule
+    return plan if asked in ("", plan.usual_rule) else dataclasses.replace(plan, rule=asked)
+
+
+def _parts(name: str) -> tuple[Path, int, str]:
+    """Folder, fold and rule of what a plan's `where` says; a folder may have a `#` in its own name."""
+    found = None if _exists(whole := _home(name)) else _PART.fullmatch(name)
+    if found is None:
+        return whole, 0, ""
+    fold = ALL if found["fold"] == "all" else int(found["fold"] or 0)
+    return _home(found["folder"]), fold, found["rule"] or ""
+
+
+def _home(name: str) -> Path:
+    """A path whose `~` is somebody's home; left as it is where nobody has that name."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def load_case(name: str, split: str, index: int) -> Case:

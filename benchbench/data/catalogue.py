@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
+from typing import Any
 
 from benchbench.errors import DataError, unknown
 
@@ -107,7 +108,7 @@ def _download(known: Known, to: Path) -> None:
     import urllib.error
 
     from monai.apps import DecathlonDataset
-    from monai.apps.utils import HashCheckError, download_url, extractall
+    from monai.apps.utils import HashCheckError, download_url
 
     partial = to / f".{known.archive}.partial"  # a killed download or unpacking leaves nothing that looks whole
     url, md5 = DecathlonDataset.resource[known.archive], DecathlonDataset.md5[known.archive]
@@ -116,7 +117,7 @@ def _download(known: Known, to: Path) -> None:
         to.mkdir(parents=True, exist_ok=True)
         download_url(url, archive, md5, hash_type="md5", progress=False)
         shutil.rmtree(partial, ignore_errors=True)
-        extractall(archive, partial, md5, hash_type="md5", has_base=True)
+        _unpack(archive, partial)
         if not (partial / known.archive / "dataset.json").exists():
             raise DataError(f"the archive of {known.name} has no {known.archive}/dataset.json; it is kept: {archive}")
         os.replace(partial / known.archive, to / known.archive)
@@ -124,7 +125,9 @@ def _download(known: Known, to: Path) -> None:
         raise DataError(
             f"{archive} is not what MONAI knows by its md5, such as after a broken download: remove it and fetch again"
         ) from error
-    except (OSError, urllib.error.URLError, RuntimeError, ValueError, tarfile.TarError) as error:
+    except DataError:  # a ValueError, too
+        raise
+    except (OSError, EOFError, urllib.error.URLError, RuntimeError, ValueError, tarfile.TarError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(
             f"cannot get {known.name} from {url}: {reason}; it can also be downloaded by hand into {to}"
@@ -132,3 +135,25 @@ def _download(known: Known, to: Path) -> None:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     archive.unlink(missing_ok=True)
+
+
+def _unpack(archive: Path, to: Path) -> None:
+    """Unpack a tar that has files and folders alone, as those of data sets do.
+
+    Raises:
+        DataError: it has something else, such as a device or a link, or names what lies outside of it.
+    """
+    import tarfile
+
+    with tarfile.open(archive) as tar:
+        members = tar.getmembers()
+        for member in members:
+            inner = PurePosixPath(member.name)
+            if not (member.isreg() or member.isdir()) or inner.is_absolute() or ".." in inner.parts:
+                raise DataError(
+                    f"{archive} holds {member.name!r}, which is no file or folder in it; nothing is unpacked, and the "
+                    "archive is kept"
+                )
+        # Pythons of before mid 2023 lack the filter; what it refuses has been refused, and modes are those of files
+        extra: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        tar.extractall(to, members, **extra)

@@ -7,26 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import Counter
 from collections.abc import Iterator
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
 
-from benchbench.data.source import CaseFiles, Source, stem
+from benchbench.data.plan import alike
+from benchbench.data.source import CaseFiles, Fault, Source, stem
 from benchbench.data.volumes import load_volumes, read_header
 from benchbench.errors import DataError
 
-Level = Literal["fail", "warn"]
+__all__ = ["CaseFacts", "Fault", "examine", "of_the_whole"]
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """Something that is wrong, or odd, with one case or with the whole."""
-
-    level: Level  # `fail`: the case is left out; `warn`: worth a look
-    case: str  # empty: of the whole data set
-    text: str
+_NAMED = 5  # so many files that nobody lists are named
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +31,7 @@ class CaseFacts:
     spacing_mm: tuple[float, float, float]
     voxels: dict[int, int]  # label -> how many voxels
     digest: str  # of the image's voxels
+    oddities: tuple[str, ...] = ()  # of its geometry
 
 
 def examine(case: CaseFiles, source: Source) -> tuple[CaseFacts | None, list[Fault]]:
@@ -64,6 +58,7 @@ def examine(case: CaseFiles, source: Source) -> tuple[CaseFacts | None, list[Fau
         spacing_mm=header.spacing_mm,
         voxels=counts,
         digest=hashlib.sha256(volumes.image.tobytes()).hexdigest(),
+        oddities=header.oddities,
     )
     return facts, faults
 
@@ -76,17 +71,32 @@ def of_the_whole(source: Source, facts: list[CaseFacts]) -> Iterator[Fault]:
             text = f"has the same voxels as {seen[one.digest]}: on both sides of a split it would be learnt by heart"
             yield Fault(level="fail", case=one.id, text=text)
         seen.setdefault(one.digest, one.id)
-    for name, n in Counter(case.id for case in source.cases).items():
-        if n > 1:
-            yield Fault(level="fail", case=name, text=f"is listed {n} times")
+    by_text: dict[str, list[str]] = {}
+    for one in facts:
+        for oddity in one.oddities:
+            by_text.setdefault(oddity, []).append(one.id)
+    for oddity, ids in by_text.items():
+        text = f"{oddity} ({len(ids)} cases)" if len(ids) > 1 else oddity
+        yield Fault(level="warn", case=ids[0], text=text)
     present = {value for one in facts for value, n in one.voxels.items() if n}
     for value, name in source.labels.items():
         if facts and value and value not in present:
             yield Fault(level="warn", case="", text=f"no case has the label {value} ({name})")
-    listed = {file.path.name for case in source.cases for file in case.images}
-    folder = source.folder / "imagesTr"
-    if folder.is_dir():
-        extra = sorted(p.name for p in folder.iterdir() if stem(p.name) and p.name not in listed)
+    for names in alike(source.regions):
+        text = f"its regions {' and '.join(names)} differ in signs or capitals alone, which no metric's name has"
+        yield Fault(level="warn", case="", text=text)
+    used = {path.absolute() for case in source.cases for path in (*(f.path for f in case.images), case.label) if path}
+    told = {fault.case for fault in source.faults}
+    for part in ("imagesTr", "labelsTr"):
+        unused = {p.name: stem(p.name) for p in _files(source.folder / part) if p.absolute() not in used}
+        extra = sorted(name for name, case in unused.items() if case and case not in told)
         if extra:
-            more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
-            yield Fault(level="warn", case="", text=f"imagesTr has {extra[0]}{more}, which no case uses")
+            more = f" and {len(extra) - _NAMED} more" if len(extra) > _NAMED else ""
+            yield Fault(level="warn", case="", text=f"{part} has {', '.join(extra[:_NAMED])}{more}, which no case uses")
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if not path.is_dir()]
+    except OSError:  # such as of a layout without that folder
+        return []

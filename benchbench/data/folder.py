@@ -13,8 +13,9 @@ import dataclasses
 import functools
 import json
 import logging
+import os
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from benchbench.data.brats import is_brats, open_brats
 from benchbench.data.cache import PREPARED, cache_base
 from benchbench.data.decathlon import is_decathlon, open_decathlon
 from benchbench.data.nnunet_raw import is_nnunet, open_nnunet
-from benchbench.data.plan import ALL, DataPlan, Preparation
+from benchbench.data.plan import ALL, DataPlan, Preparation, label_dtype
 from benchbench.data.source import CaseFiles, Source, read_json
 from benchbench.data.volumes import is_background, load_volumes, read_header
 from benchbench.errors import DataError
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 #: Changes whenever a prepared voxel, a plan or a split may change for equal files.
 VERSION = 1
+
+_LOOK = 2  # changes whenever a fingerprint may change for equal files, as with what can be read
 
 _ANISOTROPIC = 3.0  # ratio of a case's spacings from which the coarse axis gets a finer target than the median
 _MULTIPLE = 8  # of a patch's sides, voxels; a network that needs a larger one gets it (`zoo.fitting_sides`)
@@ -49,8 +52,15 @@ def open_source(folder: Path) -> Source:
     """The data set in a folder, in whichever of the known layouts.
 
     Raises:
-        DataError: no such folder, an unknown layout, or a description that cannot be used.
+        DataError: no such folder, one that cannot be read, an unknown layout, or a description that cannot be used.
     """
+    try:
+        return _open_source(folder)
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or folder}: {error.strerror or error}") from error
+
+
+def _open_source(folder: Path) -> Source:
     if not folder.is_dir():
         raise DataError(f"no data set at {folder}: {'it is a file' if folder.exists() else 'no such folder'}")
     if (folder / "dataset.json").exists():
@@ -65,12 +75,25 @@ def open_source(folder: Path) -> Source:
         )
     if is_brats(folder):
         return open_brats(folder)
-    below = [path.name for path in sorted(folder.iterdir()) if (path / "dataset.json").exists()]
-    hint = f"; did you mean {folder / below[0]}?" if below else ""
+    hint = next((f"; did you mean {path}?" for path in _below(folder)), "")
     raise DataError(
         f"{folder} is no data set that can be read: no dataset.json (Decathlon, nnU-Net v2), and no folders such as "
         f"BraTS2021_00000 or BraTS-GLI-00000-000{hint}"
     )
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Folders in it, and in those, that a data set lies in; archives are often unpacked into one more folder."""
+    within = [folder]
+    for _ in range(2):
+        within = [path for outer in within for path in sorted(outer.iterdir()) if _can_be_read(path)]
+        for path in within:
+            if (path / "dataset.json").exists() or is_brats(path):
+                yield path
+
+
+def _can_be_read(path: Path) -> bool:
+    return path.is_dir() and os.access(path, os.R_OK | os.X_OK)
 
 
 def plan_folder(folder: Path, *, fold: int = 0) -> DataPlan:
@@ -83,7 +106,10 @@ def plan_folder(folder: Path, *, fold: int = 0) -> DataPlan:
     Raises:
         DataError: it cannot be read, or a part of the split is empty.
     """
-    return _plan(folder.resolve(), fold, _stamp(folder))
+    try:
+        return _plan(folder.resolve(), fold, _stamp(folder))
+    except (OSError, RuntimeError) as error:  # the latter of links that lead to themselves
+        raise DataError(f"cannot read {folder}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _stamp(folder: Path) -> tuple[int, ...]:
@@ -97,6 +123,8 @@ def _plan(folder: Path, fold: int, stamp: tuple[int, ...]) -> DataPlan:
     source = _source(folder, stamp)
     digest = _identity(source)
     stats = _fingerprint(source, digest)
+    if stats["oddly_placed"]:  # read by another rule than before: plans and prepared cases of then are not theirs
+        digest = rec.content_hash([digest, stats["oddly_placed"]])
     listed = splits.read_list(folder)
     parts = splits.split(source.cases, fold, listed=listed)
     usable = {name: tuple(c for c in ids if c not in stats["unreadable"]) for name, ids in parts.items()}
@@ -141,9 +169,10 @@ def _plan(folder: Path, fold: int, stamp: tuple[int, ...]) -> DataPlan:
 def _identity(source: Source) -> str:
     """Of the data, wherever it lies: its description, and the names and sizes of its files."""
     files = [[case.id, [_size(file.path) for file in case.images], _size(case.label)] for case in source.cases]
-    return rec.content_hash(
-        [VERSION, source.layout, source.channels, [[k, v] for k, v in source.regions.items()], files]
-    )
+    described = [VERSION, source.layout, source.channels, [[k, v] for k, v in source.regions.items()], files]
+    if (dtype := np.dtype(label_dtype(source.labels)).name) != "uint8":  # prepared cases once were, whatever they held
+        described.append(dtype)
+    return rec.content_hash(described)
 
 
 def _size(path: Path | None) -> int:
@@ -179,7 +208,7 @@ def _fingerprint(source: Source, digest: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         read = json.loads(_fingerprint_path(source, digest).read_bytes())
-        if read["stamp"] == _times(source) and "sides" in read:
+        if read["stamp"] == _times(source) and read["version"] == _LOOK:
             found = dict(read)
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -208,7 +237,10 @@ def _times(source: Source) -> str:
 
 
 def _look(source: Source) -> dict[str, Any]:
-    shapes, spacings, unreadable = [], [], {}
+    shapes, spacings, unreadable, oddly_placed = [], [], {}, []
+    for fault in source.faults:
+        if fault.level == "fail":
+            log.warning("left out: %s: %s", fault.case, fault.text)
     for case in source.cases:
         try:
             header = read_header(case)
@@ -216,6 +248,8 @@ def _look(source: Source) -> dict[str, Any]:
             unreadable[case.id] = str(error)
             log.warning("left out: %s", error)
             continue
+        if header.rescaled:
+            oddly_placed.append(case.id)
         order = _ras_order(header.affine)
         shapes.append([header.shape[i] for i in order])
         spacings.append([header.spacing_mm[i] for i in order])
@@ -230,6 +264,7 @@ def _look(source: Source) -> dict[str, Any]:
     if foreground:  # the air around the head is cropped away
         scaled = scaled * share
     return {
+        "version": _LOOK,
         "stamp": _times(source),
         "spacing_mm": [round(float(s), 6) for s in target],
         "resample": resample,
@@ -237,6 +272,7 @@ def _look(source: Source) -> dict[str, Any]:
         "foreground": foreground,
         "clip": clip,
         "unreadable": unreadable,
+        "oddly_placed": oddly_placed,
     }
 
 
@@ -263,7 +299,7 @@ def _intensities(source: Source, cases: list[CaseFiles]) -> tuple[bool, list[flo
         empty.append(float(background.mean()))
         shares.append([_lit_share(background, axis) for axis in _ras_order(volumes.affine)])
         if source.is_ct and volumes.label is not None and volumes.label.any():
-            voxels = volumes.image[0][volumes.label > 0]
+            voxels = volumes.image[0][volumes.label != 0]
             inside.append(voxels[:: max(1, len(voxels) // 10_000)])
     foreground = bool(empty) and statistics.median(empty) > _BACKGROUND and not source.is_ct
     share = np.median(np.array(shares), axis=0) if shares else np.ones(3)

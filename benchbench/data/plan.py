@@ -7,7 +7,7 @@ a Dice without its plan says nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,35 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    LabelMap = npt.NDArray[np.integer[Any]]  # of the dtype that `label_dtype` gives
 
 #: The regions of BraTS, as they are called.
 _BRATS = ({"tc", "wt", "et"}, {"tumor core", "whole tumor", "enhancing tumor"})
 
 ALL = -1  # in the place of a fold: every case is `test`, as of another hospital's data
+
+LARGEST_LABEL = 2**24  # beyond it float32, which the transforms move labels in, has no longer every whole number
+
+
+def label_dtype(values: Iterable[int]) -> type[np.integer[Any]]:
+    """The smallest of uint8, int16 and int32 that a map of these labels fits in.
+
+    Args:
+        values: of the labels, as a data set describes them; so all its cases have one dtype.
+    """
+    import numpy as np
+
+    known = [0, *values]
+    fitting = (d for d in (np.uint8, np.int16) if np.iinfo(d).min <= min(known) and max(known) <= np.iinfo(d).max)
+    return next(fitting, np.int32)
+
+
+def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Names that differ in signs and capitals alone, such as `GTV+` and `gtv-`: no file or metric tells them apart."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault("".join(c if c.isalnum() else "_" for c in name.lower()), []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +116,20 @@ class DataPlan:
         part = f":list{self.listed}{part}" if self.listed and self.fold != ALL else part
         return f"{self.name}:{self.digest[:8]}{part}" if self.digest else self.name
 
+    def is_named_by(self, key: str) -> bool:
+        """Whether a key is of a data set of this name, be it of other cases; a folder `phantom` is not the phantom."""
+        return key.startswith(f"{self.name}:") if self.digest else key == self.name
+
     @property
     def where(self) -> str:
         """What `get_plan` finds it by, here."""
         if self.folder is None:
             return self.name
         part = ("all" if self.fold == ALL else str(self.fold)) + (f"+{self.rule}" if self.rule else "")
-        return f"{self.folder}#{part}" if part != "0" else str(self.folder)
+        if part == "0":
+            return str(self.folder)
+        # A folder may be called as this one with its fold.
+        return f"{self.folder}/#{part}" if Path(f"{self.folder}#{part}").exists() else f"{self.folder}#{part}"
 
     def check_case(self, split: str, index: int) -> None:
         """Refuse a case that the data set does not have.
@@ -111,7 +142,7 @@ class DataPlan:
         if not 0 <= index < self.splits[split]:
             raise DataError(f"{self.name} {split} has cases 0 to {self.splits[split] - 1}, not {index}")
 
-    def to_regions(self, label: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    def to_regions(self, label: LabelMap) -> npt.NDArray[np.bool_]:
         """One channel a region from a label map.
 
         Args:
@@ -124,7 +155,7 @@ class DataPlan:
 
         return np.stack([np.isin(label, values) for values in self.regions.values()])
 
-    def to_label(self, regions: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    def to_label(self, regions: npt.NDArray[np.bool_]) -> LabelMap:
         """A label map from one channel a region; the largest are painted first, the smaller over them.
 
         Args:
@@ -135,9 +166,9 @@ class DataPlan:
         """
         import numpy as np
 
-        found: npt.NDArray[np.uint8] = np.zeros(regions.shape[1:], np.uint8)
         covered = list(self.regions.values())
         paint = self.paint or tuple(values[0] for values in covered)
+        found: LabelMap = np.zeros(regions.shape[1:], label_dtype([*self.labels, *paint]))
         for i in sorted(range(len(covered)), key=lambda i: -len(covered[i])):
             found[regions[i]] = paint[i]
         return found
@@ -149,7 +180,7 @@ class Case:
 
     id: str
     image: npt.NDArray[np.float32]  # (channels, D, H, W), z-scored in the brain, background 0
-    label: npt.NDArray[np.uint8]  # (D, H, W)
+    label: LabelMap  # (D, H, W)
     affine: npt.NDArray[np.float64]  # (4, 4) voxel -> world, millimetres
 
 
@@ -177,6 +208,9 @@ def plan_from_json(plain: Mapping[str, Any]) -> DataPlan:
     }
     made["regions"] = {str(name): tuple(int(v) for v in values) for name, values in plain["regions"]}
     made["labels"] = {int(value): str(name) for value, name in plain["labels"]}
+    for what in ("regions", "labels"):
+        if len(made[what]) != len(plain[what]):
+            raise ValueError(f"two of its {what} are called alike")
     if plain.get("preparation"):
         how = dict(plain["preparation"])
         clip = how.pop("clip")

@@ -31,8 +31,11 @@ from benchbench.store import write_whole
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from benchbench.data.plan import LabelMap
+
 log = logging.getLogger(__name__)
 
+_LONGEST = 200  # bytes of a case's id in a file's name, which may have 255
 _ALMOST_ZERO = np.float32(1e-6)  # of a patient's voxel, since exactly 0 means that there is none
 
 Progress = Callable[[int, int], None]  # how many are done, and of how many
@@ -76,7 +79,7 @@ class Prepared:
     """A case as a network sees it, with the way back."""
 
     image: Tensor  # (C, D, H, W) float32, MONAI's MetaTensor
-    label: npt.NDArray[np.uint8] | None  # (D, H, W), of the prepared voxels
+    label: LabelMap | None  # (D, H, W), of the prepared voxels
     steps: Any  # that were applied
     native_shape: tuple[int, ...]
     native_affine: npt.NDArray[np.float64]
@@ -115,7 +118,7 @@ def prepare(volumes: Volumes, preparation: Preparation) -> Prepared:
     steps = spatial_steps(preparation, keys)
     moved = steps(item)
     image = normalise(preparation, moved["image"])
-    label = None if volumes.label is None else moved["label"].numpy()[0].round().astype(np.uint8)
+    label = None if volumes.label is None else moved["label"].numpy()[0].round().astype(volumes.label.dtype)
     return Prepared(
         image=image,
         label=label,
@@ -199,7 +202,9 @@ def _cached_path(plan: DataPlan, files: CaseFiles) -> Path:
     paths = [*dict.fromkeys(f.path for f in files.images), *([files.label] if files.label else [])]
     stamps = [[p.stat().st_size, p.stat().st_mtime_ns] if p.exists() else None for p in paths]
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in files.id)
-    return folders.prepared_folder(plan) / f"{name}-{rec.content_hash(stamps)}.npz"
+    name = name.encode()[:_LONGEST].decode(errors="ignore")
+    told = stamps if name == files.id else [files.id, *stamps]  # names that are alike as files are not the same case
+    return folders.prepared_folder(plan) / f"{name}-{rec.content_hash(told)}.npz"
 
 
 def _read_cached(path: Path, name: str) -> Case | None:

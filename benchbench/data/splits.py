@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchbench import documents
 from benchbench.data.plan import ALL
 from benchbench.data.source import CaseFiles
 from benchbench.errors import DataError
@@ -73,7 +74,8 @@ def split(cases: Sequence[CaseFiles], fold: int = 0, *, listed: Any = None) -> d
 def _listed(cases: Sequence[CaseFiles], fold: int, listed: Any) -> dict[str, bool]:
     """Case -> whether it is in the fold, as a `splits_final.json` has it."""
     if not isinstance(listed, list) or not all(
-        isinstance(one, Mapping) and {"train", "val"} <= set(one) for one in listed
+        isinstance(one, Mapping) and isinstance(one.get("train"), list) and isinstance(one.get("val"), list)
+        for one in listed
     ):
         raise DataError(f"{SPLITS_FILE} must be a list of folds, each with 'train' and 'val'")
     if not 0 <= fold < len(listed):
@@ -106,8 +108,7 @@ def read_list(folder: Path) -> Any:
     """
     path = folder / SPLITS_FILE
     try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        there = path.exists()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return documents.read_json(path, "the list of splits", DataError) if there else None

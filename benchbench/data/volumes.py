@@ -1,27 +1,50 @@
 """Reading the files of one case, and everything that can be wrong with them.
 
 The surprise is the affine: two files of equal shape may lie in different places, and a label that is shifted
-against its image trains a network to be wrong everywhere. So the corners of all files of a case must agree.
+against its image trains a network to be wrong everywhere. So the corners of all files of a case must agree. And a
+file may say where it lies twice, and differently: `geometry.py` has the rule.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import itertools
+import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from benchbench.data.geometry import Geometry, geometry_of
+from benchbench.data.plan import label_dtype
 from benchbench.data.source import CaseFiles
 from benchbench.errors import DataError, first_line
-from benchbench.units import format_shape
+from benchbench.units import format_shape, format_value
+
+if TYPE_CHECKING:
+    from benchbench.data.plan import LabelMap
 
 _APART_MM = 0.1  # between corners of two files, up to which they lie in one place
-_READING = (OSError, EOFError, ValueError, zlib.error)  # what a damaged file makes nibabel raise
+_READING = (  # what a damaged file makes nibabel raise
+    OSError,
+    EOFError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    MemoryError,
+    zlib.error,
+)
+_SIDES_MM = (1e-6, 1e4)  # that a voxel may have: a nanometre, for a microscope, and ten metres
+_FLAT = 1e-3  # volume of a voxel, as a share of the product of its sides, below which two axes are one
+_ROUNDING = 1e-3  # of a label that is stored as a fraction: 0.9997 is a 1
+_PACKED = 1100  # gzip makes nothing smaller than by this: 1032, and its header
+_LARGE_BYTES = 256 * 2**20  # a packed file that claims more is counted before memory is taken for it
+_MEMORY_SHARE = 0.5  # of what is free, that the voxels of a case may take
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +53,7 @@ class Volumes:
 
     id: str
     image: npt.NDArray[np.float32]  # (C, D, H, W)
-    label: npt.NDArray[np.uint8] | None  # (D, H, W)
+    label: LabelMap | None  # (D, H, W)
     affine: npt.NDArray[np.float64]  # (4, 4) voxel -> world, millimetres
 
 
@@ -41,6 +64,8 @@ class Header:
     shape: tuple[int, int, int]  # voxels, of the file's own axes
     spacing_mm: tuple[float, float, float]
     affine: npt.NDArray[np.float64]
+    oddities: tuple[str, ...] = ()  # of where it lies, such as a sform that contradicts the qform
+    rescaled: bool = False  # whether its spacing is another than nibabel's
 
 
 def read_header(case: CaseFiles) -> Header:
@@ -51,15 +76,15 @@ def read_header(case: CaseFiles) -> Header:
     """
     first = case.images[0]
     image = _open(first.path)
-    shape = image.shape if first.volume is None else image.shape[:-1]
-    _check_sides(first.path, image.shape, four=first.volume is not None, volume=first.volume)
-    spacing = np.linalg.norm(np.asarray(image.affine, np.float64)[:3, :3], axis=0)
-    if not np.isfinite(image.affine).all() or not (spacing > 0).all():
-        raise DataError(f"{first.path}: its affine gives a voxel of {format_spacing(spacing)}, so it has no geometry")
+    sides = _sides(first.path, image.shape, four=first.volume is not None, volume=first.volume)
+    geometry = _geometry(first.path, image)
+    spacing = geometry.spacing_mm
     return Header(
-        shape=(int(shape[0]), int(shape[1]), int(shape[2])),
+        shape=(sides[0], sides[1], sides[2]),
         spacing_mm=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
-        affine=np.asarray(image.affine, np.float64),
+        affine=geometry.affine,
+        oddities=geometry.oddities,
+        rescaled=geometry.rescaled,
     )
 
 
@@ -80,37 +105,46 @@ def load_volumes(case: CaseFiles, labels: Mapping[int, str] | None = None) -> Vo
             infinite; a label is not in the list.
     """
     channels: list[npt.NDArray[np.float32]] = []
-    opened: dict[Path, tuple[Any, npt.NDArray[Any]]] = {}
-    affine: npt.NDArray[np.float64] | None = None
+    opened: dict[Path, tuple[Geometry, npt.NDArray[Any]]] = {}
+    place: Geometry | None = None
     first = case.images[0].path
     for file in case.images:
         if file.path not in opened:
             image = _open(file.path)
-            _check_sides(file.path, image.shape, four=file.volume is not None)
+            four = file.volume is not None
+            sides = _sides(file.path, image.shape, four=four)
             wanted = sum(other.path == file.path for other in case.images)
-            if file.volume is not None and image.shape[-1] > wanted:
-                raise DataError(f"{file.path} has {image.shape[-1]} channels, and {wanted} are expected")
-            opened[file.path] = image, _voxels(file.path, image)
-        image, voxels = opened[file.path]
-        _check_sides(file.path, image.shape, four=file.volume is not None, volume=file.volume)
-        channel = voxels if file.volume is None else voxels[..., file.volume]
-        if affine is None:
-            affine = np.asarray(image.affine, np.float64)
+            if four and sides[-1] > wanted:
+                raise DataError(f"{file.path} has {sides[-1]} channels, and {wanted} are expected")
+            geometry = _geometry(file.path, image)
+            opened[file.path] = geometry, _voxels(file.path, image, files=len(case.images) if not four else 1)
+        geometry, voxels = opened[file.path]
+        sides = _sides(file.path, voxels.shape, four=file.volume is not None, volume=file.volume)
+        voxels = voxels.reshape(sides)
+        channel = _as_float(voxels if file.volume is None else voxels[..., file.volume])
+        if place is None:
+            place = geometry
         else:
-            _check_place(first, channels[0].shape, affine, file.path, channel.shape, image.affine)
+            _check_place(first, channels[0].shape, place, file.path, channel.shape, geometry)
         if not np.isfinite(channel).all():
             share = 1 - np.isfinite(channel).mean()
             raise DataError(f"{file.path}: {share:.2%} of its voxels are NaN or infinite; repair it or leave it out")
-        channels.append(np.asarray(channel, np.float32))
-    assert affine is not None
+        channels.append(channel)
+    assert place is not None
     found = None
     if labels is not None and case.label is not None:
         image = _open(case.label)
-        _check_sides(case.label, image.shape, four=False)
-        values = _voxels(case.label, image)
-        _check_place(first, channels[0].shape, affine, case.label, values.shape, image.affine)
+        sides = _sides(case.label, image.shape, four=False)
+        geometry = _geometry(case.label, image)
+        values = _voxels(case.label, image).reshape(sides)
+        _check_place(first, channels[0].shape, place, case.label, values.shape, geometry)
         found = _as_label(case.label, values, labels)
-    return Volumes(id=case.id, image=np.stack(channels), label=found, affine=affine)
+    return Volumes(id=case.id, image=np.stack(channels), label=found, affine=place.affine)
+
+
+def _as_float(channel: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which is refused as that
+        return np.asarray(channel, np.float32)
 
 
 def is_background(image: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
@@ -133,65 +167,139 @@ def _open(path: Path) -> Any:
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
     try:
-        return nib.load(path)
+        image = nib.load(path)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing") from error
-    except (ImageFileError, HeaderDataError, *_READING) as error:
+    except (ImageFileError, HeaderDataError, WrapStructError, *_READING) as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from error
+    if not isinstance(image, nib.Nifti1Pair):  # of which the other NIfTIs are kinds
+        raise DataError(f"{path} is a {type(image).__name__}, and no NIfTI volume")
+    return image
 
 
-def _voxels(path: Path, image: Any) -> npt.NDArray[Any]:
+def _geometry(path: Path, image: Any) -> Geometry:
+    geometry = geometry_of(image.header)
+    affine, spacing = geometry.affine, geometry.spacing_mm
+    low, high = _SIDES_MM
+    if not np.isfinite(affine).all() or not ((spacing >= low) & (spacing <= high)).all():
+        raise DataError(f"{path}: its affine gives a voxel of {format_spacing(spacing)}, so it has no geometry")
+    if abs(np.linalg.det(affine[:3, :3] / spacing)) < _FLAT:
+        raise DataError(f"{path}: two axes of its affine point the same way, so it has no geometry")
+    return geometry
+
+
+def _voxels(path: Path, image: Any, *, files: int = 1) -> npt.NDArray[Any]:
+    """What is stored, scaled; never more memory than the file can fill.
+
+    Args:
+        path: of the file.
+        image: nibabel's, of which only the header has been read.
+        files: of the case, that are as large.
+    """
+    from nibabel.spatialimages import HeaderDataError
+
+    _check_size(path, image, files)
     try:
-        found: npt.NDArray[Any] = np.asanyarray(image.dataobj)
-    except _READING as error:
+        with np.errstate(over="ignore", invalid="ignore"):
+            found: npt.NDArray[Any] = np.asanyarray(image.dataobj)
+    except (HeaderDataError, *_READING) as error:
         raise DataError(f"{path} cannot be read to its end: {first_line(error)}; get it again") from error
     if found.dtype.kind not in "biuf":
         raise DataError(f"{path} holds {found.dtype} in each voxel, such as a colour, and no single number")
     return found
 
 
-def _check_sides(path: Path, shape: tuple[int, ...], *, four: bool, volume: int | None = None) -> None:
+def _check_size(path: Path, image: Any, files: int) -> None:
+    """Refuse a header that claims more than its file can hold, or than fits in memory, before any is taken."""
+    import psutil
+
+    voxels = math.prod(map(int, image.shape))
+    stored = voxels * image.get_data_dtype().itemsize
+    packed = path.name.lower().endswith(".gz")
+    try:
+        size = path.stat().st_size
+        whole = stored <= size * (_PACKED if packed else 1)
+        if whole and packed and stored > _LARGE_BYTES:
+            whole = _unpacked(path, stored) >= stored
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read to its end: {first_line(error)}; get it again") from error
+    sides = format_shape(image.shape)
+    if not whole:
+        raise DataError(
+            f"{path} cannot be read to its end: its header says {sides} voxels ({format_value(stored, 'B')}), "
+            f"and the file of {format_value(size, 'B')} ends before; get it again"
+        )
+    needed = voxels * max(4, image.get_data_dtype().itemsize) * files
+    if needed > _MEMORY_SHARE * psutil.virtual_memory().available:
+        raise DataError(
+            f"{path} has {sides} voxels: its case takes {format_value(needed, 'B')} of memory, more than half of what "
+            "is free; cut it into smaller ones"
+        )
+
+
+def _unpacked(path: Path, enough: int) -> int:
+    """Bytes in a packed file, counted until there are enough."""
+    count = 0
+    with gzip.open(path) as file:
+        while count < enough and (block := file.read(1 << 20)):
+            count += len(block)
+    return count
+
+
+def _sides(path: Path, shape: tuple[int, ...], *, four: bool, volume: int | None = None) -> tuple[int, ...]:
+    """A file's sides without the trailing axes of one that some programs write.
+
+    Raises:
+        DataError: it has others than are needed.
+    """
     wanted = 4 if four else 3
-    if len(shape) != wanted:
-        what = f"a {len(shape)}-D file ({format_shape(shape)})"
+    sides = tuple(int(n) for n in shape)
+    while len(sides) > wanted and sides[-1] == 1:
+        sides = sides[:-1]
+    if len(sides) != wanted:
+        what = f"a {len(sides)}-D file ({format_shape(sides)})"
         kind = "with its contrasts on the last axis" if four else "of one channel"
         raise DataError(f"{path} is {what}; a {wanted}-D one {kind} is needed")
-    if volume is not None and volume >= shape[-1]:
-        raise DataError(f"{path} has {shape[-1]} channels, and the data set's description names more")
-    if min(shape) < 1:
-        raise DataError(f"{path} has no voxel ({format_shape(shape)})")
+    if volume is not None and volume >= sides[-1]:
+        raise DataError(f"{path} has {sides[-1]} channels, and the data set's description names more")
+    if min(sides) < 1:
+        raise DataError(f"{path} has no voxel ({format_shape(sides)})")
+    return sides
 
 
 def _check_place(
-    first: Path,
-    sides: tuple[int, ...],
-    affine: npt.NDArray[Any],
-    other: Path,
-    other_sides: tuple[int, ...],
-    other_affine: npt.NDArray[Any],
+    first: Path, sides: tuple[int, ...], place: Geometry, other: Path, other_sides: tuple[int, ...], its: Geometry
 ) -> None:
     if other_sides != sides:
         raise DataError(
             f"{other.name} has {format_shape(other_sides)} voxels and {first.name} {format_shape(sides)}: {other}"
         )
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in sides))]).T
-    apart = np.abs((np.asarray(affine) - np.asarray(other_affine)) @ corners)[:3].max()
-    if not apart <= _APART_MM:  # also where an affine holds NaN
+    # A label that was drawn by one of the image's two contradicting affines lies over it all the same.
+    apart = min(
+        float(np.abs((place.affine - its.affine) @ corners)[:3].max()),
+        float(np.abs((place.preferred - its.preferred) @ corners)[:3].max()),
+    )
+    if not apart <= _APART_MM:
         raise DataError(
             f"{other.name} and {first.name} lie {apart:.1f} mm apart by their affines (limit {_APART_MM} mm): {other}"
         )
 
 
-def _as_label(path: Path, values: npt.NDArray[Any], labels: Mapping[int, str]) -> npt.NDArray[np.uint8]:
+def _as_label(path: Path, values: npt.NDArray[Any], labels: Mapping[int, str]) -> LabelMap:
     if not np.isfinite(values).all():
         raise DataError(f"{path}: some of its labels are NaN or infinite")
+    if values.dtype.kind == "f":  # such as 255 times a slope of 1/255
+        whole = np.rint(values)
+        values = np.where(np.abs(values - whole) <= _ROUNDING, whole, values)
     present = np.unique(values)
     strange = [value for value in present.tolist() if value not in labels]
     if strange:
         known = ", ".join(map(str, labels))
         more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
-        told = ", ".join(f"{value:g}" for value in strange[:3])
+        told = ", ".join(f"{value:.9g}" for value in strange[:3])
         raise DataError(f"{path} has the label {told}{more}, which the data set does not know (it has {known})")
-    return np.asarray(values, np.uint8)
+    return np.asarray(values, label_dtype(labels))

@@ -263,8 +263,8 @@ def data_text(work: rec.Workload) -> str | None:
 
 
 def is_semi_synthetic(data: str | None) -> bool:
-    """Whether a data set's name is that of the embedded phantom."""
-    return data is not None and data.split(":")[0] == "phantom"
+    """Whether a data set is the embedded phantom; the key of a folder of that name has a hash."""
+    return data == "phantom"
 
 
 def has_phantom_dice(record: rec.Record) -> bool:
@@ -272,7 +272,8 @@ def has_phantom_dice(record: rec.Record) -> bool:
     dice = record.get("dice")
     if dice is None or dice.value is None:
         return False
-    return is_semi_synthetic(record.workload.data) or "phantom" in dice.method or "semi-synthetic" in dice.method
+    data = record.workload.data
+    return is_semi_synthetic(data) if data else "semi-synthetic" in dice.method
 
 
 def _load(records: Sequence[rec.Record]) -> str | None:

@@ -75,7 +75,7 @@ def check_parent(weights: Path, task: Task) -> checkpoint.CheckpointInfo:
             f"{task.in_channels}, {task.out_channels} and {task.spatial}: train one with 'bench train {names[0]}'"
         )
     plan = data.get_plan(task.data)
-    if plan.name != info.data.partition(":")[0]:
+    if not plan.is_named_by(info.data):
         raise CheckpointError(
             f"{weights} was trained on {info.data.partition(':')[0]}, and the search is of {plan.name}: then nobody "
             "could tell which patients it has seen; give that data"
