@@ -6,6 +6,7 @@ Rows and lines for a person; `cli.py` prints them.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,19 +47,9 @@ def rows(below: Path | None = None) -> list[Row]:
         if not below.is_dir():
             raise DataError(f"{below} is no folder")
         try:
-            sources = list(_sources(below))
+            found += _rows_below(below)
         except OSError as error:
             raise DataError(f"cannot read {below}: {error.strerror or error}") from error
-        for source in sources:
-            found.append(
-                {
-                    "name": source.name,
-                    "what": source.title,
-                    "cases": len(source.cases),
-                    "where": str(source.folder),
-                    "licence": source.licence,
-                }
-            )
     for known in list_known():
         size = f" ({known.gigabytes:g} GB)" if known.gigabytes else ""
         found.append(
@@ -67,12 +58,27 @@ def rows(below: Path | None = None) -> list[Row]:
     return found
 
 
-def _sources(below: Path) -> Iterator[Source]:
+def _rows_below(below: Path) -> Iterator[Row]:
     for folder in sorted(path for path in below.iterdir() if path.is_dir()):
         try:
-            yield open_source(folder)
-        except DataError:
+            source = open_source(folder)
+        except DataError as error:
+            if os.path.lexists(folder / "dataset.json"):  # else it is some other folder
+                yield {
+                    "name": folder.name,
+                    "what": f"cannot be used: {error}",
+                    "cases": "-",
+                    "where": str(folder),
+                    "licence": "-",
+                }
             continue
+        yield {
+            "name": source.name,
+            "what": source.title,
+            "cases": len(source.cases),
+            "where": str(source.folder),
+            "licence": source.licence,
+        }
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from benchbench.store import write_whole
 #: What a channel is called in file names: those of BraTS by year, for its four.
 _ALIASES = {"t1": ("t1", "t1n"), "t1ce": ("t1ce", "t1c", "t1gd"), "t2": ("t2", "t2w"), "flair": ("flair", "t2f")}
 
-_NUMBERED = re.compile(r"_\d{4}\.nii(\.gz)?$")
+_NUMBERED = re.compile(r"_\d{4}\.nii(\.gz)?$", re.IGNORECASE)
 
 
 def predict_files(

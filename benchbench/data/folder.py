@@ -114,7 +114,7 @@ def plan_folder(folder: Path, *, fold: int = 0) -> DataPlan:
 
 def _stamp(folder: Path) -> tuple[int, ...]:
     """Changes when the description, the split or the list of files does: a plan in memory is not used any longer."""
-    names = ("", "dataset.json", splits.SPLITS_FILE, "imagesTr", "labelsTr")
+    names = ("", "dataset.json", splits.SPLITS_FILE, "imagesTr", "labelsTr", "HGG", "LGG")
     return tuple((folder / name).stat().st_mtime_ns if (folder / name).exists() else 0 for name in names)
 
 

@@ -69,12 +69,13 @@ def geometry_of(header: Any) -> Geometry:
         elif qform is not None and not _apart(sform, qform, header.get_data_shape()) * scale <= _APART_MM:
             oddities.append("its sform and its qform turn or place it differently: the sform is taken")
     to_mm = np.diag([scale, scale, scale, 1.0])
-    return Geometry(
-        affine=to_mm @ affine,
-        preferred=to_mm @ preferred,
-        oddities=tuple(oddities),
-        rescaled=affine is not preferred or scale != 1,
-    )
+    with np.errstate(all="ignore"):
+        return Geometry(
+            affine=to_mm @ affine,
+            preferred=to_mm @ preferred,
+            oddities=tuple(oddities),
+            rescaled=affine is not preferred or scale != 1,
+        )
 
 
 def _coded(header: Any, name: str) -> npt.NDArray[np.float64] | None:

@@ -43,7 +43,8 @@ _SIDES_MM = (1e-6, 1e4)  # that a voxel may have: a nanometre, for a microscope,
 _FLAT = 1e-3  # volume of a voxel, as a share of the product of its sides, below which two axes are one
 _ROUNDING = 1e-3  # of a label that is stored as a fraction: 0.9997 is a 1
 _PACKED = 1100  # gzip makes nothing smaller than by this: 1032, and its header
-_LARGE_BYTES = 256 * 2**20  # a packed file that claims more is counted before memory is taken for it
+_LARGE_BYTES = 256 * 2**20  # a packed file that claims more, and much more than it has, is counted first
+_TIGHT = 20  # times that many
 _MEMORY_SHARE = 0.5  # of what is free, that the voxels of a case may take
 
 
@@ -222,7 +223,7 @@ def _check_size(path: Path, image: Any, files: int) -> None:
     try:
         size = path.stat().st_size
         whole = stored <= size * (_PACKED if packed else 1)
-        if whole and packed and stored > _LARGE_BYTES:
+        if whole and packed and stored > max(_LARGE_BYTES, _TIGHT * size):
             whole = _unpacked(path, stored) >= stored
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read to its end: {first_line(error)}; get it again") from error
