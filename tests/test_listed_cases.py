@@ -309,7 +309,7 @@ def test_the_grades_of_brats_up_to_2019_are_folders_of_one_data_set(tmp_path):
         "Brats18_CBICA_AAB_1",
         "Brats18_TCIA09_141_1",
     ]
-    with pytest.raises(DataError, match="did you mean .*MICCAI_BraTS_2018"):
+    with pytest.raises(DataError, match=r"did you mean .*MICCAI_BraTS_2018"):
         open_source(folder.parent)
 
 
