@@ -135,11 +135,21 @@ def _open(path: Path) -> Any:
     from nibabel.spatialimages import HeaderDataError
 
     try:
-        return nib.load(path)
+        image = nib.load(path)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing") from error
     except (ImageFileError, HeaderDataError, *_READING) as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from error
+    except (
+        ImportError,
+        AttributeError,
+        KeyError,
+        TypeError,
+    ) as error:  # a format that needs a package, or a broken one
+        raise DataError(f"{path} cannot be read: {first_line(error)}; convert it to .nii.gz") from error
+    if not isinstance(image, nib.spatialimages.SpatialImage):  # a surface, or a table of grayordinates
+        raise DataError(f"{path} is a {type(image).__name__}, no volume of voxels: convert it to .nii.gz")
+    return image
 
 
 def _voxels(path: Path, image: Any) -> npt.NDArray[Any]:
