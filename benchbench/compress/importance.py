@@ -115,7 +115,7 @@ def taylor(model: nn.Module, structure: Structure, batches: Batches, loss: Loss)
     try:
         for image, target in batches:
             model.zero_grad(set_to_none=True)
-            logits = outputs.logits(model(image), image.shape[2:])
+            logits = outputs.main(model(image), image.shape[2:])
             loss(logits.float(), target).backward()  # type: ignore[no-untyped-call]
             grads = {name: p.detach() * p.grad for name, p in model.named_parameters() if p.grad is not None}
             change = [_first_order(layer, structure, grads) for layer in structure.layers]
