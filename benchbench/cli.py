@@ -450,7 +450,13 @@ def _predict(options: argparse.Namespace) -> int:
     from benchbench import predict
 
     written = predict.predict_files(
-        options.model, options.checkpoint, options.input, options.output, overlap=options.overlap, device=options.device
+        options.model,
+        options.checkpoint,
+        options.input,
+        options.output,
+        overlap=options.overlap,
+        device=options.device,
+        force=options.force,
     )
     for path in written:
         print(path)

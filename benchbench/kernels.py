@@ -85,7 +85,10 @@ def channels_last(model: nn.Module, device: str) -> bool:
     """
     if device != "cpu":
         return False
-    model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.ndim == 5:  # what has four axes, such as the weight of a 2-D convolution, has no such layout
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last_3d)
     return True
 
 

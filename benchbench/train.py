@@ -26,15 +26,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from benchbench import checkpoint, data
+from benchbench import checkpoint, data, outputs
 from benchbench import records as rec
-from benchbench.errors import CheckpointError, DataError, UsageError
+from benchbench.errors import BenchError, CheckpointError, DataError, UnsupportedError, UsageError, first_line
 from benchbench.feed import Batch, Feed, Reused
 from benchbench.kernels import channels_last, describe_device, exact_small_convolutions, has_fast_bf16, threads
 from benchbench.losses import distillation, make_loss, set_prior
 from benchbench.measure.accuracy import AccuracyError, measure_dice
+from benchbench.measure.limit import is_out_of_memory
 from benchbench.recipe import TrainRecipe
 from benchbench.store import write_whole
 from benchbench.units import format_shape
@@ -126,6 +126,7 @@ def train(
     Raises:
         CheckpointError: `<name>.resume` is of another training, or nothing can be written.
         DataError: unknown data set, or a case that cannot be read.
+        UnsupportedError: the network raises in a step, or gives no output that can be trained.
     """
     plan = feed.feed.plan if feed else readable_plan(recipe, progress)
     with (
@@ -254,16 +255,17 @@ class _Training:
         torch.manual_seed(int(rng.integers(2**62)))  # dropout
         image = batch.image.to(self.device, memory_format=self.layout)
         target = batch.target.to(self.device)
-        with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.autocast):
-            outputs = tree_leaves(self.trained(image))
-            with torch.no_grad():
-                taught = tree_leaves(self.teacher(image))[0] if self.teacher else None
-        loss = torch.stack([self._loss(out, target) for out in outputs]).mean()
-        if taught is not None:
-            own = distillation(outputs[0].float(), taught.float(), exclusive=self.plan.exclusive)
-            loss = (1 - self.recipe.distil) * loss + self.recipe.distil * own
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with self._of_the_network(image):
+            with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.autocast):
+                found = self._answers(self.trained(image), image)
+                with torch.no_grad():
+                    taught = self._answers(self.teacher(image), image)[0] if self.teacher else None
+            loss = torch.stack([self._loss(out, target) for out in found]).mean()
+            if taught is not None:
+                own = distillation(found[0].float(), taught.float(), exclusive=self.plan.exclusive)
+                loss = (1 - self.recipe.distil) * loss + self.recipe.distil * own
+            loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         if torch.isfinite(norm):
             self.optimizer.step()
@@ -276,6 +278,42 @@ class _Training:
                 )
         self._update_average()
         return loss.item()
+
+    @contextlib.contextmanager
+    def _of_the_network(self, image: Tensor) -> Iterator[None]:
+        """Inside, whatever a network raises is one line."""
+        try:
+            yield
+        except BenchError:
+            raise
+        except Exception as error:  # a network may raise anything
+            if is_out_of_memory(error):
+                raise UnsupportedError(
+                    f"{self.spec.name}: memory ran out in training step {self.step} on "
+                    f"{format_shape(tuple(image.shape))}; take a smaller --batch-size or --spatial"
+                ) from error
+            why = f"{type(error).__name__}: {first_line(error)}"
+            todo = ""
+            if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
+                todo = "; a norm over the batch needs more than one voxel: take --batch-size 2 or a larger --spatial"
+            raise UnsupportedError(
+                f"{self.spec.name} cannot be trained on a batch of {format_shape(tuple(image.shape))}: {why}{todo}"
+            ) from error
+
+    def _answers(self, output: Any, image: Tensor) -> list[Tensor]:
+        """The logits, and other answers of deep supervision.
+
+        Raises:
+            UnsupportedError: none is dense, has the data's channels, or depends on what can be trained.
+        """
+        found = outputs.segmentations(output, image.shape[2:], self.plan.out_channels)
+        if (channels := found[0].shape[1]) != self.plan.out_channels or len(found[0]) != len(image):
+            raise UnsupportedError(
+                f"{self.spec.name} answers {format_shape(tuple(found[0].shape))} to a batch of "
+                f"{format_shape(tuple(image.shape))}, and {self.plan.name} needs {len(image)} with "
+                f"{self.plan.out_channels} channels, not {len(found[0])} with {channels}"
+            )
+        return found
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
         if logits.shape[2:] != target.shape[2:]:  # a coarser output of deep supervision
@@ -314,6 +352,11 @@ class _Training:
             )
         except (DataError, AccuracyError) as error:
             log.warning("step %d was not evaluated on the validation cases: %s", self.step, error)
+            return
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning("step %d was not evaluated on the validation cases: memory ran out", self.step)
             return
         if (value := found.measurements[0].value) is not None:
             self.validation.append((self.step, round(float(value), 5)))

@@ -165,3 +165,4 @@ def add_predict(command: Any) -> None:
         help="of neighbouring windows (default: 0.5)",
     )
     sub.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    sub.add_argument("--force", action="store_true", help="replace an --output that 'bench predict' did not write")

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from benchbench import outputs
 from benchbench.compress.follow import Follower, Quick
 from benchbench.compress.operators import RULES
 from benchbench.errors import ShapeError, UsageError, first_line
@@ -120,13 +120,13 @@ def _follow(model: nn.Module, shape: Sequence[int]) -> _Seen:
     x = torch.zeros(tuple(shape), device=device)
     follower = Follower(held, RULES)
     with follower:
-        used = tree_leaves(model.eval()(x))
+        used = outputs.tensors(model.eval()(x))
         batch = x
         try:
-            trained = tree_leaves(model.train()(batch))
+            trained = outputs.tensors(model.train()(batch))
         except ValueError:  # a norm of batches refuses a map of one voxel, unless there are several
             batch = torch.zeros((2, *shape[1:]), device=device)
-            trained = tree_leaves(model.train()(batch))
+            trained = outputs.tensors(model.train()(batch))
     for value in used + trained:
         if (numbers := follower.of(value)) is not None:
             follower.forest.freeze(numbers.numpy())

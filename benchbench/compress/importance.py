@@ -13,8 +13,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from benchbench import outputs
 from benchbench.compress.channels import Layer, Place, Structure
 from benchbench.data import DataPlan
 from benchbench.errors import UsageError
@@ -115,7 +115,7 @@ def taylor(model: nn.Module, structure: Structure, batches: Batches, loss: Loss)
     try:
         for image, target in batches:
             model.zero_grad(set_to_none=True)
-            logits = tree_leaves(model(image))[0]
+            logits = outputs.main(model(image), image.shape[2:])
             loss(logits.float(), target).backward()  # type: ignore[no-untyped-call]
             grads = {name: p.detach() * p.grad for name, p in model.named_parameters() if p.grad is not None}
             change = [_first_order(layer, structure, grads) for layer in structure.layers]

@@ -40,20 +40,24 @@ class Geometry:
         return _sides(self.affine)
 
 
-def geometry_of(header: Any) -> Geometry:
+def geometry_of(header: Any, affine: npt.NDArray[np.float64] | None = None) -> Geometry:
     """The affine of a file, by the rule.
 
     Args:
-        header: nibabel's, of a NIfTI file.
+        header: nibabel's; one of another format than NIfTI has one affine alone.
+        affine: of such a file, as nibabel has it, millimetres.
 
     Returns:
         An affine that may still be nonsense, such as NaN: whoever reads the file refuses it.
     """
+    if affine is not None and not hasattr(header, "get_sform"):
+        only = np.asarray(affine, np.float64)
+        return Geometry(affine=only, preferred=only, oddities=(), rescaled=False)
     unit, scale = _UNITS.get(int(header["xyzt_units"]) & 7, ("", 1.0))
     sform, qform = _coded(header, "sform"), _coded(header, "qform")
     preferred = sform if sform is not None else qform if qform is not None else header.get_base_affine()
     preferred = np.asarray(preferred, np.float64)
-    affine, oddities = preferred, []
+    chosen, oddities = preferred, []
     if unit:
         oddities.append(f"its unit is {unit}, which are taken as such")
     if sform is not None:
@@ -62,7 +66,7 @@ def geometry_of(header: Any) -> Geometry:
             same = bool((np.abs(_sides(sform) - sides) <= _SAME * sides).all())
         told = f"its sform says {_text(_sides(sform) * scale)} a voxel and its pixdim {_text(sides * scale)}"
         if not same and qform is not None and (_sides(qform) > 0).all():
-            affine = np.asarray(qform, np.float64)
+            chosen = np.asarray(qform, np.float64)
             oddities.append(f"{told}: the qform, which has the latter, is taken instead of the sform")
         elif not same:
             oddities.append(f"{told}: the sform is taken, since there is no other")
@@ -71,10 +75,10 @@ def geometry_of(header: Any) -> Geometry:
     to_mm = np.diag([scale, scale, scale, 1.0])
     with np.errstate(all="ignore"):
         return Geometry(
-            affine=to_mm @ affine,
+            affine=to_mm @ chosen,
             preferred=to_mm @ preferred,
             oddities=tuple(oddities),
-            rescaled=affine is not preferred or scale != 1,
+            rescaled=chosen is not preferred or scale != 1,
         )
 
 

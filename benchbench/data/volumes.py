@@ -176,13 +176,20 @@ def _open(path: Path) -> Any:
         raise DataError(f"{path} is missing") from error
     except (ImageFileError, HeaderDataError, WrapStructError, *_READING) as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from error
-    if not isinstance(image, nib.Nifti1Pair):  # of which the other NIfTIs are kinds
-        raise DataError(f"{path} is a {type(image).__name__}, and no NIfTI volume")
+    except (
+        ImportError,
+        AttributeError,
+        KeyError,
+        TypeError,
+    ) as error:  # a format that needs a package, or a broken one
+        raise DataError(f"{path} cannot be read: {first_line(error)}; convert it to .nii.gz") from error
+    if not isinstance(image, nib.spatialimages.SpatialImage):  # a surface, or a table of grayordinates
+        raise DataError(f"{path} is a {type(image).__name__}, no volume of voxels: convert it to .nii.gz")
     return image
 
 
 def _geometry(path: Path, image: Any) -> Geometry:
-    geometry = geometry_of(image.header)
+    geometry = geometry_of(image.header, image.affine)
     affine, spacing = geometry.affine, geometry.spacing_mm
     low, high = _SIDES_MM
     if not np.isfinite(affine).all() or not ((spacing >= low) & (spacing <= high)).all():
@@ -219,7 +226,7 @@ def _check_size(path: Path, image: Any, files: int) -> None:
 
     voxels = math.prod(map(int, image.shape))
     stored = voxels * image.get_data_dtype().itemsize
-    packed = path.name.lower().endswith(".gz")
+    packed = path.name.lower().endswith((".gz", ".mgz"))
     try:
         size = path.stat().st_size
         whole = stored <= size * (_PACKED if packed else 1)

@@ -1,15 +1,17 @@
 """Dice of a network on a data set, region by region, and pictures of its best, median and worst case.
 
-The surprise is where it is measured: in the voxels of the label's own file. Where preprocessing resamples, the
-answer is brought back first; a label that was resampled with the image would flatter every network.
+The surprise is where it is measured: in the voxels of the label's own file. Where preprocessing resamples or crops, the
+answer is brought back first; a label that was resampled or cropped with the image would flatter every network.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,7 +180,8 @@ def _answer(
     spatial: Sequence[int],
     how: Mapping[str, Any],
 ) -> _Answer:
-    if plan.preparation is None or not plan.preparation.resample:
+    how_made = plan.preparation
+    if how_made is None or not (how_made.resample or how_made.foreground):  # turned at most: every voxel is there
         case = load_case(data, split, index)
         predicted = regions_of(logits_of(model, case.image, plan, spatial, **how), plan)
         return _Answer(case=case, predicted=predicted, shown=case, shown_predicted=predicted)
@@ -186,6 +189,8 @@ def _answer(
 
     native, made = prepare.load_native(plan, split, index)
     image = np.asarray(made.image.numpy(), np.float32)
+    if not how_made.resample:
+        image = image.astype(np.float16).astype(np.float32)  # as it is trained on: half precision, from the cache
     logits = logits_of(model, image, plan, spatial, **how)
     assert made.label is not None
     affine = np.asarray(made.image.affine, np.float64)  # type: ignore[attr-defined]
@@ -206,8 +211,35 @@ def _means(table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _columns(metric: str, table: npt.NDArray[np.float64], plan: DataPlan) -> dict[str, npt.NDArray[np.float64]]:
     """Name of a metric -> a value a case: the mean over regions, then each region."""
     stem, unit = (metric[: -len("_mm")], "_mm") if metric.endswith("_mm") else (metric, "")
-    names = [f"{stem}_{_slug(region)}{unit}" for region in plan.regions]
+    names = [f"{stem}_{slug}{unit}" for slug in _slugs(plan.regions)]
     return {metric: _means(table)} | {name: table[:, i] for i, name in enumerate(names)}
+
+
+def _slugs(regions: Iterable[str]) -> list[str]:
+    """A name in the metrics for each region, none of them twice: of those that would share one, signs are spelt out."""
+    names = list(regions)
+    plain = [_slug(name) for name in names]
+    shared = {slug for slug in plain if plain.count(slug) > 1}
+    found = [
+        _slug(_spelt(name)) if slug in shared and _spelt(name) != name else slug
+        for name, slug in zip(names, plain, strict=True)
+    ]
+    taken = {slug for slug in plain if slug not in shared}  # these are as they always were
+    unique: list[str] = []
+    for slug, own in zip(found, plain, strict=True):
+        if own in shared:
+            free = itertools.chain([slug], (f"{slug}_{n}" for n in itertools.count(2)))
+            slug = next(one for one in free if one not in taken)
+            taken.add(slug)
+        unique.append(slug)
+    return unique
+
+
+def _spelt(region: str) -> str:
+    """`GTV+` as `GTV plus`."""
+    for sign, word in (("+", "plus"), ("-", "minus")):
+        region = re.sub(rf"[ _]*{re.escape(sign)}(?=\W|_|$)", f"_{word}", region)
+    return region
 
 
 def _slug(region: str) -> str:

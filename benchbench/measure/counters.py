@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from benchbench import outputs
 from benchbench.measure.cost import COUNT_METHOD, count_macs, graph_settings, operator_kind, run_forward
 from benchbench.measure.weightless import trace_without_memory
 
@@ -352,7 +353,7 @@ def _torch_pruning(module: nn.Module, x: Tensor) -> Tally:
 def _fvcore(module: nn.Module, x: Tensor) -> Tally:
     from fvcore.nn import FlopCountAnalysis, parameter_count
 
-    module.register_forward_hook(lambda _, __, out: tuple(tree_leaves(out)))  # the trace takes no dict or list
+    module.register_forward_hook(lambda _, __, out: tuple(outputs.tensors(out)))  # the trace takes no dict or list
     analysis = FlopCountAnalysis(module, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.tracer_warnings("none")
     with graph_settings(), trace_without_memory() if x.is_meta else contextlib.nullcontext():

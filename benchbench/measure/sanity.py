@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from benchbench import outputs
 from benchbench.measure.memory import storage_bytes
 
 _KEPT = 4096  # values of an output
@@ -48,7 +48,7 @@ class OutputCheck:
         self._looked += 1
         if self._looked & (self._looked - 1):
             return
-        tensors = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
+        tensors = outputs.tensors(output)
         if not tensors:
             return
         sample = torch.cat([_sample(t) for t in tensors])

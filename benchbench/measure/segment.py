@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from benchbench import outputs
 from benchbench.data import DataPlan
-from benchbench.errors import BenchError
+from benchbench.errors import BenchError, first_line
+from benchbench.measure.limit import is_out_of_memory
+from benchbench.units import format_shape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,7 +44,7 @@ def logits_of(
     """What a network says of a volume.
 
     Args:
-        model: (B, C, D, H, W) -> logits (B, K, D, H, W), in eval mode; the first of several outputs counts.
+        model: (B, C, D, H, W) -> logits (B, K, D, H, W), in eval mode; of several outputs the one of `outputs.logits`.
         image: (C, D, H, W), any size.
         plan: of the data set.
         spatial: (D, H, W) of the patch, voxels.
@@ -53,7 +56,9 @@ def logits_of(
         (K, D, H, W) float32, of the image's size, on the device.
 
     Raises:
-        AccuracyError: the answer is not finite, or has another number of channels than the data needs.
+        MemoryError: memory ran out, or a `RuntimeError` of PyTorch that says so.
+        AccuracyError: the network cannot take the patch, or its answer is not finite, of another size than it or has
+            another number of channels than the data needs.
     """
     import torch
     from monai.inferers import sliding_window_inference
@@ -68,7 +73,7 @@ def logits_of(
         torch.autocast(device.partition(":")[0], getattr(torch, DTYPES[dtype]), enabled=dtype != "fp32"),
     ):
         logits: Any = sliding_window_inference(
-            x, tuple(spatial), 1, lambda window: _first(model(window), plan), overlap=overlap, mode="gaussian"
+            x, tuple(spatial), 1, lambda window: _answer(model, window, plan), overlap=overlap, mode="gaussian"
         )
     if not torch.isfinite(logits).all():
         raise AccuracyError(f"the network's answer is not finite (NaN or infinite) in {dtype}: no Dice can be had")
@@ -77,9 +82,20 @@ def logits_of(
     return found
 
 
-def _first(output: Any, plan: DataPlan) -> Any:
-    """The logits of a network that may return several; the first are those at full size."""
-    logits = output[0] if isinstance(output, (list, tuple)) else output
+def _answer(model: nn.Module, window: Tensor, plan: DataPlan) -> Tensor:
+    """The logits of a window."""
+    try:
+        output = model(window)
+        logits = outputs.logits(output, window.shape[2:], plan.out_channels)
+    except BenchError as error:
+        raise AccuracyError(f"no Dice can be had: {error}") from error
+    except Exception as error:  # a network may raise anything
+        if is_out_of_memory(error, limited=True):
+            raise  # of the device, not of the network
+        raise AccuracyError(
+            f"no Dice can be had: the network cannot take a patch of {format_shape(tuple(window.shape))}: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
     if logits.shape[1] != plan.out_channels:
         what = f"{len(plan.regions)} regions ({', '.join(plan.regions)})" + (
             " and background" if plan.exclusive else ""
@@ -87,6 +103,10 @@ def _first(output: Any, plan: DataPlan) -> Any:
         raise AccuracyError(
             f"the network has {logits.shape[1]} output channels and {plan.name} has {what}; "
             f"build it with out_channels={plan.out_channels}"
+        )
+    if len(logits) != len(window):
+        raise AccuracyError(
+            f"the network answers {format_shape(tuple(logits.shape))} to a batch of {format_shape(tuple(window.shape))}"
         )
     return logits.float()
 

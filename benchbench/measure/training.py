@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
-from torch.utils._pytree import tree_leaves
 
+from benchbench import outputs as of_networks
 from benchbench.errors import UnsupportedError, first_line
 from benchbench.kernels import exact_small_convolutions
 from benchbench.losses import dice_bce
@@ -179,7 +179,7 @@ def trained_outputs(out: Any) -> list[Tensor]:
     Raises:
         UnsupportedError: none of them depends on what can be trained.
     """
-    found = [t for t in tree_leaves(out) if isinstance(t, Tensor) and t.requires_grad and t.is_floating_point()]
+    found = [t for t in of_networks.answers(out) if t.requires_grad and t.is_floating_point()]
     if not found:
         raise UnsupportedError("no output of the network depends on its parameters in training mode")
     return found

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from benchbench import outputs
 from benchbench.data import get_plan, load_case
 from benchbench.errors import UnsupportedError
 from benchbench.measure.cost import DTYPES
@@ -138,7 +138,7 @@ class Inference:
         """(1, R, D, H, W) bool: which voxels belong to each region.
 
         Raises:
-            UnsupportedError: the network gives no dense output.
+            UnsupportedError: the network gives no dense output, or none of the patch's size.
         """
         self.windows, self._marks = 0, []
         self.inside_s.append(0.0)
@@ -177,27 +177,14 @@ class Inference:
         if self.backend == "cuda":
             marks = tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             marks[0].record()
-            out = dense(self.module(window))
+            out = outputs.logits(self.module(window), window.shape[2:])
             marks[1].record()
             self._marks.append((marks[0], marks[1]))
         else:
             start = time.perf_counter()
-            out = dense(self.module(window))
+            out = outputs.logits(self.module(window), window.shape[2:])
             self.inside_s[-1] += time.perf_counter() - start
         return out.float()
-
-
-def dense(output: Any) -> Tensor:
-    """The logits of a network that may return several; the first are those at full size.
-
-    Raises:
-        UnsupportedError: there are none: a classifier.
-    """
-    found = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
-    if not found or found[0].ndim != 5:
-        shape = format_shape(tuple(found[0].shape)) if found else "none"
-        raise UnsupportedError(f"no segmentation of a volume: the network gives no dense output (its shape: {shape})")
-    return found[0]
 
 
 def measure_volume(
@@ -228,7 +215,7 @@ def measure_volume(
         `volume_cropped_share`.
 
     Raises:
-        UnsupportedError: the network gives no dense output.
+        UnsupportedError: the network gives no dense output, or none of the patch's size.
     """
     sides = tuple(x.shape[2:])
     run = Inference(module, x, plan, backend=backend, dtype=dtype)
