@@ -167,7 +167,7 @@ def _audit(job: Job, published: dict[str, float], full: bool) -> dict[str, Any]:
         return zoo.build(job.model, job.spatial)
 
     module, weightless = (make(), False) if full else build_without_memory(make)
-    found = auditing.audit(module, job.input_shape, name=job.model.name, published=published, full=full)
+    found = auditing.audit(module, job.input_shape, name=job.model.name, published=published, full=full, make=make)
     return found.to_json() | {"weightless": weightless or full}
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -182,7 +182,7 @@ def uncounted(module: nn.Module, why: str) -> list[Measurement]:
 
 def is_lazy(value: Any) -> bool:
     """Whether it is a parameter or buffer of a lazy layer that has seen no input yet."""
-    return isinstance(value, UninitializedTensorMixin)
+    return isinstance(value, (UninitializedParameter, UninitializedBuffer))
 
 
 def materialised(
@@ -417,7 +417,7 @@ def without_memory(module: nn.Module, device: str) -> nn.Module:
         for tensor in tree_leaves(vars(part)):  # parameters, buffers, and tensors in plain attributes and lists
             if isinstance(tensor, Tensor) and id(tensor) not in memo:
                 if is_lazy(tensor):
-                    memo[id(tensor)] = type(tensor)(tensor.requires_grad, device=device)  # type: ignore[call-arg]
+                    memo[id(tensor)] = type(tensor)(tensor.requires_grad, device=device)
                     continue
                 empty = torch.empty_like(tensor, device=device)
                 trained = tensor.requires_grad

@@ -18,7 +18,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -27,7 +27,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchbench.measure import rules
-from benchbench.measure.cost import COUNT_METHOD, copied, count_macs, graph_settings, operator_kind, run_forward
+from benchbench.measure.cost import (
+    COUNT_METHOD,
+    copied,
+    count_macs,
+    graph_settings,
+    measure_cost,
+    operator_kind,
+    run_forward,
+)
 from benchbench.measure.weightless import trace_without_memory
 
 Family = Literal["conv", "transposed_conv", "matmul", "elementwise"]
@@ -148,6 +156,29 @@ def count_torch(module: nn.Module, x: Tensor) -> tuple[Tally, Facts]:
         uncounted=left_out,
     )
     return tally, recorder.facts(ghost)
+
+
+def count_anyhow(module: nn.Module, shape: Sequence[int], make: Callable[[], nn.Module] | None = None) -> Tally:
+    """The headline of a network that cannot be counted on `meta`; its parts are each operator's.
+
+    Args:
+        module: left as it is.
+        shape: (B, C, D, H, W).
+        make: builds it with values.
+
+    Raises:
+        UnsupportedError: it cannot run without values, and is too large to be run.
+        Exception: whatever the network raises on this input.
+    """
+    cost = measure_cost(module, shape, make=make)
+    return Tally(
+        counter="torch",
+        version=str(torch.__version__),
+        macs=cost.macs,
+        params=cost.params,
+        how=cost.how,
+        uncounted=cost.uncounted,
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -25,9 +25,14 @@ COMPLEX = 4  # real multiply-accumulates in a complex one
 
 def name_of(func: Any) -> str:
     """`mine::scan` of an operator's overload; its plain name for one of PyTorch's."""
-    namespace, _, name = getattr(func, "_qualified_op_name", str(func)).partition("::")
-    name = name.partition(".")[0] or namespace
-    return name if namespace in _PYTORCH or name == namespace else f"{namespace}::{name}"
+    namespace, name = _names(func)
+    return name if namespace in _PYTORCH else f"{namespace}::{name}"
+
+
+def _names(func: Any) -> tuple[str, str]:
+    """Namespace and name of an operator, without its overload."""
+    packet = getattr(func, "_overloadpacket", func)
+    return str(getattr(func, "namespace", "higher_order")), str(getattr(packet, "__name__", packet))
 
 
 def macs_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> int | None:
@@ -64,8 +69,7 @@ def counted_by_pytorch(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 
 
 def _may_multiply(func: Any) -> bool:
-    namespace, _, name = getattr(func, "_qualified_op_name", str(func)).partition("::")
-    name = name.partition(".")[0]
+    namespace, name = _names(func)
     if namespace == "quantized":
         return not name.startswith(_QUANTIZED_PLAIN)
     return namespace not in _PYTORCH or (name.startswith(_UNAGREED) and name != "_linalg_check_errors")
