@@ -12,7 +12,6 @@ network's own code holds fixed (a width that its forward has as a number) shows 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from benchbench.compress.follow import Follower, Quick
 from benchbench.compress.operators import RULES
 from benchbench.errors import ShapeError, UsageError, first_line
-from benchbench.measure.cost import graph_settings
+from benchbench.measure.cost import copied, graph_settings
 from benchbench.resize import resize, shapes_of
 
 log = logging.getLogger(__name__)
@@ -86,7 +85,7 @@ def find_structure(model: nn.Module, shape: Sequence[int]) -> Structure:
     """
     with graph_settings():  # attention as products and a softmax, which have rules
         try:
-            seen = _follow(copy.deepcopy(model).to("meta"), shape)
+            seen = _follow(_on_meta(model), shape)
         except Exception as error:  # a forward that reads the values of tensors
             log.debug("followed with values, since it cannot be without: %s", error)
             seen = _follow_with_values(model, shape)
@@ -105,9 +104,19 @@ class _Seen:
     runs: tuple[tuple[bool, Tensor], ...]  # (training, input) of forwards with unlike outputs
 
 
+def _on_meta(model: nn.Module) -> nn.Module:
+    """A copy on `meta` in which a weight with several names stays one: `Module.to` would make several of it."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copied(model, memo)
+
+
 def _follow_with_values(model: nn.Module, shape: Sequence[int]) -> _Seen:
     try:
-        return _follow(copy.deepcopy(model), shape)
+        return _follow(copied(model), shape)
     except Exception as error:  # whatever its forward raises
         why = first_line(error)
         raise UsageError(f"its channels cannot be followed, since a forward of it fails: {why}") from error
@@ -120,18 +129,22 @@ def _follow(model: nn.Module, shape: Sequence[int]) -> _Seen:
     x = torch.zeros(tuple(shape), device=device)
     follower = Follower(held, RULES)
     with follower:
-        used = tree_leaves(model.eval()(x))
+        used = _tensors(model.eval()(x))
         batch = x
         try:
-            trained = tree_leaves(model.train()(batch))
+            trained = _tensors(model.train()(batch))
         except ValueError:  # a norm of batches refuses a map of one voxel, unless there are several
             batch = torch.zeros((2, *shape[1:]), device=device)
-            trained = tree_leaves(model.train()(batch))
+            trained = _tensors(model.train()(batch))
     for value in used + trained:
         if (numbers := follower.of(value)) is not None:
             follower.forest.freeze(numbers.numpy())
     alike = [value.shape[1:] for value in trained] == [value.shape[1:] for value in used]
     return _Seen(follower=follower, model=model, runs=((False, x),) if alike else ((False, x), (True, batch)))
+
+
+def _tensors(out: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
 
 
 def _structure(follower: Follower) -> Structure:
@@ -200,7 +213,7 @@ def _without_what_is_held(seen: _Seen, found: Structure) -> Structure:
         some = [range(1 + n % min(layer.width - 1, _UNLIKE)) for n, layer in enumerate(layers)]
         half = [range(layer.width // 2) for layer in layers]
         for removed in (some, half):
-            tried = copy.deepcopy(seen.model)
+            tried = copied(seen.model)
             try:
                 resize(tried, cut_shapes(shapes, keep_indices(layers, removed, shapes)))
                 with Quick():  # type: ignore[no-untyped-call]
@@ -309,7 +322,7 @@ def remove(model: nn.Module, structure: Structure, removed: Sequence[Collection[
     """
     shapes = shapes_of(model)
     keep = keep_indices(structure.layers, removed, shapes)
-    pruned = copy.deepcopy(model)
+    pruned = copied(model)
     state = {name: value.detach() for name, value in pruned.state_dict().items()}
     small = cut(state, keep)
     resize(pruned, cut_shapes(shapes, keep))
