@@ -207,6 +207,8 @@ def _training_memory(module: nn.Module, job: Job) -> rec.Measurement:
         return forecast_step(module, job.input_shape, job.dtype).measurement()
     except UnsupportedError as error:
         return _without("train_tensor_memory_bytes", "B", str(error))
+    except Exception as error:  # what a step raises without values, it need not raise with them
+        return _without("train_tensor_memory_bytes", "B", f"it cannot be forecast: {_line(error)}")
 
 
 def _without(metric: str, unit: str, why: str) -> rec.Measurement:

@@ -231,3 +231,13 @@ class TooLarge(nn.Module):
         if "benchbench.visit" not in sys.modules:
             raise MemoryError
         return self.a(x)
+
+
+def test_a_step_that_cannot_be_forecast_keeps_no_network_from_being_trained():
+    spec = rec.ModelSpec(name="odd", arch="tests.test_counting:Selects", kwargs={}, in_channels=1, out_channels=2)
+    said = []
+    worker.plan([worker.Job(model=spec, spatial=(4, 4, 4), batch=1, dtype="fp32", phase="train")], said.append)
+    found = {m["metric"]: m for m in said[1]["measurements"]}
+    assert found["train_tensor_memory_bytes"]["value"] is None
+    assert found["train_tensor_memory_bytes"]["reason"]
+    assert found["macs"]["value"] == 4**3 * 2 * 27

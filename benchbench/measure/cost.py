@@ -111,7 +111,12 @@ class Cost:
 
 
 def measure_cost(
-    module: nn.Module, input_shape: Sequence[int], dtype: str = "fp32", *, make: Callable[[], nn.Module] | None = None
+    module: nn.Module,
+    input_shape: Sequence[int],
+    dtype: str = "fp32",
+    *,
+    make: Callable[[], nn.Module] | None = None,
+    run: bool = True,
 ) -> Cost:
     """Count one forward of a network in eval mode, without computing it where that can be done.
 
@@ -123,10 +128,11 @@ def measure_cost(
         input_shape: (B, C, D, H, W).
         dtype: `fp32`, or `bf16` / `fp16` for autocast; changes bytes, not MACs.
         make: builds the network with values, for one that has none and must be run.
+        run: count it by running it, where it cannot be counted otherwise.
 
     Raises:
         UnsupportedError: the forward cannot run without values, and is too large to be run.
-        Exception: whatever the network raises on this input, when it is run.
+        Exception: whatever the network raises on this input.
     """
     module = materialised(module, input_shape, make)
     try:
@@ -137,6 +143,8 @@ def measure_cost(
         raise
     except Exception as error:  # a network may raise anything on tensors without values
         why = error
+    if not run or (make is None and any(t.is_meta for t in [*module.parameters(), *module.buffers()])):
+        raise why
     log.debug("counted by running it: %s", why)
     size = math.prod(input_shape)
     if size > MOST_RUN:
@@ -249,8 +257,7 @@ def _count_by_running(
     module: nn.Module, input_shape: Sequence[int], dtype: str, make: Callable[[], nn.Module] | None
 ) -> Cost:
     if any(t.is_meta for t in [*module.parameters(), *module.buffers()]):
-        if make is None:
-            raise UnsupportedError("MACs cannot be counted: it must be run for that, and its weights have no memory")
+        assert make is not None
         real = make()
     else:
         try:
