@@ -123,6 +123,7 @@ def sides(jobs: list[Job], emit: Emit) -> None:
     from benchbench import zoo
 
     for index, job in enumerate(jobs):
+        emit({"event": "begin", "index": index})
         with contextlib.suppress(Exception, SystemExit):  # of a user's own constructor, too: its row will tell
             emit({"event": "sides", "index": index, "spatial": list(zoo.fitting_sides(job.model, job.spatial))})
 

@@ -89,3 +89,13 @@ def test_a_process_that_ends_before_its_last_word_is_a_death(here):
 
 def test_a_count_needs_no_time_of_a_run():
     assert counting.count([], Spent()) == {}
+
+
+def test_what_size_the_next_networks_take_is_found_out_behind_one_that_exits(here, monkeypatch):
+    from benchbench import cells, data, zoo
+
+    plan = data.get_plan("phantom")
+    plan = type(plan)(**{f: getattr(plan, f) for f in plan.__slots__} | {"folder": here})
+    cards = [zoo.find_cards(f"exiting:{name}")[0] for name in ("Leaves", "Quits", "Tiny")]
+    request = cells.Request(models="exiting:Tiny", devices="cpu")
+    assert set(cells._patches(request, cards, plan)) == {"exiting:Tiny"}
