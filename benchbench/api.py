@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from benchbench.errors import DeviceError, UsageError, unknown
+from benchbench.errors import DeviceError, UnsupportedError, UsageError, unknown
 from benchbench.protocol import get_protocol
 from benchbench.records import Measurement
 from benchbench.units import format_shape, format_value
@@ -39,11 +39,18 @@ class Measured:
         return {m.metric: m.value for m in self.measurements}[metric]
 
     def __str__(self) -> str:
-        rows = [(m.metric, format_value(m.value, m.unit), f"({m.origin}; {m.method})") for m in self.measurements]
+        rows = [
+            (m.metric, ("at least " if m.bound == "at_least" else "") + format_value(m.value, m.unit), _how(m))
+            for m in self.measurements
+        ]
         widths = [max(len(row[i]) for row in rows) for i in range(2)]
         lines = [f"{self.name}, input {format_shape(self.input_shape)}"]
         lines += [f"  {metric:<{widths[0]}}  {value:>{widths[1]}}  {how}" for metric, value, how in rows]
         return "\n".join(lines)
+
+
+def _how(m: Measurement) -> str:
+    return f"({m.origin}; {m.method})" if m.value is not None else f"({m.reason})"
 
 
 def measure_module(
@@ -65,11 +72,11 @@ def measure_module(
 
     Raises:
         UsageError: an unknown device, dtype or protocol.
-        UnsupportedError: its MACs cannot be counted without values.
+        Exception: whatever the network raises on this input. Where only its count fails, the rest is measured.
     """
     import torch
 
-    from benchbench.measure.cost import DTYPES, measure_cost
+    from benchbench.measure.cost import DTYPES, measure_cost, uncounted
     from benchbench.measure.latency import forward_function, time_forwards
     from benchbench.measure.memory import PeakMemory
 
@@ -79,7 +86,12 @@ def measure_module(
         raise UsageError(unknown("dtype", dtype, DTYPES))
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("cuda is asked for and PyTorch sees no GPU; use device='cpu'")
-    cost = measure_cost(module, input_shape, dtype)
+    cost: list[Measurement] | None
+    why = ""
+    try:
+        cost = measure_cost(module, input_shape, dtype).measurements()
+    except UnsupportedError as error:
+        cost, why = None, str(error)
     module = module.eval().to(device)
     x = torch.randn(*input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     memory = PeakMemory(device)
@@ -89,5 +101,9 @@ def measure_module(
     return Measured(
         name=type(module).__name__,
         input_shape=tuple(input_shape),
-        measurements=(*cost.measurements(), *latency.measurements(), *memory.measurements()),
+        measurements=(
+            *(uncounted(module, why) if cost is None else cost),
+            *latency.measurements(),
+            *memory.measurements(),
+        ),
     )

@@ -25,7 +25,8 @@ def macs(rows: Sequence[Audited]) -> list[Row]:
         line: Row = {"network": row.card.name, "input": format_shape(row.job.input_shape)}
         for name, title in TITLES.items():
             c = counted.get(name)
-            line[f"{title} {GMAC}" if name == "torch" else title] = _macs(c.macs, c.factor) if c else "-"
+            least = "at least " if c and c.uncounted else ""
+            line[f"{title} {GMAC}" if name == "torch" else title] = least + _macs(c.macs, c.factor) if c else "-"
         p = row.result.published if row.result else None
         line["published"] = giga(p.macs) if p and p.macs is not None else "-"
         line["which is"] = _which(p.macs, p.macs_counter) if p else "-"
@@ -54,7 +55,31 @@ def params(rows: Sequence[Audited]) -> list[Row]:
 
 
 def by_operator(rows: Sequence[Audited]) -> list[Row]:
-    """One line a kind of operator that a counter gets wrong."""
+    """One line a kind of operator that a counter gets wrong, and one for each that the headline does not count."""
+    return [*_uncounted(rows), *_differences(rows)]
+
+
+def _uncounted(rows: Sequence[Audited]) -> list[Row]:
+    return [
+        {
+            "network": row.card.name,
+            "counter": TITLES["torch"],
+            "kind": "not counted",
+            "operator": operator,
+            "modules": "-",
+            f"counted {GMAC}": "-",
+            "true": "not known",
+            "difference": "-",
+            "factor": "-",
+            "why": "there is no rule for it; torch.utils.flop_counter.register_flop_formula gives it one",
+        }
+        for row in rows
+        for c in _counted(row).values()
+        for operator in c.uncounted
+    ]
+
+
+def _differences(rows: Sequence[Audited]) -> list[Row]:
     return [
         {
             "network": row.card.name,
@@ -90,6 +115,7 @@ def plain(rows: Sequence[Audited]) -> list[Row]:
                     "params": _raw(c.params if c else None),
                     "reason": (c.reason if c else row.error) or "",
                     "how": c.how if c else "",
+                    "not_counted": " ".join(c.uncounted) if c else "",
                     "verdict": row.result.verdict if row.result else "",
                 }
             )

@@ -142,6 +142,10 @@ def _some(cards: Sequence[zoo.Card], jobs: Sequence[Job], full: bool, tell: Call
                     duration_s=took,
                 )
             )  # fmt: skip
+    if not rows:  # else the same network would be tried for ever
+        rows.append(
+            Audited(card=cards[0], job=jobs[0], kind="failed", error="its process ended without a word while counted")
+        )
     return rows
 
 

@@ -207,13 +207,20 @@ def _patches(request: Request, cards: Sequence[zoo.Card], plan: data.DataPlan | 
         )
         for card in cards
     ]
-    found = {}
-    task = {"task": "sides", "jobs": [rec.to_json(dataclasses.asdict(job)) for job in jobs]}
-    for event in child.talk(task, limit_s=_SIDES_LIMIT_S):
-        if isinstance(event, child.Death):
-            log.warning("what size each network takes was not found out for all of them: %s", event.error)
-        elif event["event"] == "sides":
-            found[cards[event["index"]].name] = tuple(event["spatial"])
+    found: dict[str, tuple[int, ...]] = {}
+    left = list(zip(cards, jobs, strict=True))
+    while left:  # behind a network that ends the process, in a new one
+        task = {"task": "sides", "jobs": [rec.to_json(dataclasses.asdict(job)) for _, job in left]}
+        begun, lost = 0, False
+        for event in child.talk(task, limit_s=_SIDES_LIMIT_S):
+            if isinstance(event, child.Death):
+                lost = True
+                log.warning("what size %s takes was not found out: %s", left[begun][0].name, event.error)
+            elif event["event"] == "begin":
+                begun = int(event["index"])
+            elif event["event"] == "sides":
+                found[left[event["index"]][0].name] = tuple(event["spatial"])
+        left = left[begun + 1 :] if lost else []
     return found
 
 

@@ -74,6 +74,7 @@ def talk(
             with contextlib.suppress(BrokenPipeError):
                 child.stdin.write(json.dumps(request).encode() + b"\n")
                 child.stdin.flush()
+            done = False
             for line in lines(child.stdout.fileno(), deadline):
                 if line is None:
                     yield Death(
@@ -82,9 +83,12 @@ def talk(
                         stderr=tail(stderr),
                     )
                     return
-                yield json.loads(line)
+                event = json.loads(line)
+                done = event.get("event") == "done"  # the worker's last word
+                if not done:
+                    yield event
             code = child.wait()
-            if code:
+            if code or not done:  # a network may end its process with any code, 0 too
                 yield _death(code, _oom_kills() > victims, tail(stderr))
         finally:
             if child.poll() is None:
@@ -150,6 +154,9 @@ def _death(code: int, out_of_memory: bool, stderr: str) -> Death:
         name = signal.Signals(-code).name
         more = ", most likely for want of memory" if code == -signal.SIGKILL else ""
         return Death(status="failed", error=f"its process was killed by {name}{more}", stderr=stderr)
+    if not code:
+        error = "its process ended with exit code 0 before its work was done: something that it ran calls sys.exit"
+        return Death(status="failed", error=f"{error} or os._exit", stderr=stderr)
     last = stderr.strip().splitlines()[-1:] or ["nothing on stderr"]
     return Death(status="failed", error=f"its process ended with exit code {code}: {last[0]}", stderr=stderr)
 

@@ -93,7 +93,7 @@ def _count_some(jobs: Sequence[Any], paths: Sequence[Path | None]) -> list[Cost]
         elif event["event"] == "cost":
             counted.keep(paths[len(found)], {key: event[key] for key in ("measurements", "layers", "operators")})
             found.append(_cost(event))
-    return found
+    return found or [Cost(refused=("failed", "its process ended without a word while it was counted", None))]
 
 
 def _cost(event: Mapping[str, Any]) -> Cost:

@@ -63,15 +63,26 @@ class Job:
 
 
 def main() -> int:
-    """Read one request from stdin and answer it on stdout."""
+    """Read one request from stdin and answer it on stdout; the last event is `done`, unless something ends us."""
     emit = _private_stdout()
-    request = json.loads(sys.stdin.readline())
+    answer(json.loads(sys.stdin.readline()), emit)
+    emit({"event": "done"})
+    return 0
+
+
+def answer(request: dict[str, Any], emit: Emit) -> None:
+    """Do what is asked.
+
+    Args:
+        request: `task` and what it needs.
+        emit: gets the events.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if request["task"] == "kernels":
         from benchbench import kernel_trials
 
         kernel_trials.run([tuple(trial) for trial in request["trials"]], emit)
-        return 0
+        return
     jobs = [rec.from_json(Job, job) for job in request["jobs"]]
     sys.path[:0] = ["", *dict.fromkeys(job.folder for job in jobs if job.folder)]
     if request["task"] == "plan":
@@ -86,7 +97,6 @@ def main() -> int:
         roof(jobs[0], emit)
     else:
         measure(jobs[0], emit, once=request["task"] == "confirm")
-    return 0
 
 
 def _private_stdout() -> Emit:
@@ -113,7 +123,8 @@ def sides(jobs: list[Job], emit: Emit) -> None:
     from benchbench import zoo
 
     for index, job in enumerate(jobs):
-        with contextlib.suppress(Exception):  # of a user's own constructor, too: its row will tell
+        emit({"event": "begin", "index": index})
+        with contextlib.suppress(Exception, SystemExit):  # of a user's own constructor, too: its row will tell
             emit({"event": "sides", "index": index, "spatial": list(zoo.fitting_sides(job.model, job.spatial))})
 
 
@@ -157,7 +168,7 @@ def _audit(job: Job, published: dict[str, float], full: bool) -> dict[str, Any]:
         return zoo.build(job.model, job.spatial)
 
     module, weightless = (make(), False) if full else build_without_memory(make)
-    found = auditing.audit(module, job.input_shape, name=job.model.name, published=published, full=full)
+    found = auditing.audit(module, job.input_shape, name=job.model.name, published=published, full=full, make=make)
     return found.to_json() | {"weightless": weightless or full}
 
 
@@ -172,12 +183,16 @@ def _cost(job: Job) -> dict[str, Any]:
     from benchbench.measure import cost as costing
     from benchbench.measure.weightless import build_without_memory
 
-    module, _ = build_without_memory(lambda: zoo.build(job.model, job.spatial))
+    def make() -> nn.Module:
+        return zoo.build(job.model, job.spatial)
+
+    module, _ = build_without_memory(make)
     try:
-        cost = costing.measure_cost(module, job.input_shape, job.dtype)
+        module = costing.materialised(module, job.input_shape, make)
+        cost = costing.measure_cost(module, job.input_shape, job.dtype, make=make)
     except UnsupportedError as error:
-        params = sum(p.numel() for p in module.parameters())
-        return {"measurements": rec.to_json(_uncounted(params, str(error))), "layers": [], "operators": []}
+        found = costing.uncounted(module, str(error))
+        return {"measurements": rec.to_json(found), "layers": [], "operators": []}
     training = [_training_memory(module, job)] if job.phase == "train" else []
     return {
         "measurements": rec.to_json([*cost.measurements(), *training]),
@@ -193,18 +208,12 @@ def _training_memory(module: nn.Module, job: Job) -> rec.Measurement:
         return forecast_step(module, job.input_shape, job.dtype).measurement()
     except UnsupportedError as error:
         return _without("train_tensor_memory_bytes", "B", str(error))
+    except Exception as error:  # what a step raises without values, it need not raise with them
+        return _without("train_tensor_memory_bytes", "B", f"it cannot be forecast: {_line(error)}")
 
 
 def _without(metric: str, unit: str, why: str) -> rec.Measurement:
     return rec.Measurement(metric=metric, unit=unit, value=None, origin="analytic", method="none", reason=why)
-
-
-def _uncounted(params: int, why: str) -> list[rec.Measurement]:
-    counted = rec.Measurement(
-        metric="params", unit="parameters", value=params, origin="analytic", method="every nn.Parameter once"
-    )
-    missing = {"macs": "MAC", "flops": "FLOP", "tensor_memory_bytes": "B", "moved_bytes": "B"}
-    return [counted, *(_without(metric, unit, why) for metric, unit in missing.items())]
 
 
 def fit(job: Job, limit_bytes: int, emit: Emit, *, bare: bool = False) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchbench import checkpoint
 from benchbench.documents import check_keys, read_toml
-from benchbench.errors import CardError, CheckpointError, ShapeError, UsageError, unknown
+from benchbench.errors import CardError, CheckpointError, ShapeError, UnsupportedError, UsageError, unknown
 from benchbench.records import METRIC_UNITS, Measurement, ModelSpec
 
 if TYPE_CHECKING:
@@ -304,6 +304,7 @@ def build(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
     Raises:
         CardError: its class cannot be imported, or refuses the keywords.
         ShapeError: it cannot take this size, these channels or these keywords' values.
+        UnsupportedError: its constructor ends the process.
     """
     from torch import nn
 
@@ -324,6 +325,8 @@ def build(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
         ) from error
     try:
         module = make(**kwargs)
+    except SystemExit as error:
+        raise UnsupportedError(f"{spec.name}: the constructor of {spec.arch} ends the process ({error!r})") from error
     except (ValueError, AssertionError) as error:
         raise ShapeError(f"{spec.name}: {str(error) or 'an assertion of its constructor failed'}") from error
     except TypeError as error:

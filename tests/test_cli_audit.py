@@ -93,13 +93,13 @@ def test_networks_that_misbehave_are_rows_while_the_rest_of_the_table_stands(cap
     found = {one["model"]: one for one in json.loads(out)}
     assert found["mynets:Tiny"]["counters"][0]["macs"] == 8**3 * 4 * 3
     assert "exit code 7" in found["mynets:Dies"]["reason"]
-    assert "depends on values" in found["mynets:Decides"]["counters"][0]["reason"]
+    assert "random values" in found["mynets:Decides"]["counters"][0]["how"]
     assert "missing 1 required positional argument" in found["mynets:Two"]["counters"][0]["reason"]
     assert "multiples of 32" in found["mynets:Refuses"]["reason"]
     statuses = {r.model.name: r.status for r in read_records(tmp_path / "here")}
     assert statuses == {
         "mynets:Dies": "failed",
-        "mynets:Decides": "unsupported",
+        "mynets:Decides": "ok",
         "mynets:Two": "unsupported",
         "mynets:Refuses": "unsupported",
         "mynets:Tiny": "ok",

@@ -12,7 +12,6 @@ network's own code holds fixed (a width that its forward has as a number) shows 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from benchbench import outputs
 from benchbench.compress.follow import Follower, Quick
 from benchbench.compress.operators import RULES
 from benchbench.errors import ShapeError, UsageError, first_line
-from benchbench.measure.cost import graph_settings
+from benchbench.measure.cost import copied, graph_settings
 from benchbench.resize import resize, shapes_of
 
 log = logging.getLogger(__name__)
@@ -86,7 +85,7 @@ def find_structure(model: nn.Module, shape: Sequence[int]) -> Structure:
     """
     with graph_settings():  # attention as products and a softmax, which have rules
         try:
-            seen = _follow(copy.deepcopy(model).to("meta"), shape)
+            seen = _follow(_on_meta(model), shape)
         except Exception as error:  # a forward that reads the values of tensors
             log.debug("followed with values, since it cannot be without: %s", error)
             seen = _follow_with_values(model, shape)
@@ -105,9 +104,19 @@ class _Seen:
     runs: tuple[tuple[bool, Tensor], ...]  # (training, input) of forwards with unlike outputs
 
 
+def _on_meta(model: nn.Module) -> nn.Module:
+    """A copy on `meta` in which a weight with several names stays one: `Module.to` would make several of it."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copied(model, memo)
+
+
 def _follow_with_values(model: nn.Module, shape: Sequence[int]) -> _Seen:
     try:
-        return _follow(copy.deepcopy(model), shape)
+        return _follow(copied(model), shape)
     except Exception as error:  # whatever its forward raises
         why = first_line(error)
         raise UsageError(f"its channels cannot be followed, since a forward of it fails: {why}") from error
@@ -200,7 +209,7 @@ def _without_what_is_held(seen: _Seen, found: Structure) -> Structure:
         some = [range(1 + n % min(layer.width - 1, _UNLIKE)) for n, layer in enumerate(layers)]
         half = [range(layer.width // 2) for layer in layers]
         for removed in (some, half):
-            tried = copy.deepcopy(seen.model)
+            tried = copied(seen.model)
             try:
                 resize(tried, cut_shapes(shapes, keep_indices(layers, removed, shapes)))
                 with Quick():  # type: ignore[no-untyped-call]
@@ -309,7 +318,7 @@ def remove(model: nn.Module, structure: Structure, removed: Sequence[Collection[
     """
     shapes = shapes_of(model)
     keep = keep_indices(structure.layers, removed, shapes)
-    pruned = copy.deepcopy(model)
+    pruned = copied(model)
     state = {name: value.detach() for name, value in pruned.state_dict().items()}
     small = cut(state, keep)
     resize(pruned, cut_shapes(shapes, keep))

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from benchbench import checkpoint, data, zoo
 from benchbench import records as rec
 from benchbench.compress import importance
 from benchbench.compress.prune import Pruned, PruneRecipe, prune
-from benchbench.errors import CheckpointError, DataError, UsageError
+from benchbench.errors import CheckpointError, DataError, UnsupportedError, UsageError
 from benchbench.kernels import threads
 from benchbench.measure.accuracy import AccuracyError, measure_dice
 from benchbench.measure.cost import measure_cost
@@ -58,7 +59,8 @@ class Stage:
 
     title: str
     params: int
-    macs: int
+    macs: int | None  # None where they cannot be counted
+    at_least: bool  # whether some operators have no rule
     dice: float | None  # on `val`
 
 
@@ -131,8 +133,9 @@ def _compress(asked: Compression, out: Path, progress: Progress | None) -> Compr
 
     def look(title: str, model: nn.Module) -> None:
         tell(f"Dice of the network, {title}")
-        cost = measure_cost(model, shape)
-        stages.append(Stage(title=title, params=cost.params, macs=cost.macs, dice=_dice(model, plan, info)))
+        params = sum(p.numel() for p in model.parameters())
+        macs, at_least = _macs(model, shape)
+        stages.append(Stage(title=title, params=params, macs=macs, at_least=at_least, dice=_dice(model, plan, info)))
 
     look("whole", whole)
     look("cut", pruned.model)
@@ -163,6 +166,16 @@ def _compress(asked: Compression, out: Path, progress: Progress | None) -> Compr
         val_cases=plan.splits.get("val", 0) if plan else 0,
         parent_path=asked.weights,
     )
+
+
+def _macs(model: nn.Module, shape: Sequence[int]) -> tuple[int | None, bool]:
+    """MACs of one forward, and whether they are a lower bound; what cannot be counted is compressed all the same."""
+    try:
+        cost = measure_cost(model, shape)
+    except UnsupportedError as error:
+        log.warning("%s", error)
+        return None, False
+    return cost.macs, cost.bound is not None
 
 
 def _plan(asked: Compression, info: checkpoint.CheckpointInfo) -> data.DataPlan | None:
@@ -295,11 +308,18 @@ def rows(made: Compressed, *, plain: bool) -> list[dict[str, Any]]:
         {
             "network": stage.title,
             "params": f"{format_value(stage.params, 'parameters')} ({stage.params / first.params:.0%})",
-            "MACs": f"{format_value(stage.macs, 'MAC')} ({stage.macs / first.macs:.0%})",
+            "MACs": _share(stage, first),
             "Dice on val": "—" if stage.dice is None else f"{stage.dice:.3f}",
         }
         for stage in made.stages
     ]
+
+
+def _share(stage: Stage, first: Stage) -> str:
+    if stage.macs is None:
+        return "—"
+    least = "at least " if stage.at_least else ""
+    return f"{least}{format_value(stage.macs, 'MAC')}" + (f" ({stage.macs / first.macs:.0%})" if first.macs else "")
 
 
 def _file(made: Compressed, stage: Stage) -> str | None:

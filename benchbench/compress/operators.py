@@ -44,9 +44,27 @@ _PIECES = tuple(getattr(aten, name) for name in ("split", "split_with_sizes", "c
 def _move(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     """Operators that move values: the numbers go along. Equal pieces of channels lose the same."""
     rest = _where(follower, func, args)
+    if func.overloadpacket is aten.slice:
+        _steps(follower, *args, **kwargs)
     follower.move(args[0], lambda numbers: func(numbers, *rest, **kwargs), out)
     if func.overloadpacket in _PIECES:
         _pieces(follower, args[0], args[2] if len(args) > 2 else kwargs.get("dim", 0), out)
+
+
+def _steps(
+    follower: Follower, source: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> None:
+    """Every second channel stays every second one only if the channels of a step go together."""
+    numbers = follower.of(source)
+    if numbers is None or step == 1 or not varies(numbers, dim):
+        return
+    size = numbers.shape[dim]
+    channels = follower.channels(numbers, dim)
+    if (start or 0) >= step or (end is not None and end < size):
+        follower.forest.freeze(channels)
+        return
+    firsts = channels[np.arange(size) // step * step]
+    follower.forest.join(channels, firsts)
 
 
 class _Unreal(Exception):

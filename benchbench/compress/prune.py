@@ -6,7 +6,6 @@ wherever no norm takes channels together. A network that does with its channels 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from benchbench.checkpoint import unique_tensors
 from benchbench.compress import importance
 from benchbench.compress.channels import Structure, find_structure, keep_indices, mask, remove
 from benchbench.errors import UsageError, first_line
+from benchbench.measure.cost import copied
 from benchbench.resize import shapes_of
 
 log = logging.getLogger(__name__)
@@ -87,8 +87,8 @@ def prune(
     else:
         scores = importance.random(structure, recipe.seed)
     scores = list(scores)
-    removed, agreement = _chosen(model, structure, scores, recipe, shape)
-    if agreement is not None and not agreement <= AGREEMENT:
+    removed, agreement, why = _chosen(model, structure, scores, recipe, shape)
+    if why:
         bad = _disagreeing(model, structure, removed, shape)
         log.warning(
             "%d layers keep all their channels: the network answers otherwise without them than with zeros in their "
@@ -100,12 +100,9 @@ def prune(
         structure = dataclasses.replace(structure, layers=tuple(structure.layers[number] for number in kept))
         scores = [scores[number] for number in kept]
         if kept:
-            removed, agreement = _chosen(model, structure, scores, recipe, shape)
-        if not kept or (agreement is not None and not agreement <= AGREEMENT):
-            raise UsageError(
-                f"without the channels its output differs by {agreement:.2g} of its norm from that with zeros in their "
-                "place: this network does with its channels what is not followed here, so it is not pruned"
-            )
+            removed, agreement, why = _chosen(model, structure, scores, recipe, shape)
+        if not kept or why:
+            raise UsageError(why)
     return Pruned(
         model=remove(model, structure, removed),
         structure=structure,
@@ -121,14 +118,29 @@ def _chosen(
     scores: Sequence[importance.Scores | None],
     recipe: PruneRecipe,
     shape: Sequence[int],
-) -> tuple[list[list[int]], float | None]:
-    """What goes, and how far the network without it is from that with zeros."""
+) -> tuple[list[list[int]], float | None, str]:
+    """What goes, how far the network without it is from that with zeros, and what is wrong with it, if so."""
     removed = importance.choose(structure, scores, recipe.ratio, scope=recipe.scope, multiple_of=recipe.multiple_of)
+    return removed, *_judged(model, structure, removed, shape)
+
+
+def _judged(
+    model: nn.Module, structure: Structure, removed: Sequence[Sequence[int]], shape: Sequence[int]
+) -> tuple[float | None, str]:
+    """How far a network is from that with zeros, and what is wrong with it; empty if nothing is."""
     try:
-        return removed, compare_with_zeros(model, structure, removed, shape)
+        agreement = compare_with_zeros(model, structure, removed, shape)
+        if any(layer.mixed and numbers for layer, numbers in zip(structure.layers, removed, strict=True)):
+            with torch.no_grad():  # what was left out of the comparison must run at least
+                remove(model, structure, removed).eval()(torch.zeros(*shape))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        why = first_line(error)
-        raise UsageError(f"without these channels its forward fails, so it is not pruned: {why}") from error
+        return None, f"without these channels its forward fails, so it is not pruned: {first_line(error)}"
+    if agreement is None or agreement <= AGREEMENT:
+        return agreement, ""
+    return agreement, (
+        f"without the channels its output differs by {agreement:.2g} of its norm from that with zeros in their "
+        "place: this network does with its channels what is not followed here, so it is not pruned"
+    )
 
 
 def _disagreeing(
@@ -138,8 +150,7 @@ def _disagreeing(
     found = set()
     for number in range(len(structure.layers)):
         alone = [numbers if own == number else [] for own, numbers in enumerate(removed)]
-        agreement = compare_with_zeros(model, structure, alone, shape)
-        if agreement is not None and not agreement <= AGREEMENT:
+        if _judged(model, structure, alone, shape)[1]:
             found.add(number)
     return found
 
@@ -164,7 +175,7 @@ def compare_with_zeros(
     if not any(chosen):
         return None
     keep = keep_indices(structure.layers, chosen, shapes_of(model))
-    whole = copy.deepcopy(model)
+    whole = copied(model)
     own = unique_tensors(whole.state_dict())
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

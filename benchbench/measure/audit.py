@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchbench import records as rec
 from benchbench.errors import BenchError
@@ -20,6 +20,8 @@ from benchbench.units import format_shape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from benchbench.measure.counters import Tally
 
 TITLES: Mapping[str, str] = {
     "torch": "PyTorch",
@@ -53,6 +55,7 @@ class Counted:
     factor: float | None  # its MACs over the headline's
     reason: str | None
     how: str
+    uncounted: tuple[str, ...] = ()  # operators that may have MACs, and that the headline has no rule for
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +126,7 @@ class AuditResult:
     def measurements(self) -> list[rec.Measurement]:
         """`params`, `macs` and `flops` of the headline, of origin `analytic`."""
         headline = self.counter("torch")
+        bound: Literal["at_least"] | None = "at_least" if headline.uncounted else None
 
         def exact(metric: str, unit: str, value: int | None, method: str) -> rec.Measurement:
             return rec.Measurement(
@@ -132,14 +136,17 @@ class AuditResult:
 
         return [
             exact("params", "parameters", self.params.all, "every nn.Parameter once; buffers not counted"),
-            exact("macs", "MAC", headline.macs, headline.how),
-            exact("flops", "FLOP", None if headline.macs is None else 2 * headline.macs, "2 x macs"),
+            dataclasses.replace(exact("macs", "MAC", headline.macs, headline.how), bound=bound),
+            dataclasses.replace(
+                exact("flops", "FLOP", None if headline.macs is None else 2 * headline.macs, "2 x macs"), bound=bound
+            ),
         ]
 
     def __str__(self) -> str:
         lines = [f"{self.model}, input {format_shape(self.input)}: {self.verdict}"]
         for c in self.counters:
-            macs = c.reason if c.macs is None else f"{c.macs / 1e9:,.3f} GMAC ({_times(c.factor)})"
+            least = "at least " if c.uncounted else ""
+            macs = c.reason if c.macs is None else f"{least}{c.macs / 1e9:,.3f} GMAC ({_times(c.factor)})"
             params = "" if c.params is None else f", {c.params:,} parameters"
             lines.append(f"  {TITLES[c.counter]:<16} {macs}{params}")
             for d in self.differences:
@@ -172,6 +179,7 @@ def audit(
     name: str | None = None,
     published: Mapping[str, float] | None = None,
     full: bool = False,
+    make: Callable[[], nn.Module] | None = None,
 ) -> AuditResult:
     """Count a network by every counter and compare each with the headline.
 
@@ -181,25 +189,26 @@ def audit(
         name: of the network in the result; its class's by default.
         published: `macs` and `params` of a paper, to find the counter that they come from.
         full: let the other counters run the network on real tensors, which takes its time and memory.
+        make: builds the network with values, for one that has none and can only be counted by running it.
 
     Returns:
         The result. A counter that fails, the headline included, has a reason in place of its counts.
     """
     import torch
 
-    from benchbench.measure import counters, explain
-    from benchbench.measure.cost import without_memory
+    from benchbench.measure import counters, explain, rules
+    from benchbench.measure.cost import materialised, without_memory
 
     shape = tuple(example_input.shape if isinstance(example_input, torch.Tensor) else example_input)
+    module = materialised(module, shape, make)
     ghost = without_memory(module, "meta")
     x = torch.empty(shape, device="meta")
     truth, facts = None, None
     try:
         truth, facts = counters.count_torch(ghost, x)
         headline = truth
-    except Exception as error:  # a network may raise anything; it becomes the headline's cell
-        params = sum(p.numel() for p in ghost.parameters())
-        headline = counters.Tally(counter="torch", version=str(torch.__version__), params=params, reason=_said(error))
+    except Exception:  # a network may raise anything without values
+        headline = _anyhow(module, ghost, shape, make)
     real, value = ghost, x
     if full:
         real = with_memory(module).eval()
@@ -215,7 +224,8 @@ def audit(
         Counted(
             counter=t.counter, version=t.version, macs=t.macs, params=t.params,
             factor=t.macs / headline.macs if t.macs is not None and headline.macs else None,
-            reason=t.reason, how=t.how,
+            reason=t.reason, how=f"{t.how}; {rules.described(t.uncounted)}" if t.uncounted else t.how,
+            uncounted=tuple(sorted(t.uncounted)),
         )
         for t in tallies
     )  # fmt: skip
@@ -240,13 +250,26 @@ def audit(
     )
 
 
+def _anyhow(module: nn.Module, ghost: nn.Module, shape: Sequence[int], make: Callable[[], nn.Module] | None) -> Tally:
+    """The headline of a network that does not run on `meta`, or why there is none."""
+    import torch
+
+    from benchbench.measure import counters
+
+    try:
+        return counters.count_anyhow(module, shape, make)
+    except Exception as error:  # a network may raise anything; it becomes the headline's cell
+        params = sum(p.numel() for p in ghost.parameters())
+        return counters.Tally(counter="torch", version=str(torch.__version__), params=params, reason=_said(error))
+
+
 def with_memory(module: nn.Module) -> nn.Module:
     """A copy of a network that can run: weights without memory become zeros."""
-    import copy
+    from benchbench.measure.cost import copied
 
     if not any(p.is_meta for p in [*module.parameters(), *module.buffers()]):
-        return copy.deepcopy(module)
-    return copy.deepcopy(module).to_empty(device="cpu")
+        return copied(module)
+    return copied(module).to_empty(device="cpu")
 
 
 def _said(error: Exception) -> str:
@@ -284,11 +307,15 @@ def verdict(counted: Sequence[Counted], rows: Sequence[Difference]) -> str:
         if c.factor is None or abs(c.factor - 1) <= CLOSE or c.counter == "thop_fixed":  # nobody's tables are made so
             continue
         causes = main_causes([d for d in rows if d.counter == c.counter])
-        text = f"{_off(c.factor)}: {', '.join(f'{kind}, {signed(n)}' for kind, n in causes)}"
+        text = _off(c.factor) + ": " * bool(causes) + ", ".join(f"{kind}, {signed(n)}" for kind, n in causes)
         said.setdefault((_off(c.factor), *(kind for kind, _ in causes)), (text, []))[1].append(TITLES[c.counter])
+    left_out = counted[0].uncounted
     silent = [TITLES[c.counter] for c in counted[1:] if c.macs is None]
     parts = [f"{_listed(names)} {text}" for text, names in said.values()]
-    if not parts:
+    if left_out:
+        what = f"PyTorch's count is a lower bound: not counted: {', '.join(left_out)}, for which there is no rule"
+        parts = [what, *(f"beside it, {part}" for part in parts)]
+    elif not parts:
         parts = ["every counter within 1 %" if not silent else "every other counter within 1 %"]
     if silent:
         parts.append(f"no count from {', '.join(silent)}")
@@ -336,7 +363,9 @@ def explain_published(
         causes = main_causes([d for d in rows if d.counter == macs_counter])
         macs_why = "; ".join([text, *(f"{kind}, {signed(n)}" for kind, n in causes)])
         if counted[0].macs and macs_counter != "torch":
-            macs_why += f"; true {giga(counted[0].macs)} G"
+            macs_why += f"; true {'at least ' if counted[0].uncounted else ''}{giga(counted[0].macs)} G"
+        elif counted[0].uncounted:
+            macs_why = macs_why.replace("the true count", "PyTorch's count, a lower bound")
     params_counter, params_why = None, ""
     if size:
         options = {c: n for c in _LIKELY for n in [by_name[c].params] if n}

@@ -11,30 +11,42 @@ scratch memory of their own (on a CPU 2 to 280 % more was seen). It may refuse, 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import dataclasses
+import logging
 import math
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
-from benchbench.errors import UnsupportedError, first_line
+from benchbench.errors import BenchError, UnsupportedError, first_line
+from benchbench.measure import rules
+from benchbench.measure.limit import is_out_of_memory
 from benchbench.measure.memory import weights_bytes
 from benchbench.records import Measurement, OperatorCost
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PEAK_METHOD = "peak of live tensors on fake tensors"
 COUNT_METHOD = "FlopCounterMode / 2 on meta tensors, math attention, eager fp32"
+FAKE_METHOD = "sum over operators on fake CPU tensors, math attention, since it cannot run on meta tensors"
+RUN_METHOD = "sum over operators of one forward on random values, math attention, since it cannot run without values"
+MOST_RUN = 2**20  # values of an input up to which a network is run to count it: some seconds, and at most a few GB
+UNITS = {"macs": "MAC", "flops": "FLOP", "tensor_memory_bytes": "B", "moved_bytes": "B"}
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +69,23 @@ class Cost:
     tensor_memory_bytes: int  # weights, input, and the most that activations take at once
     peak_at: str  # the operator at which that is so, `convolution in encoder.block1`
     operators: tuple[OperatorCost, ...]  # in the order in which they run
+    uncounted: Mapping[str, int] = dataclasses.field(default_factory=dict)  # operator without a rule -> its calls
+    how: str = COUNT_METHOD
 
     @property
     def flops(self) -> int:
         """Two for each multiply-accumulate."""
         return 2 * self.macs
+
+    @property
+    def bound(self) -> Literal["at_least"] | None:
+        """Whether `macs` are a lower bound, since there are operators without a rule."""
+        return "at_least" if self.uncounted else None
+
+    @property
+    def method(self) -> str:
+        """How `macs` were obtained, and what they leave out."""
+        return f"{self.how}; {rules.described(self.uncounted)}" if self.uncounted else self.how
 
     def measurements(self) -> list[Measurement]:
         """`params`, `macs`, `flops`, `tensor_memory_bytes` and `moved_bytes`, all of origin `analytic`."""
@@ -71,8 +95,8 @@ class Cost:
 
         return [
             exact("params", "parameters", self.params, "every nn.Parameter once; buffers not counted"),
-            exact("macs", "MAC", self.macs, COUNT_METHOD),
-            exact("flops", "FLOP", self.flops, "2 x macs"),
+            dataclasses.replace(exact("macs", "MAC", self.macs, self.method), bound=self.bound),
+            dataclasses.replace(exact("flops", "FLOP", self.flops, "2 x macs"), bound=self.bound),
             dataclasses.replace(
                 exact("tensor_memory_bytes", "B", self.tensor_memory_bytes, f"{PEAK_METHOD}, at {self.peak_at}"),
                 bound="at_least",
@@ -86,30 +110,191 @@ class Cost:
         ]
 
 
-def measure_cost(module: nn.Module, input_shape: Sequence[int], dtype: str = "fp32") -> Cost:
-    """Count one forward of a network in eval mode, without computing it.
+def measure_cost(
+    module: nn.Module,
+    input_shape: Sequence[int],
+    dtype: str = "fp32",
+    *,
+    make: Callable[[], nn.Module] | None = None,
+    run: bool = True,
+) -> Cost:
+    """Count one forward of a network in eval mode, without computing it where that can be done.
+
+    What fails on `meta` is counted on fake CPU tensors, and what fails there too by one forward on random values,
+    for inputs of at most 2^20 values.
 
     Args:
         module: left as it is; a copy without memory is counted.
         input_shape: (B, C, D, H, W).
         dtype: `fp32`, or `bf16` / `fp16` for autocast; changes bytes, not MACs.
+        make: builds the network with values, for one that has none and must be run.
+        run: count it by running it, where it cannot be counted otherwise.
 
     Raises:
-        UnsupportedError: the forward cannot run without values (control flow that depends on data).
-        ValueError: the network refuses this input.
+        UnsupportedError: the forward cannot run without values, and is too large to be run.
+        Exception: whatever the network raises on this input.
     """
+    module = materialised(module, input_shape, make)
+    try:
+        return _count_without_values(module, input_shape, dtype)
+    except UnsupportedError as error:
+        why: Exception = error
+    except BenchError:
+        raise
+    except Exception as error:  # a network may raise anything on tensors without values
+        why = error
+    if not run or (make is None and any(t.is_meta for t in [*module.parameters(), *module.buffers()])):
+        raise why
+    log.debug("counted by running it: %s", why)
+    size = math.prod(input_shape)
+    if size > MOST_RUN:
+        raise UnsupportedError(
+            f"{_why_not(why)}, and its input of {size:,} values is too large to run it for that (limit {MOST_RUN:,}): "
+            "a smaller size has a count"
+        ) from why
+    try:
+        return _count_by_running(module, input_shape, dtype, make)
+    except Exception as error:
+        if isinstance(error, MemoryError) or is_out_of_memory(error, limited=False):
+            raise UnsupportedError(f"{_why_not(why)}, and there is too little memory to run it for that") from error
+        raise
+
+
+def _why_not(error: Exception) -> str:
+    text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {first_line(error)}"
+    return text if text.startswith("MACs ") else f"MACs cannot be counted without running it ({text})"
+
+
+def uncounted(module: nn.Module, why: str) -> list[Measurement]:
+    """What stands in place of a cost that could not be had: `params`, and the others without a value.
+
+    Args:
+        module: the network.
+        why: of the others.
+    """
+    lazy = any(is_lazy(p) for p in module.parameters())
+    count = None if lazy else sum(p.numel() for p in module.parameters())
+    method = "every nn.Parameter once; buffers not counted"
+    reason = "lazy layers have no parameters before a forward" if lazy else None
+    params = Measurement(
+        metric="params", unit="parameters", value=count, origin="analytic", method=method, reason=reason
+    )
+    return [
+        params,
+        *(
+            Measurement(metric=metric, unit=unit, value=None, origin="analytic", method="none", reason=why)
+            for metric, unit in UNITS.items()
+        ),
+    ]
+
+
+def is_lazy(value: Any) -> bool:
+    """Whether it is a parameter or buffer of a lazy layer that has seen no input yet."""
+    return isinstance(value, (UninitializedParameter, UninitializedBuffer))
+
+
+def materialised(
+    module: nn.Module, input_shape: Sequence[int], make: Callable[[], nn.Module] | None = None
+) -> nn.Module:
+    """The network itself; one with lazy layers as a copy in which they have their shapes.
+
+    Args:
+        module: left as it is.
+        input_shape: (B, C, D, H, W) of what the lazy layers see.
+        make: builds the network with values.
+    """
+    if not any(is_lazy(v) for v in [*module.parameters(), *module.buffers()]):
+        return module
     with graph_settings():
-        macs = count_macs(module, input_shape)
+        try:
+            ghost = without_memory(module, "meta")
+            ghost(torch.empty(*input_shape, device="meta"))
+            return ghost
+        except Exception as error:  # what fails on meta may run on values
+            log.debug("lazy layers are given their shapes by a forward: %s", error)
+        if math.prod(input_shape) > MOST_RUN:
+            raise UnsupportedError("MACs cannot be counted: its lazy layers need a forward, and the input is too large")
+        real = make() if make else copied(module)
+        real.eval()(torch.randn(*input_shape, generator=torch.Generator().manual_seed(0)))
+        return real
+
+
+def _count_without_values(module: nn.Module, input_shape: Sequence[int], dtype: str) -> Cost:
+    """On `meta`, and the operators on fake tensors; on these alone where the network makes CPU tensors."""
+    macs, left_out, failed = 0, dict[str, int](), None
+    with graph_settings():
+        try:
+            macs, left_out = count_macs(module, input_shape)
+        except UnsupportedError:
+            raise
+        except Exception as error:  # a tensor on the CPU beside those on meta, say
+            failed = error
         tracer = Tracer()
-        trace(module, input_shape, dtype, tracer)
+        try:
+            trace(module, input_shape, dtype, tracer)
+        except Exception as error:
+            raise failed or error from None
+    if failed is not None:
+        return _cost_of(module, tracer, FAKE_METHOD)
+    # A fused operator of the CPU, such as an LSTM's, may have other unknowns than what runs on meta.
+    return dataclasses.replace(_cost_of(module, tracer, COUNT_METHOD), macs=macs, uncounted=left_out)
+
+
+def _cost_of(module: nn.Module, tracer: Tracer, how: str) -> Cost:
     return Cost(
         params=sum(p.numel() for p in module.parameters()),  # shared ones once
         buffer_elements=sum(b.numel() for b in module.buffers()),
-        macs=macs,
+        macs=sum(o.macs for o in tracer.operators),
         tensor_memory_bytes=tracer.peak_bytes + weights_bytes(module),
         peak_at=tracer.peak_at,
         operators=tuple(tracer.operators),
+        uncounted=dict(tracer.uncounted),
+        how=how,
     )
+
+
+def _count_by_running(
+    module: nn.Module, input_shape: Sequence[int], dtype: str, make: Callable[[], nn.Module] | None
+) -> Cost:
+    if any(t.is_meta for t in [*module.parameters(), *module.buffers()]):
+        assert make is not None
+        real = make()
+    else:
+        try:
+            real = copied(module)
+        except Exception as error:  # it may hold what cannot be copied
+            log.debug("run itself, since it cannot be copied: %s", error)
+            real = module
+    training = {part: part.training for part in real.modules()}
+    before = {name: value.clone() for name, value in real.named_buffers() if not is_lazy(value)}
+    x = torch.randn(*input_shape, generator=torch.Generator().manual_seed(0))
+    tracer = Tracer()
+    tracer.hold(x)
+    autocast = torch.autocast("cpu", DTYPES[dtype]) if dtype != "fp32" else contextlib.nullcontext()
+    try:
+        with graph_settings(), autocast, tracer.modules, _Outside(tracer.uncounted), tracer:
+            real.eval()(x)
+    finally:
+        for part, mode in training.items():
+            part.training = mode
+        with torch.no_grad():
+            for name, value in real.named_buffers():
+                if name in before and before[name].shape == value.shape:
+                    value.copy_(before[name])
+    return _cost_of(real, tracer, RUN_METHOD)
+
+
+class _Outside(TorchFunctionMode):
+    """Notes what leaves PyTorch for NumPy: what is computed there is seen by nobody."""
+
+    def __init__(self, seen: dict[str, int]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.numpy, Tensor.__array__):
+            self.seen["numpy"] = self.seen.get("numpy", 0) + 1
+        return func(*args, **(kwargs or {}))
 
 
 def layers(cost: Cost, module: nn.Module) -> list[Layer]:
@@ -147,18 +332,45 @@ def graph_settings() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def count_macs(module: nn.Module, input_shape: Sequence[int]) -> int:
+def count_macs(module: nn.Module, input_shape: Sequence[int]) -> tuple[int, dict[str, int]]:
     """MACs of one forward, under `graph_settings`; nothing is computed.
 
     Args:
         module: left as it is; a copy without memory is counted.
         input_shape: (B, C, D, H, W).
+
+    Returns:
+        The MACs; and the operators that may have some and have no rule, with their calls.
     """
     ghost = without_memory(module, "meta")
-    counter = FlopCounterMode(display=False)
-    with counter:
+    counter, more = FlopCounterMode(display=False), _More()
+    with counter, more:
         run_forward(ghost, torch.empty(*input_shape, device="meta"))
-    return counter.get_total_flops() // 2
+    return counter.get_total_flops() // 2 + more.macs, dict(more.uncounted)
+
+
+class _More(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """What PyTorch's counter leaves out: operators that it has no rule for, and three parts in four of complex ones."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.macs = 0
+        self.uncounted: collections.Counter[str] = collections.Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not rules.is_known(func) and isinstance(func, torch._ops.OpOverload):
+            with self:
+                inside = func.decompose(*args, **kwargs)
+            if inside is not NotImplemented:
+                return inside
+        out = func(*args, **kwargs)
+        macs = rules.macs_of(func, args, kwargs, out)
+        if macs is None:
+            self.uncounted[rules.name_of(func)] += 1
+        else:
+            self.macs += macs - rules.counted_by_pytorch(func, args, kwargs, out)
+        return out
 
 
 def trace(module: nn.Module, input_shape: Sequence[int], dtype: str, tracer: Tracer) -> None:
@@ -211,10 +423,36 @@ def without_memory(module: nn.Module, device: str) -> nn.Module:
     for part in module.modules():
         for tensor in tree_leaves(vars(part)):  # parameters, buffers, and tensors in plain attributes and lists
             if isinstance(tensor, Tensor) and id(tensor) not in memo:
+                if is_lazy(tensor):
+                    memo[id(tensor)] = type(tensor)(tensor.requires_grad, device=device)
+                    continue
                 empty = torch.empty_like(tensor, device=device)
                 trained = tensor.requires_grad
                 memo[id(tensor)] = nn.Parameter(empty, trained) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(module, memo).eval()
+    return copied(module, memo).eval()
+
+
+def copied(module: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:
+    """A deep copy; what cannot be copied, such as a lock, is shared with the original.
+
+    Args:
+        module: left as it is.
+        memo: id of a value -> what stands in its place.
+    """
+    known = dict(memo or {})
+    try:
+        return copy.deepcopy(module, dict(known))
+    except Exception as error:  # an attribute may refuse it with anything
+        log.debug("copied without what cannot be: %s", error)
+    for part in module.modules():
+        for key, value in vars(part).items():
+            if key in ("_parameters", "_buffers", "_modules"):
+                continue
+            try:
+                copy.deepcopy(value, dict(known))
+            except Exception:
+                known[id(value)] = value
+    return copy.deepcopy(module, known)
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -233,6 +471,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.outside = outside
         self.modules = ModuleTracker()
         self.operators: list[OperatorCost] = []
+        self.uncounted: dict[str, int] = {}  # operator without a rule -> its calls
         self.live_bytes = 0
         self.peak_bytes = 0
         self.peak_at = "the input"
@@ -282,14 +521,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func._overloadpacket.__name__
         if name in _FREE:
             return
-        count = flop_registry.get(func._overloadpacket)
-        macs = int(count(*args, **kwargs, out_val=out)) // 2 if count else 0
+        macs = rules.macs_of(func, args, kwargs, out)
+        if macs is None:
+            named = rules.name_of(func)
+            self.uncounted[named] = self.uncounted.get(named, 0) + 1
         self.operators.append(
             OperatorCost(
-                operator=name,
-                kind=operator_kind(name, args),
+                operator=name if macs is not None else rules.name_of(func),
+                kind=operator_kind(name, args) if macs is not None else "other",
                 module=self._module(),
-                macs=macs,
+                macs=macs or 0,
                 read_bytes=sum(t.numel() * t.element_size() for t in inputs),
                 written_bytes=sum(t.numel() * t.element_size() for t in outputs),
                 output_shape=tuple(outputs[0].shape),
@@ -312,7 +553,10 @@ def _with_real_strides(before: Tensor, after: Tensor) -> Tensor:
 
 
 _FREE = frozenset({"empty", "empty_like", "detach", "_unsafe_view", "lift_fresh", "is_same_size", "empty_strided"})
-_MATMUL = frozenset({"mm", "addmm", "bmm", "baddbmm", "matmul", "linear"})
+_MATMUL = frozenset(
+    {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "mv", "dot", "vdot", "addmv", "addbmm", "_trilinear"}
+    | {"_scaled_mm", "_int_mm", "_addmm_activation", "linear_dynamic", "mkldnn_rnn_layer"}
+)
 _COPY = frozenset(
     {"clone", "copy", "copy_", "cat", "stack", "constant_pad_nd", "roll", "_to_copy", "index", "slice_scatter"}
 )
@@ -325,6 +569,8 @@ def operator_kind(name: str, args: Any) -> str:
         name: of the operator, without its overload.
         args: that it is called with.
     """
+    if name == "conv_tbc":
+        return "conv"
     if name == "convolution":
         weight, transposed, groups = args[1], args[6], args[8]
         if transposed:

@@ -12,24 +12,31 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import copy
 import dataclasses
 import importlib.metadata
 import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from benchbench import outputs
-from benchbench.measure.cost import COUNT_METHOD, count_macs, graph_settings, operator_kind, run_forward
+from benchbench.measure import rules
+from benchbench.measure.cost import (
+    COUNT_METHOD,
+    copied,
+    count_macs,
+    graph_settings,
+    measure_cost,
+    operator_kind,
+    run_forward,
+)
 from benchbench.measure.weightless import trace_without_memory
 
 Family = Literal["conv", "transposed_conv", "matmul", "elementwise"]
@@ -77,6 +84,7 @@ class Tally:
     held: frozenset[str] | None = None  # modules whose parameters are counted; None: all are
     reason: str | None = None  # why there is no count
     how: str = ""
+    uncounted: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of the headline: operator -> its calls
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +120,7 @@ def count(name: str, module: nn.Module, x: Tensor) -> Tally:
     how = f"{_HOW[name]}, on {'tensors without memory' if x.is_meta else 'real tensors'}, full size"
     try:
         with _silence():
-            found = function(copy.deepcopy(module), x)
+            found = function(copied(module), x)
     except ImportError as error:
         hint = "; setuptools brings distutils back" if "distutils" in str(error) else ""
         why = f"{package} cannot be imported: {error}{hint}" if installed else f"{package} is not installed"
@@ -133,10 +141,10 @@ def count_torch(module: nn.Module, x: Tensor) -> tuple[Tally, Facts]:
         UnsupportedError: the forward cannot run without values.
         Exception: whatever the network raises on this input.
     """
-    ghost = copy.deepcopy(module)
+    ghost = copied(module)
     recorder = _Recorder(ghost)
     with graph_settings():
-        macs = count_macs(module, tuple(x.shape))
+        macs, left_out = count_macs(module, tuple(x.shape))
         with recorder:
             run_forward(ghost, x)
     tally = Tally(
@@ -146,8 +154,32 @@ def count_torch(module: nn.Module, x: Tensor) -> tuple[Tally, Facts]:
         params=sum(p.numel() for p in module.parameters()),
         parts=tuple(Part(module=m, family=f, operator=o, macs=n) for (m, f, o), n in recorder.parts.items()),
         how=COUNT_METHOD,
+        uncounted=left_out,
     )
     return tally, recorder.facts(ghost)
+
+
+def count_anyhow(module: nn.Module, shape: Sequence[int], make: Callable[[], nn.Module] | None = None) -> Tally:
+    """The headline of a network that cannot be counted on `meta`; its parts are each operator's.
+
+    Args:
+        module: left as it is.
+        shape: (B, C, D, H, W).
+        make: builds it with values.
+
+    Raises:
+        UnsupportedError: it cannot run without values, and is too large to be run.
+        Exception: whatever the network raises on this input.
+    """
+    cost = measure_cost(module, shape, make=make)
+    return Tally(
+        counter="torch",
+        version=str(torch.__version__),
+        macs=cost.macs,
+        params=cost.params,
+        how=cost.how,
+        uncounted=cost.uncounted,
+    )
 
 
 def _first_line(error: BaseException) -> str:
@@ -207,11 +239,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name, module = func._overloadpacket.__name__, self._inside[-1]
         if "softmax" in name:
             self.softmax.add(module)
-        rule = flop_registry.get(func._overloadpacket)
-        if rule:
+        macs = rules.macs_of(func, args, kwargs, out)
+        if macs:
             kind = operator_kind(name, args)
             key = (module, _FAMILIES.get(kind, "matmul"), name)
-            self.parts[key] = self.parts.get(key, 0) + int(rule(*args, **kwargs, out_val=out)) // 2
+            self.parts[key] = self.parts.get(key, 0) + macs
             if kind == "transposed_conv":
                 before = self.volumes.get(module, (0, 0))
                 self.volumes[module] = (before[0] + _voxels(args[0]), before[1] + _voxels(out))

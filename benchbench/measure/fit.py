@@ -62,7 +62,7 @@ def needed_bytes(module: nn.Module, input_shape: Sequence[int], dtype: str, phas
     """
     if phase == "train":
         return forecast_step(module, input_shape, dtype).tensor_memory_bytes
-    return measure_cost(module, input_shape, dtype).tensor_memory_bytes
+    return measure_cost(module, input_shape, dtype, run=False).tensor_memory_bytes
 
 
 def largest_patch(

@@ -39,6 +39,7 @@ class Count:
     params: int | None
     reason: str | None  # why there is no count
     how: str
+    uncounted: tuple[str, ...] = ()  # operators that the headline has no rule for: then it is a lower bound
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +159,7 @@ def _read_count(item: Any) -> Count:
         params=_maybe(_count, item["params"]),
         reason=_maybe(_text, item["reason"]),
         how=_text(item["how"]),
+        uncounted=tuple(_text(name) for name in _list(item.get("uncounted", []))),
     )
 
 

@@ -132,7 +132,8 @@ def _count(one: Audited, count: audit.Count) -> dict[str, Any]:
         if value is None:
             return Cell(text="-", note=count.reason or "no count recorded")
         origin: Any = "analytic" if count.counter == "torch" else "counter"
-        return Cell(text=shown(value), origin=origin, value=value, note=str(value))
+        least = "at least " if shown is giga and count.uncounted else ""
+        return Cell(text=least + shown(value), origin=origin, value=value, note=str(value))
 
     true = one.true("macs")
     return {
