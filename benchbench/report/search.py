@@ -96,12 +96,16 @@ def _sentence(found: Mapping[str, Any], trained: Sequence[Any], front: Sequence[
         f"trained, {refused} refused before any training, {len(found['promotions'])} trained for longer, "
         f"{len(found['points'])} to the end."
     )
-    if best := chosen(front):
+    if best := max(front, key=lambda p: float(p["dice_val"]["mean"]), default=None):
         low, high = best["dice_test"]["ci95"]
+        whole = ", the published network," if best["published"] else ","
         text += (
-            f" The best of the front, {best['name']}, has Dice {best['dice_test']['mean']:.3f} ({low:.3f} to "
-            f"{high:.3f}) on {best['dice_test']['cases']} cases that the search has never seen."
+            f" The best of the front on val, {best['name']}{whole} has Dice {best['dice_test']['mean']:.3f} ({low:.3f} "
+            f"to {high:.3f}) on {best['dice_test']['cases']} cases that the search has never seen."
         )
+        top = max(front, key=lambda p: float(p["dice_test"]["mean"]))
+        if top["dice_test"]["mean"] > best["dice_test"]["mean"]:
+            text += f" On those {top['name']} has more, {top['dice_test']['mean']:.3f}; it was not chosen by them."
     return text
 
 
