@@ -1,4 +1,4 @@
-"""Compressed networks on the page: every kind of recipe that is written, later kinds, and no rank for one that fails."""
+"""Compressed networks on the page: every recipe that is written, those of later kinds, and no rank for what fails."""
 
 from __future__ import annotations
 
