@@ -22,6 +22,8 @@ from benchbench.search.task import Task, spec_of
 from benchbench.search.work import FINAL_SHARE, PARENT_SHARE, PROMOTION_SHARE, PROPOSAL_SHARE, Job
 from benchbench.units import format_duration, format_shape
 
+_EXACT = ("params", "macs", "file_bytes")  # by formula
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Before:
@@ -116,12 +118,12 @@ def lines(job: Job, known: Before, profile: outlook.Profile, target: Target) -> 
     """
     task = job.task
     least = outlook.smallest(task)
-    file_bytes = task.costs(outlook.published(space.VARIANTS[0]))["file_bytes"]
+    exact = {k: v for k, v in task.costs(outlook.published(space.VARIANTS[0])).items() if k in _EXACT}
     told = []
     if known.decomposition:
         told.append(f"  unmodified ({space.VARIANTS[0]}), {known.origin}: {known.decomposition}")
     smallest = {metric: value for metric, (value, _) in least.items()} | dict(known.smallest)
-    whole = {**known.published, "file_bytes": file_bytes}
+    whole = {**exact, **known.published}
     bounds = target.profile is not None and target.profile.tier_for("fp32") == "datasheet"
     told += [f"  {text}" for text in outlook.binding(task.budget, whole, smallest, predicted=bounds)]
     if target.backend != "cpu" and not target.profile:

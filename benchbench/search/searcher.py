@@ -30,6 +30,7 @@ from benchbench.devices.environment import environment
 from benchbench.errors import UsageError
 from benchbench.forecast.target import Target, resolve
 from benchbench.kernels import threads
+from benchbench.protocol import get_protocol
 from benchbench.recipe import default_batch
 from benchbench.report.search import SCHEMA, read_search
 from benchbench.search import artefacts, outlook, preview, space, stage, study, summary
@@ -56,7 +57,10 @@ _HIGH = 4  # times as many for a promotion
 _BEFORE_SHARE = 0.2  # of the time, that a step of measuring before the search may take
 _MEASURING = 0.05  # of the time, kept at least for measuring the finalists
 _RESERVE = 0.4  # of what is left of it, at most
-_LEAST_LIMIT_S = 20.0  # of a step of measuring, most of which is the start of a process
+_TIMED_SHARE, _LEAST_TIMED_S = 0.01, 0.5  # of the time, and at least: forwards of a network before the search
+_TIMED = 2  # kinds of forwards of a process that are timed: of a patch, and of a volume
+_ONNX_S = 15.0  # that writing and running an ONNX file take
+_LEAST_LIMIT_S = 30.0  # of a step of measuring, most of which is the start of a process
 _LONGEST_S = 1200.0  # of a step of measuring, as of `bench run`
 _LEAVING_S = 60.0  # that a worker has to leave in when it is told to
 
@@ -240,7 +244,14 @@ class _Search:
         )
 
     def _measure(
-        self, networks: Sequence[Path], folder: Path, source: data.DataPlan, *, judged: bool, most_s: float
+        self,
+        networks: Sequence[Path],
+        folder: Path,
+        source: data.DataPlan,
+        *,
+        judged: bool,
+        most_s: float,
+        protocol: str | None = None,
     ) -> list[rec.Record]:
         """The records of some weights on the device, in their order.
 
@@ -250,12 +261,13 @@ class _Search:
             source: the search's data.
             judged: whether they get their Dice on its test cases.
             most_s: for each step of it; one that takes longer is a row without that figure.
+            protocol: None: as was asked for.
         """
         start = time.monotonic()
         request = cells.Request(
             models=",".join(map(str, networks)),
             devices=(self.asked.device,),
-            protocol=self.asked.protocol,
+            protocol=protocol or self.asked.protocol,
             phase=self.asked.phase,
             volume=None if self.asked.phase == "train" else self.asked.volume or source.sides or source.patch,
             data=source.where if judged else "none",
@@ -270,8 +282,22 @@ class _Search:
         folder = self.out / "before"
         networks = preview.networks(task, folder)
         most_s = _BEFORE_SHARE * self.asked.time_s
-        whole, least = self._measure(networks, folder, source, judged=False, most_s=most_s)
+        protocol = self._brief_protocol()
+        whole, least = self._measure(networks, folder, source, judged=False, most_s=most_s, protocol=protocol)
         return preview.look(task, whole, least)
+
+    def _brief_protocol(self) -> str:
+        """As was asked for, with fewer forwards where the time of the search is short: it is for the plan alone."""
+        asked = self.asked.protocol
+        timed_s = round(max(_LEAST_TIMED_S, _TIMED_SHARE * self.asked.time_s), 1)
+        if "timed_s" in asked or get_protocol(asked).timed_s <= timed_s:
+            return asked
+        return f"{asked},timed_s={timed_s:g}"
+
+    def _each_s(self, before_s: float) -> float:
+        """Seconds of measuring a finalist, by what measuring two networks before the search took."""
+        asked, brief = get_protocol(self.asked.protocol), get_protocol(self._brief_protocol())
+        return before_s / 2 + _TIMED * asked.processes * (asked.timed_s - brief.timed_s)
 
     def _job(self, task: Task) -> Job:
         if begun := self._begun:  # the steps of a search are those that it began with
@@ -279,7 +305,7 @@ class _Search:
         else:
             before_s = self.clock.whole_s
             left = max(0.0, self.asked.time_s - before_s)
-            each = self.clock.measured_s / 2  # of the two networks that were measured just now
+            each = self._each_s(self.clock.measured_s)
             reserve_s = min(_RESERVE * left, max(_MEASURING * self.asked.time_s, (self.asked.finalists + 1) * each))
             low = self.asked.steps or self._fitting_steps(task, left - reserve_s)
             high = _HIGH * low
@@ -462,7 +488,7 @@ class _Search:
         if self._at_leisure or not order:
             return order
         test_s = max((float(one.result.get("test_s", 0.0)) for own in finals.values() for one in own), default=0.0)
-        each = max(job.before_s / 2, 1e-6) + test_s
+        each = self._each_s(job.before_s) + test_s
         count = max(0, int(self._left(worker) / each + 0.2))  # what begins a little late is not too late
         for key in order[count:]:
             config = space.from_json(finals[key][0].what["config"])
@@ -492,7 +518,7 @@ class _Search:
                 continue
             place = folder / point["name"]
             self.tell(f"writing {point['name']}")
-            late = not self._at_leisure and self._left(worker) <= 0
+            late = not self._at_leisure and self._left(worker) < _ONNX_S
             point["files"] = artefacts.safe_export(paths[point["key"]], place, point["name"], onnx=not late)
             if point["files"].get("weights"):
                 artefacts.write_card(point, content, place / "card.md")

@@ -79,7 +79,9 @@ def lines(found: Found) -> list[str]:
         "training, evaluation and measurement"
     ]
     if left := s.get("left_out"):
-        told.append(f"left out, for the {format_duration(s['asked']['time_s'])} were too short: {'; '.join(left)}")
+        told.append(
+            f"left out, for the {format_duration(s['asked']['time_s'])} of the search were too short: {'; '.join(left)}"
+        )
     for point in s["points"]:
         told += [f"{point['name']}: {text}" for text in point["verdicts"]]
         if point["keeps"] is None:
