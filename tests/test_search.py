@@ -29,7 +29,7 @@ from tests.shared_files import shared_file
 
 SIDES = (32, 32, 32)
 NOT_HERE = "not looked at here"
-SMALL = ["--time", "15s", "--steps", "3", "--finalists", "2", "--seeds", "1"]
+SMALL = ["--time", "50s", "--steps", "3", "--finalists", "2", "--seeds", "1"]
 SMALL += ["--protocol", "quick,half_width=1000,timed_s=0.3"]
 
 
@@ -55,7 +55,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-unty
 
 @pytest.fixture(scope="module")
 def done(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole search of some twenty seconds."""
+    """A whole search of some fifty seconds."""
     out = tmp_path_factory.mktemp("search") / "boxes"
     flags = ["search", "--budget", "2GB", "25MMACs", "--data", str(folder), *SMALL, "--out", str(out)]
     assert cli.main(flags) == 0
@@ -205,14 +205,14 @@ def test_ctrl_c_keeps_what_is_known(
         "--trials",
         "3",
         "--time",
-        "1min",
+        "100s",
         "--out",
         str(out),
     ]
     assert cli.main(flags) == 130
     assert f"bench search --resume {out} goes on" in capsys.readouterr().err
     monkeypatch.setattr(work, "evaluate", plain)
-    assert cli.main(["search", "--resume", str(out), "--time", "15s", "--format", "json"]) == 0
+    assert cli.main(["search", "--resume", str(out), "--time", "2min", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["front"] is True
     tried = [one["key"] for one in found(out)["trials"] if one["dice"] is not None]
     assert set(calls) <= set(tried)  # the one that was broken off, too
