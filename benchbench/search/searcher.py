@@ -181,7 +181,7 @@ class _Search:
         if not found.front:
             over = "; ".join(f"{p['name']}: {text}" for p in found.summary["points"] for text in p["excesses"])
             what = "no finalist keeps the budget when it is measured" if over else "no finalist was finished in time"
-            more = f"{2 * self.asked.time_s / 60:g}min"
+            more = f"{math.ceil(2 * self.asked.time_s / 60)}min"
             raise BudgetError(
                 f"{what}{f' ({over})' if over else ''}; what was found is in {self.out}, and 'bench search --resume "
                 f"{self.out} --time {more}' goes on with more time"
