@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -352,7 +353,7 @@ def _search(options: argparse.Namespace) -> int:
     from benchbench import listing, report, search_arguments
     from benchbench.progress import TrainingProgress
     from benchbench.search import searcher, told
-    from benchbench.search.asked import Asked, resumed
+    from benchbench.search.asked import JOB, Asked, resumed
     from benchbench.search.budget import parse_budget
     from benchbench.search.outlook import BudgetError
 
@@ -404,7 +405,9 @@ def _search(options: argparse.Namespace) -> int:
             report.write_report([out])
         raise
     except KeyboardInterrupt:
-        print(f"bench: interrupted; bench search --resume {out} goes on", file=sys.stderr)
+        begun = (out / JOB).exists()
+        hint = f"bench search --resume {shlex.quote(str(out))} goes on" if begun else "nothing was begun yet"
+        print(f"bench: interrupted; {hint}", file=sys.stderr)
         return EXIT_INTERRUPTED
     page = report.write_report([out])
     print(listing.render(told.rows(found, plain=plain), options.format))

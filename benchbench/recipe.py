@@ -25,10 +25,11 @@ class Budget:
     seconds: float | None = None
     steps: int | None = None
     epochs: int | None = None  # of as many patches as there are training cases
+    most_s: float | None = None  # of steps or epochs: they end after so many seconds, however slow the machine is
 
     def __post_init__(self) -> None:
         given = [value for value in (self.seconds, self.steps, self.epochs) if value is not None]
-        if len(given) != 1 or not given[0] > 0:
+        if len(given) != 1 or not given[0] > 0 or (self.most_s is not None and not self.most_s > 0):
             raise UsageError(f"a budget is one of seconds, steps or epochs, above 0; not {self}")
 
     def __str__(self) -> str:

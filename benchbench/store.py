@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECORDS = "records.jsonl"
+SEARCH, SEARCH_BEGUN = "search.json", "job.json"  # in the folder of a search: its result, and what it was asked for
 
 
 class Store:
@@ -205,6 +207,19 @@ def write_whole(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def _no_records(folder: Path) -> str:
+    """Why a folder has no records, and what makes some."""
+    named = shlex.quote(str(folder))
+    if (folder / SEARCH).exists():
+        return (
+            f"{folder} holds a search, whose finalists have their records in {folder / 'measured'} and a row each in "
+            f"{folder / 'front.csv'}; 'bench report {named}' makes its page"
+        )
+    if (folder / SEARCH_BEGUN).exists():
+        return f"the search in {folder} has no result yet: 'bench search --resume {named}' goes on"
+    return f"no records in {folder}: expected {RECORDS}; 'bench run --out {named}' makes it"
+
+
 def read_records(path: Path) -> Iterable[rec.Record]:
     """The records of one file, oldest first.
 
@@ -217,7 +232,7 @@ def read_records(path: Path) -> Iterable[rec.Record]:
     if path.is_dir():
         files = sorted(path.glob("*.jsonl"))
         if not files:
-            raise StoreError(f"no records in {path}: expected {RECORDS}; 'bench run --out {path}' makes it")
+            raise StoreError(_no_records(path))
         return [record for file in files for record in read_records(file)]
     try:
         raw = path.read_bytes()

@@ -238,10 +238,13 @@ class _Training:
 
     def _used(self) -> float:
         """Share of the budget that is used up, 0 to 1; the same in all processes."""
-        if self.steps is not None:
+        budget = self.recipe.budget
+        if self.steps is not None and budget.most_s is None:
             return min(1.0, self.step / self.steps)
-        assert self.recipe.budget.seconds is not None
-        used = min(1.0, self.seconds / self.recipe.budget.seconds)
+        by_step = self.step / self.steps if self.steps is not None else 0.0
+        most_s = budget.seconds if self.steps is None else budget.most_s
+        assert most_s is not None
+        used = min(1.0, max(by_step, self.seconds / most_s))
         if self.group.size > 1:  # their clocks differ: the first one's counts
             from torch import distributed
 

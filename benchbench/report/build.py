@@ -79,7 +79,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None, *, include_pr
     """
     if not folders:
         raise UsageError("no results folder to report on; give one, such as results/local/try")
-    if any((folder / search.SEARCH).exists() for folder in folders):
+    if any((folder / store.SEARCH).exists() for folder in folders):
         if len(folders) > 1:
             raise UsageError("a search has a page of its own: give its folder alone")
         text = search.render_search(search.read_search(folders[0]))

@@ -138,16 +138,54 @@ def _spec(kwargs: Mapping[str, Any]) -> str:
 
 
 def _compressed(recipe: Mapping[str, Any]) -> str:
-    """What was done to a larger network to get this one."""
-    source = f"{recipe['parent']}, weights {str(recipe['parent_sha256'])[:8]}"
-    before, after = recipe["channels"]
-    of = "each layer's channels" if recipe.get("scope") == "layer" else "all channels"
-    text = f"Pruned from {source}: {before - after} of {before} channels went"
-    text += f" ({recipe['prune']:.0%} of {of} were to go, by {recipe['criterion']})"
+    """What was done to a larger network to get this one; of a kind that is not known here, what it says.
+
+    A recipe of `bench compress` has counts of channels, one of a search a configuration in their place.
+    """
+    source = f"{recipe.get('parent', 'a larger network')}, weights {str(recipe['parent_sha256'])[:8]}"
+    if found := _pruned(recipe):
+        text = f"Pruned from {source}: {found}"
+    elif isinstance(recipe.get("search"), Mapping):
+        text = f"Found by a search: {_share(recipe.get('inherited')) or 'some'} of its weights are from {source}"
+        if share := _share(recipe["search"].get("prune")):
+            text += f", of what was left {share} of {_scope(recipe['search'])} were to go"
+    else:
+        more = {key: value for key, value in recipe.items() if key not in _SHOWN}
+        text = f"Made from {source}" + (f" ({rec.canonical_json(rec.to_json(more))})" if more else "")
     if recipe.get("finetune"):
         text += f", then trained on for {recipe['finetune']}"
-        text += f" with {recipe['distil']:.0%} of the loss from the network before" if recipe.get("distil") else ""
-    return text + "."
+        share = _share(recipe.get("distil"))
+        text += f" with {share} of the loss from the network before" if share else ""
+    before = recipe.get("before")
+    text += ". "
+    if isinstance(before, Mapping) and "parent_sha256" in before:
+        text += f"The network before it: {_compressed(before)}"
+    return text.strip()
+
+
+#: Of a recipe: what its sentence says anyway.
+_SHOWN = frozenset({"root", "parent", "parent_sha256", "finetune", "distil", "before"})
+
+
+def _pruned(recipe: Mapping[str, Any]) -> str:
+    """`30 of 100 channels went (30% of all channels were to go, by magnitude)`; empty where no counts are kept."""
+    match recipe.get("channels"):
+        case [int(before), int(after)]:
+            text = f"{before - after} of {before} channels went"
+        case _:
+            return ""
+    if share := _share(recipe.get("prune")):
+        text += f" ({share} of {_scope(recipe)} were to go, by {recipe.get('criterion', 'a rule that is not kept')})"
+    return text
+
+
+def _scope(recipe: Mapping[str, Any]) -> str:
+    return "each layer's channels" if recipe.get("scope") == "layer" else "all channels"
+
+
+def _share(value: object) -> str:
+    """`30%`; empty of 0 and of what is no number."""
+    return f"{value:.0%}" if isinstance(value, (int, float)) and value else ""
 
 
 def _percent(share: float) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchbench import units
-from benchbench.report import canvas, conditions, svg
+from benchbench.report import canvas, conditions, svg, trust
 from benchbench.report.tables import Row, finite
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Point:
     y: float
     series: int  # its place in the table; gives marker and colour
     hollow: bool  # some coordinate was not measured or counted here
+    of_use: bool = True  # its Dice is one that anybody would want
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -67,11 +68,14 @@ def scatter(rows: Sequence[Row], *, prefix: str) -> Drawing | None:
     time, axis = ("volume_latency_s", "one patient, seconds (log)") if own_patches else ("latency_s", _LATENCY_AXIS)
     with_both = _points(rows, time, "dice")
     if len(with_both) >= 2:
-        front = pareto_front([(p.x, p.y) for p in with_both])
-        names = ", ".join(with_both[i].label for i in front)
+        able = [i for i, p in enumerate(with_both) if p.of_use]
+        front = [able[i] for i in pareto_front([(with_both[i].x, with_both[i].y) for i in able])]
+        names = ", ".join(with_both[i].label for i in front) or "none, since no Dice here is of use"
         semi = any(conditions.has_phantom_dice(r.record) for r in rows)
         text = "Higher and further left is better. The line joins the networks that no other beats in both"
         caption = f"{text}: {names}. {_origins(rows, time, 'dice')}"
+        if front and (left := [p.label for p in with_both if not p.of_use]):
+            caption += f" Not on it, whatever their time, since their Dice is of no use: {', '.join(left)}."
         picture = _draw_scatter(with_both, axis, "Dice, semi-synthetic data" if semi else "Dice", front, log_y=False)
         name = _METRIC_NAMES[time].lower()
         label = f"Dice against {name}. {_spoken(with_both, name, 's', 'Dice', '')} Pareto front: {names}."
@@ -121,7 +125,7 @@ def _bar_unit(metric: str, largest: float) -> tuple[str, float]:
 
 def _points(rows: Sequence[Row], x: str, y: str) -> list[Point]:
     """The rows that have both values and can stand on a logarithmic axis."""
-    points = []
+    points, useless = [], trust.useless([row.record for row in rows])
     for series, row in enumerate(rows):
         a, b = finite(row.record.get(x)), finite(row.record.get(y))
         if not a or not b or a.value is None or b.value is None or a.value <= 0:
@@ -129,7 +133,11 @@ def _points(rows: Sequence[Row], x: str, y: str) -> list[Point]:
         if y != "dice" and b.value <= 0:
             continue
         hollow = bool({a.origin, b.origin} & _ELSEWHERE)
-        points.append(Point(label=row.label, x=a.value, y=b.value, series=series, hollow=hollow))
+        points.append(
+            Point(
+                label=row.label, x=a.value, y=b.value, series=series, hollow=hollow, of_use=row.record.id not in useless
+            )
+        )
     return points
 
 

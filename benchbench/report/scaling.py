@@ -108,7 +108,7 @@ def courses(family: Family) -> list[Course]:
     for group in family.groups:
         labels = row_labels(group.records)
         for record in group.records:
-            key = rec.canonical_json([rec.to_json(record.model), record.recipe])
+            key = rec.canonical_json([rec.to_json(record.model), rec.to_json(record.recipe)])
             label, seen = found.setdefault(key, (labels[record.id], {}))
             seen[float(_VALUES[family.what](group.first.workload))] = record
     made = []

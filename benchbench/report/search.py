@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchbench.errors import StoreError
+from benchbench.documents import read_json
+from benchbench.errors import StoreError, first_line
 from benchbench.report import figures, html, search_figures
+from benchbench.store import SEARCH
 from benchbench.units import format_duration, format_shape, format_value
 
-SEARCH = "search.json"
 SCHEMA = 1
 
 
@@ -26,20 +27,29 @@ def read_search(folder: Path) -> dict[str, Any]:
         StoreError: it is not there, not one, or a newer one.
     """
     path = folder / SEARCH
-    try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-        schema = found["schema"]
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is not the record of a search") from error
+    found = read_json(path, "the record of a search", StoreError)
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if not isinstance(schema, int) or isinstance(schema, bool) or not isinstance(found, dict):
+        raise StoreError(f"{path} is not the record of a search")
     if schema > SCHEMA:
         raise StoreError(f"{path} has schema {schema}, and this benchbench reads up to {SCHEMA}: upgrade it")
     return found
 
 
 def render_search(found: Mapping[str, Any]) -> str:
-    """The page as text."""
+    """The page as text.
+
+    Raises:
+        StoreError: something that the page shows is not there, or not of its form.
+    """
+    try:
+        return _render(found)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:  # whatever stands in it
+        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else first_line(error)
+        raise StoreError(f"{SEARCH} does not hold what the page of a search shows: {what}") from error
+
+
+def _render(found: Mapping[str, Any]) -> str:
     trained = [one for one in found["trials"] if one["dice"] is not None and one["same_as"] is None]
     points = ordered(found["points"])
     front = [point for point in points if point["front"]]
@@ -66,6 +76,8 @@ def render_search(found: Mapping[str, Any]) -> str:
         "figures": [_figure(d) for d in drawings if d],
         "feasible": _feasible(found, trained),
         "importance_reason": found["importance"].get("reason", ""),
+        "left_out": list(found.get("left_out", ())),
+        "time": format_duration(found["asked"]["time_s"]),
         "facts": _facts(found, trained),
         "refused": _refused(found),
     }
@@ -96,12 +108,16 @@ def _sentence(found: Mapping[str, Any], trained: Sequence[Any], front: Sequence[
         f"trained, {refused} refused before any training, {len(found['promotions'])} trained for longer, "
         f"{len(found['points'])} to the end."
     )
-    if best := chosen(front):
+    if best := max(front, key=lambda p: float(p["dice_val"]["mean"]), default=None):
         low, high = best["dice_test"]["ci95"]
+        whole = ", the published network," if best["published"] else ","
         text += (
-            f" The best of the front, {best['name']}, has Dice {best['dice_test']['mean']:.3f} ({low:.3f} to "
-            f"{high:.3f}) on {best['dice_test']['cases']} cases that the search has never seen."
+            f" The best of the front on val, {best['name']}{whole} has Dice {best['dice_test']['mean']:.3f} ({low:.3f} "
+            f"to {high:.3f}) on {best['dice_test']['cases']} cases that the search has never seen."
         )
+        top = max(front, key=lambda p: float(p["dice_test"]["mean"]))
+        if top["dice_test"]["mean"] > best["dice_test"]["mean"]:
+            text += f" On those {top['name']} has more, {top['dice_test']['mean']:.3f}; it was not chosen by them."
     return text
 
 

@@ -186,14 +186,21 @@ def _is_unnamed(record: rec.Record) -> bool:
     return bool((record.recipe or {}).get("parent", record.model.name) == record.model.name)
 
 
+_LONG = ("root", "parent", "parent_sha256")  # of a recipe: told in the network's own section
+
+
 def _recipe(recipe: Mapping[str, object]) -> str:
-    return ", ".join(f"{k}={v}" for k, v in sorted(recipe.items()))
+    plain = {k: v for k, v in recipe.items() if not isinstance(v, (Mapping, list, tuple)) and k not in _LONG}
+    return ", ".join(f"{k}={v}" for k, v in sorted(plain.items())) or "compressed"
 
 
 def _ranks(records: Sequence[rec.Record], floor: trust.Floor | None, origins: Sequence[rec.Origin]) -> dict[str, Cell]:
-    """Record id -> its rank; a prediction is no time, and gets none unless it is asked for."""
-    main, within = headline(records), trust.tolerance(floor)
-    timed = {r.id: m for r in records if (m := finite(valid(r, main))) and m.origin in origins}
+    """Record id -> its rank.
+
+    A prediction is no time, and gets none unless it is asked for; nor does a network whose Dice is of no use.
+    """
+    main, within, useless = headline(records), trust.tolerance(floor), trust.useless(records)
+    timed = {r.id: m for r in records if r.id not in useless and (m := finite(valid(r, main))) and m.origin in origins}
     found = trust.ranks({i: float(m.value or 0) for i, m in timed.items()}, within)
     cells = {}
     for record in records:
@@ -203,7 +210,7 @@ def _ranks(records: Sequence[rec.Record], floor: trust.Floor | None, origins: Se
             value = float(rank.rstrip("="))
             cells[record.id] = Cell(text=rank, origin=timed[record.id].origin, value=value, qualifier=unsure, note=note)
         else:
-            cells[record.id] = Cell(text="-", note="only a measured time has a rank")
+            cells[record.id] = Cell(text="-", note=useless.get(record.id, "only a measured time has a rank"))
     return cells
 
 

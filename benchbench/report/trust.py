@@ -93,6 +93,28 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
+#: Below this Dice, or this share of the best one beside it, a network finds too little for its time to matter.
+OF_USE, OF_USE_SHARE = 0.1, 0.5
+
+
+def useless(records: Sequence[rec.Record]) -> dict[str, str]:
+    """Record id -> why a time has no rank: the Dice beside it is so low that the network is of no use.
+
+    Rows without a Dice, such as untrained networks', are ranked by their time as ever.
+    """
+    known = {
+        r.id: float(m.value)
+        for r in records
+        if r.status in ("ok", "unstable") and (m := r.get("dice")) and m.value is not None and math.isfinite(m.value)
+    }
+    least = max(OF_USE, OF_USE_SHARE * max(known.values(), default=0.0))
+    return {
+        i: f"its Dice of {value:.3f} is below {least:.3f}, of no use: no time of it has a rank"
+        for i, value in known.items()
+        if value < least
+    }
+
+
 def ranks(values: Mapping[str, float], within: float) -> dict[str, str]:
     """The rank of each key by its value, ties sharing one: `1`, `2=`, `2=`, `4`.
 

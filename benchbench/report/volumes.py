@@ -44,7 +44,12 @@ def grid(rows: Sequence[Row], group: Group, floor: trust.Floor | None, *, key: s
     if not has_volumes(rows):
         return None
     within = trust.tolerance(floor)
-    timed = {r.record.id: m for r in rows if (m := finite(valid(r.record, "volume_latency_s")))}
+    useless = trust.useless([r.record for r in rows])
+    timed = {
+        r.record.id: m
+        for r in rows
+        if r.record.id not in useless and (m := finite(valid(r.record, "volume_latency_s")))
+    }
     ranked = trust.ranks({i: float(m.value or 0) for i, m in timed.items() if m.origin == "measured"}, within)
     base = next((r.record for r in rows if r.record.model.name == BASELINE and not r.record.recipe), None)
     lines = [_line(row, base, ranked.get(row.record.id)) for row in rows]

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchbench import checkpoint, zoo
-from benchbench.errors import BenchError, first_line
+from benchbench.documents import read_json
+from benchbench.errors import BenchError, StoreError, first_line
 from benchbench.report.search import ordered
 from benchbench.store import write_whole
 from benchbench.units import format_shape, format_value
@@ -26,16 +27,18 @@ log = logging.getLogger(__name__)
 
 ONNX_AGREEMENT = 1e-3  # most that an ONNX file may differ, of the output's largest magnitude
 _OPSET = 18
+NO_TIME = "no time was left for it: 'bench search --resume' of this folder writes it"
 NEEDS_ONNX = "pip install 'benchbench[onnx]', then 'bench search --resume' of this folder writes it"
 
 
-def export_point(weights: Path, folder: Path, name: str) -> dict[str, Any]:
+def export_point(weights: Path, folder: Path, name: str, *, onnx: bool = True) -> dict[str, Any]:
     """Copy a point's weights, and write its ONNX file.
 
     Args:
         weights: `.safetensors`, its sidecar beside it.
         folder: of the point, made if it is not there.
         name: of the network.
+        onnx: whether there is time for an ONNX file that is not there yet.
 
     Returns:
         `weights` and `onnx`, each the name of a file in the folder; where there is no ONNX file, `onnx_reason`.
@@ -46,19 +49,31 @@ def export_point(weights: Path, folder: Path, name: str) -> dict[str, Any]:
         shutil.copyfile(weights, target)
         shutil.copyfile(weights.with_suffix(".json"), target.with_suffix(".json"))
     found: dict[str, Any] = {"weights": target.name}
-    onnx, checked = folder / f"{name}.onnx", folder / f"{name}.onnx.json"
+    exported, checked = folder / f"{name}.onnx", folder / f"{name}.onnx.json"
     digest = checkpoint.sha256_of(target)
-    if onnx.exists() and checked.exists():
-        known = json.loads(checked.read_text())
-        if known["weights_sha256"] == digest:
-            return found | {"onnx": onnx.name, "onnx_error": known["error"]}
-    onnx.unlink(missing_ok=True)
+    if exported.exists() and checked.exists():
+        known = _checked(checked)
+        if known.get("weights_sha256") == digest and isinstance(known.get("error"), float):
+            return found | {"onnx": exported.name, "onnx_error": known["error"]}
+    exported.unlink(missing_ok=True)
     checked.unlink(missing_ok=True)
-    reason, error = write_onnx(target, onnx)
+    if not onnx:
+        return found | {"onnx_reason": NO_TIME}
+    reason, error = write_onnx(target, exported)
     if reason:
         return found | {"onnx_reason": reason}
     write_whole(checked, json.dumps({"weights_sha256": digest, "error": error}).encode())
-    return found | {"onnx": onnx.name, "onnx_error": error}
+    return found | {"onnx": exported.name, "onnx_error": error}
+
+
+def _checked(path: Path) -> Mapping[str, Any]:
+    """What is kept of an ONNX file's check; nothing where it cannot be read: then the file is made anew."""
+    try:
+        found = read_json(path, "the check of an ONNX file", StoreError)
+    except StoreError as error:
+        log.debug("%s", error)
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_onnx(weights: Path, out: Path) -> tuple[str | None, float | None]:
@@ -264,10 +279,10 @@ diseases were not looked at. The figures of cost are of one machine.
     write_whole(out, text.encode())
 
 
-def safe_export(weights: Path, folder: Path, name: str) -> dict[str, Any]:
+def safe_export(weights: Path, folder: Path, name: str, *, onnx: bool = True) -> dict[str, Any]:
     """As `export_point`; what cannot be written is a reason."""
     try:
-        return export_point(weights, folder, name)
+        return export_point(weights, folder, name, onnx=onnx)
     except (OSError, BenchError) as error:
         why = str(error).replace(str(folder), folder.name).replace(str(weights.parent), weights.parent.name)
         return {"onnx_reason": why, "weights_reason": why}

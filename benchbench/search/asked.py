@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from benchbench import records as rec
-from benchbench.errors import StoreError, UsageError
+from benchbench.documents import read_json
+from benchbench.errors import StoreError, UsageError, unknown
+from benchbench.protocol import get_protocol
+from benchbench.report.search import SCHEMA
 from benchbench.search.budget import Budget, parse_budget
 from benchbench.search.storage import without_password
+from benchbench.search.task import OBJECTIVES
+from benchbench.search.work import Job, job_from_json
+from benchbench.store import SEARCH_BEGUN
 
-JOB = "job.json"
+JOB = SEARCH_BEGUN
 #: What may differ when a search goes on.
 FREE = ("controls", "time_s", "storage", "workers", "threads")
+_SEEDS = 2**31  # below which all generators take a seed, and a worker's index beside it
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +61,84 @@ class Asked:
         }
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """What a folder keeps of a search that was begun in it."""
+
+    asked: Asked
+    job: Job | None  # None: it was stopped before its plan
+
+
+def read_job(folder: Path) -> Begun:
+    """What the search in a folder was asked for, and how it was planned.
+
+    Raises:
+        StoreError: there is no search, or its file was changed to what is none.
+    """
+    path = folder / JOB
+    if not path.exists():
+        raise StoreError(f"{folder} is no folder of a search: it has no {JOB}")
+    plain = read_json(path, "what a search was asked for,", StoreError)
+    try:
+        if not isinstance(plain, dict) or not isinstance(plain["asked"], dict):
+            raise TypeError("it is no table of 'asked' and 'job'")
+        schema = plain.get("schema", SCHEMA)
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise StoreError(f"{path} has schema {schema!r}, and this benchbench reads up to {SCHEMA}: upgrade it")
+        asked = _asked(plain["asked"])
+        job = None if plain["job"] is None else job_from_json(plain["job"])
+    except StoreError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise StoreError(f"{path} does not describe a search: {what}") from error
+    return Begun(asked=asked, job=job)
+
+
+def _asked(plain: Mapping[str, Any]) -> Asked:
+    """The reverse of `Asked.to_json`.
+
+    Raises:
+        KeyError: something is missing.
+        TypeError: a value is not of its form.
+        ValueError: a value that nobody could have asked for.
+    """
+    if unknown_ones := sorted(set(plain) - {field.name for field in dataclasses.fields(Asked)}):
+        raise ValueError(f"nothing is known of {', '.join(map(repr, unknown_ones))}")
+    budget, parent = plain["budget"], plain.get("parent")
+    if not isinstance(budget, list) or not all(isinstance(text, str) for text in budget):
+        raise TypeError(f"budget must be a list of texts, not {budget!r}")
+    if not (parent is None or isinstance(parent, str)):
+        raise TypeError(f"parent must be a text, not {parent!r}")
+    rest = {key: value for key, value in plain.items() if key != "parent"}
+    asked = rec.from_json(Asked, {**rest, "budget": rec.to_json(parse_budget(budget))})
+    check_asked(asked)
+    return dataclasses.replace(asked, parent=Path(parent) if parent else None)
+
+
+def check_asked(asked: Asked) -> None:
+    """Refuse numbers and names that no search can have.
+
+    Raises:
+        UsageError: with the name of what is wrong.
+    """
+    for name in ("trials", "finalists", "seeds", "steps", "batch", "threads", "workers"):
+        if (value := getattr(asked, name)) is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1, not {value}")
+    for name in ("spatial", "volume"):
+        if (sides := getattr(asked, name)) is not None and (len(sides) != 3 or min(sides) < 1):
+            raise UsageError(f"{name} must be three numbers from 1, not {sides}")
+    if not 0 < asked.time_s < float("inf"):
+        raise UsageError(f"the time of a search must be above 0 seconds, not {asked.time_s}")
+    if not 0 <= asked.seed < _SEEDS:
+        raise UsageError(f"the seed of a search must be from 0 to below {_SEEDS}, not {asked.seed}")
+    if asked.fold is not None and asked.fold < 0:
+        raise UsageError(f"fold must be at least 0, not {asked.fold}")
+    if asked.objective not in OBJECTIVES:
+        raise UsageError(unknown("objective", asked.objective, OBJECTIVES))
+    get_protocol(asked.protocol)
+
+
 def resumed(folder: Path, storage: str | None, **changes: Any) -> Asked:
     """What the search in a folder was asked for.
 
@@ -65,17 +150,7 @@ def resumed(folder: Path, storage: str | None, **changes: Any) -> Asked:
     Raises:
         StoreError: there is no search.
     """
-    path = folder / JOB
-    try:
-        plain = json.loads(path.read_text())["asked"]
-        known: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in plain.items()}
-        known["budget"] = parse_budget(plain["budget"])
-        known["parent"] = Path(plain["parent"]) if plain["parent"] else None
-        asked = Asked(**known)
-    except FileNotFoundError as error:
-        raise StoreError(f"{folder} is no folder of a search: it has no {JOB}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} does not describe a search: {error}") from error
+    asked = read_job(folder).asked
     if storage:
         asked = dataclasses.replace(asked, storage=storage)
     elif asked.storage and ":...@" in asked.storage:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 
+from benchbench.documents import read_json
+from benchbench.errors import StoreError, first_line
 from benchbench.store import write_whole
+
+log = logging.getLogger(__name__)
 
 _EVERY_S = 1.0  # between two writes
 _SLEPT_S = 30.0  # by which the clock on the wall gets ahead of the process's own where the machine sleeps
@@ -33,16 +38,18 @@ class Clock:
         """Begin a sitting.
 
         Args:
-            path: where earlier ones are kept; not there, or not readable: there were none.
+            path: where earlier ones are kept; not there: there were none; not readable: nor, with a warning.
         """
         self.path, self._began, self._written = path, time.monotonic(), 0.0
         self.before_s = self.measured_s = self.pause_s = 0.0
         try:
-            known = json.loads(path.read_text())
-            self.before_s, self.measured_s = float(known["whole_s"]), float(known["measured_s"])
-            self.pause_s = max(0.0, time.time() - float(known["seen"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # nothing of it decides what is found
+            known = read_json(path, "the times of a search", StoreError) if path.exists() else None
+            if known is not None:
+                whole, measured, seen = (max(0.0, float(known[key])) for key in ("whole_s", "measured_s", "seen"))
+                self.before_s, self.measured_s = whole, measured
+                self.pause_s = max(0.0, time.time() - seen)
+        except (StoreError, ValueError, KeyError, TypeError, OverflowError) as error:
+            log.warning("%s is of no use (%s): the search counts its time from now on", path, first_line(error))
 
     @property
     def sitting_s(self) -> float:

@@ -26,7 +26,7 @@ from benchbench.errors import CheckpointError, UsageError
 from benchbench.feed import Feed, Reused
 from benchbench.kept import Kept
 from benchbench.recipe import Budget as TrainBudget
-from benchbench.resize import differing_shapes
+from benchbench.resize import differing_shapes, shapes_of
 from benchbench.search import space
 from benchbench.search.inherit import Parent, inherit
 from benchbench.search.space import Config
@@ -84,6 +84,33 @@ def check_parent(weights: Path, task: Task) -> checkpoint.CheckpointInfo:
     return info
 
 
+def load_parent(weights: Path, task: Task) -> tuple[checkpoint.CheckpointInfo, nn.Module]:
+    """A trained network that a search can start from: of the published size, with its weights.
+
+    Args:
+        weights: of a Slim UNETR of the published size for the task's patch and channels.
+        task: the search's.
+
+    Raises:
+        CheckpointError: they are of another network or another size, for other data, or of test cases; or they are
+            missing or damaged.
+    """
+    info = check_parent(weights, task)
+    spec = info.model
+    card = next(zoo.get_card(name) for name in space.VARIANTS if zoo.get_card(name).arch == spec.arch)
+    whole = card.spec(in_channels=task.in_channels, out_channels=task.out_channels)
+    own, its = rec.to_json(whole.kwargs), rec.to_json(spec.kwargs)
+    other = sorted(key for key in own if key in its and its[key] != own[key])
+    model = zoo.build(spec, info.spatial).eval()
+    if other or shapes_of(model) != shapes_of(zoo.build(whole, info.spatial)):
+        what = f" (its {', '.join(other)} differ)" if other else ""
+        raise CheckpointError(
+            f"{weights} holds a {card.name} of another size{what}: the parent of a search is of the published one"
+        )
+    checkpoint.load_weights(model, info.path)
+    return info, model
+
+
 def parent_of(weights: Path, task: Task) -> Parent:
     """A trained network, and how much each of its channels matters.
 
@@ -94,10 +121,8 @@ def parent_of(weights: Path, task: Task) -> Parent:
     Raises:
         CheckpointError: they are of another network, for other data, or of test cases.
     """
-    info = check_parent(weights, task)
+    info, model = load_parent(weights, task)
     spec = info.model
-    model = zoo.build(spec, info.spatial).eval()
-    checkpoint.load_weights(model, weights)
     structure = find_structure(model, (1, task.in_channels, *task.spatial))
     scores = importance.taylor(model, structure, *task.gradients(PARENT_BATCHES))
     return Parent(

@@ -19,6 +19,7 @@ from benchbench.search.task import Task
 from benchbench.units import format_shape, format_value
 
 _CUTS = ((max(space.RATIOS), "layer"), (0.0, "layer"), (max(space.RATIOS), "global"))
+_FEWEST = 6  # samples of a time, below which nothing is refused by it
 DRAWN = 2000  # configurations by chance, for the profile
 
 #: Metric of a budget -> where a record has it, for inference and for training.
@@ -125,7 +126,8 @@ def refuse_the_impossible(task: Task, measured: Mapping[str, float]) -> None:
 
     Args:
         task: the search's.
-        measured: metric -> what the smallest network of the space takes; a metric that was not measured is left out.
+        measured: metric -> what the smallest network of the space takes at least, as was measured; one of which
+            nothing is sure is left out.
 
     Raises:
         BudgetError: a limit is below what any network needs; or a time is below half of what the smallest one takes,
@@ -138,8 +140,9 @@ def refuse_the_impossible(task: Task, measured: Mapping[str, float]) -> None:
     for limit in task.budget.limits:
         unit, title = METRICS[limit.metric]
         if bounds.get(limit.metric, 0.0) > limit.most:
+            sure = "at least " if limit.metric in measured else ""
             raise BudgetError(
-                f"no network of the space can keep {limit.text}: {title} of the smallest one is "
+                f"no network of the space can keep {limit.text}: {title} of the smallest one is {sure}"
                 f"{format_value(least[limit.metric], unit)}, and the budget is {format_value(limit.most, unit)}"
             )
 
@@ -155,6 +158,24 @@ def costs_of(record: rec.Record | None, phase: str) -> dict[str, float]:
         return {}
     names = {metric: pair[phase == "train"] for metric, pair in MEASURED.items()} | {name: name for name in _EXACT}
     return {metric: float(value) for metric, name in names.items() if (value := record.value(name)) is not None}
+
+
+def at_least(record: rec.Record | None, phase: str) -> dict[str, float]:
+    """Of the time that a record tells, the lower end of what is sure; nothing where too few samples were taken.
+
+    The lower end is that of the median's 95 % interval, but no more than the shortest sample: of six, all are above
+    the median of what could be measured in one of 64 cases.
+
+    Args:
+        record: of a device that was at hand.
+        phase: `infer` or `train`.
+    """
+    if record is None or record.status not in ("ok", "unstable"):
+        return {}
+    found = record.get(MEASURED["latency_s"][phase == "train"])
+    if found is None or found.origin != "measured" or len(found.values) < _FEWEST:
+        return {}
+    return {"latency_s": min(float(value) for value in (*found.values, *(found.ci95 or ())))}
 
 
 def confirmed_by(record: rec.Record | None, phase: str) -> set[str]:

@@ -22,6 +22,8 @@ from benchbench.search.task import Task, spec_of
 from benchbench.search.work import FINAL_SHARE, PARENT_SHARE, PROMOTION_SHARE, PROPOSAL_SHARE, Job
 from benchbench.units import format_duration, format_shape
 
+_EXACT = ("params", "macs", "file_bytes")  # by formula
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Before:
@@ -29,7 +31,7 @@ class Before:
 
     published: Mapping[str, float]  # metric -> what the unmodified network takes
     smallest: Mapping[str, float]  # what the one of the space with the least memory does
-    least: Mapping[str, float]  # of that what was really measured on the device, and is a time
+    least: Mapping[str, float]  # of its times on the device what is sure, a lower bound
     floor: float  # bytes of a process besides the network's tensors: the lesser of the two
     decomposition: str  # of the unmodified network's memory
     record: rec.Record  # of the unmodified network
@@ -75,7 +77,7 @@ def look(task: Task, whole: rec.Record, least: rec.Record) -> Before:
     return Before(
         published=own[0],
         smallest=own[1],
-        least={key: value for key, value in own[1].items() if key == "latency_s" and probed},
+        least=outlook.at_least(least, task.phase) if probed else {},
         floor=max(0.0, min(floors, default=0.0)) if probed else 0.0,
         decomposition=outlook.decomposition(whole, task.phase),
         record=whole,
@@ -83,29 +85,45 @@ def look(task: Task, whole: rec.Record, least: rec.Record) -> Before:
     )
 
 
-def lines(job: Job, source: data.DataPlan, known: Before, profile: outlook.Profile, target: Target) -> list[str]:
-    """The plan of a search, for a person.
+def first_lines(task: Task, source: data.DataPlan, target: Target, time_s: float) -> list[str]:
+    """What a search is of, before anything is measured, for a person.
 
     Args:
-        job: the search.
+        task: the search's.
         source: its data.
-        known: what was measured.
-        profile: of the space.
         target: the device that the budget is of.
+        time_s: of the search.
     """
-    task, splits = job.task, source.splits
-    least = outlook.smallest(task)
-    file_bytes = task.costs(outlook.published(space.VARIANTS[0]))["file_bytes"]
+    splits = source.splits
     told = [target.banner] if target.banner else []
     told.append(
         f"search: Slim UNETR for {source.name} ({splits['train']} cases to train on, {splits['val']} to choose by, "
         f"{splits['test']} kept for the end), patch {format_shape(task.spatial)}, Dice against {task.objective}"
     )
     told.append(f"budget: {task.budget}" + (", of training" if task.phase == "train" else ""))
+    told.append(
+        f"time: {format_duration(time_s)} in all; first the unmodified network and the smallest one are measured"
+    )
+    return told
+
+
+def lines(job: Job, known: Before, profile: outlook.Profile, target: Target) -> list[str]:
+    """The plan of a search after its first lines, for a person.
+
+    Args:
+        job: the search.
+        known: what was measured.
+        profile: of the space.
+        target: the device that the budget is of.
+    """
+    task = job.task
+    least = outlook.smallest(task)
+    exact = {k: v for k, v in task.costs(outlook.published(space.VARIANTS[0])).items() if k in _EXACT}
+    told = []
     if known.decomposition:
         told.append(f"  unmodified ({space.VARIANTS[0]}), {known.origin}: {known.decomposition}")
     smallest = {metric: value for metric, (value, _) in least.items()} | dict(known.smallest)
-    whole = {**known.published, "file_bytes": file_bytes}
+    whole = {**exact, **known.published}
     bounds = target.profile is not None and target.profile.tier_for("fp32") == "datasheet"
     told += [f"  {text}" for text in outlook.binding(task.budget, whole, smallest, predicted=bounds)]
     if target.backend != "cpu" and not target.profile:
@@ -118,9 +136,10 @@ def lines(job: Job, source: data.DataPlan, known: Before, profile: outlook.Profi
         "proposals": PROPOSAL_SHARE + shift,
         "promotions": PROMOTION_SHARE,
         "finals": FINAL_SHARE + shift,
-        "measuring": 1 - PARENT_SHARE - PROPOSAL_SHARE - PROMOTION_SHARE - FINAL_SHARE,
     }
-    split = ", ".join(f"{name} {format_duration(share * job.time_s)}" for name, share in shares.items() if share)
+    seconds = {"plan": job.before_s, **{name: job.part_s(share) for name, share in shares.items()}}
+    seconds["measuring"] = max(0.0, job.time_s - sum(seconds.values())) if job.scale else job.reserve_s
+    split = ", ".join(f"{name} {format_duration(value)}" for name, value in seconds.items() if value)
     if given:
         told.append(f"parent: {Path(str(job.parent)).name}, trained before")
     told.append(f"time: {format_duration(job.time_s)}, about: {split}")

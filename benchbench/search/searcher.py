@@ -30,19 +30,21 @@ from benchbench.devices.environment import environment
 from benchbench.errors import UsageError
 from benchbench.forecast.target import Target, resolve
 from benchbench.kernels import threads
+from benchbench.protocol import get_protocol
 from benchbench.recipe import default_batch
-from benchbench.report.search import SCHEMA, SEARCH
+from benchbench.report.search import SCHEMA, read_search
 from benchbench.search import artefacts, outlook, preview, space, stage, study, summary
-from benchbench.search.asked import FREE, JOB, Asked
+from benchbench.search.asked import FREE, JOB, Asked, check_asked, read_job
 from benchbench.search.budget import METRICS
 from benchbench.search.clock import Clock
-from benchbench.search.evaluate import check_parent
+from benchbench.search.evaluate import load_parent, name_of
 from benchbench.search.outlook import BudgetError
 from benchbench.search.storage import open_storage, take_up_again
 from benchbench.search.task import Task, check_objective, published_spec, step_seconds
 from benchbench.search.told import Found
 from benchbench.search.work import PARTS, PROPOSAL_SHARE, Job, Worker
-from benchbench.store import held, write_whole
+from benchbench.store import SEARCH, held, write_whole
+from benchbench.units import format_duration
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,14 @@ _OVERHEAD_S = 3.5  # of each: building, counting, looking at `val`
 _DEARER = 0.9  # a proposal's step than that of the published network: children are smaller, and batches are known
 _STEPS = (8, 40)  # of a proposal's training, at least and at most
 _HIGH = 4  # times as many for a promotion
+_BEFORE_SHARE = 0.2  # of the time, that a step of measuring before the search may take
+_MEASURING = 0.05  # of the time, kept at least for measuring the finalists
+_RESERVE = 0.4  # of what is left of it, at most
+_TIMED_SHARE, _LEAST_TIMED_S = 0.01, 0.5  # of the time, and at least: forwards of a network before the search
+_TIMED = 2  # kinds of forwards of a process that are timed: of a patch, and of a volume
+_ONNX_S = 15.0  # that writing and running an ONNX file take
+_LEAST_LIMIT_S = 30.0  # of a step of measuring, most of which is the start of a process
+_LONGEST_S = 1200.0  # of a step of measuring, as of `bench run`
 _LEAVING_S = 60.0  # that a worker has to leave in when it is told to
 
 #: Told what is about to happen, before any training: lines for a person.
@@ -83,7 +93,10 @@ class _Silent:
         self.tell = tell
 
     def plan(self, cells: Sequence[tuple[str, float]], folder: Path, reused: int) -> None:
-        """Nothing: the search has told its own plan."""
+        """What is to be measured, and how long that may take; not of what was measured before."""
+        if cells:
+            whole = format_duration(sum(seconds for _, seconds in cells))
+            self.tell(f"measuring {len(cells)} network{'s' * (len(cells) != 1)}, about {whole}")
 
     def begin(self, label: str, remaining_s: float, lane: str = "") -> None:
         self.tell(f"measuring {label}")
@@ -122,6 +135,10 @@ class _Search:
         self.url = asked.storage or f"sqlite:///{(out / 'study.db').absolute()}"
         self.clock = Clock(out / ".sittings.json")
         self._worker: Worker | None = None
+        self._begun: Job | None = None  # as it was planned, where it goes on
+        self._worth: Any = None  # of the sampler, from elsewhere
+        self._at_leisure = False  # its time was over: what was left out of measuring is asked for now
+        self._left_out: list[str] = []
 
     def tell(self, text: str) -> None:
         """A line, and a sign of life for who goes on later."""
@@ -132,6 +149,7 @@ class _Search:
             self._progress(sitting / (sitting + max(left, 1.0)), text)
 
     def run(self) -> Found:
+        check_asked(self.asked)
         check_objective(self.asked.objective)
         self._check_folder()
         source = data.get_plan(self.asked.data, fold=self.asked.fold)
@@ -143,7 +161,10 @@ class _Search:
         task = self._task(source, target)
         outlook.refuse_the_impossible(task, {})
         if self.asked.parent:
-            check_parent(self.asked.parent, task)
+            load_parent(self.asked.parent, task)
+        self._keep(self._begun)  # from here on it can go on, whatever stops it
+        first = preview.first_lines(task, source, target, self.asked.time_s)
+        self.plan([*first, f"folder: {self.out}"])
         known = self._before(task, source)
         task = dataclasses.replace(task, base_bytes=known.floor)
         outlook.refuse_the_impossible(task, known.least)
@@ -151,15 +172,16 @@ class _Search:
         self._keep(job)
         self._resume(storage, job.name)
         profile = outlook.profile(task, seed=self.asked.seed)
-        lines = preview.lines(job, source, known, profile, target)
-        self.plan([*lines, f"folder: {self.out}"])
+        then = preview.lines(job, known, profile, target)
+        self.plan(then)
+        lines = [*first, *then]
         worker = self._worker = Worker(job, self.out, storage, index=0, shared=self.shared, tell=self.tell)
         self._work(worker)
         found = self._after(worker, known, profile, lines, source)
         if not found.front:
             over = "; ".join(f"{p['name']}: {text}" for p in found.summary["points"] for text in p["excesses"])
             what = "no finalist keeps the budget when it is measured" if over else "no finalist was finished in time"
-            more = f"{2 * self.asked.time_s / 60:g}min"
+            more = f"{math.ceil(2 * self.asked.time_s / 60)}min"
             raise BudgetError(
                 f"{what}{f' ({over})' if over else ''}; what was found is in {self.out}, and 'bench search --resume "
                 f"{self.out} --time {more}' goes on with more time"
@@ -172,11 +194,18 @@ class _Search:
         """Refuse a folder that holds another search, and one whose name cannot be part of a list of networks."""
         if "," in str(self.out):
             raise UsageError(f"{self.out} has a comma in it, which stands between networks: choose another --out")
-        path = self.out / JOB
-        if not path.exists():
+        if (self.out / SEARCH).exists():
+            self._worth = read_search(self.out).get("worth")
+        if not (self.out / JOB).exists():
             return
-        plain, there = self.asked.to_json(), json.loads(path.read_text())["asked"]
+        begun = read_job(self.out)
+        plain, there = self.asked.to_json(), begun.asked.to_json()
         changed = sorted(key for key in plain if key not in FREE and plain[key] != there.get(key))
+        if changed and begun.job is None:  # it was stopped before anything was tried: this one may have its folder
+            return
+        self._begun = begun.job
+        over = (self.out / SEARCH).exists() or self.clock.before_s >= begun.asked.time_s
+        self._at_leisure = over and self.asked.time_s <= begun.asked.time_s
         if changed:
             raise UsageError(
                 f"{self.out} holds another search (its {', '.join(changed)} differ): give --out another folder, or go "
@@ -215,7 +244,14 @@ class _Search:
         )
 
     def _measure(
-        self, networks: Sequence[Path], folder: Path, source: data.DataPlan, *, judged: bool
+        self,
+        networks: Sequence[Path],
+        folder: Path,
+        source: data.DataPlan,
+        *,
+        judged: bool,
+        most_s: float,
+        protocol: str | None = None,
     ) -> list[rec.Record]:
         """The records of some weights on the device, in their order.
 
@@ -224,16 +260,19 @@ class _Search:
             folder: of the records.
             source: the search's data.
             judged: whether they get their Dice on its test cases.
+            most_s: for each step of it; one that takes longer is a row without that figure.
+            protocol: None: as was asked for.
         """
         start = time.monotonic()
         request = cells.Request(
             models=",".join(map(str, networks)),
             devices=(self.asked.device,),
-            protocol=self.asked.protocol,
+            protocol=protocol or self.asked.protocol,
             phase=self.asked.phase,
             volume=None if self.asked.phase == "train" else self.asked.volume or source.sides or source.patch,
             data=source.where if judged else "none",
             noise=False,
+            time_limit_s=max(_LEAST_LIMIT_S, most_s),
         )
         outcome = runner.run(request, folder, progress=_Silent(self.tell))
         self.clock.measured(time.monotonic() - start)
@@ -241,18 +280,38 @@ class _Search:
 
     def _before(self, task: Task, source: data.DataPlan) -> preview.Before:
         folder = self.out / "before"
-        whole, least = self._measure(preview.networks(task, folder), folder, source, judged=False)
+        networks = preview.networks(task, folder)
+        most_s = _BEFORE_SHARE * self.asked.time_s
+        protocol = self._brief_protocol()
+        whole, least = self._measure(networks, folder, source, judged=False, most_s=most_s, protocol=protocol)
         return preview.look(task, whole, least)
 
+    def _brief_protocol(self) -> str:
+        """As was asked for, with fewer forwards where the time of the search is short: it is for the plan alone."""
+        asked = self.asked.protocol
+        timed_s = round(max(_LEAST_TIMED_S, _TIMED_SHARE * self.asked.time_s), 1)
+        if "timed_s" in asked or get_protocol(asked).timed_s <= timed_s:
+            return asked
+        return f"{asked},timed_s={timed_s:g}"
+
+    def _each_s(self, before_s: float) -> float:
+        """Seconds of measuring a finalist, by what measuring two networks before the search took."""
+        asked, brief = get_protocol(self.asked.protocol), get_protocol(self._brief_protocol())
+        return before_s / 2 + _TIMED * asked.processes * (asked.timed_s - brief.timed_s)
+
     def _job(self, task: Task) -> Job:
-        earlier = self.out / JOB
-        if earlier.exists():  # the steps of a search are those that it began with
-            known = json.loads(earlier.read_text())["job"]
-            low, high = int(known["low_steps"]), int(known["high_steps"])
+        if begun := self._begun:  # the steps of a search are those that it began with
+            low, high, before_s, reserve_s = begun.low_steps, begun.high_steps, begun.before_s, begun.reserve_s
         else:
-            low = self.asked.steps or self._fitting_steps(task)
+            before_s = self.clock.whole_s
+            left = max(0.0, self.asked.time_s - before_s)
+            each = self._each_s(self.clock.measured_s)
+            reserve_s = min(_RESERVE * left, max(_MEASURING * self.asked.time_s, (self.asked.finalists + 1) * each))
+            low = self.asked.steps or self._fitting_steps(task, left - reserve_s)
             high = _HIGH * low
         return Job(
+            before_s=before_s,
+            reserve_s=reserve_s,
             name=self.asked.study or f"search-{task.key}",
             task=task,
             time_s=self.asked.time_s,
@@ -267,16 +326,16 @@ class _Search:
             workers=self.asked.workers,
         )
 
-    def _fitting_steps(self, task: Task) -> int:
+    def _fitting_steps(self, task: Task, left_s: float) -> int:
         """As many that some 45 proposals fit: each about as dear as the published network, with a teacher beside it."""
         with threads(task.threads):
             each = step_seconds(task, zoo.build(published_spec(task), task.spatial))
-        fitting = (PROPOSAL_SHARE * self.asked.time_s * self.asked.workers / _WISHED - _OVERHEAD_S) / (_DEARER * each)
+        fitting = (PROPOSAL_SHARE * left_s * self.asked.workers / _WISHED - _OVERHEAD_S) / (_DEARER * each)
         return max(_STEPS[0], min(_STEPS[1], math.floor(fitting)))
 
-    def _keep(self, job: Job) -> None:
+    def _keep(self, job: Job | None) -> None:
         """Write what is needed to go on."""
-        content = {"schema": SCHEMA, "asked": self.asked.to_json(), "job": job.to_json()}
+        content = {"schema": SCHEMA, "asked": self.asked.to_json(), "job": job.to_json() if job else None}
         write_whole(self.out / JOB, (json.dumps(content, indent=1) + "\n").encode())
 
     def _resume(self, storage: optuna.storages.BaseStorage, name: str) -> None:
@@ -344,10 +403,12 @@ class _Search:
         best = {key: max(own, key=lambda one: float(one.result["dice"])) for key, own in by_key.items()}
         paths = {key: worker.shelf.get(one.label) for key, one in best.items()}
         records: dict[str, rec.Record] = {}
-        if paths:
+        if fitting := self._measurable(worker, list(paths), by_key):
             self.tell("measuring the finalists")
-            measured = self._measure(list(paths.values()), self.out / "measured", source, judged=True)
-            records = dict(zip(paths, measured, strict=True))
+            networks = [paths[key] for key in fitting]
+            most_s = _LONGEST_S if self._at_leisure else min(_LONGEST_S, self._left(worker))
+            measured = self._measure(networks, self.out / "measured", source, judged=True, most_s=most_s)
+            records = dict(zip(fitting, measured, strict=True))
         points = []
         for key, own in by_key.items():
             config = space.from_json(own[0].what["config"])
@@ -405,12 +466,34 @@ class _Search:
                 whole_s=self.clock.whole_s * self.asked.workers,
             ),
         }
-        earlier = self.out / SEARCH
-        if earlier.exists() and (worth := json.loads(earlier.read_text()).get("worth")):
-            content["worth"] = worth  # of the sampler, from elsewhere
-        self._export(content, paths)
+        if self._worth:
+            content["worth"] = self._worth
+        self._export(content, paths, worker)
+        if left_out := list(dict.fromkeys([*worker.left_out(), *self._left_out])):
+            content["left_out"] = left_out
         write_whole(self.out / SEARCH, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
         return Found(folder=self.out, summary=content)
+
+    def _left(self, worker: Worker) -> float:
+        """Seconds of the search's time, without controls."""
+        return self.asked.time_s - worker.elapsed() + worker.controls_s
+
+    def _measurable(self, worker: Worker, keys: Sequence[str], finals: Mapping[str, Sequence[stage.Done]]) -> list[str]:
+        """The finalists that there is time to measure, the best on `val` first; the others are left out.
+
+        A search whose time was over when it was taken up again measures all of them.
+        """
+        job = worker.job
+        order = sorted(keys, key=lambda key: -max(float(one.result["dice"]) for one in finals[key]))
+        if self._at_leisure or not order:
+            return order
+        test_s = max((float(one.result.get("test_s", 0.0)) for own in finals.values() for one in own), default=0.0)
+        each = self._each_s(job.before_s) + test_s
+        count = max(0, int(self._left(worker) / each + 0.2))  # what begins a little late is not too late
+        for key in order[count:]:
+            config = space.from_json(finals[key][0].what["config"])
+            self._left_out.append(f"the measurement of {name_of(config)}: 'bench search --resume' does it")
+        return order[:count]
 
     def _asked_without_places(self, task: Task) -> dict[str, Any]:
         """What was asked, without a path or an address of this machine."""
@@ -423,7 +506,7 @@ class _Search:
             "storage": asked.storage.partition(":")[0] if asked.storage else None,
         }
 
-    def _export(self, content: dict[str, Any], paths: Mapping[str, Path]) -> None:
+    def _export(self, content: dict[str, Any], paths: Mapping[str, Path], worker: Worker) -> None:
         folder = self.out / "front"
         now = {point["name"] for point in content["points"] if point["front"]}
         for old in folder.iterdir() if folder.exists() else ():
@@ -435,7 +518,8 @@ class _Search:
                 continue
             place = folder / point["name"]
             self.tell(f"writing {point['name']}")
-            point["files"] = artefacts.safe_export(paths[point["key"]], place, point["name"])
+            late = not self._at_leisure and self._left(worker) < _ONNX_S
+            point["files"] = artefacts.safe_export(paths[point["key"]], place, point["name"], onnx=not late)
             if point["files"].get("weights"):
                 artefacts.write_card(point, content, place / "card.md")
                 point["files"] = {

@@ -16,10 +16,14 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from benchbench.errors import BenchError, StoreError, first_line
-from benchbench.search.storage import fail_the_dead, run_trial, take_up_the_left
+from benchbench.search.storage import drop_waiting, fail_the_dead, run_trial, take_up_the_left
 
 _LABEL, _WORK, _RESULT, _ERROR = "label", "work", "result", "error"
 _POLL_S = 1.0
+
+
+class OutOfTime(BenchError):
+    """The time of a search is used up: what is being done is left out, and stays to be done with more time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +49,23 @@ def open_stage(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
     return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
 
-def queue(stage: optuna.Study, pieces: Sequence[Work]) -> None:
+def queue(stage: optuna.Study, pieces: Sequence[Work], *, alone: bool = False) -> None:
     """Add work that is not there yet.
 
     Args:
         stage: of the search.
         pieces: in the order in which they are to be done.
+        alone: whether nobody else adds any: then what waits since the search had less time, and is not asked for any
+            more, is dropped.
     """
-    there = {trial.user_attrs.get(_LABEL) for trial in stage.get_trials(deepcopy=False)}
+    if alone:
+        labels = {piece.label for piece in pieces}
+        for trial in stage.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            if trial.user_attrs.get(_LABEL) not in labels:
+                drop_waiting(stage, trial)
+    trials = stage.get_trials(deepcopy=False)
+    there = {trial.user_attrs.get(_LABEL) for trial in trials if trial.state != TrialState.FAIL}
+    there |= {trial.user_attrs.get(_LABEL) for trial in trials if trial.state == TrialState.FAIL and not alone}
     for piece in pieces:
         if piece.label not in there:
             stage.enqueue_trial({}, user_attrs={_LABEL: piece.label, _WORK: dict(piece.what)})
@@ -64,6 +77,7 @@ def work_off(
     *,
     strict: bool = False,
     told: Callable[[Done], None] | None = None,
+    late: Callable[[], bool] | None = None,
     poll_s: float = _POLL_S,
 ) -> list[Done]:
     """Do what waits until nothing waits and nobody else is at anything.
@@ -73,6 +87,8 @@ def work_off(
         do: a piece -> its result; what goes wrong in it becomes the piece's error.
         strict: an error of a piece ends the work instead; the piece stays to be done.
         told: each piece that was done here.
+        late: whether no further piece is to be begun; what waits then stays to be done with more time, as does one
+            that is out of time.
         poll_s: between two looks at what other workers do.
     """
 
@@ -83,7 +99,7 @@ def work_off(
         piece = Work(label=label, what=trial.user_attrs[_WORK])
         try:
             result = dict(do(piece))
-        except StoreError:
+        except (StoreError, OutOfTime):
             raise
         except (BenchError, ValueError, RuntimeError) as error:
             if strict:
@@ -97,14 +113,19 @@ def work_off(
         if told and trial.state == TrialState.COMPLETE:
             told(_done(trial))
 
+    over = False
     while True:
-        if run_trial(stage, one, after=after, only_queued=True):
-            continue
+        over = over or bool(late and late())
+        try:
+            if not over and run_trial(stage, one, after=after, only_queued=True):
+                continue
+        except OutOfTime:
+            over = True
         running = stage.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         if any(_LABEL in trial.user_attrs for trial in running):
             time.sleep(poll_s)
             fail_the_dead(stage)
-        elif not take_up_the_left(stage):
+        elif over or not take_up_the_left(stage):
             return done(stage)
 
 

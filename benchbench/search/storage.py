@@ -213,6 +213,11 @@ def _patient(name: str, original: Callable[..., T]) -> Callable[..., T]:
                 raise
             except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
                 cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+                if isinstance(cause, DBAPIError) and _is_none_of_ours(cause):
+                    raise StoreError(
+                        f"the search's storage {self._shown} is none of a search, or damaged ({_why(cause)}): put it "
+                        "aside, or give another --storage or --out"
+                    ) from error
                 if not isinstance(cause, (DBAPIError, PendingRollbackError)) or _is_ours(cause):
                     raise
                 over = self.hurried or time.monotonic() >= end
@@ -241,6 +246,11 @@ def _is_ours(error: BaseException) -> bool:
     from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 
     return isinstance(error, (DataError, IntegrityError, ProgrammingError))
+
+
+def _is_none_of_ours(error: BaseException) -> bool:
+    """Whether a file is no database, a damaged one, or one of other tables: no waiting makes it one."""
+    return bool(re.search(r"no such (table|column)|has no column|not a database|malformed|readonly", str(error)))
 
 
 for _name in _ASKED:

@@ -222,8 +222,12 @@ def _controls(
 
 
 def mark_front(points: Sequence[dict[str, Any]]) -> None:
-    """Say of each finalist whether it is on the front: by Dice on `val` and what it costs, among those that keep it."""
+    """Say of each finalist whether it is on the front: by Dice on `val` and what it costs, among those that keep it.
+
+    One that finds next to nothing is not on it however cheap it is, unless all are like that.
+    """
     able = [one for one in points if one["keeps"] is not False and one["objective"] is not None]
+    able = [one for one in able if one["dice_val"]["mean"] > OF_INTEREST] or able
     levels = front.ranks([(1 - one["dice_val"]["mean"], one["objective"]) for one in able])
     for one in points:
         one["front"] = False

@@ -14,7 +14,7 @@ from torch import nn
 from benchbench import data, zoo
 from benchbench import records as rec
 from benchbench.compress import importance
-from benchbench.errors import BenchError, UsageError
+from benchbench.errors import BenchError, UsageError, unknown
 from benchbench.forecast.predict import forecast_latency
 from benchbench.forecast.profile import Profile, find_profile
 from benchbench.measure.cost import measure_cost
@@ -129,10 +129,26 @@ class Task:
 
 
 def task_from_json(plain: Mapping[str, Any]) -> Task:
-    """The reverse of `Task.to_json`."""
+    """The reverse of `Task.to_json`.
+
+    Raises:
+        KeyError: something is missing.
+        TypeError: a value is not of its form.
+        ValueError: a budget that is none, or a patch that is none.
+    """
     from benchbench.search.budget import parse_budget
 
-    return Task(**{**plain, "spatial": tuple(plain["spatial"]), "budget": parse_budget(plain["budget"])})
+    if not isinstance(plain, Mapping):
+        raise TypeError(f"task must be a table, not {plain!r}")
+    texts = plain["budget"]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"budget must be a list of texts, not {texts!r}")
+    task = rec.from_json(Task, {**plain, "budget": rec.to_json(parse_budget(texts))})
+    if len(task.spatial) != 3 or min(*task.spatial, task.in_channels, task.out_channels) < 1:
+        raise ValueError(f"a patch of {task.spatial}, {task.in_channels} channels in and {task.out_channels} out")
+    if task.objective not in OBJECTIVES:
+        raise ValueError(f"objective {task.objective!r}")
+    return task
 
 
 def published_spec(of: Task | data.DataPlan) -> rec.ModelSpec:
@@ -151,8 +167,10 @@ def check_objective(name: str) -> None:
     """Refuse an objective that cannot be had on this machine.
 
     Raises:
-        UsageError: it is energy, and nothing tells it.
+        UsageError: there is none of that name; or it is energy, and nothing tells it.
     """
+    if name not in OBJECTIVES:
+        raise UsageError(unknown("objective", name, OBJECTIVES))
     if name == "energy" and not hasattr(meter := open_meter("cpu"), "begin"):
         why = meter if isinstance(meter, str) else "this machine has no counter that can be read"
         raise UsageError(

@@ -78,6 +78,10 @@ def lines(found: Found) -> list[str]:
         f"{spent['other_s'] / max(spent['whole_s'], 1e-9):.1%} of {format_duration(spent['whole_s'])} outside "
         "training, evaluation and measurement"
     ]
+    if left := s.get("left_out"):
+        told.append(
+            f"left out, for the {format_duration(s['asked']['time_s'])} of the search were too short: {'; '.join(left)}"
+        )
     for point in s["points"]:
         told += [f"{point['name']}: {text}" for text in point["verdicts"]]
         if point["keeps"] is None:

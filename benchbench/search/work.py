@@ -8,6 +8,7 @@ a promotion needs to know all that was tried.
 from __future__ import annotations
 
 import dataclasses
+import re
 import socket
 import time
 import zlib
@@ -19,7 +20,7 @@ import optuna
 import psutil
 import torch
 
-from benchbench import checkpoint, zoo
+from benchbench import checkpoint, data, zoo
 from benchbench import records as rec
 from benchbench.errors import CheckpointError, UsageError
 from benchbench.measure.accuracy import measure_dice
@@ -37,20 +38,26 @@ from benchbench.search.evaluate import (
     without_ranking,
 )
 from benchbench.search.inherit import Parent
-from benchbench.search.outlook import published
+from benchbench.search.outlook import BudgetError, published
 from benchbench.search.shelf import Shelf
 from benchbench.search.space import Config
+from benchbench.search.stage import OutOfTime
 from benchbench.search.storage import agree, check_own, errors
 from benchbench.search.task import Task, published_spec, task_from_json
 from benchbench.store import write_whole
 from benchbench.train import train
+from benchbench.units import format_duration
 
 PARTS = ("parent", "promotions", "finals", "controls")
 PARENT_SHARE, PROPOSAL_SHARE, PROMOTION_SHARE, FINAL_SHARE = 0.15, 0.25, 0.15, 0.40  # of the time; the rest measures
+_SHARES = PARENT_SHARE + PROPOSAL_SHARE + PROMOTION_SHARE + FINAL_SHARE
+_KEPT = 0.6  # of promotions' and finals' shares, that what is late before them may not take
+_LEAST_S = 1.0  # of a training that the time is up for
 OF_INTEREST = 0.5  # Dice below which a network is not promoted, unless all are
 _NO_PARENT = "the parent's training was broken off too often: the same command tries again; or give --parent"
 _MEMORY_SHARE = 0.2  # of what is free: for batches that several trainings see, and as much for the parent's answers
-_LATE = 1.0  # times the search's own time that even one configuration may be too late
+_OVER = "the time of the search is used up"
+_OTHER_TIME = re.compile(r"-\d+s$")  # what ends the keys of a search that was given more time
 _EXHAUSTED = 60  # proposals in a row that were tried before: then there is nothing new
 
 #: Told what happens: a line for a person.
@@ -73,6 +80,22 @@ class Job:
     parent: str | None = None  # path of its weights; None: it is trained
     seed: int = 0
     workers: int = 1
+    before_s: float = 0.0  # of the time, that measuring took before this plan
+    reserve_s: float = 0.0  # of the time, kept for measuring the finalists
+
+    @property
+    def scale(self) -> float:
+        """What is left of each part's share of the time, without what measuring takes before and after: 0 to 1."""
+        return max(0.0, min(1.0, (self.time_s - self.before_s - self.reserve_s) / (_SHARES * self.time_s)))
+
+    def part_s(self, share: float) -> float:
+        """Seconds of a share of the time."""
+        return share * self.scale * self.time_s
+
+    @property
+    def end_s(self) -> float:
+        """Seconds since the search began at which finals have to be over."""
+        return max(self.before_s, self.time_s - self.reserve_s)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, for another process."""
@@ -81,8 +104,20 @@ class Job:
 
 
 def job_from_json(plain: Mapping[str, Any]) -> Job:
-    """The reverse of `Job.to_json`."""
-    return Job(**{**plain, "task": task_from_json(plain["task"])})
+    """The reverse of `Job.to_json`.
+
+    Raises:
+        KeyError: something is missing.
+        TypeError: a value is not of its form.
+        ValueError: a budget that is none, or a number that no search can have.
+    """
+    if not isinstance(plain, Mapping):
+        raise TypeError(f"job must be a table, not {plain!r}")
+    task = task_from_json(plain["task"])
+    job = dataclasses.replace(rec.from_json(Job, {**plain, "task": rec.to_json(task)}), task=task)
+    if min(job.low_steps, job.high_steps, job.finalists, job.seeds, job.workers) < 1 or not job.time_s > 0:
+        raise ValueError("steps, finalists, seeds, workers and the time of a job must be above 0")
+    return job
 
 
 class Worker:
@@ -111,11 +146,15 @@ class Worker:
         self.study = study.open_study(storage, job.name, job.task, seed=job.seed + index + here, several=several)
         self.shelf = Shelf(folder / "points", storage, f"{job.name}/weights", shared=shared)
         self._sleep = Sleep()
-        self.began = float(_agreed(self.study, "began", time.time()))
+        self.began = float(_agreed(self.study, "began", time.time() - job.before_s))
         low, high = _agreed(self.study, "steps", [job.low_steps, job.high_steps])
         self.low_steps, self.high_steps = int(low), int(high)
         first = float(_agreed(self.study, "time_s", job.time_s))
         self.again = "" if first == job.time_s else f"-{job.time_s:.0f}s"  # of a search that was given more time
+        most_s = job.part_s(PROPOSAL_SHARE) / max(2, job.finalists)
+        self.low_most_s = max(_LEAST_S, float(_agreed(self.study, "low_most_s", most_s)))
+        self.controls_s = 0.0  # which the time does not hold
+        self._until: float | None = None  # what is being trained has to be over then
         self._parent: Parent | None = None
         self._shared: Trial | None = None  # of one seed, with its batches
         self.parent_s = self.parent_at_s = 0.0  # of its training; when it was there, and proposals began
@@ -128,6 +167,17 @@ class Worker:
         """
         check_own(self.study)
         self._tell(text)
+
+    def going_on(self, text: str) -> None:
+        """Tell what is being trained.
+
+        Raises:
+            Lost: another worker has taken up what this one is at.
+            OutOfTime: it has to be over by now.
+        """
+        self.tell(text)
+        if self._until is not None and self.elapsed() > self._until:
+            raise OutOfTime(_OVER)
 
     def elapsed(self) -> float:
         """Seconds since the search began, pauses left out, and where it is this machine's alone, its sleep."""
@@ -149,8 +199,12 @@ class Worker:
             self.promote()
             self.finals()
             if self.job.controls:
+                began = time.monotonic()
+                self._until = None
                 self.controls()
+                self.controls_s = time.monotonic() - began
         finally:
+            self._until = None
             self._forget()
 
     # -- the parent
@@ -159,11 +213,19 @@ class Worker:
         """The network that all others inherit from: given, or trained once by whoever is first."""
         if self._parent is None:
             part = self.part("parent")
-            what = {"given": self.job.parent is not None, "seconds": PARENT_SHARE * self.job.time_s}
+            seconds = max(_LEAST_S, self.job.part_s(PARENT_SHARE))
+            what = {"given": self.job.parent is not None, "seconds": seconds}
             stage.queue(part, [stage.Work(label="parent", what=what)])
-            done = stage.work_off(part, self._make_parent, strict=True)
+            self._until = self.job.end_s
+            done = stage.work_off(part, self._make_parent, strict=True, late=lambda: self.elapsed() > self.job.end_s)
+            self._until = None
             if not done:
                 why = errors(part)
+                if self.elapsed() > self.job.end_s:
+                    raise BudgetError(
+                        f"the time of {format_duration(self.job.time_s)} was over before the parent was trained: the "
+                        "same command goes on, with a longer --time"
+                    )
                 raise CheckpointError(f"no worker could make the parent: {why[-1]}" if why else _NO_PARENT)
             (found,) = done
             self.parent_s, self.parent_at_s = float(found.result["train_s"]), float(found.result["at_s"])
@@ -205,7 +267,7 @@ class Worker:
         torch.manual_seed(self.job.seed)
         model = zoo.build(spec, self.task.spatial)
         recipe = self.task.recipe(budget, self.job.seed, validations=3)
-        result = train(model, spec, recipe, out=out, progress=lambda used, line: self.tell(f"parent: {line}"))
+        result = train(model, spec, recipe, out=out, progress=lambda used, line: self.going_on(f"parent: {line}"))
         if not result.validation:
             raise UsageError("the parent has no Dice on val: its answers are not finite, or no case can be read")
         return result.validation[-1][1], result.seconds, result.checkpoint
@@ -215,25 +277,27 @@ class Worker:
     def propose(self) -> None:
         """Ask the sampler until the time for it, or the number of trials, is used up."""
         parent = self.parent()
-        shares = PROPOSAL_SHARE + (0.0 if self.job.parent is None else PARENT_SHARE / 2)
-        end = self.parent_at_s + shares * self.job.time_s
-        most = self.job.trials
+        job, most = self.job, self.job.trials
+        end = self.parent_at_s + job.part_s(PROPOSAL_SHARE + (0.0 if job.parent is None else PARENT_SHARE / 2))
+        last = job.end_s - _KEPT * job.part_s(PROMOTION_SHARE + FINAL_SHARE)  # also of one that is late
+        budget = TrainBudget(steps=self.low_steps, most_s=self.low_most_s)
+        self._until = last
 
         def enough(known: Sequence[study.Tried]) -> bool:
             tried, elapsed = study.distinct(known), self.elapsed()
             if most is not None and len(tried) >= most:
                 return True
-            wanted = self.job.finalists if elapsed < self.job.time_s else 1  # without one, the time was for nothing
-            if elapsed >= end and len(tried) >= wanted:
-                return True
-            if elapsed >= end + _LATE * self.job.time_s:
+            wanted = job.finalists if elapsed < (end + last) / 2 else 1  # without one, the time was for nothing
+            if elapsed >= last or (elapsed >= end and len(tried) >= wanted):
                 return True
             return len(known) >= _EXHAUSTED and all(one.same_as is not None for one in known[-_EXHAUSTED:])
 
         def one(config: Config, number: int) -> Evaluation:
+            if self.elapsed() >= last:  # one that was queued, or that another worker has left
+                raise OutOfTime(_OVER)
             self.tell(f"trial {number}: {name_of(config)}")
             place = self.shelf.place(f"low-{config.key}")
-            found = self._evaluate(config, parent, self._alike(TrainBudget(steps=self.low_steps), self.job.seed), place)
+            found = self._evaluate(config, parent, self._alike(budget, self.job.seed), place)
             for path in (place, place.with_suffix(".json")):  # only its Dice is of use
                 path.unlink(missing_ok=True)
             return found
@@ -243,6 +307,7 @@ class Worker:
                 self.tell(f"trial {one.number}: {name_of(one.config)} Dice {one.dice:.3f} on val")
 
         study.search(self.study, self.task, one, elapsed=self.elapsed, until=enough, told=told)
+        self._until = None
 
     def _alike(self, budget: TrainBudget, seed: int) -> Trial:
         """On the same batches as others of this seed: they, and the parent's answers to them, are made once."""
@@ -259,7 +324,7 @@ class Worker:
 
     def _evaluate(self, config: Config, parent: Parent | None, trial: Trial, out: Path) -> Evaluation:
         name = name_of(config)
-        return evaluate(self.task, config, parent, trial, out, lambda used, line: self.tell(f"{name}: {line}"))
+        return evaluate(self.task, config, parent, trial, out, lambda used, line: self.going_on(f"{name}: {line}"))
 
     # -- promotions
 
@@ -271,32 +336,61 @@ class Worker:
             return
         chosen = _agreed(part, f"chosen{self.again}", [one.number for one in self._promoted(tried)])
         by_number = {one.number: one for one in tried}
+        now, end = self.elapsed(), self.job.end_s
+        last = max(end - _KEPT * self.job.part_s(FINAL_SHARE), now + (1 - _KEPT) * (end - now))
+        most_s = max(_LEAST_S, (last - now) * min(1.0, self.job.workers / len(chosen)))
         pieces = [
-            self._piece("promotion", by_number[n].config, {"from": n, "steps": self.high_steps})
+            self._piece("promotion", by_number[n].config, {"from": n, "steps": self.high_steps, "most_s": most_s})
             for n in chosen
             if n in by_number
         ]
-        stage.queue(part, pieces)
-        stage.work_off(part, self._longer, told=self._told)
+        self._until = last + 0.2 * max(0.0, end - last)
+        stage.queue(part, pieces, alone=not self.shared)
+        stage.work_off(
+            part, self._longer, told=self._told, late=lambda: self.elapsed() > last and bool(stage.done(part))
+        )
+        done = {one.label for one in stage.done(part)}
+        missing = [piece for piece in pieces if piece.label not in done]
+        self._leave_out([f"the promotion of {_name(piece)}" for piece in missing])
 
     def _promoted(self, tried: Sequence[study.Tried]) -> list[study.Tried]:
-        left = (PROMOTION_SHARE / (PROMOTION_SHARE + FINAL_SHARE)) * self._left()
-        factor = self.high_steps / self.low_steps
+        factor, room = self.high_steps / self.low_steps, self.job.workers * self._left()
         each = sum(one.spent["total_s"] + (factor - 1) * one.spent["train_s"] for one in tried) / len(tried)
-        count = max(self.job.finalists + 1, int(self.job.workers * left / max(each, 1e-6)))
+        each = max(each, 1e-6)
+        count = int(PROMOTION_SHARE / (PROMOTION_SHARE + FINAL_SHARE) * room / each)
+        wished = self.job.finalists + 1
+        count = max(1, count, min(wished, int((1 - _KEPT) * room / each)))  # finals give some of their time for these
         good = [one for one in tried if (one.dice or 0.0) > OF_INTEREST] or list(tried)
         order = front.by_rank([(1 - (one.dice or 0.0), one.costs[self.task.metric]) for one in good])
+        self.tell(f"{min(count, len(good))} of {len(good)} are trained for longer")
+        if count < min(wished, len(good)):
+            self._leave_out([f"{min(wished, len(good)) - count} of {min(wished, len(good))} promotions"])
         return [good[i] for i in order[:count]]
 
     def _left(self) -> float:
-        whole = PARENT_SHARE + PROPOSAL_SHARE + PROMOTION_SHARE + FINAL_SHARE
-        return max(0.0, whole * self.job.time_s - self.elapsed())
+        return max(0.0, self.job.end_s - self.elapsed())
+
+    def _leave_out(self, what: Sequence[str]) -> None:
+        """Keep what the time was too short for, where all workers find it."""
+        for one in what:
+            agree(self.part("left out"), f"{one}{self.again}", True)
+
+    def left_out(self) -> list[str]:
+        """What the time was too short for, that the search has now."""
+        known = self.part("left out").user_attrs
+        own = [key for key in known if key.endswith(self.again) and (self.again or not _OTHER_TIME.search(key))]
+        return [key.removesuffix(self.again) for key in own]
 
     def _longer(self, work: stage.Work) -> dict[str, Any]:
         config = space.from_json(work.what["config"])
-        trial = self._alike(TrainBudget(steps=int(work.what["steps"])), self.job.seed)
-        found = self._evaluate(config, self.parent(), trial, self.shelf.place(work.label))
-        return self._result(found)
+        each = self.job.part_s(PROMOTION_SHARE + (1 - _KEPT) * FINAL_SHARE)
+        budget = TrainBudget(steps=int(work.what["steps"]), most_s=max(_LEAST_S, float(work.what.get("most_s", each))))
+        found = self._evaluate(config, self.parent(), self._alike(budget, self.job.seed), self.shelf.place(work.label))
+        return self._result(found) | {"val_s": self._val_s(found)}
+
+    def _val_s(self, found: Evaluation) -> float:
+        """Seconds of looking at `val` once."""
+        return float(checkpoint.read_sidecar(found.path).train.get("validation_seconds", 0.0))
 
     # -- finals
 
@@ -306,17 +400,60 @@ class Worker:
         promoted = [one for one in stage.done(self.part("promotions")) if not one.error]
         if not promoted:
             return
-        members = self._members(promoted)
-        pieces = self.job.seeds * len(members)
-        least = max(float(one.result["train_s"]) for one in promoted)  # less would be a step back
-        seconds = max(least, self.job.workers * self._left() / pieces)
-        chosen = _agreed(
-            part,
-            f"chosen{self.again}",
-            {"seconds": seconds, "configs": [rec.to_json(c) for c in members]},
+        chosen = _agreed(part, f"chosen{self.again}", self._fitting(promoted))
+        pieces = self._finals(chosen)
+        self._leave_out(chosen.get("left_out", []))
+        each_s = float(chosen["seconds"]) + float(chosen.get("overhead_s", 0.0))
+
+        def late() -> bool:
+            return self.elapsed() + 0.75 * each_s > self.job.end_s and any(not d.error for d in stage.done(part))
+
+        self._until = self.job.end_s + self.job.reserve_s / 2
+        stage.queue(part, pieces, alone=not self.shared)
+        stage.work_off(part, self._final, told=self._told, late=late)
+        done = {one.label for one in stage.done(part)}
+        missing = [piece for piece in pieces if piece.label not in done]
+        self._leave_out([f"the final training of {_name(p)} with seed {p.what['seed']}" for p in missing])
+
+    def _fitting(self, promoted: Sequence[stage.Done]) -> dict[str, Any]:
+        """Which finals the time is enough for, and how long each trains.
+
+        A final is as long as a promotion at least, since less would be a step back; so where time is short there are
+        fewer seeds, then fewer finalists, and only of a single one a shorter training.
+        """
+        members, seeds = self._members(promoted), self.job.seeds
+        least = max(float(one.result["train_s"]) for one in promoted)
+        test = self._test_to_val()
+        overhead = max(
+            float(one.result["total_s"]) - float(one.result["train_s"]) + test * float(one.result.get("val_s", 0.0))
+            for one in promoted
         )
-        stage.queue(part, self._finals(chosen))
-        stage.work_off(part, self._final, told=self._told)
+        left = self._left()
+        room, left_out = self.job.workers * left, list[str]()
+        while len(members) * seeds > 1 and (least + overhead) * len(members) * seeds > room:
+            if seeds > 1:
+                seeds -= 1
+            elif len(members) > 2 or members[-1] != published(space.VARIANTS[0]):
+                gone = members.pop(-2 if members[-1] == published(space.VARIANTS[0]) else -1)
+                left_out.append(f"the finalist {name_of(gone)}")
+            else:
+                members.pop()
+                left_out.append("the published network among the finalists")
+        if seeds < self.job.seeds:
+            left_out.insert(0, f"{self.job.seeds - seeds} of {self.job.seeds} seeds of each finalist")
+        seconds = max(_LEAST_S, min(left, room / (len(members) * seeds)) - overhead)
+        return {
+            "seconds": seconds,
+            "overhead_s": overhead,
+            "configs": [rec.to_json(one) for one in members],
+            "seeds": seeds,
+            "left_out": left_out,
+        }
+
+    def _test_to_val(self) -> float:
+        """How many times the cases of `val` those of `test` are."""
+        splits = data.get_plan(self.task.data).splits
+        return splits.get("test", 0) / max(1, splits.get("val", 0))
 
     def _finals(self, chosen: Mapping[str, Any]) -> list[stage.Work]:
         return [
@@ -326,7 +463,7 @@ class Worker:
                 {"seed": seed, "seconds": chosen["seconds"]},
                 f"-seed{seed}{self.again}",
             )
-            for seed in range(self.job.seed, self.job.seed + self.job.seeds)
+            for seed in range(self.job.seed, self.job.seed + int(chosen.get("seeds", self.job.seeds)))
             for plain in chosen["configs"]
         ]
 
@@ -436,6 +573,10 @@ class Worker:
         name = name_of(space.from_json(one.what["config"]))
         what = f"Dice {one.result['dice']:.3f} on val" if not one.error else one.error
         self.tell(f"{one.what['kind']} {name}: {what}")
+
+
+def _name(piece: stage.Work) -> str:
+    return name_of(space.from_json(piece.what["config"]))
 
 
 def _agreed(of: optuna.Study, key: str, own: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -13,11 +12,11 @@ from typing import Any
 import torch
 
 from benchbench.child import end_with_the_starter
-from benchbench.errors import EXIT_INTERRUPTED, BenchError
-from benchbench.search.asked import JOB
+from benchbench.errors import EXIT_INTERRUPTED, BenchError, StoreError
+from benchbench.search.asked import read_job
 from benchbench.search.searcher import STORAGE_ENV
 from benchbench.search.storage import open_storage
-from benchbench.search.work import Worker, job_from_json
+from benchbench.search.work import Worker
 
 
 def main(folder: Path, index: int, starter: int) -> int:
@@ -34,7 +33,9 @@ def main(folder: Path, index: int, starter: int) -> int:
     own = f"sqlite:///{(folder / 'study.db').absolute()}"
     url = os.environ.get(STORAGE_ENV) or own
     try:
-        job = job_from_json(json.loads((folder / JOB).read_text())["job"])
+        job = read_job(folder).job
+        if job is None:
+            raise StoreError(f"the search in {folder} was not planned yet")
         if job.task.threads:
             torch.set_num_threads(job.task.threads)
         shared = url != own
