@@ -42,7 +42,6 @@ from benchbench.search.shelf import Shelf
 from benchbench.search.space import Config
 from benchbench.search.storage import agree, check_own, errors
 from benchbench.search.task import Task, published_spec, task_from_json
-from benchbench.store import write_whole
 from benchbench.train import train
 
 PARTS = ("parent", "promotions", "finals", "controls")
@@ -177,9 +176,7 @@ class Worker:
         if given:
             source = Path(given)
             check_parent(source, self.task)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, source.with_suffix(".safetensors").read_bytes())
-            write_whole(target.with_suffix(".json"), source.with_suffix(".json").read_bytes())
+            checkpoint.copy(source, target)
             info = checkpoint.read_sidecar(target)
             model = zoo.build(info.model, info.spatial).eval()
             checkpoint.load_weights(model, target)
@@ -234,7 +231,7 @@ class Worker:
             self.tell(f"trial {number}: {name_of(config)}")
             place = self.shelf.place(f"low-{config.key}")
             found = self._evaluate(config, parent, self._alike(TrainBudget(steps=self.low_steps), self.job.seed), place)
-            for path in (place, place.with_suffix(".json")):  # only its Dice is of use
+            for path in checkpoint.files_of(place):  # only its Dice is of use
                 path.unlink(missing_ok=True)
             return found
 
