@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from benchbench import records as rec
+from benchbench import store
 from benchbench.data.plan import DataPlan, plan_from_json, plan_to_json
 from benchbench.data.source import subject_of
 from benchbench.documents import parse_json
@@ -78,6 +79,19 @@ def _pair(path: Path) -> tuple[Path, Path]:
 def files_of(path: Path) -> tuple[Path, ...]:
     """All that a checkpoint, finished or not, is kept in: weights, sidecar, and what a training goes on from."""
     return (*_pair(path), path.with_suffix(RESUME))
+
+
+def set_aside(path: Path) -> None:
+    """Give what there is of a checkpoint, finished or not, other names; see `store.set_aside`.
+
+    Raises:
+        CheckpointError: it cannot be renamed.
+    """
+    try:
+        for aside in store.set_aside(files_of(path)):
+            log.warning("set aside as %s", aside)
+    except OSError as error:
+        raise CheckpointError(f"cannot set {path} aside: {error.strerror or error}; choose another --out") from error
 
 
 def read_sidecar(path: Path) -> CheckpointInfo:

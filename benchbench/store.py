@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -245,18 +246,21 @@ def _aside(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.old" + (f".{number}" if number > 1 else ""))
 
 
-def remove_torn(folder: Path, *, prefix: str = "") -> None:
+def remove_torn(folder: Path, *, prefix: str = "", older_s: float = 0.0) -> None:
     """Remove what processes that were killed while they wrote a file have left of it.
 
     Args:
-        folder: that this process holds; of others, nothing is touched while the process that writes it is there.
+        folder: nothing in it is touched while the process that writes it is there, if it is of this machine.
         prefix: of the names.
+        older_s: seconds since it was last written to; for a folder that this process does not hold, which processes
+            of other machines may write to.
     """
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             found = _PARTIAL.fullmatch(path.name)
             if found and path.name.startswith(prefix) and not _is_running(int(found[1])):
-                path.unlink(missing_ok=True)
+                if time.time() - path.lstat().st_mtime >= older_s:
+                    path.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:

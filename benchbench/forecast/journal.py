@@ -46,8 +46,8 @@ class Journal:
             if identity is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if lines and json.loads(lines[0]).get("identity") != identity:
-                    aside = set_aside([path, path.with_suffix(".toml")])
-                    log.warning("%s is of another setting or of other versions: set aside as %s", path, aside[0].name)
+                    ending = set_aside([path, path.with_suffix(".toml")])[0].name.removeprefix(path.name)
+                    log.warning("%s is of another setting or of other versions: set aside as %s", path, ending)
                     lines = []
                 if not lines:
                     write_whole(path, (rec.canonical_json({"identity": identity}) + "\n").encode())
