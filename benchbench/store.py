@@ -258,9 +258,10 @@ def remove_torn(folder: Path, *, prefix: str = "", older_s: float = 0.0) -> None
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             found = _PARTIAL.fullmatch(path.name)
-            if found and path.name.startswith(prefix) and not _is_running(int(found[1])):
-                if time.time() - path.lstat().st_mtime >= older_s:
-                    path.unlink(missing_ok=True)
+            if not found or not path.name.startswith(prefix) or _is_running(int(found[1])):
+                continue
+            if time.time() - path.lstat().st_mtime >= older_s:
+                path.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:
