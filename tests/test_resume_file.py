@@ -154,7 +154,7 @@ def test_an_object_in_it_is_not_made(tmp_path: Path, kept: bytes, capsys: pytest
 
 
 def test_rates_in_it_do_not_count(tmp_path: Path, kept: bytes) -> None:
-    """They follow from the recipe; and tensors that share memory are made its own."""
+    """They follow from the recipe."""
     whole = run(tmp_path / "whole.safetensors").checkpoint.sha256
     path = tmp_path / "toy.resume"
     path.write_bytes(kept)
@@ -167,14 +167,12 @@ def test_rates_in_it_do_not_count(tmp_path: Path, kept: bytes) -> None:
 def test_a_kill_before_the_last_dice_leaves_a_training_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchbench import train as training
-
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     out = tmp_path / "toy.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr(training, "measure_dice", killed)
+        patch.setattr("benchbench.train.measure_dice", killed)
         with pytest.raises(KeyboardInterrupt):
             run(out, validations=1, checkpoint_every_s=60.0)
     assert out.exists()
