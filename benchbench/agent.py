@@ -287,27 +287,28 @@ def _receive(digest: str, take: Take) -> Path:
     """
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
         raise CheckpointError(f"{digest!r} is no sha256")
+    from benchbench import checkpoint
+    from benchbench.store import remove_torn
+
     path = _weights_folder() / f"{digest}.safetensors"
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    found = hashlib.sha256()
     why = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_torn(path.parent)
         file = open(partial, "wb")  # noqa: SIM115 - what follows has to be read off the line even if this fails
     except OSError as error:
         file, why = None, error.strerror or str(error)
     while (message := take()).get("content") is not None:
-        content = base64.b64decode(message["content"])
-        found.update(content)
         try:
             if file and not why:
-                file.write(content)
+                file.write(base64.b64decode(message["content"]))
         except OSError as error:
             why = error.strerror or str(error)
     try:
         if file:
             file.close()
-        if not why and found.hexdigest() == digest:
+        if not why and checkpoint.sha256_of(partial) == digest:
             os.replace(partial, path)
             return path
     except OSError as error:

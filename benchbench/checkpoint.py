@@ -1,7 +1,12 @@
-"""Checkpoints: plain weights in `<name>.safetensors`, and what they are in `<name>.json` beside them.
+"""Checkpoints: plain weights in `<name>.safetensors`, and what they are in its header and in `<name>.json` beside it.
 
-Nothing is unpickled. A tensor that a network holds under two names (MONAI's DynUNet does) is kept
-once, under the first; the file's sha256 is in the sidecar and is checked before weights are used.
+Nothing is unpickled. A tensor that a network holds under two names (MONAI's DynUNet does) is kept once, under the
+first. The surprise is that the sidecar is written twice: what stands in the header came with the weights in one step,
+so it counts; the `.json` is for people, and for older files, which have it alone.
+
+Weights are known by the sha256 of the file without that header's description: of an older file, that of the file. So
+equal weights have one sha256, whatever is said of them, and it is checked before they are used. Equal trainings also
+give equal files, since how long they took stands in the `.json` alone.
 """
 
 from __future__ import annotations
@@ -11,13 +16,16 @@ import hashlib
 import importlib.resources
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from benchbench import records as rec
+from benchbench import store
 from benchbench.data.plan import DataPlan, plan_from_json, plan_to_json
 from benchbench.data.source import subject_of
+from benchbench.documents import parse_json
 from benchbench.errors import CheckpointError
 from benchbench.store import write_whole
 
@@ -25,6 +33,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
+
+RESUME = ".resume"  # ending of the file that a training goes on from
+_METADATA = "__metadata__"  # the safetensors format's own name
+_KEY = "benchbench"  # of the description in it
+_PASSING = ("seconds", "validation_seconds", "waited_for_data")  # of a training: differ between equal ones
+_LONGEST_HEADER = 100_000_000  # bytes, as safetensors reads them
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +60,11 @@ class CheckpointInfo:
         return dataclasses.replace(self.model, checkpoint=self.sha256)
 
 
+def file_name(name: str) -> str:
+    """A network's name as part of a file's: `mynets-MyNet` of the class `mynets:MyNet`."""
+    return re.sub(r"[^\w.+=-]+", "-", name)
+
+
 def _pair(path: Path) -> tuple[Path, Path]:
     """Weights and sidecar, from the path of either.
 
@@ -57,6 +76,24 @@ def _pair(path: Path) -> tuple[Path, Path]:
     return path.with_suffix(".safetensors"), path.with_suffix(".json")
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """All that a checkpoint, finished or not, is kept in: weights, sidecar, and what a training goes on from."""
+    return (*_pair(path), path.with_suffix(RESUME))
+
+
+def set_aside(path: Path) -> None:
+    """Give what there is of a checkpoint, finished or not, other names; see `store.set_aside`.
+
+    Raises:
+        CheckpointError: it cannot be renamed.
+    """
+    try:
+        for aside in store.set_aside(files_of(path)):
+            log.warning("set aside as %s", aside)
+    except OSError as error:
+        raise CheckpointError(f"cannot set {path} aside: {error.strerror or error}; choose another --out") from error
+
+
 def read_sidecar(path: Path) -> CheckpointInfo:
     """What a checkpoint is, without reading its weights.
 
@@ -64,11 +101,21 @@ def read_sidecar(path: Path) -> CheckpointInfo:
         path: of the weights or of the sidecar.
 
     Raises:
-        CheckpointError: no sidecar, or one that cannot be read.
+        CheckpointError: nothing says what it is, or what does cannot be read.
     """
     weights, sidecar = _pair(path)
+    own, beside = _described_inside(weights), _described_beside(sidecar)
+    if beside is None and own is None:
+        raise CheckpointError(f"no {sidecar.name} beside the weights in {sidecar.parent}: it says what they are")
+    found = None if beside is None else _info(beside, sidecar, weights)  # a broken one is told, needed or not
+    if own is None or (found and _lasting(beside) == _lasting(own)):
+        assert found
+        return found
+    return _info(own, weights, weights)
+
+
+def _info(data: Any, where: Path, weights: Path) -> CheckpointInfo:
     try:
-        data = json.loads(sidecar.read_bytes())
         return CheckpointInfo(
             model=rec.from_json(rec.ModelSpec, data["model"]),
             data=str(data["data"]),
@@ -79,15 +126,72 @@ def read_sidecar(path: Path) -> CheckpointInfo:
             plan=plan_from_json(data["plan"]) if data.get("plan") else None,
             compression=dict(data["compression"]) if data.get("compression") else None,
         )
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"no {sidecar.name} beside the weights in {sidecar.parent}: it says what they are"
-        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{where} does not describe a checkpoint: {what}") from error
+
+
+def _described_inside(weights: Path) -> Any | None:
+    """What the header of a weights' file says of them; None: nothing, or it is no such file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        with open(weights, "rb") as file:
+            header, _ = _header(file)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {weights}: {error.strerror or error}") from error
+    text = _own_description(header)
+    return None if text is None else parse_json(text, f"the header of {weights}", CheckpointError)
+
+
+def _described_beside(sidecar: Path) -> Any | None:
+    """What the `.json` says; None: there is none.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        content = sidecar.read_bytes()
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise CheckpointError(f"cannot read {sidecar}: {error.strerror or error}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-        raise CheckpointError(f"{sidecar} does not describe a checkpoint: {what}") from error
+    return parse_json(content, f"{sidecar} does not describe a checkpoint: it", CheckpointError)
+
+
+def _lasting(described: Any) -> Any:
+    """A description without what differs between equal trainings: how long they took."""
+    if not isinstance(described, dict) or not isinstance(described.get("train"), dict):
+        return described
+    return {**described, "train": {key: v for key, v in described["train"].items() if key not in _PASSING}}
+
+
+def _header(file: BinaryIO) -> tuple[dict[str, Any], bytes]:
+    """The header of a safetensors file as JSON, and all that was read for it.
+
+    It is eight bytes, which are the length of the rest, little-endian, and the rest. Of another file, it is empty.
+    """
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > _LONGEST_HEADER:
+        return {}, start
+    raw = file.read(length)
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}, start + raw
+    return (header if isinstance(header, dict) else {}), start + raw
+
+
+def _own_description(header: Mapping[str, Any]) -> str | None:
+    """What `save` has put into a header; None: it is another program's."""
+    metadata = header.get(_METADATA)
+    text = metadata.get(_KEY) if isinstance(metadata, dict) else None
+    return text if isinstance(text, str) else None
 
 
 def find(
@@ -110,24 +214,29 @@ def find(
             benchbench, which may be of a part of the same data set.
     """
     shipped = Path(str(importlib.resources.files("benchbench").joinpath("models", "checkpoints")))
-    own = [path for folder in folders for pattern in ("*.json", "*/*.json") for path in folder.glob(pattern)]
-    newest = sorted(own, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for sidecar in [*newest, *sorted(shipped.glob("*.json"))]:
-        if not sidecar.with_suffix(".safetensors").exists():
-            continue
+    patterns = ("*.safetensors", "*/*.safetensors")
+    own = [path for folder in folders for pattern in patterns for path in folder.glob(pattern)]
+    newest = sorted(own, key=_written_ns, reverse=True)
+    for weights in [*newest, *sorted(shipped.glob("*.safetensors"))]:
         try:
-            info = read_sidecar(sidecar)
+            info = read_sidecar(weights)
         except CheckpointError:
-            if sidecar.parent == shipped:
+            if weights.parent == shipped:
                 raise
-            continue  # some other JSON
+            continue  # somebody else's
         same = (info.model.name, info.model.in_channels, info.model.out_channels) == (name, in_channels, out_channels)
-        of_the_data = info.data == plan.weights_key or (sidecar.parent == shipped and plan.is_named_by(info.data))
+        of_the_data = info.data == plan.weights_key or (weights.parent == shipped and plan.is_named_by(info.data))
         if info.compression:
             continue  # a network of its own, asked for by its path
         if same and info.spatial == tuple(spatial) and of_the_data and not leaks(info, plan):
             return info.path
     return None
+
+
+def _written_ns(weights: Path) -> int:
+    """When a checkpoint was finished."""
+    sidecar = weights.with_suffix(".json")
+    return (sidecar if sidecar.exists() else weights).stat().st_mtime_ns
 
 
 def _name(key: str) -> str:
@@ -157,14 +266,20 @@ def leaks(info: CheckpointInfo, plan: DataPlan) -> list[str]:
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file.
+    """The sha256 by which weights are known: of their file, without what `save` has put into its header.
 
     Raises:
         CheckpointError: it cannot be read.
     """
     try:
         with open(path, "rb") as file:
-            digest = hashlib.sha256()
+            header, read = _header(file)
+            if _own_description(header) is not None:
+                plain = {key: value for key, value in header.items() if key != _METADATA}
+                text = json.dumps(plain, separators=(",", ":"), ensure_ascii=False).encode()
+                text += b" " * (-len(text) % 8)  # as the format has it
+                read = len(text).to_bytes(8, "little") + text
+            digest = hashlib.sha256(read)
             while block := file.read(1 << 20):
                 digest.update(block)
             return digest.hexdigest()
@@ -172,6 +287,8 @@ def sha256_of(path: Path) -> str:
         raise CheckpointError(f"no checkpoint at {path}: no such file") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:  # text that is no Unicode
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -179,7 +296,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
     Args:
         module: the network that the weights were made with.
-        path: of a `.safetensors` file; if a sidecar lies beside it, the hash in it must agree.
+        path: of a `.safetensors` file; the hash in its header, or else in a sidecar beside it, must agree.
 
     Raises:
         CheckpointError: the file is missing, damaged, or of another network.
@@ -190,10 +307,12 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
     weights, sidecar = _pair(path)
     digest = sha256_of(weights)
-    if sidecar.exists() and read_sidecar(sidecar).sha256 != digest:
-        raise CheckpointError(
-            f"{weights} is not the file that {sidecar.name} describes (its sha256 differs); get it again"
-        )
+    own = _described_inside(weights)
+    if (own is not None or sidecar.exists()) and read_sidecar(weights).sha256 != digest:
+        by = sidecar.name if sidecar.exists() else "its own header"
+        raise CheckpointError(f"{weights} is not the file that {by} describes (its sha256 differs); get it again")
+    if own is not None and sidecar.exists() and _lasting(_described_beside(sidecar)) != _lasting(own):
+        log.warning("%s says otherwise than the weights themselves, whose own description counts", sidecar)
     try:
         found = load(weights.read_bytes())
     except (SafetensorError, OSError) as error:
@@ -230,15 +349,20 @@ def unique_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: state[key] for key in seen.values()}
 
 
-def serialised(state: Mapping[str, Tensor]) -> bytes:
-    """Weights in single precision as the content of a `.safetensors` file."""
+def serialised(state: Mapping[str, Tensor], description: str | None = None) -> bytes:
+    """Weights in single precision as the content of a `.safetensors` file.
+
+    Args:
+        state: name -> tensor.
+        description: of them, for the header.
+    """
     from safetensors.torch import save as write
 
     plain = {
         key: (value.float() if value.is_floating_point() else value).detach().cpu().clone().contiguous()
         for key, value in unique_tensors(state).items()
     }
-    content: bytes = write(plain)
+    content: bytes = write(plain, metadata=None if description is None else {_KEY: description})
     return content
 
 
@@ -253,7 +377,7 @@ def save(
     plan: DataPlan | None = None,
     compression: Mapping[str, Any] | None = None,
 ) -> CheckpointInfo:
-    """Write weights in single precision, and their sidecar.
+    """Write weights in single precision with what they are, in one step, and then their sidecar for people.
 
     Args:
         path: ends in `.safetensors`; its folder is made if it is not there.
@@ -269,19 +393,18 @@ def save(
         CheckpointError: the files cannot be written.
     """
     weights, sidecar = _pair(path)
-    content = serialised(state)
-    digest = hashlib.sha256(content).hexdigest()
     described = {
         "model": rec.to_json(dataclasses.replace(model, checkpoint=None)),
         "data": data,
         "spatial": list(spatial),
-        "sha256": digest,
+        "sha256": hashlib.sha256(serialised(state)).hexdigest(),
         "train": rec.to_json(train),
     }
     if plan is not None:
         described["plan"] = plan_to_json(plan)
     if compression:
         described["compression"] = rec.to_json(compression)
+    content = serialised(state, json.dumps(_lasting(described), allow_nan=False))
     try:
         weights.parent.mkdir(parents=True, exist_ok=True)
         write_whole(weights, content)
@@ -290,4 +413,29 @@ def save(
         raise CheckpointError(
             f"cannot write {weights}: {error.strerror or error}; make room or choose another folder"
         ) from error
-    return read_sidecar(sidecar)
+    return read_sidecar(weights)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy weights and what says what they are, in an order in which a kill leaves no pair that disagrees.
+
+    Args:
+        source: of the weights.
+        target: of the copy; its folder is made if it is not there.
+
+    Raises:
+        CheckpointError: they cannot be read or written.
+    """
+    (weights, sidecar), (to, beside) = _pair(source), _pair(target)
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if _described_inside(weights) is None:  # then the sidecar is needed as soon as the weights are there
+            to.unlink(missing_ok=True)
+            write_whole(beside, sidecar.read_bytes())
+            write_whole(to, weights.read_bytes())
+            return
+        write_whole(to, weights.read_bytes())
+        if sidecar.exists():
+            write_whole(beside, sidecar.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot copy {weights} to {to}: {error.strerror or error}") from error

@@ -295,7 +295,7 @@ def _train(options: argparse.Namespace) -> int:
     out = options.out or _new_folder("train")
     try:
         with TrainingProgress(sys.stderr, shown=_shown(options)) as progress:
-            result = training.run(out, progress=progress.step)
+            result = training.run(out, progress=progress.step, fresh=options.fresh)
     except KeyboardInterrupt:
         print(
             f"bench: interrupted; the same command with --out {out} goes on from the last checkpoint", file=sys.stderr
@@ -339,7 +339,7 @@ def _compress(options: argparse.Namespace) -> int:
     shown = _shown(options)
     try:
         with TrainingProgress(sys.stderr, shown=shown) as progress:
-            made = compressor.compress(asked, out, progress=progress.step)
+            made = compressor.compress(asked, out, progress=progress.step, fresh=options.fresh)
     except KeyboardInterrupt:
         print(f"bench: interrupted; the same command with --out {out} goes on", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -23,6 +23,7 @@ from benchbench.cells import Cell
 from benchbench.errors import StoreError
 from benchbench.measure.latency import unsteady
 from benchbench.protocol import Protocol, get_protocol
+from benchbench.store import set_aside
 from benchbench.verdicts import APART
 
 JOURNAL = "records.unfinished"
@@ -229,19 +230,25 @@ class Journal:
 
         Args:
             folder: of the records.
-            fresh: forget it.
+            fresh: begin anew: it is set aside as `records.unfinished.old`, `.old.2`, ...
+
+        Raises:
+            StoreError: it cannot be read, or set aside.
         """
         self.path = folder / JOURNAL
         self._turns: dict[tuple[str, str, bool], list[Turn]] = {}
         self._kept: dict[str, list[Turn]] = {}
-        if fresh:
-            self.path.unlink(missing_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            for line in self.path.read_bytes().split(b"\n")[:-1]:
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # torn, or of another version
-                    item = json.loads(line)
-                    key = (str(item["cell"]), str(item["environment"]), bool(item["twin"]))
-                    self._turns.setdefault(key, []).append(rec.from_json(Turn, item["turn"]))
+        try:
+            if fresh:
+                set_aside([self.path])
+            lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+        except OSError as error:
+            raise StoreError(f"cannot use {self.path}: {error.strerror or error}; choose another --out") from error
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # torn, or of another version
+                item = json.loads(line)
+                key = (str(item["cell"]), str(item["environment"]), bool(item["twin"]))
+                self._turns.setdefault(key, []).append(rec.from_json(Turn, item["turn"]))
 
     def turns(self, cell: str, environment: Mapping[str, Any], *, twin: bool = False) -> list[Turn]:
         """What was kept of a cell under equal conditions; a failed turn is tried again."""

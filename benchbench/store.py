@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
 import os
+import re
 import shlex
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +31,8 @@ log = logging.getLogger(__name__)
 
 RECORDS = "records.jsonl"
 SEARCH, SEARCH_BEGUN = "search.json", "job.json"  # in the folder of a search: its result, and what it was asked for
+LOCK = ".lock"
+_PARTIAL = re.compile(r".+\.(\d+)\.partial")  # as `write_whole` names them
 
 
 class Store:
@@ -38,7 +43,7 @@ class Store:
 
         Args:
             folder: made if it is not there.
-            fresh: start over: set what is there aside as `records.jsonl.old`.
+            fresh: start over: set what is there aside as `records.jsonl.old`, `.old.2`, ...
 
         Raises:
             StoreError: the folder cannot be written, is in use by another run, holds a file that is
@@ -50,8 +55,10 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock(folder)
-            if fresh and self.path.exists():
-                os.replace(self.path, folder / f"{RECORDS}.old")
+            remove_torn(folder)
+            remove_torn(folder / "artifacts")
+            if fresh:
+                set_aside([self.path])
             self.records = list(read_records(self.path)) if self.path.exists() else []
             self._set_torn_line_aside()
             self._file = open(self.path, "ab")  # noqa: SIM115 - kept open for the life of the store
@@ -143,7 +150,7 @@ class Store:
         self._file.close()
         if not self.records and self.path.exists() and not self.path.stat().st_size:
             self.path.unlink()
-            (self.folder / ".lock").unlink(missing_ok=True)
+            (self.folder / LOCK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # somebody else's files are in it
                 self.folder.rmdir()
         self._unlock()
@@ -161,37 +168,112 @@ class Store:
 
 
 def lock(folder: Path) -> int | None:
-    """Hold the folder for this process; the system lets go when the process ends, however it ends."""
+    """Hold the folder for this process; the system lets go when the process ends, however it ends.
+
+    Raises:
+        StoreError: another process has it.
+        OSError: it cannot be written, or its file system has no locks.
+    """
     try:
         import fcntl
     except ImportError:  # Windows has no flock; there two runs in one folder are the user's to avoid
         return None
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise StoreError(f"{folder} is in use by another run; wait for it or choose another --out") from error
-    return handle
+    path = folder / LOCK
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise StoreError(f"{folder} is in use by another run; wait for it or choose another --out") from error
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        os.close(handle)  # of a run that took the file away when it ended: whoever comes next would not see it
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """A folder, made if need be, that is this process's alone meanwhile.
+def held(folder: Path, *, prefix: str = "") -> Iterator[None]:
+    """A folder, made if need be, that is this process's alone meanwhile; one in which nothing was made goes again.
+
+    Args:
+        folder: the folder.
+        prefix: of the files in it that are this command's; those that a killed process left half written are removed.
 
     Raises:
         StoreError: another process has it, or it cannot be written.
     """
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = lock(folder)
     except OSError as error:
         raise StoreError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from error
     try:
+        remove_torn(folder, prefix=prefix)
         yield
     finally:
+        with contextlib.suppress(OSError):
+            if made and os.listdir(folder) == [LOCK]:
+                (folder / LOCK).unlink()
+                folder.rmdir()
         if handle is not None:
             os.close(handle)
+
+
+def set_aside(paths: Sequence[Path]) -> list[Path]:
+    """Give files other names, `.old`, `.old.2`, ..., so that what is made next replaces nothing.
+
+    Args:
+        paths: of files that belong together: they get one number. One that is not there, or is empty, is left.
+
+    Returns:
+        Where they are now.
+
+    Raises:
+        OSError: one cannot be renamed.
+    """
+    full = [path for path in paths if path.exists() and (path.is_dir() or path.stat().st_size)]
+    number = 1
+    while any(os.path.lexists(_aside(path, number)) for path in full):
+        number += 1
+    for path in full:
+        path.rename(_aside(path, number))
+    return [_aside(path, number) for path in full]
+
+
+def _aside(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.old" + (f".{number}" if number > 1 else ""))
+
+
+def remove_torn(folder: Path, *, prefix: str = "", older_s: float = 0.0) -> None:
+    """Remove what processes that were killed while they wrote a file have left of it.
+
+    Args:
+        folder: nothing in it is touched while the process that writes it is there, if it is of this machine.
+        prefix: of the names.
+        older_s: seconds since it was last written to; for a folder that this process does not hold, which processes
+            of other machines may write to.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            found = _PARTIAL.fullmatch(path.name)
+            if not found or not path.name.startswith(prefix) or _is_running(int(found[1])):
+                continue
+            if time.time() - path.lstat().st_mtime >= older_s:
+                path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def write_whole(path: Path, content: bytes) -> None:

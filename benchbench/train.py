@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import logging
 import math
 import os
-import pickle
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchbench import checkpoint, data, outputs
+from benchbench import checkpoint, data, outputs, resume
 from benchbench import records as rec
 from benchbench.errors import BenchError, CheckpointError, DataError, UnsupportedError, UsageError, first_line
 from benchbench.feed import Batch, Feed, Reused
@@ -59,6 +57,7 @@ class TrainResult:
     seconds: float  # all sittings together
     steps: int
     waited_share: float  # of the time, for data
+    earlier: bool = False  # an equal call had ended before, and nothing was trained
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +108,7 @@ def train(
     progress: Progress | None = None,
     start: Start | None = None,
     feed: Reused | None = None,
+    replace: bool = True,
 ) -> TrainResult:
     """Train a network, and write its averaged weights.
 
@@ -117,14 +117,16 @@ def train(
         spec: what `model` was built from.
         recipe: how.
         out: the weights' file, `<name>.safetensors`; beside it come `<name>.json` and, until the end,
-            `<name>.resume`, from which an equal call goes on.
+            `<name>.resume`, from which an equal call goes on. Where an equal call has ended, its result is returned.
         device: `cpu` or `cuda`.
         progress: told after each step.
         start: what the weights of `model` are; None: random, and their last bias is set by `recipe.prior`.
         feed: of batches that other trainings of this recipe use, too; None: one of its own.
+        replace: weights of another training that are there.
 
     Raises:
-        CheckpointError: `<name>.resume` is of another training, or nothing can be written.
+        CheckpointError: `<name>.resume` is of another training, or weights that are not to be replaced are; or nothing
+            can be written.
         DataError: unknown data set, or a case that cannot be read.
         UnsupportedError: the network raises in a step, or gives no output that can be trained.
     """
@@ -139,7 +141,7 @@ def train(
             device = f"cuda:{os.environ.get('LOCAL_RANK', group.rank)}"
         training = _Training(model.to(device), spec, recipe, plan, out, device, progress, group, start, feed)
         try:
-            return training.run()
+            return training.run(replace=replace)
         finally:
             training.feed.close()
 
@@ -183,7 +185,7 @@ class _Training:
         self.model, self.spec, self.recipe, self.plan = model, spec, recipe, plan
         self.out, self.device, self.group = out, device, group
         self.progress = progress if group.leads else None
-        self.resume_path = out.with_suffix(".resume")
+        self.resume_path = out.with_suffix(checkpoint.RESUME)
         self.steps = recipe.budget.in_steps(plan.splits["train"], recipe.batch * group.size)
         self.optimizer = _optimizer(model, recipe)
         self.loss = make_loss(recipe.loss, exclusive=plan.exclusive)
@@ -202,7 +204,9 @@ class _Training:
             channels_last(self.teacher, device)
         self.layout = torch.channels_last_3d if channels_last(model, device) else torch.contiguous_format
 
-    def run(self) -> TrainResult:
+    def run(self, *, replace: bool = True) -> TrainResult:
+        if done := self._done(replace=replace):
+            return done
         if self.start is None:
             set_prior(self.model, self.plan, self.recipe.prior)
         self._reset_average()
@@ -401,13 +405,12 @@ class _Training:
         self.kept_at = self.seconds
         if not self.group.leads:
             return
-        content = io.BytesIO()
-        state = {
-            "identity": self._identity(),
-            "model": self._live(),
-            "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
-            "progress": {
+        state = resume.State(
+            identity=self._identity(),
+            model=self._live(),
+            average=self.average,
+            optimizer=self.optimizer.state_dict(),
+            progress={
                 "step": self.step,
                 "skipped": self.skipped,
                 "seconds": self.seconds,
@@ -415,13 +418,12 @@ class _Training:
                 "validation_s": self.validation_s,
                 "waited_s": self.waited_s + self.feed.waited_s,
             },
-            "curve": self.curve,
-            "validation": self.validation,
-        }
-        torch.save(state, content)
+            curve=self.curve,
+            validation=self.validation,
+        )
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.resume_path, content.getvalue())
+            write_whole(self.resume_path, resume.content_of(state))
         except OSError as error:
             raise CheckpointError(
                 f"cannot write {self.resume_path}: {error.strerror or error}; make room and run again: it goes on from "
@@ -431,29 +433,67 @@ class _Training:
     def _resume(self) -> None:
         if not self.resume_path.exists():
             return
-        try:
-            state = torch.load(self.resume_path, map_location=self.device, weights_only=True)
-            identity = state["identity"]
-        except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{self.resume_path} is damaged ({error}); remove it to start over") from error
-        if identity != self._identity():
-            raise CheckpointError(f"{self.resume_path} is of a training with another recipe; remove it to start over")
-        self._load(state["model"])
-        self.average = state["average"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["progress"]["step"], state["progress"]["seconds"]
-        self.skipped, self.averaged_since = state["progress"]["skipped"], state["progress"]["averaged_since"]
-        self.validation_s, self.kept_at = state["progress"]["validation_s"], self.seconds
-        self.waited_s = state["progress"]["waited_s"]
-        self.curve = [(int(step), float(loss)) for step, loss in state["curve"]]
-        self.validation = [(int(step), float(dice)) for step, dice in state["validation"]]
+        state = resume.read(self.resume_path, self._identity(), self._live(), self.optimizer, self.device)
+        self._load(dict(state.model))
+        self.average = dict(state.average)
+        self.optimizer.load_state_dict(dict(state.optimizer))
+        told = state.progress
+        self.step, self.skipped, self.averaged_since = (int(told[key]) for key in ("step", "skipped", "averaged_since"))
+        self.seconds, self.validation_s, self.waited_s = (
+            float(told[key]) for key in ("seconds", "validation_s", "waited_s")
+        )
+        self.kept_at = self.seconds
+        self.curve, self.validation = state.curve, state.validation
         log.info("going on from step %d of %s", self.step, self.resume_path)
 
+    def _done(self, *, replace: bool) -> TrainResult | None:
+        """The result of an equal call that has ended; None: there is none.
+
+        Raises:
+            CheckpointError: the file is another training's, and is not to be replaced.
+        """
+        weights, sidecar, going_on = checkpoint.files_of(self.out)
+        if not weights.exists() and not sidecar.exists():
+            return None
+        try:
+            info = checkpoint.read_sidecar(self.out)
+        except CheckpointError:  # somebody else's, or a damaged one
+            info = None
+        if info and not weights.exists():
+            return None
+        if info and info.train.get("identity") == self._identity():
+            return None if going_on.exists() else self._earlier(info)
+        if replace:
+            return None
+        what = "is of another training" if info else "is there already and says nothing of a training"
+        raise CheckpointError(
+            f"{weights if weights.exists() else sidecar} {what}: choose another --out, or --fresh, which sets it aside"
+        )
+
+    def _earlier(self, info: checkpoint.CheckpointInfo) -> TrainResult:
+        checkpoint.load_weights(self.model, self.out)
+        self.model.eval()
+        told = info.train
+        curves = [tuple((int(step), float(value)) for step, value in told[key]) for key in ("curve", "validation")]
+        return TrainResult(
+            checkpoint=info,
+            curve=curves[0],
+            validation=curves[1],
+            seconds=float(told.get("seconds", 0.0)),  # which a kill may have left unwritten
+            steps=int(told["steps_done"]),
+            waited_share=float(told.get("waited_for_data", 0.0)),
+            earlier=True,
+        )
+
     def _finish(self) -> TrainResult:
+        watched = bool(self.recipe.validations and self.plan.splits.get("val"))
+        if watched:
+            self._keep()  # or a kill before the last Dice would leave a training that looks finished
         self._load(self.average)
         self.model.eval()
         waited = (self.waited_s + self.feed.waited_s) / self.seconds if self.seconds else 0.0
         told: dict[str, Any] = {
+            "identity": self._identity(),
             "recipe": dataclasses.asdict(self.recipe) | {"data": self.plan.key, "budget": str(self.recipe.budget)},
             "budget": str(self.recipe.budget),
             "steps_done": self.step,
@@ -476,7 +516,7 @@ class _Training:
             self._wait()
             return self._result(checkpoint.read_sidecar(self.out), waited)
         info = self._save(told)  # before anything else can go wrong
-        if self.recipe.validations and self.plan.splits.get("val"):
+        if watched:
             self._validate()
             info = self._save(told | {"validation": [list(point) for point in self.validation]})
         self.resume_path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,13 @@ from typing import Any
 
 import torch
 
-from benchbench import data, zoo
+from benchbench import checkpoint, data, zoo
 from benchbench import records as rec
 from benchbench.devices import cuda
-from benchbench.errors import StoreError, UsageError
+from benchbench.errors import UsageError
 from benchbench.kernels import keep_freed_memory
 from benchbench.recipe import Budget, Patch, TrainRecipe, default_batch
+from benchbench.store import held
 from benchbench.train import Progress, TrainResult, train
 
 
@@ -43,35 +45,44 @@ class Training:
     spec: rec.ModelSpec
     recipe: TrainRecipe
 
-    def run(self, out: Path, progress: Progress | None = None) -> TrainResult:
-        """Train into a folder, or go on with what was begun there.
+    def run(self, out: Path, progress: Progress | None = None, *, fresh: bool = False) -> TrainResult:
+        """Train into a folder, go on with what was begun there, or tell what was finished there.
 
         Args:
-            out: made if it is not there.
+            out: made if it is not there; this training's alone meanwhile.
             progress: told after each step.
+            fresh: set aside what is there of this network, and start over.
 
         Raises:
             StoreError: the folder cannot be used.
+            CheckpointError: it holds another training of this network.
         """
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"cannot write to {out}: {error.strerror or error}; choose another folder with --out"
-            ) from error
-        torch.manual_seed(self.recipe.seed)
-        model = zoo.build(self.spec, self.recipe.patch)
-        keep_freed_memory()
         weights = self.weights(out)
-        return train(model, self.spec, self.recipe, out=weights, device=self.asked.device, progress=progress)
+        with held(out) if leads() else contextlib.nullcontext():  # the others wait for the one that leads in `train`
+            if fresh and leads():
+                checkpoint.set_aside(weights)
+            torch.manual_seed(self.recipe.seed)
+            model = zoo.build(self.spec, self.recipe.patch)
+            keep_freed_memory()
+            return train(
+                model,
+                self.spec,
+                self.recipe,
+                out=weights,
+                device=self.asked.device,
+                progress=progress,
+                replace=False,
+            )
 
     def weights(self, out: Path) -> Path:
         """Where the weights are kept."""
-        return out / f"{self.spec.name}.safetensors"
+        return out / f"{checkpoint.file_name(self.spec.name)}.safetensors"
 
     def lines(self, result: TrainResult, out: Path) -> list[str]:
         """What came of it, in words."""
-        told = [f"{result.steps} steps in {result.seconds:.0f} s, last mean loss {result.curve[-1][1]:.3f}"]
+        told = ["finished before: the same was asked for, so nothing was trained"] if result.earlier else []
+        loss = f", last mean loss {result.curve[-1][1]:.3f}" if result.curve else ""
+        told.append(f"{result.steps} steps in {result.seconds:.0f} s{loss}")
         if result.validation:
             cases = self.plan.splits["val"]
             told.append(f"Dice on val {result.validation[-1][1]:.3f} ({cases} cases, watched while it trained)")

@@ -77,6 +77,7 @@ def add_train(command: Any) -> None:
     sub.add_argument(
         "--out", type=Path, metavar="DIR", help="the same one again goes on (default: a new one under results/local)"
     )
+    sub.add_argument("--fresh", action="store_true", help="start over in --out: what is there is set aside, as .old")
     sub.add_argument("--config", metavar="FILE.toml", help="these flags from a file; flags on the command line win")
 
 
@@ -140,6 +141,7 @@ def add_compress(command: Any) -> None:
     sub.add_argument(
         "--out", type=Path, metavar="DIR", help="the same one again goes on (default: a new one under results/local)"
     )
+    sub.add_argument("--fresh", action="store_true", help="start over in --out: what is there is set aside, as .old")
     sub.add_argument("--format", default="table", choices=FORMATS)
     sub.add_argument("--config", metavar="FILE.toml", help="these flags from a file; flags on the command line win")
 

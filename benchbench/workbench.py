@@ -310,7 +310,7 @@ def _training(cell: Cell, keeper: Keeper) -> list[rec.Artifact]:
         return []
     try:
         told = checkpoint.read_sidecar(cell.checkpoint_path).train
-    except CheckpointError:  # weights that came over a connection have none
+    except CheckpointError:  # older weights that came over a connection have none
         return []
     kept = {key: told[key] for key in ("budget", "steps_done", "curve", "validation") if key in told}
     if not {"budget", "steps_done", "curve"} <= set(kept):

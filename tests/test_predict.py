@@ -217,9 +217,12 @@ def test_two_processes_train_one_network(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    told = json.loads((tmp_path / "t" / f"{net}.json").read_text())
+    told = json.loads((tmp_path / "t" / f"{checkpoint.file_name(net)}.json").read_text())
     assert (told["train"]["processes"], told["train"]["steps_done"]) == (2, 4)
     assert done.stdout.count("checkpoint:") == 1
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("finished before") == 1
 
 
 def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
@@ -231,7 +234,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
     torn = tmp_path / "torn"
     command = [sys.executable, "-m", "benchbench", *words, "--out"]
     child = subprocess.Popen([*command, str(torn)], env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
-    resume = torn / f"{net}.resume"
+    resume = torn / f"{checkpoint.file_name(net)}.resume"
     until = time.monotonic() + 120
     while not resume.exists():
         assert child.poll() is None
@@ -239,10 +242,10 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
         time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    assert not (torn / f"{net}.safetensors").exists()
+    assert not resume.with_suffix(".safetensors").exists()
     for out in (torn, tmp_path / "whole"):
         subprocess.run([*command, str(out)], env=environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    files = [checkpoint.read_sidecar(out / f"{net}.json") for out in (torn, tmp_path / "whole")]
+    files = [checkpoint.read_sidecar(out / resume.with_suffix(".json").name) for out in (torn, tmp_path / "whole")]
     assert files[0].sha256 == files[1].sha256
     assert files[0].train["steps_done"] == 400
 

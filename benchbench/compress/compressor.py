@@ -6,11 +6,12 @@ from which weights. The Dice that is told on the way is of `val`, which training
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +26,10 @@ from benchbench.errors import CheckpointError, DataError, UnsupportedError, Usag
 from benchbench.kernels import threads
 from benchbench.measure.accuracy import AccuracyError, measure_dice
 from benchbench.measure.cost import measure_cost
+from benchbench.overwrite import check_output
 from benchbench.recipe import Budget, TrainRecipe, default_batch
 from benchbench.resize import differing_shapes
+from benchbench.store import held
 from benchbench.train import Progress, Start, train
 from benchbench.units import format_value
 
@@ -76,25 +79,29 @@ class Compressed:
     unranked: int  # layers that the criterion says nothing of, and that keep all
     val_cases: int
     parent_path: Path
+    earlier: bool = False  # the same was asked for before, and had ended
 
 
-def compress(asked: Compression, out: Path, *, progress: Progress | None = None) -> Compressed:
+def compress(asked: Compression, out: Path, *, progress: Progress | None = None, fresh: bool = False) -> Compressed:
     """Prune a trained network and train it on.
 
     Args:
         asked: what to do.
-        out: folder for the weights; the same one again goes on with a training that was interrupted.
+        out: folder for the weights, this one's alone meanwhile; the same one again goes on with a training that was
+            interrupted, or tells of one that was finished.
         progress: told as it goes.
+        fresh: set aside what is there of the new network, and start over.
 
     Raises:
-        CheckpointError: weights of another network, or damaged.
+        CheckpointError: weights of another network, or damaged; or what is there is of another compression.
+        StoreError: the folder cannot be used.
         UsageError: a share that empties a layer, or a criterion or training that needs data where there is none.
     """
-    with threads(asked.threads):
-        return _compress(asked, out, progress)
+    with threads(asked.threads), held(out):
+        return _compress(asked, out, progress, fresh)
 
 
-def _compress(asked: Compression, out: Path, progress: Progress | None) -> Compressed:
+def _compress(asked: Compression, out: Path, progress: Progress | None, fresh: bool) -> Compressed:
     info = checkpoint.read_sidecar(asked.weights)
     cards = zoo.find_cards(asked.model)
     if len(cards) != 1 or not (zoo.is_of(info.model, cards[0]) or cards[0].checkpoint == str(info.path)):
@@ -103,6 +110,12 @@ def _compress(asked: Compression, out: Path, progress: Progress | None) -> Compr
         )
     plan = _plan(asked, info)
     name = asked.name or _name(info.model.name, asked.recipe)
+    path = out / f"{checkpoint.file_name(name)}.safetensors"
+    check_output(path, inputs=[info.path], is_ours=lambda _: True, kind=CheckpointError)
+    if fresh:
+        checkpoint.set_aside(path)
+    done = _done(asked, info)
+    _refuse_another(path, done)
     whole = zoo.build(info.model, info.spatial).eval()
     checkpoint.load_weights(whole, asked.weights)
     shape = (1, info.model.in_channels, *info.spatial)
@@ -115,20 +128,7 @@ def _compress(asked: Compression, out: Path, progress: Progress | None) -> Compr
     batches, loss = _batches(plan, info, asked) if plan and asked.recipe.criterion == "taylor" else (None, None)
     pruned = prune(whole, shape, asked.recipe, batches=batches, loss=loss)
     spec = _spec(info, pruned, name)
-    done = {
-        "root": str((info.compression or {}).get("root", info.model.name)),  # of the zoo, or a user's own
-        "parent": info.model.name,
-        "parent_sha256": info.sha256,
-        "prune": asked.recipe.ratio,
-        "criterion": asked.recipe.criterion,
-        "scope": asked.recipe.scope,
-        "seed": asked.recipe.seed,
-        "channels": [pruned.structure.width, pruned.stays],
-    }
-    if info.compression:
-        done["before"] = rec.to_json(info.compression)
-    if asked.recipe.multiple_of > 1:
-        done["multiple_of"] = asked.recipe.multiple_of
+    done["channels"] = [pruned.structure.width, pruned.stays]
     stages = []
 
     def look(title: str, model: nn.Module) -> None:
@@ -139,22 +139,11 @@ def _compress(asked: Compression, out: Path, progress: Progress | None) -> Compr
 
     look("whole", whole)
     look("cut", pruned.model)
-    path = out / f"{name}.safetensors"
     if asked.finetune is None:
-        made = checkpoint.save(
-            path,
-            pruned.model.state_dict(),
-            model=spec,
-            data=info.data,
-            spatial=info.spatial,
-            train={key: info.train[key] for key in ("cases", "fold", "seed") if key in info.train},
-            plan=info.plan,
-            compression=done,
-        )
+        made, earlier = _save(path, pruned.model, spec, info, done)
     else:
         assert plan is not None
-        done |= {"finetune": str(asked.finetune), "distil": asked.distil}
-        made = _train_on(asked, plan, info, spec, pruned.model, whole, done, path, progress)
+        made, earlier = _train_on(asked, plan, info, spec, pruned.model, whole, done, path, progress)
         look("trained on", pruned.model.to("cpu"))
     return Compressed(
         checkpoint=made,
@@ -165,6 +154,7 @@ def _compress(asked: Compression, out: Path, progress: Progress | None) -> Compr
         unranked=pruned.unranked,
         val_cases=plan.splits.get("val", 0) if plan else 0,
         parent_path=asked.weights,
+        earlier=earlier,
     )
 
 
@@ -176,6 +166,76 @@ def _macs(model: nn.Module, shape: Sequence[int]) -> tuple[int | None, bool]:
         log.warning("%s", error)
         return None, False
     return cost.macs, cost.bound is not None
+
+
+def _done(asked: Compression, info: checkpoint.CheckpointInfo) -> dict[str, Any]:
+    """What is done to which network, for the new sidecar."""
+    done = {
+        "root": str((info.compression or {}).get("root", info.model.name)),  # of the zoo, or a user's own
+        "parent": info.model.name,
+        "parent_sha256": info.sha256,
+        "prune": asked.recipe.ratio,
+        "criterion": asked.recipe.criterion,
+        "scope": asked.recipe.scope,
+        "seed": asked.recipe.seed,
+    }
+    if info.compression:
+        done["before"] = rec.to_json(info.compression)
+    if asked.recipe.multiple_of > 1:
+        done["multiple_of"] = asked.recipe.multiple_of
+    if asked.finetune:
+        done |= {"finetune": str(asked.finetune), "distil": asked.distil}
+    return done
+
+
+def _refuse_another(path: Path, done: Mapping[str, Any]) -> None:
+    """Before anything is computed: what is there is of this very compression, or stays.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    weights, sidecar, _ = checkpoint.files_of(path)
+    if not weights.exists() and not sidecar.exists():
+        return
+    there: Mapping[str, Any] = {}
+    with contextlib.suppress(CheckpointError):  # somebody else's
+        there = checkpoint.read_sidecar(path).compression or {}
+    if {key: value for key, value in there.items() if key != "channels"} != done:
+        raise _another(weights if weights.exists() else sidecar)
+
+
+def _another(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is there already and is not what was asked for: choose another --out or --name, or --fresh, which "
+        "sets it aside"
+    )
+
+
+def _save(
+    path: Path,
+    model: nn.Module,
+    spec: rec.ModelSpec,
+    info: checkpoint.CheckpointInfo,
+    done: Mapping[str, Any],
+) -> tuple[checkpoint.CheckpointInfo, bool]:
+    """The cut network's checkpoint, and whether it was there before."""
+    state = model.state_dict()
+    if path.exists():
+        earlier = checkpoint.read_sidecar(path)
+        if earlier.sha256 != hashlib.sha256(checkpoint.serialised(state)).hexdigest():
+            raise _another(path)
+        return earlier, True
+    made = checkpoint.save(
+        path,
+        state,
+        model=spec,
+        data=info.data,
+        spatial=info.spatial,
+        train={key: info.train[key] for key in ("cases", "fold", "seed") if key in info.train},
+        plan=info.plan,
+        compression=done,
+    )
+    return made, False
 
 
 def _plan(asked: Compression, info: checkpoint.CheckpointInfo) -> data.DataPlan | None:
@@ -277,7 +337,8 @@ def _train_on(
     done: dict[str, Any],
     path: Path,
     progress: Progress | None,
-) -> checkpoint.CheckpointInfo:
+) -> tuple[checkpoint.CheckpointInfo, bool]:
+    """The checkpoint of the network that was trained on, and whether it was there before."""
     start = Start(
         digest=hashlib.sha256(checkpoint.serialised(model.state_dict())).hexdigest(),
         cases=tuple(info.train.get("cases", ())),
@@ -286,9 +347,16 @@ def _train_on(
     )
     torch.manual_seed(asked.recipe.seed)
     result = train(
-        model, spec, _recipe(plan, info, asked), out=path, device=asked.device, progress=progress, start=start
+        model,
+        spec,
+        _recipe(plan, info, asked),
+        out=path,
+        device=asked.device,
+        progress=progress,
+        start=start,
+        replace=False,
     )
-    return result.checkpoint
+    return result.checkpoint, result.earlier
 
 
 def rows(made: Compressed, *, plain: bool) -> list[dict[str, Any]]:
@@ -334,7 +402,8 @@ def lines(made: Compressed, source: str | None) -> list[str]:
         source: the data set as it was asked for.
     """
     before, after = made.channels
-    found = [f"{before - after} of {before} channels went, in {made.layers} layers"]
+    found = ["finished before: the same was asked for, so nothing was trained"] if made.earlier else []
+    found += [f"{before - after} of {before} channels went, in {made.layers} layers"]
     if made.unranked:
         found.append(f"{made.unranked} layers keep all their channels: no norm with scales stands behind them")
     if made.agreement is not None:

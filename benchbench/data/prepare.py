@@ -4,7 +4,7 @@ MONAI's transforms do it. The surprise is the way back: a prediction has to lie 
 that is to be predicted keeps what was done to it, and `to_native` undoes it.
 
 Two processes may prepare one case at the same time: each writes a file of its own and renames it, so that there
-is always a whole one. A process that is killed leaves at most a `.partial` file.
+is always a whole one. A process that is killed leaves at most a `.partial` file, which a later one removes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchbench.data.plan import Case, DataPlan, Preparation
 from benchbench.data.source import CaseFiles, Source
 from benchbench.data.volumes import Volumes, is_background, load_volumes
 from benchbench.errors import DataError
-from benchbench.store import write_whole
+from benchbench.store import remove_torn, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LONGEST = 200  # bytes of a case's id in a file's name, which may have 255
+_TORN_S = 3600.0  # after which what nobody here writes is nobody's: other machines may share the cache
+
 _ALMOST_ZERO = np.float32(1e-6)  # of a patient's voxel, since exactly 0 means that there is none
 
 Progress = Callable[[int, int], None]  # how many are done, and of how many
@@ -183,6 +185,7 @@ def prepare_all(plan: DataPlan, *, progress: Progress | None = None) -> dict[str
     assert plan.preparation is not None
     wanted = [(split, i) for split in ("train", "val", "test") for i in range(plan.splits[split])]
     bad: dict[str, str] = {}
+    remove_torn(folders.prepared_folder(plan), older_s=_TORN_S)
     for done, (split, i) in enumerate(wanted, 1):
         source, files = folders.case_files(plan, split, i)
         path = _cached_path(plan, files)

@@ -156,7 +156,7 @@ def calibrate(
         progress: told as it goes.
 
     Raises:
-        UsageError: too little was timed to say anything.
+        UsageError: too little was timed to say anything, or a profile is there that is not of this calibration.
         StoreError: nothing can be written there.
     """
     around = environment(setting.device, setting.threads)  # type: ignore[arg-type]
@@ -165,8 +165,11 @@ def calibrate(
     identity = rec.content_hash([rec.to_json(setting), rec.fingerprint(lasting), CALIBRATION_SCHEMA])
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder: give the name of a file that ends in .toml")
-    with held(out.parent):  # two calibrations at once would spoil each other's times
-        journal = Journal(out.with_suffix(".ndjson"), identity)
+    with held(out.parent, prefix=f"{out.stem}."):  # two calibrations at once would spoil each other's times
+        times = out.with_suffix(".ndjson")
+        if out.exists() and not times.exists():
+            raise UsageError(f"{out} is there already and its times, {times.name}, are not: choose another --out")
+        journal = Journal(times, identity)
         with threads(setting.threads), _exact_fp32():
             _time(networks, setting, journal, time_s, progress)
         profile = fit(journal, setting, around, versions, out.stem)

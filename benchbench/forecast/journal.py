@@ -17,6 +17,7 @@ from typing import Any
 from benchbench import records as rec
 from benchbench.errors import DeviceError, StoreError, first_line
 from benchbench.measure.limit import is_out_of_memory
+from benchbench.store import set_aside, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +46,11 @@ class Journal:
             if identity is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if lines and json.loads(lines[0]).get("identity") != identity:
-                    path.replace(path.with_suffix(".old"))
-                    log.warning("%s is of another setting or of other versions: set aside as .old", path)
+                    ending = set_aside([path, path.with_suffix(".toml")])[0].name.removeprefix(path.name)
+                    log.warning("%s is of another setting or of other versions: set aside as %s", path, ending)
                     lines = []
                 if not lines:
-                    path.write_text(rec.canonical_json({"identity": identity}) + "\n")
+                    write_whole(path, (rec.canonical_json({"identity": identity}) + "\n").encode())
             for number, line in enumerate(lines[1:]):
                 try:
                     row = json.loads(line)
@@ -57,7 +58,7 @@ class Journal:
                     if number + 2 < len(lines):
                         raise
                     if identity is not None:  # cut off while it was written
-                        path.write_text("".join(f"{whole}\n" for whole in lines[:-1]))
+                        write_whole(path, "".join(f"{whole}\n" for whole in lines[:-1]).encode())
                     break
                 self._take(row)
             for key in self.network_keys.values():  # its code may be another by now

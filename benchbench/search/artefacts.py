@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,9 +44,8 @@ def export_point(weights: Path, folder: Path, name: str, *, onnx: bool = True) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{name}.safetensors"
-    if not target.exists() or checkpoint.sha256_of(target) != checkpoint.sha256_of(weights):
-        shutil.copyfile(weights, target)
-        shutil.copyfile(weights.with_suffix(".json"), target.with_suffix(".json"))
+    if not target.exists() or target.read_bytes() != weights.read_bytes():
+        checkpoint.copy(weights, target)
     found: dict[str, Any] = {"weights": target.name}
     exported, checked = folder / f"{name}.onnx", folder / f"{name}.onnx.json"
     digest = checkpoint.sha256_of(target)

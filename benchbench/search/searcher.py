@@ -43,7 +43,7 @@ from benchbench.search.storage import open_storage, take_up_again
 from benchbench.search.task import Task, check_objective, published_spec, step_seconds
 from benchbench.search.told import Found
 from benchbench.search.work import PARTS, PROPOSAL_SHARE, Job, Worker
-from benchbench.store import SEARCH, held, write_whole
+from benchbench.store import SEARCH, held, remove_torn, write_whole
 from benchbench.units import format_duration
 
 log = logging.getLogger(__name__)
@@ -123,6 +123,7 @@ def search(asked: Asked, out: Path, *, plan: Plan, progress: Progress | None = N
         StoreError: the folder or the storage cannot be used.
     """
     with held(out):
+        remove_torn(out / "points")
         return _Search(asked, out, plan, progress).run()
 
 

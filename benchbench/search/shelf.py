@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from pathlib import Path
 
 import optuna
 
-from benchbench.errors import StoreError
+from benchbench import checkpoint
+from benchbench.errors import CheckpointError, StoreError
 from benchbench.search import stage
 from benchbench.store import write_whole
 
@@ -36,7 +38,7 @@ class Shelf:
         if self._study:
             path = self.place(label)
             content = {
-                "sidecar": path.with_suffix(".json").read_text(),
+                "sidecar": sidecar.read_text() if (sidecar := path.with_suffix(".json")).exists() else "",
                 "weights": base64.b64encode(path.read_bytes()).decode(),
             }
             self._study.set_user_attr(label, content)
@@ -48,12 +50,14 @@ class Shelf:
             StoreError: they are nowhere.
         """
         path = self.place(label)
-        if path.exists() and path.with_suffix(".json").exists():
-            return path
+        if path.exists():
+            with contextlib.suppress(CheckpointError):
+                return checkpoint.read_sidecar(path).path
         content = self._study.user_attrs.get(label) if self._study else None
         if content is None:
             raise StoreError(f"{path} is gone, and no other machine of the search has it")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, base64.b64decode(content["weights"]))
-        write_whole(path.with_suffix(".json"), content["sidecar"].encode())
+        if content["sidecar"]:
+            write_whole(path.with_suffix(".json"), content["sidecar"].encode())
+        write_whole(path, base64.b64decode(content["weights"]))  # last: who finds them has all
         return path

@@ -44,7 +44,6 @@ from benchbench.search.space import Config
 from benchbench.search.stage import OutOfTime
 from benchbench.search.storage import agree, check_own, errors
 from benchbench.search.task import Task, published_spec, task_from_json
-from benchbench.store import write_whole
 from benchbench.train import train
 from benchbench.units import format_duration
 
@@ -239,9 +238,7 @@ class Worker:
         if given:
             source = Path(given)
             check_parent(source, self.task)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, source.with_suffix(".safetensors").read_bytes())
-            write_whole(target.with_suffix(".json"), source.with_suffix(".json").read_bytes())
+            checkpoint.copy(source, target)
             info = checkpoint.read_sidecar(target)
             model = zoo.build(info.model, info.spatial).eval()
             checkpoint.load_weights(model, target)
@@ -298,7 +295,7 @@ class Worker:
             self.tell(f"trial {number}: {name_of(config)}")
             place = self.shelf.place(f"low-{config.key}")
             found = self._evaluate(config, parent, self._alike(budget, self.job.seed), place)
-            for path in (place, place.with_suffix(".json")):  # only its Dice is of use
+            for path in checkpoint.files_of(place):  # only its Dice is of use
                 path.unlink(missing_ok=True)
             return found
 
