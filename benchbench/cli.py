@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import shlex
 import signal
@@ -17,7 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchbench.arguments import parse
-from benchbench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, BenchError, UsageError
+from benchbench.errors import (
+    EXIT_INCOMPLETE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_SOFTWARE,
+    EXIT_USAGE,
+    BenchError,
+    UsageError,
+    first_line,
+)
 
 if TYPE_CHECKING:
     from benchbench.runner import Outcome
@@ -43,21 +53,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, as in `bench list models | head`
         return EXIT_OK
+    except Exception as error:  # whatever is left is one line, too, and no code that means something else
+        if verbose:
+            _traceback()
+        if isinstance(error, OSError) and error.filename is not None and error.errno in _UNUSABLE:
+            print(f"bench: cannot use {error.filename}: {error.strerror}; choose another place", file=sys.stderr)
+            return EXIT_USAGE
+        more = "" if verbose else "; -v shows where"
+        print(f"bench: a defect of benchbench: {type(error).__name__}: {first_line(error)}{more}", file=sys.stderr)
+        return EXIT_SOFTWARE
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-def _terminate_like_ctrl_c() -> Any:
-    """SIGTERM, as a batch system sends it, ends a run as Ctrl-C does; returns the former handler."""
+#: Of a file or folder that cannot be used, whatever the command wanted of it.
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENOTDIR, errno.ENOSPC)
+
+
+def _terminate_like_ctrl_c() -> dict[int, Any]:
+    """SIGTERM and SIGHUP end a run as Ctrl-C does, the first one of them; returns the former handlers."""
+    numbers = [n for n in (signal.SIGTERM, getattr(signal, "SIGHUP", None)) if n is not None]
 
     def interrupt(*_: object) -> None:
+        for number in previous:
+            signal.signal(number, signal.SIG_IGN)  # once is enough: what follows tidies up
         raise KeyboardInterrupt
 
-    try:
-        return signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread, where nobody may set handlers
-        return None
+    previous: dict[int, Any] = {}
+    with contextlib.suppress(ValueError):  # not in the main thread, where nobody may set handlers
+        for number in numbers:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                previous[number] = signal.signal(number, interrupt)
+    return previous
 
 
 def _traceback() -> None:

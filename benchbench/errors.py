@@ -13,6 +13,7 @@ EXIT_OK = 0
 EXIT_REGRESSION = 1
 EXIT_USAGE = 2
 EXIT_INCOMPLETE = 3
+EXIT_SOFTWARE = 70  # of sysexits.h: a defect of benchbench, never to be taken for a regression
 EXIT_INTERRUPTED = 130
 
 
