@@ -115,6 +115,9 @@ def _run(options: argparse.Namespace) -> int:
 
     request = cells.Request(
         models=options.models,
+        in_channels=options.in_channels,
+        out_channels=options.out_channels,
+        trust=options.trust,
         devices=tuple(d for d in options.device.split(",") if d),
         spatial=tuple(options.spatial) if options.spatial else None,
         batch=options.batch_size,
@@ -218,7 +221,10 @@ def _audit(options: argparse.Namespace) -> int:
     rows = auditor.run(
         options.models,
         shape=options.input,
+        in_channels=options.in_channels,
+        out_channels=options.out_channels,
         full=options.full,
+        trust=options.trust,
         out=options.out,
         tell=lambda text: print(text, file=sys.stderr, flush=True) if shown else None,
     )
@@ -275,6 +281,8 @@ def _train(options: argparse.Namespace) -> int:
         model=options.model,
         data=options.data,
         budget=options.budget,
+        in_channels=options.in_channels,
+        out_channels=options.out_channels,
         fold=options.fold,
         patch=tuple(options.spatial) if options.spatial else None,
         batch=options.batch_size,
@@ -333,6 +341,7 @@ def _compress(options: argparse.Namespace) -> int:
         device=options.device,
         threads=options.threads,
         dtype=options.dtype,
+        trust=options.trust,
     )
     out = options.out or _new_folder("compress")
     shown = _shown(options)
@@ -429,8 +438,6 @@ def _calibrate(options: argparse.Namespace) -> int:
     if out.suffix != ".toml":
         raise UsageError(f"--out {out} must end in .toml, since 'bench run --device {out}' tells a profile by that")
     cards = [card for card in zoo.find_cards(options.models) if not card.checkpoint]
-
-    sys.path[:0] = ["", *dict.fromkeys(card.folder for card in cards if card.folder)]  # of classes of one's own
     from benchbench.forecast import calibrate, told
     from benchbench.progress import TrainingProgress
 
@@ -450,7 +457,13 @@ def _predict(options: argparse.Namespace) -> int:
     from benchbench import predict
 
     written = predict.predict_files(
-        options.model, options.checkpoint, options.input, options.output, overlap=options.overlap, device=options.device
+        options.model,
+        options.checkpoint,
+        options.input,
+        options.output,
+        overlap=options.overlap,
+        device=options.device,
+        trust=options.trust,
     )
     for path in written:
         print(path)

@@ -29,7 +29,14 @@ _NUMBERED = re.compile(r"_\d{4}\.nii(\.gz)?$")
 
 
 def predict_files(
-    model: str, weights: Path, source: Path, output: Path, *, overlap: float = 0.5, device: str = "cpu"
+    model: str,
+    weights: Path,
+    source: Path,
+    output: Path,
+    *,
+    overlap: float = 0.5,
+    device: str = "cpu",
+    trust: bool = False,
 ) -> list[Path]:
     """Segment one case.
 
@@ -40,6 +47,7 @@ def predict_files(
         output: of the label map, `.nii` or `.nii.gz`.
         overlap: of neighbouring windows, as a share of the patch.
         device: `cpu` or `cuda`.
+        trust: import the class that weights name, where `model` is their path.
 
     Returns:
         What was written.
@@ -52,7 +60,7 @@ def predict_files(
     if stem(output.name) is None:
         raise UsageError(f"--output {output} must end in .nii.gz or .nii")
     info = checkpoint.read_sidecar(weights)
-    cards = zoo.find_cards(model)
+    cards = zoo.find_cards(model, trust=trust)
     if len(cards) != 1 or not zoo.is_of(info.model, cards[0]):
         raise CheckpointError(
             f"{weights} holds {info.model.name!r}, not {model!r}; use 'bench predict {zoo.name_for(info)}'"
@@ -68,7 +76,7 @@ def predict_files(
     case = find_case(source, plan.channels)
     volumes = load_volumes(case)
     made = prepare(volumes, plan.preparation)
-    network = zoo.build(info.model, info.spatial)
+    network = zoo.build_here(info.model, info.spatial)
     checkpoint.load_weights(network, weights)
     image = np.asarray(made.image.numpy(), np.float32)
     logits = logits_of(network.eval().to(device), image, plan, info.spatial, overlap=overlap, device=device)
