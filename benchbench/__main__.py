@@ -2,7 +2,11 @@
 
 import sys
 
-from benchbench.cli import main
+from benchbench import launch
+
+launch.current_folder_last()  # before anything else is imported
+
+from benchbench.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,6 +10,11 @@ a process of its own. Nothing is written here but weights, by their hash, into t
 
 from __future__ import annotations
 
+from benchbench import launch
+
+if __name__ == "__main__":
+    launch.current_folder_last()  # before anything else is imported
+
 import base64
 import contextlib
 import dataclasses
@@ -28,7 +33,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchbench import __version__
+from benchbench import __version__, classes
 from benchbench import records as rec
 from benchbench.errors import EXIT_INTERRUPTED, BenchError, CheckpointError, DeviceError
 from benchbench.remote import MARK, PROTOCOL
@@ -242,6 +247,8 @@ def _cells(request: Mapping[str, Any], target: Target, emit: Emit, take: Take) -
     for item in request["cells"]:
         card = rec.from_json(zoo.Card, item["card"])
         spec, work = rec.from_json(rec.ModelSpec, item["model"]), rec.from_json(rec.Workload, item["workload"])
+        if item.get("trusted"):  # the one who asks has named its class
+            classes.vouch(spec.arch)
         here = work.data if data.comes_along(work.data) else None  # a data set of the other side's own is not over here
         wanted.append(Cell(card=card, spec=spec, workload=work, target=target, checkpoint_path=None, data_where=here))
     digests = list(dict.fromkeys(c.spec.checkpoint for c in wanted if c.spec.checkpoint))

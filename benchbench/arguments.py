@@ -156,8 +156,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--models",
         default="all",
         metavar="WHICH",
-        help="all | names and globs, by commas | card.toml | pkg.module:Class",
+        help="all | names and globs, by commas | card.toml | weights.safetensors | pkg.module:Class",
     )
+    training_arguments.add_channels(sub)
+    training_arguments.add_trust(sub)
     sub.add_argument(
         "--device",
         default="cpu",
@@ -319,8 +321,10 @@ def _add_audit(command: Any) -> None:
         "--models",
         default="all",
         metavar="WHICH",
-        help="all | names and globs, by commas | card.toml | pkg.module:Class",
+        help="all | names and globs, by commas | card.toml | weights.safetensors | pkg.module:Class",
     )
+    training_arguments.add_channels(sub)
+    training_arguments.add_trust(sub)
     sub.add_argument(
         "--input",
         nargs=5,

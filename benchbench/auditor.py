@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchbench import classes, zoo
 from benchbench import records as rec
-from benchbench import zoo
 from benchbench.child import Death, talk
 from benchbench.devices.environment import environment
-from benchbench.errors import CardError, ShapeError
+from benchbench.errors import CardError, ShapeError, UsageError
 from benchbench.measure.audit import AuditResult
 from benchbench.store import Store
 from benchbench.units import format_shape
@@ -60,7 +60,10 @@ def run(
     models: str,
     *,
     shape: Sequence[int] | None = None,
+    in_channels: int | None = None,
+    out_channels: int | None = None,
     full: bool = False,
+    trust: bool = False,
     out: Path | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Audited]:
@@ -69,7 +72,10 @@ def run(
     Args:
         models: as for `bench run`.
         shape: (B, C, D, H, W) for all of them; None: one input of each card's own size.
+        in_channels: of every network; None: its card's.
+        out_channels: likewise.
         full: run the other counters on real tensors.
+        trust: import the class that weights name, also where it is not of benchbench.
         out: results folder for a record of each; None: none are kept.
         tell: told which network comes next.
 
@@ -77,7 +83,10 @@ def run(
         UsageError: an unknown name, a class that cannot be imported, a size that no network can take.
         StoreError: the folder cannot be written, or is not ours.
     """
-    cards = zoo.find_cards(models)
+    cards = zoo.find_cards(models, trust=trust)
+    if shape and in_channels not in (None, shape[1]):
+        raise UsageError(f"--in-channels {in_channels} is not the {shape[1]} of --input: give one of them")
+    cards = zoo.with_channels(cards, in_channels, out_channels)
     jobs = [_job(card, shape) for card in cards]
     if out is None:
         return _all(cards, jobs, full, tell)
@@ -92,7 +101,12 @@ def run(
 def _job(card: zoo.Card, shape: Sequence[int] | None) -> Job:
     batch, channels, *spatial = shape or (1, card.in_channels, *card.spatial)
     return Job(
-        model=card.spec(in_channels=channels), spatial=tuple(spatial), batch=batch, dtype="fp32", folder=card.folder
+        model=card.spec(in_channels=channels),
+        spatial=tuple(spatial),
+        batch=batch,
+        dtype="fp32",
+        folder=card.folder,
+        trusted=classes.may_import(card.arch),
     )
 
 

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchbench import checkpoint, child, data, fleet, zoo
+from benchbench import checkpoint, child, classes, data, fleet, zoo
 from benchbench import records as rec
 from benchbench.data.plan import ALL
 from benchbench.devices import cpu
@@ -33,6 +33,8 @@ class Request:
     """What `bench run` was asked for."""
 
     models: str
+    in_channels: int | None = None  # of every network; None: its card's, or the data set's
+    out_channels: int | None = None
     devices: tuple[str, ...] = ("cpu",)
     spatial: tuple[int, ...] | None = None  # None: the data set's patch, or the card's own size
     batch: tuple[int, ...] = (1,)
@@ -52,6 +54,7 @@ class Request:
     require_measured: bool = False
     time_limit_s: float = 1200.0
     set_clocks: bool = False  # jetson_clocks while the run lasts
+    trust: bool = False  # import the class that weights name, also where it is not of benchbench
     noise: bool = True  # measure one network twice, and the machine's peak, for the run's noise floor and roofline
 
 
@@ -86,6 +89,7 @@ class Cell:
             data=self.data_where,
             split=self.workload.split,
             folder=self.card.folder,
+            trusted=classes.may_import(self.spec.arch),
             phase=self.workload.phase,
             volume=self.workload.volume,
             overlap=0.5 if self.workload.overlap is None else self.workload.overlap,
@@ -118,13 +122,16 @@ def plan_cells(request: Request, lines: fleet.Lines) -> list[Cell]:
     Raises:
         UsageError: an unknown name; a checkpoint for several networks; no host that can be used.
     """
-    cards = zoo.find_cards(request.models)
+    cards = zoo.find_cards(request.models, trust=request.trust)
     asked = dict.fromkeys(request.devices)
     targets = [resolve(device, require_measured=request.require_measured) for device in asked]
     if request.checkpoint:
         cards = [_with_weights(cards, request.checkpoint)]
+    cards = zoo.with_channels(cards, request.in_channels, request.out_channels)
     infos = [checkpoint.read_sidecar(Path(card.checkpoint)) for card in cards if card.checkpoint]
     plan = _plan(request, infos, others=len(infos) < len(cards))
+    if plan and request.data:
+        zoo.check_channels(plan, request.in_channels, request.out_channels)
     if plan and plan.folder and request.crop_foreground:
         raise UsageError("--crop-foreground times a case of the phantom: leave it out, or name no folder as --data")
     if plan:
@@ -204,6 +211,7 @@ def _patches(request: Request, cards: Sequence[zoo.Card], plan: data.DataPlan | 
             batch=1,
             dtype="fp32",
             folder=card.folder,
+            trusted=classes.may_import(card.arch),
         )
         for card in cards
     ]

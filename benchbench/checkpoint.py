@@ -330,10 +330,19 @@ def load_weights(module: nn.Module, path: Path) -> None:
             tensor.copy_(found[key])
 
 
+_WRAPPED = {"module.": "DataParallel", "_orig_mod.": "torch.compile"}
+
+
 def _same_names(wanted: Mapping[str, Tensor], found: Iterable[str], path: Path) -> None:
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if not missing and not extra:
         return
+    for prefix, what in _WRAPPED.items():
+        if all(key.startswith(prefix) for key in found) and {key[len(prefix) :] for key in found} == set(wanted):
+            raise CheckpointError(
+                f"{path}: every name in it begins with {prefix!r}, which {what} puts there: save the state dict of the "
+                "network within, or take the prefix off"
+            )
     parts = (
         [f"{len(missing)} of its {len(wanted)} entries are not in the file, such as {missing[0]!r}"] if missing else []
     )

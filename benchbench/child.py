@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from benchbench import launch
+
 _VMSTAT = Path("/proc/vmstat")
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
@@ -51,18 +53,18 @@ def talk(
         threads: of OpenMP and MKL in the child.
         on_start: called with the child's process id.
     """
-    environment = dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
+    environment = {"PYTHONUNBUFFERED": "1"}
     if threads:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     victims = _oom_kills()
     deadline = time.monotonic() + limit_s
     with tempfile.TemporaryFile() as stderr:
         child = subprocess.Popen(
-            [sys.executable, "-m", "benchbench.worker"],
+            launch.command("benchbench.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env=environment,
+            env=launch.environment(environment),
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child
         )
         assert child.stdin is not None

@@ -144,6 +144,9 @@ def _run(options: argparse.Namespace) -> int:
 
     request = cells.Request(
         models=options.models,
+        in_channels=options.in_channels,
+        out_channels=options.out_channels,
+        trust=options.trust,
         devices=tuple(d for d in options.device.split(",") if d),
         spatial=tuple(options.spatial) if options.spatial else None,
         batch=options.batch_size,
@@ -247,7 +250,10 @@ def _audit(options: argparse.Namespace) -> int:
     rows = auditor.run(
         options.models,
         shape=options.input,
+        in_channels=options.in_channels,
+        out_channels=options.out_channels,
         full=options.full,
+        trust=options.trust,
         out=options.out,
         tell=lambda text: print(text, file=sys.stderr, flush=True) if shown else None,
     )
@@ -304,6 +310,8 @@ def _train(options: argparse.Namespace) -> int:
         model=options.model,
         data=options.data,
         budget=options.budget,
+        in_channels=options.in_channels,
+        out_channels=options.out_channels,
         fold=options.fold,
         patch=tuple(options.spatial) if options.spatial else None,
         batch=options.batch_size,
@@ -362,6 +370,7 @@ def _compress(options: argparse.Namespace) -> int:
         device=options.device,
         threads=options.threads,
         dtype=options.dtype,
+        trust=options.trust,
     )
     out = options.out or _new_folder("compress")
     shown = _shown(options)
@@ -460,8 +469,6 @@ def _calibrate(options: argparse.Namespace) -> int:
     if out.suffix != ".toml":
         raise UsageError(f"--out {out} must end in .toml, since 'bench run --device {out}' tells a profile by that")
     cards = [card for card in zoo.find_cards(options.models) if not card.checkpoint]
-
-    sys.path[:0] = ["", *dict.fromkeys(card.folder for card in cards if card.folder)]  # of classes of one's own
     from benchbench.forecast import calibrate, told
     from benchbench.progress import TrainingProgress
 
@@ -488,6 +495,7 @@ def _predict(options: argparse.Namespace) -> int:
         overlap=options.overlap,
         device=options.device,
         force=options.force,
+        trust=options.trust,
     )
     for path in written:
         print(path)

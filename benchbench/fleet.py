@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from benchbench import classes
 from benchbench import records as rec
 from benchbench.errors import DeviceError
 from benchbench.forecast.target import Target
@@ -179,7 +180,12 @@ def _greet(target: Target, connection: Connection, request: Mapping[str, Any]) -
 def cell_to_json(cell: Cell) -> dict[str, Any]:
     """A cell as the far side gets it: nothing of this machine's file system is in it."""
     card = dataclasses.replace(cell.card, folder=None, checkpoint=None)
-    return {"card": rec.to_json(card), "model": rec.to_json(cell.spec), "workload": rec.to_json(cell.workload)}
+    return {
+        "card": rec.to_json(card),
+        "model": rec.to_json(cell.spec),
+        "workload": rec.to_json(cell.workload),
+        "trusted": classes.may_import(cell.spec.arch),
+    }
 
 
 class Lane(threading.Thread):

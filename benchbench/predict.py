@@ -49,6 +49,7 @@ def predict_files(
     overlap: float = 0.5,
     device: str = "cpu",
     force: bool = False,
+    trust: bool = False,
 ) -> list[Path]:
     """Segment one case.
 
@@ -60,6 +61,7 @@ def predict_files(
         overlap: of neighbouring windows, as a share of the patch.
         device: `cpu` or `cuda`.
         force: replace an output file that is no label map of this command; an input is not replaced even so.
+        trust: import the class that weights name, where `model` is their path.
 
     Returns:
         What was written.
@@ -75,7 +77,7 @@ def predict_files(
         raise UsageError(f"--output {output} must end in .nii.gz or .nii: label maps are written as NIfTI alone")
     _check_place(output)
     info = checkpoint.read_sidecar(weights)
-    cards = zoo.find_cards(model)
+    cards = zoo.find_cards(model, trust=trust)
     if len(cards) != 1 or not zoo.is_of(info.model, cards[0]):
         raise CheckpointError(
             f"{weights} holds {info.model.name!r}, not {model!r}; use 'bench predict {zoo.name_for(info)}'"
@@ -94,7 +96,7 @@ def predict_files(
     check_output(output, inputs=inputs, is_ours=is_label_map, force=force, flag="--output")
     volumes = load_volumes(case)
     made = prepare(volumes, plan.preparation)
-    network = zoo.build(info.model, info.spatial)
+    network = zoo.build_here(info.model, info.spatial)
     checkpoint.load_weights(network, weights)
     image = np.asarray(made.image.numpy(), np.float32)
     try:

@@ -33,7 +33,7 @@ from benchbench.hosts import Host, far_path
 #: Before each of our lines. A reader takes what follows it on the line, so a banner without an end does no harm.
 MARK = b"\x1ebenchbench "
 #: Of the conversation itself; it changes when an older far side could not follow.
-PROTOCOL = 2
+PROTOCOL = 3
 _CONNECT_S = 15
 _GARBAGE_BYTES = 8_000_000
 _OPTIONS = (

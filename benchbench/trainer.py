@@ -29,6 +29,8 @@ class Asked:
     data: str  # a data set's name or folder
     budget: Budget
     fold: int | None = None  # of the cases; None: the data set's own
+    in_channels: int | None = None  # None, or those of the data
+    out_channels: int | None = None
     patch: Patch | None = None  # (D, H, W) voxels; None: the data set's, as far as the network takes it
     batch: int | None = None  # patches in a step; None: by the patch
     seed: int = 0
@@ -62,7 +64,7 @@ class Training:
             if fresh and leads():
                 checkpoint.set_aside(weights)
             torch.manual_seed(self.recipe.seed)
-            model = zoo.build(self.spec, self.recipe.patch)
+            model = zoo.build_here(self.spec, self.recipe.patch)
             keep_freed_memory()
             return train(
                 model,
@@ -110,6 +112,7 @@ def prepare(asked: Asked) -> Training:
         raise UsageError(f"{card.name} is made for {card.task}: it has no dense output to train on {plan.name}")
     if asked.device == "cuda":
         cuda.require()
+    zoo.check_channels(plan, asked.in_channels, asked.out_channels)
     spec = card.on(plan, asked.patch).spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
     d, h, w = asked.patch or zoo.fitting_sides(spec, plan.patch)
     patch = (d, h, w)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,34 @@ from benchbench import argument_types as to
 from benchbench.argument_types import FORMATS
 
 
+def add_channels(sub: argparse.ArgumentParser) -> None:
+    """How many channels a network has."""
+    sub.add_argument(
+        "--in-channels", type=to.positive, metavar="N", help="of the image (default: the data set's, or the card's: 4)"
+    )
+    sub.add_argument(
+        "--out-channels",
+        type=to.positive,
+        metavar="N",
+        help="of the output (default: the data set's, or the card's: 3)",
+    )
+
+
+def add_trust(sub: argparse.ArgumentParser) -> None:
+    """Whether the code that weights name may run."""
+    sub.add_argument(
+        "--trust",
+        action="store_true",
+        help="import the class that weights name even if it is not of benchbench: its code then runs here",
+    )
+
+
 def add_train(command: Any) -> None:
     """`bench train`."""
     sub = command("train", "train one network on a data set, by the one recipe")
-    sub.add_argument("model", metavar="MODEL", help="a name from 'bench list models', or a card")
+    sub.add_argument("model", metavar="MODEL", help="a name from 'bench list models', a card, or pkg.module:Class")
+    add_channels(sub)
+    add_trust(sub)
     sub.add_argument(
         "--data", default="phantom", metavar="NAME|DIR", help="a data set, or its folder (default: phantom)"
     )
@@ -84,7 +109,10 @@ def add_train(command: Any) -> None:
 def add_compress(command: Any) -> None:
     """`bench compress`."""
     sub = command("compress", "a smaller network from a trained one: channels cut, then trained on")
-    sub.add_argument("model", metavar="MODEL", help="the network that the checkpoint is of")
+    sub.add_argument(
+        "model", metavar="MODEL", help="the network that the checkpoint is of: a name, a card, or pkg.module:Class"
+    )
+    add_trust(sub)
     sub.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="its weights (.safetensors)")
     sub.add_argument(
         "--prune",
@@ -149,7 +177,10 @@ def add_compress(command: Any) -> None:
 def add_predict(command: Any) -> None:
     """`bench predict`."""
     sub = command("predict", "segment images with trained weights; the result lies exactly over its image")
-    sub.add_argument("model", metavar="MODEL", help="the network that the checkpoint is of")
+    sub.add_argument(
+        "model", metavar="MODEL", help="the network that the checkpoint is of: a name, a card, or pkg.module:Class"
+    )
+    add_trust(sub)
     sub.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="weights (.safetensors)")
     sub.add_argument(
         "--input",

@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import importlib
 import importlib.resources
 import inspect
 import math
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchbench import checkpoint
+from benchbench import checkpoint, classes
 from benchbench.documents import check_keys, read_toml
-from benchbench.errors import CardError, CheckpointError, ShapeError, UnsupportedError, UsageError, unknown
+from benchbench.errors import (
+    BenchError,
+    CardError,
+    CheckpointError,
+    ShapeError,
+    UnsupportedError,
+    UsageError,
+    first_line,
+    unknown,
+)
 from benchbench.records import METRIC_UNITS, Measurement, ModelSpec
 
 if TYPE_CHECKING:
@@ -86,13 +95,21 @@ class Card:
             spacing_mm: of a voxel, likewise.
 
         Raises:
-            CardError: the plan cannot be imported.
+            CardError: the plan cannot be imported, fails, or gives no keywords.
         """
         if not self.plan:
             return self
-        return dataclasses.replace(
-            self, kwargs={**self.kwargs, **_import(self.plan, "function")(tuple(patch), tuple(spacing_mm))}
-        )
+        planned = classes.find(self.plan, "function")
+        try:
+            found = planned(tuple(patch), tuple(spacing_mm))
+        except BenchError:
+            raise
+        except Exception as error:  # a function of the user's own
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise CardError(f"{self.name}: its plan {self.plan!r} ends in {why}") from error
+        if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+            raise CardError(f"{self.name}: its plan {self.plan!r} must give keywords of the class, not {found!r}")
+        return dataclasses.replace(self, kwargs={**self.kwargs, **found})
 
     def on(self, plan: DataPlan, spatial: Sequence[int] | None = None) -> Card:
         """The card for a data set: as planned for it where it is a folder's, else as it is.
@@ -224,90 +241,202 @@ def card_of(info: checkpoint.CheckpointInfo) -> Card:
 _CLASS_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
-def find_cards(selection: str) -> list[Card]:
+def find_cards(selection: str, *, trust: bool = False) -> list[Card]:
     """The cards that `--models` means.
 
+    A card, or a class, that is named here is the word of a person: its code may be imported. What a file of weights
+    says of its class is not.
+
     Args:
-        selection: `all`, or names, globs, paths of cards and `pkg.module:Class`, separated by commas.
+        selection: `all`, or names, globs, paths of cards or weights and `pkg.module:Class`, separated by commas.
+        trust: also import what weights name, if it is not of benchbench.
 
     Raises:
-        UsageError: a part of it names nothing.
+        UsageError: a part of it names nothing, or is a file of another kind.
+        CardError: weights name a class that is not of benchbench, without trust.
     """
     found: dict[str, Card] = {}
     for part in filter(None, (p.strip() for p in selection.split(","))):
-        for card in _find(part):
+        for card in _find(part, trust):
             if card.name in found and card != found[card.name]:
                 raise UsageError(
                     f"two networks are called {card.name!r}: give one of the cards another name "
                     "('bench compress' has --name)"
                 )
             found[card.name] = card
+    _check_folders(found.values())
     if not found:
         raise UsageError(f"--models {selection!r} names no network; {SEE_ALL}")
     return list(found.values())
 
 
-def _find(part: str) -> list[Card]:
+def with_channels(cards: Sequence[Card], in_channels: int | None, out_channels: int | None) -> list[Card]:
+    """The cards with channels that are asked for by number, and without figures that are for others.
+
+    Args:
+        cards: of networks.
+        in_channels: None: each card's own.
+        out_channels: likewise.
+
+    Raises:
+        UsageError: one is of weights, which have theirs.
+    """
+    changed = []
+    for card in cards:
+        own = (card.in_channels, card.out_channels)
+        wanted = (in_channels or own[0], out_channels or own[1])
+        if wanted == own:
+            changed.append(card)
+            continue
+        if card.checkpoint:
+            raise UsageError(
+                f"{card.checkpoint} is of a network with {own[0]} channels in and {own[1]} out, not {wanted[0]} and "
+                f"{wanted[1]}: leave --in-channels and --out-channels out"
+            )
+        changed.append(dataclasses.replace(card, in_channels=wanted[0], out_channels=wanted[1], published=()))
+    return changed
+
+
+def check_channels(plan: DataPlan, in_channels: int | None, out_channels: int | None) -> None:
+    """Refuse channels that are asked for by number and are not those of the data set.
+
+    Args:
+        plan: of the data set.
+        in_channels: None: the data set's.
+        out_channels: likewise.
+
+    Raises:
+        UsageError: they differ.
+    """
+    for flag, asked, own in (("in", in_channels, plan.in_channels), ("out", out_channels, plan.out_channels)):
+        if asked not in (None, own):
+            raise UsageError(f"--{flag}-channels {asked}: {plan.name} has {own} of them; leave the flag out")
+
+
+def _find(part: str, trust: bool) -> list[Card]:
     if part == "all":
         return [get_card(name) for name in list_models()]
-    if part.endswith(".toml") or ("/" in part and not part.endswith(".safetensors")):
-        return [read_card(Path(part))]
+    if part.endswith(".toml"):
+        return [_named(read_card(Path(part)))]
     if part.endswith(".safetensors"):
-        return [card_of(checkpoint.read_sidecar(Path(part)))]
+        return [_of_weights(checkpoint.read_sidecar(Path(part)), trust)]
     if _CLASS_PATH.fullmatch(part):
-        return [Card(name=part, title=part.partition(":")[2], arch=part)]
+        return [_named(Card(name=part, title=part.partition(":")[2], arch=part))]
+    if part in list_models():
+        return [get_card(part)]
     if any(sign in part for sign in "*?["):
         names = fnmatch.filter(list_models(), part)
         if not names:
             raise UsageError(f"no model's name matches {part!r}; {SEE_ALL}")
         return [get_card(name) for name in names]
+    if why := _no_network(part):
+        raise UsageError(why)
     return [get_card(part)]
 
 
-def find_class(arch: str) -> Callable[..., nn.Module]:
+def _named(card: Card) -> Card:
+    """A card of the user's own, whose class and plan may be imported."""
+    for path in filter(None, (card.plan, card.arch)):
+        classes.vouch(path, card.folder)
+    return card
+
+
+def _of_weights(info: checkpoint.CheckpointInfo, trust: bool) -> Card:
+    card = card_of(info)
+    if trust:
+        classes.vouch(card.arch, str(info.path.parent))
+    if not classes.may_import(card.arch):
+        raise CardError(
+            f"{info.path} names its class {card.arch!r}, which is not of benchbench, so its code is not run: add "
+            "--trust (trust=True in Python) if you trust it, or give your own card or class, with --checkpoint "
+            f"{info.path}"
+        )
+    own = card.arch in classes.named()
+    return dataclasses.replace(card, folder=str(info.path.parent)) if own else card
+
+
+def _check_folders(cards: Iterable[Card]) -> None:
+    """Refuse two modules of one name, each beside its own card: Python knows one of them.
+
+    Raises:
+        UsageError: there are such.
+    """
+    seen: dict[str, str] = {}
+    for card in cards:
+        for path in filter(None, (card.arch, card.plan)) if card.folder else ():
+            top, folder = re.split(r"[.:]", path)[0], os.path.realpath(str(card.folder))
+            if not os.path.isfile(os.path.join(folder, f"{top}.py")) and not os.path.isdir(os.path.join(folder, top)):
+                continue
+            if seen.setdefault(top, folder) != folder:
+                raise UsageError(
+                    f"two modules are called {top!r}, in {seen[top]} and in {folder}: give one of them another name, "
+                    "or measure them one after the other"
+                )
+
+
+_PICKLE = (
+    "is a pickle of PyTorch, which says nothing of its network and may run code, so it is not read: give the network's "
+    "class as pkg.module:Class, or a card of it (docs/add_a_model.md); weights are read from .safetensors files"
+)
+_ARCHIVE = "is an archive: unpack it, and name a card (.toml) or weights (.safetensors) in it"
+_KINDS = {
+    **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".pkl", ".pickle", ".tar", ".model"), _PICKLE),
+    ".onnx": "is an ONNX file, and networks are measured in PyTorch: give its class as pkg.module:Class, or a card of "
+    "it (docs/add_a_model.md)",
+    **dict.fromkeys((".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".whl"), _ARCHIVE),
+    ".py": "is a file of Python: name the class in it, as {stem}:Class, in the folder that it lies in, or by a card "
+    "beside it (docs/add_a_model.md)",
+    ".json": "is JSON, such as what lies beside weights: name the weights (.safetensors), or a card (.toml)",
+}
+
+
+def _no_network(part: str) -> str | None:
+    """What is said of a file or folder, or of what looks like one, that is no network; None: it looks like a name."""
+    path = Path(part)
+    try:
+        is_dir, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be looked into
+        return f"cannot read {part[:200]!r} as a network: {getattr(error, 'strerror', None) or error}"
+    if is_dir:
+        inside = _networks_in(path)
+        here = f"name one of the networks in it, such as {', '.join(inside)}" if inside else "no network lies in it"
+        return f"{part} is a folder: {here}; --models takes names, cards (.toml), weights (.safetensors) and classes"
+    kind = next((text for end, text in _KINDS.items() if part.lower().endswith(end)), None)
+    if is_file and kind:
+        return f"{part} {kind.format(stem=path.stem)}"
+    if is_file:
+        return f"{part} is a file of another kind: name a card (.toml), weights (.safetensors) or pkg.module:Class"
+    if kind or "/" in part or os.sep in part:
+        return f"no network at {part}: no such file or folder; {SEE_ALL}"
+    return None
+
+
+def _networks_in(folder: Path, most: int = 3) -> list[str]:
+    try:
+        inside = [path for pattern in ("*.toml", "*.safetensors", "*/*.safetensors") for path in folder.glob(pattern)]
+    except OSError:
+        return []
+    return [str(path) for path in sorted(inside)[:most]]
+
+
+def find_class(arch: str) -> type[nn.Module]:
     """Import `pkg.module:Class`.
 
     Raises:
-        CardError: the module or the class is not there, or the file has a syntax error.
+        CardError: nobody has named it but a file that came along, the module or the class is not there, importing it
+            fails, or it is no subclass of `torch.nn.Module`.
     """
-    return _import(arch, "class")  # type: ignore[no-any-return]
-
-
-def _import(path: str, kind: str) -> Any:
-    """What `pkg.module:name` names, of kind `class` or `function`."""
-    module_name, _, name = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise CardError(
-            f"cannot import {module_name!r} for {path!r}: {error}; "
-            "is it installed, or in the folder from which bench is run?"
-        ) from error
-    except SyntaxError as error:
-        raise CardError(
-            f"cannot import {module_name!r} for {path!r}: {error.msg}, {error.filename} line {error.lineno}"
-        ) from error
-    try:
-        found = getattr(module, name)
-    except AttributeError as error:
-        is_one = inspect.isclass if kind == "class" else inspect.isfunction
-        why = unknown(kind, name, [key for key, item in vars(module).items() if is_one(item)])
-        raise CardError(f"in module {module_name!r}: {why}") from error
-    if not callable(found):
-        raise CardError(f"{path!r} is a {type(found).__name__}, not a {kind}")
-    return found
+    return classes.find(arch, "class")  # type: ignore[no-any-return]
 
 
 def build(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
     """The network of a spec for inputs of (D, H, W) voxels, with random weights.
 
     Raises:
-        CardError: its class cannot be imported, or refuses the keywords.
+        CardError: its class may not or cannot be imported, or refuses the keywords.
         ShapeError: it cannot take this size, these channels or these keywords' values.
         UnsupportedError: its constructor ends the process.
     """
-    from torch import nn
-
     make = find_class(spec.arch)
     offered = {"in_channels": spec.in_channels, "out_channels": spec.out_channels, "spatial": tuple(spatial)}
     try:
@@ -331,13 +460,27 @@ def build(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
         raise ShapeError(f"{spec.name}: {str(error) or 'an assertion of its constructor failed'}") from error
     except TypeError as error:
         raise CardError(f"{spec.name}: {spec.arch} does not take these arguments: {error}") from error
-    if not isinstance(module, nn.Module):
-        raise CardError(f"{spec.arch} made a {type(module).__name__}, not a torch.nn.Module")
     if spec.kwargs.get(PRUNED_SHAPES):
         from benchbench.resize import resize
 
         resize(module, spec.kwargs[PRUNED_SHAPES])
     return module
+
+
+def build_here(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
+    """As `build`, for a network that is used in this process: whatever its constructor raises is one line.
+
+    Raises:
+        CardError: its class may not or cannot be imported, or its constructor fails.
+        ShapeError: it cannot take this size, these channels or these keywords' values.
+    """
+    try:
+        return build(spec, spatial)
+    except (BenchError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a constructor may raise anything, and may call sys.exit()
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise CardError(f"{spec.name}: {spec.arch} cannot be built: {why}") from error
 
 
 def fitting_sides(spec: ModelSpec, sides: Sequence[int]) -> tuple[int, ...]:
@@ -364,8 +507,10 @@ def fitting_sides(spec: ModelSpec, sides: Sequence[int]) -> tuple[int, ...]:
             try:
                 with torch.device("meta"):
                     build(spec, candidate)
-            except (RuntimeError, NotImplementedError):  # its constructor reads the values of tensors
-                _build_really(spec, candidate)
+            except (BenchError, KeyboardInterrupt):
+                raise
+            except BaseException:  # its constructor reads the values of tensors, or fails anyhow
+                build_here(spec, candidate)
             return candidate
         except ShapeError as error:
             first = first or error
@@ -373,23 +518,17 @@ def fitting_sides(spec: ModelSpec, sides: Sequence[int]) -> tuple[int, ...]:
     raise first
 
 
-def _build_really(spec: ModelSpec, spatial: Sequence[int]) -> None:
-    try:
-        build(spec, spatial)
-    except (RuntimeError, NotImplementedError) as error:
-        raise CardError(f"{spec.name}: {spec.arch} cannot be built: {error}") from error
-
-
 def is_of(spec: ModelSpec, card: Card) -> bool:
     """Whether a network, such as that of some weights, is a card's: two of the zoo may share a class, and differ."""
     return spec.arch == card.arch and (spec.name == card.name or spec.name not in list_models())
 
 
-def build_model(name: str, **overrides: Any) -> nn.Module:
+def build_model(name: str, *, trust: bool = False, **overrides: Any) -> nn.Module:
     """Build a network of the zoo, or of a card, with random weights; or that of a checkpoint, with its weights.
 
     Args:
         name: a name of `list_models()`, a card's path, `pkg.module:Class`, or a `.safetensors` file.
+        trust: import the class that a checkpoint names even if it is not of benchbench; to import is to run it.
         overrides: `in_channels`, `out_channels`, `spatial` (D, H, W), and the architecture's own keywords.
 
     Returns:
@@ -397,9 +536,10 @@ def build_model(name: str, **overrides: Any) -> nn.Module:
 
     Raises:
         UsageError: an unknown name, or a size, width or keyword that the network cannot take.
+        CardError: its class cannot be imported or built, or a checkpoint names one that is not of benchbench.
         CheckpointError: weights that cannot be read, or with overrides.
     """
-    cards = find_cards(name)
+    cards = find_cards(name, trust=trust)
     if len(cards) != 1:
         raise UsageError(f"{name!r} names {len(cards)} networks; give one name")
     card = cards[0]
@@ -408,9 +548,9 @@ def build_model(name: str, **overrides: Any) -> nn.Module:
             raise CheckpointError(
                 f"{name} is of one network with its size and channels: {', '.join(overrides)} cannot be set"
             )
-        module = build(card.spec(), card.spatial)
+        module = build_here(card.spec(), card.spatial)
         checkpoint.load_weights(module, Path(card.checkpoint))
         return module
     spatial = overrides.pop("spatial", card.spatial)
     spec = card.spec(in_channels=overrides.pop("in_channels", None), out_channels=overrides.pop("out_channels", None))
-    return build(dataclasses.replace(spec, kwargs={**spec.kwargs, **overrides}), spatial)
+    return build_here(dataclasses.replace(spec, kwargs={**spec.kwargs, **overrides}), spatial)

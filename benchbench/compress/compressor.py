@@ -54,6 +54,7 @@ class Compression:
     device: str = "cpu"
     threads: int | None = None
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    trust: bool = False  # import the class that weights name, where `model` is their path
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,7 @@ def compress(asked: Compression, out: Path, *, progress: Progress | None = None,
 
 def _compress(asked: Compression, out: Path, progress: Progress | None, fresh: bool) -> Compressed:
     info = checkpoint.read_sidecar(asked.weights)
-    cards = zoo.find_cards(asked.model)
+    cards = zoo.find_cards(asked.model, trust=asked.trust)
     if len(cards) != 1 or not (zoo.is_of(info.model, cards[0]) or cards[0].checkpoint == str(info.path)):
         raise CheckpointError(
             f"{asked.weights} holds {info.model.name!r}, not {asked.model!r}: use 'bench compress {zoo.name_for(info)}'"
@@ -116,7 +117,7 @@ def _compress(asked: Compression, out: Path, progress: Progress | None, fresh: b
         checkpoint.set_aside(path)
     done = _done(asked, info)
     _refuse_another(path, done)
-    whole = zoo.build(info.model, info.spatial).eval()
+    whole = zoo.build_here(info.model, info.spatial).eval()
     checkpoint.load_weights(whole, asked.weights)
     shape = (1, info.model.in_channels, *info.spatial)
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchbench import launch
 from benchbench.devices import nvml, tegra_sensors
 from benchbench.errors import DeviceError
 
@@ -37,11 +38,11 @@ class PowerLog:
         """
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchbench.measure.power_log", json.dumps(request)],
+            launch.command("benchbench.measure.power_log", json.dumps(request)),
             stdin=subprocess.PIPE,
             stdout=self._file,
             stderr=subprocess.DEVNULL,
-            env=dict(os.environ) | {"OMP_NUM_THREADS": "1"},
+            env=launch.environment({"OMP_NUM_THREADS": "1"}),
         )
         self._wait_for_a_sample()
 

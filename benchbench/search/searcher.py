@@ -15,7 +15,6 @@ import math
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 import optuna
 
-from benchbench import cells, checkpoint, data, runner, zoo
+from benchbench import cells, checkpoint, data, launch, runner, zoo
 from benchbench import records as rec
 from benchbench.devices import cpu
 from benchbench.devices.environment import environment
@@ -372,10 +371,9 @@ class _Search:
                         helper.wait()
 
     def _start(self, index: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "benchbench.search.worker", str(self.out), str(index), str(os.getpid())]
         return subprocess.Popen(
-            command,
-            env={**os.environ, STORAGE_ENV: self.url},
+            launch.command("benchbench.search.worker", str(self.out), str(index), str(os.getpid())),
+            env=launch.environment({STORAGE_ENV: self.url}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the one that started it, which ends it in an orderly way
