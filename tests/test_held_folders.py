@@ -16,8 +16,8 @@ from benchbench.rounds import JOURNAL, Journal
 from benchbench.store import RECORDS, Store
 from tests.data_sets import decathlon
 
-NET = "tests.tiny_nets:Reads"
-SAFE = "tests.tiny_nets-Reads"
+NET = "tests.tiny_nets:Wider"
+SAFE = "tests.tiny_nets-Wider"
 
 
 @pytest.fixture(scope="module")
