@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import errno
 import json
+import re
 import shlex
 import signal
 import sys
@@ -24,8 +25,10 @@ from benchbench.errors import (
     EXIT_OK,
     EXIT_SOFTWARE,
     EXIT_USAGE,
+    PLACE,
     BenchError,
     UsageError,
+    command,
     first_line,
 )
 
@@ -176,15 +179,17 @@ def _run(options: argparse.Namespace) -> int:
     except (KeyboardInterrupt, BenchError) as error:
         _report_what_there_is(out)
         if isinstance(error, KeyboardInterrupt):
-            print(f"bench: interrupted; finished records are kept in {out}: {_resume_hint(out)}", file=sys.stderr)
+            print(f"bench: interrupted; {_what_is_kept(out)}", file=sys.stderr)
             return EXIT_INTERRUPTED
         raise
     try:
         page = report.write_report([out])
     except BenchError as error:  # the records are whole; only their page is missing
-        _print_outcome(outcome, options.format, None)
-        raise type(error)(f"{error}; the records are kept: 'bench report {out}' writes the page") from error
-    _print_outcome(outcome, options.format, page)
+        _print_outcome(outcome, options, None)
+        raise type(error)(
+            f"{error}; the records are kept; their page is written by: {command('report', out)}"
+        ) from error
+    _print_outcome(outcome, options, page)
     return EXIT_INCOMPLETE if runner.failed(outcome.records) else EXIT_OK
 
 
@@ -197,14 +202,27 @@ def _report_what_there_is(out: Path) -> None:
             report.write_report([out])
 
 
-def _resume_hint(out: Path) -> str:
-    return f"run the same command with --out {out} to measure the rest"
+def _what_is_kept(out: Path) -> str:
+    """What an interrupted run leaves, and how it goes on."""
+    again = f"the same command with --out {shlex.quote(str(out))}"
+
+    def is_there(name: str) -> bool:
+        with contextlib.suppress(OSError):
+            return (out / name).stat().st_size > 0
+        return False
+
+    if is_there("records.jsonl"):
+        return f"finished records are kept in {out}: {again} measures the rest"
+    if is_there("records.unfinished"):
+        return f"no record is finished yet, and the processes that ended are kept in {out}: {again} goes on"
+    return "nothing was finished yet: the same command begins anew"
 
 
-def _print_outcome(outcome: Outcome, fmt: str, page: Path | None) -> None:
+def _print_outcome(outcome: Outcome, options: argparse.Namespace, page: Path | None) -> None:
     from benchbench import listing, report
     from benchbench.units import format_duration
 
+    fmt = options.format
     if fmt != "table":
         for banner in outcome.banners:  # beside the text, which has to stay readable for a program
             print(f"bench: {banner}", file=sys.stderr)
@@ -220,7 +238,9 @@ def _print_outcome(outcome: Outcome, fmt: str, page: Path | None) -> None:
         if record.status != "ok":
             print(f"{record.model.name}: {record.status}: {record.error}")
     for line in report.missing_dice(outcome.records):
-        print(line)
+        print(
+            re.sub(rf"{PLACE}\S+", lambda _: shlex.quote(str(options.data)), line)
+        )  # records do not tell where it lies
     spent = outcome.spent
     if spent.forward_s:
         print(
@@ -334,7 +354,8 @@ def _train(options: argparse.Namespace) -> int:
             result = training.run(out, progress=progress.step, fresh=options.fresh)
     except KeyboardInterrupt:
         print(
-            f"bench: interrupted; the same command with --out {out} goes on from the last checkpoint", file=sys.stderr
+            f"bench: interrupted; the same command with --out {shlex.quote(str(out))} goes on from the last checkpoint",
+            file=sys.stderr,
         )
         return EXIT_INTERRUPTED
     if trainer.leads():
@@ -378,7 +399,7 @@ def _compress(options: argparse.Namespace) -> int:
         with TrainingProgress(sys.stderr, shown=shown) as progress:
             made = compressor.compress(asked, out, progress=progress.step, fresh=options.fresh)
     except KeyboardInterrupt:
-        print(f"bench: interrupted; the same command with --out {out} goes on", file=sys.stderr)
+        print(f"bench: interrupted; the same command with --out {shlex.quote(str(out))} goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
     print(listing.render(compressor.rows(made, plain=options.format in ("json", "csv")), options.format))
     if options.format == "table":
@@ -480,7 +501,11 @@ def _calibrate(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("bench: interrupted; the same command goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
-    print("\n".join([*told.lines(profile), f"profile: {out}", f"use it: bench run --models all --device {out}"]))
+    print(
+        "\n".join(
+            [*told.lines(profile), f"profile: {out}", f"use it: {command('run', '--models', 'all', '--device', out)}"]
+        )
+    )
     return EXIT_OK
 
 

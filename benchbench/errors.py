@@ -7,7 +7,10 @@ stderr and the exit code that the class carries; nothing below it prints or exit
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
+
+PLACE = "path/to/"  # in a printed command, before the name of a folder that records do not tell
 
 EXIT_OK = 0
 EXIT_REGRESSION = 1
@@ -90,3 +93,29 @@ def unknown(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> st
     if hint:
         text += f" {hint}" if text.endswith("?") else f"; {hint}"
     return text
+
+
+def command(*words: object) -> str:
+    """A command of bench as a person can paste it into a shell: `bench run --out 'my results'`.
+
+    Args:
+        words: of the command line behind `bench`; paths are quoted where a shell would read them otherwise.
+    """
+    return shlex.join(["bench", *map(str, words)])
+
+
+def data_flags(key: str) -> list[str]:
+    """The flags that name the data set of a record again, whose key has no folder: a place is left for that.
+
+    Args:
+        key: such as `phantom`, or `Task04_Hippocampus:0123abcd:list4567cdef:fold2:brats`.
+
+    Returns:
+        Such as `--data path/to/Task04_Hippocampus --fold 2 --empty-rule brats`, in words.
+    """
+    name, _, rest = key.partition(":")  # a folder has a hash, which no command takes
+    words = ["--data", f"{PLACE}{name}" if rest else name]
+    for part in rest.split(":"):
+        words += ["--fold", part.removeprefix("fold")] if part == "all" or part.startswith("fold") else []
+        words += ["--empty-rule", part] if part in ("brats", "exclude") else []
+    return words

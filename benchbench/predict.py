@@ -80,7 +80,7 @@ def predict_files(
     cards = zoo.find_cards(model, trust=trust)
     if len(cards) != 1 or not zoo.is_of(info.model, cards[0]):
         raise CheckpointError(
-            f"{weights} holds {info.model.name!r}, not {model!r}; use 'bench predict {zoo.name_for(info)}'"
+            f"{weights} holds {info.model.name!r}, not {model!r}: name {zoo.name_for(info)} in its place"
         )
     if device == "cuda":
         cuda.require()

@@ -15,14 +15,13 @@ import json
 import logging
 import os
 import re
-import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchbench import records as rec
-from benchbench.errors import StoreError
+from benchbench.errors import StoreError, command
 
 if TYPE_CHECKING:
     import pandas
@@ -291,15 +290,16 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def _no_records(folder: Path) -> str:
     """Why a folder has no records, and what makes some."""
-    named = shlex.quote(str(folder))
     if (folder / SEARCH).exists():
         return (
             f"{folder} holds a search, whose finalists have their records in {folder / 'measured'} and a row each in "
-            f"{folder / 'front.csv'}; 'bench report {named}' makes its page"
+            f"{folder / 'front.csv'}; its page is made by: {command('report', folder)}"
         )
     if (folder / SEARCH_BEGUN).exists():
-        return f"the search in {folder} has no result yet: 'bench search --resume {named}' goes on"
-    return f"no records in {folder}: expected {RECORDS}; 'bench run --out {named}' makes it"
+        return (
+            f"the search in {folder} has no result yet; this goes on with it: {command('search', '--resume', folder)}"
+        )
+    return f"no records in {folder}: expected {RECORDS}, which this makes: {command('run', '--out', folder)}"
 
 
 def read_records(path: Path) -> Iterable[rec.Record]:

@@ -14,7 +14,7 @@ import torch
 from benchbench import checkpoint, data, zoo
 from benchbench import records as rec
 from benchbench.devices import cuda
-from benchbench.errors import UsageError
+from benchbench.errors import UsageError, command
 from benchbench.kernels import keep_freed_memory
 from benchbench.recipe import Budget, Patch, TrainRecipe, default_batch
 from benchbench.store import held
@@ -90,7 +90,9 @@ class Training:
             told.append(f"Dice on val {result.validation[-1][1]:.3f} ({cases} cases, watched while it trained)")
         weights, asked = self.weights(out), self.asked
         told.append(f"checkpoint: {weights}")
-        told.append(f"evaluate it: bench run --models {asked.model} --data {asked.data} --checkpoint {weights}")
+        fold = [] if asked.fold in (None, 0) else ["--fold", asked.fold]
+        more = ["--data", asked.data, *fold, "--checkpoint", weights]
+        told.append(f"evaluate it: {command('run', '--models', asked.model, *more)}")
         return told
 
 

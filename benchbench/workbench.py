@@ -20,7 +20,7 @@ from benchbench.cells import Cell, label
 from benchbench.child import Death, talk
 from benchbench.counting import Cost, Spent, counted_job, forward_guess_s
 from benchbench.devices import cpu, cuda
-from benchbench.errors import CheckpointError
+from benchbench.errors import CheckpointError, command, data_flags
 from benchbench.fitting import find_fit, forecast_fit
 from benchbench.forecast import predict
 from benchbench.rounds import GOOD, Course, Journal, Turn, run_rounds, twin_for
@@ -447,11 +447,16 @@ def _dice_from_elsewhere(cell: Cell, status: str) -> list[rec.Measurement]:
             "not evaluated: nothing runs on a profile" if cell.target.profile else f"not evaluated: the row is {status}"
         )
     else:
-        sides = " ".join(map(str, w.spatial))
         why = f"no checkpoint for {w.data} at {format_shape(w.spatial)}: " + (
             "here every case is a test case, so add --checkpoint with weights that were trained elsewhere"
             if ":all" in w.data
-            else f"make one with 'bench train {cell.spec.name} --data {w.data.partition(':')[0]} --spatial {sides}', "
-            "then add --checkpoint with the file that it names"
+            else f"make one with '{_command_to_train(cell.spec.name, w)}', then add --checkpoint with the file that it names"
         )
     return [rec.Measurement(metric="dice", unit="1", value=None, origin="measured", method="none", reason=why)]
+
+
+def _command_to_train(name: str, work: rec.Workload) -> str:
+    """The command that trains a network for some work; how empty regions are judged is none of training's."""
+    words = data_flags(str(work.data))
+    words = words[: words.index("--empty-rule")] if "--empty-rule" in words else words
+    return command("train", name, *words, "--spatial", *work.spatial)

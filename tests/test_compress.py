@@ -168,9 +168,7 @@ def test_what_needs_data_says_so(weights: Path, tmp_path: Path) -> None:
 def test_bad_shares_and_weights_of_another(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"leaves none; .* can give is 0\.87"):
         compress(ask(weights, ratio=0.99), tmp_path / "out")
-    with pytest.raises(
-        CheckpointError, match=r"holds 'toy', not 'slim_unetr': use 'bench compress /.*toy\.safetensors'"
-    ):
+    with pytest.raises(CheckpointError, match=r"holds 'toy', not 'slim_unetr': name /.*toy\.safetensors in its place"):
         compress(ask(weights, model="slim_unetr"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

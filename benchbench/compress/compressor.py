@@ -22,7 +22,7 @@ from benchbench import checkpoint, data, zoo
 from benchbench import records as rec
 from benchbench.compress import importance
 from benchbench.compress.prune import Pruned, PruneRecipe, prune
-from benchbench.errors import CheckpointError, DataError, UnsupportedError, UsageError
+from benchbench.errors import CheckpointError, DataError, UnsupportedError, UsageError, command
 from benchbench.kernels import threads
 from benchbench.measure.accuracy import AccuracyError, measure_dice
 from benchbench.measure.cost import measure_cost
@@ -107,7 +107,7 @@ def _compress(asked: Compression, out: Path, progress: Progress | None, fresh: b
     cards = zoo.find_cards(asked.model, trust=asked.trust)
     if len(cards) != 1 or not (zoo.is_of(info.model, cards[0]) or cards[0].checkpoint == str(info.path)):
         raise CheckpointError(
-            f"{asked.weights} holds {info.model.name!r}, not {asked.model!r}: use 'bench compress {zoo.name_for(info)}'"
+            f"{asked.weights} holds {info.model.name!r}, not {asked.model!r}: name {zoo.name_for(info)} in its place"
         )
     plan = _plan(asked, info)
     name = asked.name or _name(info.model.name, asked.recipe)
@@ -418,7 +418,8 @@ def lines(made: Compressed, source: str | None) -> list[str]:
             f"Dice on the {made.val_cases} cases that training watches; 'bench run' has that of the test cases"
         )
     path = made.checkpoint.path
-    data_flag = f" --data {source}" if source else ""
+    flags: list[object] = ["--data", source] if source else []
     if source and (fold := _fold(made.checkpoint)):
-        data_flag += f" --fold {fold}"
-    return [*found, f"checkpoint: {path}", f"compare them: bench run --models {path},{made.parent_path}{data_flag}"]
+        flags += ["--fold", fold]
+    both = command("run", "--models", f"{path},{made.parent_path}", *flags)
+    return [*found, f"checkpoint: {path}", f"compare them: {both}"]

@@ -18,6 +18,7 @@ from typing import Any
 
 from benchbench import records as rec
 from benchbench import units
+from benchbench.errors import data_flags
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,9 +339,5 @@ def reproduce(group: Group) -> str:
     if work.memory_limit_bytes is not None:
         parts.append(f"--memory-limit {work.memory_limit_bytes}B")
     if work.data:
-        name, _, rest = work.data.partition(":")  # of a folder with a hash, which no command takes
-        parts.append(f"--data {shlex.quote(name)}")
-        for part in rest.split(":"):  # such as `0123abcd:list4567cdef:fold2:brats`
-            parts += [f"--fold {part.removeprefix('fold')}"] if part == "all" or part.startswith("fold") else []
-            parts += [f"--empty-rule {part}"] if part in ("brats", "exclude") else []
+        parts.append(shlex.join(data_flags(work.data)))
     return " ".join(parts)

@@ -22,7 +22,7 @@ from benchbench import records as rec
 from benchbench.compress import importance
 from benchbench.compress.channels import find_structure
 from benchbench.compress.prune import PruneRecipe, prune
-from benchbench.errors import CheckpointError, UsageError
+from benchbench.errors import CheckpointError, UsageError, command, data_flags
 from benchbench.feed import Feed, Reused
 from benchbench.kept import Kept
 from benchbench.recipe import Budget as TrainBudget
@@ -71,7 +71,8 @@ def check_parent(weights: Path, task: Task) -> checkpoint.CheckpointInfo:
     if own != (task.in_channels, task.out_channels, task.spatial):
         raise CheckpointError(
             f"{weights} is for {own[0]} channels in, {own[1]} out and a patch of {own[2]}, and the search for "
-            f"{task.in_channels}, {task.out_channels} and {task.spatial}: train one with 'bench train {names[0]}'"
+            f"{task.in_channels}, {task.out_channels} and {task.spatial}: train one by "
+            f"{command('train', names[0], *data_flags(task.key), '--spatial', *task.spatial)}"
         )
     plan = data.get_plan(task.data)
     if not plan.is_named_by(info.data):

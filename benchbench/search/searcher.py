@@ -26,7 +26,7 @@ from benchbench import cells, checkpoint, data, launch, runner, zoo
 from benchbench import records as rec
 from benchbench.devices import cpu
 from benchbench.devices.environment import environment
-from benchbench.errors import UsageError
+from benchbench.errors import UsageError, command
 from benchbench.forecast.target import Target, resolve
 from benchbench.kernels import threads
 from benchbench.protocol import get_protocol
@@ -183,8 +183,8 @@ class _Search:
             what = "no finalist keeps the budget when it is measured" if over else "no finalist was finished in time"
             more = f"{math.ceil(2 * self.asked.time_s / 60)}min"
             raise BudgetError(
-                f"{what}{f' ({over})' if over else ''}; what was found is in {self.out}, and 'bench search --resume "
-                f"{self.out} --time {more}' goes on with more time"
+                f"{what}{f' ({over})' if over else ''}; what was found is in {self.out}, and this goes on with more "
+                f"time: {command('search', '--resume', self.out, '--time', more)}"
             )
         return found
 
@@ -209,7 +209,7 @@ class _Search:
         if changed:
             raise UsageError(
                 f"{self.out} holds another search (its {', '.join(changed)} differ): give --out another folder, or go "
-                f"on with 'bench search --resume {self.out}'"
+                f"on with: {command('search', '--resume', self.out)}"
             )
 
     def _task(self, source: data.DataPlan, target: Target) -> Task:

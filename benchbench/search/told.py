@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchbench.errors import command
 from benchbench.report.search import ordered
 from benchbench.units import format_duration, format_value
 
@@ -87,6 +88,6 @@ def lines(found: Found) -> list[str]:
         if point["keeps"] is None:
             told.append(f"{point['name']}: whether it keeps the budget was not measured on {s['task']['device']}")
     if not s["controls"]:
-        told.append(f"whether the search was worth it: bench search --resume {found.folder} --controls")
+        told.append(f"whether the search was worth it: {command('search', '--resume', found.folder, '--controls')}")
     told.append(f"front: {found.folder / 'front.csv'}")
     return told
