@@ -450,7 +450,8 @@ def _dice_from_elsewhere(cell: Cell, status: str) -> list[rec.Measurement]:
         why = f"no checkpoint for {w.data} at {format_shape(w.spatial)}: " + (
             "here every case is a test case, so add --checkpoint with weights that were trained elsewhere"
             if ":all" in w.data
-            else f"make one with '{_command_to_train(cell.spec.name, w)}', then add --checkpoint with the file that it names"
+            else f"make one with '{_command_to_train(cell.spec.name, w)}', then add --checkpoint with the file that it "
+            "names"
         )
     return [rec.Measurement(metric="dice", unit="1", value=None, origin="measured", method="none", reason=why)]
 
