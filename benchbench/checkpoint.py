@@ -19,7 +19,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from benchbench import records as rec
 from benchbench import store
@@ -114,19 +114,46 @@ def read_sidecar(path: Path) -> CheckpointInfo:
     return _info(own, weights, weights)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Described:
+    """A description as it stands in a file; `train`, of which commands read these keys, has others beside them."""
+
+    model: rec.ModelSpec
+    data: str
+    spatial: rec.Sides
+    sha256: str
+    train: Mapping[str, Any]
+    plan: Mapping[str, Any] | None = None
+    compression: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Trained:
+    """What commands read of `train`."""
+
+    cases: tuple[str, ...] = ()
+    fold: int = 0
+    seconds: Annotated[float, rec.AtLeast(0)] = 0.0
+    validation_seconds: Annotated[float, rec.AtLeast(0)] = 0.0
+
+
 def _info(data: Any, where: Path, weights: Path) -> CheckpointInfo:
     try:
+        found = rec.from_json(_Described, data)
+        rec.from_json(_Trained, found.train, "train")
+        if not re.fullmatch("[0-9a-f]{64}", found.sha256):
+            raise ValueError(f"sha256 must be 64 hexadecimal digits, not {rec.told(found.sha256)}")
         return CheckpointInfo(
-            model=rec.from_json(rec.ModelSpec, data["model"]),
-            data=str(data["data"]),
-            spatial=tuple(int(n) for n in data["spatial"]),
-            sha256=str(data["sha256"]),
-            train=dict(data["train"]),
+            model=found.model,
+            data=found.data,
+            spatial=found.spatial,
+            sha256=found.sha256,
+            train=found.train,
             path=weights,
-            plan=plan_from_json(data["plan"]) if data.get("plan") else None,
-            compression=dict(data["compression"]) if data.get("compression") else None,
+            plan=plan_from_json(found.plan) if found.plan else None,
+            compression=found.compression or None,
         )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{where} does not describe a checkpoint: {what}") from error
 

@@ -16,6 +16,8 @@ from typing import Any
 from benchbench import records as rec
 from benchbench import versions
 from benchbench.data import cache
+from benchbench.documents import read_json
+from benchbench.errors import StoreError
 from benchbench.store import write_whole
 
 log = logging.getLogger(__name__)
@@ -39,8 +41,8 @@ def path_of(job: Mapping[str, Any], what: str = "cost") -> Path | None:
 def get(path: Path | None) -> dict[str, Any] | None:
     """What was kept; None for nothing."""
     try:
-        found = json.loads(path.read_bytes()) if path else None
-    except (OSError, ValueError):
+        found = read_json(path, "the count", StoreError) if path else None
+    except StoreError:
         return None
     return found if isinstance(found, dict) else None
 

@@ -32,7 +32,7 @@ _NAMES: Mapping[type, str] = {
 
 
 def read_toml(path: Path, what: str, kind: type[BenchError], *, may_be_missing: bool = False) -> dict[str, Any]:
-    """A file's tables.
+    """A file's tables: finite numbers, whole numbers of 64 bits, no dates, at most 100 levels.
 
     Args:
         path: of it.
@@ -44,12 +44,14 @@ def read_toml(path: Path, what: str, kind: type[BenchError], *, may_be_missing: 
         BenchError: of that kind; no such file, or broken TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        _check(found, _DEPTH)
+        return found
     except OSError as error:
         if may_be_missing and isinstance(error, FileNotFoundError):
             return {}
         raise kind(f"cannot read {what} {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also what is no UTF-8, and a number of too many digits
         raise kind(f"{what} {path} is not valid TOML: {error}") from error
     except RecursionError as error:
         raise kind(f"{what} {path} is not valid TOML: too many lists or tables in each other") from error
@@ -94,7 +96,7 @@ def parse_json(content: bytes | str, where: str, kind: type[BenchError]) -> Any:
             parse_float=_finite,
             object_pairs_hook=_table,
         )
-        _check_json(found, _DEPTH)
+        _check(found, _DEPTH)
     except RecursionError as error:
         raise kind(f"{where} is not valid JSON: too many lists or tables in each other") from error
     except ValueError as error:  # also what is no UTF-8
@@ -127,19 +129,25 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_json(found: Any, depth: int) -> None:
-    """Refuse what is nested too deeply, and text that cannot be written as UTF-8."""
+def _check(found: Any, depth: int) -> None:
+    """Refuse what is nested too deeply, what no JSON could say, and text that cannot be written as UTF-8."""
     if depth < 0:
         raise ValueError("too many lists or tables in each other")
     if isinstance(found, str) and not found.isascii():
         found.encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
     elif isinstance(found, dict):
         for key, value in found.items():
-            _check_json(key, depth)
-            _check_json(value, depth - 1)
+            _check(key, depth)
+            _check(value, depth - 1)
     elif isinstance(found, list):
         for value in found:
-            _check_json(value, depth - 1)
+            _check(value, depth - 1)
+    elif isinstance(found, int) and not -_LARGEST_INTEGER <= found < _LARGEST_INTEGER:
+        raise ValueError("a whole number has more than 64 bits")
+    elif isinstance(found, float) and not math.isfinite(found):
+        raise ValueError(f"{found} is no finite number")
+    elif not isinstance(found, (str, int, float, type(None))):
+        raise ValueError(f"{found} is a date or a time: write it as text, in quotes")
 
 
 def check_keys(found: Mapping[str, Any], required: Types, optional: Types, where: str, kind: type[BenchError]) -> None:
@@ -173,4 +181,9 @@ def check_type(value: Any, types: tuple[type, ...], where: str, kind: type[Bench
         BenchError: of that kind.
     """
     if not isinstance(value, types) or isinstance(value, bool):
-        raise kind(f"{where} must be {_NAMES[types[-1]]}, not {value!r}")
+        raise kind(f"{where} must be {_NAMES[types[-1]]}, not {_told(value)}")
+
+
+def _told(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

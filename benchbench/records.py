@@ -11,14 +11,16 @@ History of the schema, newest first:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 SCHEMA = 2
 
@@ -26,6 +28,18 @@ Status = Literal["ok", "unstable", "oom", "timeout", "unsupported", "failed", "n
 STATUSES: tuple[str, ...] = typing.get_args(Status)
 Origin = Literal["measured", "analytic", "predicted", "reference", "published"]
 ORIGINS: tuple[str, ...] = typing.get_args(Origin)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AtLeast:
+    """What `from_json` takes of a number in `Annotated[int, AtLeast(1)]`; nothing else looks at it."""
+
+    least: float
+
+
+Count = Annotated[int, AtLeast(0)]
+Size = Annotated[int, AtLeast(1)]
+Sides = tuple[Size, Size, Size]  # (D, H, W)
 
 #: Metric -> its unit. A metric that is not here (`dice_<class>`, `nsd_<tol>mm`) has the unit of its family.
 METRIC_UNITS: Mapping[str, str] = types.MappingProxyType(
@@ -87,8 +101,8 @@ class ModelSpec:
     name: str  # the card's name, `pkg.module:Class`, or what the user calls it
     arch: str  # import path of the class, `benchbench.models.slim_unetr:SlimUNETR`
     kwargs: Mapping[str, Any]  # the architecture's own keywords, without channels and size
-    in_channels: int
-    out_channels: int
+    in_channels: Size
+    out_channels: Size
     checkpoint: str | None = None  # sha256 of the weights' file; None: random weights
 
 
@@ -97,18 +111,18 @@ class Workload:
     """What the network had to do."""
 
     phase: Literal["infer", "train"] = "infer"
-    batch: int = 1
-    spatial: tuple[int, ...] = (128, 128, 128)  # (D, H, W) of the patch, voxels
+    batch: Size = 1
+    spatial: tuple[Size, ...] = (128, 128, 128)  # (D, H, W) of the patch, voxels
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    threads: int | None = None  # intra-op threads; None on a device that has no such thing
+    threads: Size | None = None  # intra-op threads; None on a device that has no such thing
     runtime: str = "eager"
     protocol: str = "quick"  # or one's own numbers; or `audit`: nothing but counting was asked for
-    volume: tuple[int, ...] | None = None  # (D, H, W) of a whole patient volume, voxels
-    overlap: float | None = None  # of sliding windows, as a share of the patch
+    volume: tuple[Size, ...] | None = None  # (D, H, W) of a whole patient volume, voxels
+    overlap: Annotated[float, AtLeast(0)] | None = None  # of sliding windows, as a share of the patch
     crop_foreground: bool = False  # windows over the box that holds the patient, not over the air around
     data: str | None = None  # data set that Dice is of
     split: str | None = None  # which of its cases
-    memory_limit_bytes: int | None = None
+    memory_limit_bytes: Count | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +148,7 @@ class Measurement:
     origin: Origin
     method: str  # how it was obtained, in a few words
     values: tuple[float, ...] = ()  # raw samples (latency), one per case (Dice), one per process (memory)
-    runs: tuple[int, ...] = ()  # how many of `values` each process gave, in order; empty: all are of one process
+    runs: tuple[Count, ...] = ()  # how many of `values` each process gave, in order; empty: all are of one process
     ci95: tuple[float, float] | None = None  # confidence interval of `value`
     interval: tuple[float, float] | None = None  # a prediction's range; not a confidence interval
     bound: Literal["at_least", "at_most"] | None = None  # `value` is this side of the truth
@@ -162,13 +176,13 @@ class Record:
     environment: Mapping[str, Any]
     status: Status
     started_at: str  # ISO 8601, UTC
-    duration_s: float
+    duration_s: Annotated[float, AtLeast(0)]
     measurements: tuple[Measurement, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     error: str | None = None  # one line; why the status is not `ok`
     traceback: str | None = None  # of the child that failed
     recipe: Mapping[str, Any] | None = None  # compression applied
-    schema: int = SCHEMA
+    schema: Size = SCHEMA
 
     @property
     def cell(self) -> str:
@@ -201,11 +215,11 @@ class OperatorCost:
     operator: str  # aten name, `convolution`
     kind: str  # conv | depthwise_conv | transposed_conv | matmul | attention | norm | elementwise | copy | other
     module: str  # qualified name of the module that called it, `encoder.block1.0`
-    macs: int
-    read_bytes: int  # inputs, parameters included
-    written_bytes: int  # outputs
-    output_shape: tuple[int, ...] = ()
-    kernel: int = 1  # voxels of a convolution's kernel
+    macs: Count
+    read_bytes: Count  # inputs, parameters included
+    written_bytes: Count  # outputs
+    output_shape: tuple[Count, ...] = ()
+    kernel: Count = 1  # voxels of a convolution's kernel
     strided: bool = False  # the first input's sides do not lie in memory in their order, as after a transposition
 
     @property
@@ -261,69 +275,113 @@ def record_to_json(record: Record) -> dict[str, Any]:
 T = TypeVar("T")
 
 
-def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
-    """The reverse of `to_json` for one dataclass of this file.
+def from_json(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
+    """The reverse of `to_json` for a dataclass: every field of the type that its annotation says, or an error.
 
     Args:
         cls: the dataclass.
         data: its JSON object; keys that the class does not have are passed over.
+        where: it stands in a larger one, such as `model`, for the message.
 
     Raises:
         KeyError: a field without a default is missing.
-        TypeError: a value is not of its field's form, or `data` is no JSON object.
+        TypeError: a value is not of its field's form, or `data` is no JSON object; the message names the field.
     """
     if not isinstance(data, Mapping):
-        raise TypeError(f"{cls.__name__} must be an object, not {type(data).__name__}")
+        raise TypeError(f"{where and f'{where}: '}{cls.__name__} must be an object, not {told(data)}")
     hints = _hints(typing.cast(Any, cls))
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        name = f"{where}.{field.name}" if where else field.name
         if field.name in data:
-            values[field.name] = _revive(hints[field.name], data[field.name], field.name)
+            values[field.name] = value_from_json(hints[field.name], data[field.name], name)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise KeyError(field.name)
+            raise KeyError(name)
     return cls(**values)
 
 
 @functools.cache
 def _hints(cls: type[Any]) -> dict[str, Any]:
     """Of a class, made once: that takes longer than a record."""
-    return typing.get_type_hints(cls)
+    return typing.get_type_hints(cls, include_extras=True)
 
 
-def _revive(hint: Any, value: Any, name: str) -> Any:
-    """`value` from JSON as the type `hint` says."""
+def value_from_json(hint: Any, value: Any, name: str) -> Any:
+    """A value from JSON as a type's annotation says.
+
+    Args:
+        hint: a plain type, `tuple`, `Mapping`, `Literal`, `Annotated[..., AtLeast(...)]`, a union, or a dataclass.
+        value: from JSON.
+        name: of it, for the message.
+
+    Raises:
+        KeyError: a field of a dataclass is missing.
+        TypeError: it is of another form; the message names it.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        for arg in args:
-            try:
-                return _revive(arg, value, name)
-            except TypeError:
-                continue
-        raise TypeError(f"{name} has no value of the right type: {value!r}")
+        return _of_union(args, value, name)
+    if origin is Annotated:
+        found = value_from_json(args[0], value, name)
+        if any(found < rule.least for rule in args[1:]):
+            raise TypeError(f"{name} must be at least {max(rule.least for rule in args[1:])}, not {told(value)}")
+        return found
     if origin is Literal:
         if value not in args:
-            raise TypeError(f"{name} is {value!r}, not one of {', '.join(map(repr, args))}")
+            raise TypeError(f"{name} is {told(value)}, not one of {', '.join(map(repr, args))}")
         return value
     if origin is tuple:
-        if not isinstance(value, list):
-            raise TypeError(f"{name} must be a list, not {value!r}")
-        return tuple(_revive(args[0], v, name) for v in value)
+        return _of_tuple(args, value, name)
     if dataclasses.is_dataclass(hint):
-        return from_json(typing.cast(Any, hint), value)
-    if hint is Any:
-        return value
+        return from_json(typing.cast(Any, hint), value, name)
     if origin is not None:  # Mapping[str, Any]
         if not isinstance(value, Mapping):
-            raise TypeError(f"{name} must be an object, not {value!r}")
+            raise TypeError(f"{name} must be an object, not {told(value)}")
+        key_of, value_of = (functools.partial(value_from_json, arg) for arg in args)
+        return {key_of(k, f"a key of {name}"): value_of(v, f"{name}.{told(k)}") for k, v in value.items()}
+    if hint is Any:
         return value
     accepted = (int, float) if hint is float else hint
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise TypeError(f"{name} must be {hint.__name__}, not {value!r}")
+        raise TypeError(f"{name} must be {hint.__name__}, not {told(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TypeError(f"{name} must be a finite number, not {value}")
     return value
 
 
+def _of_union(args: tuple[Any, ...], value: Any, name: str) -> Any:
+    if value is None and type(None) in args:
+        return None
+    some = [arg for arg in args if arg is not type(None)]
+    for arg in some[:-1]:
+        with contextlib.suppress(TypeError):
+            return value_from_json(arg, value, name)
+    return value_from_json(some[-1], value, name)
+
+
+def _of_tuple(args: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{name} must be a list, not {told(value)}")
+    each = (args[0],) * len(value) if args[-1] is Ellipsis else args
+    if len(value) != len(each):
+        raise TypeError(f"{name} must have {len(each)} values, not {len(value)}")
+    return tuple(value_from_json(hint, v, f"{name}[{i}]") for i, (hint, v) in enumerate(zip(each, value, strict=True)))
+
+
+def told(value: Any) -> str:
+    """A value in a message, however long it is."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_TOLD else f"{text[:_LONGEST_TOLD]}..."
+
+
+_LONGEST_TOLD = 80  # characters
+
+
 def record_from_json(data: Mapping[str, Any]) -> Record:
-    """The record of one line; `cell` and `id` are computed again, not believed."""
+    """The record of one line; `cell` and `id` are computed again, not believed.
+
+    Raises:
+        KeyError: a field without a default is missing.
+        TypeError: a value is not of its field's form; the message names the field.
+    """
     return from_json(Record, data)

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from benchbench import merge, stats
 from benchbench import records as rec
 from benchbench.cells import Cell
+from benchbench.documents import parse_json
 from benchbench.errors import StoreError
 from benchbench.measure.latency import unsteady
 from benchbench.protocol import Protocol, get_protocol
@@ -42,7 +42,7 @@ class Turn:
     traceback: str | None = None
     measurements: tuple[rec.Measurement, ...] = ()
     artifacts: tuple[rec.Artifact, ...] = ()
-    duration_s: float = 0.0
+    duration_s: Annotated[float, rec.AtLeast(0)] = 0.0
 
     @property
     def disturbed(self) -> bool:
@@ -245,8 +245,8 @@ class Journal:
         except OSError as error:
             raise StoreError(f"cannot use {self.path}: {error.strerror or error}; choose another --out") from error
         for line in lines:
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # torn, or of another version
-                item = json.loads(line)
+            with contextlib.suppress(StoreError, KeyError, TypeError):  # torn, or of another version
+                item = parse_json(line, JOURNAL, StoreError)
                 key = (str(item["cell"]), str(item["environment"]), bool(item["twin"]))
                 self._turns.setdefault(key, []).append(rec.from_json(Turn, item["turn"]))
 

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import json
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchbench import records as rec
+from benchbench.documents import parse_json
 from benchbench.errors import StoreError, command
 
 if TYPE_CHECKING:
@@ -331,14 +331,14 @@ def read_records(path: Path) -> Iterable[rec.Record]:
 def _read_line(line: bytes, path: Path, number: int) -> rec.Record:
     where = f"{path} line {number}"
     try:
-        data = json.loads(line)
-    except ValueError as error:
-        raise StoreError(f"{where} is not a benchbench record (no JSON); is this the right file?") from error
+        data = parse_json(line, "it", StoreError)
+    except StoreError as error:
+        raise StoreError(f"{where} is not a benchbench record (no JSON: {error}); is this the right file?") from error
     if not isinstance(data, dict) or "schema" not in data:
         raise StoreError(f"{where} is not a benchbench record (no 'schema'); is this the right file?")
     schema = data["schema"]
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise StoreError(f"{where} is not a benchbench record (schema {schema!r}); is this the right file?")
+        raise StoreError(f"{where} is not a benchbench record (schema {rec.told(schema)}); is this the right file?")
     if schema > rec.SCHEMA:
         raise StoreError(
             f"{where} has schema {schema} and this benchbench reads up to {rec.SCHEMA}: "

@@ -112,8 +112,8 @@ def test_file_that_is_not_its_sidecars_is_refused(tmp_path: Path) -> None:
     [
         (lambda d: d.pop("sha256"), "'sha256' is missing"),
         (lambda d: d.update(model=3), "ModelSpec must be an object"),
-        (lambda d: d["model"].pop("arch"), "'arch' is missing"),
-        (lambda d: d.update(spatial="big"), "invalid literal"),
+        (lambda d: d["model"].pop("arch"), "'model.arch' is missing"),
+        (lambda d: d.update(spatial="big"), "spatial must be a list"),
     ],
 )
 def test_broken_sidecar_is_said(tmp_path: Path, change: object, text: str) -> None:

@@ -167,7 +167,7 @@ def test_train_run_and_predict_by_their_commands(tmp_path):
     net = "tests.tiny_nets:Reads"
     out = tmp_path / "trained"
     said = bench("train", net, "--data", folder, "--budget", "12steps", "--out", out, "--threads", 1)
-    weights = out / f"{net}.safetensors"
+    weights = out / f"{checkpoint.file_name(net)}.safetensors"
     assert str(weights) in said
     told = json.loads(weights.with_suffix(".json").read_text())
     plan = plan_folder(folder)
@@ -311,7 +311,7 @@ def test_a_training_leaves_out_what_cannot_be_read(tmp_path, caplog):
     out = tmp_path / "t"
     words = ["train", "tests.tiny_nets:Reads", "--data", str(folder), "--budget", "3steps", "--threads", "1"]
     assert cli.main([*words, "--out", str(out)]) == 0
-    told = json.loads((out / "tests.tiny_nets:Reads.json").read_text())
+    told = json.loads((out / "tests.tiny_nets-Reads.json").read_text())
     assert told["train"]["steps_done"] == 3
     assert not set(told["train"]["cases"]) & set(bad)
     assert caplog.text.count("left out: ") == 3
@@ -329,7 +329,7 @@ def test_a_training_without_validation_cases_is_kept(tmp_path):
     out = tmp_path / "t"
     words = ["train", "tests.tiny_nets:Reads", "--data", str(folder), "--budget", "2steps", "--threads", "1"]
     assert cli.main([*words, "--out", str(out)]) == 0
-    assert json.loads((out / "tests.tiny_nets:Reads.json").read_text())["train"]["validation"] == []
+    assert json.loads((out / "tests.tiny_nets-Reads.json").read_text())["train"]["validation"] == []
 
 
 def test_a_case_that_cannot_be_read_is_left_out_of_the_dice_and_named(tmp_path):

@@ -190,7 +190,7 @@ def test_keys_that_this_version_does_not_know_are_passed_over() -> None:
         ({"model": []}, "ModelSpec must be an object"),
         ({"environment": None}, "environment must be an object"),
         ({"measurements": {}}, "measurements must be a list"),
-        ({"error": 5}, "error has no value of the right type"),
+        ({"error": 5}, "error must be str"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_named(change: dict[str, Any], message: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchbench import zoo
+from benchbench import classes, zoo
 from benchbench.errors import DeviceError, StoreError, UsageError
 from benchbench.forecast import calibrate, microbenchmarks, replay, whole
 from benchbench.forecast.efficiency import Efficiency, Roofs, check, interval_factor, roofs_of
@@ -356,6 +356,8 @@ def tiny(name: str) -> ModelSpec:
 def test_a_network_is_timed_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[1])
     asked = {"device": "cpu", "dtype": "fp32", "threads": 1, "folder": None}
+    for name in ("Tiny", "Crashes", "Killed"):
+        classes.vouch(tiny(name).arch)
     assert whole.time_network(tiny("Tiny"), (8, 8, 8), **asked) > 0  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="Error"):
         whole.time_network(tiny("Crashes"), (8, 8, 8), **asked)  # type: ignore[arg-type]

@@ -347,7 +347,7 @@ def slim(folder: Path, name: str = "slim_unetr", **kwargs: Any) -> Path:
 
 @pytest.fixture
 def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = SimpleNamespace(name="x", key="x", splits={}, ids={}, digest="")
+    plan = SimpleNamespace(name="x", key="x", splits={}, ids={}, digest="", is_named_by=lambda key: key == "x")
     monkeypatch.setattr(evaluate.data, "get_plan", lambda source, **more: plan)
     monkeypatch.setattr(evaluate.checkpoint, "leaks", lambda info, plan: [])
 

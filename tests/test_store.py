@@ -352,7 +352,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
 
 
 def test_nothing_there_is_said_with_the_command_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no records in .*'bench run --out"):
+    with pytest.raises(StoreError, match=r"no records in .*: bench run --out"):
         store.read_records(tmp_path)
     with pytest.raises(StoreError, match="no such file or folder"):
         store.read_records(tmp_path / "nowhere")

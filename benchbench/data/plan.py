@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchbench import records
 from benchbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -67,12 +68,12 @@ class DataPlan:
     channels: tuple[str, ...]  # contrasts of the image, in the order of its channels
     regions: Mapping[str, tuple[int, ...]]  # output channel -> the labels that it covers, in order; may overlap
     labels: Mapping[int, str]  # value in the label map -> what it is
-    patch: tuple[int, int, int]  # (D, H, W) voxels of the network's input, unless asked otherwise
+    patch: records.Sides  # (D, H, W) voxels of the network's input, unless asked otherwise
     spacing_mm: tuple[float, float, float]
-    splits: Mapping[str, int]  # split -> number of cases
+    splits: Mapping[str, records.Count]  # split -> number of cases
     semi_synthetic: bool
     licence: str
-    sides: tuple[int, int, int] | None = None  # (D, H, W) voxels of the median case, of a real data set
+    sides: records.Sides | None = None  # (D, H, W) voxels of the median case, of a real data set
     exclusive: bool = False  # no voxel is in two regions: one softmax over them and the background
     paint: tuple[int, ...] = ()  # label of each region in a prediction's map
     folder: Path | None = None  # of a real data set
@@ -194,28 +195,51 @@ def plan_to_json(plan: DataPlan) -> dict[str, Any]:
     return plain
 
 
-def plan_from_json(plain: Mapping[str, Any]) -> DataPlan:
+def plan_from_json(plain: Any) -> DataPlan:
     """The reverse of `plan_to_json`.
 
     Raises:
         KeyError: a field is missing.
         TypeError: a field is of another form.
-        ValueError: likewise.
+        ValueError: a field is of another form, or fields contradict each other.
     """
-    known = {field.name for field in dataclasses.fields(DataPlan)}
-    made: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in plain.items() if key in known
+    given = records.value_from_json(Mapping[str, Any], plain, "plan")
+    pairs: dict[str, Any] = {
+        "regions": records.value_from_json(tuple[tuple[str, tuple[int, ...]], ...], given["regions"], "plan.regions"),
+        "labels": records.value_from_json(tuple[tuple[int, str], ...], given["labels"], "plan.labels"),
     }
-    made["regions"] = {str(name): tuple(int(v) for v in values) for name, values in plain["regions"]}
-    made["labels"] = {int(value): str(name) for value, name in plain["labels"]}
-    for what in ("regions", "labels"):
-        if len(made[what]) != len(plain[what]):
+    for what, found in pairs.items():
+        if len(dict(found)) != len(found):
             raise ValueError(f"two of its {what} are called alike")
-    if plain.get("preparation"):
-        how = dict(plain["preparation"])
-        clip = how.pop("clip")
-        spacing = tuple(float(s) for s in how.pop("spacing_mm"))
-        made["preparation"] = Preparation(
-            spacing_mm=(spacing[0], spacing[1], spacing[2]), clip=tuple(clip) if clip else None, **how
-        )
-    return DataPlan(**made)
+    own = {key: value for key, value in given.items() if key not in ("folder", "ids")}
+    plan = records.from_json(DataPlan, {**own, **{key: dict(found) for key, found in pairs.items()}}, "plan")
+    _check_plan(plan)
+    return plan
+
+
+def _check_plan(plan: DataPlan) -> None:
+    """Refuse a plan that no data set can have.
+
+    Raises:
+        ValueError: the message names the field.
+    """
+    values = [*plan.labels, *plan.paint, *(value for own in plan.regions.values() for value in own)]
+    how = plan.preparation
+    spacings = [*plan.spacing_mm, *(how.spacing_mm if how else ())]
+    rules = {
+        "channels must name at least one": bool(plan.channels),
+        "regions must name at least one, each with labels": bool(plan.regions) and all(plan.regions.values()),
+        f"labels, regions and paint must be of -{LARGEST_LABEL} to {LARGEST_LABEL}": all(
+            abs(value) <= LARGEST_LABEL for value in values
+        ),
+        f"paint must have one label for each of the {len(plan.regions)} regions, or none": len(plan.paint)
+        in (0, len(plan.regions)),
+        "spacing_mm must be above 0": all(side > 0 for side in spacings),
+        f"fold must be from {ALL} on": plan.fold >= ALL,
+        "rule must be 'brats', 'exclude' or empty": plan.rule in ("", "brats", "exclude"),
+        "preparation.clip must be low, high, mean and a deviation above 0": not (how and how.clip)
+        or (how.clip[0] < how.clip[1] and how.clip[3] > 0),
+    }
+    for rule, kept in rules.items():
+        if not kept:
+            raise ValueError(f"plan.{rule}")

@@ -7,19 +7,33 @@ and how far forecasts are off can be computed again from it, without a network.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from benchbench import records as rec
+from benchbench.documents import parse_json
 from benchbench.errors import DeviceError, StoreError, first_line
 from benchbench.measure.limit import is_out_of_memory
-from benchbench.store import set_aside, write_whole
+from benchbench.store import write_whole
 
 log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """A line but the first: a time, why there is none, a call, a network, or the calls that are no network's."""
+
+    key: str | None = None  # of a time or a network
+    seconds: Annotated[float, rec.AtLeast(0)] | None = None
+    failed: str | None = None
+    call: str | None = None
+    cost: Mapping[str, Any] | None = None
+    network: str | None = None
+    calls: Mapping[str, rec.Size] = dataclasses.field(default_factory=dict)
+    basics: tuple[str, ...] | None = None
 
 
 class Journal:
@@ -41,44 +55,51 @@ class Journal:
         self.network_keys: dict[str, str] = {}  # name -> what its own times are kept under
         self.basics: set[str] = set()  # calls that are no network's
         self.no_room: set[str] = set()  # what was not tried, since too little memory was free
+        hint = "choose another --out" if identity is not None else "take one of 'bench calibrate'"
         try:
-            lines = path.read_text().splitlines() if path.exists() or identity is None else []
+            content = path.read_bytes() if path.exists() or identity is None else b""
+            *lines, torn = content.split(b"\n")
             if identity is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                if lines and json.loads(lines[0]).get("identity") != identity:
-                    ending = set_aside([path, path.with_suffix(".toml")])[0].name.removeprefix(path.name)
-                    log.warning("%s is of another setting or of other versions: set aside as %s", path, ending)
+                if torn:  # cut off while it was written
+                    write_whole(path, b"".join(line + b"\n" for line in lines))
+                if lines and self._read(lines[0], 1).get("identity") != identity:
+                    path.replace(path.with_suffix(".old"))
+                    log.warning("%s is of another setting or of other versions: set aside as .old", path)
                     lines = []
                 if not lines:
-                    write_whole(path, (rec.canonical_json({"identity": identity}) + "\n").encode())
-            for number, line in enumerate(lines[1:]):
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    if number + 2 < len(lines):
-                        raise
-                    if identity is not None:  # cut off while it was written
-                        write_whole(path, "".join(f"{whole}\n" for whole in lines[:-1]).encode())
-                    break
-                self._take(row)
+                    path.write_text(rec.canonical_json({"identity": identity}) + "\n")
+            for number, line in enumerate(lines[1:], 2):
+                self._take(rec.from_json(_Row, self._read(line, number)))
             for key in self.network_keys.values():  # its code may be another by now
                 self.failed.pop(key, None)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            hint = "choose another --out" if identity is not None else "take one of 'bench calibrate'"
-            raise StoreError(f"cannot use the journal {path}: {error}; {hint}") from error
+        except OSError as error:
+            raise StoreError(f"cannot use the journal {path}: {error.strerror or error}; {hint}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+            raise StoreError(f"cannot use the journal {path}: {what}; {hint}") from error
 
-    def _take(self, row: Mapping[str, Any]) -> None:
-        if "call" in row:
-            self.costs[row["call"]] = rec.from_json(rec.OperatorCost, {"module": "", **row["cost"]})
-        elif "network" in row:
-            self.networks[row["network"]], self.network_keys[row["network"]] = row["calls"], row["key"]
-        elif "basics" in row:
-            self.basics = set(row["basics"])
-        elif "failed" in row:
-            self.failed[row["key"]] = row["failed"]
-        else:
-            self.known.setdefault(row["key"], []).append(float(row["seconds"]))
-            self.no_room.discard(row["key"])
+    def _read(self, line: bytes, number: int) -> dict[str, Any]:
+        found = parse_json(line, f"line {number}", StoreError)
+        if not isinstance(found, dict):
+            raise TypeError(f"line {number} must be an object, not {rec.told(found)}")
+        return found
+
+    def _take(self, row: _Row) -> None:
+        match row:
+            case _Row(call=str(call), cost=dict(cost)):
+                self.costs[call] = rec.from_json(rec.OperatorCost, {"module": "", **cost}, "cost")
+            case _Row(network=str(network), key=str(key)):
+                self.networks[network], self.network_keys[network] = dict(row.calls), key
+            case _Row(key=str(key), failed=str(why)):
+                self.failed[key] = why
+            case _Row(key=str(key), seconds=float() | int() as seconds):
+                self.known.setdefault(key, []).append(float(seconds))
+                self.no_room.discard(key)
+            case _Row(basics=tuple(basics)):
+                self.basics = set(basics)
+            case _:
+                raise TypeError("a line holds no time, call or network")
 
     def calls(self) -> dict[str, list[float]]:
         """Times of the calls that networks make, as they are now, and of the basics."""
@@ -143,7 +164,7 @@ class Journal:
             with open(self.path, "a") as file:
                 for row in rows:
                     file.write(rec.canonical_json(row) + "\n")
-                    self._take(row)
+                    self._take(rec.from_json(_Row, row))
         except OSError as error:
             raise StoreError(
                 f"cannot write to {self.path}: {error.strerror or error}; make room, and the same command goes on"

@@ -8,12 +8,12 @@ convolutions too high, products of two activations not at all), so differences c
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from benchbench import records as rec
+from benchbench.documents import parse_json
 from benchbench.errors import StoreError
 
 #: What a workload's protocol says when nothing was run but the counters.
@@ -127,7 +127,7 @@ def read(content: bytes) -> Audit:
         StoreError: the file is no audit.
     """
     try:
-        data = json.loads(content)
+        data = parse_json(content, "the audit", StoreError)
         sizes, published = data["params"], data["published"]
         return Audit(
             params=Parameters(

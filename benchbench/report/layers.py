@@ -7,9 +7,9 @@ shows the heaviest, and folds the rest into one line, so that the shares always 
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any, Literal
 
+from benchbench.documents import parse_json
 from benchbench.errors import StoreError
 
 TOP = 12
@@ -49,7 +49,7 @@ def breakdown(content: bytes, *, top: int = TOP) -> Breakdown:
         StoreError: the file is not such a table.
     """
     try:
-        data = json.loads(content)
+        data = parse_json(content, "the layer table", StoreError)
         modules = [(str(m["module"]), str(m["kind"]), _count(m["params"]), _count(m["macs"])) for m in data["modules"]]
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"the layer table cannot be read ({type(error).__name__}: {error})") from error

@@ -12,13 +12,13 @@ Source: Wilcoxon's signed-rank test, Holm's correction; the interval is a percen
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 
 from benchbench import records as rec
 from benchbench import verdicts
+from benchbench.documents import parse_json
 from benchbench.errors import StoreError
 from benchbench.report.details import ReadArtifact, artifact_of
 from benchbench.report.grid import Column, Grid, Line
@@ -66,13 +66,14 @@ def parse(content: bytes) -> dict[str, float]:
         StoreError: it is not what it should be.
     """
     try:
-        data = json.loads(content)
-        pairs = zip(data["ids"], data["values"]["dice"], strict=True)
-        found = {str(name): float(value) for name, value in pairs if value is not None}
+        data = parse_json(content, "the Dice of single cases", StoreError)
+        names = rec.value_from_json(tuple[str, ...], data["ids"], "ids")
+        dice = rec.value_from_json(tuple[float | None, ...], data["values"]["dice"], "values.dice")
+        found = {name: float(value) for name, value in zip(names, dice, strict=True) if value is not None}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError("the Dice of single cases could not be read, so networks are not compared by it") from error
-    if not all(math.isfinite(value) for value in found.values()):
-        raise StoreError("the Dice of single cases is not finite, so networks are not compared by it")
+    if not all(0 <= value <= 1 for value in found.values()):
+        raise StoreError("the Dice of single cases is not from 0 to 1, so networks are not compared by it")
     return found
 
 

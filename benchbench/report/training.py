@@ -7,17 +7,19 @@ the budget, not steps, since what was equal between the networks is the budget.
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
+from benchbench import records as rec
+from benchbench.documents import parse_json
 from benchbench.errors import StoreError
 from benchbench.report import panels, svg
 from benchbench.report.details import ReadArtifact, artifact_of
 from benchbench.report.figures import MAX_BARS, Drawing
 from benchbench.report.panels import Curve, Panel, Scale
 from benchbench.report.tables import Row
+
+_HIGHEST = 1e6  # of a loss; beyond it a training has failed, and a curve has no scale
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +39,10 @@ def parse(content: bytes) -> Training:
         StoreError: it is not what it should be.
     """
     try:
-        data = json.loads(content)
-        steps = int(data["steps_done"])
+        data = parse_json(content, "a training curve", StoreError)
+        steps = rec.value_from_json(rec.Count, data["steps_done"], "steps_done")
         return Training(
-            budget=str(data["budget"])[:40],
+            budget=rec.value_from_json(str, data["budget"], "budget")[:40],
             steps=steps,
             loss=_points(data["curve"], steps),
             validation=_points(data.get("validation", ()), steps),
@@ -50,8 +52,8 @@ def parse(content: bytes) -> Training:
 
 
 def _points(pairs: Any, steps: int) -> tuple[tuple[float, float], ...]:
-    found = [(float(step) / max(steps, 1), float(value)) for step, value in pairs]
-    return tuple((x, y) for x, y in found if math.isfinite(x) and math.isfinite(y) and 0 <= x <= 1)
+    found = rec.value_from_json(tuple[tuple[float, float], ...], pairs, "a curve")
+    return tuple((step / max(steps, 1), y) for step, y in found if 0 <= step <= max(steps, 1) and abs(y) <= _HIGHEST)
 
 
 def curves(rows: Sequence[Row], read: ReadArtifact, *, prefix: str) -> Drawing | None:
