@@ -6,16 +6,14 @@ Nothing here needs torch, so a list comes at once.
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchbench import data, zoo
+from benchbench import data, spreadsheet, zoo
 from benchbench.devices import cpu, environment, tegra
 from benchbench.errors import DeviceError
 from benchbench.findings import Finding
@@ -201,9 +199,8 @@ def render(rows: Sequence[Row], fmt: str) -> str:
     titles = list(rows[0]) if rows else []
     cells = [[str(row[title]) for title in titles] for row in rows]
     if fmt == "csv":
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([titles, *cells])
-        return out.getvalue().rstrip("\n")
+        plain = ({t: v if isinstance(v, int | float) else str(v) for t, v in row.items()} for row in rows)
+        return spreadsheet.to_csv(titles, plain).rstrip("\n")
     if fmt == "markdown":
         lines = [titles, ["---"] * len(titles), *([c.replace("|", "\\|") for c in row] for row in cells)]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -9,14 +9,13 @@ Records of `bench audit` alone become the audit's tables instead, for which thei
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchbench import records as rec
+from benchbench import spreadsheet
 from benchbench.errors import StoreError, UsageError, unknown
 from benchbench.report import published, trust, volumes
 from benchbench.report.audit import is_audit
@@ -150,11 +149,7 @@ def to_csv(records: Sequence[rec.Record]) -> str:
         parts = ("bound", "low", "high", "ci95_low", "ci95_high", "samples", "processes", "reason")
         optional = (f"{name}_{part}" for part in parts)
         header += [column for column in optional if any(row.get(column) is not None for row in rows)]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, header, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return spreadsheet.to_csv(header, rows)
 
 
 def to_json(records: Sequence[rec.Record]) -> str:
@@ -192,11 +187,7 @@ def audits_to_csv(parts: Sequence[Sequence[Audited]]) -> str:
     """One line an audit: published, true and counted, in MACs and parameters, with the reasons."""
     rows = [_audit_row(one) for part in parts for one in part]
     header = list(dict.fromkeys(key for row in rows for key in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, header, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return spreadsheet.to_csv(header, rows)
 
 
 def _audit_row(one: Audited) -> dict[str, Any]:

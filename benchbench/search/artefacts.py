@@ -6,8 +6,6 @@ gives what the network gives.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import warnings
@@ -15,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchbench import checkpoint, zoo
+from benchbench import checkpoint, spreadsheet, zoo
 from benchbench.documents import read_json
 from benchbench.errors import BenchError, StoreError, first_line
 from benchbench.report.search import ordered
@@ -167,13 +165,11 @@ COLUMNS = (
 
 def write_table(points: Sequence[Mapping[str, Any]], out: Path) -> None:
     """`front.csv`: every finalist, those of the front first."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
-    table.writeheader()
+    rows = []
     for point in ordered(points):
         low, high = point["dice_test"]["ci95"]
         costs, controls = point["costs"], point.get("controls", {})
-        table.writerow(
+        rows.append(
             {
                 **{key: point[key] for key in ("name", "published", "front")},
                 "keeps_budget": {True: "yes", False: "no", None: "not measured"}[point["keeps"]],
@@ -190,7 +186,7 @@ def write_table(points: Sequence[Mapping[str, Any]], out: Path) -> None:
                 "config": point["config_text"],
             }
         )
-    write_whole(out, text.getvalue().encode())
+    write_whole(out, spreadsheet.to_csv(COLUMNS, rows).encode())
 
 
 def write_card(point: Mapping[str, Any], search: Mapping[str, Any], out: Path) -> None:
