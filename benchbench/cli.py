@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchbench import streams
 from benchbench.arguments import parse
 from benchbench.errors import (
     EXIT_INCOMPLETE,
@@ -38,13 +39,19 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with streams.usable():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(arguments: list[str]) -> int:
     verbose = any(a in ("-v", "--verbose") for a in arguments)
     previous = _terminate_like_ctrl_c()
     try:
         options = parse(arguments)
         _set_up_logging(options)
-        return int(COMMANDS[options.command](options))
+        code = int(COMMANDS[options.command](options))
+        sys.stdout.flush()
+        return code
     except BenchError as error:
         if verbose:
             _traceback()
@@ -53,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("bench: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone, as in `bench list models | head`
+    except streams.ReaderGone:
         return EXIT_OK
     except Exception as error:  # whatever is left is one line, too, and no code that means something else
         if verbose:

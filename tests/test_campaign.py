@@ -1,4 +1,4 @@
-"""Whatever stands in a file, or on the command line, ends a command with 0, 2 or 3 and at most one line: never a defect.
+"""Whatever stands in a file or on the command line ends a command with 0, 2 or 3 and at most one line.
 
 Each test changes one kind of file at random places and gives it to a command that starts no network. While they run, a
 process may take 2 GB more than it has, so a size in a file that is believed shows as a defect, too.
@@ -73,7 +73,9 @@ def ends_well(capfd, monkeypatch):
 DEEP = "@deep@"
 numbers = st.sampled_from([0, -1, 1, 2, 3, 255, 2**31, 2**62, 2**63, 10**400, 0.5, -0.5, 1e-300, 1e300, 1e9])
 odd = st.sampled_from([float("nan"), float("inf"), float("-inf"), None, True, False, DEEP])
-texts = st.sampled_from(["", "x", "\ud800", "é", "../../etc/passwd", "/", "\0", "a\nb", "x" * 5000, "0", "1e5", "%s{}<b>"])
+texts = st.sampled_from(
+    ["", "x", "\ud800", "é", "../../etc/passwd", "/", "\0", "a\nb", "x" * 5000, "0", "1e5", "%s{}<b>"]
+)
 values = st.recursive(
     numbers | odd | texts | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=2),
