@@ -268,7 +268,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="results folder; the same one again measures what is missing (default: a new one under results/local)",
     )
-    sub.add_argument("--fresh", action="store_true", help="start over in --out")
+    sub.add_argument(
+        "--fresh",
+        action="store_true",
+        help="start over in --out: records that are there are set aside, as .old, .old.2, ...",
+    )
     sub.add_argument(
         "--no-noise",
         action="store_true",

@@ -11,7 +11,7 @@ import dataclasses
 import datetime
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,33 @@ def run(
     cards = zoo.with_channels(cards, in_channels, out_channels)
     jobs = [_job(card, shape) for card in cards]
     if out is None:
-        return _all(cards, jobs, full, tell)
+        return _all(cards, jobs, full, tell, lambda _: None)
     with Store(out) as store:
-        rows = _all(cards, jobs, full, tell)
-        where = environment(None)
-        for row in rows:
-            store.append(_record(row, store, where))
-    return rows
+        return _all(cards, jobs, full, tell, _Kept(store))
+
+
+class _Kept:
+    """Writes the record of each audit as soon as it is done.
+
+    Refusals of the size wait for another row: where they are all there is, the size is wrong and nothing is recorded.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._where = environment(None)
+        self._waiting: list[Audited] = []
+        self._any = False  # written
+
+    def __call__(self, row: Audited) -> None:
+        if row.kind == "usage":
+            return
+        self._waiting.append(row)
+        self._any = self._any or row.kind != "shape"
+        if not self._any:
+            return
+        for one in self._waiting:
+            self._store.append(_record(one, self._store, self._where))
+        self._waiting.clear()
 
 
 def _job(card: zoo.Card, shape: Sequence[int] | None) -> Job:
@@ -110,10 +130,19 @@ def _job(card: zoo.Card, shape: Sequence[int] | None) -> Job:
     )
 
 
-def _all(cards: Sequence[zoo.Card], jobs: Sequence[Job], full: bool, tell: Callable[[str], None]) -> list[Audited]:
+def _all(
+    cards: Sequence[zoo.Card],
+    jobs: Sequence[Job],
+    full: bool,
+    tell: Callable[[str], None],
+    keep: Callable[[Audited], None],
+) -> list[Audited]:
     rows: list[Audited] = []
     while len(rows) < len(jobs):
-        rows += _some(cards[len(rows) :], jobs[len(rows) :], full, tell)
+        done = len(rows)
+        for row in _some(cards[done:], jobs[done:], full, tell):
+            keep(row)
+            rows.append(row)
     refused = [row for row in rows if row.kind]
     for row in refused:
         if row.kind == "usage":
@@ -123,44 +152,48 @@ def _all(cards: Sequence[zoo.Card], jobs: Sequence[Job], full: bool, tell: Calla
     return rows
 
 
-def _some(cards: Sequence[zoo.Card], jobs: Sequence[Job], full: bool, tell: Callable[[str], None]) -> list[Audited]:
-    """The audits up to the first network that ends the child."""
+def _some(cards: Sequence[zoo.Card], jobs: Sequence[Job], full: bool, tell: Callable[[str], None]) -> Iterator[Audited]:
+    """The audits up to the first network that ends the child, each as soon as it is done."""
     request = {
         "task": "audit",
         "full": full,
         "jobs": [rec.to_json(job) for job in jobs],
         "published": [_published(card, job) for card, job in zip(cards, jobs, strict=True)],
     }
-    rows: list[Audited] = []
+    done = 0
     start = time.monotonic()
     for event in talk(request, limit_s=_START_S + _LIMIT_S[full] * len(jobs)):
-        card, job = cards[len(rows)], jobs[len(rows)]
         took = round(time.monotonic() - start, 3)
         if isinstance(event, Death):
+            if done == len(jobs):  # all are known: how it ended says nothing of them
+                return
             error = f"while it was counted, {event.error.replace('; a longer one: --time-limit', '')}"
-            rows.append(
-                Audited(card=card, job=job, kind="failed", error=error, traceback=event.stderr, duration_s=took)
-            )
-            break
+            yield Audited(
+                card=cards[done], job=jobs[done], kind="failed", error=error, traceback=event.stderr,
+                duration_s=took,
+            )  # fmt: skip
+            return
         if event["event"] == "begin":
             start = time.monotonic()
-            tell(f"[{event['index'] + 1}/{len(jobs)}] {card.name} {format_shape(job.input_shape)}")
-        elif event["event"] == "audit":
+            tell(f"[{event['index'] + 1}/{len(jobs)}] {cards[done].name} {format_shape(jobs[done].input_shape)}")
+            continue
+        if event["event"] == "audit":
             found = event["result"]
-            result = AuditResult.from_json(found)
-            rows.append(Audited(card=card, job=job, result=result, weightless=found["weightless"], duration_s=took))
-        elif event["event"] == "refused":
-            rows.append(
-                Audited(
-                    card=card, job=job, kind=event["kind"], error=event["error"], traceback=event.get("traceback"),
-                    duration_s=took,
-                )
+            row = Audited(
+                card=cards[done], job=jobs[done], result=AuditResult.from_json(found),
+                weightless=found["weightless"], duration_s=took,
             )  # fmt: skip
-    if not rows:  # else the same network would be tried for ever
-        rows.append(
-            Audited(card=cards[0], job=jobs[0], kind="failed", error="its process ended without a word while counted")
-        )
-    return rows
+        elif event["event"] == "refused":
+            row = Audited(
+                card=cards[done], job=jobs[done], kind=event["kind"], error=event["error"],
+                traceback=event.get("traceback"), duration_s=took,
+            )  # fmt: skip
+        else:
+            continue
+        yield row
+        done += 1
+    if not done:  # else the same network would be tried for ever
+        yield Audited(card=cards[0], job=jobs[0], kind="failed", error="its process ended without a word while counted")
 
 
 def _published(card: zoo.Card, job: Job) -> dict[str, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -85,14 +86,14 @@ Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # image and ta
 _there: Feed | None = None  # in the process that makes batches, its own
 
 
-def _start(feed: Feed) -> None:
+def _start(feed: Feed, starter: int) -> None:
     """Get ready to make batches, in the process that does nothing else; it ends with the one that started it."""
     import torch
 
     global _there
     _there = feed
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, which then ends this
-    end_with_the_starter()
+    end_with_the_starter(starter)
     torch.set_num_threads(1)
 
 
@@ -167,7 +168,7 @@ class Feed:
         if self._pool is None:
             # as PyTorch's DataLoader: it starts at once and inherits the plan
             fork = multiprocessing.get_context("fork")
-            self._pool = ProcessPoolExecutor(1, mp_context=fork, initializer=_start, initargs=(self,))
+            self._pool = ProcessPoolExecutor(1, mp_context=fork, initializer=_start, initargs=(self, os.getpid()))
         return self._pool.submit(_arrays_there, step, patch)
 
     def make(self, step: int, patch: Patch) -> Batch:

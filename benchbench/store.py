@@ -156,7 +156,7 @@ class Store:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            _let_go(self._lock)
             self._lock = None
 
     def __enter__(self) -> Store:
@@ -189,8 +189,27 @@ def lock(folder: Path) -> int | None:
             raise StoreError(f"{folder} is in use by another run; wait for it or choose another --out") from error
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(path)):
+                _held_here.add(handle)
                 return handle
         os.close(handle)  # of a run that took the file away when it ended: whoever comes next would not see it
+
+
+_held_here: set[int] = set()  # handles of the locks of this process
+
+
+def _let_go(handle: int) -> None:
+    if handle in _held_here:  # else it is that of the process which this one was forked from
+        _held_here.remove(handle)
+        os.close(handle)
+
+
+def _hold_nothing() -> None:
+    for handle in list(_held_here):
+        _let_go(handle)
+
+
+if hasattr(os, "register_at_fork"):  # a fork shares the lock, and would keep it beyond the end of who took it
+    os.register_at_fork(after_in_child=_hold_nothing)
 
 
 @contextlib.contextmanager
@@ -219,7 +238,7 @@ def held(folder: Path, *, prefix: str = "") -> Iterator[None]:
                 (folder / LOCK).unlink()
                 folder.rmdir()
         if handle is not None:
-            os.close(handle)
+            _let_go(handle)
 
 
 def set_aside(paths: Sequence[Path]) -> list[Path]:

@@ -157,3 +157,33 @@ def test_a_network_that_hangs_is_a_row_and_the_next_ones_get_a_new_child(capsys,
     assert asked == [["mynets:Tiny", "slim_unetr"], ["slim_unetr"]]
     assert "mynets:Tiny: no headline: while it was counted, stopped after its time limit of 9 s\n" in out
     assert "slim_unetr: " in out
+
+
+def test_what_is_counted_is_on_disk_before_the_next_network_is(capsys, tmp_path, monkeypatch):
+    real, known = auditor.talk, []
+
+    def talk(request, *, limit_s):
+        for event in real(request, limit_s=limit_s):
+            if event["event"] == "begin":
+                known.append([r.model.name for r in read_records(tmp_path / "here")])
+                if len(known) == 3:
+                    raise KeyboardInterrupt
+            yield event
+
+    monkeypatch.setattr(auditor, "talk", talk)
+    models = "mynets:Tiny,mynets:Two,mynets:Decides"
+    assert bench(capsys, "--models", models, *SIZE, "--out", "here")[0] == 130
+    assert known == [[], ["mynets:Tiny"], ["mynets:Tiny", "mynets:Two"]]
+    records = list(read_records(tmp_path / "here"))
+    assert [r.model.name for r in records] == known[-1]
+    assert all((tmp_path / "here" / artifact.path).exists() for r in records for artifact in r.artifacts)
+
+
+@pytest.mark.parametrize(
+    ("models", "code", "kept"),
+    [("mynets:Refuses,mynets:Tiny", 3, ["mynets:Refuses", "mynets:Tiny"]), ("mynets:Refuses", 2, [])],
+)
+def test_a_size_that_one_network_refuses_is_kept_unless_all_do(capsys, tmp_path, models, code, kept):
+    assert bench(capsys, "--models", models, *SIZE, "--out", "here")[0] == code
+    assert (tmp_path / "here").exists() == bool(kept)
+    assert [r.model.name for r in (read_records(tmp_path / "here") if kept else [])] == kept

@@ -215,3 +215,30 @@ def test_names_of_files_have_no_colon() -> None:
     assert checkpoint.file_name("mynets:MyNet") == "mynets-MyNet"
     assert checkpoint.file_name("slim_unetr-taylor50") == "slim_unetr-taylor50"
     assert checkpoint.file_name("a/../b\\c d") == "a-..-b-c-d"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_does_not_hold_what_the_one_before_it_held(tmp_path: Path) -> None:
+    (until, end), (ready, begun) = os.pipe(), os.pipe()
+    for name in ("held", "records"):  # then they stay, with the file that is locked
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").touch()
+    with store.held(tmp_path / "held"), Store(tmp_path / "records") as kept:
+        kept.path.write_text("\n")
+        child = os.fork()
+        if not child:
+            os.close(end)
+            os.write(begun, b".")
+            os.read(until, 1)  # the first process is done
+            os._exit(0)
+        os.read(ready, 1)
+        with pytest.raises(StoreError, match="in use by another run"), store.held(tmp_path / "held"):
+            pass
+    try:
+        with store.held(tmp_path / "held"), Store(tmp_path / "records"):
+            pass
+    finally:
+        os.close(end)
+        os.waitpid(child, 0)
+        for handle in (until, ready, begun):
+            os.close(handle)
