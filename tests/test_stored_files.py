@@ -53,7 +53,9 @@ def test_every_sidecar_comes_back_with_its_values(path):
         assert plan_from_json(json.loads(json.dumps(plan_to_json(info.plan)))) == info.plan
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "results/reference/calibration").glob("*.ndjson")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "results/reference/calibration").glob("*.ndjson")), ids=lambda p: p.name
+)
 def test_every_journal_of_a_calibration_comes_back_with_its_values(path):
     rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
     found = Journal(path)
@@ -98,7 +100,8 @@ def test_a_record_with_a_wrong_field_is_one_line_that_names_it(tmp_path, place, 
     (tmp_path / "records.jsonl").write_text(json.dumps(changed(LINE, place, value)) + "\n")
     with pytest.raises(StoreError, match=message) as error:
         read_records(tmp_path)
-    assert "\n" not in str(error.value) and "line 1" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "line 1" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +172,19 @@ def test_toml_that_no_json_could_say_is_one_line(tmp_path, text):
 
 @pytest.mark.parametrize(
     "row",
-    ['{"key": "a", "seconds": "1"}', '{"key": "a", "seconds": NaN}', '{"key": "a", "seconds": -1}', '{"key": []}']
-    + ['{"call": "a", "cost": []}', '{"call": "a", "cost": {"operator": 1}}', '{"network": "n", "key": "k", "calls": 1}']
-    + ['{"basics": "abc"}', "[]", "1", "[" * 3000],
+    [
+        '{"key": "a", "seconds": "1"}',
+        '{"key": "a", "seconds": NaN}',
+        '{"key": "a", "seconds": -1}',
+        '{"key": []}',
+        '{"call": "a", "cost": []}',
+        '{"call": "a", "cost": {"operator": 1}}',
+        '{"network": "n", "key": "k", "calls": 1}',
+        '{"basics": "abc"}',
+        "[]",
+        "1",
+        "[" * 3000,
+    ],
 )
 def test_a_journal_with_a_wrong_line_is_refused(tmp_path, row):
     (tmp_path / "a.ndjson").write_text(f'{{"identity": "one"}}\n{row}\n')
