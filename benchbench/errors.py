@@ -71,6 +71,7 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+_NEAR = 0.66  # of difflib's ratio: one of three letters changed, or two that changed places
 _FEW = 6  # so many names are listed in the message itself
 
 
@@ -84,15 +85,24 @@ def unknown(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> st
         hint: what to do to see them all, such as "'bench list models' shows all".
     """
     choices = sorted(known)
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    near = _nearest(name, choices)
     text = f"unknown {kind} {name!r}"
     if near:
-        text += f": did you mean {near[0]!r}?"
+        text += f": did you mean {near!r}?"
     elif choices and (not hint or len(choices) <= _FEW):
         text += f"; known: {', '.join(choices)}"
     if hint:
         text += f" {hint}" if text.endswith("?") else f"; {hint}"
     return text
+
+
+def _nearest(name: str, choices: list[str]) -> str | None:
+    """The choice that a person may have meant, by its letters; None where none is near."""
+    plain = {choice.lstrip("-").lower(): choice for choice in reversed(choices)}  # `--` is no likeness
+    wanted = name.lstrip("-").lower()
+    near = difflib.get_close_matches(wanted, list(plain), n=1, cutoff=_NEAR)
+    begun = [one for one in plain if len(wanted) > 2 and one.startswith(wanted)]
+    return plain[near[0]] if near else plain[min(begun, key=len)] if begun else None
 
 
 def command(*words: object) -> str:

@@ -62,7 +62,7 @@ def resize(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
 
 
 def _is_shape(item: Any) -> bool:
-    return isinstance(item, (list, tuple)) and all(isinstance(side, int) for side in item)
+    return isinstance(item, (list, tuple)) and all(type(side) is int for side in item)
 
 
 def _holders(modules: Mapping[str, nn.Module]) -> dict[int, list[tuple[dict[str, Any], str]]]:

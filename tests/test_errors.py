@@ -53,3 +53,20 @@ def test_exit_codes_tell_wrong_use_from_what_could_not_be_measured(error: type[e
 def test_wrong_use_is_a_value_error_for_those_who_use_the_python_functions() -> None:
     with pytest.raises(ValueError, match="too small"):
         raise errors.ShapeError("too small")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "meant"),
+    [
+        ("bundle", ["unetr", "vnet", "unet3d"], None),
+        ("--in-channels", ["--help", "--models", "--device"], None),
+        ("rnu", ["run", "audit"], "run"),
+        ("swin", ["swin_unetr", "unetr"], "swin_unetr"),
+        ("Slim-UNETR", ["slim_unetr", "unetr"], "slim_unetr"),
+        ("--modles", ["--models", "--help"], "--models"),
+        ("", ["a"], None),
+    ],
+)
+def test_a_name_is_advised_only_if_it_is_near(name, known, meant):
+    told = errors.unknown("name", name, known, hint="see --help")
+    assert (f"did you mean {meant!r}" in told) if meant else ("did you mean" not in told)
