@@ -310,7 +310,7 @@ class TestWithAStandIn:
     def test_an_older_conversation_is_refused_before_weights_are_sent_that_it_would_not_know(self, board, tmp_path):
         """Up to 2, the sha256 of weights was that of the whole file, so that it would refuse them one by one."""
         board(self.hello(protocol=2))
-        with pytest.raises(DeviceError, match="is older than .* upgrade the one on board"):
+        with pytest.raises(DeviceError, match=r"is older than .* upgrade the one on board"):
             runner.run(ask(nets("Tiny")), tmp_path / "out", progress=Heard())
 
     @pytest.mark.parametrize(
