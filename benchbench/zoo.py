@@ -31,6 +31,7 @@ from benchbench.errors import (
     unknown,
 )
 from benchbench.records import METRIC_UNITS, Measurement, ModelSpec
+from benchbench.units import format_value
 
 if TYPE_CHECKING:
     from torch import nn
@@ -472,8 +473,11 @@ def build_here(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
 
     Raises:
         CardError: its class may not or cannot be imported, or its constructor fails.
-        ShapeError: it cannot take this size, these channels or these keywords' values.
+        ShapeError: it cannot take this size, these channels or these keywords' values; or its weights alone take more
+            memory than is free.
     """
+    if spec.arch.startswith("benchbench."):
+        _check_room(spec, spatial)
     try:
         return build(spec, spatial)
     except (BenchError, KeyboardInterrupt):
@@ -481,6 +485,29 @@ def build_here(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
     except BaseException as error:  # a constructor may raise anything, and may call sys.exit()
         why = f"{type(error).__name__}: {first_line(error)}"
         raise CardError(f"{spec.name}: {spec.arch} cannot be built: {why}") from error
+
+
+def _check_room(spec: ModelSpec, spatial: Sequence[int]) -> None:
+    """Refuse keywords that ask for more weights than fit, as those of a sidecar may, before they are made.
+
+    Raises:
+        ShapeError: the weights take more memory than is free.
+    """
+    import psutil
+    import torch
+
+    whole = dataclasses.replace(spec, kwargs={key: v for key, v in spec.kwargs.items() if key != PRUNED_SHAPES})
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            module = build(whole, spatial)
+    except Exception:  # said by the one that is built in earnest
+        return
+    needed = sum(value.numel() * value.element_size() for value in (*module.parameters(), *module.buffers()))
+    if needed > (free := psutil.virtual_memory().available):
+        raise ShapeError(
+            f"{spec.name}: its weights alone take {format_value(needed, 'B')}, and {format_value(free, 'B')} of memory "
+            "are free: its keywords ask for too large a network"
+        )
 
 
 def fitting_sides(spec: ModelSpec, sides: Sequence[int]) -> tuple[int, ...]:

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchbench import checkpoint, counted
+from benchbench import checkpoint, counted, zoo
 from benchbench import records as rec
 from benchbench.data.plan import plan_from_json, plan_to_json
 from benchbench.documents import read_toml
-from benchbench.errors import CardError, CheckpointError, StoreError
+from benchbench.errors import CardError, CheckpointError, ShapeError, StoreError
 from benchbench.forecast.journal import Journal
 from benchbench.report import paired, training
 from benchbench.rounds import JOURNAL
@@ -216,3 +217,24 @@ def test_broken_artifacts_are_said(content):
 def test_a_dice_above_one_is_none():
     with pytest.raises(StoreError, match="from 0 to 1"):
         paired.parse(b'{"ids": ["a"], "values": {"dice": [1e300]}}')
+
+
+def test_keywords_of_a_network_larger_than_memory_are_refused_before_it_is_made():
+    spec = rec.ModelSpec(
+        name="huge",
+        arch="benchbench.models.unet3d:UNet3D",
+        kwargs={"base_filters": 100_000},
+        in_channels=1,
+        out_channels=2,
+    )
+    with pytest.raises(ShapeError, match="its weights alone take"):
+        zoo.build_here(spec, (32, 32, 32))
+
+
+def test_looking_at_the_size_of_a_network_changes_no_weights():
+    spec = zoo.get_card("slim_unetr").spec()
+    torch.manual_seed(3)
+    one = zoo.build(spec, (64, 64, 64)).state_dict()
+    torch.manual_seed(3)
+    two = zoo.build_here(spec, (64, 64, 64)).state_dict()
+    assert all(torch.equal(one[key], two[key]) for key in one)
