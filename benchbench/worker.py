@@ -316,7 +316,17 @@ def measure(job: Job, emit: Emit, *, once: bool = False) -> None:
         if limit.is_out_of_memory(error, limited=job.memory_limit_bytes is not None):
             emit({"event": "end", "status": "oom", "error": _what_was_needed(visit, error), "traceback": trace})
         else:
-            emit({"event": "end", "status": "failed", "error": _line(error), "traceback": trace})
+            status, why = _failed(visit, error)
+            emit({"event": "end", "status": status, "error": why, "traceback": trace})
+
+
+def _failed(visit: Visit, error: Exception) -> tuple[str, str]:
+    """The status and the line of a network that has raised something."""
+    from benchbench.measure.first_layer import channels_refused
+
+    module = getattr(visit, "module", None)  # none where its constructor has raised
+    refused = channels_refused(module, visit.job.input_shape) if module is not None else None
+    return ("unsupported", str(refused)) if refused else ("failed", _line(error))
 
 
 def _measure(visit: Visit, once: bool) -> dict[str, Any]:

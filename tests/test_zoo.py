@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import benchbench
-from benchbench import zoo
+from benchbench import classes, zoo
 from benchbench.errors import BenchError, CardError, ShapeError, UsageError
 from benchbench.measure.cost import measure_cost
 
@@ -195,8 +195,10 @@ def test_a_card_that_is_not_there_or_not_text_is_refused(tmp_path):
         ("torch.nn:Conf3d", "did you mean 'Conv3d'?"),
         ("nosuchpackage.nets:Net", "cannot import 'nosuchpackage.nets'"),
         ("torch.nn:Bilinear", "cannot be built with"),
-        ("math:pi", "is a float, not a class"),
-        ("pathlib:Path", "not a torch.nn.Module"),
+        ("math:pi", "'math:pi' is of Python's own library and no subclass of torch.nn.Module"),
+        ("pathlib:Path", "'pathlib:Path' is of Python's own library and no subclass of torch.nn.Module"),
+        ("torch:float32", "'torch:float32' is a dtype, not a subclass of torch.nn.Module: it is not called"),
+        ("torch:Tensor", "'torch:Tensor' is the class Tensor, not a subclass of torch.nn.Module: it is not called"),
         ("", "names no network"),
     ],
 )
@@ -247,6 +249,11 @@ def test_nnunet_plans_its_stages_for_the_data(patch, filters):
     zoo.build(card.spec(in_channels=1, out_channels=3), patch)
 
 
+def test_a_plan_that_nobody_has_named_is_refused_before_its_import():
+    with pytest.raises(CardError, match=r"'nowhere\.to:be_found' is not of benchbench.*its code is not run.*--trust"):
+        dataclasses.replace(zoo.get_card("nnunet"), plan="nowhere.to:be_found").planned((40, 56, 40))
+
+
 def test_the_plan_of_the_card_itself_is_that_for_brats():
     card = zoo.get_card("nnunet")
     assert card.planned((128, 128, 128)) == card
@@ -257,7 +264,9 @@ def test_the_plan_of_the_card_itself_is_that_for_brats():
     ("plan", "message"),
     [("nowhere.to:be_found", "cannot import 'nowhere.to'"), ("benchbench.models.plans:nnunt", "did you mean 'nnunet'")],
 )
-def test_a_plan_that_is_not_there_is_refused(plan, message):
+def test_a_plan_that_is_not_there_is_refused(plan, message, monkeypatch):
+    monkeypatch.setattr(classes, "_named", set())
+    classes.vouch(plan)
     with pytest.raises(CardError, match=message):
         dataclasses.replace(zoo.get_card("nnunet"), plan=plan).planned((40, 56, 40))
 
@@ -286,7 +295,7 @@ def test_a_constructor_that_asserts_gets_the_next_size_and_one_that_breaks_says_
     cards = {name: zoo.find_cards(f"tests.tiny_nets:{name}")[0] for name in ("Asserts", "NeedsValues")}
     assert zoo.fitting_sides(cards["Asserts"].spec(), (20, 30, 20)) == (32, 32, 32)
     assert zoo.fitting_sides(cards["NeedsValues"].spec(), (16, 16, 16)) == (16, 16, 16)
-    with pytest.raises(CardError, match="cannot be built: a bug of its own"):
+    with pytest.raises(CardError, match="cannot be built: RuntimeError: a bug of its own"):
         zoo.fitting_sides(cards["NeedsValues"].spec(), (40, 40, 40))
     with pytest.raises(ShapeError, match="an assertion of its constructor failed"):
         zoo.build(cards["Asserts"].spec(), (20, 30, 20))

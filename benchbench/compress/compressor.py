@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from benchbench import checkpoint, data, zoo
+from benchbench import checkpoint, classes, data, zoo
 from benchbench import records as rec
 from benchbench.compress import importance
 from benchbench.compress.prune import Pruned, PruneRecipe, prune
@@ -421,5 +421,7 @@ def lines(made: Compressed, source: str | None) -> list[str]:
     flags: list[object] = ["--data", source] if source else []
     if source and (fold := _fold(made.checkpoint)):
         flags += ["--fold", fold]
+    if made.checkpoint.model.arch in classes.named():  # of the user's own, which weights alone may not have imported
+        flags.append("--trust")
     both = command("run", "--models", f"{path},{made.parent_path}", *flags)
     return [*found, f"checkpoint: {path}", f"compare them: {both}"]

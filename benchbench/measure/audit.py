@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from benchbench import records as rec
 from benchbench.errors import BenchError
+from benchbench.measure.first_layer import channels_refused
 from benchbench.units import format_shape
 
 if TYPE_CHECKING:
@@ -260,7 +261,8 @@ def _anyhow(module: nn.Module, ghost: nn.Module, shape: Sequence[int], make: Cal
         return counters.count_anyhow(module, shape, make)
     except Exception as error:  # a network may raise anything; it becomes the headline's cell
         params = sum(p.numel() for p in ghost.parameters())
-        return counters.Tally(counter="torch", version=str(torch.__version__), params=params, reason=_said(error))
+        why = _said(channels_refused(module, shape) or error)
+        return counters.Tally(counter="torch", version=str(torch.__version__), params=params, reason=why)
 
 
 def with_memory(module: nn.Module) -> nn.Module:

@@ -34,6 +34,7 @@ from torch.utils.module_tracker import ModuleTracker
 
 from benchbench.errors import BenchError, UnsupportedError, first_line
 from benchbench.measure import rules
+from benchbench.measure.first_layer import channels_refused
 from benchbench.measure.limit import is_out_of_memory
 from benchbench.measure.memory import weights_bytes
 from benchbench.records import Measurement, OperatorCost
@@ -132,17 +133,21 @@ def measure_cost(
 
     Raises:
         UnsupportedError: the forward cannot run without values, and is too large to be run.
+        ShapeError: its first layer takes other channels.
         Exception: whatever the network raises on this input.
     """
     module = materialised(module, input_shape, make)
+    why: Exception
     try:
         return _count_without_values(module, input_shape, dtype)
     except UnsupportedError as error:
-        why: Exception = error
+        why = error
     except BenchError:
         raise
     except Exception as error:  # a network may raise anything on tensors without values
         why = error
+    if refused := channels_refused(module, input_shape):
+        raise refused from why
     if not run or (make is None and any(t.is_meta for t in [*module.parameters(), *module.buffers()])):
         raise why
     log.debug("counted by running it: %s", why)
