@@ -298,6 +298,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("report", "write the report of results folders again, from their records alone")
     sub.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     sub.add_argument("--out", type=Path, metavar="FILE", help="(default: report.html in the first folder)")
+    sub.add_argument("--force", action="store_true", help="replace an --out that is no page of benchbench")
     sub.add_argument(
         "--format",
         default="html",
@@ -376,6 +377,7 @@ def _add_compare(command: Any) -> None:
     sub.add_argument("--anyway", action="store_true", help="compare also under different conditions, and list them")
     sub.add_argument("--format", default="table", choices=FORMATS)
     sub.add_argument("--out", type=Path, metavar="FILE.html", help="also write a page with the distributions")
+    sub.add_argument("--force", action="store_true", help="replace an --out that is no page of benchbench")
 
 
 def _actions(
@@ -418,6 +420,7 @@ def _add_data(command: Any, common: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--out", type=Path, default=Path("splits_final.json"), metavar="FILE", help="(default: splits_final.json)"
     )
+    sub.add_argument("--force", action="store_true", help="replace an --out that says something else")
 
     sub = action("cache", "what prepared cases take, and where")
     sub.add_argument("--clear", action="store_true", help="remove them")

@@ -132,8 +132,14 @@ def _report(options: argparse.Namespace) -> int:
     from benchbench.store import latest, read_records, write_whole
 
     if options.format == "html":
-        print(report.write_report(options.folders, options.out, include_predicted=options.include_predicted))
+        print(
+            report.write_report(
+                options.folders, options.out, include_predicted=options.include_predicted, force=options.force
+            )
+        )
         return EXIT_OK
+    if options.out is not None:
+        report.check_place(options.out, options.folders, page=False, force=options.force)
     records = latest(record for folder in options.folders for record in read_records(folder))
     text = report.export(records, options.format, report.folder_reader(options.folders))
     if options.out is None:
@@ -148,7 +154,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from benchbench import cells, report, runner
+    from benchbench import cells, runner
     from benchbench.progress import TerminalProgress
 
     request = cells.Request(
@@ -188,15 +194,22 @@ def _run(options: argparse.Namespace) -> int:
             print(f"bench: interrupted; {_what_is_kept(out)}", file=sys.stderr)
             return EXIT_INTERRUPTED
         raise
-    try:
-        page = report.write_report([out])
-    except BenchError as error:  # the records are whole; only their page is missing
-        _print_outcome(outcome, options, None)
-        raise type(error)(
-            f"{error}; the records are kept; their page is written by: {command('report', out)}"
-        ) from error
+    page, fault = _page_of(out)
     _print_outcome(outcome, options, page)
+    if fault:
+        raise fault
     return EXIT_INCOMPLETE if runner.failed(outcome.records) else EXIT_OK
+
+
+def _page_of(out: Path) -> tuple[Path | None, BenchError | None]:
+    """The page of a folder that was just filled, or what is to be raised once all else is told."""
+    from benchbench import report
+
+    try:
+        return report.write_report([out]), None
+    except BenchError as error:  # the records are whole; only their page is missing
+        more = f"the records are kept: 'bench report {shlex.quote(str(out))} --out page.html' writes the page"
+        return None, type(error)(f"{error}; {more}")
 
 
 def _report_what_there_is(out: Path) -> None:
@@ -297,9 +310,9 @@ def _audit(options: argparse.Namespace) -> int:
         if options.out:
             print(f"records: {options.out / 'records.jsonl'}")
     if options.out:
-        from benchbench import report
-
-        page = report.write_report([options.out])
+        page, fault = _page_of(options.out)
+        if fault:
+            raise fault
         if options.format == "table":
             print(f"report: {page}")
     return EXIT_OK if all(row.counted for row in rows) else EXIT_INCOMPLETE
@@ -312,6 +325,8 @@ def _compare(options: argparse.Namespace) -> int:
     for name in options.fail_on or ():
         if options.metrics and name not in [m.short for m in options.metrics]:
             raise UsageError(f"--fail-on {name} is not among --metrics")
+    if options.out:
+        report.check_place(options.out, [options.before, options.after], page=True, force=options.force)
     sides = (list(read_records(options.before)), list(read_records(options.after)))
     wanted = {"metrics": options.metrics, "min_effect": options.min_effect}
     found = compare.compare(
@@ -322,7 +337,7 @@ def _compare(options: argparse.Namespace) -> int:
     )
     names = (str(options.before), str(options.after))
     if options.out:
-        report.write_comparison(found, names, options.out)
+        report.write_comparison(found, names, options.out, force=options.force)
     print(compare_tables.text(found, names, options.format, page=options.out))
     return found.exit_code
 
@@ -466,17 +481,19 @@ def _search(options: argparse.Namespace) -> int:
             found = searcher.search(asked, out, plan=plan, progress=progress.step)
     except BudgetError:
         if (out / report.SEARCH).exists():
-            report.write_report([out])
+            _page_of(out)
         raise
     except KeyboardInterrupt:
         begun = (out / JOB).exists()
         hint = f"bench search --resume {shlex.quote(str(out))} goes on" if begun else "nothing was begun yet"
         print(f"bench: interrupted; {hint}", file=sys.stderr)
         return EXIT_INTERRUPTED
-    page = report.write_report([out])
+    page, fault = _page_of(out)
     print(listing.render(told.rows(found, plain=plain), options.format))
     if not plain:
-        print("\n".join([*told.lines(found), f"report: {page}"]))
+        print("\n".join([*told.lines(found), *([f"report: {page}"] if page else [])]))
+    if fault:
+        raise fault
     return EXIT_OK
 
 
@@ -547,7 +564,7 @@ def _data(options: argparse.Namespace) -> int:
     elif options.action == "fetch":
         print(f"data set: {catalogue.fetch(options.name, options.to)}")
     elif options.action == "split":
-        print(data_command.write_splits(options.folder, options.out))
+        print(data_command.write_splits(options.folder, options.out, force=options.force))
     elif options.action == "prepare":
         plan = folder.plan_folder(options.folder, fold=ALL)
         with TrainingProgress(sys.stderr, shown=shown) as progress:

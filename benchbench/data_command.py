@@ -18,6 +18,7 @@ from benchbench.data.folder import open_source, plan_folder, prepared_folder
 from benchbench.data.source import Source
 from benchbench.data.volumes import format_spacing
 from benchbench.errors import DataError, StoreError
+from benchbench.overwrite import check_output, files_below
 from benchbench.store import write_whole
 from benchbench.units import format_shape, format_value
 
@@ -184,22 +185,38 @@ def to_json(found: Checked) -> dict[str, Any]:
     }
 
 
-def write_splits(folder: Path, out: Path) -> Path:
+def write_splits(folder: Path, out: Path, *, force: bool = False) -> Path:
     """Write the five folds as nnU-Net reads them.
+
+    Args:
+        folder: of the data set; none of its files is replaced, but for an older list of folds.
+        out: the file, or the folder of it.
+        force: replace a file that says something else.
 
     Raises:
         DataError: there is no data set.
-        StoreError: the file cannot be written.
+        StoreError: the file cannot be written, or must not be replaced.
     """
-    text = splits.to_nnunet(open_source(folder).cases)
+    source = open_source(folder)
+    text = splits.to_nnunet(source.cases)
     try:
         path = out / splits.SPLITS_FILE if out.is_dir() else out
-        if path.exists() and path.read_bytes() != text.encode():
-            raise StoreError(f"{path} is there already and says something else: move it, or choose another --out")
+        if path.name == "dataset.json" and path.parent.resolve() == source.folder.resolve():
+            raise StoreError(f"{path} would be read as the description of the data set: choose another --out")
+        check_output(path, inputs=_files_of(source), is_ours=lambda _: path.read_bytes() == text.encode(), force=force)
         write_whole(path, text.encode())
     except OSError as error:
         raise StoreError(f"cannot write {out}: {error.strerror or error}; choose another --out") from error
     return path
+
+
+def _files_of(source: Source) -> Iterator[Path]:
+    """Every file of a data set but the list of its folds, which is made from the others."""
+    kept = source.folder / splits.SPLITS_FILE
+    yield from (path for path in files_below(source.folder) if path != kept)
+    for case in source.cases:  # these may lie elsewhere
+        yield from (image.path for image in case.images)
+        yield from [case.label] if case.label else []
 
 
 def cache_rows() -> list[Row]:

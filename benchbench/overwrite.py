@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from benchbench.errors import BenchError, StoreError
@@ -28,13 +29,16 @@ def check_output(
         kind: of the error.
 
     Raises:
-        BenchError: of that kind: it is an input, a folder, a file of somebody else, or it cannot be looked at.
+        BenchError: of that kind: it is an input, a folder, a device, a file of somebody else, or it cannot be looked
+            at.
     """
     try:
         if not output.exists():
             return
         if output.is_dir():
             raise kind(f"{output} is a folder: name a file with {flag}")
+        if not output.is_file():  # a device or a pipe would be replaced by a file, or read for ever
+            raise kind(f"{output} is no ordinary file: choose another {flag}")
         if any(_is_input(output, one) for one in inputs):
             raise kind(f"{output} is read by this command and is not replaced: choose another {flag}")
         if force:
@@ -45,6 +49,12 @@ def check_output(
         raise kind(f"cannot write {output}: {error.strerror or error}; choose another {flag}") from error
     if head and not (is_ours and is_ours(head)):
         raise kind(f"{output} is there already and was not written by this command: choose another {flag}, or --force")
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file of a folder and of those in it, as far as they can be listed; the folder itself may be a link."""
+    for place, _, names in os.walk(folder):
+        yield from (Path(place) / name for name in names)
 
 
 def _is_input(output: Path, source: Path) -> bool:

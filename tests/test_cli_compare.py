@@ -158,7 +158,7 @@ def test_reference_records_can_be_compared(capsys):
         (["a", "b", "--min-effect", "2"], "'2' is no share"),
         (["a", "b", "--min-effect", "two"], "'two' is no share"),
         (["a", "b", "--format", "html"], "unknown --format 'html'"),
-        (["a", "b", "--out", "a"], "cannot write the page to a"),
+        (["a", "b", "--out", "a"], "a is a folder: name a file with --out"),
         (["a", "b", "--any-way"], "did you mean '--anyway'?"),
         (["a", "other"], "nothing in common to compare: A holds slim_unetr"),
     ],

@@ -414,7 +414,7 @@ def test_every_fold_of_a_list_is_checked(tmp_path):
 def test_a_list_that_says_something_else_is_not_overwritten(tmp_path):
     folder = sets.decathlon(tmp_path / "d", count=4)
     (tmp_path / splits.SPLITS_FILE).write_text("[]")
-    with pytest.raises(StoreError, match="says something else"):
+    with pytest.raises(StoreError, match="is there already and was not written by this command"):
         data_command.write_splits(folder, tmp_path)
     assert (tmp_path / splits.SPLITS_FILE).read_text() == "[]"
 

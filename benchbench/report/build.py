@@ -29,6 +29,7 @@ from benchbench.report import (
     memory_split,
     paired,
     paper,
+    place,
     published,
     roofline,
     scaling,
@@ -63,22 +64,28 @@ _NOISE_OF_EACH = 6  # rows up to which each has its own noise
 _NOT_SETTLED = "its timings did not settle"
 
 
-def write_report(folders: Sequence[Path], out: Path | None = None, *, include_predicted: bool = False) -> Path:
+def write_report(
+    folders: Sequence[Path], out: Path | None = None, *, include_predicted: bool = False, force: bool = False
+) -> Path:
     """Make one page from one or several results folders.
 
     Args:
         folders: each holds `*.jsonl` and the artifacts that they name; or the only one holds a search.
         out: where to write; `report.html` in the first folder if None.
         include_predicted: whether forecasts are ranked, too.
+        force: replace a file that is no page of ours; one that the page is made from is not replaced even so.
 
     Returns: the file written.
 
     Raises:
-        StoreError: a folder cannot be read, or `out` cannot be written; an older page stays whole.
+        StoreError: a folder cannot be read, or `out` cannot be written or must not be replaced; an older page stays
+            whole.
         UsageError: no folder given.
     """
     if not folders:
         raise UsageError("no results folder to report on; give one, such as results/local/try")
+    target = out or place.root_of(folders[0]) / place.PAGE
+    place.check_place(target, folders, page=True, force=force)
     if any((folder / store.SEARCH).exists() for folder in folders):
         if len(folders) > 1:
             raise UsageError("a search has a page of its own: give its folder alone")
@@ -86,7 +93,6 @@ def write_report(folders: Sequence[Path], out: Path | None = None, *, include_pr
     else:
         records = [record for folder in folders for record in store.read_records(folder)]
         text = render(records, folder_reader(folders), include_predicted=include_predicted)
-    target = out or _folder(folders[0]) / "report.html"
     content = text.encode()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -98,17 +104,13 @@ def write_report(folders: Sequence[Path], out: Path | None = None, *, include_pr
     return target
 
 
-def _folder(place: Path) -> Path:
-    return place if place.is_dir() else place.parent
-
-
 def folder_reader(folders: Sequence[Path]) -> ReadArtifact:
     """A reader that finds an artifact by its path in one of the folders and checks its hash.
 
     Args:
         folders: of the records, or files in them.
     """
-    roots = [_folder(folder) for folder in folders]
+    roots = [place.root_of(folder) for folder in folders]
 
     def read(artifact: rec.Artifact) -> bytes:
         relative = PurePosixPath(artifact.path)

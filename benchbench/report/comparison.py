@@ -15,23 +15,26 @@ from benchbench import records as rec
 from benchbench import store, units
 from benchbench.errors import StoreError
 from benchbench.report import conditions, html, strips
+from benchbench.report.place import check_place
 from benchbench.verdicts import Comparison, Row, change_text, interval_text, p_text, tally
 
 #: Figures beyond this many bytes are left out, those of rows that are the same first.
 FIGURE_BUDGET_BYTES = 700_000
 
 
-def write_comparison(found: Comparison, names: tuple[str, str], out: Path) -> Path:
+def write_comparison(found: Comparison, names: tuple[str, str], out: Path, *, force: bool = False) -> Path:
     """Write the page whole.
 
     Args:
         found: the comparison.
         names: of A and B: folders, or files in them.
         out: the file to write.
+        force: replace a file that is no page of ours; one of A or B is not replaced even so.
 
     Raises:
-        StoreError: it cannot be written; an older page stays whole.
+        StoreError: it cannot be written, or must not be replaced; an older page stays whole.
     """
+    check_place(out, [Path(name) for name in names], page=True, force=force)
     content = render_comparison(found, names).encode()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,72 @@
+"""Where a page or an export may be written: over what was made here, never over what it is made from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchbench import store
+from benchbench.errors import StoreError
+from benchbench.overwrite import check_output, files_below
+
+PAGE = "report.html"
+_PAGE = re.compile(
+    rb"<!doctype html>\n.*<meta http-equiv=\"Content-Security-Policy\" content=\"default-src &#39;none&#39;; "
+    rb"img-src data:.*<title>[^<]*(?: \xc2\xb7 benchbench</title>|\Z)",
+    re.DOTALL,
+)
+_EXPORT = re.compile(
+    rb"model,(?:status|paper_name),"
+    rb"|\[\n  \{\n    \"model\": "
+    rb"|% needs \\usepackage\{booktabs\}\n"
+    rb"|[^\n]*\n\n\| (?:Model|Network) \|"
+)
+
+
+def is_page(head: bytes) -> bool:
+    """Whether a file that begins so is one of our pages: told by its policy and its title."""
+    return _PAGE.match(head) is not None
+
+
+def check_place(out: Path, folders: Sequence[Path], *, page: bool, force: bool = False) -> None:
+    """Refuse a place that a page or an export would do harm in; called before either is made.
+
+    Args:
+        out: the file to be written.
+        folders: that are read: every file in them is an input, but for pages and exports at their top.
+        page: whether it is a page. One of ours is replaced by the next; an older export only with `force`.
+        force: replace a file that is not ours; never an input.
+
+    Raises:
+        StoreError: it is an input, or would be taken for one from then on; or a file of somebody else.
+    """
+    roots = [root_of(folder) for folder in folders]
+    reserved = out.suffix == ".jsonl" or out.name in (store.SEARCH, store.SEARCH_BEGUN, store.LOCK)
+    if reserved and not out.exists() and any(out.parent.resolve() == root.resolve() for root in roots):
+        raise StoreError(f"{out} would be read as records or a search from then on: choose another --out")
+    check_output(out, inputs=_inputs(out, folders), is_ours=is_page if page else None, force=force)
+
+
+def root_of(place: Path) -> Path:
+    """The results folder of a place, which is that or a file in it."""
+    return place if place.is_dir() else place.parent
+
+
+def _inputs(out: Path, folders: Sequence[Path]) -> Iterator[Path]:
+    ours = _is_ours(out)
+    for folder in folders:
+        root = root_of(folder)
+        if folder.is_dir():
+            found = files_below(folder)
+        else:
+            yield folder
+            found = (path for path in root.iterdir() if path.is_file()) if root.is_dir() else iter(())
+        yield from (path for path in found if path.parent != root or not (ours or path.name == PAGE))
+        yield from files_below(root / "artifacts")  # a link to elsewhere, perhaps
+
+
+def _is_ours(out: Path) -> bool:
+    with open(out, "rb") as file:
+        head = file.read(4096)
+    return is_page(head) or _EXPORT.match(head) is not None
