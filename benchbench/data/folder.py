@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchbench import documents
 from benchbench import records as rec
 from benchbench.data import splits
 from benchbench.data.brats import is_brats, open_brats
@@ -207,10 +208,10 @@ def _fingerprint(source: Source, digest: str) -> dict[str, Any]:
     """Spacing, patch and intensities, from the cache where the files are the same."""
     found: dict[str, Any] = {}
     try:
-        read = json.loads(_fingerprint_path(source, digest).read_bytes())
+        read = documents.read_json(_fingerprint_path(source, digest), "the fingerprint", DataError)
         if read["stamp"] == _times(source) and read["version"] == _LOOK:
             found = dict(read)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DataError, KeyError, TypeError):
         pass
     if not found:
         found = _look(source)
