@@ -76,8 +76,10 @@ def compare(
     if anyway:
         pairs += near
     if not pairs:
-        why = f"; {len(near)} of the same family of networks are there: --anyway pairs them and says so" if near else ""
-        raise UsageError(f"{_nothing_in_common(*newest)}{why}")
+        more = (
+            f"; {len(near)} of the same family of networks are there: --anyway pairs them and says so" if near else ""
+        )
+        raise UsageError(f"{_nothing_in_common(*newest)}{more}")
     held = {r.cell for pair in pairs for r in pair}
     notes = _mixed(sides, held, labels, anyway=anyway)
     different = _asked_differences(pairs, _labels(list(newest[0].values()))) + _differences(pairs)

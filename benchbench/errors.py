@@ -93,8 +93,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
         slip = slips <= most and (alike >= _ALIKE or (slips == 1 and min(len(given), len(plain)) > 1))
         cut = len(given) >= _SAME_START and plain.startswith(given) and alike >= _ALIKE
         if given and plain and (slip or cut):
-            found.append((slips, -alike, choice))
-    return min(found)[2] if found else None
+            found.append((-slips, alike, choice))
+    return max(found)[2] if found else None
 
 
 def _bare(name: str) -> str:
