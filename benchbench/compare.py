@@ -72,10 +72,17 @@ def compare(
     newest = [_newest(side) for side in sides]
     labels = _labels([*newest[0].values(), *newest[1].values()])
     pairs = [(a, newest[1][cell]) for cell, a in newest[0].items() if cell in newest[1]]
+    near = _near_pairs(*newest) if anyway or not pairs else []
+    if anyway:
+        pairs += near
     if not pairs:
-        raise UsageError(_nothing_in_common(*newest))
-    notes = _mixed(sides, {a.cell for a, _ in pairs}, labels, anyway=anyway)
-    different = _differences(pairs)
+        more = (
+            f"; {len(near)} of the same family of networks are there: --anyway pairs them and says so" if near else ""
+        )
+        raise UsageError(f"{_nothing_in_common(*newest)}{more}")
+    held = {r.cell for pair in pairs for r in pair}
+    notes = _mixed(sides, held, labels, anyway=anyway)
+    different = _asked_differences(pairs, _labels(list(newest[0].values()))) + _differences(pairs)
     if different and not anyway:
         raise UsageError(f"the conditions differ: {'; '.join(different)}: {_ANYWAY}")
 
@@ -99,7 +106,7 @@ def compare(
     return Comparison(
         rows=tuple(rows),
         broken=broken,
-        only=(_only(newest[0], newest[1], labels), _only(newest[1], newest[0], labels)),
+        only=(_only(newest[0], held, labels), _only(newest[1], held, labels)),
         unmeasured=tuple(labels[a.cell] for a, _ in whole if a.cell not in measured),
         differences=tuple(different),
         notes=(
@@ -187,8 +194,63 @@ def _both(metric: Metric, pair: Pair) -> tuple[Sample, Sample] | None:
     return (a, b) if a and b else None
 
 
-def _only(here: Mapping[str, Any], there: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(labels[cell] for cell in here if cell not in there)
+def _only(here: Mapping[str, Any], paired: set[str], labels: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(labels[cell] for cell in here if cell not in paired)
+
+
+# Pairs that were not asked for alike
+
+_WEIGHTS = ("threads", "checkpoint")
+_NETWORK = (*_WEIGHTS, "recipe", "keywords", "arch")
+
+
+def _near_pairs(a: Mapping[str, rec.Record], b: Mapping[str, rec.Record]) -> list[Pair]:
+    """Of the cells that only one side holds, those with one counterpart and no other, the most alike first."""
+    left = [[r for cell, r in a.items() if cell not in b], [r for cell, r in b.items() if cell not in a]]
+    found: list[Pair] = []
+    for free in (("threads",), _WEIGHTS, _NETWORK):
+        alike = [(one, other) for one in left[0] for other in left[1] if _alike(one, other, free)]
+        sole = [
+            (one, other)
+            for one, other in alike
+            if sum(x is one for x, _ in alike) == 1 and sum(y is other for _, y in alike) == 1
+        ]
+        found += sole
+        taken = {r.cell for pair in sole for r in pair}
+        left = [[r for r in side if r.cell not in taken] for side in left]
+    return found
+
+
+def _alike(a: rec.Record, b: rec.Record, free: Sequence[str]) -> bool:
+    """Whether two cells differ in nothing but `free`, and are of one network, or one compressed from the other."""
+    old, new = _whole(a), _whole(b)
+    if any(old[k] != new[k] for k in old if k not in free):
+        return False
+    if a.model.name == b.model.name:
+        return "recipe" not in free or a.recipe != b.recipe
+    return "recipe" in free and (a.model.name in _origins(b) or b.model.name in _origins(a))
+
+
+def _whole(record: rec.Record) -> dict[str, Any]:
+    return _asked(record) | {"checkpoint": record.model.checkpoint, "recipe": rec.to_json(record.recipe)}
+
+
+def _origins(record: rec.Record) -> set[str]:
+    """The networks that this one was compressed from."""
+    recipe = record.recipe or {}
+    return {str(recipe[key]) for key in ("parent", "root") if recipe.get(key)}
+
+
+def _asked_differences(pairs: Sequence[Pair], labels: Mapping[str, str]) -> list[str]:
+    """In what was asked of pairs that are not of one cell: `unet: threads 2 -> 1`."""
+    lines = []
+    for a, b in pairs:
+        if a.cell != b.cell:
+            old, new = _asked(a), _asked(b)
+            network = [f"network {a.model.name} -> {b.model.name}"] if a.model.name != b.model.name else []
+            fields = [f"{k} {_plain(old[k])} -> {_plain(new[k])}" for k in old if old[k] != new[k]]
+            lines.append(f"{labels[a.cell]}: {', '.join(network + fields)}")
+    return lines
 
 
 # Conditions

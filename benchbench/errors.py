@@ -71,8 +71,52 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-_NEAR = 0.66  # of difflib's ratio: one of three letters changed, or two that changed places
 _FEW = 6  # so many names are listed in the message itself
+_ALIKE = 0.7  # share of letters in common, in order, from which a name may be a slip for another
+_SAME_START = 3  # letters from which a name is one cut short
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The name that was probably meant; None where none is near enough for that.
+
+    Near is what a slip of the hand makes: at most two letters and a third of the name missing, added, wrong or
+    swapped, with most letters in common; or a name cut short. Upper case, dashes, underscores and spaces do not count.
+
+    Args:
+        name: what was given.
+        known: every name that would have done.
+    """
+    given = _bare(name)
+    found: list[tuple[float, float, str]] = []
+    for choice in sorted(known):
+        plain = _bare(choice)
+        alike = difflib.SequenceMatcher(None, plain, given).ratio()
+        slips = _slips(given, plain)
+        most = min(2, max(1, max(len(given), len(plain)) // 3))
+        slip = slips <= most and (alike >= _ALIKE or (slips == 1 and min(len(given), len(plain)) > 1))
+        cut = len(given) >= _SAME_START and plain.startswith(given) and alike >= _ALIKE
+        if given and plain and (slip or cut):
+            found.append((-slips, alike, choice))
+    return max(found)[2] if found else None
+
+
+def _bare(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "").replace(" ", "")
+
+
+def _slips(a: str, b: str) -> int:
+    """Letters to add, drop, change or swap with their neighbour to make one of the other."""
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, 1):
+        above, before = before, row
+        row = [i]
+        for j, other in enumerate(b, 1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
+                cost = min(cost, above[j - 2] + 1)
+            row.append(cost)
+    return row[-1]
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> str:
@@ -85,24 +129,15 @@ def unknown(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> st
         hint: what to do to see them all, such as "'bench list models' shows all".
     """
     choices = sorted(known)
-    near = _nearest(name, choices)
+    near = nearest(name, choices)
     text = f"unknown {kind} {name!r}"
-    if near:
+    if near is not None:
         text += f": did you mean {near!r}?"
     elif choices and (not hint or len(choices) <= _FEW):
         text += f"; known: {', '.join(choices)}"
     if hint:
         text += f" {hint}" if text.endswith("?") else f"; {hint}"
     return text
-
-
-def _nearest(name: str, choices: list[str]) -> str | None:
-    """The choice that a person may have meant, by its letters; None where none is near."""
-    plain = {choice.lstrip("-").lower(): choice for choice in reversed(choices)}  # `--` is no likeness
-    wanted = name.lstrip("-").lower()
-    near = difflib.get_close_matches(wanted, list(plain), n=1, cutoff=_NEAR)
-    begun = [one for one in plain if len(wanted) > 2 and one.startswith(wanted)]
-    return plain[near[0]] if near else plain[min(begun, key=len)] if begun else None
 
 
 def command(*words: object) -> str:

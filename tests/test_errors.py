@@ -14,6 +14,37 @@ def test_a_near_miss_is_answered_with_the_name_meant() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("unter", "unetr"),
+        ("slim_unet", "slim_unetr"),
+        ("SlimUNETR", "slim_unetr"),
+        ("swin-unter", "swin_unetr"),
+        ("nnunt", "nnunet"),
+        ("nnnunet", "nnunet"),
+    ],
+)
+def test_a_slip_of_one_or_two_letters_is_answered_with_the_name_meant(given: str, meant: str) -> None:
+    assert errors.nearest(given, ZOO) == meant
+
+
+@pytest.mark.parametrize("given", ["bundle", "resnet", "net", "tune", "model", "", "-", "swin"])
+def test_a_name_of_something_else_is_not_taken_for_a_slip(given: str) -> None:
+    assert errors.nearest(given, ZOO) is None
+    assert "did you mean" not in errors.unknown("model", given, ZOO, hint=HINT)
+
+
+@pytest.mark.parametrize("given", ["--in-channels", "--verbose", "--height"])
+def test_a_flag_of_something_else_is_not_taken_for_help(given: str) -> None:
+    assert errors.nearest(given, ["--help", "--format", "--out", "-h", "-v"]) is None
+
+
+def test_a_flag_with_two_letters_swapped_is_answered_with_the_flag_meant() -> None:
+    assert errors.nearest("--ouput", ["--help", "--output", "--format"]) == "--output"
+    assert errors.nearest("--fromat", ["--help", "--output", "--format"]) == "--format"
+
+
 def test_a_name_like_no_other_is_answered_with_where_to_look() -> None:
     many = [f"{name}{i}" for name in ZOO for i in range(4)]
     assert errors.unknown("model", "qqq", many, hint=HINT) == "unknown model 'qqq'; 'bench list models' shows all"
@@ -61,7 +92,6 @@ def test_wrong_use_is_a_value_error_for_those_who_use_the_python_functions() -> 
         ("bundle", ["unetr", "vnet", "unet3d"], None),
         ("--in-channels", ["--help", "--models", "--device"], None),
         ("rnu", ["run", "audit"], "run"),
-        ("swin", ["swin_unetr", "unetr"], "swin_unetr"),
         ("Slim-UNETR", ["slim_unetr", "unetr"], "slim_unetr"),
         ("--modles", ["--models", "--help"], "--models"),
         ("", ["a"], None),
