@@ -206,6 +206,7 @@ def test_layers_without_a_norm_keep_all(tmp_path: Path) -> None:
     made = compress(ask(path, model=spec.arch, criterion="batchnorm"), tmp_path / "out")
     assert "4 of 12 channels went, in 1 layers" in lines(made, None)
     assert any("1 layers keep all their channels" in line for line in lines(made, None))
+    assert lines(made, None)[-1].endswith(" --trust")  # as its weights name a class of the user's own
 
 
 def test_a_run_measures_it_beside_the_whole_one(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchbench.errors import UnsupportedError
+from benchbench.errors import ShapeError, UnsupportedError
 from benchbench.measure.cost import layers, measure_cost
 
 
@@ -150,4 +150,6 @@ def test_control_flow_that_depends_on_values_is_counted_by_running_where_that_is
 
 def test_an_input_that_does_not_fit_is_the_networks_own_error():
     with pytest.raises(RuntimeError):
+        measure_cost(nn.Sequential(nn.Conv3d(3, 4, 3), nn.Conv3d(3, 4, 3)), (1, 3, 8, 8, 8))
+    with pytest.raises(ShapeError, match="takes 4 channels, and 3 were fed"):
         measure_cost(nn.Conv3d(4, 4, 3), (1, 3, 8, 8, 8))
