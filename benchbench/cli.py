@@ -17,11 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchbench import streams
 from benchbench.arguments import parse
 from benchbench.errors import (
     EXIT_INCOMPLETE,
     EXIT_INTERRUPTED,
     EXIT_OK,
+    EXIT_REGRESSION,
     EXIT_SOFTWARE,
     EXIT_USAGE,
     BenchError,
@@ -37,11 +39,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = any(a in ("-v", "--verbose") for a in arguments)
-    previous = _terminate_like_ctrl_c()
+    with streams.usable() as results:
+        previous = _terminate_like_ctrl_c()
+        try:
+            return _end(results, _run_one(arguments, verbose, results), verbose)
+        except SystemExit as end:  # argparse's, after --help and --version
+            end.code = _end(results, end.code if isinstance(end.code, int) else EXIT_OK, verbose)
+            raise
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _end(results: streams.Results, code: int, verbose: bool) -> int:
+    """Write out what is left for stdout, and the exit code then."""
+    try:
+        results.flush()
+    except BrokenPipeError:  # the reader of our output has gone, as in `bench list models | head`
+        results.discard()
+    except streams.OutputError as error:
+        results.discard()
+        if code in (EXIT_OK, EXIT_REGRESSION, EXIT_INCOMPLETE):  # nothing else was told as the reason yet
+            if verbose:
+                _traceback()
+            print(f"bench: {error}", file=sys.stderr)
+            return error.exit_code
+    except KeyboardInterrupt:
+        results.discard()
+        print("bench: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return code
+
+
+def _run_one(arguments: list[str], verbose: bool, results: streams.Results) -> int:
     try:
         options = parse(arguments)
         _set_up_logging(options)
-        return int(COMMANDS[options.command](options))
+        if getattr(options, "format", None) == "json":
+            results.hold_json()
+        try:
+            return int(COMMANDS[options.command](options))
+        except SystemExit as error:  # of code that a command ran; its code means nothing here
+            raise RuntimeError(f"something in 'bench {options.command}' called exit({error.code!r})") from error
     except BenchError as error:
         if verbose:
             _traceback()
@@ -51,7 +90,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("bench: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone, as in `bench list models | head`
         return EXIT_OK
     except Exception as error:  # whatever is left is one line, too, and no code that means something else
         if verbose:
@@ -62,9 +100,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         more = "" if verbose else "; -v shows where"
         print(f"bench: a defect of benchbench: {type(error).__name__}: {first_line(error)}{more}", file=sys.stderr)
         return EXIT_SOFTWARE
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 #: Of a file or folder that cannot be used, whatever the command wanted of it.
