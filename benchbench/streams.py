@@ -104,11 +104,11 @@ class Results(_Stream):
         """What is not known to the terminal is escaped from here on, so that nothing is lost."""
         self._replace(_JSON_HANDLER)
 
-    def write(self, text: str) -> int:
+    def write(self, text: str) -> int:  # noqa: D102 - as of any text stream
         with _told():
             return super().write(text)
 
-    def flush(self) -> None:
+    def flush(self) -> None:  # noqa: D102 - as of any text stream
         with _told():
             super().flush()
 
@@ -118,14 +118,14 @@ class Messages(_Stream):
 
     failed = False
 
-    def write(self, text: str) -> int:
+    def write(self, text: str) -> int:  # noqa: D102 - as of any text stream
         try:
             super().write(text)
         except (OSError, ValueError):
             self.failed = True
         return len(text)
 
-    def flush(self) -> None:
+    def flush(self) -> None:  # noqa: D102 - as of any text stream
         try:
             super().flush()
         except (OSError, ValueError):
@@ -150,7 +150,7 @@ def usable() -> Iterator[Results]:
     if None in (sys.stdin, *before):
         _open_the_closed()
     results, messages = Results(before[0]), Messages(before[1])
-    sys.stdout, sys.stderr = results, messages  # type: ignore[assignment]
+    sys.stdout, sys.stderr = results, messages
     try:
         yield results
     finally:
