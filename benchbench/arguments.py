@@ -60,6 +60,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: an unknown command, flag or value, with the nearest one that is known.
     """
+    if any("\0" in argument for argument in arguments):
+        raise UsageError("an argument holds a NUL character, which no name or path can")
     parser = build_parser()
     arguments = _with_signs(arguments)
     options, left = parser.parse_known_args(arguments)
@@ -120,6 +122,10 @@ def _with_config(
             before.append(f"--{key}")
         elif value is not False:
             items = value if isinstance(value, list) else [value]
+            if any("\0" in str(item) for item in items):
+                raise UsageError(
+                    f"--config {path}: the value of {key!r} holds a NUL character, which no name or path can"
+                )
             before += [f"--{key}", *map(str, items)]
     at = list(arguments).index(options.command) + 1
     return parser.parse_known_args([*arguments[:at], *before, *arguments[at:]])

@@ -49,7 +49,10 @@ def _main(arguments: list[str]) -> int:
     try:
         options = parse(arguments)
         _set_up_logging(options)
-        code = int(COMMANDS[options.command](options))
+        try:
+            code = int(COMMANDS[options.command](options))
+        except SystemExit as error:  # of code that a command ran; its code means nothing here
+            raise RuntimeError(f"something in 'bench {options.command}' called exit({error.code!r})") from error
         sys.stdout.flush()
         return code
     except BenchError as error:

@@ -93,6 +93,9 @@ def _start(feed: Feed, starter: int) -> None:
     global _there
     _there = feed
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, which then ends this
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.SIG_DFL)  # the training's handlers came along, which would tell a traceback
     end_with_the_starter(starter)
     torch.set_num_threads(1)
 

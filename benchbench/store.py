@@ -330,8 +330,11 @@ def read_records(path: Path) -> Iterable[rec.Record]:
     Raises:
         StoreError: nothing there, not ours, or from a newer schema.
     """
-    if path.is_dir():
-        files = sorted(path.glob("*.jsonl"))
+    try:
+        files = sorted(path / name for name in os.listdir(path) if name.endswith(".jsonl")) if path.is_dir() else None
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+    if files is not None:
         if not files:
             raise StoreError(_no_records(path))
         return [record for file in files for record in read_records(file)]

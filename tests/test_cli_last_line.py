@@ -39,3 +39,46 @@ def test_a_signal_ends_as_ctrl_c_does(number, monkeypatch, capsys):
         assert signal.getsignal(number) is before
     finally:
         signal.signal(number, outside)
+
+
+def test_code_that_exits_ends_no_command_as_if_it_had_succeeded(monkeypatch, capsys):
+    monkeypatch.setitem(cli.COMMANDS, "info", _raise(SystemExit(0)))
+    assert cli.main(["info"]) == 70
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_nul_character_is_wrong_use_wherever_it_stands(tmp_path, capsys):
+    config = tmp_path / "flags.toml"
+    config.write_text('out = "a\\u0000b"\n')
+    assert cli.main(["run", "--models", "slim_unetr", "--config", str(config)]) == 2
+    assert cli.main(["report", "a\0b"]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "report {}",
+        "compare {} {}",
+        "data check {}",
+        "data list {}",
+        "data split {}",
+        "data prepare {}",
+        "search --resume {}",
+        "run --models slim_unetr --device rtx-4090 --out {}",
+        "run --models slim_unetr --config {}",
+        "run --models slim_unetr --data {}",
+        "audit --models slim_unetr --input 32 32 32 --out {}",
+        "train slim_unetr --data {}",
+        "compress slim_unetr --checkpoint {} --prune 0.5",
+        "predict slim_unetr --checkpoint {} --input {} --output {}",
+    ],
+)
+@pytest.mark.parametrize("kind", ["long", "loop"])
+def test_a_path_that_cannot_be_is_wrong_use_for_each_command(words, kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("loop", "loop")
+    path = "x" * 300 if kind == "long" else "loop"
+    assert cli.main(words.format(*[path] * 3).split()) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1, told

@@ -9,14 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchbench.child import end_with_the_starter
 from benchbench.errors import EXIT_INTERRUPTED, BenchError, StoreError
-from benchbench.search.asked import read_job
-from benchbench.search.searcher import STORAGE_ENV
-from benchbench.search.storage import open_storage
-from benchbench.search.work import Worker
 
 
 def main(folder: Path, index: int, starter: int) -> int:
@@ -28,18 +22,12 @@ def main(folder: Path, index: int, starter: int) -> int:
         starter: the process that this one ends with.
     """
     logging.basicConfig(level=logging.WARNING, format=f"bench: worker {index}: %(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGTERM, interrupt)
-    end_with_the_starter(starter)
-    own = f"sqlite:///{(folder / 'study.db').absolute()}"
-    url = os.environ.get(STORAGE_ENV) or own
     try:
-        job = read_job(folder).job
-        if job is None:
-            raise StoreError(f"the search in {folder} was not planned yet")
-        if job.task.threads:
-            torch.set_num_threads(job.task.threads)
-        shared = url != own
-        Worker(job, folder, open_storage(url), index=index, shared=shared, tell=lambda text: None).run()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, interrupt)
+        end_with_the_starter(starter)
+        _work(folder, index)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BenchError as error:
@@ -48,9 +36,29 @@ def main(folder: Path, index: int, starter: int) -> int:
     return 0
 
 
+def _work(folder: Path, index: int) -> None:
+    import torch  # takes seconds, in which a signal may come: not before the handlers are set
+
+    from benchbench.search.asked import read_job
+    from benchbench.search.searcher import STORAGE_ENV
+    from benchbench.search.storage import open_storage
+    from benchbench.search.work import Worker
+
+    own = f"sqlite:///{(folder / 'study.db').absolute()}"
+    url = os.environ.get(STORAGE_ENV) or own
+    job = read_job(folder).job
+    if job is None:
+        raise StoreError(f"the search in {folder} was not planned yet")
+    if job.task.threads:
+        torch.set_num_threads(job.task.threads)
+    shared = url != own
+    Worker(job, folder, open_storage(url), index=index, shared=shared, tell=lambda text: None).run()
+
+
 def interrupt(*_: Any) -> None:
-    """SIGTERM's handler: this worker leaves as the first one does after Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows tidies up
+    """The signals' handler: this worker leaves as the first one does after Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # once is enough: what follows tidies up
     raise KeyboardInterrupt
 
 
