@@ -515,6 +515,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     out = options.out or CALIBRATIONS / f"{name}.toml"
     if out.suffix != ".toml":
         raise UsageError(f"--out {out} must end in .toml, since 'bench run --device {out}' tells a profile by that")
+    with contextlib.suppress(FileNotFoundError):
+        out.stat()  # a name that cannot be is refused before anything is timed
     cards = [card for card in zoo.find_cards(options.models) if not card.checkpoint]
     from benchbench.forecast import calibrate, told
     from benchbench.progress import TrainingProgress

@@ -70,6 +70,7 @@ def test_a_nul_character_is_wrong_use_wherever_it_stands(tmp_path, capsys):
         "run --models slim_unetr --data {}",
         "audit --models slim_unetr --input 32 32 32 --out {}",
         "train slim_unetr --data {}",
+        "calibrate --out {}/c.toml",
         "compress slim_unetr --checkpoint {} --prune 0.5",
         "predict slim_unetr --checkpoint {} --input {} --output {}",
     ],
