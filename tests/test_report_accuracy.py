@@ -96,9 +96,11 @@ def test_what_is_no_curve_is_refused(content):
         training.parse(content)
 
 
-def test_values_that_are_no_numbers_are_left_out():
-    text = '{"budget": "b", "steps_done": 10, "curve": [[5, NaN], [10, 1.0], [99, 1.0]]}'
+def test_steps_beyond_the_last_are_left_out_and_what_is_no_number_is_refused():
+    text = '{"budget": "b", "steps_done": 10, "curve": [[10, 1.0], [99, 1.0]]}'
     assert training.parse(text.encode()).loss == ((1.0, 1.0),)
+    with pytest.raises(StoreError, match="could not be read"):
+        training.parse(text.replace("[99, 1.0]", "[5, NaN]").encode())
 
 
 def test_a_damaged_curve_costs_only_its_figure(folder):
@@ -113,7 +115,7 @@ def test_the_command_for_the_same_again_names_folder_and_fold():
     record = scored("nnunet", 0.9)
     work = dataclasses.replace(record.workload, data="Task04_Hippocampus:0123abcd:fold2", split="test")
     (group,) = conditions.group([dataclasses.replace(record, workload=work)])
-    assert "--data Task04_Hippocampus --fold 2" in conditions.reproduce(group)
+    assert "--data path/to/Task04_Hippocampus --fold 2" in conditions.reproduce(group)
 
 
 def test_networks_of_a_folder_share_a_table_though_their_patches_differ(tmp_path):
@@ -220,7 +222,7 @@ def test_trainings_on_a_folder_share_a_table():
     (group,) = conditions.group(rows)
     command = conditions.reproduce(group)
     assert "--phase train" in command
-    assert "--data Task04_Hippocampus" in command
+    assert "--data path/to/Task04_Hippocampus" in command
     assert "--spatial" not in command
 
 
@@ -235,4 +237,4 @@ def test_trainings_on_a_folder_share_a_table():
 )
 def test_the_fold_of_a_command_is_that_of_the_records(key, flag):
     (group,) = conditions.group([on_folder(scored("nnunet", 0.9), (40, 56, 40), 0.2, data=key)])
-    assert conditions.reproduce(group).endswith(f"--data X {flag}".strip())
+    assert conditions.reproduce(group).endswith(f"--data path/to/X {flag}".strip())

@@ -220,7 +220,7 @@ def test_a_search_without_a_result_says_how_it_goes_on(tmp_path: Path, capsys: p
     (folder / JOB).write_text(json.dumps(begun()))
     assert cli.main(["report", str(folder)]) == 2
     error = capsys.readouterr().err
-    assert f"has no result yet: 'bench search --resume '{folder}'' goes on" in error
+    assert f"has no result yet; this goes on with it: bench search --resume '{folder}'" in error
     assert "bench run" not in error
     (folder / "kept.json").rename(folder / "search.json")
     assert cli.main(["report", "--format", "csv", str(folder)]) == 2
