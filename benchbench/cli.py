@@ -517,7 +517,11 @@ def _calibrate(options: argparse.Namespace) -> int:
         raise UsageError(f"--out {out} must end in .toml, since 'bench run --device {out}' tells a profile by that")
     with contextlib.suppress(FileNotFoundError):
         out.stat()  # a name that cannot be is refused before anything is timed
-    cards = [card for card in zoo.find_cards(options.models) if not card.checkpoint]
+    if any(part.strip().endswith(".safetensors") for part in options.models.split(",")):
+        raise UsageError(
+            f"--models {options.models}: operators are timed without weights; name the network, not a file"
+        )
+    cards = zoo.find_cards(options.models)
     from benchbench.forecast import calibrate, told
     from benchbench.progress import TrainingProgress
 

@@ -104,12 +104,13 @@ def prepare(asked: Asked) -> Training:
             not known, a patch that the network cannot take, a device that is not there.
     """
     plan = data.get_plan(asked.data, fold=asked.fold)
-    card = _one(zoo.find_cards(asked.model), asked.model)
-    if card.checkpoint:
+    cards = [] if asked.model.endswith(".safetensors") else zoo.find_cards(asked.model)
+    if not cards or cards[0].checkpoint:  # of weights nothing is read, and no class that they name is imported
         raise UsageError(
             f"{asked.model} is trained already: 'bench compress' trains weights on, and a name from "
             "'bench list models' begins anew"
         )
+    card = _one(cards, asked.model)
     if card.task != "segmentation":
         raise UsageError(f"{card.name} is made for {card.task}: it has no dense output to train on {plan.name}")
     if asked.device == "cuda":

@@ -37,7 +37,6 @@ def add_train(command: Any) -> None:
     sub = command("train", "train one network on a data set, by the one recipe")
     sub.add_argument("model", metavar="MODEL", help="a name from 'bench list models', a card, or pkg.module:Class")
     add_channels(sub)
-    add_trust(sub)
     sub.add_argument(
         "--data", default="phantom", metavar="NAME|DIR", help="a data set, or its folder (default: phantom)"
     )

@@ -1,8 +1,13 @@
 """Whatever goes wrong ends in one line and a code that means nothing else."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 
 from benchbench import cli
@@ -39,6 +44,34 @@ def test_a_signal_ends_as_ctrl_c_does(number, monkeypatch, capsys):
         assert signal.getsignal(number) is before
     finally:
         signal.signal(number, outside)
+
+
+def test_a_run_that_is_terminated_with_all_its_processes_says_so_in_one_line(tmp_path):
+    words = ["--models", "tests.tiny_nets:Sleeps", "--spatial", "8", "8", "8", "--data", "none", "--no-noise"]
+    start = [sys.executable, "-m", "benchbench", "run", "-q", *words, "--out", str(tmp_path / "r")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "BENCHBENCH_CACHE": str(tmp_path / "cache")}
+    run = subprocess.Popen(start, stderr=subprocess.PIPE, text=True, start_new_session=True, env=env)
+    try:
+        deadline = time.monotonic() + 120
+        while not any("benchbench.worker" in " ".join(_words(one)) for one in psutil.Process(run.pid).children(True)):
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(3)  # by then it is in its forward, most likely; the end is the same if not
+        os.killpg(run.pid, signal.SIGTERM)
+        told = run.communicate(timeout=60)[1]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+    assert (run.returncode, told.count("\n")) == (130, 1), told
+    assert told.startswith("bench: interrupted; ")
+
+
+def _words(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def test_code_that_exits_ends_no_command_as_if_it_had_succeeded(monkeypatch, capsys):

@@ -1,12 +1,14 @@
 """With --anyway, cells pair by network and work as far as that is unambiguous, and what differs is listed."""
 
 import dataclasses
+import html
 
 import pytest
 
 from benchbench import compare_tables
 from benchbench.compare import compare
 from benchbench.errors import UsageError
+from benchbench.report import comparison
 from tests import compare_examples as examples
 
 STEADY = examples.latency(1.0, 1.001, 0.999, 1.002, 0.998)
@@ -39,6 +41,12 @@ def test_cells_of_one_family_are_paired_anyway_and_what_differs_is_told(a, b, sa
     assert found.differences[0].startswith(says)
     for form in ("table", "json"):
         assert says in compare_tables.text(found, ("a", "b"), form)
+
+
+@pytest.mark.parametrize(("a", "b", "says"), CASES)
+def test_the_page_lists_what_differs(a, b, says):
+    page = comparison.render_comparison(compare([a], [b], anyway=True), ("a", "b"))
+    assert html.escape(says) in page
 
 
 def test_a_cell_with_two_counterparts_is_not_paired():

@@ -131,6 +131,12 @@ def test_the_roof_of_two_operators_by_hand(own: Profile) -> None:
     assert throughput.interval == pytest.approx((2 / 2.5 / INTERVAL_FACTOR, 2 / 2.5))
 
 
+def test_a_time_without_the_macs_of_an_operator_is_a_lower_bound(own: Profile) -> None:
+    found = by_metric(predict([operator(10**12, 1000, 1000)], own, Workload(), 500_000, is_complete=False))
+    assert (found["latency_s"].bound, found["throughput_patches_per_s"].bound) == ("at_least", "at_most")
+    assert "whose MACs are not known" in found["latency_s"].method
+
+
 costs = st.lists(
     st.builds(operator, st.integers(0, 10**13), st.integers(1, 10**10), st.integers(1, 10**10)), min_size=1
 )

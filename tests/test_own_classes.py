@@ -162,6 +162,10 @@ def test_a_prefix_that_a_wrapper_has_put_before_every_name_is_named(tmp_path, pr
         checkpoint.load_weights(net, path)
 
 
+class Plain(torch.nn.Conv3d):
+    pass
+
+
 class ReadsValues(torch.nn.Conv3d):
     def forward(self, x):
         return super().forward(x) * x.sum().item()
@@ -185,6 +189,23 @@ def test_channels_that_a_network_does_not_take_are_told_with_those_it_takes(kind
     assert "takes 1 channel, and 4 were fed: add --in-channels 1" in str(found.counter("torch").reason)
 
 
+def test_channels_are_told_of_a_layer_that_a_class_of_ones_own_is_made_of():
+    with pytest.raises(ShapeError, match=r"first layer, a Plain, takes 1 channel, and 4 were fed: add --in-channels 1"):
+        measure_module(Plain(1, 2, 1), (1, 4, 8, 8, 8))
+
+
+def test_channels_are_told_before_a_run_of_a_network_that_is_counted_by_running_it(own, capsys):
+    (own / "readsvalues.py").write_text(
+        "import torch\nclass Net(torch.nn.Conv3d):\n    def __init__(self):\n        super().__init__(1, 2, 1)\n"
+        "    def forward(self, x):\n        return super().forward(x) * x.sum().item()\n"
+    )
+    words = ["run", "-q", "--models", "readsvalues:Net", "--spatial", "8", "8", "8", "--data", "none", "--no-noise"]
+    assert main([*words, "--out", "r"]) == 2
+    told = capsys.readouterr().err
+    assert "takes 1 channel, and 4 were fed: add --in-channels 1" in told
+    assert told.count("\n") == 1
+
+
 def test_a_failure_of_another_kind_is_not_put_down_to_channels():
     later = torch.nn.Sequential(torch.nn.Conv3d(4, 2, 1), torch.nn.Conv3d(3, 2, 1))
     assert channels_refused(later, (1, 4, 4, 4, 4)) is None
@@ -205,3 +226,15 @@ def test_a_class_of_one_channel_that_is_fed_four_is_refused_in_the_plan_with_the
     told = events[-1]
     assert (told["event"], told["kind"]) == ("refused", "shape")
     assert "first layer, 0 (Conv3d), takes 1 channel, and 4 were fed: add --in-channels 1" in told["error"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [("train w.safetensors", "is trained already"), ("calibrate --models w.safetensors", "not a file")],
+)
+def test_commands_that_take_no_weights_say_so_and_never_advise_to_trust_them(own, words, says, capsys):
+    weights(own / "w.safetensors", "mynets:MyNet")
+    assert main(words.split()) == 2
+    told = capsys.readouterr().err
+    assert says in told
+    assert "--trust" not in told

@@ -33,6 +33,7 @@ INTERVAL_FACTOR = 18.0
 #: The range of a scaled forecast, up and down: an assumption, since only settings of one processor could be compared.
 #: Between one and two threads of it the worst was far below (docs/devices.md; `benchmarks/forecast_error.py`).
 SCALED_FACTOR = 3.0
+_LEFT_OUT = "operators whose MACs are not known are in it by the bytes that they move alone"
 _STRANGE = 1.5  # times the interval's factor, where a network has operators that were not timed
 
 
@@ -73,6 +74,8 @@ def predict(
     profile: Profile,
     workload: Workload,
     tensor_memory_bytes: int | None,
+    *,
+    is_complete: bool = True,
 ) -> tuple[Measurement, ...]:
     """Latency, throughput and whether it fits, for a device that is not at hand.
 
@@ -81,12 +84,13 @@ def predict(
         profile: of the device.
         workload: what is asked; only inference is predicted.
         tensor_memory_bytes: weights, input and the most that activations take at once; None if not known.
+        is_complete: whether the MACs of every operator are known; else the time is a lower bound in each tier.
 
     Returns:
         `latency_s` and `throughput_patches_per_s` (from data sheets a lower and an upper bound) and
         `fits_in_memory` (1 or 0), each of origin `predicted`, or without value and with the reason.
     """
-    return (*_speed(operators, profile, workload), _fits(profile, workload, tensor_memory_bytes))
+    return (*_speed(operators, profile, workload, is_complete), _fits(profile, workload, tensor_memory_bytes))
 
 
 def forecast_latency(
@@ -182,7 +186,9 @@ def _threads(profile: Profile, own: Calibration) -> str:
     return f"{own.threads} thread{'s' * (own.threads != 1)}, " if profile.kind == "cpu" else "TF32 off, "
 
 
-def _speed(operators: Sequence[OperatorCost], profile: Profile, workload: Workload) -> tuple[Measurement, Measurement]:
+def _speed(
+    operators: Sequence[OperatorCost], profile: Profile, workload: Workload, is_complete: bool
+) -> tuple[Measurement, Measurement]:
     found = (
         forecast_latency(operators, profile, workload.dtype, workload.threads)
         if workload.phase == "infer"
@@ -192,6 +198,8 @@ def _speed(operators: Sequence[OperatorCost], profile: Profile, workload: Worklo
         tier = profile.tier_for(workload.dtype)
         return _none("latency_s", tier, found), _none("throughput_patches_per_s", tier, found)
     low, high = found.interval
+    bound = found.bound if is_complete else "at_least"
+    method = found.method if is_complete else f"{found.method}; {_LEFT_OUT}"
 
     def made(metric: str, value: float, interval: tuple[float, float], bound: str | None) -> Measurement:
         return Measurement(
@@ -199,16 +207,16 @@ def _speed(operators: Sequence[OperatorCost], profile: Profile, workload: Worklo
             unit=METRIC_UNITS[metric],
             value=value,
             origin="predicted",
-            method=found.method,
+            method=method,
             interval=interval,
             bound=bound,  # type: ignore[arg-type]
             source=found.source,
         )
 
     n = workload.batch
-    most = "at_most" if found.bound else None
+    most = "at_most" if bound else None
     return (
-        made("latency_s", found.seconds, found.interval, found.bound),
+        made("latency_s", found.seconds, found.interval, bound),
         made("throughput_patches_per_s", n / found.seconds, (n / high, n / low), most),
     )
 

@@ -71,6 +71,7 @@ class Cost:
     peak_at: str  # the operator at which that is so, `convolution in encoder.block1`
     operators: tuple[OperatorCost, ...]  # in the order in which they run
     uncounted: Mapping[str, int] = dataclasses.field(default_factory=dict)  # operator without a rule -> its calls
+    packed: int = 0  # quantized layers, whose packed weights are no parameters and are not in `params`
     how: str = COUNT_METHOD
 
     @property
@@ -95,7 +96,7 @@ class Cost:
             return Measurement(metric=metric, unit=unit, value=value, origin="analytic", method=method)
 
         return [
-            exact("params", "parameters", self.params, "every nn.Parameter once; buffers not counted"),
+            params_measurement(self.params, self.packed),
             dataclasses.replace(exact("macs", "MAC", self.macs, self.method), bound=self.bound),
             dataclasses.replace(exact("flops", "FLOP", self.flops, "2 x macs"), bound=self.bound),
             dataclasses.replace(
@@ -179,18 +180,43 @@ def uncounted(module: nn.Module, why: str) -> list[Measurement]:
     """
     lazy = any(is_lazy(p) for p in module.parameters())
     count = None if lazy else sum(p.numel() for p in module.parameters())
-    method = "every nn.Parameter once; buffers not counted"
-    reason = "lazy layers have no parameters before a forward" if lazy else None
-    params = Measurement(
-        metric="params", unit="parameters", value=count, origin="analytic", method=method, reason=reason
-    )
     return [
-        params,
+        params_measurement(count, _packed(module)),
         *(
             Measurement(metric=metric, unit=unit, value=None, origin="analytic", method="none", reason=why)
             for metric, unit in UNITS.items()
         ),
     ]
+
+
+def params_measurement(count: int | None, packed: int) -> Measurement:
+    """`params`, and whether it leaves something out.
+
+    Args:
+        count: None: there are lazy layers.
+        packed: quantized layers, whose weights are no parameters.
+    """
+    method = "every nn.Parameter once; buffers not counted"
+    if packed:
+        method += f"; without the packed weights of {packed} quantized layer{'s' * (packed != 1)}"
+    return Measurement(
+        metric="params",
+        unit="parameters",
+        value=count,
+        origin="analytic",
+        method=method,
+        bound="at_least" if packed and count is not None else None,
+        reason="lazy layers have no parameters before a forward" if count is None else None,
+    )
+
+
+def _packed(module: nn.Module) -> int:
+    """Quantized layers: a convolution packs its weights itself, a linear and a recurrent layer in a module within."""
+    return sum(
+        "_packed_params" in part._modules or "_all_weight_values" in part._modules or "_packed_params" in vars(part)
+        for part in module.modules()
+        if not type(part).__name__.endswith("PackedParams")
+    )
 
 
 def is_lazy(value: Any) -> bool:
@@ -254,6 +280,7 @@ def _cost_of(module: nn.Module, tracer: Tracer, how: str) -> Cost:
         peak_at=tracer.peak_at,
         operators=tuple(tracer.operators),
         uncounted=dict(tracer.uncounted),
+        packed=_packed(module),
         how=how,
     )
 

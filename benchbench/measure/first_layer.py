@@ -39,7 +39,7 @@ def channels_refused(module: nn.Module, input_shape: Sequence[int]) -> ShapeErro
     with contextlib.suppress(Exception):  # it has failed before; only how far it comes is of interest
         ghost = without_memory(module, "meta").eval()
         for name, layer in ghost.named_modules():
-            if type(layer).__module__.startswith("torch.nn.") and _takes(layer):
+            if _is_layer(layer) and _takes(layer):
                 layer.register_forward_pre_hook(lambda layer, args, name=name: note(name, layer, args))
         with torch.no_grad():
             run_forward(ghost, torch.empty(tuple(input_shape), device="meta"))
@@ -52,8 +52,14 @@ def channels_refused(module: nn.Module, input_shape: Sequence[int]) -> ShapeErro
     plural = "channel" if takes == 1 else "channels"
     return ShapeError(
         f"the network's first layer, {where}, takes {takes} {plural}, and {fed} were fed: add --in-channels {takes}, "
-        f"or in Python give an input of {takes} {plural}"
+        f"take a data set of {takes} {plural}, or in Python give an input of {takes} {plural}"
     )
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether it is a layer of PyTorch's own, or a class made from one that computes as that does."""
+    own = next((one for one in type(module).__mro__ if one.__module__.startswith("torch.nn.")), nn.Module)
+    return own is not nn.Module and own is not nn.Sequential
 
 
 def _takes(layer: nn.Module) -> int:
