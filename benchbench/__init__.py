@@ -8,16 +8,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from benchbench.core.version import __version__
 
 _PUBLIC = {
-    "AuditResult": "benchbench.measure.audit",
-    "BenchError": "benchbench.errors",
-    "audit": "benchbench.measure.audit",
-    "build_model": "benchbench.zoo",
-    "list_models": "benchbench.zoo",
-    "load_records": "benchbench.store",
-    "measure_module": "benchbench.api",
+    "AuditResult": "benchbench.measure.flops.audit",
+    "BenchError": "benchbench.core.errors",
+    "audit": "benchbench.measure.flops.audit",
+    "build_model": "benchbench.zoo.cards",
+    "list_models": "benchbench.zoo.cards",
+    "load_records": "benchbench.core.results",
+    "measure_module": "benchbench.runner.in_process",
 }
 
 __all__ = [
@@ -32,11 +32,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from benchbench.api import measure_module
-    from benchbench.errors import BenchError
-    from benchbench.measure.audit import AuditResult, audit
-    from benchbench.store import load_records
-    from benchbench.zoo import build_model, list_models
+    from benchbench.core.errors import BenchError
+    from benchbench.core.results import load_records
+    from benchbench.measure.flops.audit import AuditResult, audit
+    from benchbench.runner.in_process import measure_module
+    from benchbench.zoo.cards import build_model, list_models
 
 
 def __getattr__(name: str) -> Any:

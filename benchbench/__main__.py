@@ -2,11 +2,11 @@
 
 import sys
 
-from benchbench import launch
+from benchbench.core import launch
 
 launch.current_folder_last()  # before anything else is imported
 
-from benchbench.cli import main  # noqa: E402
+from benchbench.cli.main import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,9 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchbench import data, zoo  # noqa: E402
-from benchbench.data import prepare  # noqa: E402
-from benchbench.measure.accuracy import measure_dice  # noqa: E402
+from benchbench import data  # noqa: E402
+from benchbench.data import preprocessing  # noqa: E402
+from benchbench.training.evaluate import measure_dice  # noqa: E402
+from benchbench.zoo import cards as zoo_cards  # noqa: E402
 
 CASES, BOUND_S = 40, 20.0
 
@@ -29,11 +30,11 @@ def main() -> int:
     name = sys.argv[2] if len(sys.argv) > 2 else "slim_unetr"
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 3
     plan = data.get_plan(sys.argv[1])
-    prepare.prepare_all(plan)
-    card = zoo.get_card(name).on(plan)
+    preprocessing.prepare_all(plan)
+    card = zoo_cards.get_card(name).on(plan)
     spec = card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
-    patch = zoo.fitting_sides(spec, plan.patch)
-    network = zoo.build(spec, patch)
+    patch = zoo_cards.fitting_sides(spec, plan.patch)
+    network = zoo_cards.build(spec, patch)
     taken = []
     for _ in range(rounds):
         start = time.perf_counter()

@@ -17,9 +17,9 @@ SCRIPT = """
 import json, time
 start = time.perf_counter()
 import benchbench
-from benchbench.measure.cost import measure_cost
+from benchbench.measure.flops.graph import measure_cost
 from benchbench.measure.memory import peak_bytes
-from benchbench.measure.weightless import build_without_memory
+from benchbench.measure.flops.meta_device import build_without_memory
 found = {}
 for name in benchbench.list_models():
     began = time.perf_counter()

@@ -2,7 +2,7 @@
 
     python benchmarks/datasheet_interval.py
 
-Traces the network of each row of benchbench/forecast/published_latency.csv (nothing is computed) and
+Traces the network of each row of benchbench/devices/published_latency.csv (nothing is computed) and
 divides the published latency by the roof.
 """
 
@@ -12,10 +12,10 @@ import csv
 from pathlib import Path
 
 import benchbench
-from benchbench.forecast.predict import INTERVAL_FACTOR, roof_seconds
-from benchbench.measure.cost import measure_cost
+from benchbench.devices.forecast import INTERVAL_FACTOR, roof_seconds
+from benchbench.measure.flops.graph import measure_cost
 
-TABLE = Path(benchbench.__file__).parent / "forecast" / "published_latency.csv"
+TABLE = Path(benchbench.__file__).parent / "devices" / "published_latency.csv"
 
 
 def ratios() -> list[tuple[str, float, float]]:

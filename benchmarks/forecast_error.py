@@ -26,12 +26,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from benchbench.errors import BenchError
-from benchbench.forecast import calibrate
-from benchbench.forecast.journal import Journal
-from benchbench.forecast.predict import SCALED_FACTOR, forecast_latency
-from benchbench.forecast.profile import Profile, find_profile, load_profile
-from benchbench.units import format_duration, format_value
+from benchbench.core.errors import BenchError
+from benchbench.core.units import format_duration, format_value
+from benchbench.devices.forecast import SCALED_FACTOR, forecast_latency
+from benchbench.devices.profile import Profile, find_profile, load_profile
+from benchbench.runner import calibrate
+from benchbench.runner.calibration_journal import Journal
 
 FOLDER = Path(__file__).parent.parent / "results" / "reference" / "calibration"
 BEGIN, END = "<!-- forecast errors: begin -->", "<!-- forecast errors: end -->"

@@ -75,12 +75,12 @@ def network_dice(
     plan: DataPlan, split: str, limit: int | None, checkpoint: Path, dtype: str
 ) -> npt.NDArray[np.float64]:
     """(cases, regions) Dice of the network of a checkpoint, at the patch it was trained for."""
-    from benchbench import zoo
-    from benchbench.checkpoint import load_weights, read_sidecar
-    from benchbench.measure.accuracy import measure_dice
+    from benchbench.training.evaluate import measure_dice
+    from benchbench.zoo import cards as zoo_cards
+    from benchbench.zoo.checkpoint import load_weights, read_sidecar
 
     info = read_sidecar(checkpoint)
-    module = zoo.build(info.model, info.spatial)
+    module = zoo_cards.build(info.model, info.spatial)
     load_weights(module, checkpoint)
     result = measure_dice(module, data=plan.name, split=split, spatial=info.spatial, limit=limit, dtype=dtype)
     by_name = {m.metric: m.values for m in result.measurements}

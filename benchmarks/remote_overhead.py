@@ -19,9 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchbench import cells, runner  # noqa: E402
-from benchbench.hosts import add_host  # noqa: E402
-from benchbench.progress import TerminalProgress  # noqa: E402
+from benchbench.cli.progress import TerminalProgress  # noqa: E402
+from benchbench.devices.hosts import add_host  # noqa: E402
+from benchbench.runner import plan as runner_plan  # noqa: E402
+from benchbench.runner import run as runner_run  # noqa: E402
 from tests.loopback import Loopback  # noqa: E402
 
 RATIO_BOUND, SECONDS_BOUND = 0.02, 3.0
@@ -33,9 +34,11 @@ def once(device: str, folder: Path) -> tuple[float, float]:
 
     How many forwards a process times depends on how they scatter, so its seconds are not the connection's.
     """
-    request = cells.Request(models=MODEL, devices=(device,), spatial=SIDES, threads=(1,), data="none", noise=False)
+    request = runner_plan.Request(
+        models=MODEL, devices=(device,), spatial=SIDES, threads=(1,), data="none", noise=False
+    )
     start = time.perf_counter()
-    outcome = runner.run(request, folder, progress=TerminalProgress(sys.stderr, shown=False))
+    outcome = runner_run.run(request, folder, progress=TerminalProgress(sys.stderr, shown=False))
     wall = time.perf_counter() - start
     (record,) = outcome.records
     latency = record.value("latency_s")

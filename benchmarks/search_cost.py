@@ -20,13 +20,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchbench import checkpoint  # noqa: E402
-from benchbench.search import space, study  # noqa: E402
+from benchbench.search import proposals, space  # noqa: E402
 from benchbench.search.budget import parse_budget  # noqa: E402
-from benchbench.search.evaluate import Evaluation  # noqa: E402
+from benchbench.search.problem import Task  # noqa: E402
 from benchbench.search.space import Config  # noqa: E402
 from benchbench.search.storage import open_storage  # noqa: E402
-from benchbench.search.task import Task  # noqa: E402
+from benchbench.search.trial import Evaluation  # noqa: E402
+from benchbench.zoo import checkpoint  # noqa: E402
 
 SHIPPED = ROOT / "models" / "checkpoints" / "slim_unetr-hippocampus.safetensors"
 TRIED = REFUSED = 60
@@ -70,12 +70,12 @@ def of_a_refusal() -> None:
         )
 
     with tempfile.TemporaryDirectory() as place:
-        opened = study.open_study(open_storage(f"sqlite:///{place}/study.db"), "s", task, seed=0)
-        study.search(opened, task, evaluate, elapsed=lambda: 0.0, until=lambda known: len(known) >= TRIED)
+        opened = proposals.open_study(open_storage(f"sqlite:///{place}/study.db"), "s", task, seed=0)
+        proposals.search(opened, task, evaluate, elapsed=lambda: 0.0, until=lambda known: len(known) >= TRIED)
         times: list[float] = []
         last = time.perf_counter()
 
-        def told(one: study.Tried) -> None:
+        def told(one: proposals.Tried) -> None:
             nonlocal last
             now = time.perf_counter()
             if one.refused:
@@ -83,7 +83,9 @@ def of_a_refusal() -> None:
             last = now
 
         until = TRIED + REFUSED
-        study.search(opened, tight, evaluate, elapsed=lambda: 0.0, until=lambda known: len(known) >= until, told=told)
+        proposals.search(
+            opened, tight, evaluate, elapsed=lambda: 0.0, until=lambda known: len(known) >= until, told=told
+        )
     print(f"a refusal takes {statistics.median(times):.3f} s (median of {len(times)}; the longest {max(times):.3f} s)")
 
 

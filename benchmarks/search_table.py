@@ -21,15 +21,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import benchbench
-from benchbench import data, zoo
-from benchbench import records as rec
+from benchbench import data
+from benchbench.core import records as rec
 from benchbench.devices.environment import environment
-from benchbench.recipe import Budget, default_batch
 from benchbench.search import space
 from benchbench.search.budget import parse_budget
-from benchbench.search.evaluate import evaluate, parent_of, sharing
+from benchbench.search.problem import Task, published_spec
 from benchbench.search.space import Config
-from benchbench.search.task import Task, published_spec
+from benchbench.search.trial import evaluate, parent_of, sharing
+from benchbench.training.recipe import Budget, default_batch
+from benchbench.zoo import cards as zoo_cards
 
 _MEMORY_BYTES = 4e9  # for batches that all see, and as much for the parent's answers
 
@@ -69,7 +70,7 @@ def choices() -> Iterator[dict[str, object]]:
 
 def main(folder: Path, out: Path, steps: int) -> None:
     plan = data.get_plan(str(folder))
-    spatial = zoo.fitting_sides(published_spec(plan), plan.patch)
+    spatial = zoo_cards.fitting_sides(published_spec(plan), plan.patch)
     task = Task(
         data=plan.where,
         key=plan.key,

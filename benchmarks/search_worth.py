@@ -23,9 +23,9 @@ from typing import Any
 import optuna
 from search_table import LEVELS, make
 
+from benchbench.report.compare.verdicts import mean_interval
 from benchbench.search.budget import parse_limit
-from benchbench.search.front import hypervolume
-from benchbench.verdicts import mean_interval
+from benchbench.search.pareto import hypervolume
 
 REFUSED_S = 0.05  # what a refusal takes; `bench search` needs a few milliseconds
 SHARE = 0.25  # of the time that the whole table took, as everybody's budget

@@ -19,13 +19,14 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from benchbench import data, zoo  # noqa: E402
+from benchbench import data  # noqa: E402
 from benchbench.data import folder as folders  # noqa: E402
-from benchbench.data import prepare  # noqa: E402
-from benchbench.feed import Feed, hold  # noqa: E402
-from benchbench.kernels import channels_last, has_fast_bf16  # noqa: E402
-from benchbench.losses import make_loss  # noqa: E402
-from benchbench.recipe import Budget, TrainRecipe  # noqa: E402
+from benchbench.data import preprocessing  # noqa: E402
+from benchbench.training.losses import make_loss  # noqa: E402
+from benchbench.training.patch_loader import Feed, hold  # noqa: E402
+from benchbench.training.recipe import Budget, TrainRecipe  # noqa: E402
+from benchbench.training.torch_runtime import channels_last, has_fast_bf16  # noqa: E402
+from benchbench.zoo import cards as zoo_cards  # noqa: E402
 
 MODEL, BATCH, STEPS = "nnunet_small", 2, 16
 RATIO_BOUND, WAIT_BOUND, START_BOUND_S = 2.5, 0.05, 5.0
@@ -36,7 +37,7 @@ class Uncached(Feed):
 
     def _case(self, index: int):
         source, files = folders.case_files(self.plan, "train", index)
-        return hold(prepare._prepare_case(source, files, self.plan.preparation))
+        return hold(preprocessing._prepare_case(source, files, self.plan.preparation))
 
     def batch(self, step, patch, following=None):
         """The batch of a step, made when it is needed."""
@@ -46,8 +47,10 @@ class Uncached(Feed):
 def steps(feed: Feed, plan: data.DataPlan, *, ours: bool, bf16: bool, first: int) -> list[float]:
     """Seconds of each step."""
     torch.manual_seed(0)
-    card = zoo.get_card(MODEL).on(plan)
-    network = zoo.build(card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels), plan.patch).train()
+    card = zoo_cards.get_card(MODEL).on(plan)
+    network = zoo_cards.build(
+        card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels), plan.patch
+    ).train()
     layout = torch.channels_last_3d if ours and channels_last(network, "cpu") else torch.contiguous_format
     optimizer, loss = torch.optim.AdamW(network.parameters(), lr=1e-3), make_loss("dice_ce", exclusive=plan.exclusive)
     taken = []
@@ -69,7 +72,7 @@ def main() -> int:
         return 2
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     plan = data.get_plan(sys.argv[1])
-    prepare.prepare_all(plan)
+    preprocessing.prepare_all(plan)
     recipe = TrainRecipe(data=plan.where, patch=plan.patch, budget=Budget(steps=1000), batch=BATCH)
     start = time.perf_counter()
     ready = Feed(plan, recipe)

@@ -24,12 +24,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchbench import cells, runner  # noqa: E402
-from benchbench import records as rec  # noqa: E402
-from benchbench.compare import compare  # noqa: E402
-from benchbench.progress import TerminalProgress  # noqa: E402
-from benchbench.units import format_duration  # noqa: E402
-from benchbench.verdicts import Row, get_metric  # noqa: E402
+from benchbench.cli.progress import TerminalProgress  # noqa: E402
+from benchbench.core import records as rec  # noqa: E402
+from benchbench.core.units import format_duration  # noqa: E402
+from benchbench.report.compare.compare import compare  # noqa: E402
+from benchbench.report.compare.verdicts import Row, get_metric  # noqa: E402
+from benchbench.runner import plan as runner_plan  # noqa: E402
+from benchbench.runner import run as runner_run  # noqa: E402
 
 FOUR = "slim_unetr,unetr,swin_unetr,nnunet"
 NETWORK = "slim_unetr"  # its forward takes 0.2 s at 128^3 on two cores
@@ -37,10 +38,10 @@ SLOWER = 1.05
 HARNESS_BOUND, SAME_BOUND, DIFFERENCE_BOUND, POWER_BOUND = 1.3, 0.95, 0.02, 0.80
 
 
-def measure(models: str, folder: Path, *, noise: bool) -> runner.Outcome:
-    request = cells.Request(models=models, protocol="standard", data="none", noise=noise)
+def measure(models: str, folder: Path, *, noise: bool) -> runner_run.Outcome:
+    request = runner_plan.Request(models=models, protocol="standard", data="none", noise=noise)
     with TerminalProgress(sys.stderr, shown=False) as progress:
-        return runner.run(request, folder, progress=progress)
+        return runner_run.run(request, folder, progress=progress)
 
 
 def harness() -> int:

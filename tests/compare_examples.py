@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchbench import records as rec
+from benchbench.core import records as rec
 from tests import report_examples as examples
 
 WORKLOAD = rec.Workload(threads=2, protocol="standard")

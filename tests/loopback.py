@@ -65,7 +65,7 @@ class Loopback:
         raise AssertionError("sshd does not listen")
 
     def host(self, name: str, **more):
-        from benchbench.hosts import Host
+        from benchbench.devices.hosts import Host
 
         settings = {"user": self.user, "port": self.port, "python": sys.executable, "folder": str(ROOT)} | more
         return Host(name, "127.0.0.1", **settings)

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchbench import records as rec
-from benchbench import stats, store
+from benchbench.core import records as rec
+from benchbench.core import results as core_results
+from benchbench.core import statistics
 
 ENVIRONMENT = {
     "python": "3.11.2",
@@ -167,7 +168,7 @@ def artifact(folder: Path, kind: str, name: str, content: bytes, title: str = ""
 def write(folder: Path, records: list[rec.Record]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [rec.canonical_json(rec.record_to_json(r)) + "\n" for r in records]
-    (folder / store.RECORDS).write_text("".join(lines), encoding="utf-8")
+    (folder / core_results.RECORDS).write_text("".join(lines), encoding="utf-8")
     return folder
 
 
@@ -336,7 +337,7 @@ def timing(metric: str, median: float, per_process: int, seed: int, processes: i
         runs.append(
             [middle * (1 + abs(draw.gauss(0, 0.02)) + 0.3 * (draw.random() < 0.01)) for _ in range(per_process)]
         )
-    found = stats.summarise(runs)
+    found = statistics.summarise(runs)
     pair = found.interval
     return number(
         metric,

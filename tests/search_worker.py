@@ -11,12 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-from benchbench.search import stage, study
+from benchbench.search import proposals, stage
 from benchbench.search.budget import parse_budget
-from benchbench.search.evaluate import Evaluation
+from benchbench.search.problem import Task
 from benchbench.search.space import Config
 from benchbench.search.storage import open_storage
-from benchbench.search.task import Task
+from benchbench.search.trial import Evaluation
 from benchbench.search.worker import interrupt
 
 TASK = Task(
@@ -60,8 +60,10 @@ def main(url: str, index: int, trials: int, log: Path, stop: int | None = None) 
         time.sleep(SLEEP_S)
         return {"value": 1.0}
 
-    own = study.open_study(storage, "s", TASK, seed=index, several=True)
-    study.search(own, TASK, evaluate, elapsed=lambda: 0.0, until=lambda known: len(study.distinct(known)) >= trials)
+    own = proposals.open_study(storage, "s", TASK, seed=index, several=True)
+    proposals.search(
+        own, TASK, evaluate, elapsed=lambda: 0.0, until=lambda known: len(proposals.distinct(known)) >= trials
+    )
     part = stage.open_stage(storage, "s/finals")
     stage.queue(part, [stage.Work(label=f"piece {i}", what={}) for i in range(PIECES)])
     stage.work_off(part, do, poll_s=0.2)

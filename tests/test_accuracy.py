@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchbench import data
-from benchbench.errors import BenchError, DataError, UsageError
-from benchbench.measure import accuracy
-from benchbench.measure.accuracy import AccuracyError, measure_dice, region_dice
+from benchbench.core.errors import BenchError, DataError, UsageError
+from benchbench.training import evaluate as training_evaluate
+from benchbench.training.evaluate import AccuracyError, measure_dice, region_dice
 
 SHAPE = (20, 24, 18)
 
@@ -38,8 +38,8 @@ def make_case(index: int, shape: tuple[int, int, int] = SHAPE) -> data.Case:
 @pytest.fixture(autouse=True)
 def toy_data(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = dataclasses.replace(data.get_plan("phantom"), name="toy", splits=MappingProxyType({"test": 4, "val": 1}))
-    monkeypatch.setattr(accuracy, "get_plan", lambda name: plan if name == "toy" else data.get_plan(name))
-    monkeypatch.setattr(accuracy, "load_case", lambda name, split, index: make_case(index))
+    monkeypatch.setattr(training_evaluate, "get_plan", lambda name: plan if name == "toy" else data.get_plan(name))
+    monkeypatch.setattr(training_evaluate, "load_case", lambda name, split, index: make_case(index))
 
 
 class Oracle(nn.Module):
@@ -58,7 +58,7 @@ class Oracle(nn.Module):
         return logits
 
 
-def by_name(result: accuracy.AccuracyResult) -> dict[str, accuracy.Measurement]:
+def by_name(result: training_evaluate.AccuracyResult) -> dict[str, training_evaluate.Measurement]:
     return {m.metric: m for m in result.measurements}
 
 
@@ -228,5 +228,5 @@ def test_picture_shows_two_contrasts_label_and_prediction() -> None:
 def test_picture_of_a_phantom_case_is_small() -> None:
     case = data.load_case("phantom", "test", 0)
     plan = data.get_plan("phantom")
-    shot = accuracy._middle_slice(case, plan.to_regions(case.label), plan)
-    assert len(accuracy._montage(shot, plan)) < 60_000
+    shot = training_evaluate._middle_slice(case, plan.to_regions(case.label), plan)
+    assert len(training_evaluate._montage(shot, plan)) < 60_000

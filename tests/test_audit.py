@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import benchbench
-from benchbench import zoo
-from benchbench.measure import counters
-from benchbench.measure.audit import AuditResult, audit
-from benchbench.measure.weightless import build_without_memory
+from benchbench.measure.flops import counters
+from benchbench.measure.flops.audit import AuditResult, audit
+from benchbench.measure.flops.meta_device import build_without_memory
+from benchbench.zoo import cards as zoo_cards
 
 #: Card -> the counter that gives the published compute, its first causes, and a word on the parameters.
 TABLE_III = {
@@ -42,13 +42,13 @@ TABLE_III = {
 
 
 def audited(name, **build):
-    card = zoo.get_card(name)
+    card = zoo_cards.get_card(name)
     module, _ = build_without_memory(lambda: benchbench.build_model(name, **build))
     shape = (1, card.in_channels, *build.get("spatial", card.spatial))
     return audit(module, shape, name=name, published={p.metric: p.value for p in card.published})
 
 
-@pytest.mark.parametrize("name", [n for n in TABLE_III if n in zoo.list_models()])
+@pytest.mark.parametrize("name", [n for n in TABLE_III if n in zoo_cards.list_models()])
 def test_each_row_of_the_published_table_is_explained(name):
     counter, causes, why_params = TABLE_III[name]
     result = audited(name)

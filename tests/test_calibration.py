@@ -8,17 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from benchbench import cells, fleet, listing, zoo
-from benchbench.cli import main
+from benchbench.cli.commands import calibrate_words
+from benchbench.cli.commands import tables as commands_tables
+from benchbench.cli.main import main
+from benchbench.core.errors import DeviceError
+from benchbench.core.records import Measurement, OperatorCost, Workload
 from benchbench.devices import cpu
-from benchbench.errors import DeviceError
-from benchbench.forecast import calibrate, microbenchmarks, told
-from benchbench.forecast.efficiency import place
-from benchbench.forecast.predict import SCALED_FACTOR, predict
-from benchbench.forecast.profile import Calibration, Profile, load_profile, write_profile
-from benchbench.forecast.target import resolve
-from benchbench.records import Measurement, OperatorCost, Workload
+from benchbench.devices.forecast import SCALED_FACTOR, predict
+from benchbench.devices.latency_model import place
+from benchbench.devices.profile import Calibration, Profile, load_profile, write_profile
+from benchbench.devices.resolve import resolve
+from benchbench.measure.operators import microbenchmarks
 from benchbench.report import render
+from benchbench.runner import calibrate
+from benchbench.runner import plan as runner_plan
+from benchbench.runner.remote import queue as remote_queue
+from benchbench.zoo import cards as zoo_cards
 
 
 def operator(kind: str = "conv", macs: int = 10**9) -> OperatorCost:
@@ -149,12 +154,12 @@ def test_a_machine_that_was_not_quiet_is_told(path: Path) -> None:
     work = Workload(spatial=(8, 8, 8), threads=2)
     profile = load_profile(path)
     assert "not quiet when they were timed: 2 of 3 lay" in predict([operator()], profile, work, None)[0].method
-    assert any("this machine was not quiet" in line for line in told.lines(profile))
+    assert any("this machine was not quiet" in line for line in calibrate_words.lines(profile))
 
 
 def test_another_torch_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = Workload(spatial=(8, 8, 8), threads=2)
-    monkeypatch.setattr("benchbench.forecast.predict.versions.installed", lambda package: "2.14.0")
+    monkeypatch.setattr("benchbench.devices.forecast.versions.installed", lambda package: "2.14.0")
     assert "; here is torch 2.14.0" in predict([operator()], load_profile(path), work, None)[0].method
 
 
@@ -233,8 +238,8 @@ def test_what_cannot_be_scaled_is_one_line(scaled: Path, before: str, after: str
 
 @pytest.mark.parametrize(("asked", "has"), [((), 2), ((1,), 1)])
 def test_the_cells_of_a_profile_have_its_threads(path: Path, asked: tuple[int, ...], has: int) -> None:
-    request = cells.Request(models="slim_unetr", devices=(str(path),), threads=asked or (None,))
-    (cell,) = cells.plan_cells(request, fleet.Lines())
+    request = runner_plan.Request(models="slim_unetr", devices=(str(path),), threads=asked or (None,))
+    (cell,) = runner_plan.plan_cells(request, remote_queue.Lines())
     assert cell.workload.threads == has
 
 
@@ -245,13 +250,13 @@ def test_the_banner_says_what_the_figures_are_from(path: Path) -> None:
 
 
 def test_a_calibration_in_words() -> None:
-    text = "\n".join(told.lines(PROFILE))
+    text = "\n".join(calibrate_words.lines(PROFILE))
     assert "forecasts of 2 networks, each without its own calls: 8.0% off on average" in text
     assert "farthest off: a +10%, b b -10%" in text
     assert "not quiet" not in text
     assert PROFILE.calibration
     loud = dataclasses.replace(PROFILE, calibration=dataclasses.replace(PROFILE.calibration, disturbed=1))
-    assert "this machine was not quiet" in "\n".join(told.lines(loud))
+    assert "this machine was not quiet" in "\n".join(calibrate_words.lines(loud))
 
 
 def test_devices_are_listed_with_their_tiers_and_own_calibrations(
@@ -262,17 +267,17 @@ def test_devices_are_listed_with_their_tiers_and_own_calibrations(
     folder.mkdir(parents=True)
     path.replace(folder / "me.toml")
     (folder / "broken.toml").write_text("name =")
-    rows = {row["name"]: row for row in listing.devices()}
+    rows = {row["name"]: row for row in commands_tables.devices()}
     assert rows["results/local/me.toml"]["basis"] == "predicted, calibrated"
     assert rows["rtx-4090"]["basis"] == "predicted, datasheet"
     assert not any("broken" in name for name in rows)
 
 
 def test_a_profile_that_was_changed_forecasts_anew(scaled: Path, tmp_path: Path) -> None:
-    from benchbench.runner import run
+    from benchbench.runner.run import run
     from tests.test_runner import Heard
 
-    request = cells.Request(models="unet_small", devices=(str(scaled),), spatial=(32, 32, 32), data="none")
+    request = runner_plan.Request(models="unet_small", devices=(str(scaled),), spatial=(32, 32, 32), data="none")
     (first,) = run(request, tmp_path / "out", progress=Heard()).records  # type: ignore[arg-type]
     assert run(request, tmp_path / "out", progress=Heard()).reused == 1  # type: ignore[arg-type]
     scaled.write_text(scaled.read_text().replace("fp32 = 1e11", "fp32 = 2e9"))
@@ -298,7 +303,7 @@ def test_the_command_makes_a_profile_that_a_run_takes(
     monkeypatch.chdir(tmp_path)
     few = microbenchmarks.calls()[:20]
     monkeypatch.setattr(microbenchmarks, "calls", lambda dtype: few)
-    monkeypatch.setattr(zoo, "find_cards", lambda names: SMALL)
+    monkeypatch.setattr(zoo_cards, "find_cards", lambda names: SMALL)
     monkeypatch.setattr(cpu, "keep_to", lambda cores: None)  # this process is to go on with all of its cores
     monkeypatch.setattr(calibrate, "_CALL_ROUNDS", 1)
     monkeypatch.setattr(calibrate, "_NETWORK_ROUNDS", 1)
@@ -319,7 +324,7 @@ def test_the_command_makes_a_profile_that_a_run_takes(
 
 
 SMALL = [
-    dataclasses.replace(zoo.get_card(name), spatial=(32, 32, 32))
+    dataclasses.replace(zoo_cards.get_card(name), spatial=(32, 32, 32))
     for name in ("slim_unetr", "slim_unetr_fixed", "unet_small")
 ]
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchbench import cli
-from benchbench import records as rec
+from benchbench.cli import main as cli_main
+from benchbench.core import records as rec
 from tests.data_sets import decathlon, nnunet
 from tests.report_examples import failed, finished, predicted
 
@@ -58,7 +58,7 @@ def ends_well(capfd, monkeypatch):
 
     def run(*arguments, codes=(0, 2, 3)):
         with contextlib.suppress(SystemExit):
-            code = cli.main(list(arguments))
+            code = cli_main.main(list(arguments))
             told = capfd.readouterr().err
             assert code in codes, (code, told)
             assert "Traceback" not in told

@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchbench import zoo
-from benchbench.compress import channels
-from benchbench.compress.channels import Structure, find_structure, keep_indices, remove
-from benchbench.compress.follow import Quick, reshaped
-from benchbench.compress.operators import _Unreal
+from benchbench.compress import channel_groups
+from benchbench.compress.channel_groups import Structure, find_structure, keep_indices, remove
+from benchbench.compress.channel_tracer import Quick, reshaped
+from benchbench.compress.operator_rules import _Unreal
 from benchbench.compress.prune import PruneRecipe, compare_with_zeros, prune
-from benchbench.errors import ShapeError, UsageError
-from benchbench.resize import differing_shapes, resize, shapes_of
+from benchbench.core.errors import ShapeError, UsageError
+from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo.pruned import differing_shapes, resize, shapes_of
 
-SEGMENT = [name for name in zoo.list_models() if zoo.get_card(name).task == "segmentation"]
+SEGMENT = [name for name in zoo_cards.list_models() if zoo_cards.get_card(name).task == "segmentation"]
 LARGER = {"nnunet": 64, "nnunet_small": 64, "nnunet_resenc_m": 64, "swin_unetr": 64}  # deeper than 32 voxels allow
 
 
@@ -51,8 +51,8 @@ def third(structure: Structure, seed: int = 0) -> list[list[int]]:
 @pytest.mark.parametrize("name", SEGMENT)
 def test_a_pruned_network_of_the_zoo_answers_as_the_whole_one_with_zeros(name: str) -> None:
     shape = shape_of(name)
-    card = zoo.get_card(name)
-    model = lived_in(zoo.build(card.spec(), shape[2:]))
+    card = zoo_cards.get_card(name)
+    model = lived_in(zoo_cards.build(card.spec(), shape[2:]))
     structure = find_structure(model, shape)
     assert structure.unknown == ()
     assert structure.width > 100
@@ -70,7 +70,7 @@ def test_a_pruned_network_of_the_zoo_answers_as_the_whole_one_with_zeros(name: s
     wanted = (1, 3, *shape[2:])
     assert (out[0] if isinstance(out, (list, tuple)) else out).shape == wanted
 
-    plain = zoo.build(card.spec(), shape[2:])
+    plain = zoo_cards.build(card.spec(), shape[2:])
     resize(plain, differing_shapes(small, plain))  # what a sidecar holds is enough to build it
     assert shapes_of(plain) == shapes_of(small)
     plain.load_state_dict(small.state_dict())
@@ -383,8 +383,8 @@ class Positioned(nn.Module):
 
 def test_a_table_is_looked_up_without_values(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (1, 1, 2, 2, 2)
-    with_values = channels._structure(channels._follow_with_values(Positioned(), shape).follower)
-    monkeypatch.delattr(channels, "_follow_with_values")  # which takes many times as long
+    with_values = channel_groups._structure(channel_groups._follow_with_values(Positioned(), shape).follower)
+    monkeypatch.delattr(channel_groups, "_follow_with_values")  # which takes many times as long
     found = find_structure(Positioned(), shape)
     assert found == with_values
     places = {(place.name, place.axis) for place in found.layers[0].channels[2]}
@@ -406,8 +406,8 @@ class Reordered(nn.Module):
 def test_an_order_of_channels_is_followed_with_its_values() -> None:
     shape = (1, 1, 2, 2, 2)
     with pytest.raises(_Unreal, match="moves channels by an index that has no values"):
-        channels._follow(Reordered().to("meta"), shape)
-    (layer,) = channels._structure(channels._follow_with_values(Reordered(), shape).follower).layers
+        channel_groups._follow(Reordered().to("meta"), shape)
+    (layer,) = channel_groups._structure(channel_groups._follow_with_values(Reordered(), shape).follower).layers
     pairs = {tuple(p.index for p in one if p.name in ("a.weight", "b.weight")) for one in layer.channels}
     assert pairs == {(2, 0), (0, 1), (3, 2), (1, 3)}
     with pytest.raises(UsageError, match="no channel of this network can be removed"):
@@ -510,7 +510,7 @@ def test_weights_of_two_names_stay_one() -> None:
 )
 def test_torch_pruning_removes_the_same(name: str, but: tuple[str, ...]) -> None:
     tp = pytest.importorskip("torch_pruning")
-    model = zoo.build(zoo.get_card(name).spec(), (32, 32, 32)).eval()
+    model = zoo_cards.build(zoo_cards.get_card(name).spec(), (32, 32, 32)).eval()
     structure = find_structure(model, (1, 4, 32, 32, 32))
     owner = {
         (place.name, place.axis): (number, channel)

@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from benchbench import checkpoint, data, zoo
-from benchbench.checkpoint import CheckpointInfo, load_weights, read_sidecar, save
-from benchbench.errors import CheckpointError
-from benchbench.records import ModelSpec
+from benchbench import data
+from benchbench.core.errors import CheckpointError
+from benchbench.core.records import ModelSpec
+from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import checkpoint
+from benchbench.zoo.checkpoint import CheckpointInfo, load_weights, read_sidecar, save
 
 SPEC = ModelSpec(name="toy", arch="torch.nn:Conv3d", kwargs={"kernel_size": 3}, in_channels=4, out_channels=3)
 
@@ -139,10 +141,10 @@ def test_shipped_weights_are_found_by_all_that_they_are_for() -> None:
     found = checkpoint.find("slim_unetr", 4, 3, (128, 128, 128), data.get_plan("phantom"))
     assert found is not None
     info = read_sidecar(found)
-    card = zoo.get_card("slim_unetr")
+    card = zoo_cards.get_card("slim_unetr")
     assert info.model == card.spec()
     assert {"recipe", "steps_done", "seconds", "seed", "versions", "curve", "val"} <= set(info.train)
-    load_weights(zoo.build(info.model, info.spatial), found)
+    load_weights(zoo_cards.build(info.model, info.spatial), found)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchbench import cli
-from benchbench.records import SCHEMA
+from benchbench.cli import main as cli_main
+from benchbench.core.records import SCHEMA
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,7 +23,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def bench(capsys, *arguments):
-    code = cli.main(list(arguments))
+    code = cli_main.main(list(arguments))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -249,7 +249,7 @@ def test_info_shows_this_machine(capsys):
 @pytest.mark.parametrize("arguments", [["--help"], ["list", "models"], ["list", "devices"], ["info"], ["--version"]])
 def test_answers_that_need_no_network_load_no_torch(arguments):
     script = (
-        "import sys\nfrom benchbench import cli\n"
+        "import sys\nfrom benchbench.cli import main as cli\n"
         f"try: cli.main({arguments!r})\nexcept SystemExit: pass\n"
         "print(sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'monai')), file=sys.stderr)"
     )

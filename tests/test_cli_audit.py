@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchbench import auditor, cli
-from benchbench.child import Death
-from benchbench.store import read_records
+from benchbench.cli import main as cli_main
+from benchbench.core.results import read_records
+from benchbench.runner import audit as runner_audit
+from benchbench.runner.child_process import Death
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = ["--input", "1", "4", "8", "8", "8"]
@@ -46,7 +47,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def bench(capsys, *arguments):
-    code = cli.main(["audit", *arguments])
+    code = cli_main.main(["audit", *arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -139,7 +140,7 @@ def test_wrong_use_is_one_line_with_exit_code_2(capsys, arguments, message):
 
 
 def test_a_network_that_hangs_is_a_row_and_the_next_ones_get_a_new_child(capsys, monkeypatch):
-    real, asked = auditor.talk, []
+    real, asked = runner_audit.talk, []
 
     def talk(request, *, limit_s):
         asked.append([job["model"]["name"] for job in request["jobs"]])
@@ -151,7 +152,7 @@ def test_a_network_that_hangs_is_a_row_and_the_next_ones_get_a_new_child(capsys,
             status="timeout", error="stopped after its time limit of 9 s; a longer one: --time-limit", stderr=""
         )
 
-    monkeypatch.setattr(auditor, "talk", talk)
+    monkeypatch.setattr(runner_audit, "talk", talk)
     code, out, _ = bench(capsys, "--models", "mynets:Tiny,slim_unetr", *SIZE[:3], "32", "32", "32")
     assert code == 3
     assert asked == [["mynets:Tiny", "slim_unetr"], ["slim_unetr"]]
@@ -160,7 +161,7 @@ def test_a_network_that_hangs_is_a_row_and_the_next_ones_get_a_new_child(capsys,
 
 
 def test_what_is_counted_is_on_disk_before_the_next_network_is(capsys, tmp_path, monkeypatch):
-    real, known = auditor.talk, []
+    real, known = runner_audit.talk, []
 
     def talk(request, *, limit_s):
         for event in real(request, limit_s=limit_s):
@@ -170,7 +171,7 @@ def test_what_is_counted_is_on_disk_before_the_next_network_is(capsys, tmp_path,
                     raise KeyboardInterrupt
             yield event
 
-    monkeypatch.setattr(auditor, "talk", talk)
+    monkeypatch.setattr(runner_audit, "talk", talk)
     models = "mynets:Tiny,mynets:Two,mynets:Decides"
     assert bench(capsys, "--models", models, *SIZE, "--out", "here")[0] == 130
     assert known == [[], ["mynets:Tiny"], ["mynets:Tiny", "mynets:Two"]]

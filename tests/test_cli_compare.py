@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchbench import cli
+from benchbench.cli import main as cli_main
 from tests import compare_examples as examples
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +22,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def bench(capsys, *arguments):
-    code = cli.main(["compare", *map(str, arguments)])
+    code = cli_main.main(["compare", *map(str, arguments)])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -173,7 +173,9 @@ def test_wrong_use_is_one_line_with_exit_code_2(capsys, tmp_path, arguments, mes
 
 
 def test_no_torch_is_loaded(pair):
-    program = "import sys; from benchbench import cli; cli.main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    program = (
+        "import sys; from benchbench.cli import main as cli; cli.main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    )
     command = [sys.executable, "-c", program, "compare", *map(str, pair), "--out", "page.html"]
     done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr

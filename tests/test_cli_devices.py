@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchbench import cli, doctor_remote
-from benchbench.findings import Finding
+from benchbench.cli import main as cli_main
+from benchbench.runner.findings import Finding
+from benchbench.runner.remote import doctor as remote_doctor
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def config(tmp_path, monkeypatch):
 
 
 def bench(capsys, *arguments):
-    code = cli.main(["devices", *arguments])
+    code = cli_main.main(["devices", *arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -59,7 +60,7 @@ def test_the_list_is_that_of_bench_list_devices(capsys, fmt, monkeypatch):
     monkeypatch.setattr(cpu, "available_memory_bytes", lambda *_: 10**9)
     bench(capsys, "add", "board", "ssh://orin")
     _, out, _ = bench(capsys, "list", "--format", fmt)
-    cli.main(["list", "devices", "--format", fmt])
+    cli_main.main(["list", "devices", "--format", fmt])
     assert capsys.readouterr().out == out
     assert "ssh://orin" in out
 
@@ -155,20 +156,20 @@ def test_a_file_of_hosts_that_cannot_be_written_is_one_line(capsys, config):
 @pytest.mark.parametrize(("status", "code"), [("ok", 0), ("warn", 0), ("fail", 3)])
 def test_the_doctor_ends_with_one_line_and_its_exit_code(capsys, monkeypatch, status, code):
     found = [Finding("torch", "ok", "2.13.0"), Finding("load", status, "9.5", "wait")]
-    monkeypatch.setattr(doctor_remote, "find_patient", lambda name, *, results: iter(found))
-    assert cli.main(["devices", "doctor"]) == code
+    monkeypatch.setattr(remote_doctor, "find_patient", lambda name, *, results: iter(found))
+    assert cli_main.main(["devices", "doctor"]) == code
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["ok", "torch", "2.13.0"]
     assert lines[2].strip() == "-> wait"
     assert lines[-1] == f"ready to measure: {'no' if code else 'yes'}"
-    assert cli.main(["devices", "doctor", "--format", "json"]) == code
+    assert cli_main.main(["devices", "doctor", "--format", "json"]) == code
     assert [row["status"] for row in json.loads(capsys.readouterr().out)] == ["ok", status]
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["add", "jetson", "ssh://orin"], ["remove", "x"], ["--help"]])
 def test_devices_load_no_torch_unless_examined(arguments):
     script = (
-        "import sys\nfrom benchbench import cli\n"
+        "import sys\nfrom benchbench.cli import main as cli\n"
         f"try: cli.main(['devices', *{arguments!r}])\nexcept SystemExit: pass\n"
         "print(sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'monai')))"
     )

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from benchbench import cli
+from benchbench.cli import main as cli_main
 
 
 def _raise(error):
@@ -22,15 +22,15 @@ def _raise(error):
 
 @pytest.mark.parametrize("error", [KeyError("channels"), MemoryError(), RecursionError("deep"), OSError(5, "I/O")])
 def test_a_defect_is_one_line_and_code_70(error, monkeypatch, capsys):
-    monkeypatch.setitem(cli.COMMANDS, "info", _raise(error))
-    assert cli.main(["info"]) == 70
+    monkeypatch.setitem(cli_main.COMMANDS, "info", _raise(error))
+    assert cli_main.main(["info"]) == 70
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert type(error).__name__ in told
 
 
 def test_a_name_that_is_too_long_is_wrong_use(capsys):
-    assert cli.main(["data", "list", "x" * 5000]) == 2
+    assert cli_main.main(["data", "list", "x" * 5000]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -38,9 +38,9 @@ def test_a_name_that_is_too_long_is_wrong_use(capsys):
 def test_a_signal_ends_as_ctrl_c_does(number, monkeypatch, capsys):
     outside = signal.signal(number, signal.SIG_DFL)  # a test run under nohup ignores SIGHUP
     before = signal.getsignal(number)
-    monkeypatch.setitem(cli.COMMANDS, "info", lambda options: os.kill(os.getpid(), number))
+    monkeypatch.setitem(cli_main.COMMANDS, "info", lambda options: os.kill(os.getpid(), number))
     try:
-        assert cli.main(["info"]) == 130
+        assert cli_main.main(["info"]) == 130
         assert signal.getsignal(number) is before
     finally:
         signal.signal(number, outside)
@@ -53,7 +53,9 @@ def test_a_run_that_is_terminated_with_all_its_processes_says_so_in_one_line(tmp
     run = subprocess.Popen(start, stderr=subprocess.PIPE, text=True, start_new_session=True, env=env)
     try:
         deadline = time.monotonic() + 120
-        while not any("benchbench.worker" in " ".join(_words(one)) for one in psutil.Process(run.pid).children(True)):
+        while not any(
+            "benchbench.runner.worker" in " ".join(_words(one)) for one in psutil.Process(run.pid).children(True)
+        ):
             assert run.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -75,16 +77,16 @@ def _words(process):
 
 
 def test_code_that_exits_ends_no_command_as_if_it_had_succeeded(monkeypatch, capsys):
-    monkeypatch.setitem(cli.COMMANDS, "info", _raise(SystemExit(0)))
-    assert cli.main(["info"]) == 70
+    monkeypatch.setitem(cli_main.COMMANDS, "info", _raise(SystemExit(0)))
+    assert cli_main.main(["info"]) == 70
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_nul_character_is_wrong_use_wherever_it_stands(tmp_path, capsys):
     config = tmp_path / "flags.toml"
     config.write_text('out = "a\\u0000b"\n')
-    assert cli.main(["run", "--models", "slim_unetr", "--config", str(config)]) == 2
-    assert cli.main(["report", "a\0b"]) == 2
+    assert cli_main.main(["run", "--models", "slim_unetr", "--config", str(config)]) == 2
+    assert cli_main.main(["report", "a\0b"]) == 2
     assert capsys.readouterr().err.count("\n") == 2
 
 
@@ -113,6 +115,6 @@ def test_a_path_that_cannot_be_is_wrong_use_for_each_command(words, kind, tmp_pa
     monkeypatch.chdir(tmp_path)
     os.symlink("loop", "loop")
     path = "x" * 300 if kind == "long" else "loop"
-    assert cli.main(words.format(*[path] * 3).split()) == 2
+    assert cli_main.main(words.format(*[path] * 3).split()) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1, told

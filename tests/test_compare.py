@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchbench import records as rec
-from benchbench.compare import compare, condition_differences, noise_floor, parse_limits
-from benchbench.errors import UsageError
+from benchbench.core import records as rec
+from benchbench.core.errors import UsageError
 from benchbench.report import render_comparison
-from benchbench.verdicts import (
+from benchbench.report.compare.compare import compare, condition_differences, noise_floor, parse_limits
+from benchbench.report.compare.verdicts import (
     METRICS,
     change_text,
     decide,
@@ -565,7 +565,7 @@ def test_a_page_without_a_common_result_can_be_written():
 
 
 def test_figures_beyond_the_budget_are_named(monkeypatch):
-    monkeypatch.setattr("benchbench.report.comparison.FIGURE_BUDGET_BYTES", 30_000)
+    monkeypatch.setattr("benchbench.report.compare.page.FIGURE_BUDGET_BYTES", 30_000)
     page = render_comparison(compare(examples.run(1), examples.run(2, factor=1.08)), ("a", "b"))
     assert "Left out to keep this page small" in page
     assert 0 < page.count("<figure>") < 9

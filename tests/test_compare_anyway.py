@@ -5,10 +5,10 @@ import html
 
 import pytest
 
-from benchbench import compare_tables
-from benchbench.compare import compare
-from benchbench.errors import UsageError
-from benchbench.report import comparison
+from benchbench.cli.commands import compare_tables
+from benchbench.core.errors import UsageError
+from benchbench.report.compare import page as compare_page
+from benchbench.report.compare.compare import compare
 from tests import compare_examples as examples
 
 STEADY = examples.latency(1.0, 1.001, 0.999, 1.002, 0.998)
@@ -45,7 +45,7 @@ def test_cells_of_one_family_are_paired_anyway_and_what_differs_is_told(a, b, sa
 
 @pytest.mark.parametrize(("a", "b", "says"), CASES)
 def test_the_page_lists_what_differs(a, b, says):
-    page = comparison.render_comparison(compare([a], [b], anyway=True), ("a", "b"))
+    page = compare_page.render_comparison(compare([a], [b], anyway=True), ("a", "b"))
     assert html.escape(says) in page
 
 

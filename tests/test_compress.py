@@ -11,14 +11,18 @@ import torch
 from torch import Tensor, nn
 
 import benchbench
-from benchbench import cells, checkpoint, cli, data, zoo
-from benchbench.compress.compressor import Compression, compress, lines, rows
+from benchbench import data
+from benchbench.cli import main as cli_main
 from benchbench.compress.prune import PruneRecipe
-from benchbench.errors import CheckpointError, UsageError
-from benchbench.recipe import Budget, TrainRecipe
-from benchbench.records import to_json
-from benchbench.store import read_records
-from benchbench.train import Start, train
+from benchbench.compress.run import Compression, compress, lines, rows
+from benchbench.core.errors import CheckpointError, UsageError
+from benchbench.core.records import to_json
+from benchbench.core.results import read_records
+from benchbench.runner import plan as runner_plan
+from benchbench.training.loop import Start, train
+from benchbench.training.recipe import Budget, TrainRecipe
+from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import checkpoint
 from tests.toy import SPEC, Tiny, use_toy_data
 
 PATCH = (16, 16, 16)
@@ -76,7 +80,7 @@ def test_the_file_is_enough_to_build_it(weights: Path, tmp_path: Path) -> None:
     network = benchbench.build_model(str(made.checkpoint.path)).eval()
     assert network.body.out_channels == 4
     x = torch.randn(1, 4, *PATCH)
-    again = zoo.build(made.checkpoint.model, PATCH)
+    again = zoo_cards.build(made.checkpoint.model, PATCH)
     checkpoint.load_weights(again, made.checkpoint.path)
     assert torch.equal(network(x), again.eval()(x))
     sidecar = made.checkpoint.path.with_suffix(".json")
@@ -108,7 +112,7 @@ def test_interrupted_training_on_goes_on(weights: Path, tmp_path: Path) -> None:
         return train(model, spec, dataclasses.replace(recipe, checkpoint_every_s=1e-9), **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchbench.compress.compressor.train", often)
+        patch.setattr("benchbench.compress.run.train", often)
         with pytest.raises(KeyboardInterrupt):
             compress(asked, tmp_path / "out", progress=stop)
         assert list((tmp_path / "out").glob("*.resume"))
@@ -132,19 +136,19 @@ def test_other_data_than_the_weights_own_is_refused(weights: Path, tmp_path: Pat
 def test_weights_are_named_once(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = compress(ask(weights), tmp_path / "out")
     run = ["run", "--models", str(made.checkpoint.path), "--checkpoint", str(weights), "--out", str(tmp_path / "run")]
-    assert cli.main(run) == 2
+    assert cli_main.main(run) == 2
     assert "leave --checkpoint out" in capsys.readouterr().err
-    assert cli.main(["train", str(made.checkpoint.path), "--data", "toy"]) == 2
+    assert cli_main.main(["train", str(made.checkpoint.path), "--data", "toy"]) == 2
     assert "is trained already: 'bench compress'" in capsys.readouterr().err
     twice = ["run", "--models", f"{made.checkpoint.path},{weights}", "--checkpoint", str(weights)]
-    assert cli.main(twice) == 2
+    assert cli_main.main(twice) == 2
     assert "--checkpoint is of one network" in capsys.readouterr().err
 
 
 def test_a_compressed_checkpoint_of_a_users_own_card_keeps_its_folder(weights: Path, tmp_path: Path) -> None:
     made = compress(ask(weights), tmp_path / "out")
-    card = zoo.Card(name="toy", title="Toy", arch=SPEC.arch, folder=str(tmp_path), task="segmentation")
-    found = cells._with_weights([card], made.checkpoint.path)
+    card = zoo_cards.Card(name="toy", title="Toy", arch=SPEC.arch, folder=str(tmp_path), task="segmentation")
+    found = runner_plan._with_weights([card], made.checkpoint.path)
     assert (found.folder, found.name) == (str(tmp_path), "toy-taylor50")
 
 
@@ -175,16 +179,16 @@ def test_bad_shares_and_weights_of_another(weights: Path, tmp_path: Path) -> Non
 
 def test_command(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["compress", SPEC.arch, "--checkpoint", str(weights), "--prune", "0.5", "--data", "toy"]
-    assert cli.main([*flags, "--out", str(tmp_path / "out"), "--name", "half"]) == 0
+    assert cli_main.main([*flags, "--out", str(tmp_path / "out"), "--name", "half"]) == 0
     out = capsys.readouterr().out
     assert "4 of 8 channels went, in 1 layers" in out
     assert "the whole network answers the same" in out
     assert f"bench run --models {tmp_path / 'out' / 'half.safetensors'},{weights} --data toy" in out
-    assert cli.main([*flags, "--out", str(tmp_path / "out"), "--format", "json"]) == 0
+    assert cli_main.main([*flags, "--out", str(tmp_path / "out"), "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["network"] for row in found] == ["whole", "cut"]
     assert found[1]["file"].endswith("toy-magnitude50.safetensors")
-    assert cli.main([*flags[:-3], "1.5"]) == 2
+    assert cli_main.main([*flags[:-3], "1.5"]) == 2
     assert "from 0 to below 1" in capsys.readouterr().err
 
 
@@ -215,7 +219,7 @@ def test_a_run_measures_it_beside_the_whole_one(
     made = compress(ask(weights), tmp_path / "out")
     flags = ["--data", "none", "--protocol", "quick,half_width=1000", "--no-noise", "--threads", "1"]
     models = f"{made.checkpoint.path},{weights}"
-    assert cli.main(["run", "--models", models, *flags, "--out", str(tmp_path / "run")]) == 0
+    assert cli_main.main(["run", "--models", models, *flags, "--out", str(tmp_path / "run")]) == 0
     assert "toy-taylor50" in capsys.readouterr().out
     found = {r.model.name: r for r in read_records(tmp_path / "run")}
     small, whole = found["toy-taylor50"], found["toy"]

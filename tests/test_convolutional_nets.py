@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import benchbench
-from benchbench.errors import ShapeError
+from benchbench.core.errors import ShapeError
 from benchbench.models.e1d3 import E1D3
 from benchbench.models.mednext import MedNeXt
 from benchbench.models.nnunet_resenc import NNUNetResEnc

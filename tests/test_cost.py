@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchbench.errors import ShapeError, UnsupportedError
-from benchbench.measure.cost import layers, measure_cost
+from benchbench.core.errors import ShapeError, UnsupportedError
+from benchbench.measure.flops.graph import layers, measure_cost
 
 
 class Attend(nn.Module):

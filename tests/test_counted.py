@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from benchbench import cells, counted, counting, fitting
-from benchbench import records as rec
-from benchbench.records import ModelSpec
-from benchbench.runner import run
-from benchbench.worker import Job
+from benchbench.core import records as rec
+from benchbench.core.records import ModelSpec
+from benchbench.runner import cell_cost
+from benchbench.runner import estimate as runner_estimate
+from benchbench.runner import fit as runner_fit
+from benchbench.runner import plan as runner_plan
+from benchbench.runner.run import run
+from benchbench.runner.worker import Job
 from tests.test_runner import Heard
 
 SIDES = (32, 32, 32)
@@ -18,38 +21,38 @@ SIDES = (32, 32, 32)
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(counted, "_folder", lambda: tmp_path / "counts")
+    monkeypatch.setattr(cell_cost, "_folder", lambda: tmp_path / "counts")
     return tmp_path / "counts"
 
 
-def some_cells(models: str = "slim_unetr,unet_small") -> list[cells.Cell]:
-    from benchbench import fleet
+def some_cells(models: str = "slim_unetr,unet_small") -> list[runner_plan.Cell]:
+    from benchbench.runner.remote import queue as remote_queue
 
-    request = cells.Request(models=models, devices=("jetson",), spatial=SIDES, data="none")
-    with fleet.Lines() as lines:
-        return list(cells.plan_cells(request, lines))
+    request = runner_plan.Request(models=models, devices=("jetson",), spatial=SIDES, data="none")
+    with remote_queue.Lines() as lines:
+        return list(runner_plan.plan_cells(request, lines))
 
 
 def test_what_was_counted_is_read_again_and_is_the_same(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = counting.count(some_cells(), counting.Spent())
+    first = runner_estimate.count(some_cells(), runner_estimate.Spent())
     assert all(cost.value("macs") > 0 for cost in first.values())
     assert len(list(cache.glob("*.json"))) == 2
-    monkeypatch.setattr(counting, "talk", lambda *_, **__: pytest.fail("it was counted before"))
-    assert counting.count(some_cells(), counting.Spent()) == first
+    monkeypatch.setattr(runner_estimate, "talk", lambda *_, **__: pytest.fail("it was counted before"))
+    assert runner_estimate.count(some_cells(), runner_estimate.Spent()) == first
 
 
 def test_a_count_that_cannot_be_read_is_made_again(cache: Path) -> None:
-    first = counting.count(some_cells("unet_small"), counting.Spent())
+    first = runner_estimate.count(some_cells("unet_small"), runner_estimate.Spent())
     (kept,) = cache.glob("*.json")
     kept.write_text('{"cut o')
-    assert counting.count(some_cells("unet_small"), counting.Spent()) == first
+    assert runner_estimate.count(some_cells("unet_small"), runner_estimate.Spent()) == first
     assert kept.stat().st_size > 1000
 
 
 def test_one_that_is_not_kept_is_counted_beside_those_that_are() -> None:
-    counting.count(some_cells("unet_small"), counting.Spent())
+    runner_estimate.count(some_cells("unet_small"), runner_estimate.Spent())
     both = some_cells()
-    found = counting.count(both, counting.Spent())
+    found = runner_estimate.count(both, runner_estimate.Spent())
     by_name = {cell.spec.name: found[cell.id].value("params") for cell in both}
     assert by_name["slim_unetr"] == 1_777_377  # four classes, a patch of 32 x 32 x 32
     assert by_name["unet_small"] > 4e6
@@ -63,15 +66,15 @@ def job(arch: str = "benchbench.models.unet:UNet", folder: str | None = None, si
 
 
 def test_code_of_ones_own_is_never_kept() -> None:
-    assert counted.path_of(job()) is not None
-    assert counted.path_of(job("tests.tiny_nets:Tiny")) is None
-    assert counted.path_of(job(folder="mine")) is None
+    assert cell_cost.path_of(job()) is not None
+    assert cell_cost.path_of(job("tests.tiny_nets:Tiny")) is None
+    assert cell_cost.path_of(job(folder="mine")) is None
 
 
 def test_another_job_another_question_or_other_code_is_another_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [counted.path_of(job()), counted.path_of(job(side=64)), counted.path_of(job(), "patch in 5 B")]
-    monkeypatch.setattr(counted, "_code", lambda: "changed")
-    paths.append(counted.path_of(job()))
+    paths = [cell_cost.path_of(job()), cell_cost.path_of(job(side=64)), cell_cost.path_of(job(), "patch in 5 B")]
+    monkeypatch.setattr(cell_cost, "_code", lambda: "changed")
+    paths.append(cell_cost.path_of(job()))
     assert len(set(paths)) == 4
 
 
@@ -80,23 +83,23 @@ def test_a_changed_file_of_ours_changes_the_key(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(parents=True)
     for name in ("zoo.py", "models/unet.py", "models/cards/unet.toml", "measure/cost.py"):
         (tmp_path / name).write_text("a = 1\n")
-    before = counted._code(tmp_path)
-    counted._code.cache_clear()
-    assert counted._code(tmp_path) == before
+    before = cell_cost._code(tmp_path)
+    cell_cost._code.cache_clear()
+    assert cell_cost._code(tmp_path) == before
     for name in ("zoo.py", "models/unet.py", "models/cards/unet.toml", "measure/cost.py"):
         (tmp_path / name).write_text("a = 22\n")
-        counted._code.cache_clear()
-        after = counted._code(tmp_path)
+        cell_cost._code.cache_clear()
+        after = cell_cost._code(tmp_path)
         assert after != before, name
         before = after
 
 
 def test_a_folder_that_cannot_be_written_costs_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(counted, "_folder", lambda: tmp_path / "file" / "counts")
-    path = counted.path_of(job())
-    counted.keep(path, {"a": 1})
-    assert counted.get(path) is None
+    monkeypatch.setattr(cell_cost, "_folder", lambda: tmp_path / "file" / "counts")
+    path = cell_cost.path_of(job())
+    cell_cost.keep(path, {"a": 1})
+    assert cell_cost.get(path) is None
 
 
 BOARD = """
@@ -120,7 +123,7 @@ bandwidth_bytes_per_s = "test"
 def predicted(tmp_path: Path, memory: int, out: str = "out") -> rec.Record:
     path = tmp_path / "tiny.toml"
     path.write_text(BOARD.format(memory=memory))
-    request = cells.Request(models="slim_unetr", devices=(str(path),), data="none")
+    request = runner_plan.Request(models="slim_unetr", devices=(str(path),), data="none")
     (record,) = run(request, tmp_path / f"{out}-{memory}", progress=Heard()).records  # type: ignore[arg-type]
     return record
 
@@ -135,7 +138,7 @@ def test_what_does_not_fit_comes_with_the_largest_patch_that_does(
     assert (patch.origin, patch.bound) == ("predicted", "at_most")
     assert patch.value in {96**3, 64**3}
     assert "in 50 MB less 10 MB reserve of tiny, and excludes the next larger one" in patch.method
-    monkeypatch.setattr(fitting, "talk", lambda request, **_: pytest.fail("it was searched before"))
+    monkeypatch.setattr(runner_fit, "talk", lambda request, **_: pytest.fail("it was searched before"))
     assert predicted(tmp_path, 50_000_000, "again").get("largest_patch_voxels") == patch
 
 

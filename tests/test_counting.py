@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 import benchbench
-from benchbench import cli, worker
-from benchbench import records as rec
-from benchbench.measure.audit import audit
-from benchbench.measure.cost import MOST_RUN, measure_cost
+from benchbench.cli import main as cli_main
+from benchbench.core import records as rec
+from benchbench.measure.flops.audit import audit
+from benchbench.measure.flops.graph import MOST_RUN, measure_cost
+from benchbench.runner import worker
 
 
 class Call(nn.Module):
@@ -111,7 +112,7 @@ def test_an_audit_never_calls_a_lower_bound_exact():
 
 def test_the_audits_tables_and_page_name_what_is_not_counted(capsys, tmp_path):
     models = ("--models", "tests.test_counting:Scan", "--input", "1", "4", "2", "2", "2")
-    assert cli.main(["audit", "-q", *models, "--by-operator", "--out", str(tmp_path / "a")]) == 0
+    assert cli_main.main(["audit", "-q", *models, "--by-operator", "--out", str(tmp_path / "a")]) == 0
     out = capsys.readouterr().out
     assert "benchbench_tests::scan" in out
     assert "register_flop_formula" in out
@@ -199,7 +200,7 @@ def test_the_counting_process_gives_a_cost_for_it(make):
 
 
 def test_what_is_too_large_to_be_run_for_its_count_is_measured_without_it(monkeypatch):
-    monkeypatch.setattr("benchbench.measure.cost.MOST_RUN", 10)
+    monkeypatch.setattr("benchbench.measure.flops.graph.MOST_RUN", 10)
     found = benchbench.measure_module(Selects(), (1, 1, 4, 4, 4))
     macs = next(m for m in found.measurements if m.metric == "macs")
     assert macs.value is None
@@ -213,7 +214,7 @@ def test_what_is_too_large_to_be_run_for_its_count_is_measured_without_it(monkey
 def test_a_row_without_a_count_is_measured_and_the_page_says_why(tmp_path, monkeypatch, capsys):
     models = ("--models", "tests.test_counting:TooLarge", "--data", "none", "--no-noise")
     cut = ("--protocol", "quick,timed_s=0.05,cell_s=1", "--out", str(tmp_path / "r"), "--format", "json")
-    assert cli.main(["run", "-q", *models, "--spatial", "8", "8", "8", *cut]) == 0
+    assert cli_main.main(["run", "-q", *models, "--spatial", "8", "8", "8", *cut]) == 0
     record = json.loads((tmp_path / "r" / "records.jsonl").read_text())
     found = {m["metric"]: m for m in record["measurements"]}
     assert record["status"] == "ok"
@@ -234,7 +235,7 @@ class TooLarge(nn.Module):
     def forward(self, x):
         import sys
 
-        if "benchbench.visit" not in sys.modules:
+        if "benchbench.runner.model_run" not in sys.modules:
             raise MemoryError
         return self.a(x)
 

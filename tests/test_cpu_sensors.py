@@ -1,7 +1,7 @@
 """Heat, clocks and throttling of a processor, from files that the test writes."""
 
 from benchbench.devices import cpu_sensors
-from benchbench.measure.watch import Watch
+from benchbench.measure.monitor import Watch
 from tests.tegra_trees import lay_out
 
 

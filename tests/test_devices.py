@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchbench import records
-from benchbench.devices import cpu, cuda, tegra
+from benchbench.core import records
+from benchbench.core.errors import DeviceError
+from benchbench.devices import cpu, cuda
+from benchbench.devices import jetson as devices_jetson
 from benchbench.devices.environment import commit, driver, environment
-from benchbench.errors import DeviceError
 
 GIB = 2**30
 
@@ -60,7 +61,7 @@ ORIN_NANO = "nvidia,p3768-0000+p3767-0005|nvidia,p3767-0005|nvidia,tegra234"
 def test_a_board_is_known_by_module_memory_and_power_mode(
     tmp_path: Path, model: str, compatible: str, kib: int, mode: str, profile: str | None
 ) -> None:
-    board = tegra.detect(jetson(tmp_path, model, compatible, kib, mode))
+    board = devices_jetson.detect(jetson(tmp_path, model, compatible, kib, mode))
     assert board is not None
     assert board.profile == profile
     assert board.model == model
@@ -69,13 +70,13 @@ def test_a_board_is_known_by_module_memory_and_power_mode(
 
 
 def test_a_pc_and_a_raspberry_pi_are_no_jetson(tmp_path: Path) -> None:
-    assert tegra.detect(tmp_path) is None
+    assert devices_jetson.detect(tmp_path) is None
     lay_out(tmp_path, {"proc/device-tree/compatible": "raspberrypi,5-model-b\0brcm,bcm2712\0"})
-    assert tegra.detect(tmp_path) is None
+    assert devices_jetson.detect(tmp_path) is None
 
 
 def test_a_power_mode_without_its_name_is_its_number(tmp_path: Path) -> None:
-    assert tegra.power_mode(lay_out(tmp_path, {"var/lib/nvpmodel/status": "pmode:0003"})) == "3"
+    assert devices_jetson.power_mode(lay_out(tmp_path, {"var/lib/nvpmodel/status": "pmode:0003"})) == "3"
 
 
 def test_the_cpu_has_its_model_name(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchbench.devices.disturbance import between, look
+from benchbench.devices.contention import between, look
 
 
 def machine(tmp_path, user, idle, steal=0):

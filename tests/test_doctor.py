@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from benchbench import doctor, doctor_kernels, doctor_remote, remote
-from benchbench.devices import tegra
-from benchbench.errors import DeviceError
-from benchbench.findings import Finding, ready
-from benchbench.hosts import Host
-from benchbench.kernel_trials import MAKERS, TOLERANCE
+from benchbench.core.errors import DeviceError
+from benchbench.devices import jetson
+from benchbench.devices.hosts import Host
+from benchbench.runner import doctor, kernel_check
+from benchbench.runner.findings import Finding, ready
+from benchbench.runner.kernel_trials import MAKERS, TOLERANCE
+from benchbench.runner.remote import doctor as remote_doctor
+from benchbench.runner.remote import ssh
 from tests import tegra_trees
 
 if sys.version_info >= (3, 11):
@@ -42,7 +44,7 @@ def sabotage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_every_kernel_of_this_cpu_is_launched_and_right() -> None:
     trials = [("cpu", kind, dtype) for kind in MAKERS for dtype in TOLERANCE]
-    seen = doctor_kernels.try_kernels(trials)
+    seen = kernel_check.try_kernels(trials)
     assert seen.torch is not None
     assert seen.broken == {}
     assert set(seen.errors) == set(trials)
@@ -51,14 +53,14 @@ def test_every_kernel_of_this_cpu_is_launched_and_right() -> None:
 
 def test_a_kernel_that_ends_its_process_is_a_finding_and_the_others_are_still_tried(sabotage) -> None:
     sabotage(
-        "import os, signal\nfrom benchbench import kernel_trials\n"
+        "import os, signal\nfrom benchbench.runner import kernel_trials\n"
         "kernel_trials.MAKERS['matrix product'] = lambda: os.kill(os.getpid(), signal.SIGILL)\n"
     )
-    seen = doctor_kernels.try_kernels(TRIALS)
+    seen = kernel_check.try_kernels(TRIALS)
     assert list(seen.errors) == [TRIALS[0], TRIALS[2]]
     assert list(seen.broken) == [TRIALS[1]]
     assert "SIGILL" in seen.broken[TRIALS[1]]
-    bad, good = doctor_kernels._kernels(seen, "cpu", "fp32")
+    bad, good = kernel_check._kernels(seen, "cpu", "fp32")
     assert (bad.status, good.status) == ("fail", "ok")
     assert bad.text.startswith("matrix product: its process was killed by SIGILL")
     assert "built for this processor" in bad.advice
@@ -66,20 +68,21 @@ def test_a_kernel_that_ends_its_process_is_a_finding_and_the_others_are_still_tr
 
 def test_a_kernel_that_hangs_is_a_finding(sabotage) -> None:
     sabotage(
-        "import time\nfrom benchbench import kernel_trials\nkernel_trials.MAKERS['linear'] = lambda: time.sleep(99)\n"
+        "import time\nfrom benchbench.runner import kernel_trials\n"
+        "kernel_trials.MAKERS['linear'] = lambda: time.sleep(99)\n"
     )
-    seen = doctor_kernels.try_kernels(TRIALS[:1], limit_s=12)
+    seen = kernel_check.try_kernels(TRIALS[:1], limit_s=12)
     assert seen.broken == {TRIALS[0]: "it was not done after 12 s"}
 
 
 def test_a_wrong_result_is_a_finding_and_so_is_one_that_is_not_finite(sabotage) -> None:
     sabotage(
-        "from benchbench import kernel_trials as t\n"
+        "from benchbench.runner import kernel_trials as t\n"
         "t.MAKERS['linear'] = t._function(lambda x: x if str(x.dtype) == 'torch.float64' else x * 1.01, 2, 3)\n"
         "t.MAKERS['layer norm'] = t._function(lambda x: x if str(x.dtype) == 'torch.float64' else x / 0, 2, 3)\n"
     )
-    seen = doctor_kernels.try_kernels(TRIALS)
-    wrong, infinite, sound = doctor_kernels._kernels(seen, "cpu", "fp32")
+    seen = kernel_check.try_kernels(TRIALS)
+    wrong, infinite, sound = kernel_check._kernels(seen, "cpu", "fp32")
     assert wrong.text == "linear: its result is off the float64 one by 1.0e-02 (limit 1e-04)"
     assert infinite.text == "layer norm: its result is not finite"
     assert "another build" in wrong.advice
@@ -87,9 +90,9 @@ def test_a_wrong_result_is_a_finding_and_so_is_one_that_is_not_finite(sabotage) 
 
 
 def test_a_fault_in_a_reduced_type_does_not_stand_in_the_way_of_fp32() -> None:
-    seen = doctor_kernels._Seen()
+    seen = kernel_check._Seen()
     seen.broken = {("cuda", "linear", "bf16"): "no kernel image is available", ("cuda", "attention", "bf16"): "x"}
-    found = list(doctor_kernels._kernels(seen, "cuda", "bf16"))
+    found = list(kernel_check._kernels(seen, "cuda", "bf16"))
     assert [f.status for f in found] == ["warn", "warn"]
     assert "without --dtype bf16" in found[0].advice
     assert ready(found)
@@ -97,7 +100,7 @@ def test_a_fault_in_a_reduced_type_does_not_stand_in_the_way_of_fp32() -> None:
 
 def test_a_torch_that_cannot_start_is_one_finding(sabotage) -> None:
     sabotage("import sys\nsys.modules['torch'] = None\n")
-    (found,) = doctor_kernels.examine(Path("/"), None, None)
+    (found,) = kernel_check.examine(Path("/"), None, None)
     assert (found.name, found.status) == ("torch starts", "fail")
     assert "torch" in found.text
 
@@ -109,11 +112,11 @@ def test_children_that_keep_dying_are_given_up(monkeypatch: pytest.MonkeyPatch) 
         asked.append(request)
         yield {"event": "torch", "version": "2.13.0", "cuda": None}
         yield {"event": "begin", "trial": request["trials"][0]}
-        yield doctor_kernels.child.Death(status="failed", error="its process was killed by SIGILL", stderr="")
+        yield kernel_check.child.Death(status="failed", error="its process was killed by SIGILL", stderr="")
 
-    monkeypatch.setattr(doctor_kernels.child, "talk", talk)
+    monkeypatch.setattr(kernel_check.child, "talk", talk)
     trials = [("cpu", kind, "fp32") for kind in MAKERS]
-    seen = doctor_kernels.try_kernels(trials)
+    seen = kernel_check.try_kernels(trials)
     assert set(seen.broken) == set(trials)
     assert "not tried" in seen.broken[trials[-1]]
     assert len(asked) == 4
@@ -124,14 +127,14 @@ def test_a_driver_that_ends_the_process_leaves_the_cpu_to_be_tried(monkeypatch: 
         yield {"event": "torch", "version": "2.13.0", "cuda": "12.8"}
         if any(t[0] == "cuda" for t in request["trials"]):
             yield {"event": "begin", "what": "gpu"}
-            yield doctor_kernels.child.Death(status="failed", error="its process was killed by SIGSEGV", stderr="")
+            yield kernel_check.child.Death(status="failed", error="its process was killed by SIGSEGV", stderr="")
             return
         for trial in request["trials"]:
             yield {"event": "begin", "trial": trial}
             yield {"event": "result", "trial": trial, "error": 1e-7}
 
-    monkeypatch.setattr(doctor_kernels.child, "talk", talk)
-    seen = doctor_kernels.try_kernels([("cpu", "linear", "fp32"), ("cuda", "linear", "fp32")])
+    monkeypatch.setattr(kernel_check.child, "talk", talk)
+    seen = kernel_check.try_kernels([("cpu", "linear", "fp32"), ("cuda", "linear", "fp32")])
     assert seen.end == "its process was killed by SIGSEGV"
     assert set(seen.errors) == {("cpu", "linear", "fp32")}
 
@@ -150,7 +153,7 @@ def test_a_driver_that_ends_the_process_leaves_the_cpu_to_be_tried(monkeypatch: 
     ],
 )
 def test_the_build_of_torch_is_held_against_the_gpu(capability, arches, tegra, status, says) -> None:
-    found = doctor_kernels.architecture(capability, arches, tegra=tegra)
+    found = kernel_check.architecture(capability, arches, tegra=tegra)
     assert found.status == status
     assert says in found.text
     assert bool(found.advice) == (status == "warn")
@@ -163,7 +166,7 @@ def test_a_whole_examination_launches_then_counts(monkeypatch: pytest.MonkeyPatc
             for index in range(3):
                 yield {"event": "begin", "index": index}
                 yield {"event": "cost", "index": index, "measurements": [memory], "layers": [], "operators": []}
-            yield doctor_kernels.child.Death(status="timeout", error="stopped; a longer one: --time-limit", stderr="")
+            yield kernel_check.child.Death(status="timeout", error="stopped; a longer one: --time-limit", stderr="")
             return
         yield {"event": "torch", "version": "2.8.0", "cuda": "12.6"}
         yield {"event": "begin", "what": "gpu"}
@@ -173,8 +176,8 @@ def test_a_whole_examination_launches_then_counts(monkeypatch: pytest.MonkeyPatc
             broken = trial[0] == "cuda"
             yield {"event": "raised" if broken else "result", "trial": trial, "error": "no image" if broken else 1e-7}
 
-    monkeypatch.setattr(doctor_kernels.child, "talk", talk)
-    found = list(doctor_kernels.examine(tegra_trees.orin_nano(tmp_path), tegra.detect(tmp_path), "cuda"))
+    monkeypatch.setattr(kernel_check.child, "talk", talk)
+    found = list(kernel_check.examine(tegra_trees.orin_nano(tmp_path), jetson.detect(tmp_path), "cuda"))
     assert [(f.name, f.status) for f in found] == [
         ("gpu", "ok"),
         ("gpu architecture", "ok"),
@@ -209,8 +212,8 @@ GPU = {
     ],
 )
 def test_what_torch_sees_of_a_gpu_is_told(gpu: dict[str, object], needed: bool, statuses: dict[str, str]) -> None:
-    seen = doctor_kernels._Seen(torch={"version": "2.8.0", "cuda": "12.6"}, gpu=gpu)
-    found = by_name(list(doctor_kernels._gpu(seen, None, needed=needed)))
+    seen = kernel_check._Seen(torch={"version": "2.8.0", "cuda": "12.6"}, gpu=gpu)
+    found = by_name(list(kernel_check._gpu(seen, None, needed=needed)))
     assert {name: found[name].status for name in statuses} == statuses
     assert "asked for and absent" not in found["gpu"].text
     if found["gpu"].status == "fail":
@@ -218,10 +221,10 @@ def test_what_torch_sees_of_a_gpu_is_told(gpu: dict[str, object], needed: bool, 
 
 
 def test_networks_that_do_not_fit_are_named() -> None:
-    found = doctor_kernels.fits("memory", 2 * 10**9, {"a": 10**9, "b": 3 * 10**9}, 3)
+    found = kernel_check.fits("memory", 2 * 10**9, {"a": 10**9, "b": 3 * 10**9}, 3)
     assert found.status == "warn"
     assert found.text.startswith("1 of the 2 networks counted so far, not b (3 GB)")
-    found = doctor_kernels.fits("memory", 4 * 10**9, {"a": 10**9, "b": 3 * 10**9}, 2)
+    found = kernel_check.fits("memory", 4 * 10**9, {"a": 10**9, "b": 3 * 10**9}, 2)
     assert (found.status, found.advice) == ("ok", "")
     assert found.text.startswith("all 2 networks: b takes most, 3 GB of 4 GB free")
 
@@ -304,7 +307,7 @@ def test_a_package_that_is_not_there_names_the_install_that_keeps_the_boards_tor
     ],
 )
 def test_clocks_are_compared_by_what_the_way_cannot_explain(far: object, status: str, says: str) -> None:
-    found = doctor_remote.skew(far, 100.0, 108.0)
+    found = remote_doctor.skew(far, 100.0, 108.0)
     assert found.status == status
     assert says in found.text
 
@@ -335,24 +338,24 @@ HOST = Host("jetson", "orin", user="user")
 
 
 def test_a_host_that_cannot_be_reached_is_one_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    far = FarSide(remote.Lost("ssh://user@orin cannot be reached: ssh: connect to host orin port 22: no"))
-    monkeypatch.setattr(remote, "Connection", far)
-    (found,) = doctor_remote.examine(HOST)
+    far = FarSide(ssh.Lost("ssh://user@orin cannot be reached: ssh: connect to host orin port 22: no"))
+    monkeypatch.setattr(ssh, "Connection", far)
+    (found,) = remote_doctor.examine(HOST)
     assert (found.name, found.status) == ("connection", "fail")
     assert "cannot be reached" in found.text
 
 
 def test_a_host_without_benchbench_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    far = FarSide(remote.Lost("benchbench is not installed for python3 on jetson: install it there"))
-    monkeypatch.setattr(remote, "Connection", far)
-    (found,) = doctor_remote.examine(HOST)
+    far = FarSide(ssh.Lost("benchbench is not installed for python3 on jetson: install it there"))
+    monkeypatch.setattr(ssh, "Connection", far)
+    (found,) = remote_doctor.examine(HOST)
     assert "--system-site-packages" in found.advice
 
 
 def test_another_schema_ends_the_examination(monkeypatch: pytest.MonkeyPatch) -> None:
-    far = FarSide({"event": "hello", "schema": 999, "protocol": remote.PROTOCOL, "version": "9.0"}, {"event": "end"})
-    monkeypatch.setattr(remote, "Connection", far)
-    found = list(doctor_remote.examine(HOST))
+    far = FarSide({"event": "hello", "schema": 999, "protocol": ssh.PROTOCOL, "version": "9.0"}, {"event": "end"})
+    monkeypatch.setattr(ssh, "Connection", far)
+    found = list(remote_doctor.examine(HOST))
     assert [f.name for f in found] == ["connection", "versions"]
     assert "upgrade" in found[-1].advice
 
@@ -360,16 +363,16 @@ def test_another_schema_ends_the_examination(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_banner_is_warned_of_and_what_the_far_side_finds_is_passed_on_without_escapes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hello = {"event": "hello", "schema": doctor.SCHEMA, "protocol": remote.PROTOCOL, "clock_s": 100.0}
+    hello = {"event": "hello", "schema": doctor.SCHEMA, "protocol": ssh.PROTOCOL, "clock_s": 100.0}
     hello |= {"device": {"kind": "jetson", "name": "Orin"}, "backend": "cuda"}
-    monkeypatch.setattr(remote, "Connection", FarSide(hello, noise=b"Welcome\x1b[2J"))
+    monkeypatch.setattr(ssh, "Connection", FarSide(hello, noise=b"Welcome\x1b[2J"))
     events = [
         {"event": "finding", "name": "torch", "status": "ok", "text": "2.8.0\x1b[31m", "advice": ""},
         {"event": "finding", "name": "x", "status": "invented", "text": "y"},
-        remote.Lost("the connection to ssh://user@orin was lost: gone"),
+        ssh.Lost("the connection to ssh://user@orin was lost: gone"),
     ]
-    monkeypatch.setattr(remote, "ask", lambda host, request, *, limit_s: iter(events))
-    found = list(doctor_remote.examine(HOST, clock=lambda: 100.0))
+    monkeypatch.setattr(ssh, "ask", lambda host, request, *, limit_s: iter(events))
+    found = list(remote_doctor.examine(HOST, clock=lambda: 100.0))
     assert [(f.name, f.status) for f in found] == [
         ("connection", "ok"),
         ("banner", "warn"),
@@ -396,7 +399,7 @@ def test_a_banner_is_warned_of_and_what_the_far_side_finds_is_passed_on_without_
     ],
 )
 def test_what_a_host_measures_on_is_a_finding(hello: dict[str, object], status: str, says: str) -> None:
-    found = doctor_remote.device(HOST, hello)
+    found = remote_doctor.device(HOST, hello)
     assert found.status == status
     assert says in found.text
 
@@ -407,7 +410,7 @@ def test_a_name_that_means_nothing_here_is_refused_with_what_would_do(
     monkeypatch.setenv("BENCHBENCH_CONFIG", str(tmp_path / "hosts.toml"))
     for name, says in (("cude", "did you mean 'cuda'"), ("rtx-4090", "is a profile"), ("jetson", "devices add")):
         with pytest.raises(DeviceError, match=re.escape(says)):
-            doctor_remote.find_patient(name, results=tmp_path, root=tmp_path)
+            remote_doctor.find_patient(name, results=tmp_path, root=tmp_path)
 
 
 def test_ready_is_whether_nothing_failed() -> None:

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchbench.core.records import METRIC_UNITS, Measurement
 from benchbench.devices import rapl
 from benchbench.measure import energy
 from benchbench.measure.memory import PeakMemory
-from benchbench.measure.power_log import PowerLog
-from benchbench.measure.watch import Watch
-from benchbench.records import METRIC_UNITS, Measurement
+from benchbench.measure.monitor import Watch
+from benchbench.measure.power_logger import PowerLog
 from tests import tegra_trees as trees
 
 
@@ -274,7 +274,7 @@ def test_a_board_watched_for_real_has_the_power_of_its_rails(tmp_path: Path) -> 
 
 def test_the_log_ends_with_the_process_that_began_it(tmp_path: Path) -> None:
     program = (
-        "import os, sys\nfrom benchbench.measure.power_log import PowerLog\n"
+        "import os, sys\nfrom benchbench.measure.power_logger import PowerLog\n"
         f"log = PowerLog({{'source': 'rails', 'root': {str(trees.orin_nx(tmp_path))!r}, 'period_s': 0.005}})\n"
         "print(log._process.pid, flush=True)\nsys.stdin.read()\nos._exit(1)"
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchbench import errors
+from benchbench.core import errors
 
 ZOO = ["nnunet", "slim_unetr", "swin_unetr", "unetr"]
 HINT = "'bench list models' shows all"

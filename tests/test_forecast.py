@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench.devices import tegra
-from benchbench.errors import DeviceError, NotMeasuredError
-from benchbench.forecast.predict import INTERVAL_FACTOR, predict, roof_seconds
-from benchbench.forecast.profile import Profile, find_profile, list_profiles, load_profile
-from benchbench.forecast.target import resolve
-from benchbench.records import Device, Measurement, OperatorCost, Workload
+from benchbench.core.errors import DeviceError, NotMeasuredError
+from benchbench.core.records import Device, Measurement, OperatorCost, Workload
+from benchbench.devices import jetson
+from benchbench.devices.forecast import INTERVAL_FACTOR, predict, roof_seconds
+from benchbench.devices.profile import Profile, find_profile, list_profiles, load_profile
+from benchbench.devices.resolve import resolve
 
 SHARED = Path(os.environ.get("BENCHBENCH_SHARED", Path(__file__).parent.parent.parent / "shared"))
 GIB = 2**30
@@ -191,7 +191,7 @@ def orin_nano(tmp_path: Path) -> Path:
     (tree / "compatible").write_bytes(b"nvidia,p3768-0000+p3767-0005\0nvidia,tegra234\0")
     (tree / "model").write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
     (tmp_path / "proc/meminfo").write_text("MemTotal: 7800000 kB\n")
-    assert tegra.detect(tmp_path) is not None
+    assert jetson.detect(tmp_path) is not None
     return tmp_path
 
 

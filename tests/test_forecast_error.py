@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from benchbench.forecast.predict import SCALED_FACTOR, forecast_latency
-from benchbench.forecast.profile import load_profile
-from benchbench.zoo import list_models
+from benchbench.devices.forecast import SCALED_FACTOR, forecast_latency
+from benchbench.devices.profile import load_profile
+from benchbench.zoo.cards import list_models
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "results" / "reference" / "calibration"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchbench.measure import counters, golden
+from benchbench.measure.flops import counters, reference_operators
 
 #: Factor on the count by hand: fvcore, thop, thop corrected, torch-pruning. For norms and the like, whose
 #: count is 0: what is added for each output element.
@@ -39,18 +39,18 @@ PINNED = {
 
 
 def test_every_operator_is_pinned():
-    assert [o.name for o in golden.OPERATORS] == list(PINNED)
+    assert [o.name for o in reference_operators.OPERATORS] == list(PINNED)
 
 
-@pytest.mark.parametrize("operator", golden.OPERATORS, ids=lambda o: o.name)
+@pytest.mark.parametrize("operator", reference_operators.OPERATORS, ids=lambda o: o.name)
 def test_the_headline_is_exact_and_the_others_are_as_pinned(operator):
-    found = golden.check(operator)
+    found = reference_operators.check(operator)
     assert found["torch"].macs == operator.macs
     assert {name: v.reason for name, v in found.items() if v.reason} == {}
     others = [found[name].factor if operator.macs else found[name].per_element for name in counters.COUNTERS[1:]]
     assert others == pytest.approx(PINNED[operator.name], rel=1e-5)
 
 
-@pytest.mark.parametrize("operator", golden.OPERATORS, ids=lambda o: o.name)
+@pytest.mark.parametrize("operator", reference_operators.OPERATORS, ids=lambda o: o.name)
 def test_tensors_without_memory_give_what_real_ones_give(operator):
-    assert golden.check(operator) == golden.check(operator, real=True)
+    assert reference_operators.check(operator) == reference_operators.check(operator, real=True)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from benchbench import checkpoint, cli, store
-from benchbench.errors import StoreError, UsageError
-from benchbench.forecast import calibrate
-from benchbench.rounds import JOURNAL, Journal
-from benchbench.store import RECORDS, Store
+from benchbench.cli import main as cli_main
+from benchbench.core import results as core_results
+from benchbench.core.errors import StoreError, UsageError
+from benchbench.core.results import RECORDS, Store
+from benchbench.runner import calibrate
+from benchbench.runner.schedule import JOURNAL, Journal
+from benchbench.zoo import checkpoint
 from tests.data_sets import decathlon
 
 NET = "tests.tiny_nets:Wider"
@@ -32,16 +34,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 def train(folder: Path, out: Path, *more: str, steps: int = 2) -> int:
     words = ["train", NET, "--data", str(folder), "--budget", f"{steps}steps", "--validations", "0", "--threads", "1"]
-    return cli.main([*words, "--out", str(out), *more])
+    return cli_main.main([*words, "--out", str(out), *more])
 
 
 def compress(parent: Path, folder: Path, out: Path, *more: str) -> int:
     words = ["compress", NET, "--checkpoint", str(parent), "--prune", "0.5", "--threads", "1"]
-    return cli.main([*words, "--data", str(folder), "--out", str(out), *more])
+    return cli_main.main([*words, "--data", str(folder), "--out", str(out), *more])
 
 
 def content(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != store.LOCK}
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != core_results.LOCK}
 
 
 def test_a_finished_training_is_told_of_and_not_made_again(
@@ -129,8 +131,8 @@ def test_a_folder_in_use_is_refused_in_one_line(
     out = tmp_path / "out"
     search = ["search", "--budget", "2GB", "--data", str(folder), "--out", str(out)]
     audit = ["audit", "--models", "tests.tiny_nets:Tiny", "--out", str(out)]
-    with store.held(out):
-        codes = [train(folder, out), compress(parent, folder, out), cli.main(search), cli.main(audit)]
+    with core_results.held(out):
+        codes = [train(folder, out), compress(parent, folder, out), cli_main.main(search), cli_main.main(audit)]
         lines = capsys.readouterr().err.splitlines()
     assert codes == [2, 2, 2, 2]
     assert len(lines) == 4
@@ -145,17 +147,17 @@ def test_a_lock_whose_file_was_taken_away_holds_nobody_up(tmp_path: Path, monkey
     def slow(path: Path, *rest: int) -> int:
         handle = real(path, *rest)
         if not opened:
-            (tmp_path / store.LOCK).unlink()
+            (tmp_path / core_results.LOCK).unlink()
         opened.append(handle)
         return handle
 
     monkeypatch.setattr(os, "open", slow)
-    handle = store.lock(tmp_path)
+    handle = core_results.lock(tmp_path)
     monkeypatch.undo()
     assert handle is not None
     assert len(opened) == 2
     with pytest.raises(StoreError, match="in use"):
-        store.lock(tmp_path)
+        core_results.lock(tmp_path)
     os.close(handle)
 
 
@@ -193,13 +195,13 @@ def test_what_a_killed_process_left_half_written_goes_when_a_folder_is_opened(tm
     with Store(tmp_path):
         assert not any(path.exists() for path in gone)
     gone[0].write_bytes(b"half")
-    with store.held(tmp_path, prefix="other."):
+    with core_results.held(tmp_path, prefix="other."):
         assert gone[0].exists()
-    with store.held(tmp_path):
+    with core_results.held(tmp_path):
         assert not gone[0].exists()
     assert all(path.exists() for path in stay)
     gone[0].write_bytes(b"half")
-    store.remove_torn(tmp_path, older_s=3600)  # another machine may be at it
+    core_results.remove_torn(tmp_path, older_s=3600)  # another machine may be at it
     assert gone[0].exists()
 
 
@@ -223,7 +225,7 @@ def test_a_forked_process_does_not_hold_what_the_one_before_it_held(tmp_path: Pa
     for name in ("held", "records"):  # then they stay, with the file that is locked
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine").touch()
-    with store.held(tmp_path / "held"), Store(tmp_path / "records") as kept:
+    with core_results.held(tmp_path / "held"), Store(tmp_path / "records") as kept:
         kept.path.write_text("\n")
         child = os.fork()
         if not child:
@@ -232,10 +234,10 @@ def test_a_forked_process_does_not_hold_what_the_one_before_it_held(tmp_path: Pa
             os.read(until, 1)  # the first process is done
             os._exit(0)
         os.read(ready, 1)
-        with pytest.raises(StoreError, match="in use by another run"), store.held(tmp_path / "held"):
+        with pytest.raises(StoreError, match="in use by another run"), core_results.held(tmp_path / "held"):
             pass
     try:
-        with store.held(tmp_path / "held"), Store(tmp_path / "records"):
+        with core_results.held(tmp_path / "held"), Store(tmp_path / "records"):
             pass
     finally:
         os.close(end)

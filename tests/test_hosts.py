@@ -2,10 +2,10 @@
 
 import pytest
 
-from benchbench import hosts
-from benchbench.errors import DeviceError
-from benchbench.forecast.target import resolve
-from benchbench.hosts import Host, parse_url
+from benchbench.core.errors import DeviceError
+from benchbench.devices import hosts
+from benchbench.devices.hosts import Host, parse_url
+from benchbench.devices.resolve import resolve
 
 
 def test_hosts_are_read_back_as_they_were_added_and_forgotten_when_removed():

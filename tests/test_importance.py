@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchbench.compress import importance
-from benchbench.compress.channels import Layer, Place, Structure, find_structure
+from benchbench.compress.channel_groups import Layer, Place, Structure, find_structure
 from benchbench.compress.prune import PruneRecipe, prune
-from benchbench.errors import UsageError
+from benchbench.core.errors import UsageError
 
 SHAPE = (1, 1, 2, 2, 2)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchbench.kernels import exact_small_convolutions
+from benchbench.training.torch_runtime import exact_small_convolutions
 
 
 def gradient(conv, x, *, autocast):

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from benchbench import checkpoint, cli
+from benchbench.cli import main as cli_main
+from benchbench.zoo import checkpoint
 from tests.data_sets import decathlon
 
 NET, SAFE = "tests.tiny_nets:Wider", "tests.tiny_nets-Wider"
@@ -26,7 +27,7 @@ _KILLS = 6
 
 def _child(words: list[str], cache: str) -> None:
     os.environ |= {"BENCHBENCH_CACHE": cache, "OMP_NUM_THREADS": "1"}
-    sys.exit(cli.main(words))
+    sys.exit(cli_main.main(words))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ class Killer:
     def __init__(self, cache: str, seed: int) -> None:
         self.cache, self.chance = cache, random.Random(seed)
         self._server = multiprocessing.get_context("forkserver")
-        self._server.set_forkserver_preload(["benchbench.trainer", "benchbench.compress.compressor", __name__])
+        self._server.set_forkserver_preload(["benchbench.training.run", "benchbench.compress.run", __name__])
 
     def run(self, words: list[str], most_s: float | None = None) -> tuple[int | None, float]:
         """The exit code, or None where it was killed after so long; and how long it ran."""

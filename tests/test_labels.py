@@ -9,14 +9,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from benchbench import data, data_command
-from benchbench.data import prepare
+from benchbench import data
+from benchbench.cli.commands import data_tables
+from benchbench.core.errors import DataError
+from benchbench.data import preprocessing
 from benchbench.data.folder import open_source, plan_folder, prepared_folder
 from benchbench.data.plan import alike, label_dtype, plan_from_json, plan_to_json
 from benchbench.data.volumes import load_volumes
-from benchbench.errors import DataError
-from benchbench.feed import Feed
-from benchbench.recipe import Budget, TrainRecipe
+from benchbench.training.patch_loader import Feed
+from benchbench.training.recipe import Budget, TrainRecipe
 from tests import data_sets as sets
 
 
@@ -121,16 +122,16 @@ def test_a_fraction_beyond_rounding_is_no_label(tmp_path, off, read):
 
 def test_zero_is_the_background_said_or_not(tmp_path):
     folder = redescribed(sets.decathlon(tmp_path / "d"), labels={"1": "shell", "2": "kernel"})
-    assert len(data_command.check_folder(folder).facts) == 6
+    assert len(data_tables.check_folder(folder).facts) == 6
     assert plan_folder(folder).labels[0] == "background"
     other = redescribed(sets.nnunet(tmp_path / "n"), labels={"shell": 1, "kernel": 2})
-    assert len(data_command.check_folder(other).facts) == 4
+    assert len(data_tables.check_folder(other).facts) == 4
 
 
 def test_two_labels_of_one_name_are_kept_apart_and_told(tmp_path):
     folder = redescribed(sets.decathlon(tmp_path / "d"), labels={"0": "background", "1": "kidney", "2": "kidney"})
     assert open_source(folder).regions == {"kidney 1": (1,), "kidney 2": (2,)}
-    lines = data_command.fault_lines(data_command.check_folder(folder))
+    lines = data_tables.fault_lines(data_tables.check_folder(folder))
     assert lines == ["warn: 2 of its labels are called 'kidney': they are kept apart as kidney 1, kidney 2"]
 
 
@@ -162,7 +163,7 @@ def test_regions_that_differ_in_signs_alone_are_told(tmp_path):
     assert alike(["GTV+", "gtv-", "CTV"]) == [("GTV+", "gtv-")]
     folder = redescribed(sets.decathlon(tmp_path / "d"), labels={"0": "background", "1": "GTV+", "2": "GTV-"})
     assert any(
-        "GTV+ and GTV- differ in signs" in one for one in data_command.fault_lines(data_command.check_folder(folder))
+        "GTV+ and GTV- differ in signs" in one for one in data_tables.fault_lines(data_tables.check_folder(folder))
     )
 
 
@@ -185,7 +186,7 @@ def test_cases_whose_names_are_one_file_name_have_prepared_files_of_their_own(tm
     for path in folder.rglob("*.nii"):
         os.utime(path, (1, 1))  # as from an archive; and their sizes are equal
     plan = data.get_plan(str(redescribed(folder, dataset=cases)) + "#all")
-    assert prepare.prepare_all(plan) == {}
+    assert preprocessing.prepare_all(plan) == {}
     assert len(list(prepared_folder(plan).glob("*.npz"))) == 4
     images = [data.load_case(plan.where, "test", i).image for i in range(4)]
     assert len({image.tobytes() for image in images}) == 4

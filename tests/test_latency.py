@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from benchbench import stats
-from benchbench.errors import UnsupportedError
+from benchbench.core import statistics
+from benchbench.core.errors import UnsupportedError
+from benchbench.core.protocol import PROTOCOLS, get_protocol
 from benchbench.measure.latency import forward_function, time_forwards, timing, unsteady
-from benchbench.protocol import PROTOCOLS, get_protocol
 
 QUICK, STANDARD = PROTOCOLS["quick"], PROTOCOLS["standard"]
 
@@ -168,4 +168,4 @@ def test_forward_function_needs_no_gradient_and_casts_by_name():
 
 def test_summaries_are_equal_for_equal_samples():
     runs = [[1.0, 1.1], [1.2], [1.0], [1.3], [0.9]]
-    assert stats.summarise(runs) == stats.summarise(runs)
+    assert statistics.summarise(runs) == statistics.summarise(runs)

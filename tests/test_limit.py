@@ -5,17 +5,19 @@ import sys
 
 import pytest
 
-from benchbench import records as rec
-from benchbench.child import talk
-from benchbench.errors import UnsupportedError
-from benchbench.measure import limit, memory
-from benchbench.worker import Job
+from benchbench.core import errors
+from benchbench.core import records as rec
+from benchbench.core.errors import UnsupportedError
+from benchbench.measure import memory, memory_limit
+from benchbench.runner.child_process import talk
+from benchbench.runner.worker import Job
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA bounds all memory on Linux")
 
 FILL = """
 import torch
-from benchbench.measure import limit, memory
+from benchbench.core import errors
+from benchbench.measure import memory, memory_limit as limit
 torch.set_num_threads(2)
 top = memory.resident_bytes() + 300_000_000
 kept = limit.Limit(top)
@@ -29,7 +31,7 @@ held = len(blocks) * 4_000_000
 kept.lift()
 more = torch.ones(100_000_000)
 del blocks
-print(held, top - {peak}, limit.is_out_of_memory(caught), type(caught).__name__)
+print(held, top - {peak}, errors.is_out_of_memory(caught), type(caught).__name__)
 """
 
 
@@ -77,18 +79,18 @@ def test_a_network_that_fits_runs_under_its_limit():
 
 
 def test_errors_of_an_allocation_are_told_from_others():
-    assert limit.is_out_of_memory(MemoryError())
-    assert limit.is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate"))
-    assert limit.is_out_of_memory(RuntimeError("std::bad_alloc"))
-    assert not limit.is_out_of_memory(RuntimeError("could not create a primitive"))
-    assert limit.is_out_of_memory(RuntimeError("could not create a primitive"), limited=True)
-    assert not limit.is_out_of_memory(RuntimeError("shapes do not match"), limited=True)
+    assert errors.is_out_of_memory(MemoryError())
+    assert errors.is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate"))
+    assert errors.is_out_of_memory(RuntimeError("std::bad_alloc"))
+    assert not errors.is_out_of_memory(RuntimeError("could not create a primitive"))
+    assert errors.is_out_of_memory(RuntimeError("could not create a primitive"), limited=True)
+    assert not errors.is_out_of_memory(RuntimeError("shapes do not match"), limited=True)
 
 
 def test_a_system_that_enforces_nothing_is_unsupported(monkeypatch):
     monkeypatch.setattr(memory, "status_bytes", lambda key: None)
     with pytest.raises(UnsupportedError, match="leave --memory-limit out"):
-        limit.Limit(10**9)
+        memory_limit.Limit(10**9)
 
 
 def test_on_a_gpu_the_allocator_gets_the_share(monkeypatch):
@@ -99,8 +101,8 @@ def test_on_a_gpu_the_allocator_gets_the_share(monkeypatch):
     shares = []
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: types.SimpleNamespace(total_memory=8 * 10**9))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: shares.append((share, gpu)))
-    kept = limit.Limit(2 * 10**9, backend="cuda", gpu=1)
+    kept = memory_limit.Limit(2 * 10**9, backend="cuda", gpu=1)
     kept.settle()
     kept.lift()
-    limit.Limit(9 * 10**9, backend="cuda")
+    memory_limit.Limit(9 * 10**9, backend="cuda")
     assert shares == [(0.25, 1), (1.0, 0)]

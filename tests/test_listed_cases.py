@@ -10,11 +10,13 @@ import tarfile
 import pytest
 from monai.apps import DecathlonDataset
 
-from benchbench import checkpoint, data, data_command
-from benchbench.data import catalogue
+from benchbench import data
+from benchbench.cli.commands import data_tables
+from benchbench.core.errors import DataError
+from benchbench.data import download as data_download
 from benchbench.data.folder import open_source, plan_folder
-from benchbench.errors import DataError
 from benchbench.report import conditions
+from benchbench.zoo import checkpoint
 from tests import data_sets as sets
 
 
@@ -37,8 +39,8 @@ def renamed(folder, change):
 
 
 def checked(folder):
-    found = data_command.check_folder(folder)
-    return len(found.facts), data_command.fault_lines(found)
+    found = data_tables.check_folder(folder)
+    return len(found.facts), data_tables.fault_lines(found)
 
 
 # Ways to name a file
@@ -255,7 +257,7 @@ def test_an_archive_with_more_than_files_and_folders_is_not_unpacked(tmp_path, m
     monkeypatch.setitem(DecathlonDataset.resource, "Task04_Hippocampus", archive.as_uri())
     monkeypatch.setitem(DecathlonDataset.md5, "Task04_Hippocampus", hashlib.md5(archive.read_bytes()).hexdigest())
     with pytest.raises(DataError, match="is no file or folder in it; nothing is unpacked") as caught:
-        catalogue.fetch("msd:Task04", tmp_path / "to")
+        data_download.fetch("msd:Task04", tmp_path / "to")
     assert "cannot get" not in str(caught.value)
     assert [path.name for path in (tmp_path / "to").iterdir()] == ["Task04_Hippocampus.tar"]
 

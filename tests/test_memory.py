@@ -6,8 +6,8 @@ import types
 
 import pytest
 
+from benchbench.core.errors import DeviceError
 from benchbench.devices import nvml
-from benchbench.errors import DeviceError
 from benchbench.measure import memory
 
 SCRIPT = """

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchbench.merge import merge, noise, runs_of
-from benchbench.records import Measurement
+from benchbench.core.records import Measurement
+from benchbench.runner.aggregate import merge, noise, runs_of
 
 
 def m(metric, unit, value, values=(), origin="measured", **more):

@@ -2,11 +2,15 @@
 
 import pytest
 
-from benchbench import auditor, child, cli, counting, fitting
-from benchbench import records as rec
-from benchbench.counting import Spent
-from benchbench.store import read_records
-from benchbench.worker import Job
+from benchbench.cli import main as cli_main
+from benchbench.core import records as rec
+from benchbench.core.results import read_records
+from benchbench.runner import audit as runner_audit
+from benchbench.runner import child_process
+from benchbench.runner import estimate as runner_estimate
+from benchbench.runner import fit as runner_fit
+from benchbench.runner.estimate import Spent
+from benchbench.runner.worker import Job
 
 SOURCE = """
 import os, sys
@@ -45,7 +49,7 @@ def here(tmp_path, monkeypatch):
 def test_networks_that_exit_are_rows_of_a_run(here, capsys):
     models = ",".join(f"exiting:{name}" for name in ("Quits", "Leaves", "QuitsLater", "LeavesLater"))
     size = ("--spatial", "8", "8", "8", "--data", "none", "--no-noise")
-    assert cli.main(["run", "-q", "--models", models, *size, "--out", "r"]) == 3
+    assert cli_main.main(["run", "-q", "--models", models, *size, "--out", "r"]) == 3
     rows = {r.model.name.partition(":")[2]: r for r in read_records(here / "r")}
     assert len(rows) == 4
     assert all(r.status in ("failed", "unsupported") and r.error for r in rows.values())
@@ -54,7 +58,7 @@ def test_networks_that_exit_are_rows_of_a_run(here, capsys):
 
 
 def test_networks_that_exit_are_rows_of_an_audit_and_the_next_one_is_counted(here, capsys):
-    rows = auditor.run("exiting:Leaves,exiting:QuitsLater,exiting:Tiny", shape=(1, 4, 8, 8, 8))
+    rows = runner_audit.run("exiting:Leaves,exiting:QuitsLater,exiting:Tiny", shape=(1, 4, 8, 8, 8))
     assert "exit code 0" in rows[0].error
     assert rows[2].counted
     capsys.readouterr()
@@ -70,32 +74,34 @@ def job():
 
 
 def test_a_counting_process_that_says_nothing_at_all_is_not_started_for_ever(monkeypatch):
-    monkeypatch.setattr(counting, "talk", answers({"event": "begin", "index": 0}))
-    (found,) = counting._count_some([rec.to_json(job())], [None])
+    monkeypatch.setattr(runner_estimate, "talk", answers({"event": "begin", "index": 0}))
+    (found,) = runner_estimate._count_some([rec.to_json(job())], [None])
     assert found.refused[0] == "failed"
-    monkeypatch.setattr(auditor, "talk", answers())
-    (row,) = auditor.run("tests.tiny_nets:Tiny", shape=(1, 4, 8, 8, 8))
+    monkeypatch.setattr(runner_audit, "talk", answers())
+    (row,) = runner_audit.run("tests.tiny_nets:Tiny", shape=(1, 4, 8, 8, 8))
     assert row.kind == "failed"
 
 
 def test_a_process_that_ends_before_its_last_word_is_a_death(here):
     spec = {"name": "x", "arch": "exiting:Leaves", "kwargs": {}, "in_channels": 4, "out_channels": 3}
     request = {"task": "fit", "jobs": [rec.to_json(job()) | {"model": spec}], "limit_bytes": 10**12}
-    *_, last = child.talk(request, limit_s=60)
-    assert isinstance(last, child.Death)
+    *_, last = child_process.talk(request, limit_s=60)
+    assert isinstance(last, child_process.Death)
     assert "os._exit" in last.error
-    assert fitting._offers(request, 60)[1].startswith("while it was searched, its process ended with exit code 0")
+    assert runner_fit._offers(request, 60)[1].startswith("while it was searched, its process ended with exit code 0")
 
 
 def test_a_count_needs_no_time_of_a_run():
-    assert counting.count([], Spent()) == {}
+    assert runner_estimate.count([], Spent()) == {}
 
 
 def test_what_size_the_next_networks_take_is_found_out_behind_one_that_exits(here, monkeypatch):
-    from benchbench import cells, data, zoo
+    from benchbench import data
+    from benchbench.runner import plan as runner_plan
+    from benchbench.zoo import cards as zoo_cards
 
     plan = data.get_plan("phantom")
     plan = type(plan)(**{f: getattr(plan, f) for f in plan.__slots__} | {"folder": here})
-    cards = [zoo.find_cards(f"exiting:{name}")[0] for name in ("Leaves", "Quits", "Tiny")]
-    request = cells.Request(models="exiting:Tiny", devices="cpu")
-    assert set(cells._patches(request, cards, plan)) == {"exiting:Tiny"}
+    cards = [zoo_cards.find_cards(f"exiting:{name}")[0] for name in ("Leaves", "Quits", "Tiny")]
+    request = runner_plan.Request(models="exiting:Tiny", devices="cpu")
+    assert set(runner_plan._patches(request, cards, plan)) == {"exiting:Tiny"}

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from benchbench.core.errors import DeviceError
+from benchbench.core.records import VOLATILE
 from benchbench.devices import nvml
 from benchbench.devices.environment import environment
-from benchbench.errors import DeviceError
 from benchbench.measure import energy
-from benchbench.measure.watch import Watch
-from benchbench.records import VOLATILE
+from benchbench.measure.monitor import Watch
 
 UUID = "0f1e2d3c-0000-1111-2222-333344445555"
 
@@ -163,7 +163,7 @@ def test_the_energy_of_a_forward_is_the_counters_rise(monkeypatch: pytest.Monkey
 def test_a_gpu_without_a_counter_has_its_power_integrated(monkeypatch: pytest.MonkeyPatch) -> None:
     fake(monkeypatch, nvmlDeviceGetTotalEnergyConsumption=NVMLError("Not Supported"))
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr("benchbench.measure.power_log.PowerLog", asked.append)
+    monkeypatch.setattr("benchbench.measure.power_logger.PowerLog", asked.append)
     meter = energy.open_meter("cuda", nvml.connect(UUID))
     assert isinstance(meter, energy.PowerMeter)
     assert asked == [{"source": "nvml", "uuid": f"GPU-{UUID}", "period_s": nvml.PERIOD_S}]

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchbench import outputs
+from benchbench.core.errors import UnsupportedError
+from benchbench.core.records import ModelSpec
 from benchbench.data.plan import DataPlan
-from benchbench.errors import UnsupportedError
-from benchbench.feed import Batch
-from benchbench.kernels import channels_last
-from benchbench.measure.segment import AccuracyError, logits_of
-from benchbench.measure.training import trained_outputs
+from benchbench.measure.training_step import trained_outputs
 from benchbench.measure.volume import Inference, Plan
-from benchbench.recipe import Budget, TrainRecipe
-from benchbench.records import ModelSpec
-from benchbench.train import _Group, _Training
+from benchbench.training.loop import _Group, _Training
+from benchbench.training.patch_loader import Batch
+from benchbench.training.recipe import Budget, TrainRecipe
+from benchbench.training.sliding_window import AccuracyError, logits_of
+from benchbench.training.torch_runtime import channels_last
+from benchbench.zoo import logits as zoo_logits
 
 SIDES = (8, 8, 8)
 PLAN = DataPlan(
@@ -72,23 +72,23 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_logits_are_found_whatever_they_come_in(form: str) -> None:
-    assert outputs.logits(FORMS[form], SIDES, 3) is WANTED
+    assert zoo_logits.logits(FORMS[form], SIDES, 3) is WANTED
 
 
 def test_stacked_deep_supervision_is_several_answers_and_the_first_is_the_logits() -> None:
     stacked = torch.randn(2, 3, 4, *SIDES)
-    assert outputs.logits(stacked, SIDES).equal(stacked[:, 0])
-    assert len(outputs.segmentations([stacked], SIDES, 4)) == 3
+    assert zoo_logits.logits(stacked, SIDES).equal(stacked[:, 0])
+    assert len(zoo_logits.segmentations([stacked], SIDES, 4)) == 3
 
 
 def test_what_is_no_segmentation_of_the_patch_is_said_with_its_shape() -> None:
     with pytest.raises(UnsupportedError, match=r"2x3x5"):
-        outputs.logits([torch.zeros(2, 3, 5)], SIDES)
+        zoo_logits.logits([torch.zeros(2, 3, 5)], SIDES)
     with pytest.raises(UnsupportedError, match="4x4x4 voxels to a patch of 8x8x8"):
-        outputs.logits(half(), SIDES)
+        zoo_logits.logits(half(), SIDES)
     with pytest.raises(UnsupportedError, match="no tensor"):
-        outputs.main({"a": None}, SIDES)
-    assert outputs.main(torch.zeros(2, 7), SIDES).shape == (2, 7)
+        zoo_logits.main({"a": None}, SIDES)
+    assert zoo_logits.main(torch.zeros(2, 7), SIDES).shape == (2, 7)
 
 
 class Net(nn.Module):

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from benchbench.documents import parse_json, read_toml
-from benchbench.errors import CardError, DataError, StoreError
-from benchbench.overwrite import check_output
+from benchbench.core.config import parse_json, read_toml
+from benchbench.core.errors import CardError, DataError, StoreError
+from benchbench.core.overwrite import check_output
 
 
 def test_an_input_is_never_an_output_by_whatever_name(tmp_path: Path) -> None:

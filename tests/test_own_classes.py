@@ -7,14 +7,16 @@ import sys
 import pytest
 import torch
 
-from benchbench import checkpoint, classes, launch, zoo
-from benchbench import records as rec
-from benchbench.api import measure_module
-from benchbench.cli import main
-from benchbench.errors import BenchError, CardError, CheckpointError, ShapeError, UsageError
-from benchbench.measure.audit import audit
-from benchbench.measure.first_layer import channels_refused
-from benchbench.worker import Job, plan
+from benchbench.cli.main import main
+from benchbench.core import launch
+from benchbench.core import records as rec
+from benchbench.core.errors import BenchError, CardError, CheckpointError, ShapeError, UsageError
+from benchbench.measure.flops.audit import audit
+from benchbench.measure.flops.first_layer import channels_refused
+from benchbench.runner.in_process import measure_module
+from benchbench.runner.worker import Job, plan
+from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import checkpoint, classes
 
 OWN = """
 from pathlib import Path
@@ -71,7 +73,7 @@ def card(path, arch):
 @pytest.mark.parametrize("arch", ["os:system", "subprocess:Popen", "ownnets:make", "ownnets:Plain"])
 def test_what_a_card_names_that_is_no_network_is_refused_and_not_called(own, tmp_path, arch):
     with pytest.raises(CardError, match=r"no(t a)? subclass of torch\.nn\.Module"):
-        zoo.build_model(str(card(tmp_path / "own.toml", arch)))
+        zoo_cards.build_model(str(card(tmp_path / "own.toml", arch)))
     assert not (tmp_path / "called").exists()
 
 
@@ -79,7 +81,7 @@ def test_what_a_card_names_that_is_no_network_is_refused_and_not_called(own, tmp
 def test_what_weights_name_is_not_even_imported(own, tmp_path, arch, capsys):
     path = weights(tmp_path / "own.safetensors", arch)
     with pytest.raises(CardError, match=r"not of benchbench.*--trust"):
-        zoo.build_model(str(path))
+        zoo_cards.build_model(str(path))
     assert main(["audit", "--models", str(path)]) == 2
     assert "--trust" in capsys.readouterr().err
     assert not (tmp_path / "mark").exists()
@@ -90,31 +92,34 @@ def test_what_weights_name_is_not_even_imported(own, tmp_path, arch, capsys):
 @pytest.mark.parametrize("arch", ["os:system", "ownnets:make", "ownnets:Plain"])
 def test_trust_does_not_make_a_network_of_what_is_none(own, tmp_path, arch):
     with pytest.raises(CardError, match=r"no(t a)? subclass of torch\.nn\.Module"):
-        zoo.build_model(str(weights(tmp_path / "own.safetensors", arch)), trust=True)
+        zoo_cards.build_model(str(weights(tmp_path / "own.safetensors", arch)), trust=True)
     assert not (tmp_path / "called").exists()
 
 
 def test_weights_of_an_own_class_are_read_where_they_are_trusted(own, tmp_path):
     path = weights(own / "own.safetensors", "ownnets:MyNet")
-    assert type(zoo.build_model(str(path), trust=True)).__name__ == "MyNet"
+    assert type(zoo_cards.build_model(str(path), trust=True)).__name__ == "MyNet"
     assert (tmp_path / "mark").exists()
 
 
 def test_a_class_is_found_beside_its_card(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = zoo.find_cards(str(card(own / "own.toml", "ownnets:MyNet")))[0]
-    assert type(zoo.build(found.spec(), (8, 8, 8))).__name__ == "MyNet"
+    found = zoo_cards.find_cards(str(card(own / "own.toml", "ownnets:MyNet")))[0]
+    assert type(zoo_cards.build(found.spec(), (8, 8, 8))).__name__ == "MyNet"
 
 
 def test_a_library_s_name_in_the_current_folder_is_not_imported_by_a_process_of_ours(tmp_path):
     for name in ("numpy", "psutil", "json"):
         (tmp_path / f"{name}.py").write_text("open('imported', 'w').close()\nraise SystemExit('taken')\n")
     job = Job(
-        model=zoo.Card(name="n", title="N", arch="torch.nn:Identity").spec(), spatial=(4, 4, 4), batch=1, dtype="fp32"
+        model=zoo_cards.Card(name="n", title="N", arch="torch.nn:Identity").spec(),
+        spatial=(4, 4, 4),
+        batch=1,
+        dtype="fp32",
     )
     request = json.dumps({"task": "plan", "jobs": [rec.to_json(job)]}) + "\n"
     with subprocess.Popen(
-        launch.command("benchbench.worker"), cwd=tmp_path, env=launch.environment(),
+        launch.command("benchbench.runner.worker"), cwd=tmp_path, env=launch.environment(),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as child:  # fmt: skip
         child.stdin.write(request)
@@ -145,7 +150,7 @@ def test_what_is_no_network_is_told_by_its_kind(tmp_path, name, message, capsys)
     elif "missing" not in name:
         path.write_bytes(b"\xff\xfe{}")
     with pytest.raises(UsageError) as caught:
-        zoo.find_cards(str(path))
+        zoo_cards.find_cards(str(path))
     assert message in str(caught.value)
     assert main(["audit", "--models", str(path)]) == 2
     told = capsys.readouterr().err.strip()
@@ -220,7 +225,7 @@ def test_a_class_of_one_channel_that_is_fed_four_is_refused_in_the_plan_with_the
         "import torch\nclass Net(torch.nn.Sequential):\n    def __init__(self):\n"
         "        super().__init__(torch.nn.Conv3d(1, 2, 1))\n"
     )
-    found = zoo.find_cards("onecontrast:Net")[0]
+    found = zoo_cards.find_cards("onecontrast:Net")[0]
     events = []
     plan([Job(model=found.spec(), spatial=(8, 8, 8), batch=1, dtype="fp32", folder=found.folder)], events.append)
     told = events[-1]

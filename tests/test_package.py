@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import benchbench
-from benchbench.records import METRIC_UNITS, Artifact, Device, Measurement, ModelSpec, Record, Workload
+from benchbench.core.records import METRIC_UNITS, Artifact, Device, Measurement, ModelSpec, Record, Workload
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -134,9 +134,9 @@ def test_a_clone_runs_without_being_installed(clone: Path, venv: Path) -> None:
     [
         "import benchbench",
         "import benchbench.report",
-        "from benchbench import errors, records, store, units, zoo; zoo.list_models()",
-        "from benchbench.cli import main; main(['--help'])",
-        "from benchbench.cli import main; main(['list', 'models'])",
+        "from benchbench.core import records, results, units; from benchbench.zoo import cards; cards.list_models()",
+        "from benchbench.cli.main import main; main(['--help'])",
+        "from benchbench.cli.main import main; main(['list', 'models'])",
     ],
 )
 def test_start_up_and_the_report_load_no_torch(code: str) -> None:

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from benchbench import launch
+from benchbench.core import launch
 
 AS_ROOT = os.name == "posix" and os.geteuid() == 0
 LIMITED = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
@@ -51,7 +51,7 @@ def test_no_permission_is_wrong_use_for_each_command(tmp_path):
     # one process for all of them: to start Python costs more than the commands do
     script = (
         "import sys; sys.stderr = sys.stdout\n"
-        "from benchbench import cli\n"
+        "from benchbench.cli import main as cli\n"
         "for words in sys.argv[1:]:\n"
         "    print('code', cli.main(words.split()), flush=True)\n"
     )

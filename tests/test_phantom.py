@@ -14,8 +14,8 @@ import pytest
 from scipy import ndimage
 
 from benchbench import data
+from benchbench.core.errors import DataError
 from benchbench.data import phantom
-from benchbench.errors import DataError
 
 COARSE = phantom.Settings(spacing_mm=6)
 HASH_CODE = """

@@ -14,15 +14,19 @@ import numpy as np
 import pytest
 import torch
 
-from benchbench import checkpoint, cli, data, predict, zoo
+from benchbench import data
+from benchbench.cli import main as cli_main
+from benchbench.core.errors import CheckpointError, DataError, UsageError
+from benchbench.core.records import ModelSpec
 from benchbench.data import folder as folders
 from benchbench.data.folder import plan_folder, prepared_folder
-from benchbench.errors import CheckpointError, DataError, UsageError
-from benchbench.measure import accuracy
-from benchbench.measure.accuracy import measure_dice
-from benchbench.recipe import Budget, TrainRecipe
-from benchbench.records import ModelSpec
-from benchbench.train import _Group, _Training
+from benchbench.training import evaluate as training_evaluate
+from benchbench.training import predict
+from benchbench.training.evaluate import measure_dice
+from benchbench.training.loop import _Group, _Training
+from benchbench.training.recipe import Budget, TrainRecipe
+from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import checkpoint
 from tests import data_sets as sets
 from tests.tiny_nets import Reads
 
@@ -252,28 +256,28 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
 
 def test_data_commands(tmp_path, capsys):
     folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
-    assert cli.main(["data", "list", str(tmp_path)]) == 0
+    assert cli_main.main(["data", "list", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "Task99_Boxes" in said
     assert "msd:Task04" in said
     assert "synapse.org" in said
-    assert cli.main(["data", "check", str(folder)]) == 0
+    assert cli_main.main(["data", "check", str(folder)]) == 0
     assert "no fault" in capsys.readouterr().out
-    assert cli.main(["data", "prepare", str(folder)]) == 0
+    assert cli_main.main(["data", "prepare", str(folder)]) == 0
     assert "24 cases prepared" in capsys.readouterr().out
     assert len(list(prepared_folder(plan_folder(folder)).glob("*.npz"))) == 24
-    assert cli.main(["data", "cache"]) == 0
+    assert cli_main.main(["data", "cache"]) == 0
     assert "Task99_Boxes-" in capsys.readouterr().out
-    assert cli.main(["data", "cache", "--clear"]) == 0
+    assert cli_main.main(["data", "cache", "--clear"]) == 0
     assert "removed" in capsys.readouterr().out
-    assert cli.main(["data", "split", str(folder), "--out", str(tmp_path / "s.json")]) == 0
+    assert cli_main.main(["data", "split", str(folder), "--out", str(tmp_path / "s.json")]) == 0
     assert len(json.loads((tmp_path / "s.json").read_text())) == 5
     (folder / "labelsTr/case_003.nii.gz").unlink()
-    assert cli.main(["data", "check", str(folder)]) == 3
+    assert cli_main.main(["data", "check", str(folder)]) == 3
     assert "fail: case_003" in capsys.readouterr().out
-    assert cli.main(["data", "fetch", "brats2021"]) == 2
+    assert cli_main.main(["data", "fetch", "brats2021"]) == 2
     assert "register at synapse.org" in capsys.readouterr().err
-    assert cli.main(["data", "fetch", "msd:Task99"]) == 2
+    assert cli_main.main(["data", "fetch", "msd:Task99"]) == 2
     assert "unknown data set 'msd:Task99'" in capsys.readouterr().err
 
 
@@ -310,7 +314,7 @@ def test_a_training_leaves_out_what_cannot_be_read(tmp_path, caplog):
     damage(folder, *bad)
     out = tmp_path / "t"
     words = ["train", "tests.tiny_nets:Reads", "--data", str(folder), "--budget", "3steps", "--threads", "1"]
-    assert cli.main([*words, "--out", str(out)]) == 0
+    assert cli_main.main([*words, "--out", str(out)]) == 0
     told = json.loads((out / "tests.tiny_nets-Reads.json").read_text())
     assert told["train"]["steps_done"] == 3
     assert not set(told["train"]["cases"]) & set(bad)
@@ -328,7 +332,7 @@ def test_a_training_without_validation_cases_is_kept(tmp_path):
     assert plan_folder(folder).splits == {"train": 1, "val": 0, "test": 5}
     out = tmp_path / "t"
     words = ["train", "tests.tiny_nets:Reads", "--data", str(folder), "--budget", "2steps", "--threads", "1"]
-    assert cli.main([*words, "--out", str(out)]) == 0
+    assert cli_main.main([*words, "--out", str(out)]) == 0
     assert json.loads((out / "tests.tiny_nets-Reads.json").read_text())["train"]["validation"] == []
 
 
@@ -388,7 +392,7 @@ def test_pictures_of_resampled_cases_are_of_what_the_network_saw(tilted):
     plan = plan_folder(tilted)
     assert plan.preparation.resample
     how = {"dtype": "fp32", "overlap": 0.5, "device": "cpu"}
-    answer = accuracy._answer(Reads(), plan, plan.where, "test", 0, plan.patch, how)
+    answer = training_evaluate._answer(Reads(), plan, plan.where, "test", 0, plan.patch, how)
     assert answer.case.label.shape == (20, 22, 12)  # of its file
     assert abs(float(answer.shown.image.mean())) < 0.05  # z-scores
     assert answer.shown.label.shape == answer.shown.image.shape[1:] == answer.shown_predicted.shape[1:]
@@ -406,10 +410,10 @@ def test_pictures_of_resampled_cases_are_of_what_the_network_saw(tilted):
 def test_what_a_run_on_a_folder_refuses(tmp_path, words, message):
     folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
     plan = plan_folder(folder)
-    card = zoo.get_card("nnunet_small").planned(plan.patch)
+    card = zoo_cards.get_card("nnunet_small").planned(plan.patch)
     spec = card.spec(in_channels=1, out_channels=3)
     small = tmp_path / "nnunet_small.safetensors"
-    state = zoo.build(spec, plan.patch).state_dict()
+    state = zoo_cards.build(spec, plan.patch).state_dict()
     checkpoint.save(small, state, model=spec, data=plan.key, spatial=plan.patch, train={}, plan=plan)
     said = bench("run", "--data", folder, *(word.format(small=small) for word in words), check=2)
     assert message in said
@@ -428,10 +432,10 @@ def test_several_processes_without_a_folder_and_a_gpu_that_is_not_there(tmp_path
     folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
     words = ["train", "tests.tiny_nets:Reads", "--data", str(folder), "--budget", "1steps"]
     if not torch.cuda.is_available():
-        assert cli.main([*words, "--device", "cuda", "--out", str(tmp_path / "t")]) == 2
+        assert cli_main.main([*words, "--device", "cuda", "--out", str(tmp_path / "t")]) == 2
         assert "PyTorch sees no GPU here" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert cli.main(words) == 2
+    assert cli_main.main(words) == 2
     assert "name it with --out" in capsys.readouterr().err
-    assert cli.main([*words, "--data", f"{folder}#all", "--out", str(tmp_path / "t")]) == 2
+    assert cli_main.main([*words, "--data", f"{folder}#all", "--out", str(tmp_path / "t")]) == 2
     assert "no case to train on" in capsys.readouterr().err

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchbench import predict
+from benchbench.core.errors import DataError, StoreError, UsageError
 from benchbench.data.folder import plan_folder
-from benchbench.errors import DataError, StoreError, UsageError
-from benchbench.measure import accuracy
-from benchbench.measure.accuracy import measure_dice
+from benchbench.training import evaluate as training_evaluate
+from benchbench.training import predict
+from benchbench.training.evaluate import measure_dice
 from tests import data_sets as sets
 from tests.test_predict import weights_of
 
@@ -132,7 +132,7 @@ def test_dice_is_of_the_labels_own_file_where_the_patient_is_cropped(tmp_path: P
     ],
 )
 def test_no_two_regions_share_a_metric(regions: list[str], names: list[str]) -> None:
-    found = accuracy._slugs(regions)
+    found = training_evaluate._slugs(regions)
     assert len(set(found)) == len(regions)
     assert found[0] == names[0]
     if len(regions) == 2:

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from benchbench import data
-from benchbench.data import cache, prepare
+from benchbench.core import cache_folder
+from benchbench.core.errors import DataError
+from benchbench.data import preprocessing
 from benchbench.data.folder import open_source, plan_folder, prepared_folder
 from benchbench.data.plan import Preparation
 from benchbench.data.volumes import Volumes, load_volumes
-from benchbench.errors import DataError
 from tests import data_sets as sets
 from tests.shared_files import shared_file
 
@@ -57,7 +58,7 @@ def test_every_orientation_becomes_the_same(flips):
         label=plain.label[axes].copy(),
         affine=plain.affine @ flip,
     )
-    a, b = (prepare.prepare(v, settings()) for v in (plain, other))
+    a, b = (preprocessing.prepare(v, settings()) for v in (plain, other))
     assert torch.allclose(a.image.as_tensor(), b.image.as_tensor(), atol=1e-5)
     assert (a.label == b.label).all()
     assert np.allclose(a.image.affine, b.image.affine)
@@ -71,7 +72,7 @@ def test_a_prediction_lies_over_its_image(more):
     volumes = marked(sides=(24, 30, 20), at=(12, 17, 9))
     if more.get("foreground"):
         volumes.image[:, :4], volumes.image[:, :, :5] = 0, 0
-    made = prepare.prepare(volumes, settings(**more))
+    made = preprocessing.prepare(volumes, settings(**more))
     logits = torch.from_numpy(made.label[None].astype(np.float32)) * 2 - 1
     back = made.to_native(logits)
     assert back.shape == (1, 24, 30, 20)
@@ -85,7 +86,7 @@ def test_a_prediction_lies_over_its_image(more):
 
 def test_resampling_puts_the_blob_where_it_was_in_the_world():
     volumes = marked(sides=(24, 30, 20), at=(12, 17, 9))
-    made = prepare.prepare(volumes, settings(resample=True))
+    made = preprocessing.prepare(volumes, settings(resample=True))
     before = world(volumes.affine, np.argwhere(volumes.label).mean(0))
     after = world(np.asarray(made.image.affine), np.argwhere(made.label).mean(0))
     assert np.linalg.norm(before - after) < 0.5
@@ -96,18 +97,18 @@ def test_resampling_puts_the_blob_where_it_was_in_the_world():
 def test_z_scores_are_of_the_patient_alone():
     volumes = marked(where=sets.affine())
     volumes.image[:, :6] = -3.5  # a z-scored head in air that is not 0
-    made = prepare.prepare(volumes, settings(foreground=True))
+    made = preprocessing.prepare(volumes, settings(foreground=True))
     inside = made.image[0][made.image[0] != 0]
     assert made.image.shape[1:] == (6, 20, 9)
     assert abs(float(inside.mean())) < 1e-3
     assert abs(float(inside.std()) - 1) < 1e-2
-    whole = prepare.prepare(marked(where=sets.affine()), settings())
+    whole = preprocessing.prepare(marked(where=sets.affine()), settings())
     assert abs(float(whole.image.mean())) < 1e-3
 
 
 def test_hounsfield_units_are_clipped_and_scaled():
     volumes = marked(where=sets.affine())
-    made = prepare.prepare(volumes, settings(clip=(0.0, 50.0, 20.0, 10.0)))
+    made = preprocessing.prepare(volumes, settings(clip=(0.0, 50.0, 20.0, 10.0)))
     assert float(made.image.max()) == pytest.approx(3.0)  # (50 - 20) / 10
     assert float(made.image.min()) == pytest.approx(-1.0, abs=0.1)  # (10 - 20) / 10
 
@@ -115,7 +116,7 @@ def test_hounsfield_units_are_clipped_and_scaled():
 def test_an_image_of_one_value_is_refused():
     volumes = Volumes(id="empty", image=np.zeros((1, 8, 8, 8), np.float32), label=None, affine=np.eye(4))
     with pytest.raises(DataError, match="empty: its image has one value everywhere"):
-        prepare.prepare(volumes, settings(foreground=True))
+        preprocessing.prepare(volumes, settings(foreground=True))
 
 
 # Cache
@@ -129,7 +130,7 @@ def boxes(tmp_path):
 def test_a_case_from_the_cache_is_the_one_that_was_made(boxes, monkeypatch):
     where = data.get_plan(str(boxes)).where
     made = data.load_case(where, "train", 0)
-    monkeypatch.setattr(prepare, "_prepare_case", None)  # would fail
+    monkeypatch.setattr(preprocessing, "_prepare_case", None)  # would fail
     again = data.load_case(where, "train", 0)
     assert made.id == again.id
     for name in ("image", "label", "affine"):
@@ -160,7 +161,7 @@ def test_a_damaged_cache_is_made_again(boxes, caplog):
 
 def test_prepare_goes_on_after_a_bad_case_and_tells_it(boxes):
     (boxes / "labelsTr/case_003.nii.gz").write_bytes(b"x")
-    bad = prepare.prepare_all(plan_folder(boxes))
+    bad = preprocessing.prepare_all(plan_folder(boxes))
     assert list(bad) == ["case_003"]
     assert "cannot be read" in bad["case_003"]
     assert len(list(prepared_folder(plan_folder(boxes)).glob("*.npz"))) == 11
@@ -168,7 +169,7 @@ def test_prepare_goes_on_after_a_bad_case_and_tells_it(boxes):
 
 def _prepare(folder):
     torch.set_num_threads(1)
-    return len(prepare.prepare_all(plan_folder(folder)))
+    return len(preprocessing.prepare_all(plan_folder(folder)))
 
 
 def test_two_processes_may_prepare_the_same_cases(boxes):
@@ -187,11 +188,11 @@ def test_without_a_place_for_it_there_is_a_warning_and_no_cache(boxes, tmp_path,
 
 
 def test_the_cache_is_measured_and_cleared(boxes):
-    prepare.prepare_all(plan_folder(boxes))
-    size = cache.size_bytes(cache.cache_base())
+    preprocessing.prepare_all(plan_folder(boxes))
+    size = cache_folder.size_bytes(cache_folder.cache_base())
     assert size > 12 * 16 * 18 * 14 * 3
-    assert cache.clear(cache.cache_base() / cache.PREPARED) == size
-    assert cache.size_bytes(cache.cache_base()) == 0
+    assert cache_folder.clear(cache_folder.cache_base() / cache_folder.PREPARED) == size
+    assert cache_folder.size_bytes(cache_folder.cache_base()) == 0
 
 
 def test_a_real_hippocampus_keeps_its_labels():
@@ -218,6 +219,6 @@ def test_a_kill_while_cases_are_prepared_loses_one_at_most(tmp_path):
     assert process.returncode == -signal.SIGKILL
     kept = {path: path.stat().st_mtime_ns for path in place.glob("*.npz")}
     assert 0 < len(kept) < 60
-    assert prepare.prepare_all(plan_folder(boxes)) == {}
+    assert preprocessing.prepare_all(plan_folder(boxes)) == {}
     assert len(list(place.glob("*.npz"))) == 60
     assert all(path.stat().st_mtime_ns == made for path, made in kept.items())  # whole, and not made again

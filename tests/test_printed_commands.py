@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from benchbench import cli
-from benchbench.arguments import parse
-from benchbench.errors import StoreError, command, data_flags
+from benchbench.cli import main as cli_main
+from benchbench.cli.parser import parse
+from benchbench.core.errors import StoreError, command, data_flags
+from benchbench.core.results import read_records
 from benchbench.report import conditions
-from benchbench.store import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -72,20 +72,20 @@ def test_what_makes_missing_records_is_a_command(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_says_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    from benchbench import runner
+    from benchbench.runner import run as runner_run
 
     out = tmp_path / "r d"
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "run", interrupted)
+    monkeypatch.setattr(runner_run, "run", interrupted)
     run = ["run", "--models", "slim_unetr", "--out", str(out), "-q"]
-    assert cli.main(run) == 130
+    assert cli_main.main(run) == 130
     told = capsys.readouterr().err
     assert "nothing was finished yet" in told
     assert str(out) not in told
     out.mkdir()
     (out / "records.unfinished").write_text("{}\n")
-    assert cli.main(run) == 130
+    assert cli_main.main(run) == 130
     assert f"--out '{out}' goes on" in capsys.readouterr().err

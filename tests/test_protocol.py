@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchbench.errors import UsageError
-from benchbench.protocol import PROTOCOLS, get_protocol
+from benchbench.core.errors import UsageError
+from benchbench.core.protocol import PROTOCOLS, get_protocol
 
 
 def test_the_named_ones_are_themselves():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchbench import records as rec
+from benchbench.core import records as rec
 
 MODEL = rec.ModelSpec(
     name="slim_unetr",

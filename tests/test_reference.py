@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchbench import zoo
-from benchbench.arguments import parse
+from benchbench.cli.parser import parse
+from benchbench.core.results import read_records
 from benchbench.report import write_report
-from benchbench.store import read_records
+from benchbench.zoo import cards as zoo_cards
 from tests.shared_files import shared_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,8 +111,8 @@ def test_networks_that_are_compared_by_dice_were_trained_alike(folder):
 @pytest.mark.parametrize("folder", ROWS)
 def test_every_network_has_a_row_on_patients_and_one_without_weights_its_command(folder):
     records = {r.model.name: r for r in read_records(REFERENCE / folder)}
-    assert set(records) == set(zoo.list_models())
-    dense = {name for name in records if zoo.get_card(name).task == "segmentation"}
+    assert set(records) == set(zoo_cards.list_models())
+    dense = {name for name in records if zoo_cards.get_card(name).task == "segmentation"}
     for name in sorted(dense):
         dice = records[name].get("dice")
         if name in TRAINED["hippocampus"]:
@@ -152,7 +152,7 @@ def test_the_table_that_samplers_are_compared_on_was_trained(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from search_table import choices, make
 
-    from benchbench.search import costs
+    from benchbench.search import analytic_cost
 
     rows = [json.loads(line) for line in (REFERENCE / "search-table" / "table.ndjson").read_text().splitlines()]
     assert {row["key"] for row in rows} == {make(choice).key for choice in choices()}
@@ -160,7 +160,7 @@ def test_the_table_that_samplers_are_compared_on_was_trained(monkeypatch):
     assert len({row["dice"] for row in rows}) > 190  # as trainings differ, no formula does
     assert {(row["steps"], row["parent_sha256"]) for row in rows} == {(rows[0]["steps"], rows[0]["parent_sha256"])}
     for row in rows:
-        counted = costs.count(make(row["choice"]), 1, 3, (64, 64, 64))
+        counted = analytic_cost.count(make(row["choice"]), 1, 3, (64, 64, 64))
         assert (row["costs"]["macs"], row["costs"]["params"]) == (counted["macs"], counted["params"])
 
 
@@ -176,7 +176,7 @@ def test_the_comparison_of_samplers_is_that_of_the_page():
 @pytest.mark.parametrize("folder", SEARCHES)
 def test_every_point_of_a_front_gives_the_dice_that_was_recorded(folder):
     from benchbench import build_model
-    from benchbench.measure.accuracy import measure_dice
+    from benchbench.training.evaluate import measure_dice
 
     data = str(shared_file("data/Task04_Hippocampus"))
     found = json.loads((REFERENCE / folder / "search.json").read_text())
@@ -202,7 +202,7 @@ def test_a_training_behind_the_reference_can_be_asked_for_again(path):
     )
     told = json.loads(sidecar.read_text())
     recipe = told["train"]["recipe"]
-    assert told["model"]["kwargs"] == json.loads(json.dumps(dict(zoo.get_card(name).kwargs)))
+    assert told["model"]["kwargs"] == json.loads(json.dumps(dict(zoo_cards.get_card(name).kwargs)))
     assert (recipe["steps"], recipe["seed"]) == (options.budget.steps, options.seed)
     assert recipe["patch"] == list(options.spatial)
     assert recipe["lr"] == (options.lr or 1e-3)
@@ -212,13 +212,13 @@ def test_a_training_behind_the_reference_can_be_asked_for_again(path):
 
 def test_the_reference_holds_the_whole_zoo_under_standard_and_a_dice_of_two():
     records = [r for machine in MACHINES for r in read_records(REFERENCE / machine)]
-    assert {r.model.name for r in records} == set(zoo.list_models())
+    assert {r.model.name for r in records} == set(zoo_cards.list_models())
     assert {r.workload.protocol for r in records} == {"standard"}
     assert {len(r.get("latency_s").runs) >= 5 for r in records} == {True}
     (made_elsewhere,) = read_records(REFERENCE / "dice-nnunet")
     (nnunet,) = (r for r in records if r.model.name == "nnunet")
     assert (nnunet.get("dice").origin, nnunet.get("dice").source) == ("reference", made_elsewhere.id)
-    assert {r.model.name for r in read_records(REFERENCE / "audit")} == set(zoo.list_models())
+    assert {r.model.name for r in read_records(REFERENCE / "audit")} == set(zoo_cards.list_models())
     with_dice = {r.model.name for r in records if r.value("dice") is not None}
     assert with_dice >= {"slim_unetr", "nnunet"}
     for record in records:

@@ -13,11 +13,17 @@ import time
 import psutil
 import pytest
 
-from benchbench import agent, cells, checkpoint, fleet, remote, report, runner
-from benchbench import records as rec
-from benchbench.errors import CheckpointError, DeviceError
-from benchbench.hosts import Host, add_host
-from benchbench.store import latest, read_records
+from benchbench import report
+from benchbench.core import records as rec
+from benchbench.core.errors import CheckpointError, DeviceError
+from benchbench.core.results import latest, read_records
+from benchbench.devices.hosts import Host, add_host
+from benchbench.runner import plan as runner_plan
+from benchbench.runner import run as runner_run
+from benchbench.runner.remote import agent
+from benchbench.runner.remote import queue as remote_queue
+from benchbench.runner.remote import ssh as remote_ssh
+from benchbench.zoo import checkpoint
 from tests.loopback import ROOT, SSHD, Loopback
 from tests.test_runner import CALM, nets
 from tests.test_runner import Heard as Silent
@@ -72,14 +78,17 @@ def board(loopback, monkeypatch):
 
 def ask(models, *devices, **more):
     settings = {"protocol": CALM, "noise": False, "threads": (1,)} | more
-    return cells.Request(models=models, devices=devices or ("board",), spatial=SIDES, **settings)
+    return runner_plan.Request(models=models, devices=devices or ("board",), spatial=SIDES, **settings)
 
 
 def agents():
     """Far sides that run now; the module's name is a word of its own on the command line."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        if "benchbench.agent" in (process.info["cmdline"] or ()) and process.status() != psutil.STATUS_ZOMBIE:
+        if (
+            "benchbench.runner.remote.agent" in (process.info["cmdline"] or ())
+            and process.status() != psutil.STATUS_ZOMBIE
+        ):
             found.append(process)
     return found
 
@@ -107,7 +116,7 @@ class TestOverSsh:
         add_host(board.host("second"))
         heard = Heard()
         request = ask(nets("Tiny", "Crashes"), "board", "second", "cpu")
-        outcome = runner.run(request, tmp_path, progress=heard)
+        outcome = runner_run.run(request, tmp_path, progress=heard)
         rows = {(r.device.asked, r.model.name.partition(":")[2]): r for r in outcome.records}
         assert {key: r.status for key, r in rows.items()} == {
             (device, net): status
@@ -130,7 +139,7 @@ class TestOverSsh:
         assert any(v.waited_s for v in outcome.visits)  # two names of one board: one waited for the other
         page = report.write_report([tmp_path]).read_text()
         assert f"127.0.0.1:{board.port}" in page
-        again = runner.run(request, tmp_path, progress=Heard())
+        again = runner_run.run(request, tmp_path, progress=Heard())
         assert again.reused == 3  # the rows that failed are tried again
         wait_for(lambda: not agents())
 
@@ -139,11 +148,11 @@ class TestOverSsh:
         weights = tmp_path / "t.safetensors"
         info = checkpoint.save(weights, Tiny().state_dict(), model=spec, data="phantom", spatial=SIDES, train={})
         request = ask(nets("Tiny"), checkpoint=weights, data="none")
-        first = runner.run(request, tmp_path / "1", progress=Heard())
+        first = runner_run.run(request, tmp_path / "1", progress=Heard())
         assert [r.status for r in first.records] == ["ok"], first.records[0].error
         assert first.records[0].model.checkpoint == info.sha256
         assert (board.cache / "benchbench" / "checkpoints" / f"{info.sha256}.safetensors").exists()
-        second = runner.run(request, tmp_path / "2", progress=Heard())
+        second = runner_run.run(request, tmp_path / "2", progress=Heard())
         assert [r.status for r in second.records] == ["ok"]
         assert second.visits[0].sent_bytes < first.visits[0].sent_bytes - weights.stat().st_size
 
@@ -153,21 +162,21 @@ class TestOverSsh:
     ):
         opened = []
 
-        class Counted(remote.Connection):
+        class Counted(remote_ssh.Connection):
             def __init__(self, host):
                 opened.append(host.name)
                 super().__init__(host)
 
-        counted = runner.count
+        counted = runner_run.count
 
         def counting(*args):
             if dies:
                 cut(board)
             return counted(*args)
 
-        monkeypatch.setattr(fleet, "Connection", Counted)
-        monkeypatch.setattr(runner, "count", counting)
-        outcome = runner.run(ask(nets("Tiny")), tmp_path, progress=Heard())
+        monkeypatch.setattr(remote_queue, "Connection", Counted)
+        monkeypatch.setattr(runner_run, "count", counting)
+        outcome = runner_run.run(ask(nets("Tiny")), tmp_path, progress=Heard())
         assert [r.status for r in outcome.records] == ["ok"], outcome.records[0].error
         assert opened == ["board"] * (2 if dies else 1)
         (visit,) = outcome.visits
@@ -176,7 +185,7 @@ class TestOverSsh:
 
     def test_a_connection_cut_in_the_middle_keeps_what_is_finished(self, board, tmp_path):
         heard = Heard(at_end=lambda record: record.status == "ok" and cut(board))
-        outcome = runner.run(ask(nets("Tiny", "Sleeps")), tmp_path, progress=heard)
+        outcome = runner_run.run(ask(nets("Tiny", "Sleeps")), tmp_path, progress=heard)
         done, lost = outcome.records
         assert done.status == "ok"
         assert lost.status == "not_run"
@@ -194,10 +203,10 @@ class TestOverSsh:
                     cut(board)
 
         request = ask(nets("Tiny"), protocol="standard,processes=2,max_processes=2,half_width=1000")
-        (lost,) = runner.run(request, tmp_path, progress=Cuts()).records
+        (lost,) = runner_run.run(request, tmp_path, progress=Cuts()).records
         assert lost.status == "not_run"
         heard = Heard()
-        (record,) = runner.run(request, tmp_path, progress=heard).records
+        (record,) = runner_run.run(request, tmp_path, progress=heard).records
         assert record.status == "ok"
         assert [label.partition(", ")[2] for label in heard.began] == ["process 2 of 2"]
         assert len(record.get("latency_s").runs) == 2
@@ -210,9 +219,9 @@ class TestOverSsh:
             wait_for(lambda: heard.began and agents())
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(fleet.Fleet, "join", interrupted)
+        monkeypatch.setattr(remote_queue.Fleet, "join", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            runner.run(ask(nets("Sleeps")), tmp_path, progress=heard)
+            runner_run.run(ask(nets("Sleeps")), tmp_path, progress=heard)
         wait_for(lambda: not agents())
         assert not (tmp_path / "records.jsonl").exists()
 
@@ -220,7 +229,7 @@ class TestOverSsh:
         lock = os.open(board.tmp / "benchbench.lock", os.O_RDONLY | os.O_CREAT, 0o644)
         fcntl.flock(lock, fcntl.LOCK_EX)
         heard = Heard(at_phase=lambda text, lane: "waiting" in text and fcntl.flock(lock, fcntl.LOCK_UN))
-        outcome = runner.run(ask(nets("Tiny")), tmp_path, progress=heard)
+        outcome = runner_run.run(ask(nets("Tiny")), tmp_path, progress=heard)
         os.close(lock)
         assert ("board", "another run has this board: waiting for its end") in heard.phases
         assert outcome.records[0].status == "ok"
@@ -228,7 +237,7 @@ class TestOverSsh:
     def test_a_class_that_is_not_on_the_host_is_not_run_there(self, board, tmp_path):
         (tmp_path / "mine.py").write_text("from torch import nn\nclass Net(nn.Identity):\n    pass\n")
         (tmp_path / "mine.toml").write_text('name = "mine"\ntitle = "M"\narch = "mine:Net"\n')
-        outcome = runner.run(ask(f"{tmp_path}/mine.toml,{nets('Tiny')}"), tmp_path / "out", progress=Heard())
+        outcome = runner_run.run(ask(f"{tmp_path}/mine.toml,{nets('Tiny')}"), tmp_path / "out", progress=Heard())
         mine, tiny = outcome.records
         assert (mine.status, tiny.status) == ("not_run", "ok")
         assert "installed on the host" in mine.error
@@ -249,7 +258,7 @@ class TestOverSsh:
         board.know(known)
         add_host(board.host("board", **more))
         with pytest.raises(DeviceError, match=message) as caught:
-            runner.run(ask(nets("Tiny")), tmp_path / "out", progress=Heard())
+            runner_run.run(ask(nets("Tiny")), tmp_path / "out", progress=Heard())
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "out").exists()
         assert (board.known_hosts.read_text() == "") == (known == "")  # no key was taken
@@ -257,16 +266,16 @@ class TestOverSsh:
     def test_a_host_called_jetson_that_is_none_is_refused(self, board, tmp_path):
         add_host(board.host("jetson"))
         with pytest.raises(DeviceError, match="is no Jetson but"):
-            runner.run(ask(nets("Tiny"), "jetson"), tmp_path, progress=Heard())
+            runner_run.run(ask(nets("Tiny"), "jetson"), tmp_path, progress=Heard())
 
     def test_a_host_that_is_down_is_rows_beside_the_others_until_it_is_up(self, board, tmp_path):
         add_host(board.host("down", port=1))
         request = ask(nets("Tiny"), "down", "cpu")
-        down, here = runner.run(request, tmp_path, progress=Heard()).records
+        down, here = runner_run.run(request, tmp_path, progress=Heard()).records
         assert (down.status, here.status) == ("not_run", "ok")
         assert "Connection refused" in down.error
         add_host(board.host("down"))
-        up, _ = runner.run(request, tmp_path, progress=Heard()).records
+        up, _ = runner_run.run(request, tmp_path, progress=Heard()).records
         assert up.status == "ok"
         assert sorted(r.status for r in latest(read_records(tmp_path))) == ["ok", "ok"]
 
@@ -295,7 +304,7 @@ class TestWithAStandIn:
         return says
 
     def hello(self, **more):
-        said = {"event": "hello", "protocol": remote.PROTOCOL, "schema": rec.SCHEMA, "version": "9", **more}
+        said = {"event": "hello", "protocol": remote_ssh.PROTOCOL, "schema": rec.SCHEMA, "version": "9", **more}
         return "login banner \\036benchbench " + json.dumps(said) + '\\n\\036benchbench {"event": "end"}\\n'
 
     @pytest.mark.parametrize(
@@ -305,13 +314,13 @@ class TestWithAStandIn:
     def test_another_schema_is_refused_with_which_side_to_upgrade(self, board, tmp_path, schema, message):
         board(self.hello(schema=schema))
         with pytest.raises(DeviceError, match=message):
-            runner.run(ask(nets("Tiny")), tmp_path / "out", progress=Heard())
+            runner_run.run(ask(nets("Tiny")), tmp_path / "out", progress=Heard())
 
     def test_an_older_conversation_is_refused_before_weights_are_sent_that_it_would_not_know(self, board, tmp_path):
         """Up to 2, the sha256 of weights was that of the whole file, so that it would refuse them one by one."""
         board(self.hello(protocol=2))
         with pytest.raises(DeviceError, match=r"is older than .* upgrade the one on board"):
-            runner.run(ask(nets("Tiny")), tmp_path / "out", progress=Heard())
+            runner_run.run(ask(nets("Tiny")), tmp_path / "out", progress=Heard())
 
     @pytest.mark.parametrize(
         ("said", "code", "message"),
@@ -325,29 +334,29 @@ class TestWithAStandIn:
     def test_garbage_is_told_from_an_answer(self, board, tmp_path, said, code, message):
         board(said, code)
         with pytest.raises(DeviceError, match=message):
-            runner.run(ask(nets("Tiny")), tmp_path / "out", progress=Heard())
+            runner_run.run(ask(nets("Tiny")), tmp_path / "out", progress=Heard())
 
     def test_a_hello_without_a_device_is_refused(self, board, tmp_path):
         board(self.hello(device=3))
         with pytest.raises(DeviceError, match="does not say what it runs on"):
-            runner.run(ask(nets("Tiny")), tmp_path / "out", progress=Heard())
+            runner_run.run(ask(nets("Tiny")), tmp_path / "out", progress=Heard())
 
     def test_a_board_without_torch_says_so(self, board, tmp_path):
         device = {"kind": "none", "name": "unknown"}
         board(self.hello(device=device, backend="cpu", environment={}, problem="torch is not installed"))
         with pytest.raises(DeviceError, match="torch is not installed"):
-            runner.run(ask(nets("Tiny")), tmp_path / "out", progress=Heard())
+            runner_run.run(ask(nets("Tiny")), tmp_path / "out", progress=Heard())
 
     def test_a_terminal_is_not_given_orders(self, board):
         host = board('\\036benchbench {"event": "lost", "error": "\\\\u001b[2J"}\\n')
-        (lost,) = remote.ask(host, {"task": "hello"}, limit_s=20.0)
-        assert lost == remote.Lost("?[2J")
+        (lost,) = remote_ssh.ask(host, {"task": "hello"}, limit_s=20.0)
+        assert lost == remote_ssh.Lost("?[2J")
 
     def test_a_silent_board_is_given_up(self, tmp_path, board):
         python = tmp_path / "slow"
         python.write_text("#!/bin/sh\nread request\nread more\n")
         python.chmod(0o755)
-        (lost,) = remote.ask(Host("b", "orin", python=str(python)), {"task": "hello"}, limit_s=0.5)
+        (lost,) = remote_ssh.ask(Host("b", "orin", python=str(python)), {"task": "hello"}, limit_s=0.5)
         assert "did not answer within" in lost.error
 
     def test_hostile_paths_stay_one_word_of_the_far_shell(self, board, tmp_path):
@@ -360,26 +369,26 @@ class TestWithAStandIn:
             f"~/$(touch {spot})",
         ):
             for host in (Host("b", "orin", python=path), Host("b", "orin", folder=path)):
-                (lost,) = remote.ask(host, {"task": "hello"}, limit_s=20.0)
+                (lost,) = remote_ssh.ask(host, {"task": "hello"}, limit_s=20.0)
                 assert lost.error
         assert not spot.exists()
 
     def test_a_real_agent_answers_and_names_what_it_cannot_do(self, board):
         host = Host("b", "orin", python=sys.executable)
-        *_, lost = remote.ask(host, {"task": "fly"}, limit_s=60.0)
+        *_, lost = remote_ssh.ask(host, {"task": "fly"}, limit_s=60.0)
         assert "cannot do 'fly'" in lost.error
 
 
 def test_ssh_asks_nothing_and_takes_no_unknown_key():
-    words = remote.command(Host("b", "orin", user="me", port=2222))
+    words = remote_ssh.command(Host("b", "orin", user="me", port=2222))
     assert words[0] == "ssh"
     assert {"BatchMode=yes", "StrictHostKeyChecking=yes"} <= set(words)
-    assert words[words.index("--") + 1 :] == ["orin", "exec python3 -m benchbench.agent"]
+    assert words[words.index("--") + 1 :] == ["orin", "exec python3 -m benchbench.runner.remote.agent"]
 
 
 def test_no_ssh_here_is_said(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    (lost,) = remote.ask(Host("b", "orin"), {"task": "hello"}, limit_s=5.0)
+    (lost,) = remote_ssh.ask(Host("b", "orin"), {"task": "hello"}, limit_s=5.0)
     assert "install OpenSSH" in lost.error
 
 

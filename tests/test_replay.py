@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from benchbench import classes, zoo
-from benchbench.errors import DeviceError, StoreError, UsageError
-from benchbench.forecast import calibrate, microbenchmarks, replay, whole
-from benchbench.forecast.efficiency import Efficiency, Roofs, check, interval_factor, roofs_of
-from benchbench.forecast.journal import Journal
-from benchbench.records import METRIC_UNITS, Measurement, ModelSpec, OperatorCost
+from benchbench.core.errors import DeviceError, StoreError, UsageError
+from benchbench.core.records import METRIC_UNITS, Measurement, ModelSpec, OperatorCost
+from benchbench.devices.latency_model import Efficiency, Roofs, check, interval_factor, roofs_of
+from benchbench.measure.operators import microbenchmarks, replay
+from benchbench.runner import calibrate, whole_networks
+from benchbench.runner.calibration_journal import Journal
+from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import classes
 
 
 def cost(kind: str = "conv", macs: int = 10**9, moved: int = 10**7, kernel: int = 27) -> OperatorCost:
@@ -185,7 +187,7 @@ def test_those_that_make_most_of_its_calls_are_left_out_with_a_network(monkeypat
     measured = {name: sum(timed[key][1] for key, _ in own) for name, own in networks.items()}
     left_out = check(networks, timed, measured).ratios["d"]
     assert left_out == pytest.approx(1 / 3, rel=0.2)
-    monkeypatch.setattr("benchbench.forecast.efficiency._KIN", 1.1)
+    monkeypatch.setattr("benchbench.devices.latency_model._KIN", 1.1)
     assert check(networks, timed, measured).ratios["d"] > 1.1 * left_out  # its twin gives it away
 
 
@@ -290,9 +292,9 @@ def test_calls_that_a_network_no_longer_makes_count_for_nothing(
 
 
 def test_a_network_that_cannot_be_traced_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    cards = zoo.find_cards("slim_unetr,slim_unetr_fixed,unet_small")
+    cards = zoo_cards.find_cards("slim_unetr,slim_unetr_fixed,unet_small")
     cards = [dataclasses.replace(card, spatial=(32, 32, 32)) for card in cards]
-    refused = dataclasses.replace(zoo.get_card("swin_unetr"), spatial=(20, 20, 20))
+    refused = dataclasses.replace(zoo_cards.get_card("swin_unetr"), spatial=(20, 20, 20))
     found = calibrate.networks_of([refused, *cards], "fp32")
     assert [own.spec.name for own in found] == ["slim_unetr", "slim_unetr_fixed", "unet_small"]
     assert "swin_unetr is left out: " in caplog.text
@@ -302,7 +304,7 @@ def test_a_network_that_cannot_be_traced_is_left_out(caplog: pytest.LogCaptureFi
 
 
 def test_two_at_once_are_refused(networks: list[calibrate.Network], tmp_path: Path) -> None:
-    from benchbench.store import lock
+    from benchbench.core.results import lock
 
     held = lock(tmp_path)
     assert held is not None
@@ -358,8 +360,8 @@ def test_a_network_is_timed_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPa
     asked = {"device": "cpu", "dtype": "fp32", "threads": 1, "folder": None}
     for name in ("Tiny", "Crashes", "Killed"):
         classes.vouch(tiny(name).arch)
-    assert whole.time_network(tiny("Tiny"), (8, 8, 8), **asked) > 0  # type: ignore[arg-type]
+    assert whole_networks.time_network(tiny("Tiny"), (8, 8, 8), **asked) > 0  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="Error"):
-        whole.time_network(tiny("Crashes"), (8, 8, 8), **asked)  # type: ignore[arg-type]
+        whole_networks.time_network(tiny("Crashes"), (8, 8, 8), **asked)  # type: ignore[arg-type]
     with pytest.raises(MemoryError, match="Killed: its process was killed"):
-        whole.time_network(tiny("Killed"), (8, 8, 8), **asked)  # type: ignore[arg-type]
+        whole_networks.time_network(tiny("Killed"), (8, 8, 8), **asked)  # type: ignore[arg-type]

@@ -18,10 +18,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench import records as rec
-from benchbench import store
-from benchbench.errors import StoreError, UsageError
-from benchbench.report import claims, conditions, export, figures, layers, render, summary_rows, svg, write_report
+from benchbench.core import records as rec
+from benchbench.core import results as core_results
+from benchbench.core.errors import StoreError, UsageError
+from benchbench.report import conditions, export, layers, render, summary_rows, write_report
+from benchbench.report.figures import overview as figures_overview
+from benchbench.report.figures import svg
+from benchbench.report.slim_unetr_paper import claims
 from tests import report_examples as examples
 
 ATTACK = '<script>alert(1)</script></svg></title>"\'><img src=x onerror=alert(2)> $x$ ` style="fill:red"'
@@ -259,7 +262,7 @@ def test_what_was_timed_before_a_failure_does_not_count():
     smaller, faster, dice = claims.check([slim, swin])
     assert (smaller.origin, faster.origin, dice.origin) == ("analytic", None, None)
     assert faster.verdict == "not checked: these records hold no latency of slim_unetr"
-    bars = figures.bars(rows, "latency_s", prefix="b")
+    bars = figures_overview.bars(rows, "latency_s", prefix="b")
     assert bars is not None
     assert "slim_unetr" not in bars.svg
 
@@ -272,11 +275,11 @@ def test_a_forecast_memory_is_called_one_and_its_bar_is_hatched():
     assert table.rows[0].cells["memory_bytes"].text == "94 MB"
     cell = table.rows[1].cells["memory_bytes"]
     assert (cell.text, cell.detail, cell.origin) == ("at least 966 MB", "tensors only", "analytic")
-    drawing = figures.bars(table.rows, "memory_bytes", prefix="m")
+    drawing = figures_overview.bars(table.rows, "memory_bytes", prefix="m")
     assert drawing is not None
     assert drawing.svg.count("<pattern") == 1
     assert "not measured here (analytic)" in drawing.caption
-    only_measured = figures.bars(table.rows[:1], "memory_bytes", prefix="m")
+    only_measured = figures_overview.bars(table.rows[:1], "memory_bytes", prefix="m")
     assert only_measured is not None
     assert "<pattern" not in only_measured.svg
 
@@ -509,7 +512,7 @@ def test_the_published_figure_stands_beside_our_count_with_the_factor():
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
 def test_the_pareto_front_is_what_no_other_point_beats(points):
-    front = figures.pareto_front(points)
+    front = figures_overview.pareto_front(points)
     for i, (x, y) in enumerate(points):
         beaten = any(a <= x and b >= y and (a < x or b > y) for a, b in points)
         assert (i in front) == (not beaten)
@@ -518,11 +521,11 @@ def test_the_pareto_front_is_what_no_other_point_beats(points):
 
 def test_the_scatter_shows_dice_where_two_rows_have_it_and_else_says_why_not():
     both = summary_rows([examples.finished(n) for n in examples.NETWORKS]).rows
-    drawn = figures.scatter(both, prefix="s")
+    drawn = figures_overview.scatter(both, prefix="s")
     assert drawn is not None
     assert drawn.title == "Accuracy and cost"
     assert "slim_unetr, nnunet." in drawn.caption  # unetr is slower and less accurate than slim_unetr
-    one = figures.scatter(both[:1] + both[3:], prefix="s")
+    one = figures_overview.scatter(both[:1] + both[3:], prefix="s")
     assert one is not None
     assert one.title == "Size and compute"
     assert one.caption.startswith("Only one row has both a Dice and a latency")
@@ -532,7 +535,7 @@ def test_a_reference_dice_is_drawn_hollow_and_named():
     own, other = examples.finished("slim_unetr"), examples.finished("unetr")
     swapped = [dataclasses.replace(m, origin="reference") if m.metric == "dice" else m for m in other.measurements]
     rows = summary_rows([own, dataclasses.replace(other, measurements=tuple(swapped))]).rows
-    drawn = figures.scatter(rows, prefix="s")
+    drawn = figures_overview.scatter(rows, prefix="s")
     assert drawn is not None
     assert "Dice: measured (slim_unetr), reference (unetr)." in drawn.caption
     assert "Hollow marks" in drawn.caption
@@ -542,7 +545,7 @@ def test_a_reference_dice_is_drawn_hollow_and_named():
 def test_names_that_look_like_formulas_are_drawn_as_they_are():
     odd = [examples.finished(n, model=examples.spec(f"${n}^2$")) for n in ("slim_unetr", "unetr")]
     rows = summary_rows(odd).rows
-    for drawn in (figures.scatter(rows, prefix="s"), figures.bars(rows, "latency_s", prefix="b")):
+    for drawn in (figures_overview.scatter(rows, prefix="s"), figures_overview.bars(rows, "latency_s", prefix="b")):
         assert drawn is not None
         assert ">$slim_unetr^2$</text>" in drawn.svg
 
@@ -584,7 +587,7 @@ def test_a_layer_table_that_disagrees_with_the_count_says_so(tmp_path):
 
 
 def test_csv_and_json_hold_full_values_each_with_its_origin(tmp_path):
-    records = [r for f in run_and_prediction(tmp_path) for r in store.read_records(f)]
+    records = [r for f in run_and_prediction(tmp_path) for r in core_results.read_records(f)]
     rows = list(csv.DictReader(io.StringIO(export(records, "csv"))))
     assert len(rows) == len(records)
     assert (rows[0]["macs"], rows[0]["macs_origin"]) == ("2516379648", "analytic")

@@ -7,8 +7,10 @@ import random
 import pytest
 
 from benchbench import report
-from benchbench.errors import StoreError
-from benchbench.report import cases, conditions, figures, paired, training
+from benchbench.core.errors import StoreError
+from benchbench.report import conditions, paired_dice
+from benchbench.report.figures import case_dice, training
+from benchbench.report.figures import overview as figures_overview
 from benchbench.report.tables import summary_rows
 from tests import report_examples as examples
 
@@ -67,7 +69,7 @@ def test_each_region_of_each_network_is_a_row(folder):
 
 def test_the_lines_hold_what_the_records_hold():
     record = scored("nnunet", 0.9, n=10)
-    (anterior, posterior) = cases.lines(summary_rows([record], None).rows)
+    (anterior, posterior) = case_dice.lines(summary_rows([record], None).rows)
     assert anterior.label.endswith("anterior")
     assert anterior.mean == record.value("dice_anterior")
     assert len(posterior.values) == 10
@@ -153,12 +155,12 @@ def test_one_patch_keeps_the_time_of_a_forward():
     rows = [on_folder(scored(name, 0.8), (64, 64, 64), 0.2) for name in ("slim_unetr", "swin_unetr")]
     table = summary_rows(rows)
     assert "patch" not in [c.key for c in table.columns]
-    assert "against latency" in figures.scatter(table.rows, prefix="s").svg
+    assert "against latency" in figures_overview.scatter(table.rows, prefix="s").svg
 
 
 def paired_grid(folder, *rows):
     table = summary_rows(list(rows))
-    return paired.grid(table.rows, report.folder_reader([folder]), key="p")
+    return paired_dice.grid(table.rows, report.folder_reader([folder]), key="p")
 
 
 def test_a_small_difference_on_every_case_is_told_where_the_intervals_overlap(tmp_path):
@@ -192,7 +194,7 @@ def test_only_cases_that_count_for_both_are_compared(tmp_path):
 )
 def test_damaged_cases_cost_only_the_comparison(content, tmp_path):
     with pytest.raises(StoreError, match="not compared by it"):
-        paired.parse(content)
+        paired_dice.parse(content)
     whole = with_cases(tmp_path, scored("nnunet", 0.9), [0.9] * 8)
     kept = examples.artifact(tmp_path, "cases", "x.json", content)
     assert paired_grid(tmp_path, whole, dataclasses.replace(scored("unetr", 0.8), artifacts=(kept,))) is None

@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from benchbench.compare import compare
 from benchbench.report import write_comparison, write_report
+from benchbench.report.compare.compare import compare
 from tests import compare_examples
 from tests import report_examples as examples
 

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from benchbench import checkpoint
-from benchbench import records as rec
-from benchbench.compress.compressor import Compression, compress
 from benchbench.compress.prune import PruneRecipe
-from benchbench.recipe import Budget, TrainRecipe
-from benchbench.report import export, figures, render, render_search, trust
+from benchbench.compress.run import Compression, compress
+from benchbench.core import records as rec
+from benchbench.report import export, reliability, render, render_search
+from benchbench.report.figures import overview as figures_overview
 from benchbench.report.tables import summary_rows
-from benchbench.train import train
+from benchbench.training.loop import train
+from benchbench.training.recipe import Budget, TrainRecipe
+from benchbench.zoo import checkpoint
 from tests import report_examples as examples
 from tests.toy import SPEC, Tiny, use_toy_data
 
@@ -148,17 +149,17 @@ def test_a_network_whose_dice_is_of_no_use_has_no_rank() -> None:
 def test_a_network_whose_dice_is_of_no_use_has_no_rank_by_its_patient_either() -> None:
     one = examples.number("volume_latency_s", 5.0)
     records = [timed("cut", 1.0, 0.010, one), timed("whole", 2.0, 0.85, one), timed("small", 1.5, 0.80, one)]
-    assert set(trust.useless(records)) == {records[0].id}
+    assert set(reliability.useless(records)) == {records[0].id}
     assert "of no use" in render(records, nothing)
 
 
 def test_a_network_whose_dice_is_of_no_use_is_not_on_the_front() -> None:
     rows = summary_rows([timed("whole", 2.0, 0.85), timed("cut", 1.0, 0.010), timed("small", 1.5, 0.80)]).rows
-    drawing = figures.scatter(rows, prefix="s")
+    drawing = figures_overview.scatter(rows, prefix="s")
     assert drawing is not None
     assert "no other beats in both: small, whole." in drawing.caption
     assert "their Dice is of no use: cut" in drawing.caption
-    none = figures.scatter(summary_rows([timed("a", 1.0, 0.01), timed("b", 2.0, 0.02)]).rows, prefix="s")
+    none = figures_overview.scatter(summary_rows([timed("a", 1.0, 0.01), timed("b", 2.0, 0.02)]).rows, prefix="s")
     assert none is not None
     assert "no Dice here is of use" in none.caption
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from benchbench import cli
+from benchbench.cli import main as cli_main
 from benchbench.report import write_report
 from benchbench.report.place import is_page
 from tests import data_sets as sets
@@ -26,7 +26,7 @@ def content(folder):
 
 
 def refused(capsys, *arguments):
-    assert cli.main([str(a) for a in arguments]) == 2
+    assert cli_main.main([str(a) for a in arguments]) == 2
     err = capsys.readouterr().err
     assert err.startswith("bench: ")
     assert err.count("\n") == 1
@@ -55,25 +55,28 @@ def test_a_file_of_somebody_else_is_replaced_only_by_force(capsys, run, tmp_path
     for arguments in (["report", run], ["report", run, "--format", "csv"], ["compare", run, run]):
         assert "was not written by this command" in refused(capsys, *arguments, "--out", out)
         assert out.read_text() == text
-        assert cli.main([*map(str, arguments), "--out", str(out), "--force"]) in (0, 3)  # 3: a row of A failed, too
+        assert cli_main.main([*map(str, arguments), "--out", str(out), "--force"]) in (
+            0,
+            3,
+        )  # 3: a row of A failed, too
         assert out.read_text() != text
         out.write_text(text)
     (run / "report.html").write_text(text)
     assert "--force" in refused(capsys, "report", run)
     assert (run / "report.html").read_text() == text
-    assert cli.main(["report", str(run), "--force"]) == 0
+    assert cli_main.main(["report", str(run), "--force"]) == 0
     assert is_page((run / "report.html").read_bytes()[:4096])
 
 
 def test_our_pages_are_replaced_and_exports_by_force(capsys, run):
     for _ in range(2):
-        assert cli.main(["report", str(run)]) == 0
-        assert cli.main(["compare", str(run), str(run), "--out", str(run / "compare.html")]) in (0, 3)
+        assert cli_main.main(["report", str(run)]) == 0
+        assert cli_main.main(["compare", str(run), str(run), "--out", str(run / "compare.html")]) in (0, 3)
     for fmt in ("csv", "json", "markdown", "latex"):
         arguments = ["report", str(run), "--format", fmt, "--out", str(run / f"table.{fmt}")]
-        assert cli.main(arguments) == 0
+        assert cli_main.main(arguments) == 0
         assert "was not written by this command" in refused(capsys, *arguments)
-        assert cli.main([*arguments, "--force"]) == 0
+        assert cli_main.main([*arguments, "--force"]) == 0
 
 
 def test_a_comparison_replaces_neither_side(capsys, run, tmp_path):
@@ -99,14 +102,14 @@ def test_a_run_leaves_a_foreign_page_alone_and_keeps_its_records(capsys, tmp_pat
     folder = tmp_path / "my run"
     folder.mkdir()
     (folder / "report.html").write_text("mine")
-    assert cli.main(["run", "--models", "slim_unetr", "--device", "jetson", "--out", str(folder)]) == 2
+    assert cli_main.main(["run", "--models", "slim_unetr", "--device", "jetson", "--out", str(folder)]) == 2
     said = capsys.readouterr()
     assert "slim_unetr" in said.out
     assert (folder / "report.html").read_text() == "mine"
     assert said.err.count("\n") == 1
     assert "bench report '" in said.err
     assert (folder / "records.jsonl").stat().st_size
-    assert cli.main(["report", str(folder), "--out", "page.html"]) == 0
+    assert cli_main.main(["report", str(folder), "--out", "page.html"]) == 0
 
 
 def test_a_list_of_folds_replaces_no_file_of_the_data(capsys, tmp_path, monkeypatch):
@@ -121,5 +124,5 @@ def test_a_list_of_folds_replaces_no_file_of_the_data(capsys, tmp_path, monkeypa
     assert "--force" in refused(capsys, "data", "split", folder, "--out", out)
     assert out.read_text() == "[]"
     for force in (["--force"], []):  # the same again is no loss
-        assert cli.main(["data", "split", str(folder), "--out", str(out), *force]) == 0
-    assert cli.main(["data", "split", str(folder), "--out", str(folder)]) == 0
+        assert cli_main.main(["data", "split", str(folder), "--out", str(out), *force]) == 0
+    assert cli_main.main(["data", "split", str(folder), "--out", str(folder)]) == 0

@@ -16,24 +16,18 @@ from typing import Any
 
 import pytest
 
-from benchbench import records as rec
-from benchbench.errors import StoreError
-from benchbench.report import (
-    audit,
-    audit_figures,
-    audited,
-    conditions,
-    export,
-    folder_reader,
-    paper,
-    paper_facts,
-    paper_tables,
-    published,
-    render,
-    write_report,
-)
-from benchbench.report.audited import Audited
+from benchbench.core import records as rec
+from benchbench.core.errors import StoreError
+from benchbench.report import conditions, export, folder_reader, render, write_report
+from benchbench.report.audit import figures as audit_figures
+from benchbench.report.audit import results as audit_results
+from benchbench.report.audit import section as audit_section
+from benchbench.report.audit import tables as audit_tables
+from benchbench.report.audit.tables import Audited
 from benchbench.report.grid import Grid, Line
+from benchbench.report.slim_unetr_paper import facts as slim_unetr_paper_facts
+from benchbench.report.slim_unetr_paper import published
+from benchbench.report.slim_unetr_paper import tables as slim_unetr_paper_tables
 from tests import report_examples as examples
 from tests.test_report import ATTACK, Page
 
@@ -48,7 +42,7 @@ def page_of(*folders: Path) -> str:
 def part_of(folder: Path, *names: str) -> list[Audited]:
     """The audits of these networks, read back."""
     records = [examples.audited(folder, name) for name in names or examples.AUDITS]
-    (part,) = audited.gather(records, folder_reader([folder]))
+    (part,) = audit_tables.gather(records, folder_reader([folder]))
     return part
 
 
@@ -88,7 +82,7 @@ def test_the_throughputs_are_rates_rounded_to_three_decimals_times_sixty():
 
 
 def test_the_ratios_are_computed_from_the_records(tmp_path):
-    facts = paper_facts.facts(part_of(tmp_path))
+    facts = slim_unetr_paper_facts.facts(part_of(tmp_path))
     assert [[cell.text for _, cell in fact.figures] for fact in facts] == [
         ["12.42", "2.516 GMAC"],
         ["63.9 x", "307 x"],
@@ -104,12 +98,12 @@ def test_the_ratios_are_computed_from_the_records(tmp_path):
     changed = [examples.number("macs", 8e9, "analytic"), examples.number("macs", 12.42e9, "published")]
     record = examples.audited(tmp_path, "slim_unetr", measurements=tuple(changed))
     others = [examples.audited(tmp_path, "swin_unetr"), record]
-    (part,) = audited.gather(others, folder_reader([tmp_path]))
-    assert paper_facts.facts(part)[1].figures[1][1].text == "96.5 x"
+    (part,) = audit_tables.gather(others, folder_reader([tmp_path]))
+    assert slim_unetr_paper_facts.facts(part)[1].figures[1][1].text == "96.5 x"
 
 
 def test_compute_stands_published_true_and_counted_each_with_its_origin(tmp_path):
-    grid = audited.compute_grid(part_of(tmp_path))
+    grid = audit_tables.compute_grid(part_of(tmp_path))
     slim = line(grid, "slim_unetr")
     shown = {c.key: (slim.cell(c.key).text, slim.cell(c.key).origin) for c in grid.columns}
     assert shown["published"] == ("12.42", "published")
@@ -127,7 +121,7 @@ def test_compute_stands_published_true_and_counted_each_with_its_origin(tmp_path
 
 
 def test_parameters_say_which_are_bare_and_which_figure_is_too_low(tmp_path):
-    grid = audited.parameter_grid(part_of(tmp_path))
+    grid = audit_tables.parameter_grid(part_of(tmp_path))
     first = grid.lines[0]
     assert first.card == "unetr_pp"
     assert (first.cell("factor").text, first.cell("factor").detail) == ("0.472 x", "too low")
@@ -138,10 +132,10 @@ def test_parameters_say_which_are_bare_and_which_figure_is_too_low(tmp_path):
 def test_networks_that_the_paper_does_not_have_stand_beside_it_and_are_not_counted_as_its(tmp_path):
     mine = examples.audited(tmp_path, "unetr", model=examples.spec("segformer3d"))
     records = [examples.audited(tmp_path, name) for name in ("slim_unetr", "segresnet")]
-    (part,) = audited.gather([*records, mine], folder_reader([tmp_path]))
-    assert audited.compute_grid(part).title == "Table III and other networks: compute"
-    assert audited.compute_grid(part[:2]).title == "Table III: compute"
-    assert [cell.text for fact in paper_facts.facts(part) for _, cell in fact.figures][2] == "1 of 2"
+    (part,) = audit_tables.gather([*records, mine], folder_reader([tmp_path]))
+    assert audit_tables.compute_grid(part).title == "Table III and other networks: compute"
+    assert audit_tables.compute_grid(part[:2]).title == "Table III: compute"
+    assert [cell.text for fact in slim_unetr_paper_facts.facts(part) for _, cell in fact.figures][2] == "1 of 2"
     drawn = audit_figures.published_and_true(part, "macs", prefix="m")
     assert drawn is not None
     assert drawn.caption.endswith("Published elsewhere: segformer3d.")
@@ -168,7 +162,7 @@ def test_what_the_differences_leave_open_is_a_step_of_its_own_and_many_are_one(t
     text = examples.audit_text("slim_unetr")
     text["differences"] = [examples.difference(f"kind {i}", "op", 10**9 * (i + 1), 0, 1, "") for i in range(9)]
     record = examples.audited(tmp_path, "slim_unetr", text)
-    ((one,),) = audited.gather([record], folder_reader([tmp_path]))
+    ((one,),) = audit_tables.gather([record], folder_reader([tmp_path]))
     labels = [s.label for s in audit_figures.steps_of(one, "thop")]
     assert labels == [
         "true",
@@ -187,13 +181,13 @@ def test_one_kind_under_two_operators_is_one_share():
         examples.difference("attention", "matmul", 0, 9, 1, "large"),
         examples.difference("linear layers", "linear", 3, 3, 1, "nothing"),
     ]
-    shares = audit.read(json.dumps(text).encode()).shares("thop")
+    shares = audit_results.read(json.dumps(text).encode()).shares("thop")
     assert [(s.kind, s.excess, s.why) for s in shares] == [("attention", -4, "large")]
 
 
 def test_without_the_papers_own_network_the_one_furthest_off_is_explained(tmp_path):
     part = part_of(tmp_path, "vnet", "unetr_pp", "segresnet")
-    featured = paper_facts.featured(part)
+    featured = slim_unetr_paper_facts.featured(part)
     assert featured is not None
     assert featured.card == "unetr_pp"
     drawing = audit_figures.staircase(part, prefix="w")
@@ -205,7 +199,7 @@ def test_a_figure_that_no_counter_reproduces_is_explained_by_the_one_furthest_of
     (transvw,) = part_of(tmp_path, "transvw")
     assert transvw.found is not None
     assert transvw.found.published["macs"].counter is None
-    assert paper_facts.blamed(transvw) == "thop"
+    assert slim_unetr_paper_facts.blamed(transvw) == "thop"
 
 
 def test_the_compute_figure_says_in_words_what_it_draws(tmp_path):
@@ -229,7 +223,7 @@ def runs() -> list[rec.Record]:
 
 
 def test_our_throughput_stands_beside_the_published_one_for_the_same_input_only():
-    grid = paper_tables.throughput_grid(runs())
+    grid = slim_unetr_paper_tables.throughput_grid(runs())
     ours = next(c for c in grid.columns if c.key.startswith("ours"))
     assert ours.title == "Ours: Example CPU 9000, 2 threads, fp32"
     assert ours.group == "Images per minute, brain input 1 x 4 x 128x128x128"
@@ -240,13 +234,13 @@ def test_our_throughput_stands_beside_the_published_one_for_the_same_input_only(
     assert line(grid, "nnunet").cell("brain_images_per_min").text == "-"  # not in the paper, still a line
     smaller = dataclasses.replace(examples.WORKLOAD, spatial=(64, 64, 64))
     others = [examples.finished("slim_unetr", workload=smaller), examples.predicted("unetr"), examples.failed("unetr")]
-    grid = paper_tables.throughput_grid(others)
+    grid = slim_unetr_paper_tables.throughput_grid(others)
     assert [c.key for c in grid.columns] == ["brain_images_per_min", "vessel_images_per_min"]
     assert "hold no measured latency" in grid.caption
 
 
 def test_a_dice_of_other_data_has_a_column_that_says_it_is_not_comparable():
-    first, second = paper_tables.dice_grids(runs())
+    first, second = slim_unetr_paper_tables.dice_grids(runs())
     (ours,) = [c for c in first.columns if c.key.startswith("ours")]
     assert ours.title == "phantom (semi-synthetic), split test (not comparable: other data)"
     slim = line(first, "slim_unetr")
@@ -255,14 +249,14 @@ def test_a_dice_of_other_data_has_a_column_that_says_it_is_not_comparable():
     assert slim.cell("hd95_avg").text == "5.36"
     assert not [c for c in second.columns if c.key.startswith("ours")]
     assert line(second, "slim_unetr").cell("task08_tumour").text == "74.02"
-    assert "no Dice of ours" in paper_tables.dice_grids([])[0].caption
+    assert "no Dice of ours" in slim_unetr_paper_tables.dice_grids([])[0].caption
 
 
 @pytest.mark.parametrize(("data", "table"), [("BraTS2021", 0), ("MSD-Task01_BrainTumour", 1), ("Task08", 1)])
 def test_a_dice_of_the_papers_data_stands_in_its_table_with_a_caution(data, table):
     work = dataclasses.replace(examples.WORKLOAD, data=data)
     found = (examples.number("dice", 0.9012, method="mean"), examples.number("hd95_mm", 5.25))
-    grid = paper_tables.dice_grids([examples.record("unetr", workload=work, measurements=found)])[table]
+    grid = slim_unetr_paper_tables.dice_grids([examples.record("unetr", workload=work, measurements=found)])[table]
     dice, hd95 = (c for c in grid.columns if c.key.startswith("ours"))
     assert dice.title == f"{data}, split test (the paper's split and training are not ours: compare with care)"
     assert (dice.group, hd95.group) == ("Dice, %, ours", "HD95, mm, ours")
@@ -276,7 +270,7 @@ def test_of_one_networks_dice_the_newest_counts_and_a_pruned_one_is_not_the_pape
     new = examples.finished("slim_unetr", started_at="2026-11-25T00:00:00Z")
     new = dataclasses.replace(new, measurements=better)
     pruned = examples.finished("unetr", recipe={"kind": "prune"})
-    grid = paper_tables.dice_grids([new, old, pruned])[0]
+    grid = slim_unetr_paper_tables.dice_grids([new, old, pruned])[0]
     (ours,) = [c for c in grid.columns if c.key.startswith("ours")]
     assert line(grid, "slim_unetr").cell(ours.key).text == "90.12"
     assert line(grid, "unetr").cell(ours.key).text == "-"
@@ -320,8 +314,8 @@ def test_runs_and_audits_together_stand_apart(tmp_path):
 
 def test_every_number_of_the_tables_has_an_origin_and_every_gap_a_reason(tmp_path):
     part = part_of(tmp_path)
-    grids = [audited.compute_grid(part), audited.parameter_grid(part)]
-    for grid in [*grids, paper_tables.throughput_grid(runs()), *paper_tables.dice_grids(runs())]:
+    grids = [audit_tables.compute_grid(part), audit_tables.parameter_grid(part)]
+    for grid in [*grids, slim_unetr_paper_tables.throughput_grid(runs()), *slim_unetr_paper_tables.dice_grids(runs())]:
         for one, column in itertools.product(grid.lines, grid.columns):
             cell = one.cell(column.key)
             if column.kind == "prose" or column.key == "factor":
@@ -341,8 +335,8 @@ def test_two_inputs_stand_apart_and_the_vessel_input_has_the_papers_figures(tmp_
     page = Page(page_of(folder))
     assert page.visible.count("Table III: compute") == 2
     assert "Input 1 x 1 x 96x96x96" in page.visible
-    parts = audited.gather([vessel], folder_reader([tmp_path]))
-    assert line(audited.compute_grid(parts[0]), "slim_unetr").cell("published").text == "3.81"
+    parts = audit_tables.gather([vessel], folder_reader([tmp_path]))
+    assert line(audit_tables.compute_grid(parts[0]), "slim_unetr").cell("published").text == "3.81"
 
 
 def test_the_page_is_accessible_and_its_ids_are_there_once(tmp_path):
@@ -453,7 +447,7 @@ def test_an_audit_that_is_none_becomes_a_note(tmp_path, damage: Any):
     damaged = damage(examples.audit_text("slim_unetr"))
     content = damaged if isinstance(damaged, bytes) else json.dumps(damaged).encode()
     with pytest.raises(StoreError, match="the audit cannot be read") as caught:
-        audit.read(content)
+        audit_results.read(content)
     assert "\n" not in str(caught.value)
     kept = examples.artifact(tmp_path, "audit", "x.json", content)
     page = Page(page_of(examples.write(tmp_path, [examples.audited(tmp_path, "slim_unetr", artifacts=(kept,))])))
@@ -467,8 +461,8 @@ def test_a_failed_audit_is_a_row_with_its_reason_and_its_published_figures(tmp_p
     assert "1 of 2 audits finished; unetr_pp unsupported." in page.visible
     assert page.visible.count("unsupported: needs a GPU") >= 2
     assert len([a for a in page.all("tr") if a.get("class") == "failed"]) == 2  # of compute and of parameters
-    ((one,),) = audited.gather([failed], folder_reader([tmp_path]))
-    grid = audited.compute_grid([one])
+    ((one,),) = audit_tables.gather([failed], folder_reader([tmp_path]))
+    grid = audit_tables.compute_grid([one])
     assert (grid.lines[0].cell("published").text, grid.lines[0].cell("true").text) == ("139.44", "-")
     assert one.note == ""  # the failure says it all
 
@@ -496,7 +490,7 @@ def test_a_page_of_almost_nothing_is_whole(tmp_path, records):
 
 def test_one_network_alone_has_no_ratio_and_no_share(tmp_path):
     part = part_of(tmp_path, "slim_unetr")
-    assert [fact.title.partition(":")[0] for fact in paper_facts.facts(part)] == [
+    assert [fact.title.partition(":")[0] for fact in slim_unetr_paper_facts.facts(part)] == [
         "Slim UNETR",
         "published throughputs are whole multiples of 0.06 images per minute",
     ]
@@ -506,14 +500,14 @@ def test_one_network_alone_has_no_ratio_and_no_share(tmp_path):
 
 def test_an_audit_that_disagrees_with_its_record_says_so(tmp_path):
     record = examples.audited(tmp_path, "slim_unetr", examples.audit_text("unetr"))
-    ((one,),) = audited.gather([record], folder_reader([tmp_path]))
+    ((one,),) = audit_tables.gather([record], folder_reader([tmp_path]))
     assert one.note == "the audit counts 183.6 GMAC by PyTorch, the record 2.516"
 
 
 def test_two_audits_of_one_network_can_be_told_apart(tmp_path):
     first = examples.audited(tmp_path, "slim_unetr")
     second = dataclasses.replace(first, environment=examples.ENVIRONMENT | {"torch": "2.14.0"})
-    (part,) = audited.gather([first, second], folder_reader([tmp_path]))
+    (part,) = audit_tables.gather([first, second], folder_reader([tmp_path]))
     assert len({one.label for one in part}) == 2
     assert all(one.label.startswith("Slim UNETR #") for one in part)
 
@@ -568,4 +562,4 @@ def test_runs_and_audits_together_export_as_tables_apart_and_as_one_list(tmp_pat
 
 def test_the_command_to_repeat_an_audit_is_quoted_for_a_shell():
     odd = examples.record("x", model=examples.spec("my nets/x.toml"), workload=examples.AUDIT_WORKLOAD)
-    assert paper.command([odd]) == "bench audit --models 'my nets/x.toml' --input 1 4 128 128 128 --out FOLDER"
+    assert audit_section.command([odd]) == "bench audit --models 'my nets/x.toml' --input 1 4 128 128 128 --out FOLDER"

@@ -11,24 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from benchbench import listing, store
-from benchbench import records as rec
-from benchbench.errors import StoreError
-from benchbench.report import (
-    conditions,
-    details,
-    distributions,
-    export,
-    memory_split,
-    render,
-    roofline,
-    scaling,
-    summary_rows,
-    trust,
-    volumes,
-    warmup,
-    write_report,
-)
+from benchbench.cli.commands import tables as commands_tables
+from benchbench.core import records as rec
+from benchbench.core import results as core_results
+from benchbench.core.errors import StoreError
+from benchbench.report import conditions, details, export, reliability, render, summary_rows, write_report
+from benchbench.report.figures import memory as figures_memory
+from benchbench.report.figures import roofline, scaling, volumes, warmup
+from benchbench.report.figures import samples as figures_samples
 from tests import report_examples as examples
 from tests.test_report import Page
 
@@ -81,7 +71,7 @@ def test_a_zoo_of_twenty_two_networks_stays_below_one_megabyte_with_all_its_figu
 
 
 def test_the_new_figures_give_the_same_bytes_again(zoo, zoo_page):
-    assert render(list(store.read_records(zoo)), details.Cache(_reader(zoo))) == zoo_page
+    assert render(list(core_results.read_records(zoo)), details.Cache(_reader(zoo))) == zoo_page
 
 
 def _reader(folder: Path):
@@ -128,16 +118,16 @@ def test_the_noise_floor_is_stated_with_its_network_and_sets_the_ties():
 def test_the_largest_of_several_noise_ratios_counts_and_nonsense_does_not():
     ratios = [1.001, 0.97, NAN, 0.0, -1.0]
     records = [with_latency(f"n{i}", 1.0, examples.number("noise_ratio", r)) for i, r in enumerate(ratios)]
-    floor = trust.noise_floor(records)
+    floor = reliability.noise_floor(records)
     assert floor is not None
     assert (round(floor.share, 6), floor.label) == (0.03, "n1")
-    assert trust.noise_floor(records[2:]) is None
+    assert reliability.noise_floor(records[2:]) is None
 
 
 def test_a_table_of_another_batch_takes_the_floor_of_its_run_and_says_where_it_was_measured(tmp_path):
-    groups = conditions.group(list(store.read_records(examples.sweep(tmp_path))))
+    groups = conditions.group(list(core_results.read_records(examples.sweep(tmp_path))))
     floors = {
-        (g.first.workload.batch, g.first.workload.threads, g.first.workload.dtype): trust.floor_of(g, groups)
+        (g.first.workload.batch, g.first.workload.threads, g.first.workload.dtype): reliability.floor_of(g, groups)
         for g in groups
     }
     own, other = floors[(1, 2, "fp32")], floors[(4, 2, "fp32")]
@@ -145,7 +135,7 @@ def test_a_table_of_another_batch_takes_the_floor_of_its_run_and_says_where_it_w
     assert (own.letter, other.letter, other.share) == ("", "A", own.share)
     assert floors[(1, 1, "fp32")] is None  # other threads are another machine to the noise
     assert floors[(1, 2, "bf16")] is None
-    assert ", measured in A, 95 % CI" in trust.floor_text(other)
+    assert ", measured in A, 95 % CI" in reliability.floor_text(other)
 
 
 def test_only_measured_times_of_finished_rows_have_a_rank():
@@ -170,44 +160,46 @@ def test_disturbed_processes_stand_at_the_row_and_in_the_conditions(zoo_page):
     assert "2 of 5 processes disturbed" in zoo_page
     assert "in 1 of 22 rows something else took processor time: unetr (2)" in Page(zoo_page).visible
     told = [with_latency("a", 1.0, examples.number("disturbed_processes", 0))]
-    assert trust.disturbed_text(told, {told[0].id: "a"}) == "none"
-    assert trust.disturbed_text([with_latency("a", 1.0)], {}) is None
+    assert reliability.disturbed_text(told, {told[0].id: "a"}) == "none"
+    assert reliability.disturbed_text([with_latency("a", 1.0)], {}) is None
 
 
 def test_processes_that_were_left_out_stand_in_the_conditions():
     rows = [with_latency(name, 1.0, examples.number("apart_processes", n)) for name, n in (("a", 0), ("b", 4))]
     names = {r.id: r.model.name for r in rows}
-    assert trust.apart_text(rows[:1], names) == "one in every row"
-    assert trust.apart_text(rows, names).endswith("since the host had moved the cores: b (4)")
-    assert trust.apart_text([with_latency("a", 1.0)], {}) is None
+    assert reliability.apart_text(rows[:1], names) == "one in every row"
+    assert reliability.apart_text(rows, names).endswith("since the host had moved the cores: b (4)")
+    assert reliability.apart_text([with_latency("a", 1.0)], {}) is None
 
 
 def test_the_largest_size_that_fits_stands_at_the_row_that_ran_out_of_memory(zoo, zoo_page):
     assert "largest patch that fits: 884736 voxels (96x96x96, by bisection" in Page(zoo_page).visible
     assert "largest batch that fits: not known, not even one patch fits" in Page(zoo_page).visible
-    assert "huge_net: largest patch that fits: 884736 voxels" in listing.results(list(store.read_records(zoo)))
+    assert "huge_net: largest patch that fits: 884736 voxels" in commands_tables.results(
+        list(core_results.read_records(zoo))
+    )
 
 
 def test_the_terminal_shows_ranks_and_the_noise_floor(zoo):
-    text = listing.results(list(store.read_records(zoo)))
+    text = commands_tables.results(list(core_results.read_records(zoo)))
     first = next(line for line in text.splitlines() if line.startswith("slim_unetr "))
     assert re.search(r"213 ms \[M\]\s+1=\s+1 x \[M\]", first)
     assert "noise floor: 1.2 % (slim_unetr against itself" in text
     assert "disturbed: in 1 of 22 rows" in text
-    assert "noise floor" not in listing.results([examples.predicted("unetr")])
+    assert "noise floor" not in commands_tables.results([examples.predicted("unetr")])
 
 
 # Distributions
 
 
 def test_each_process_has_a_lane_and_the_interval_is_that_of_the_record(zoo):
-    rows = rows_of(*store.read_records(zoo))
-    found = {s.label: s for s in distributions.strips(rows, "latency_s")}
+    rows = rows_of(*core_results.read_records(zoo))
+    found = {s.label: s for s in figures_samples.strips(rows, "latency_s")}
     slim = found["slim_unetr"]
     assert (slim.n, slim.processes, len(slim.lanes), slim.sure) == (50, 5, 5, True)
     latency = rows[0].record.get("latency_s")
     assert slim.interval == pytest.approx(tuple(end / latency.value - 1 for end in latency.ci95))
-    drawn = distributions.strip_plot(rows, "latency_s", prefix="d")
+    drawn = figures_samples.strip_plot(rows, "latency_s", prefix="d")
     assert drawn is not None
     assert "n = 50 / 5" in drawn.svg
     assert "Each process has a lane of its own" in drawn.caption
@@ -215,12 +207,12 @@ def test_each_process_has_a_lane_and_the_interval_is_that_of_the_record(zoo):
 
 def test_many_samples_are_thinned_by_rank_with_the_extremes_kept_and_it_is_said():
     runs = [[1.0 + i / 1000 for i in range(300)] for _ in range(2)]
-    lanes = distributions.thinned(runs, most=20)
+    lanes = figures_samples.thinned(runs, most=20)
     assert [len(lane) for lane in lanes] == [10, 10]
     assert (lanes[0][0], lanes[0][-1]) == (1.0, 1.299)
     values = tuple(v for run in runs for v in run)
     record = with_latency("a", 1.15, values=values, runs=(300, 300))
-    drawn = distributions.strip_plot(rows_of(record), "latency_s", prefix="d")
+    drawn = figures_samples.strip_plot(rows_of(record), "latency_s", prefix="d")
     assert drawn is not None
     assert "Of 600 samples 60 are drawn" in drawn.caption
     assert len(drawn.svg) < 10_000
@@ -228,7 +220,7 @@ def test_many_samples_are_thinned_by_rank_with_the_extremes_kept_and_it_is_said(
 
 def test_a_sample_far_beyond_the_others_is_an_arrow_and_not_a_longer_axis():
     values = (*(1 + 0.001 * (i % 7) for i in range(99)), 60.0)
-    drawn = distributions.strip_plot(rows_of(with_latency("a", 1.0, values=values)), "latency_s", prefix="d")
+    drawn = figures_samples.strip_plot(rows_of(with_latency("a", 1.0, values=values)), "latency_s", prefix="d")
     assert drawn is not None
     assert "Arrows at the edge: 1 beyond it." in drawn.caption
 
@@ -246,7 +238,7 @@ def test_a_sample_far_beyond_the_others_is_an_arrow_and_not_a_longer_axis():
 )
 def test_a_row_without_a_distribution_is_left_out_and_the_page_is_whole(value, of_latency):
     record = with_latency("a", value, examples.number("warmup_s", 0.0), **of_latency)
-    assert distributions.strip_plot(rows_of(record), "latency_s", prefix="d") is None
+    assert figures_samples.strip_plot(rows_of(record), "latency_s", prefix="d") is None
     assert warmup.curves(rows_of(record), "latency_s", prefix="w") is None
     words = [w for w in page_of(record).visible.split() if w.lower() in ("nan", "inf", "none", "undefined")]
     assert words == []
@@ -254,17 +246,17 @@ def test_a_row_without_a_distribution_is_left_out_and_the_page_is_whole(value, o
 
 def test_run_lengths_that_do_not_add_up_are_not_believed():
     m = examples.number("latency_s", 1.0, values=(1.0, 1.1, NAN, 0.9), runs=(2, 5))
-    assert trust.split(m) == [[1.0, 1.1, 0.9]]
-    assert trust.split(dataclasses.replace(m, runs=(2, 2))) == [[1.0, 1.1], [0.9]]
-    assert trust.split(dataclasses.replace(m, runs=(3, 0, 1))) == [[1.0, 1.1], [0.9]]
-    assert trust.split(dataclasses.replace(m, values=(), runs=())) == []
+    assert reliability.split(m) == [[1.0, 1.1, 0.9]]
+    assert reliability.split(dataclasses.replace(m, runs=(2, 2))) == [[1.0, 1.1], [0.9]]
+    assert reliability.split(dataclasses.replace(m, runs=(3, 0, 1))) == [[1.0, 1.1], [0.9]]
+    assert reliability.split(dataclasses.replace(m, values=(), runs=())) == []
 
 
 def test_fewer_than_five_processes_show_the_span_of_their_medians_in_the_table_and_a_dashed_range():
     record = with_latency("a", 1.1, values=(1.0, 1.0, 1.1, 1.1, 1.2, 1.2), runs=(2, 2, 2))
     (row,) = rows_of(record)
     assert row.cells["latency_s"].detail == "medians 1 to 1.20 s, 3 processes"
-    drawn = distributions.strip_plot([row], "latency_s", prefix="d")
+    drawn = figures_samples.strip_plot([row], "latency_s", prefix="d")
     assert drawn is not None
     assert "Dashed: a range of too few values to be one." in drawn.caption
 
@@ -293,8 +285,8 @@ def test_a_warm_up_is_drawn_against_the_later_median_and_one_that_ends_slow_is_n
 
 
 def test_the_split_peak_replaces_the_plain_bars_and_states_the_forecasts_error(zoo):
-    rows = rows_of(*store.read_records(zoo))
-    drawn = memory_split.split_bars(rows, prefix="m")
+    rows = rows_of(*core_results.read_records(zoo))
+    drawn = figures_memory.split_bars(rows, prefix="m")
     assert drawn is not None
     assert re.search(r"22 rows: median [\d.]+, from [\d.]+ \(vit3d\) to [\d.]+ \(swin_unetr\)\.", drawn.caption)
     assert "The forecast sees the peak at convolution (22 rows)." in drawn.caption
@@ -306,19 +298,19 @@ def test_a_forecast_memory_is_hatched_and_a_peak_in_one_piece_is_grey():
     split = examples.trusted("slim_unetr")
     whole = with_latency("whole", 1.0, examples.number("peak_memory_bytes", 9e8))
     only = with_latency("only", 1.0, examples.number("tensor_memory_bytes", 5e8, "analytic", bound="at_least"))
-    drawn = memory_split.split_bars(rows_of(split, whole, only), prefix="m")
+    drawn = figures_memory.split_bars(rows_of(split, whole, only), prefix="m")
     assert drawn is not None
     assert "Hatched: not measured" in drawn.caption
     assert "Grey: measured, and not split." in drawn.caption
     assert drawn.svg.count("<pattern") == 1
-    assert memory_split.split_bars(rows_of(whole, only), prefix="m") is None
+    assert figures_memory.split_bars(rows_of(whole, only), prefix="m") is None
 
 
 def test_the_peak_of_a_gpu_adds_up_with_what_its_allocator_kept():
     parts = [("weights", 1e8), ("input", 2e7), ("output", 1e7), ("activation", 4e8)]
     found = [examples.number(f"{name}_memory_bytes", value) for name, value in parts]
     found += [examples.number("allocated_memory_bytes", 5.3e8), examples.number("peak_memory_bytes", 8e8)]
-    drawn = memory_split.split_bars(rows_of(with_latency("net", 1.0, *found)), prefix="m")
+    drawn = figures_memory.split_bars(rows_of(with_latency("net", 1.0, *found)), prefix="m")
     assert drawn is not None
     assert "reserved, not used 270 MB" in drawn.svg
     assert drawn.caption.startswith("The peak of what the GPU's allocator took")
@@ -331,11 +323,11 @@ def test_the_forecast_of_a_failed_or_odd_row_does_not_count():
     none = with_latency("none", 1.0, examples.number("peak_memory_bytes", 1e9))
     failed = dataclasses.replace(good, status="failed", error="x", model=examples.spec("failed"))
     records = [good, odd, none, failed]
-    error = trust.forecast_error(records, {r.id: r.model.name for r in records})
+    error = reliability.forecast_error(records, {r.id: r.model.name for r in records})
     assert error is not None
     assert (error.n, error.median) == (1, 2.0)
-    assert trust.forecast_text(error) == "Measured peak over forecast (base and tensors): 2, of one row."
-    assert trust.forecast_error(records[1:], {r.id: r.model.name for r in records}) is None
+    assert reliability.forecast_text(error) == "Measured peak over forecast (base and tensors): 2, of one row."
+    assert reliability.forecast_error(records[1:], {r.id: r.model.name for r in records}) is None
 
 
 @pytest.mark.parametrize(
@@ -347,7 +339,7 @@ def test_the_forecast_of_a_failed_or_odd_row_does_not_count():
     ],
 )
 def test_the_operator_at_the_peak_is_read_from_the_method(method, operator):
-    assert memory_split.operator_at_peak(method) == operator
+    assert figures_memory.operator_at_peak(method) == operator
 
 
 # Roofline
@@ -390,7 +382,7 @@ def test_without_a_roof_or_bytes_there_is_no_figure_but_the_rates_are_still_said
 
 
 def test_conditions_that_differ_in_one_thing_alone_are_joined(tmp_path):
-    groups = conditions.group(list(store.read_records(examples.sweep(tmp_path))))
+    groups = conditions.group(list(core_results.read_records(examples.sweep(tmp_path))))
     found = {family.what: family for family in scaling.families(groups)}
     assert {what: family.letters for what, family in found.items()} == {
         "batch": "A, B, C and D",
@@ -437,7 +429,7 @@ def test_a_whole_volume_has_a_table_and_a_figure_of_where_the_time_goes(tmp_path
     assert "One patient of 240x240x155 voxels" in page
     assert "By sliding windows of 128x128x128, overlap 0.5." in page
     assert "240x240x155 voxels, by windows of 128x128x128, overlap 0.5, over all of it" in page
-    group = conditions.group(list(store.read_records(folder)))[0]
+    group = conditions.group(list(core_results.read_records(folder)))[0]
     grid = volumes.grid(summary_rows(group.records).rows, group, None, key="v")
     assert grid is not None
     assert [line.cell("rank").text for line in grid.lines] == ["1=", "1=", "3", "4"]
@@ -448,7 +440,7 @@ def test_a_whole_volume_has_a_table_and_a_figure_of_where_the_time_goes(tmp_path
 
 
 def test_a_training_is_ranked_by_its_step_and_has_no_column_of_dice(tmp_path):
-    group = conditions.group(list(store.read_records(examples.patients(tmp_path))))[1]
+    group = conditions.group(list(core_results.read_records(examples.patients(tmp_path))))[1]
     table = summary_rows(group.records)
     keys = [c.key for c in table.columns]
     assert keys[3:] == ["train_step_s", "rank", "ratio", "throughput_patches_per_s", "memory_bytes", "status"]
@@ -468,7 +460,7 @@ def test_a_training_is_ranked_by_its_step_and_has_no_column_of_dice(tmp_path):
 
 
 def test_csv_holds_the_new_columns_only_where_a_record_has_them(tmp_path):
-    records = list(store.read_records(examples.patients(tmp_path)))
+    records = list(core_results.read_records(examples.patients(tmp_path)))
     rows = list(csv.DictReader(io.StringIO(export(records, "csv"))))
     assert (rows[0]["volume"], rows[0]["overlap"], rows[0]["rank"]) == ("240x240x155", "0.5", "1=")
     assert (rows[0]["latency_s_samples"], rows[0]["latency_s_processes"]) == ("50", "5")
@@ -480,7 +472,7 @@ def test_csv_holds_the_new_columns_only_where_a_record_has_them(tmp_path):
 
 
 def test_json_holds_samples_with_their_processes_and_the_noise_floor(zoo):
-    data = json.loads(export(list(store.read_records(zoo)), "json"))
+    data = json.loads(export(list(core_results.read_records(zoo)), "json"))
     assert data[0]["noise_floor"] == pytest.approx(0.012)
     assert data[0]["values"]["latency_s"]["runs"] == [10] * 5
     assert len(data[0]["values"]["latency_s"]["samples"]) == 50
@@ -488,13 +480,13 @@ def test_json_holds_samples_with_their_processes_and_the_noise_floor(zoo):
 
 
 def test_markdown_and_latex_show_ranks_without_letters_the_floor_and_whole_volumes(tmp_path, zoo):
-    records = list(store.read_records(zoo))
+    records = list(core_results.read_records(zoo))
     markdown, latex = export(records, "markdown"), export(records, "latex")
     assert re.search(r"213 ms \[M\] \| 1= \| 1 x \[M\]", markdown)
     assert "| 19 (unstable) |" in markdown
     assert r"Noise floor: 1.2 % (slim\_unetr against itself" in markdown
     assert "213 ms [M] & 1= & 1 x [M]" in latex
-    patients = list(store.read_records(examples.patients(tmp_path)))
+    patients = list(core_results.read_records(examples.patients(tmp_path)))
     assert "One patient of 240x240x155 voxels" in export(patients, "markdown")
     assert "Training step" in export(patients, "latex")
 
@@ -502,7 +494,7 @@ def test_markdown_and_latex_show_ranks_without_letters_the_floor_and_whole_volum
 @pytest.mark.parametrize("make", [examples.whole_zoo, examples.patients, examples.whole_audit])
 def test_latex_is_ruled_by_booktabs_with_as_many_cells_as_columns(make, tmp_path):
     folder = make(tmp_path)
-    latex = export(list(store.read_records(folder)), "latex", _reader(folder))
+    latex = export(list(core_results.read_records(folder)), "latex", _reader(folder))
     assert latex.startswith("% needs \\usepackage{booktabs}\n")
     assert r"\hline" not in latex
     tables = re.findall(r"\\begin\{tabular\}\{(.*?)\}\n(.*?)\\end\{tabular\}", latex, flags=re.DOTALL)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchbench.errors import CheckpointError
-from benchbench.recipe import Budget, TrainRecipe
-from benchbench.train import train
+from benchbench.core.errors import CheckpointError
+from benchbench.training.loop import train
+from benchbench.training.recipe import Budget, TrainRecipe
 from tests.toy import SPEC, Tiny, use_toy_data
 
 PATCH = (8, 8, 8)
@@ -172,7 +172,7 @@ def test_a_kill_before_the_last_dice_leaves_a_training_that_goes_on(
 
     out = tmp_path / "toy.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr("benchbench.train.measure_dice", killed)
+        patch.setattr("benchbench.training.loop.measure_dice", killed)
         with pytest.raises(KeyboardInterrupt):
             run(out, validations=1, checkpoint_every_s=60.0)
     assert out.exists()

@@ -5,18 +5,19 @@ import json
 
 import pytest
 
-from benchbench import cells, fleet
-from benchbench import records as rec
-from benchbench.errors import StoreError
-from benchbench.protocol import get_protocol
-from benchbench.rounds import JOURNAL, Course, Journal, Turn, run_rounds, twin_for
+from benchbench.core import records as rec
+from benchbench.core.errors import StoreError
+from benchbench.core.protocol import get_protocol
+from benchbench.runner import plan as runner_plan
+from benchbench.runner.remote import queue as remote_queue
+from benchbench.runner.schedule import JOURNAL, Course, Journal, Turn, run_rounds, twin_for
 
 SIDES = (8, 8, 8)
 
 
 def course(name="Tiny", protocol="standard", twin_of=None):
-    request = cells.Request(models=f"tests.tiny_nets:{name}", spatial=SIDES, threads=(1,), protocol=protocol)
-    (cell,) = cells.plan_cells(request, fleet.Lines())
+    request = runner_plan.Request(models=f"tests.tiny_nets:{name}", spatial=SIDES, threads=(1,), protocol=protocol)
+    (cell,) = runner_plan.plan_cells(request, remote_queue.Lines())
     return Course(cell, started_at="2026-01-01T00:00:00.000+00:00", twin_of=twin_of)
 
 

@@ -12,9 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchbench import cells, child, fleet, runner, workbench
-from benchbench.errors import CardError, ShapeError, UsageError
-from benchbench.store import read_records
+from benchbench.core.errors import CardError, ShapeError, UsageError
+from benchbench.core.results import read_records
+from benchbench.runner import child_process
+from benchbench.runner import local as runner_local
+from benchbench.runner import plan as runner_plan
+from benchbench.runner import run as runner_run
+from benchbench.runner.remote import queue as remote_queue
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDES = (8, 8, 8)
@@ -49,7 +53,7 @@ CALM = "quick,half_width=1000"
 
 def ask(models, **more):
     settings = {"protocol": CALM, "noise": False, "threads": (1,)} | more
-    return cells.Request(models=models, spatial=SIDES, **settings)
+    return runner_plan.Request(models=models, spatial=SIDES, **settings)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +64,7 @@ def in_the_clone(monkeypatch):
 def test_a_network_that_dies_crashes_or_runs_out_of_memory_is_a_row_and_the_others_are_measured(tmp_path):
     heard = Heard()
     request = ask(nets("Killed", "Wider", "Crashes", "OutOfMemory", "DiesWhenBuilt", "Tiny", "Lists"))
-    outcome = runner.run(request, tmp_path, progress=heard)
+    outcome = runner_run.run(request, tmp_path, progress=heard)
     rows = {r.model.name.partition(":")[2]: r for r in outcome.records}
     assert {name: r.status for name, r in rows.items()} == {
         "Killed": "failed",
@@ -94,20 +98,20 @@ def test_a_network_that_dies_crashes_or_runs_out_of_memory_is_a_row_and_the_othe
 
 
 def test_the_same_folder_again_measures_only_what_is_missing_and_fresh_starts_over(tmp_path):
-    runner.run(ask(nets("Tiny", "Crashes")), tmp_path, progress=Heard())
+    runner_run.run(ask(nets("Tiny", "Crashes")), tmp_path, progress=Heard())
     heard = Heard()
-    outcome = runner.run(ask(nets("Tiny", "Crashes", "Wider")), tmp_path, progress=heard)
+    outcome = runner_run.run(ask(nets("Tiny", "Crashes", "Wider")), tmp_path, progress=heard)
     assert outcome.reused == 1
     assert len(outcome.records) == 3
     assert sorted(heard.began) == sorted(f"tests.tiny_nets:{n} 8x8x8 on cpu" for n in ("Crashes", "Wider"))
     assert len(list(read_records(tmp_path))) == 4
-    again = runner.run(ask(nets("Tiny")), tmp_path, fresh=True, progress=Heard())
+    again = runner_run.run(ask(nets("Tiny")), tmp_path, fresh=True, progress=Heard())
     assert again.reused == 0
     assert len(list(read_records(tmp_path))) == 1
 
 
 def test_a_forward_that_does_not_end_is_a_timeout_with_what_was_known(tmp_path):
-    outcome = runner.run(ask(nets("Sleeps"), time_limit_s=12.0), tmp_path, progress=Heard())
+    outcome = runner_run.run(ask(nets("Sleeps"), time_limit_s=12.0), tmp_path, progress=Heard())
     (record,) = outcome.records
     assert record.status == "timeout"
     assert "--time-limit" in record.error
@@ -120,7 +124,7 @@ def test_a_child_killed_from_outside_is_a_row_and_the_run_goes_on(tmp_path):
             pass
 
     killed = []
-    real = child.subprocess.Popen
+    real = child_process.subprocess.Popen
 
     def popen(*args, **kwargs):
         process = real(*args, **kwargs)
@@ -131,19 +135,21 @@ def test_a_child_killed_from_outside_is_a_row_and_the_run_goes_on(tmp_path):
         return process
 
     patched = pytest.MonkeyPatch()
-    patched.setattr(child.subprocess, "Popen", popen)
+    patched.setattr(child_process.subprocess, "Popen", popen)
     try:
-        outcome = runner.run(ask(nets("Sleeps", "Wider")), tmp_path, progress=KillsTheSleeper())
+        outcome = runner_run.run(ask(nets("Sleeps", "Wider")), tmp_path, progress=KillsTheSleeper())
     finally:
         patched.undo()
     assert [(r.status, "SIGKILL" in (r.error or "")) for r in outcome.records] == [("failed", True), ("ok", False)]
 
 
 def test_a_network_that_would_not_fit_is_not_started(tmp_path, monkeypatch):
-    monkeypatch.setattr(workbench.cpu, "available_memory_bytes", lambda *_: 330_000_000)
+    monkeypatch.setattr(runner_local.cpu, "available_memory_bytes", lambda *_: 330_000_000)
     started = []
-    monkeypatch.setattr(workbench, "_in_child", lambda *a, **_: started.append(a))
-    outcome = runner.run(dataclasses.replace(ask(nets("Tiny")), spatial=(128, 128, 128)), tmp_path, progress=Heard())
+    monkeypatch.setattr(runner_local, "_in_child", lambda *a, **_: started.append(a))
+    outcome = runner_run.run(
+        dataclasses.replace(ask(nets("Tiny")), spatial=(128, 128, 128)), tmp_path, progress=Heard()
+    )
     assert outcome.records[0].status == "not_run"
     assert "needs at least" in outcome.records[0].error
     assert "330 MB is free" in outcome.records[0].error
@@ -151,7 +157,7 @@ def test_a_network_that_would_not_fit_is_not_started(tmp_path, monkeypatch):
 
 
 def test_a_reduced_dtype_counts_only_if_its_output_matches(tmp_path):
-    outcome = runner.run(ask(nets("Tiny", "Inaccurate"), dtype=("bf16",)), tmp_path, progress=Heard())
+    outcome = runner_run.run(ask(nets("Tiny", "Inaccurate"), dtype=("bf16",)), tmp_path, progress=Heard())
     good, bad = outcome.records
     assert good.status == "ok"
     assert good.value("output_rel_error") < 0.02
@@ -163,12 +169,12 @@ def test_a_reduced_dtype_counts_only_if_its_output_matches(tmp_path):
 def test_a_size_that_no_network_takes_is_refused_and_leaves_no_folder(tmp_path):
     out = tmp_path / "new"
     with pytest.raises(ShapeError, match="nearest"):
-        runner.run(dataclasses.replace(ask("slim_unetr"), spatial=(33, 33, 33)), out, progress=Heard())
+        runner_run.run(dataclasses.replace(ask("slim_unetr"), spatial=(33, 33, 33)), out, progress=Heard())
     assert not out.exists()
 
 
 def test_a_size_that_some_networks_take_is_a_row_for_the_others(tmp_path):
-    outcome = runner.run(
+    outcome = runner_run.run(
         dataclasses.replace(ask(f"slim_unetr,{nets('Tiny')}"), spatial=(24, 24, 24)), tmp_path, progress=Heard()
     )
     assert [r.status for r in outcome.records] == ["unsupported", "ok"]
@@ -177,14 +183,14 @@ def test_a_size_that_some_networks_take_is_a_row_for_the_others(tmp_path):
 
 def test_a_class_that_is_not_there_or_needs_more_ends_the_run_before_it_begins(tmp_path):
     with pytest.raises(CardError, match="did you mean 'Tiny'"):
-        runner.run(ask(nets("Tinny", "Wider")), tmp_path, progress=Heard())
+        runner_run.run(ask(nets("Tinny", "Wider")), tmp_path, progress=Heard())
     with pytest.raises(CardError, match=r"width.*docs/add_a_model.md"):
-        runner.run(ask(nets("NeedsArguments")), tmp_path, progress=Heard())
+        runner_run.run(ask(nets("NeedsArguments")), tmp_path, progress=Heard())
 
 
 def test_a_prediction_runs_nothing_and_says_so(tmp_path):
-    request = cells.Request(models="slim_unetr,unetr", devices=("jetson", "jetson:agx-orin-64gb"))
-    outcome = runner.run(request, tmp_path, progress=Heard())
+    request = runner_plan.Request(models="slim_unetr,unetr", devices=("jetson", "jetson:agx-orin-64gb"))
+    outcome = runner_run.run(request, tmp_path, progress=Heard())
     assert len(outcome.banners) == 2
     assert all("othing was measured" in banner for banner in outcome.banners)
     for record in outcome.records:
@@ -196,13 +202,13 @@ def test_a_prediction_runs_nothing_and_says_so(tmp_path):
         assert not any(m.origin == "measured" and m.value is not None for m in record.measurements)
     nano, orin = (r.value("latency_s") for r in outcome.records if r.model.name == "unetr")
     assert orin < nano
-    assert runner.run(request, tmp_path, progress=Heard()).reused == 4
+    assert runner_run.run(request, tmp_path, progress=Heard()).reused == 4
 
 
 def test_a_classifier_keeps_its_classes_and_says_why_it_has_no_dice(tmp_path):
     for data in (None, "phantom"):
-        request = cells.Request(models="vit3d,slim_unetr", devices=("jetson",), spatial=(32, 32, 32), data=data)
-        classifier, network = runner.run(request, tmp_path / str(data), progress=Heard()).records
+        request = runner_plan.Request(models="vit3d,slim_unetr", devices=("jetson",), spatial=(32, 32, 32), data=data)
+        classifier, network = runner_run.run(request, tmp_path / str(data), progress=Heard()).records
         assert (classifier.status, classifier.model.out_channels) == ("ok", 2)
         assert (classifier.workload.data, classifier.workload.split) == (None, None)
         assert classifier.get("dice").reason == "a classifier: it has no dense output, so no Dice"
@@ -211,12 +217,15 @@ def test_a_classifier_keeps_its_classes_and_says_why_it_has_no_dice(tmp_path):
 
 def test_a_checkpoint_is_of_one_network(tmp_path):
     with pytest.raises(UsageError, match=r"--models names \d+"):
-        cells.plan_cells(cells.Request(models="all", checkpoint=tmp_path / "x.safetensors"), fleet.Lines())
+        runner_plan.plan_cells(
+            runner_plan.Request(models="all", checkpoint=tmp_path / "x.safetensors"), remote_queue.Lines()
+        )
 
 
 def test_the_worker_ends_when_its_parent_is_killed(tmp_path):
     script = (
-        "from benchbench import runner\nfrom pathlib import Path\nfrom tests.test_runner import Heard, ask, nets\n"
+        "from benchbench.runner import run as runner\nfrom pathlib import Path\n"
+        "from tests.test_runner import Heard, ask, nets\n"
         f"runner.run(ask(nets('Sleeps')), Path({str(tmp_path)!r}), progress=Heard())"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
@@ -282,7 +291,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(tmp_pat
 def test_several_processes_make_one_row_and_a_network_is_measured_against_itself(tmp_path):
     heard = Heard()
     request = ask(nets("Tiny", "Wider"), protocol="standard,processes=2,max_processes=2,half_width=1000", noise=True)
-    outcome = runner.run(request, tmp_path, progress=heard)
+    outcome = runner_run.run(request, tmp_path, progress=heard)
     assert [r.status for r in outcome.records] == ["ok", "ok"]
     assert len(list(read_records(tmp_path))) == 2
     for record in outcome.records:
@@ -298,14 +307,15 @@ def test_several_processes_make_one_row_and_a_network_is_measured_against_itself
     assert len(heard.began) == 6
     assert not (tmp_path / "records.unfinished").exists()
     again = Heard()
-    assert runner.run(request, tmp_path, progress=again).reused == 2
+    assert runner_run.run(request, tmp_path, progress=again).reused == 2
     assert again.began == []
 
 
 def test_a_run_killed_between_rounds_goes_on_from_the_processes_that_ended(tmp_path):
     protocol = "standard,processes=3,max_processes=3,half_width=1000"
     script = (
-        "from benchbench import runner\nfrom pathlib import Path\nfrom tests.test_runner import Heard, ask, nets\n"
+        "from benchbench.runner import run as runner\nfrom pathlib import Path\n"
+        "from tests.test_runner import Heard, ask, nets\n"
         f"runner.run(ask(nets('Tiny'), protocol={protocol!r}), Path({str(tmp_path)!r}), progress=Heard())"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
@@ -318,14 +328,14 @@ def test_a_run_killed_between_rounds_goes_on_from_the_processes_that_ended(tmp_p
     kept = journal.read_bytes().count(b"\n")
     assert list(read_records(tmp_path)) == []
     heard = Heard()
-    (record,) = runner.run(ask(nets("Tiny"), protocol=protocol), tmp_path, progress=heard).records
+    (record,) = runner_run.run(ask(nets("Tiny"), protocol=protocol), tmp_path, progress=heard).records
     assert len(heard.began) == 3 - kept
     assert len(record.get("latency_s").runs) == 3
 
 
 def test_batches_dtypes_and_threads_make_a_row_each(tmp_path):
     request = ask(nets("Tiny"), batch=(1, 2), dtype=("fp32", "bf16"), threads=(1, 2))
-    records = runner.run(request, tmp_path, progress=Heard()).records
+    records = runner_run.run(request, tmp_path, progress=Heard()).records
     rows = {(r.workload.batch, r.workload.dtype, r.workload.threads) for r in records}
     assert len(rows) == len(records) == 8
     assert {r.environment["threads"] for r in records} == {1, 2}
@@ -333,10 +343,10 @@ def test_batches_dtypes_and_threads_make_a_row_each(tmp_path):
 
 
 def test_a_death_is_told_apart_by_how_it_came():
-    assert child._death(-signal.SIGKILL, True, "").status == "oom"
-    assert child._death(-signal.SIGKILL, False, "").status == "failed"
-    assert "SIGSEGV" in child._death(-signal.SIGSEGV, False, "").error
-    assert child._death(3, False, "first\nlast words\n").error.endswith("last words")
+    assert child_process._death(-signal.SIGKILL, True, "").status == "oom"
+    assert child_process._death(-signal.SIGKILL, False, "").status == "failed"
+    assert "SIGSEGV" in child_process._death(-signal.SIGSEGV, False, "").error
+    assert child_process._death(3, False, "first\nlast words\n").error.endswith("last words")
 
 
 def test_the_parent_sleeps_while_the_child_works():
@@ -355,7 +365,7 @@ def test_the_parent_sleeps_while_the_child_works():
         "batch": 1,
         "dtype": "fp32",
     }
-    (*_, death) = child.talk({"task": "measure", "jobs": [job]}, limit_s=6.0, threads=1)
+    (*_, death) = child_process.talk({"task": "measure", "jobs": [job]}, limit_s=6.0, threads=1)
     assert death.status == "timeout"
     assert time.process_time() - before < 1.0
     assert os.getpid()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from benchbench.errors import UsageError
-from benchbench.measure.scores import BRATS_MM, region_dice, score
+from benchbench.core.errors import UsageError
+from benchbench.training.metrics import BRATS_MM, region_dice, score
 
 SPACING = (1.0, 1.5, 3.0)
 

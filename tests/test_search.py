@@ -14,17 +14,24 @@ import pytest
 import torch
 
 import benchbench
-from benchbench import checkpoint, cli, data, zoo
-from benchbench.feed import Feed, Reused
-from benchbench.measure.accuracy import measure_dice
-from benchbench.recipe import Budget
+from benchbench import data
+from benchbench.cli import main as cli_main
+from benchbench.core.results import read_records
 from benchbench.report import render_search
-from benchbench.search import artefacts, front, outlook, searcher, space, summary, work
+from benchbench.search import export as search_export
+from benchbench.search import feasibility, pareto, space
+from benchbench.search import phases as search_phases
+from benchbench.search import result as search_result
+from benchbench.search import run as search_run
 from benchbench.search.budget import parse_budget
-from benchbench.search.evaluate import Remembering, Trial, build, evaluate, parent_of, without_ranking
-from benchbench.search.inherit import Parent
-from benchbench.search.task import Task, check_objective, task_from_json
-from benchbench.store import read_records
+from benchbench.search.inheritance import Parent
+from benchbench.search.problem import Task, check_objective, task_from_json
+from benchbench.search.trial import Remembering, Trial, build, evaluate, parent_of, without_ranking
+from benchbench.training.evaluate import measure_dice
+from benchbench.training.patch_loader import Feed, Reused
+from benchbench.training.recipe import Budget
+from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import checkpoint
 from tests.data_sets import decathlon
 from tests.shared_files import shared_file
 
@@ -43,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
     """A cache of these tests, and one point of a front as ONNX: each takes a quarter of a minute."""
-    exported, write_onnx = [], artefacts.write_onnx
+    exported, write_onnx = [], search_export.write_onnx
 
     def one(weights: Path, out: Path) -> tuple[str | None, float | None]:
         exported.append(weights)
@@ -51,11 +58,11 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-unty
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BENCHBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(artefacts, "write_onnx", one)
-        patch.setattr(searcher, "_ONNX_S", float("-inf"))  # written also where the time is over
+        patch.setattr(search_export, "write_onnx", one)
+        patch.setattr(search_run, "_ONNX_S", float("-inf"))  # written also where the time is over
         # to a search this machine is quick, however busy it is: what is left out otherwise is tested with a clock
-        patch.setattr(searcher.Clock, "whole_s", property(lambda own: (own.before_s + own.sitting_s) / QUICKER))
-        patch.setattr(work.Worker, "elapsed", lambda own: (time.time() - own.began) / QUICKER)
+        patch.setattr(search_run.Clock, "whole_s", property(lambda own: (own.before_s + own.sitting_s) / QUICKER))
+        patch.setattr(search_phases.Worker, "elapsed", lambda own: (time.time() - own.began) / QUICKER)
         yield
 
 
@@ -64,7 +71,7 @@ def done(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole search of some fifty seconds, to itself of fewer."""
     out = tmp_path_factory.mktemp("search") / "boxes"
     flags = ["search", "--budget", "2GB", "25MMACs", "--data", str(folder), *SMALL, "--out", str(out)]
-    assert cli.main(flags) == 0
+    assert cli_main.main(flags) == 0
     return out
 
 
@@ -142,7 +149,7 @@ def test_the_record_names_no_place_of_this_machine(done: Path, folder: Path) -> 
 @pytest.mark.slow
 def test_going_on_runs_the_controls_and_trains_nothing_again(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = found(done)
-    assert cli.main(["search", "--resume", str(done), "--controls"]) == 0
+    assert cli_main.main(["search", "--resume", str(done), "--controls"]) == 0
     after = found(done)
     assert after["trials"] == before["trials"]
     assert after["finals"] == before["finals"]
@@ -181,7 +188,7 @@ def test_what_proposals_share_changes_nothing_in_them(done: Path, folder: Path, 
 @pytest.mark.slow
 def test_another_search_in_that_folder_is_refused(done: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["search", "--budget", "1GB", "--data", str(folder), *SMALL, "--out", str(done)]
-    assert cli.main(flags) == 2
+    assert cli_main.main(flags) == 2
     assert "holds another search (its budget differ)" in capsys.readouterr().err
 
 
@@ -191,7 +198,7 @@ def test_ctrl_c_keeps_what_is_known(
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(done / "before", out / "before")  # as measured a minute ago
-    plain, calls = work.evaluate, []
+    plain, calls = search_phases.evaluate, []
 
     def broken(*args, **more):  # type: ignore[no-untyped-def]
         calls.append(args[1].key)
@@ -199,8 +206,8 @@ def test_ctrl_c_keeps_what_is_known(
             raise KeyboardInterrupt
         return plain(*args, **more)
 
-    monkeypatch.setattr(artefacts, "write_onnx", lambda weights, out: (NOT_HERE, None))
-    monkeypatch.setattr(work, "evaluate", broken)
+    monkeypatch.setattr(search_export, "write_onnx", lambda weights, out: (NOT_HERE, None))
+    monkeypatch.setattr(search_phases, "evaluate", broken)
     flags = [
         "search",
         "--budget",
@@ -215,10 +222,10 @@ def test_ctrl_c_keeps_what_is_known(
         "--out",
         str(out),
     ]
-    assert cli.main(flags) == 130
+    assert cli_main.main(flags) == 130
     assert f"bench search --resume {out} goes on" in capsys.readouterr().err
-    monkeypatch.setattr(work, "evaluate", plain)
-    assert cli.main(["search", "--resume", str(out), "--time", "30s", "--format", "json"]) == 0
+    monkeypatch.setattr(search_phases, "evaluate", plain)
+    assert cli_main.main(["search", "--resume", str(out), "--time", "30s", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["front"] is True
     tried = [one["key"] for one in found(out)["trials"] if one["dice"] is not None]
     assert set(calls) <= set(tried)  # the one that was broken off, too
@@ -244,7 +251,7 @@ def test_bad_input_is_a_line(
     flags: list[str], message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = [] if "--resume" in flags else ["--data", str(folder), "--out", str(tmp_path / "out")]
-    assert cli.main(["search", *flags, *where]) == 2
+    assert cli_main.main(["search", *flags, *where]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "secret" not in error
@@ -254,7 +261,7 @@ def test_bad_input_is_a_line(
 def test_what_nothing_can_keep_is_said_before_any_training(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["search", "--budget", "1kMACs", "--data", str(folder), "--out", str(tmp_path / "out")]) == 1
+    assert cli_main.main(["search", "--budget", "1kMACs", "--data", str(folder), "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert "no network of the space can keep 1kMACs: MACs of one patch of the smallest one is" in error
     assert not (tmp_path / "out" / "points").exists()
@@ -262,7 +269,7 @@ def test_what_nothing_can_keep_is_said_before_any_training(
 
 def test_data_without_cases_to_choose_by(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = decathlon(tmp_path / "few", count=2, sides=SIDES)
-    assert cli.main(["search", "--budget", "2GB", "--data", str(few), "--out", str(tmp_path / "out")]) == 2
+    assert cli_main.main(["search", "--budget", "2GB", "--data", str(few), "--out", str(tmp_path / "out")]) == 2
     assert "has no case to" in capsys.readouterr().err
 
 
@@ -271,7 +278,7 @@ def test_a_parent_of_another_network_is_refused(folder: Path) -> None:
         data=str(folder), key="x", spatial=SIDES, in_channels=1, out_channels=3, budget=parse_budget([]), batch=1
     )
     shipped = Path(benchbench.__file__).parent / "models" / "checkpoints"
-    from benchbench.errors import CheckpointError
+    from benchbench.core.errors import CheckpointError
 
     with pytest.raises(CheckpointError, match="holds 'nnunet_small': the parent of a search is a whole slim_unetr"):
         parent_of(shipped / "nnunet_small-hippocampus.safetensors", task)
@@ -280,10 +287,10 @@ def test_a_parent_of_another_network_is_refused(folder: Path) -> None:
 
 
 def test_energy_needs_a_counter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchbench.errors import UsageError
-    from benchbench.search import task
+    from benchbench.core.errors import UsageError
+    from benchbench.search import problem as search_problem
 
-    monkeypatch.setattr(task, "open_meter", lambda backend: "no counter")
+    monkeypatch.setattr(search_problem, "open_meter", lambda backend: "no counter")
     with pytest.raises(UsageError, match="energy cannot be an objective here: no counter; take latency"):
         check_objective("energy")
     check_objective("latency")
@@ -306,7 +313,7 @@ def task(*budget: str, spatial: tuple[int, int, int] = (64, 64, 64), **more: obj
 
 def test_the_smallest_is_smaller_than_anything_drawn() -> None:
     of = task()
-    least = outlook.smallest(of)
+    least = feasibility.smallest(of)
     chooser = space.Random(1)
     for _ in range(300):
         config = space.suggest(chooser)
@@ -316,22 +323,22 @@ def test_the_smallest_is_smaller_than_anything_drawn() -> None:
 
 def test_a_budget_that_does_not_bind_says_what_would() -> None:
     of = task("2GB", "100MMACs")
-    memory, macs = outlook.binding(of.budget, {"memory_bytes": 4.84e8, "macs": 2.81e8}, {"memory_bytes": 4.6e8})
+    memory, macs = feasibility.binding(of.budget, {"memory_bytes": 4.84e8, "macs": 2.81e8}, {"memory_bytes": 4.6e8})
     assert memory.startswith("2GB does not bind: the unmodified network takes 24% of it (484 MB); less than that would")
     assert macs.startswith("100MMACs binds: the unmodified network takes 2.81 of it")
-    (latency,) = outlook.binding(parse_budget(["50ms"]), {"latency_s": 2e-4}, {}, predicted=True)
+    (latency,) = feasibility.binding(parse_budget(["50ms"]), {"latency_s": 2e-4}, {}, predicted=True)
     assert latency.endswith("takes at least 200 us by the data sheet, so whether it binds cannot be said")
 
 
 def test_the_profile_counts_what_is_feasible() -> None:
-    whole, some = outlook.profile(task(), drawn=300), outlook.profile(task("20MMACs"), drawn=300)
+    whole, some = feasibility.profile(task(), drawn=300), feasibility.profile(task("20MMACs"), drawn=300)
     assert whole.feasible == whole.drawn == some.drawn
     assert 0 < some.feasible < some.drawn
     assert whole.spread["macs"].least < whole.spread["macs"].median < whole.spread["macs"].most
 
 
 def test_training_holds_more_than_inference() -> None:
-    config = outlook.published("slim_unetr")
+    config = feasibility.published("slim_unetr")
     infer, train = task().costs(config), task(phase="train").costs(config)
     assert train["memory_bytes"] - infer["memory_bytes"] == 12 * infer["params"]
 
@@ -342,17 +349,17 @@ def test_a_task_survives_json() -> None:
 
 
 def test_a_calibrated_profile_gives_a_latency_that_is_no_bound(tmp_path: Path) -> None:
-    from benchbench import zoo
-    from benchbench.forecast.predict import forecast_latency
-    from benchbench.forecast.profile import load_profile, write_profile
-    from benchbench.measure.cost import measure_cost
-    from benchbench.search.task import count
+    from benchbench.devices.forecast import forecast_latency
+    from benchbench.devices.profile import load_profile, write_profile
+    from benchbench.measure.flops.graph import measure_cost
+    from benchbench.search.problem import count
+    from benchbench.zoo import cards as zoo_cards
     from tests.test_calibration import PROFILE
 
     path = tmp_path / "me.toml"
     write_profile(PROFILE, path)
     of = task("2GB", "50ms", device=str(path), profile=True)
-    net = zoo.build(zoo.get_card("slim_unetr").spec(in_channels=of.in_channels), of.spatial)
+    net = zoo_cards.build(zoo_cards.get_card("slim_unetr").spec(in_channels=of.in_channels), of.spatial)
     forecast = forecast_latency(measure_cost(net, (1, of.in_channels, *of.spatial)).operators, load_profile(path))
     assert not isinstance(forecast, str)
     assert forecast.tier == "calibrated"
@@ -364,18 +371,18 @@ def test_a_calibrated_profile_gives_a_latency_that_is_no_bound(tmp_path: Path) -
 
 def test_the_best_front_comes_first_and_its_ends_before_its_middle() -> None:
     points = [(0.1, 9.0), (0.2, 5.0), (0.21, 4.9), (0.5, 1.0), (0.3, 9.5), (0.6, 6.0)]
-    order = front.by_rank(points)
+    order = pareto.by_rank(points)
     assert order[:2] == [0, 3]
     assert set(order[:4]) == {0, 1, 2, 3}
     assert order[4:] == [4, 5]
-    assert front.spread(points[:4], 3) == [0, 3, 2]
+    assert pareto.spread(points[:4], 3) == [0, 3, 2]
 
 
 # -- what is said in the end
 
 
 def test_hypervolume_grows_with_what_is_known() -> None:
-    from benchbench.search.study import Tried
+    from benchbench.search.proposals import Tried
 
     of = task(objective="macs")
 
@@ -393,7 +400,7 @@ def test_hypervolume_grows_with_what_is_known() -> None:
         )
 
     known = [tried(0, space.PUBLISHED, 0.8), tried(1, space.scaled(0.5), 0.79), tried(2, space.scaled(0.75), 0.6)]
-    curve = summary.hypervolume_curve(known, of, 60.0)
+    curve = search_result.hypervolume_curve(known, of, 60.0)
     assert curve["reference"] == {"dice": 0.5, "macs": 1.25 * of.costs(space.PUBLISHED)["macs"]}
     shares = [one["share"] for one in curve["curve"]]
     assert shares[0] == pytest.approx(0.6 * 0.2)
@@ -407,14 +414,14 @@ def test_the_front_is_chosen_by_val_among_those_that_keep_the_budget() -> None:
         return {"dice_val": {"mean": dice}, "dice_test": {"mean": 1 - dice}, "objective": cost, "keeps": keeps}
 
     points = [point(0.8, 2.0, True), point(0.7, 1.0, True), point(0.6, 1.5, True), point(0.9, 0.5, False)]
-    summary.mark_front(points)  # type: ignore[arg-type]
+    search_result.mark_front(points)  # type: ignore[arg-type]
     assert [one["front"] for one in points] == [True, True, False, False]
 
 
 def test_what_differs_from_the_published_network_is_named() -> None:
-    assert summary.config_text(space.PUBLISHED) == "as published"
+    assert search_result.config_text(space.PUBLISHED) == "as published"
     config = space.Config(widths=(12, 24, 32, 48), prune=0.3, scope="global", criterion="taylor")
-    assert summary.config_text(config) == "widths 12-24-32-48, 30% pruned by taylor, global"
+    assert search_result.config_text(config) == "widths 12-24-32-48, 30% pruned by taylor, global"
 
 
 @pytest.mark.slow
@@ -455,7 +462,7 @@ def test_a_child_begins_better_than_chance(variant: str, hippocampus: tuple[Task
     for share in (0.75, 0.5):
         config = space.scaled(share, variant)
         child, spec, inherited = build(of, config, parent, 0)
-        by_chance = [mean_loss(zoo.build(spec, of.spatial)) for _ in range(2)]
+        by_chance = [mean_loss(zoo_cards.build(spec, of.spatial)) for _ in range(2)]
         assert inherited > 0.8
         assert mean_loss(child) < 0.9 * min(by_chance)
 

@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 
-from benchbench import cli
-from benchbench.errors import StoreError
+from benchbench.cli import main as cli_main
+from benchbench.core.errors import StoreError
 from benchbench.report import read_search, render_search
-from benchbench.search import artefacts, clock, searcher, storage
-from benchbench.search.asked import JOB, Asked, read_job, resumed
+from benchbench.search import clock, storage
+from benchbench.search import export as search_export
+from benchbench.search import run as search_run
 from benchbench.search.budget import parse_budget
+from benchbench.search.phases import Job
+from benchbench.search.problem import Task
+from benchbench.search.request import JOB, Asked, read_job, resumed
 from benchbench.search.storage import open_storage
-from benchbench.search.task import Task
-from benchbench.search.work import Job
 
 ROOT = Path(__file__).parents[1]
 SEARCHED = ROOT / "results" / "reference" / "search-hippocampus"
@@ -101,7 +103,7 @@ WRONG = {
 @pytest.mark.parametrize("content", WRONG.values(), ids=WRONG)
 def test_what_was_asked_for_is_read_strictly(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / JOB).write_text(content)
-    assert cli.main(["search", "--resume", str(tmp_path)]) == 2
+    assert cli_main.main(["search", "--resume", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1
     assert JOB in error
@@ -144,15 +146,15 @@ def test_an_unreadable_check_of_an_onnx_file_has_it_made_again(
     content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (weights,) = (SEARCHED / "front" / "slim_unetr_fixed-060d9d").glob("*.safetensors")
-    monkeypatch.setattr(artefacts, "write_onnx", lambda weights, out: (None, 0.0))
+    monkeypatch.setattr(search_export, "write_onnx", lambda weights, out: (None, 0.0))
     (tmp_path / "a.onnx").write_text("of another time")
     (tmp_path / "a.onnx.json").write_text(content)
-    assert artefacts.export_point(weights, tmp_path, "a")["onnx_error"] == 0.0
+    assert search_export.export_point(weights, tmp_path, "a")["onnx_error"] == 0.0
     (tmp_path / "a.onnx").write_text("now")
-    monkeypatch.setattr(artefacts, "write_onnx", lambda weights, out: pytest.fail("it is there"))
-    assert artefacts.export_point(weights, tmp_path, "a", onnx=False)["onnx"] == "a.onnx"
+    monkeypatch.setattr(search_export, "write_onnx", lambda weights, out: pytest.fail("it is there"))
+    assert search_export.export_point(weights, tmp_path, "a", onnx=False)["onnx"] == "a.onnx"
     (tmp_path / "a.onnx").unlink()
-    assert artefacts.export_point(weights, tmp_path, "a", onnx=False)["onnx_reason"] == artefacts.NO_TIME
+    assert search_export.export_point(weights, tmp_path, "a", onnx=False)["onnx_reason"] == search_export.NO_TIME
 
 
 def searched(**changes: Any) -> str:
@@ -170,7 +172,7 @@ def test_a_result_that_cannot_be_shown_is_a_line(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "search.json").write_text(content)
-    assert cli.main(["report", str(tmp_path)]) == 2
+    assert cli_main.main(["report", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1
     assert "search.json" in error
@@ -218,12 +220,12 @@ def test_a_search_without_a_result_says_how_it_goes_on(tmp_path: Path, capsys: p
     folder.mkdir()
     shutil.copy(SEARCHED / "search.json", folder / "kept.json")
     (folder / JOB).write_text(json.dumps(begun()))
-    assert cli.main(["report", str(folder)]) == 2
+    assert cli_main.main(["report", str(folder)]) == 2
     error = capsys.readouterr().err
     assert f"has no result yet; this goes on with it: bench search --resume '{folder}'" in error
     assert "bench run" not in error
     (folder / "kept.json").rename(folder / "search.json")
-    assert cli.main(["report", "--format", "csv", str(folder)]) == 2
+    assert cli_main.main(["report", "--format", "csv", str(folder)]) == 2
     assert f"whose finalists have their records in {folder / 'measured'}" in capsys.readouterr().err
 
 
@@ -233,9 +235,9 @@ def test_what_stops_a_search_before_it_began_promises_nothing(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(searcher, "check_objective", stop)
+    monkeypatch.setattr(search_run, "check_objective", stop)
     flags = ["search", "--parent", "train", "--data", "phantom", "--out", str(tmp_path / "out")]
-    assert cli.main(flags) == 130
+    assert cli_main.main(flags) == 130
     error = capsys.readouterr().err
     assert "nothing was begun yet" in error
     assert "--resume" not in error

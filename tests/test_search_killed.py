@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from benchbench import checkpoint, cli
+from benchbench.cli import main as cli_main
+from benchbench.zoo import checkpoint
 from tests.data_sets import decathlon
 
 SMALL = ["--time", "30s", "--trials", "2", "--steps", "1", "--finalists", "1", "--seeds", "1"]
@@ -26,13 +27,15 @@ LONGEST_S = 120.0
 
 
 def _child(words: list[str], cache: str) -> None:
-    from benchbench.search import artefacts, searcher, work
+    from benchbench.search import export as search_export
+    from benchbench.search import phases as search_phases
+    from benchbench.search import run as search_run
 
-    artefacts.write_onnx = lambda weights, out: ("not looked at here", None)
-    searcher.Clock.whole_s = property(lambda own: (own.before_s + own.sitting_s) / QUICKER)  # type: ignore[assignment]
-    work.Worker.elapsed = lambda own: (time.time() - own.began) / QUICKER  # type: ignore[method-assign]
+    search_export.write_onnx = lambda weights, out: ("not looked at here", None)
+    search_run.Clock.whole_s = property(lambda own: (own.before_s + own.sitting_s) / QUICKER)  # type: ignore[assignment]
+    search_phases.Worker.elapsed = lambda own: (time.time() - own.began) / QUICKER  # type: ignore[method-assign]
     os.environ |= {"BENCHBENCH_CACHE": cache, "OMP_NUM_THREADS": "1"}
-    sys.exit(cli.main(words))
+    sys.exit(cli_main.main(words))
 
 
 def finished(out: Path) -> dict[int, tuple[Any, ...]]:
@@ -58,7 +61,7 @@ def finished(out: Path) -> dict[int, tuple[Any, ...]]:
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Any]:
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["benchbench.search.searcher", __name__])
+    server.set_forkserver_preload(["benchbench.search.run", __name__])
     begun: list[Any] = []
 
     def start(words: list[str]) -> Any:

@@ -11,15 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchbench import zoo
 from benchbench.compress import importance
-from benchbench.compress.channels import find_structure, remove
-from benchbench.errors import UsageError
-from benchbench.measure.cost import measure_cost
-from benchbench.search import costs, space
+from benchbench.compress.channel_groups import find_structure, remove
+from benchbench.core.errors import UsageError
+from benchbench.measure.flops.graph import measure_cost
+from benchbench.search import analytic_cost, space
 from benchbench.search.budget import parse_budget, parse_limit
-from benchbench.search.front import dominates, hypervolume, ranks
-from benchbench.search.inherit import Parent, inherit
+from benchbench.search.inheritance import Parent, inherit
+from benchbench.search.pareto import dominates, hypervolume, ranks
+from benchbench.zoo import cards as zoo_cards
 
 SIDES = (64, 64, 64)
 
@@ -104,13 +104,13 @@ def some(count: int, *, seed: int = 0, pruned: bool | None = None) -> list[space
 
 
 def build(config: space.Config) -> torch.nn.Module:
-    spec = zoo.get_card(config.variant).spec()
+    spec = zoo_cards.get_card(config.variant).spec()
     torch.manual_seed(0)
-    return zoo.build(dataclasses.replace(spec, kwargs=config.kwargs()), SIDES).eval()
+    return zoo_cards.build(dataclasses.replace(spec, kwargs=config.kwargs()), SIDES).eval()
 
 
 def test_the_published_network_is_in_it() -> None:
-    plain = zoo.build(zoo.get_card("slim_unetr").spec(), SIDES)
+    plain = zoo_cards.build(zoo_cards.get_card("slim_unetr").spec(), SIDES)
     built = build(space.PUBLISHED)
     assert [tuple(p.shape) for p in plain.parameters()] == [tuple(p.shape) for p in built.parameters()]
 
@@ -123,7 +123,9 @@ def test_what_is_suggested_fits_or_says_that_it_does_not(seed: int) -> None:
     assert again == config
     if config.fits(SIDES):
         with torch.device("meta"):
-            zoo.build(dataclasses.replace(zoo.get_card(config.variant).spec(), kwargs=config.kwargs()), SIDES)
+            zoo_cards.build(
+                dataclasses.replace(zoo_cards.get_card(config.variant).spec(), kwargs=config.kwargs()), SIDES
+            )
 
 
 class _Replay:
@@ -145,7 +147,7 @@ def test_what_builds_the_same_is_one() -> None:
 @pytest.mark.parametrize("config", some(6, pruned=False), ids=lambda c: c.key[:6])
 def test_costs_by_formula_are_those_of_the_network(config: space.Config) -> None:
     counted = measure_cost(build(config), (1, 4, *SIDES))
-    found = costs.count(config, 4, 3, SIDES)
+    found = analytic_cost.count(config, 4, 3, SIDES)
     assert (found["params"], found["macs"]) == (counted.params, counted.macs)
     assert 0.7 * counted.tensor_memory_bytes < found["tensor_bytes"] <= counted.tensor_memory_bytes
 
@@ -157,7 +159,7 @@ def test_costs_of_what_is_pruned_are_exact_or_a_bound(config: space.Config) -> N
     scores = importance.magnitude(model, structure)
     removed = importance.choose(structure, scores, config.prune, scope=config.scope)  # type: ignore[arg-type]
     counted = measure_cost(remove(model, structure, removed), (1, 4, *SIDES))
-    found = costs.count(config, 4, 3, SIDES)
+    found = analytic_cost.count(config, 4, 3, SIDES)
     if config.scope == "layer":
         assert (found["params"], found["macs"]) == (counted.params, counted.macs)
     assert found["params"] <= counted.params

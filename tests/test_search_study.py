@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
-from benchbench.errors import StoreError, UsageError
+from benchbench.core.errors import StoreError, UsageError
 from benchbench.search import clock, space, stage, storage
-from benchbench.search import study as studies
+from benchbench.search import proposals as studies
 from benchbench.search.budget import parse_budget
-from benchbench.search.evaluate import Evaluation
+from benchbench.search.problem import Task
 from benchbench.search.space import Config
 from benchbench.search.storage import (
     Lost,
@@ -26,7 +26,7 @@ from benchbench.search.storage import (
     take_up_again,
     without_password,
 )
-from benchbench.search.task import Task
+from benchbench.search.trial import Evaluation
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

@@ -14,22 +14,28 @@ import optuna
 import pytest
 import torch
 
-from benchbench import checkpoint, zoo
-from benchbench import records as rec
-from benchbench.errors import CheckpointError, UsageError
-from benchbench.recipe import Budget as TrainBudget
-from benchbench.recipe import TrainRecipe
+from benchbench.cli.commands import search_words
+from benchbench.core import records as rec
+from benchbench.core.errors import CheckpointError, UsageError
+from benchbench.core.search_result import Found
 from benchbench.report import render_search
-from benchbench.search import evaluate, searcher, space, stage, told, work
-from benchbench.search.asked import Asked
+from benchbench.search import phases as search_phases
+from benchbench.search import run as search_run
+from benchbench.search import space, stage
+from benchbench.search import trial as search_trial
 from benchbench.search.budget import parse_budget
-from benchbench.search.evaluate import Evaluation, Trial, load_parent
-from benchbench.search.outlook import BudgetError, at_least, refuse_the_impossible
+from benchbench.search.feasibility import BudgetError, at_least, refuse_the_impossible
+from benchbench.search.phases import PARTS, Job, Worker
+from benchbench.search.problem import Task
+from benchbench.search.request import Asked
 from benchbench.search.space import Config
 from benchbench.search.storage import open_storage, take_up_again
-from benchbench.search.task import Task
-from benchbench.search.work import PARTS, Job, Worker
-from benchbench.train import train
+from benchbench.search.trial import Evaluation, Trial, load_parent
+from benchbench.training.loop import train
+from benchbench.training.recipe import Budget as TrainBudget
+from benchbench.training.recipe import TrainRecipe
+from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import checkpoint
 from tests import report_examples as examples
 from tests.data_sets import decathlon
 from tests.test_search_files import searched
@@ -58,8 +64,8 @@ class Machine:
         self.now, self.step_s, self.look_s = 1e6, step_s, look_s
         self.began, self.trained = self.now, list[tuple[str, int]]()
         own = SimpleNamespace(time=lambda: self.now, monotonic=lambda: self.now)
-        monkeypatch.setattr(work, "time", own)
-        monkeypatch.setattr(work, "evaluate", self.evaluate)
+        monkeypatch.setattr(search_phases, "time", own)
+        monkeypatch.setattr(search_phases, "evaluate", self.evaluate)
         monkeypatch.setattr(Worker, "_alike", lambda worker, budget, seed: Trial(budget=budget, seed=seed))
         monkeypatch.setattr(Worker, "_judged", lambda worker, label, found: self.judged(worker, found))
         monkeypatch.setattr(Worker, "_val_s", lambda worker, found: self.look_s)
@@ -72,7 +78,7 @@ class Machine:
 
     def parent(self, worker: Worker) -> None:
         if not worker.parent_at_s:
-            self.now += worker.job.part_s(work.PARENT_SHARE)
+            self.now += worker.job.part_s(search_phases.PARENT_SHARE)
             worker.parent_at_s = worker.elapsed()
 
     def evaluate(
@@ -199,7 +205,12 @@ def test_controls_are_beside_the_time(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_parts_share_what_measuring_leaves() -> None:
     job = worker_job(before_s=60.0, reserve_s=60.0)
-    shares = work.PARENT_SHARE + work.PROPOSAL_SHARE + work.PROMOTION_SHARE + work.FINAL_SHARE
+    shares = (
+        search_phases.PARENT_SHARE
+        + search_phases.PROPOSAL_SHARE
+        + search_phases.PROMOTION_SHARE
+        + search_phases.FINAL_SHARE
+    )
     assert job.part_s(shares) == pytest.approx(TIME_S - 120)
     assert worker_job(before_s=300.0).part_s(shares) == 0
     assert worker_job().part_s(shares) == pytest.approx(shares * TIME_S)
@@ -233,7 +244,7 @@ def test_a_training_of_steps_ends_after_its_seconds(tmp_path: Path, monkeypatch:
 
 def measurable(elapsed: float, *, leisure: bool = False) -> tuple[list[str], list[str]]:
     """Which of three finalists are measured, and what is said to be left out."""
-    one = object.__new__(searcher._Search)
+    one = object.__new__(search_run._Search)
     one.asked, one._at_leisure, one._left_out = Asked(budget=parse_budget([]), time_s=TIME_S), leisure, []
     config = rec.to_json(space.PUBLISHED)
     finals = {
@@ -248,7 +259,7 @@ def test_finalists_are_measured_while_there_is_time_the_best_first() -> None:
     assert measurable(100.0) == (["b", "c", "a"], [])
     fitting, left = measurable(190.0)
     assert fitting == ["b", "c"]
-    assert left == [f"the measurement of {work.name_of(space.PUBLISHED)}: 'bench search --resume' does it"]
+    assert left == [f"the measurement of {search_phases.name_of(space.PUBLISHED)}: 'bench search --resume' does it"]
     assert measurable(TIME_S + 60)[0] == []
     assert measurable(TIME_S + 60, leisure=True) == (["b", "c", "a"], [])
 
@@ -257,7 +268,7 @@ def test_what_was_left_out_stands_on_the_page_and_in_the_terminal() -> None:
     found = json.loads(searched(left_out=["the finalist slim_unetr-0123ab"]))
     text = "Left out, for the 30 min of the search were too short: the finalist slim_unetr-0123ab."
     assert text in render_search(found)
-    assert text[0].lower() + text[1:-1] in told.lines(told.Found(folder=Path("x"), summary=found))
+    assert text[0].lower() + text[1:-1] in search_words.lines(Found(folder=Path("x"), summary=found))
     assert "Left out" not in render_search(json.loads(searched()))
 
 
@@ -296,7 +307,7 @@ def until_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[
     """A search that is stopped where it would measure; returns what it has told by then."""
     monkeypatch.setenv("BENCHBENCH_CACHE", str(tmp_path / "cache"))
     folder = decathlon(tmp_path / "Task99_Boxes", count=12, sides=(32, 32, 32))
-    monkeypatch.setattr(searcher.preview, "networks", lambda task, folder: [])
+    monkeypatch.setattr(search_run.preview, "networks", lambda task, folder: [])
 
     def run(**changes: Any) -> list[str]:
         lines: list[str] = []
@@ -304,10 +315,10 @@ def until_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[
         def stop(*_: object, **more: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(searcher.runner, "run", stop)
+        monkeypatch.setattr(search_run.runner, "run", stop)
         asked = Asked(**({"budget": parse_budget(["2GB", "50ms"]), "data": str(folder)} | changes))
         with pytest.raises(KeyboardInterrupt):
-            searcher.search(asked, tmp_path / "out", plan=lines.extend)
+            search_run.search(asked, tmp_path / "out", plan=lines.extend)
         return lines
 
     return run
@@ -322,12 +333,12 @@ def test_the_plan_begins_before_anything_is_measured(until_measured: Callable[..
 
 def test_a_search_that_is_stopped_in_its_plan_goes_on(until_measured: Callable[..., list[str]], tmp_path: Path) -> None:
     until_measured()
-    again = searcher.read_job(tmp_path / "out")
+    again = search_run.read_job(tmp_path / "out")
     assert again.job is None
     assert again.asked.budget == parse_budget(["2GB", "50ms"])
     until_measured()  # as --resume does
     until_measured(budget=parse_budget(["1GB"]))  # nothing was tried there: another one may have the folder
-    assert searcher.read_job(tmp_path / "out").asked.budget == parse_budget(["1GB"])
+    assert search_run.read_job(tmp_path / "out").asked.budget == parse_budget(["1GB"])
 
 
 # -- a parent
@@ -336,10 +347,12 @@ def test_a_search_that_is_stopped_in_its_plan_goes_on(until_measured: Callable[.
 def slim(folder: Path, name: str = "slim_unetr", **kwargs: Any) -> Path:
     config = dataclasses.replace(space.PUBLISHED, **kwargs)
     spec = dataclasses.replace(
-        work.published_spec(TASK), name=name, kwargs={**work.published_spec(TASK).kwargs, **config.kwargs()}
+        search_phases.published_spec(TASK),
+        name=name,
+        kwargs={**search_phases.published_spec(TASK).kwargs, **config.kwargs()},
     )
     torch.manual_seed(0)
-    state = zoo.build(spec, TASK.spatial).state_dict()
+    state = zoo_cards.build(spec, TASK.spatial).state_dict()
     path = folder / "slim.safetensors"
     checkpoint.save(path, state, model=spec, data="x", spatial=TASK.spatial, train={"cases": []})
     return path
@@ -348,8 +361,8 @@ def slim(folder: Path, name: str = "slim_unetr", **kwargs: Any) -> Path:
 @pytest.fixture
 def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = SimpleNamespace(name="x", key="x", splits={}, ids={}, digest="", is_named_by=lambda key: key == "x")
-    monkeypatch.setattr(evaluate.data, "get_plan", lambda source, **more: plan)
-    monkeypatch.setattr(evaluate.checkpoint, "leaks", lambda info, plan: [])
+    monkeypatch.setattr(search_trial.data, "get_plan", lambda source, **more: plan)
+    monkeypatch.setattr(search_trial.checkpoint, "leaks", lambda info, plan: [])
 
 
 @pytest.mark.usefixtures("any_data")

@@ -25,8 +25,8 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import event
 
-from benchbench.errors import StoreError
-from benchbench.search import stage, storage, study
+from benchbench.core.errors import StoreError
+from benchbench.search import proposals, stage, storage
 from benchbench.search.storage import open_storage, run_trial
 from tests.search_worker import PIECES
 
@@ -148,7 +148,7 @@ def check(url: str, log: Path) -> list[optuna.trial.FrozenTrial]:
     there = open_storage(url)
     known = optuna.load_study(study_name="s", storage=there)
     begun = Counter(line[2] for line in said(log) if line[1] == "trial")
-    finished = [one.config.key for one in study.distinct(study.tried(known))]
+    finished = [one.config.key for one in proposals.distinct(proposals.tried(known))]
     assert sorted(finished) == sorted(begun)  # each once, whatever happened
     assert len(finished) >= TRIALS
     lost = Counter(trial.user_attrs.get("key") for trial in known.get_trials(states=(TrialState.FAIL,)))

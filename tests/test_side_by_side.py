@@ -6,9 +6,10 @@ import dataclasses
 
 import pytest
 
-from benchbench import records as rec
-from benchbench.report import conditions, side_by_side
-from benchbench.report.build import render
+from benchbench.core import records as rec
+from benchbench.report import conditions
+from benchbench.report.figures import devices as figures_devices
+from benchbench.report.page import render
 from benchbench.report.tables import summary_rows
 from tests import report_examples as examples
 
@@ -34,18 +35,18 @@ def rows() -> list[rec.Record]:
     ],
 )
 def test_what_is_kept_for_sure_and_what_perhaps(low: float, high: float, says: str) -> None:
-    assert side_by_side.pace_text(low, high) == says
+    assert figures_devices.pace_text(low, high) == says
 
 
 def test_devices_of_which_the_same_was_asked_are_joined() -> None:
-    (found,) = side_by_side.find(conditions.group(rows()))
+    (found,) = figures_devices.find(conditions.group(rows()))
     assert [(side.name, side.predicted) for side in found.sides] == [
         ("Example CPU 9000", False),
         ("jetson-orin-nano-8gb-super", True),
         ("rtx-4090", True),
     ]
     assert found.labels == ("slim_unetr", "unetr", "nnunet")
-    table = side_by_side.grid(found, key="x")
+    table = figures_devices.grid(found, key="x")
     first = table.lines[0]
     assert first.cell("pace0").text == "1/s"  # 168 to 174 ms, measured
     assert first.cell("pace1").origin == "predicted"
@@ -59,15 +60,15 @@ def test_devices_of_which_the_same_was_asked_are_joined() -> None:
 
 def test_one_device_or_another_type_is_not_joined() -> None:
     records = [examples.finished("slim_unetr"), examples.predicted("slim_unetr")]
-    assert side_by_side.find(conditions.group(records[:1])) == []
+    assert figures_devices.find(conditions.group(records[:1])) == []
     half = dataclasses.replace(records[1], workload=dataclasses.replace(records[1].workload, dtype="fp16"))
-    assert side_by_side.find(conditions.group([records[0], half])) == []
+    assert figures_devices.find(conditions.group([records[0], half])) == []
 
 
 def test_a_network_with_other_outputs_stands_in_the_line_of_its_device() -> None:
     records = [*rows(), *(other_outputs(one) for one in rows()[:2])]
-    (found,) = side_by_side.find(conditions.group(records))
-    (plain,) = side_by_side.find(conditions.group(rows()))
+    (found,) = figures_devices.find(conditions.group(records))
+    (plain,) = figures_devices.find(conditions.group(rows()))
     assert [side.name for side in found.sides] == [side.name for side in plain.sides]
 
 
@@ -78,8 +79,8 @@ def test_another_commit_on_the_same_device_takes_the_place_of_the_first() -> Non
         )
         for one in rows()[:2]
     ]
-    (found,) = side_by_side.find(conditions.group([*rows(), *later]))
-    (plain,) = side_by_side.find(conditions.group(rows()))
+    (found,) = figures_devices.find(conditions.group([*rows(), *later]))
+    (plain,) = figures_devices.find(conditions.group(rows()))
     assert found.labels == plain.labels
     assert [set(side.times) for side in found.sides] == [set(side.times) for side in plain.sides]
 
@@ -93,11 +94,11 @@ def test_the_page_has_them_hatched_where_nothing_ran() -> None:
     assert "Devices side by side" in page
     assert "Which network keeps which pace on which device" in page
     assert "1/s" in page
-    (found,) = side_by_side.find(conditions.group(rows()))
+    (found,) = figures_devices.find(conditions.group(rows()))
     measured_only = dataclasses.replace(
         found, sides=tuple(dataclasses.replace(side, predicted=False) for side in found.sides)
     )
-    drawn, plain = (side_by_side.figure(one, prefix="x") for one in (found, measured_only))
+    drawn, plain = (figures_devices.figure(one, prefix="x") for one in (found, measured_only))
     assert drawn
     assert plain
     assert "pattern" in drawn.svg  # of hatches

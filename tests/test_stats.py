@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench import stats
+from benchbench.core import statistics as core_statistics
 
 times = st.lists(st.floats(1e-4, 1e3), min_size=1, max_size=40)
 
@@ -16,14 +16,14 @@ times = st.lists(st.floats(1e-4, 1e3), min_size=1, max_size=40)
 def coverage(n, draw, truth, tries=500):
     held = 0
     for _ in range(tries):
-        low, high = stats.bootstrap_median([draw() for _ in range(n)])
+        low, high = core_statistics.bootstrap_median([draw() for _ in range(n)])
         held += low <= truth <= high
     return held / tries
 
 
 @pytest.mark.parametrize(("n", "expected"), [(5, 0.9375), (7, 0.875), (10, 0.94), (20, 0.95)])
 def test_the_bootstrap_of_a_median_covers_what_the_documentation_says(monkeypatch, n, expected):
-    monkeypatch.setattr(stats, "RESAMPLES", 400)
+    monkeypatch.setattr(core_statistics, "RESAMPLES", 400)
     chance = random.Random(n)
     assert coverage(n, lambda: chance.gauss(1.0, 0.05), 1.0) == pytest.approx(expected, abs=0.035)
     assert coverage(n, lambda: chance.lognormvariate(0.0, 0.5), 1.0) == pytest.approx(expected, abs=0.035)
@@ -34,42 +34,42 @@ def test_the_range_of_few_processes_has_the_coverage_that_it_names(n):
     chance = random.Random(n)
     draws = [[chance.expovariate(1.0) for _ in range(n)] for _ in range(4000)]
     held = sum(min(d) <= math.log(2) <= max(d) for d in draws) / len(draws)
-    assert held == pytest.approx(stats.range_coverage(n), abs=0.03)
-    interval = stats.interval_of_medians(draws[0])
-    assert interval.coverage == stats.range_coverage(n)
+    assert held == pytest.approx(core_statistics.range_coverage(n), abs=0.03)
+    interval = core_statistics.interval_of_medians(draws[0])
+    assert interval.coverage == core_statistics.range_coverage(n)
     assert not interval.confident
-    assert f"{stats.range_coverage(n):.0%}" in interval.method
+    assert f"{core_statistics.range_coverage(n):.0%}" in interval.method
 
 
 def test_order_statistics_hold_the_median_at_least_as_often_as_they_say():
     chance = random.Random(3)
     for n in (6, 10, 24, 101):
-        intervals = [stats.median_interval([chance.gauss(0, 1) for _ in range(n)]) for _ in range(1500)]
+        intervals = [core_statistics.median_interval([chance.gauss(0, 1) for _ in range(n)]) for _ in range(1500)]
         held = sum(i.low <= 0 <= i.high for i in intervals) / len(intervals)
         assert held >= 0.93
         assert held == pytest.approx(intervals[0].coverage, abs=0.02)
 
 
 def test_the_sign_test_interval_of_ten_is_the_second_to_the_ninth():
-    interval = stats.median_interval(list(range(1, 11)))
+    interval = core_statistics.median_interval(list(range(1, 11)))
     assert (interval.low, interval.high) == (2, 9)
     assert interval.coverage == pytest.approx(1 - 2 * 11 / 1024)
 
 
 def test_thousands_of_samples_are_no_overflow():
-    interval = stats.median_interval([float(i) for i in range(5000)])
+    interval = core_statistics.median_interval([float(i) for i in range(5000)])
     assert interval.low == pytest.approx(2500 - 69, abs=3)
 
 
 def test_below_six_samples_a_process_has_no_interval_of_95_percent():
-    assert not stats.median_interval([1.0, 2.0, 3.0, 4.0, 5.0]).confident
-    assert stats.median_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).confident
-    assert stats.median_interval([1.0]) is None
+    assert not core_statistics.median_interval([1.0, 2.0, 3.0, 4.0, 5.0]).confident
+    assert core_statistics.median_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).confident
+    assert core_statistics.median_interval([1.0]) is None
 
 
 @given(times)
 def test_an_interval_holds_its_median(samples):
-    interval = stats.median_interval(samples)
+    interval = core_statistics.median_interval(samples)
     if interval:
         assert interval.low <= statistics.median(samples) <= interval.high
 
@@ -77,12 +77,12 @@ def test_an_interval_holds_its_median(samples):
 @given(st.lists(times, min_size=1, max_size=6))
 def test_splitting_undoes_joining(runs):
     values = [value for run in runs for value in run]
-    assert stats.split_runs(values, [len(run) for run in runs]) == runs
-    assert stats.split_runs(values, ()) == [values]
+    assert core_statistics.split_runs(values, [len(run) for run in runs]) == runs
+    assert core_statistics.split_runs(values, ()) == [values]
 
 
 def test_processes_are_not_pooled():
-    found = stats.summarise([[1.0] * 50, [1.2] * 2, [1.1] * 2, [1.1] * 2, [1.1] * 2])
+    found = core_statistics.summarise([[1.0] * 50, [1.2] * 2, [1.1] * 2, [1.1] * 2, [1.1] * 2])
     assert found.median == 1.1  # 50 samples of one process have one voice
     assert found.interval.low == 1.0
     assert found.samples == 58
@@ -92,7 +92,7 @@ def test_processes_are_not_pooled():
     ("n", "q", "supported"), [(9, 50, False), (10, 50, True), (49, 90, False), (50, 90, True), (499, 99, False)]
 )
 def test_a_percentile_needs_five_samples_beyond_it(n, q, supported):
-    found = stats.percentile([float(i) for i in range(n)], q)
+    found = core_statistics.percentile([float(i) for i in range(n)], q)
     assert (found is not None) == supported
     if supported:
         assert found == pytest.approx(q / 100 * (n - 1))
@@ -100,22 +100,22 @@ def test_a_percentile_needs_five_samples_beyond_it(n, q, supported):
 
 def test_a_ratio_of_equal_sides_holds_one_and_is_the_same_each_time():
     side = [1.0, 1.01, 0.99, 1.02, 1.0]
-    low, high = stats.ratio_interval(side, side)
+    low, high = core_statistics.ratio_interval(side, side)
     assert low <= 1 <= high
-    assert stats.ratio_interval(side, side) == (low, high)
-    low, high = stats.ratio_interval(side, [2 * value for value in side])
+    assert core_statistics.ratio_interval(side, side) == (low, high)
+    low, high = core_statistics.ratio_interval(side, [2 * value for value in side])
     assert low <= 2 <= high
 
 
 def test_ties_share_a_rank_and_do_not_creep_along_a_chain():
-    assert stats.tie_groups([1.00, 1.01, 1.02, 1.03], 0.02) == ["1=", "1=", "1=", "4"]
-    assert stats.tie_groups([3.0, 1.0, 2.0], 0.02) == ["3", "1", "2"]
-    assert stats.tie_groups([], 0.02) == []
+    assert core_statistics.tie_groups([1.00, 1.01, 1.02, 1.03], 0.02) == ["1=", "1=", "1=", "4"]
+    assert core_statistics.tie_groups([3.0, 1.0, 2.0], 0.02) == ["3", "1", "2"]
+    assert core_statistics.tie_groups([], 0.02) == []
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=30), st.floats(0, 0.3))
 def test_ranks_follow_the_order(values, tolerance):
-    ranks = stats.tie_groups(values, tolerance)
+    ranks = core_statistics.tie_groups(values, tolerance)
     numbers = [int(rank.rstrip("=")) for rank in ranks]
     assert min(numbers) == 1
     for (a, i), (b, j) in zip(

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchbench import records as rec
-from benchbench import store
-from benchbench.errors import StoreError
+from benchbench.core import records as rec
+from benchbench.core import results as core_results
+from benchbench.core.errors import StoreError
 
 ENVIRONMENT = {"torch": "2.13.0", "cpu": "AMD EPYC"}
 
@@ -49,15 +49,15 @@ def make(name: str = "unetr", *, minute: int = 0, status: rec.Status = "ok", err
 
 
 def write(folder: Path, *records: rec.Record) -> Path:
-    with store.Store(folder) as opened:
+    with core_results.Store(folder) as opened:
         for record in records:
             opened.append(record)
-    return folder / store.RECORDS
+    return folder / core_results.RECORDS
 
 
 def python(code: str, *arguments: object, **options: object) -> "subprocess.Popen[str]":
     """A child that has this file's `make` and `write`."""
-    setting = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(store.__file__).parents[1])])}
+    setting = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(core_results.__file__).parents[2])])}
     return subprocess.Popen(
         [sys.executable, "-c", f"from test_store import *\n{code}", *map(str, arguments)],
         stdin=subprocess.PIPE,
@@ -77,17 +77,17 @@ def test_what_is_appended_is_read_back_in_order(wanted: list[str]) -> None:
     records = [make(name, minute=i, error=name) for i, name in enumerate(wanted)]
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), *records)
-        assert store.read_records(path) == records
+        assert core_results.read_records(path) == records
         assert path.read_bytes().count(b"\n") == len(records)
 
 
 def test_a_folder_in_which_nothing_was_recorded_does_not_stay_behind(tmp_path: Path) -> None:
-    with store.Store(tmp_path / "new"):
+    with core_results.Store(tmp_path / "new"):
         pass
     assert not (tmp_path / "new").exists()
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "theirs.txt").write_text("kept")
-    with store.Store(tmp_path / "old"):
+    with core_results.Store(tmp_path / "old"):
         pass
     assert [f.name for f in (tmp_path / "old").iterdir()] == ["theirs.txt"]
 
@@ -102,11 +102,11 @@ def test_a_file_cut_anywhere_gives_every_record_that_was_whole(data: st.DataObje
         cut = data.draw(st.integers(0, len(raw)))
         path.write_bytes(raw[:cut])
         whole = raw[:cut].count(b"\n")
-        assert store.read_records(path) == records[:whole]
-        with store.Store(Path(folder)) as opened:
+        assert core_results.read_records(path) == records[:whole]
+        with core_results.Store(Path(folder)) as opened:
             assert opened.records == records[:whole]
             opened.append(records[whole % 3])
-        assert store.read_records(path) == [*records[:whole], records[whole % 3]]
+        assert core_results.read_records(path) == [*records[:whole], records[whole % 3]]
 
 
 def test_a_half_written_last_line_is_kept_aside_with_a_warning(
@@ -115,7 +115,7 @@ def test_a_half_written_last_line_is_kept_aside_with_a_warning(
     path = write(tmp_path, make())
     with path.open("ab") as file:
         file.write(b'{"schema":1,"mod')
-    with caplog.at_level(logging.WARNING), store.Store(tmp_path) as opened:
+    with caplog.at_level(logging.WARNING), core_results.Store(tmp_path) as opened:
         assert opened.records == [make()]
     assert "half written" in caplog.text
     assert (tmp_path / "records.jsonl.torn").read_bytes() == b'{"schema":1,"mod\n'
@@ -128,7 +128,7 @@ def test_a_reader_passes_over_the_half_line_and_leaves_the_file_as_it_is(
     path = write(tmp_path, make())
     torn = path.read_bytes() + b'{"sch'
     path.write_bytes(torn)
-    assert store.read_records(path) == [make()]
+    assert core_results.read_records(path) == [make()]
     assert "half written" in caplog.text
     assert path.read_bytes() == torn
 
@@ -153,10 +153,10 @@ def test_a_file_that_is_not_ours_is_refused_with_its_line_and_left_alone(
     path.write_text(path.read_text() + line + "\n")
     before = path.read_bytes()
     with pytest.raises(StoreError, match=r"records\.jsonl line 2 ") as reading:
-        store.read_records(path)
+        core_results.read_records(path)
     assert message in str(reading.value)
     with pytest.raises(StoreError, match=r"line 2 "):
-        store.Store(tmp_path)
+        core_results.Store(tmp_path)
     assert path.read_bytes() == before
     assert "\n" not in str(reading.value)
 
@@ -164,14 +164,14 @@ def test_a_file_that_is_not_ours_is_refused_with_its_line_and_left_alone(
 def test_bytes_that_are_no_text_are_not_ours(tmp_path: Path) -> None:
     (tmp_path / "records.jsonl").write_bytes(b"\x89PNG\xff\xfe\n\x00\n")
     with pytest.raises(StoreError, match="line 1 is not a benchbench record"):
-        store.read_records(tmp_path)
+        core_results.read_records(tmp_path)
 
 
 def test_a_newer_schema_is_refused_with_advice(tmp_path: Path) -> None:
     data = rec.record_to_json(make()) | {"schema": rec.SCHEMA + 1}
     (tmp_path / "records.jsonl").write_text(json.dumps(data) + "\n")
     with pytest.raises(StoreError, match=rf"schema {rec.SCHEMA + 1} .* reads up to {rec.SCHEMA}: .*upgrade"):
-        store.Store(tmp_path)
+        core_results.Store(tmp_path)
 
 
 def test_a_folder_is_held_by_one_run_and_free_again_when_that_run_is_killed(tmp_path: Path) -> None:
@@ -180,12 +180,12 @@ def test_a_folder_is_held_by_one_run_and_free_again_when_that_run_is_killed(tmp_
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"
         with pytest.raises(StoreError, match="in use by another run"):
-            store.Store(tmp_path)
-        assert store.Store(tmp_path / "other").records == []
+            core_results.Store(tmp_path)
+        assert core_results.Store(tmp_path / "other").records == []
     finally:
         child.kill()
         child.communicate()
-    with store.Store(tmp_path) as opened:
+    with core_results.Store(tmp_path) as opened:
         assert opened.records == []
 
 
@@ -193,11 +193,11 @@ def test_a_refused_or_closed_folder_can_be_opened_in_the_same_process(tmp_path: 
     path = tmp_path / "records.jsonl"
     path.write_text("not ours\n")
     with pytest.raises(StoreError, match="line 1"):
-        store.Store(tmp_path)
+        core_results.Store(tmp_path)
     path.unlink()
     write(tmp_path, make())
     write(tmp_path, make(minute=1))
-    assert len(list(store.read_records(path))) == 2
+    assert len(list(core_results.read_records(path))) == 2
 
 
 def test_a_run_killed_in_the_middle_of_a_write_loses_only_that_record(tmp_path: Path) -> None:
@@ -221,10 +221,10 @@ opened.append(make(minute=2))
     child.communicate()
     assert child.returncode == -signal.SIGKILL
     assert not (tmp_path / "records.jsonl").read_bytes().endswith(b"\n")
-    with store.Store(tmp_path) as opened:
+    with core_results.Store(tmp_path) as opened:
         assert opened.records == [make(), make(minute=1)]
         opened.append(make(minute=2))
-    assert store.read_records(tmp_path) == [make(), make(minute=1), make(minute=2)]
+    assert core_results.read_records(tmp_path) == [make(), make(minute=1), make(minute=2)]
 
 
 def test_a_run_killed_at_any_moment_leaves_whole_records(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_run_killed_at_any_moment_leaves_whole_records(tmp_path: Path) -> None
         assert child.poll() is None
     child.kill()
     said, _ = child.communicate()
-    with store.Store(tmp_path) as opened:
+    with core_results.Store(tmp_path) as opened:
         assert len(opened.records) >= 21 + said.count("\n")
         assert opened.records == [make(minute=i % 60) for i in range(len(opened.records))]
 
@@ -266,11 +266,11 @@ except store.StoreError as error:
     assert "2 finished record(s) are kept: make room and run the same command again" in said
     raw = (tmp_path / "full" / "records.jsonl").read_bytes()
     assert raw.endswith(b"\n")
-    assert store.read_records(tmp_path / "full") == [make(), make(minute=1)]
+    assert core_results.read_records(tmp_path / "full") == [make(), make(minute=1)]
 
 
 def test_a_record_that_the_disk_did_not_confirm_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = store.Store(tmp_path)
+    opened = core_results.Store(tmp_path)
     opened.append(make())
 
     def fail(_: int) -> None:
@@ -281,35 +281,35 @@ def test_a_record_that_the_disk_did_not_confirm_is_not_counted(tmp_path: Path, m
         opened.append(make(minute=1))
     assert opened.records == [make()]
     opened.close()
-    assert store.read_records(tmp_path) == [make()]
+    assert core_results.read_records(tmp_path) == [make()]
 
 
 def test_a_folder_that_cannot_be_made_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot write results to .*file/sub: Not a directory; .*--out"):
-        store.Store(tmp_path / "file" / "sub")
+        core_results.Store(tmp_path / "file" / "sub")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_leave_to_write_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(StoreError, match="Permission denied"):
-        store.Store(tmp_path)
+        core_results.Store(tmp_path)
 
 
 def test_fresh_starts_over_and_keeps_what_was_there(tmp_path: Path) -> None:
     write(tmp_path, make())
-    with store.Store(tmp_path, fresh=True) as opened:
+    with core_results.Store(tmp_path, fresh=True) as opened:
         assert opened.records == []
         opened.append(make(minute=5))
-    assert store.read_records(tmp_path) == [make(minute=5)]
-    assert store.read_records(tmp_path / "records.jsonl.old") == [make()]
+    assert core_results.read_records(tmp_path) == [make(minute=5)]
+    assert core_results.read_records(tmp_path / "records.jsonl.old") == [make()]
 
 
 @pytest.mark.parametrize("status", ["ok", "unstable", "unsupported"])
 def test_a_finished_cell_is_reused_in_an_equal_environment_only(tmp_path: Path, status: rec.Status) -> None:
     record = make(status=status)
-    with store.Store(tmp_path) as opened:
+    with core_results.Store(tmp_path) as opened:
         opened.append(record)
         assert opened.finished(record.cell, ENVIRONMENT | {"load_average": 3.0}) == record
         assert opened.finished(record.cell, ENVIRONMENT | {"torch": "2.14.0"}) is None
@@ -318,14 +318,14 @@ def test_a_finished_cell_is_reused_in_an_equal_environment_only(tmp_path: Path, 
 
 @pytest.mark.parametrize("status", ["failed", "oom", "timeout", "not_run"])
 def test_what_failed_last_is_tried_again(tmp_path: Path, status: rec.Status) -> None:
-    with store.Store(tmp_path) as opened:
+    with core_results.Store(tmp_path) as opened:
         opened.append(make())
         opened.append(make(minute=1, status=status))
         assert opened.finished(make().cell, ENVIRONMENT) is None
 
 
 def test_artifacts_of_equal_content_are_kept_once(tmp_path: Path) -> None:
-    with store.Store(tmp_path) as opened:
+    with core_results.Store(tmp_path) as opened:
         first = opened.add_artifact("layers", "unetr.json", b"{}", title="Layers")
         again = opened.add_artifact("layers", "unetr.json", b"{}")
         other = opened.add_artifact("layers", "unetr.json", b"[]")
@@ -339,40 +339,40 @@ def test_artifacts_of_equal_content_are_kept_once(tmp_path: Path) -> None:
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "report.html"
-    store.write_whole(path, b"old")
+    core_results.write_whole(path, b"old")
 
     def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="full"):
-        store.write_whole(path, b"new")
+        core_results.write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_nothing_there_is_said_with_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"no records in .*: bench run --out"):
-        store.read_records(tmp_path)
+        core_results.read_records(tmp_path)
     with pytest.raises(StoreError, match="no such file or folder"):
-        store.read_records(tmp_path / "nowhere")
+        core_results.read_records(tmp_path / "nowhere")
 
 
 def test_a_folder_of_several_files_is_read_as_one(tmp_path: Path) -> None:
     for name in ("b", "a"):
         os.replace(write(tmp_path / name, make(name)), tmp_path / f"{name}.jsonl")
-    assert [r.model.name for r in store.read_records(tmp_path)] == ["a", "b"]
+    assert [r.model.name for r in core_results.read_records(tmp_path)] == ["a", "b"]
 
 
 def test_latest_keeps_the_newest_of_each_cell_and_environment() -> None:
     elsewhere = dataclasses.replace(make(minute=2), environment={"torch": "2.14.0"})
-    kept = store.latest([make(), make("nnunet"), make(minute=1), elsewhere])
+    kept = core_results.latest([make(), make("nnunet"), make(minute=1), elsewhere])
     assert kept == [make(minute=1), make("nnunet"), elsewhere]
 
 
 def test_the_table_has_a_column_for_each_metric_and_its_origin(tmp_path: Path) -> None:
     write(tmp_path, make(), make("nnunet", minute=1, status="oom", error="needs 9 GB"))
-    table = store.load_records(tmp_path)
+    table = core_results.load_records(tmp_path)
     assert list(table["model"]) == ["unetr", "nnunet"]
     assert list(table["status"]) == ["ok", "oom"]
     assert table["latency_s"][0] == 0.5
@@ -386,5 +386,5 @@ def test_a_published_figure_does_not_take_the_place_of_our_own() -> None:
     ours = rec.Measurement(metric="params", unit="parameters", value=7, origin="analytic", method="sum")
     theirs = dataclasses.replace(ours, value=8, origin="published", source="Table III")
     for order in ((ours, theirs), (theirs, ours)):
-        row = store.to_frame([dataclasses.replace(make(), measurements=order)]).iloc[0]
+        row = core_results.to_frame([dataclasses.replace(make(), measurements=order)]).iloc[0]
         assert (row["params"], row["params_origin"]) == (7, "analytic")

@@ -6,16 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchbench import checkpoint, counted, zoo
-from benchbench import records as rec
+from benchbench.core import records as rec
+from benchbench.core.config import read_toml
+from benchbench.core.errors import CardError, CheckpointError, ShapeError, StoreError
+from benchbench.core.results import read_records
 from benchbench.data.plan import plan_from_json, plan_to_json
-from benchbench.documents import read_toml
-from benchbench.errors import CardError, CheckpointError, ShapeError, StoreError
-from benchbench.forecast.journal import Journal
-from benchbench.report import paired, training
-from benchbench.rounds import JOURNAL
-from benchbench.rounds import Journal as Turns
-from benchbench.store import read_records
+from benchbench.report import paired_dice
+from benchbench.report.figures import training
+from benchbench.runner import cell_cost
+from benchbench.runner.calibration_journal import Journal
+from benchbench.runner.schedule import JOURNAL
+from benchbench.runner.schedule import Journal as Turns
+from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import checkpoint
 from tests.report_examples import finished
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -203,20 +206,20 @@ def test_turns_that_cannot_be_read_are_measured_again(tmp_path, line):
 @pytest.mark.parametrize("content", ["[" * 3000, "NaN", "[]", '{"a": 1e999}'])
 def test_a_count_that_cannot_be_read_is_made_again(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
-    assert counted.get(tmp_path / "a.json") is None
+    assert cell_cost.get(tmp_path / "a.json") is None
 
 
 @pytest.mark.parametrize("content", [b"[" * 3000, b'{"ids": "ab", "values": {"dice": [1, 1]}}', b"\xff", b"[]"])
 def test_broken_artifacts_are_said(content):
     with pytest.raises(StoreError):
-        paired.parse(content)
+        paired_dice.parse(content)
     with pytest.raises(StoreError):
         training.parse(content)
 
 
 def test_a_dice_above_one_is_none():
     with pytest.raises(StoreError, match="from 0 to 1"):
-        paired.parse(b'{"ids": ["a"], "values": {"dice": [1e300]}}')
+        paired_dice.parse(b'{"ids": ["a"], "values": {"dice": [1e300]}}')
 
 
 def test_keywords_of_a_network_larger_than_memory_are_refused_before_it_is_made():
@@ -228,13 +231,13 @@ def test_keywords_of_a_network_larger_than_memory_are_refused_before_it_is_made(
         out_channels=2,
     )
     with pytest.raises(ShapeError, match="its weights alone take"):
-        zoo.build_here(spec, (32, 32, 32))
+        zoo_cards.build_here(spec, (32, 32, 32))
 
 
 def test_looking_at_the_size_of_a_network_changes_no_weights():
-    spec = zoo.get_card("slim_unetr").spec()
+    spec = zoo_cards.get_card("slim_unetr").spec()
     torch.manual_seed(3)
-    one = zoo.build(spec, (64, 64, 64)).state_dict()
+    one = zoo_cards.build(spec, (64, 64, 64)).state_dict()
     torch.manual_seed(3)
-    two = zoo.build_here(spec, (64, 64, 64)).state_dict()
+    two = zoo_cards.build_here(spec, (64, 64, 64)).state_dict()
     assert all(torch.equal(one[key], two[key]) for key in one)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchbench import cli
+from benchbench.cli import main as cli_main
 
 BENCH = f"{sys.executable} -m benchbench"
 
@@ -52,6 +52,6 @@ def test_an_ascii_terminal_gets_what_looks_alike() -> None:
 
 def test_the_streams_of_the_caller_are_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout, sys.stderr
-    assert cli.main(["list", "models"]) == 0
+    assert cli_main.main(["list", "models"]) == 0
     assert (sys.stdout, sys.stderr) == before
     assert "slim_unetr" in capsys.readouterr().out

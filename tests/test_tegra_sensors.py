@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from benchbench import cli, worker
-from benchbench.devices import tegra, tegra_clocks, tegra_sensors
+from benchbench.cli import main as cli_main
+from benchbench.core.errors import DeviceError
+from benchbench.core.records import Device, Measurement, ModelSpec, Record, Workload
+from benchbench.devices import jetson, jetson_clocks, jetson_sensors
 from benchbench.devices.environment import environment
-from benchbench.devices.snapshot import Snapshot, throttled
-from benchbench.errors import DeviceError
-from benchbench.records import Device, Measurement, ModelSpec, Record, Workload
+from benchbench.devices.sensors import Snapshot, throttled
 from benchbench.report import conditions
+from benchbench.runner import worker
 from tests import tegra_trees as trees
 
 
@@ -30,7 +31,7 @@ from tests import tegra_trees as trees
 def test_the_boards_power_is_its_input_rail_or_the_sum_of_rails_each_watt_once(
     tmp_path: Path, tree: Callable[[Path], Path], names: list[str], watts: float, scope: str
 ) -> None:
-    supply = tegra_sensors.supply(tree(tmp_path))
+    supply = jetson_sensors.supply(tree(tmp_path))
     assert supply is not None
     assert [rail.name for rail in supply.rails] == names
     assert supply.watts() == pytest.approx(watts)
@@ -39,13 +40,13 @@ def test_the_boards_power_is_its_input_rail_or_the_sum_of_rails_each_watt_once(
 
 
 def test_rails_keep_their_labels_and_channels_that_are_off_are_none(tmp_path: Path) -> None:
-    names = [rail.name for rail in tegra_sensors.rails(trees.agx_orin(tmp_path))]
+    names = [rail.name for rail in jetson_sensors.rails(trees.agx_orin(tmp_path))]
     assert names == ["VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"]
 
 
 def test_a_thor_whose_input_monitor_is_missing_is_summed(tmp_path: Path) -> None:
     (trees.thor(tmp_path) / "sys/class/hwmon/hwmon4/power1_input").unlink()
-    supply = tegra_sensors.supply(tmp_path)
+    supply = jetson_sensors.supply(tmp_path)
     assert supply is not None
     assert supply.watts() == pytest.approx(10 + 8 + 6.5)
     assert "summed" in supply.scope
@@ -54,26 +55,26 @@ def test_a_thor_whose_input_monitor_is_missing_is_summed(tmp_path: Path) -> None
 def test_the_period_is_the_chips_own(tmp_path: Path) -> None:
     trees.orin_nano(tmp_path)
     trees.lay_out(tmp_path, {"sys/class/hwmon/hwmon1/update_interval": 430})
-    assert tegra_sensors.supply(tmp_path).period_s == pytest.approx(0.43)  # type: ignore[union-attr]
+    assert jetson_sensors.supply(tmp_path).period_s == pytest.approx(0.43)  # type: ignore[union-attr]
 
 
 def test_a_chip_that_stops_answering_gives_no_power_rather_than_a_part_of_it(tmp_path: Path) -> None:
-    supply = tegra_sensors.supply(trees.agx_orin(tmp_path))
+    supply = jetson_sensors.supply(trees.agx_orin(tmp_path))
     assert supply is not None
     (tmp_path / "sys/class/hwmon/hwmon3/curr1_input").unlink()
     assert supply.watts() is None
 
 
 def test_a_pc_has_no_rails_no_zones_and_no_counters(tmp_path: Path) -> None:
-    assert tegra_sensors.supply(tmp_path) is None
-    assert tegra_sensors.snapshot(tmp_path) == Snapshot()
-    assert tegra_sensors.clocks_locked(tmp_path) is None
+    assert jetson_sensors.supply(tmp_path) is None
+    assert jetson_sensors.snapshot(tmp_path) == Snapshot()
+    assert jetson_sensors.clocks_locked(tmp_path) is None
 
 
 @pytest.mark.parametrize("locked", [False, True])
 def test_clocks_are_locked_when_cpu_and_gpu_have_one_frequency_each(tmp_path: Path, locked: bool) -> None:
     root = trees.orin_nano(tmp_path, locked=locked)
-    assert tegra_sensors.clocks_locked(root) is locked
+    assert jetson_sensors.clocks_locked(root) is locked
     found = environment(None, None, root)
     assert found["clocks_locked"] is locked
     assert (found["power_mode"], found["l4t"]) == ("MAXN_SUPER", "36.4.3")
@@ -82,11 +83,11 @@ def test_clocks_are_locked_when_cpu_and_gpu_have_one_frequency_each(tmp_path: Pa
 def test_a_gpu_that_is_free_while_the_cpu_is_locked_is_not_locked(tmp_path: Path) -> None:
     root = trees.orin_nano(tmp_path, locked=True)
     trees.lay_out(root, {"sys/class/devfreq/17000000.gpu/min_freq": 306_000_000})
-    assert tegra_sensors.clocks_locked(root) is False
+    assert jetson_sensors.clocks_locked(root) is False
 
 
 def test_a_look_has_zones_that_answer_clocks_and_counters(tmp_path: Path) -> None:
-    look = tegra_sensors.snapshot(trees.orin_nano(tmp_path))
+    look = jetson_sensors.snapshot(trees.orin_nano(tmp_path))
     assert look.temperatures_c == {
         "cpu-thermal": 51.0,
         "gpu-thermal": 50.5,
@@ -101,21 +102,21 @@ def test_a_look_has_zones_that_answer_clocks_and_counters(tmp_path: Path) -> Non
 
 def test_a_zone_at_absolute_nonsense_is_powered_off(tmp_path: Path) -> None:
     trees.lay_out(tmp_path, trees.zones(cpu=40_000, cv0=-256_000))
-    assert tegra_sensors.snapshot(tmp_path).temperatures_c == {"cpu-thermal": 40.0}
+    assert jetson_sensors.snapshot(tmp_path).temperatures_c == {"cpu-thermal": 40.0}
 
 
 def test_only_the_rise_of_a_counter_is_throttling(tmp_path: Path) -> None:
-    before = tegra_sensors.snapshot(trees.orin_nano(tmp_path))
+    before = jetson_sensors.snapshot(trees.orin_nano(tmp_path))
     assert throttled(before, before) == {}
     trees.lay_out(tmp_path, trees.over_current(3, 0, 2, 27_402))
-    assert throttled(before, tegra_sensors.snapshot(tmp_path)) == {"oc2_event_cnt": 2, "oc3_event_cnt": 12}
+    assert throttled(before, jetson_sensors.snapshot(tmp_path)) == {"oc2_event_cnt": 2, "oc3_event_cnt": 12}
 
 
 def test_a_board_without_counters_tells_by_its_cooling_devices(tmp_path: Path) -> None:
-    before = tegra_sensors.snapshot(trees.xavier_nx(tmp_path))
+    before = jetson_sensors.snapshot(trees.xavier_nx(tmp_path))
     assert before.throttle_counts == {}
     trees.lay_out(tmp_path, trees.cooling(pwm_fan=4, thermal_cpufreq_0=2))
-    assert throttled(before, tegra_sensors.snapshot(tmp_path)) == {"thermal-cpufreq-0": 1}
+    assert throttled(before, jetson_sensors.snapshot(tmp_path)) == {"thermal-cpufreq-0": 1}
 
 
 ORIN_NANO_LINE = (
@@ -147,14 +148,14 @@ THOR_LINE = (
     ],
 )
 def test_a_line_of_tegrastats_gives_the_power_now_and_its_rails(line: str, watts: float, rails: Sequence[str]) -> None:
-    found = tegra_sensors.tegrastats_watts(line)
+    found = jetson_sensors.tegrastats_watts(line)
     assert found is not None
     assert found[0] == pytest.approx(watts)
     assert found[1] == rails
 
 
 def test_a_line_of_tegrastats_without_power_gives_none() -> None:
-    assert tegra_sensors.tegrastats_watts("RAM 100/200MB CPU [1%@729]") is None
+    assert jetson_sensors.tegrastats_watts("RAM 100/200MB CPU [1%@729]") is None
 
 
 class Calls:
@@ -177,7 +178,7 @@ def _interrupted(calls: Calls) -> None:
 def test_clocks_are_stored_set_and_restored_even_after_an_interrupt(tmp_path: Path) -> None:
     calls = Calls()
     root = trees.orin_nano(tmp_path)
-    with pytest.raises(KeyboardInterrupt), tegra_clocks.clocks_set(root, call=calls):
+    with pytest.raises(KeyboardInterrupt), jetson_clocks.clocks_set(root, call=calls):
         _interrupted(calls)
     store, restore = ["jetson_clocks", "--store", "FILE"], ["jetson_clocks", "--restore", "FILE"]
     assert calls.made == [store, ["jetson_clocks"], restore]
@@ -195,7 +196,10 @@ def test_clocks_that_may_not_be_set_are_one_clear_line(
     tmp_path: Path, answer: tuple[int, str] | Exception, says: str
 ) -> None:
     calls = Calls(answer)
-    with pytest.raises(DeviceError, match=says) as caught, tegra_clocks.clocks_set(trees.orin_nx(tmp_path), call=calls):
+    with (
+        pytest.raises(DeviceError, match=says) as caught,
+        jetson_clocks.clocks_set(trees.orin_nx(tmp_path), call=calls),
+    ):
         raise AssertionError("it must not begin")
     assert "\n" not in str(caught.value)
     assert len(calls.made) == 1  # nothing was changed, so there is nothing to restore
@@ -205,7 +209,7 @@ def test_half_set_clocks_are_restored_and_clocks_that_stay_locked_are_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls = Calls((0, ""), (1, "failed"), (1, "failed too"))
-    with pytest.raises(DeviceError), tegra_clocks.clocks_set(trees.orin_nx(tmp_path), call=calls):
+    with pytest.raises(DeviceError), jetson_clocks.clocks_set(trees.orin_nx(tmp_path), call=calls):
         raise AssertionError("it must not begin")
     assert [call[1:2] for call in calls.made] == [["--store"], [], ["--restore"]]
     assert "stay locked" in caplog.text
@@ -213,7 +217,7 @@ def test_half_set_clocks_are_restored_and_clocks_that_stay_locked_are_said(
 
 def test_clocks_are_refused_off_a_jetson(tmp_path: Path) -> None:
     calls = Calls()
-    with pytest.raises(DeviceError, match="no Jetson"), tegra_clocks.clocks_set(tmp_path, call=calls):
+    with pytest.raises(DeviceError, match="no Jetson"), jetson_clocks.clocks_set(tmp_path, call=calls):
         pass
     assert calls.made == []
 
@@ -229,7 +233,7 @@ def test_clocks_are_refused_off_a_jetson(tmp_path: Path) -> None:
     ],
 )
 def test_every_tree_is_the_board_that_it_says(tmp_path: Path, tree: Callable[[Path], Path], profile: str) -> None:
-    board = tegra.detect(tree(tmp_path))
+    board = jetson.detect(tree(tmp_path))
     assert board is not None
     assert board.profile == profile
 
@@ -250,9 +254,9 @@ def test_a_boards_out_of_memory_that_comes_as_an_assertion_of_nvml_is_oom(monkey
 def test_set_clocks_off_a_jetson_ends_with_a_line_before_anything_is_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tegra_clocks.tegra, "detect", lambda root: None)
+    monkeypatch.setattr(jetson_clocks.tegra, "detect", lambda root: None)
     out = tmp_path / "out"
-    code = cli.main(["run", "--models", "slim_unetr", "--device", "cpu", "--set-clocks", "--out", str(out)])
+    code = cli_main.main(["run", "--models", "slim_unetr", "--device", "cpu", "--set-clocks", "--out", str(out)])
     assert code == 2
     assert "no Jetson" in capsys.readouterr().err
     assert not out.exists()

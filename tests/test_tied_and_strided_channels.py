@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from benchbench.compress.prune import PruneRecipe, prune
-from benchbench.measure.cost import measure_cost
-from benchbench.resize import shapes_of
+from benchbench.measure.flops.graph import measure_cost
+from benchbench.zoo.pruned import shapes_of
 
 SHAPE = (1, 2, 4, 4, 4)
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from benchbench import data
-from benchbench.checkpoint import load_weights, read_sidecar
-from benchbench.errors import CheckpointError, DataError, UsageError
-from benchbench.feed import Feed, Held, cut, hold, patch_middle
-from benchbench.losses import dice_bce, make_loss, set_prior
-from benchbench.measure import accuracy
-from benchbench.recipe import Budget, TrainRecipe, parse_budget, rate
-from benchbench.train import TrainResult, train
+from benchbench.core.errors import CheckpointError, DataError, UsageError
+from benchbench.training import evaluate as training_evaluate
+from benchbench.training.loop import TrainResult, train
+from benchbench.training.losses import dice_bce, make_loss, set_prior
+from benchbench.training.patch_loader import Feed, Held, cut, hold, patch_middle
+from benchbench.training.recipe import Budget, TrainRecipe, parse_budget, rate
+from benchbench.zoo.checkpoint import load_weights, read_sidecar
 from tests.toy import SHAPE, SPEC, Tiny, use_toy_data
 
 
@@ -48,7 +48,7 @@ def test_training_learns_an_easy_task(tmp_path: Path) -> None:
     assert result.validation[-1][1] > 0.7
     network = Tiny()
     load_weights(network, result.checkpoint.path)
-    again = accuracy.measure_dice(network, data="toy", split="val", spatial=(16, 16, 16))
+    again = training_evaluate.measure_dice(network, data="toy", split="val", spatial=(16, 16, 16))
     assert again.measurements[0].value == pytest.approx(result.validation[-1][1], abs=1e-5)
     assert result.checkpoint.train["validation"] == [list(point) for point in result.validation]
 
@@ -303,8 +303,8 @@ class TestExclusive:
 
 
 def test_a_full_disk_leaves_the_last_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchbench import store
-    from benchbench import train as training
+    from benchbench.core import results as core_results
+    from benchbench.training import loop as training
 
     written = []
 
@@ -312,7 +312,7 @@ def test_a_full_disk_leaves_the_last_one_whole(tmp_path: Path, monkeypatch: pyte
         if len(written) == 2:
             raise OSError(28, "No space left on device")
         written.append(content)
-        store.write_whole(path, content)
+        core_results.write_whole(path, content)
 
     monkeypatch.setattr(training, "write_whole", full)
     with pytest.raises(CheckpointError, match=r"No space left on device; make room and run again: it goes on"):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from benchbench.core.errors import UnsupportedError
+from benchbench.core.protocol import get_protocol
 from benchbench.data import Case
-from benchbench.errors import UnsupportedError
 from benchbench.measure import volume
-from benchbench.protocol import get_protocol
 from tests import tiny_nets
 
 PROTOCOL = get_protocol("quick,min_samples=2,max_samples=2,warmup_s=0")

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchbench import checkpoint
-from benchbench.checkpoint import CheckpointInfo, load_weights, read_sidecar, save
-from benchbench.errors import CheckpointError
-from benchbench.records import ModelSpec
+from benchbench.core.errors import CheckpointError
+from benchbench.core.records import ModelSpec
+from benchbench.zoo import checkpoint
+from benchbench.zoo.checkpoint import CheckpointInfo, load_weights, read_sidecar, save
 
 SPEC = ModelSpec(name="toy", arch="torch.nn:Conv3d", kwargs={"kernel_size": 1}, in_channels=2, out_channels=2)
 

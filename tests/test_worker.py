@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchbench import records as rec
-from benchbench import worker
-from benchbench.measure import sanity
+from benchbench.core import records as rec
+from benchbench.measure import output_check
+from benchbench.runner import worker
 from tests import tiny_nets
 
 PROTOCOL = "quick,min_samples=3,max_samples=3,warmup_s=0,half_width=1000"
@@ -151,7 +151,7 @@ def test_a_job_is_kept_to_its_cores(monkeypatch):
 
 
 def test_outputs_are_looked_at_ever_more_rarely_and_little_of_them_is_kept():
-    check = sanity.OutputCheck()
+    check = output_check.OutputCheck()
     out = torch.randn(1, 3, 64, 64, 64)
     for _ in range(9):
         check.look(out)
@@ -165,19 +165,19 @@ def test_outputs_are_looked_at_ever_more_rarely_and_little_of_them_is_kept():
 def test_a_voxel_that_becomes_no_number_is_a_change_and_one_that_always_was_is_not():
     out = torch.ones(10)
     out[0] = float("nan")
-    check = sanity.OutputCheck()
+    check = output_check.OutputCheck()
     check.look(out)
     check.look(out)
     assert check.bad_share == 0.1
     assert check.unstable is None
-    check = sanity.OutputCheck()
+    check = output_check.OutputCheck()
     check.look(torch.ones(10))
     check.look(out)
     assert "NaN" in check.unstable
 
 
 def test_rounding_is_no_change():
-    check = sanity.OutputCheck("bf16")
+    check = output_check.OutputCheck("bf16")
     out = torch.randn(1000)
     check.look(out)
     check.look(out * 1.004)
@@ -187,11 +187,11 @@ def test_rounding_is_no_change():
 def test_a_change_of_state_is_named_even_where_the_sum_stays():
     module = nn.BatchNorm3d(4)
     module.running_mean.copy_(torch.arange(4.0))
-    state = sanity.State.of(module)
+    state = output_check.State.of(module)
     assert state.changed(module) == []
     module.running_mean.copy_(torch.tensor([3.0, 2.0, 1.0, 0.0]))
     assert state.changed(module) == ["running_mean"]
     module.register_buffer("new", torch.zeros(1))
-    assert sanity.changed_state(state.changed(module)) == (
+    assert output_check.changed_state(state.changed(module)) == (
         "it changes its own state between forwards ('running_mean' and 1 more): each forward is of another network"
     )

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import benchbench
-from benchbench import classes, zoo
-from benchbench.errors import BenchError, CardError, ShapeError, UsageError
-from benchbench.measure.cost import measure_cost
+from benchbench.core.errors import BenchError, CardError, ShapeError, UsageError
+from benchbench.measure.flops.graph import measure_cost
+from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import classes
 
 #: Parameters and MACs at 1x4x128^3 with three outputs, counted on the public reference implementations.
 TRUE_COUNTS = {
@@ -60,7 +61,7 @@ def test_the_zoo_holds_every_network_whose_counts_are_known():
 
 @pytest.mark.parametrize("name", benchbench.list_models())
 def test_a_card_says_where_its_network_comes_from(name):
-    card = zoo.get_card(name)
+    card = zoo_cards.get_card(name)
     assert card.name == name
     assert card.licence
     assert card.reference.startswith("https://")
@@ -76,7 +77,7 @@ def test_a_network_counts_to_the_known_integers_and_maps_patch_to_patch(name):
     small = benchbench.build_model(name, in_channels=1, out_channels=2, spatial=(64, 32, 64)).eval()
     with torch.no_grad():
         shape = small(torch.zeros(1, 1, 64, 32, 64)).shape
-    assert shape == ((1, 2) if zoo.get_card(name).task == "classification" else (1, 2, 64, 32, 64))
+    assert shape == ((1, 2) if zoo_cards.get_card(name).task == "classification" else (1, 2, 64, 32, 64))
     twin = without_memory(name, in_channels=1, out_channels=2, spatial=(64, 32, 64))
     twin.load_state_dict(small.state_dict(), assign=True)
     assert not any(t.is_meta for t in (*twin.parameters(), *twin.buffers()))
@@ -86,7 +87,7 @@ def test_a_network_counts_to_the_known_integers_and_maps_patch_to_patch(name):
 def test_a_network_takes_one_contrast_two_outputs_and_96_voxels_a_side(name):
     model = without_memory(name, in_channels=1, out_channels=2, spatial=(96, 96, 96)).eval()
     y = model(torch.zeros(1, 1, 96, 96, 96, device="meta"))
-    assert y.shape == ((1, 2) if zoo.get_card(name).task == "classification" else (1, 2, 96, 96, 96))
+    assert y.shape == ((1, 2) if zoo_cards.get_card(name).task == "classification" else (1, 2, 96, 96, 96))
 
 
 @pytest.mark.parametrize("name", sorted({*benchbench.list_models()} - ANY_SIZE))
@@ -133,13 +134,13 @@ def test_overrides_reach_the_architecture():
 
 
 def test_models_are_found_by_name_glob_path_and_class(tmp_path):
-    assert {c.name for c in zoo.find_cards("all")} == set(benchbench.list_models())
-    assert [c.name for c in zoo.find_cards("slim_unetr,slim_*")] == ["slim_unetr", "slim_unetr_fixed"]
-    assert {c.name for c in zoo.find_cards("*unetr")} == {"slim_unetr", "swin_unetr", "unetr"}
+    assert {c.name for c in zoo_cards.find_cards("all")} == set(benchbench.list_models())
+    assert [c.name for c in zoo_cards.find_cards("slim_unetr,slim_*")] == ["slim_unetr", "slim_unetr_fixed"]
+    assert {c.name for c in zoo_cards.find_cards("*unetr")} == {"slim_unetr", "swin_unetr", "unetr"}
     card = tmp_path / "mine.toml"
     card.write_text('name = "mine"\ntitle = "Mine"\narch = "torch.nn:Conv3d"\n[kwargs]\nkernel_size = 1\n')
     assert isinstance(benchbench.build_model(str(card)), torch.nn.Conv3d)
-    assert zoo.find_cards("torch.nn:Identity")[0].name == "torch.nn:Identity"
+    assert zoo_cards.find_cards("torch.nn:Identity")[0].name == "torch.nn:Identity"
     assert isinstance(benchbench.build_model("torch.nn:Identity"), torch.nn.Identity)
 
 
@@ -147,7 +148,7 @@ def test_a_card_of_another_kind_under_a_name_already_chosen_is_refused(tmp_path)
     card = tmp_path / "x.toml"
     card.write_text('name = "unetr"\ntitle = "Mine"\narch = "torch.nn:Identity"\n')
     with pytest.raises(UsageError, match="two networks are called 'unetr'"):
-        zoo.find_cards(f"unetr,{card}")
+        zoo_cards.find_cards(f"unetr,{card}")
 
 
 GOOD = 'name = "m"\ntitle = "M"\narch = "torch.nn:Identity"\n'
@@ -173,7 +174,7 @@ def test_a_bad_card_is_refused_in_one_line_that_names_file_and_key(tmp_path, tex
     path = tmp_path / "card.toml"
     path.write_text(text)
     with pytest.raises(CardError) as caught:
-        zoo.read_card(path)
+        zoo_cards.read_card(path)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -181,10 +182,10 @@ def test_a_bad_card_is_refused_in_one_line_that_names_file_and_key(tmp_path, tex
 
 def test_a_card_that_is_not_there_or_not_text_is_refused(tmp_path):
     with pytest.raises(CardError, match="No such file"):
-        zoo.read_card(tmp_path / "no.toml")
+        zoo_cards.read_card(tmp_path / "no.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CardError, match="not valid TOML"):
-        zoo.read_card(tmp_path / "binary.toml")
+        zoo_cards.read_card(tmp_path / "binary.toml")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_a_class_in_a_file_with_a_syntax_error_is_refused_with_the_line(tmp_path
 
 
 def test_published_figures_stand_only_beside_the_input_that_they_are_for():
-    card = zoo.get_card("slim_unetr")
+    card = zoo_cards.get_card("slim_unetr")
     there = {m.metric: m for m in card.published_measurements(4, 3, (128, 128, 128))}
     assert there["macs"].value == 12.42e9
     assert there["macs"].origin == "published"
@@ -226,7 +227,7 @@ def test_published_figures_stand_only_beside_the_input_that_they_are_for():
 
 
 def test_a_spec_is_what_was_asked():
-    card = zoo.get_card("unetr")
+    card = zoo_cards.get_card("unetr")
     spec = card.spec(in_channels=1)
     assert (spec.in_channels, spec.out_channels, spec.kwargs) == (1, 3, card.kwargs)
     assert dataclasses.is_dataclass(spec)
@@ -242,22 +243,22 @@ def test_a_spec_is_what_was_asked():
     ],
 )
 def test_nnunet_plans_its_stages_for_the_data(patch, filters):
-    card = zoo.get_card("nnunet").planned(patch)
+    card = zoo_cards.get_card("nnunet").planned(patch)
     assert card.kwargs["filters"] == filters
     assert len(card.kwargs["strides"]) == len(filters)
     assert card.kwargs["strides"][:2] == [1, 2]
-    zoo.build(card.spec(in_channels=1, out_channels=3), patch)
+    zoo_cards.build(card.spec(in_channels=1, out_channels=3), patch)
 
 
 def test_a_plan_that_nobody_has_named_is_refused_before_its_import():
     with pytest.raises(CardError, match=r"'nowhere\.to:be_found' is not of benchbench.*its code is not run.*--trust"):
-        dataclasses.replace(zoo.get_card("nnunet"), plan="nowhere.to:be_found").planned((40, 56, 40))
+        dataclasses.replace(zoo_cards.get_card("nnunet"), plan="nowhere.to:be_found").planned((40, 56, 40))
 
 
 def test_the_plan_of_the_card_itself_is_that_for_brats():
-    card = zoo.get_card("nnunet")
+    card = zoo_cards.get_card("nnunet")
     assert card.planned((128, 128, 128)) == card
-    assert zoo.get_card("unetr").planned((40, 56, 40)) == zoo.get_card("unetr")
+    assert zoo_cards.get_card("unetr").planned((40, 56, 40)) == zoo_cards.get_card("unetr")
 
 
 @pytest.mark.parametrize(
@@ -268,7 +269,7 @@ def test_a_plan_that_is_not_there_is_refused(plan, message, monkeypatch):
     monkeypatch.setattr(classes, "_named", set())
     classes.vouch(plan)
     with pytest.raises(CardError, match=message):
-        dataclasses.replace(zoo.get_card("nnunet"), plan=plan).planned((40, 56, 40))
+        dataclasses.replace(zoo_cards.get_card("nnunet"), plan=plan).planned((40, 56, 40))
 
 
 @pytest.mark.parametrize(
@@ -276,26 +277,26 @@ def test_a_plan_that_is_not_there_is_refused(plan, message, monkeypatch):
     [("nnunet", (40, 56, 40)), ("unetr", (48, 64, 48)), ("swin_unetr", (64, 64, 64)), ("slim_unetr", (64, 64, 64))],
 )
 def test_a_volume_is_padded_to_what_a_network_takes(name, sides):
-    spec = zoo.get_card(name).planned((40, 56, 40)).spec(in_channels=1, out_channels=3)
-    assert zoo.fitting_sides(spec, (40, 56, 40)) == sides
+    spec = zoo_cards.get_card(name).planned((40, 56, 40)).spec(in_channels=1, out_channels=3)
+    assert zoo_cards.fitting_sides(spec, (40, 56, 40)) == sides
 
 
 def test_nnunet_halves_a_coarse_axis_later():
     """Slices of 5 mm in a plane of 1 mm: the first stages look at single slices, as nnU-Net plans it."""
-    card = zoo.get_card("nnunet").planned((128, 128, 24), (1.0, 1.0, 5.0))
+    card = zoo_cards.get_card("nnunet").planned((128, 128, 24), (1.0, 1.0, 5.0))
     assert card.kwargs["strides"] == [1, [2, 2, 1], [2, 2, 1], 2, 2, [2, 2, 1]]
     assert card.kwargs["kernel_size"][:3] == [[3, 3, 1], [3, 3, 1], [3, 3, 3]]
-    network = zoo.build(card.spec(in_channels=1, out_channels=2), (128, 128, 24))
+    network = zoo_cards.build(card.spec(in_channels=1, out_channels=2), (128, 128, 24))
     assert network.multiple_of == (32, 32, 4)
     with pytest.raises(ShapeError, match="multiple of 32x32x4"):
-        zoo.build(card.spec(), (128, 128, 26))
+        zoo_cards.build(card.spec(), (128, 128, 26))
 
 
 def test_a_constructor_that_asserts_gets_the_next_size_and_one_that_breaks_says_so():
-    cards = {name: zoo.find_cards(f"tests.tiny_nets:{name}")[0] for name in ("Asserts", "NeedsValues")}
-    assert zoo.fitting_sides(cards["Asserts"].spec(), (20, 30, 20)) == (32, 32, 32)
-    assert zoo.fitting_sides(cards["NeedsValues"].spec(), (16, 16, 16)) == (16, 16, 16)
+    cards = {name: zoo_cards.find_cards(f"tests.tiny_nets:{name}")[0] for name in ("Asserts", "NeedsValues")}
+    assert zoo_cards.fitting_sides(cards["Asserts"].spec(), (20, 30, 20)) == (32, 32, 32)
+    assert zoo_cards.fitting_sides(cards["NeedsValues"].spec(), (16, 16, 16)) == (16, 16, 16)
     with pytest.raises(CardError, match="cannot be built: RuntimeError: a bug of its own"):
-        zoo.fitting_sides(cards["NeedsValues"].spec(), (40, 40, 40))
+        zoo_cards.fitting_sides(cards["NeedsValues"].spec(), (40, 40, 40))
     with pytest.raises(ShapeError, match="an assertion of its constructor failed"):
-        zoo.build(cards["Asserts"].spec(), (20, 30, 20))
+        zoo_cards.build(cards["Asserts"].spec(), (20, 30, 20))

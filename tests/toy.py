@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from benchbench import data
-from benchbench.measure import accuracy
-from benchbench.records import ModelSpec
+from benchbench.core.records import ModelSpec
+from benchbench.training import evaluate as training_evaluate
 
 SPEC = ModelSpec(name="toy", arch="tests.toy:Tiny", kwargs={}, in_channels=4, out_channels=3)
 SHAPE = (12, 14, 10)
@@ -48,6 +48,6 @@ def use_toy_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """The data set `toy`, while a test lasts."""
     plan = dataclasses.replace(data.get_plan("phantom"), name="toy", splits=MappingProxyType({"train": 6, "val": 2}))
     known = data.get_plan
-    for module in (data, accuracy):
+    for module in (data, training_evaluate):
         monkeypatch.setattr(module, "get_plan", lambda name, **_: plan if name == "toy" else known(name))
         monkeypatch.setattr(module, "load_case", make_case)

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from benchbench import outputs
-from benchbench.compress.channels import Layer, Place, Structure
+from benchbench.compress.channel_groups import Layer, Place, Structure
+from benchbench.core.errors import UsageError
 from benchbench.data import DataPlan
-from benchbench.errors import UsageError
-from benchbench.feed import Feed
-from benchbench.losses import make_loss
-from benchbench.recipe import TrainRecipe
+from benchbench.training.losses import make_loss
+from benchbench.training.patch_loader import Feed
+from benchbench.training.recipe import TrainRecipe
+from benchbench.zoo import logits as zoo_logits
 
 Criterion = Literal["magnitude", "taylor", "batchnorm", "random"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
@@ -115,7 +115,7 @@ def taylor(model: nn.Module, structure: Structure, batches: Batches, loss: Loss)
     try:
         for image, target in batches:
             model.zero_grad(set_to_none=True)
-            logits = outputs.main(model(image), image.shape[2:])
+            logits = zoo_logits.main(model(image), image.shape[2:])
             loss(logits.float(), target).backward()  # type: ignore[no-untyped-call]
             grads = {name: p.detach() * p.grad for name, p in model.named_parameters() if p.grad is not None}
             change = [_first_order(layer, structure, grads) for layer in structure.layers]

@@ -14,13 +14,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from benchbench import outputs
-from benchbench.checkpoint import unique_tensors
 from benchbench.compress import importance
-from benchbench.compress.channels import Structure, find_structure, keep_indices, mask, remove
-from benchbench.errors import UsageError, first_line
-from benchbench.measure.cost import copied
-from benchbench.resize import shapes_of
+from benchbench.compress.channel_groups import Structure, find_structure, keep_indices, mask, remove
+from benchbench.core.errors import UsageError, first_line
+from benchbench.measure.flops.graph import copied
+from benchbench.zoo import logits as zoo_logits
+from benchbench.zoo.checkpoint import unique_tensors
+from benchbench.zoo.pruned import shapes_of
 
 log = logging.getLogger(__name__)
 
@@ -187,4 +187,4 @@ def compare_with_zeros(
 
 
 def _output(model: nn.Module, x: Tensor) -> Tensor:
-    return outputs.main(model.eval()(x), x.shape[2:]).double()
+    return zoo_logits.main(model.eval()(x), x.shape[2:]).double()

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from types import MappingProxyType
 
+from benchbench.core.errors import DataError, unknown
 from benchbench.data.plan import ALL, Case, DataPlan
-from benchbench.errors import DataError, unknown
 
 __all__ = ["Case", "DataPlan", "comes_along", "get_plan", "list_datasets", "load_case"]
 
@@ -116,8 +116,8 @@ def load_case(name: str, split: str, index: int) -> Case:
     plan = get_plan(name)
     plan.check_case(split, index)
     if plan.folder is not None:
-        from benchbench.data import prepare
+        from benchbench.data import preprocessing
 
-        return prepare.load_case(plan, split, index)
+        return preprocessing.load_case(plan, split, index)
     case: Case = importlib.import_module(_READERS[name]).load_case(split, index)
     return case

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchbench.data.source import (
+from benchbench.core.errors import DataError
+from benchbench.data.layout import (
     CaseFiles,
     Fault,
     ImageFile,
@@ -33,7 +34,6 @@ from benchbench.data.source import (
     subject_of,
     with_ending,
 )
-from benchbench.errors import DataError
 
 
 def is_decathlon(description: Mapping[str, Any]) -> bool:

@@ -21,18 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from benchbench import documents
-from benchbench import records as rec
+from benchbench.core import config as core_config
+from benchbench.core import records as rec
+from benchbench.core.cache_folder import PREPARED, cache_base
+from benchbench.core.errors import DataError
+from benchbench.core.results import write_whole
 from benchbench.data import splits
 from benchbench.data.brats import is_brats, open_brats
-from benchbench.data.cache import PREPARED, cache_base
 from benchbench.data.decathlon import is_decathlon, open_decathlon
-from benchbench.data.nnunet_raw import is_nnunet, open_nnunet
+from benchbench.data.layout import CaseFiles, Source, read_json
+from benchbench.data.nnunet import is_nnunet, open_nnunet
 from benchbench.data.plan import ALL, DataPlan, Preparation, label_dtype
-from benchbench.data.source import CaseFiles, Source, read_json
 from benchbench.data.volumes import is_background, load_volumes, read_header
-from benchbench.errors import DataError
-from benchbench.store import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ def _fingerprint(source: Source, digest: str) -> dict[str, Any]:
     """Spacing, patch and intensities, from the cache where the files are the same."""
     found: dict[str, Any] = {}
     try:
-        read = documents.read_json(_fingerprint_path(source, digest), "the fingerprint", DataError)
+        read = core_config.read_json(_fingerprint_path(source, digest), "the fingerprint", DataError)
         if read["stamp"] == _times(source) and read["version"] == _LOOK:
             found = dict(read)
     except (DataError, KeyError, TypeError):

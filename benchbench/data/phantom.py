@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from benchbench.data.cache import cache_base
+from benchbench.core.cache_folder import cache_base
+from benchbench.core.errors import DataError
+from benchbench.core.records import content_hash
+from benchbench.core.results import write_whole
 from benchbench.data.plan import Case
-from benchbench.errors import DataError
-from benchbench.records import content_hash
-from benchbench.store import write_whole
 
 log = logging.getLogger(__name__)
 

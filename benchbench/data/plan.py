@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchbench import records
-from benchbench.errors import DataError
+from benchbench.core import records
+from benchbench.core.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np

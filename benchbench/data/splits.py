@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchbench import documents
+from benchbench.core import config as core_config
+from benchbench.core.errors import DataError
+from benchbench.data.layout import CaseFiles
 from benchbench.data.plan import ALL
-from benchbench.data.source import CaseFiles
-from benchbench.errors import DataError
 
 FOLDS = 5
 SPLITS_FILE = "splits_final.json"
@@ -111,4 +111,4 @@ def read_list(folder: Path) -> Any:
         there = path.exists()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    return documents.read_json(path, "the list of splits", DataError) if there else None
+    return core_config.read_json(path, "the list of splits", DataError) if there else None

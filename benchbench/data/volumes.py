@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from benchbench.core.errors import DataError, first_line
+from benchbench.core.units import format_shape, format_value
 from benchbench.data.geometry import Geometry, geometry_of
+from benchbench.data.layout import CaseFiles
 from benchbench.data.plan import label_dtype
-from benchbench.data.source import CaseFiles
-from benchbench.errors import DataError, first_line
-from benchbench.units import format_shape, format_value
 
 if TYPE_CHECKING:
     from benchbench.data.plan import LabelMap

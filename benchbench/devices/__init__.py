@@ -6,6 +6,6 @@ imports when called.
 """
 
 from benchbench.devices.cpu import available_memory_bytes, total_memory_bytes, usable_cores
-from benchbench.devices.tegra import TegraBoard
+from benchbench.devices.jetson import TegraBoard
 
 __all__ = ["TegraBoard", "available_memory_bytes", "total_memory_bytes", "usable_cores"]

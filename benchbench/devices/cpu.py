@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from benchbench.records import Device
+from benchbench.core.records import Device
 
 ROOT = Path("/")
 _NO_LIMIT = 2**60  # cgroup v1 says "no limit" with a number near 2**63

@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchbench.devices.cpu import ROOT, read_text
-from benchbench.devices.snapshot import Snapshot
-from benchbench.devices.tegra_sensors import cpu_hz, temperatures
+from benchbench.devices.jetson_sensors import cpu_hz, temperatures
+from benchbench.devices.sensors import Snapshot
 
 
 def snapshot(root: Path = ROOT) -> Snapshot | None:

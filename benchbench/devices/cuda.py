@@ -10,8 +10,8 @@ import importlib
 import os
 from typing import Any
 
-from benchbench.errors import DeviceError
-from benchbench.records import Device
+from benchbench.core.errors import DeviceError
+from benchbench.core.records import Device
 
 _REMEDY = "use '--device cpu', or predict with a profile such as '--device rtx-4090' ('bench list devices' shows all)"
 

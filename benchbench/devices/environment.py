@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from benchbench import versions
-from benchbench.devices import cpu, cuda, nvml, tegra, tegra_sensors
+from benchbench.core import installed
+from benchbench.core.errors import DeviceError
+from benchbench.devices import cpu, cuda, jetson, jetson_sensors, nvml
 from benchbench.devices.cpu import ROOT, read_text
-from benchbench.errors import DeviceError
 
 
 def environment(
@@ -39,13 +39,13 @@ def environment(
     Raises:
         DeviceError: `cuda` asked for and absent.
     """
-    board = tegra.detect(root)
+    board = jetson.detect(root)
     gpu = cuda.probe(cuda_index).name if backend == "cuda" else None
     return {
         "python": platform.python_version(),
-        "torch": versions.installed("torch"),
-        "monai": versions.installed("monai"),
-        "numpy": versions.installed("numpy"),
+        "torch": installed.installed("torch"),
+        "monai": installed.installed("monai"),
+        "numpy": installed.installed("numpy"),
         "benchbench": sys.modules["benchbench"].__version__,  # of this copy, installed or not
         "commit": commit(checkout or Path(__file__).resolve().parents[2]),
         "system": platform.system(),
@@ -64,7 +64,7 @@ def environment(
         "jetson": board.model if board else None,
         "l4t": board.l4t if board else None,
         "power_mode": board.power_mode if board else None,
-        "clocks_locked": tegra_sensors.clocks_locked(root) if board else None,
+        "clocks_locked": jetson_sensors.clocks_locked(root) if board else None,
         **(_gpu_facts(cuda_index) if backend == "cuda" and not board else _NO_GPU),
         "load_average": cpu.load_average(root),
         "available_memory_bytes": cpu.available_memory_bytes(root),

@@ -17,8 +17,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from benchbench.devices.snapshot import Snapshot
-from benchbench.errors import DeviceError
+from benchbench.core.errors import DeviceError
+from benchbench.devices.sensors import Snapshot
 
 #: Bit of the clocks event reasons -> what it means. A power cap is the normal state of a busy GPU, and a
 #: set clock is somebody's wish: neither is throttling.

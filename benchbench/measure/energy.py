@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchbench.devices import nvml, rapl, tegra, tegra_sensors
+from benchbench.core.errors import DeviceError
+from benchbench.core.records import METRIC_UNITS, Measurement
+from benchbench.devices import jetson, jetson_sensors, nvml, rapl
 from benchbench.devices.cpu import ROOT
-from benchbench.errors import DeviceError
-from benchbench.records import METRIC_UNITS, Measurement
 
 _ROUND_S = 10.0  # a counter of 65 kJ, the shortest there is, lasts two minutes at 500 W
 _LEAST_PERIODS = 3  # a window of fewer periods of the sensor is mostly its own edges
@@ -139,7 +139,7 @@ class PowerMeter:
             clock: seconds, monotonic, the log's own.
         """
         if start is None:
-            from benchbench.measure.power_log import PowerLog
+            from benchbench.measure.power_logger import PowerLog
 
             start = PowerLog
         self.what, self.period_s, self.clock = what, float(request["period_s"]), clock
@@ -212,7 +212,7 @@ def open_meter(backend: str, gpu: nvml.Gpu | str | None = None, root: Path = ROO
         A meter; or, on a kind of device that has a sensor as a rule, the reason why there is none here;
         or None where no sensor is to be expected.
     """
-    if tegra.detect(root):
+    if jetson.detect(root):
         return _of_jetson(root)
     if backend == "cuda":
         return gpu if isinstance(gpu, str) or gpu is None else _of_gpu(gpu)
@@ -225,7 +225,7 @@ def open_meter(backend: str, gpu: nvml.Gpu | str | None = None, root: Path = ROO
 
 
 def _of_jetson(root: Path) -> Meter | str:
-    supply = tegra_sensors.supply(root)
+    supply = jetson_sensors.supply(root)
     if supply:
         sensors = " + ".join(dict.fromkeys(rail.sensor for rail in supply.rails))
         names = " + ".join(rail.name for rail in supply.rails)
@@ -251,7 +251,7 @@ def _first_line_of_tegrastats() -> tuple[float, tuple[str, ...], str] | None:
             process.terminate()
     except OSError:
         return None
-    return tegra_sensors.tegrastats_watts(line)
+    return jetson_sensors.tegrastats_watts(line)
 
 
 def _of_gpu(gpu: nvml.Gpu) -> Meter | str:
@@ -271,7 +271,7 @@ def find_gpu(backend: str, index: int, root: Path = ROOT) -> nvml.Gpu | str | No
 
     A Jetson's GPU is left to its board's own sensors: there NVML knows next to nothing of it.
     """
-    if backend != "cuda" or tegra.detect(root):
+    if backend != "cuda" or jetson.detect(root):
         return None
     try:
         return nvml.of_torch(index)

@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from benchbench import stats
-from benchbench.errors import UnsupportedError
-from benchbench.protocol import Protocol
-from benchbench.records import METRIC_UNITS, Measurement
+from benchbench.core import statistics as core_statistics
+from benchbench.core.errors import UnsupportedError
+from benchbench.core.protocol import Protocol
+from benchbench.core.records import METRIC_UNITS, Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,7 +68,7 @@ def timing(runs: Sequence[Sequence[float]], metric: str = "latency_s", *, batch:
         metric: its name.
         batch: patches in one forward.
     """
-    found = stats.summarise(runs)
+    found = core_statistics.summarise(runs)
     interval = found.interval
     per = f"{len(runs)} processes" if len(runs) > 1 else "one process"
     what = "median of processes' medians" if len(runs) > 1 else "median"
@@ -100,7 +100,7 @@ def timing(runs: Sequence[Sequence[float]], metric: str = "latency_s", *, batch:
 
 def _pooled(runs: Sequence[Sequence[float]], q: int) -> float | None:
     """A percentile of single forwards, whichever process they are of; None where there are too few."""
-    return stats.percentile([value for run in runs for value in run], q)
+    return core_statistics.percentile([value for run in runs for value in run], q)
 
 
 def unsteady(runs: Sequence[Sequence[float]], protocol: Protocol) -> str | None:
@@ -110,9 +110,9 @@ def unsteady(runs: Sequence[Sequence[float]], protocol: Protocol) -> str | None:
         runs: seconds, of each process that the protocol allowed.
         protocol: its bound.
     """
-    found = stats.summarise(runs)
+    found = core_statistics.summarise(runs)
     per = f"{len(runs)} processes" if len(runs) > 1 else f"{found.samples} samples"
-    enough = len(runs) >= stats.FEWEST or (len(runs) == 1 and found.interval and found.interval.confident)
+    enough = len(runs) >= core_statistics.FEWEST or (len(runs) == 1 and found.interval and found.interval.confident)
     if enough and found.interval:
         width = (found.interval.high - found.interval.low) / 2 / found.median
         limit, what = protocol.half_width, f"the median is known to ±{width:.1%} only, from {per}"
@@ -198,7 +198,7 @@ def time_forwards(
         elif n >= protocol.max_samples or (n >= protocol.min_samples and timed >= protocol.timed_s):
             break
         elif n >= check:
-            if stats.summarise([samples]).half_width <= protocol.half_width:
+            if core_statistics.summarise([samples]).half_width <= protocol.half_width:
                 break
             check = max(n + 1, n + n // 10)
     unstable = unsteady([samples], protocol) if protocol.processes == 1 else None  # else the processes decide
@@ -255,7 +255,7 @@ def forward_function(
     """
     import torch
 
-    from benchbench.measure.cost import DTYPES
+    from benchbench.measure.flops.graph import DTYPES
 
     def forward() -> Tensor:
         cast = torch.autocast(backend, DTYPES[dtype]) if dtype != "fp32" else contextlib.nullcontext()

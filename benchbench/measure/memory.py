@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchbench.errors import DeviceError
-from benchbench.records import Measurement
+from benchbench.core.errors import DeviceError
+from benchbench.core.records import Measurement
 
 if TYPE_CHECKING:
     from torch import nn

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchbench.records import METRIC_UNITS, Measurement
+from benchbench.core.records import METRIC_UNITS, Measurement
 
 _EVERY_S = 0.25  # between two readings
 _BYTES = 40_000  # of a hand-over's operand: just enough that PyTorch gives a half to each of two threads

@@ -21,15 +21,15 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
-from benchbench import outputs
+from benchbench.core.errors import UnsupportedError
+from benchbench.core.protocol import Protocol
+from benchbench.core.records import METRIC_UNITS, Measurement
+from benchbench.core.units import format_shape
 from benchbench.data import get_plan, load_case
-from benchbench.errors import UnsupportedError
-from benchbench.measure.cost import DTYPES
+from benchbench.measure.flops.graph import DTYPES
 from benchbench.measure.latency import cuda_timer, time_forwards
 from benchbench.measure.memory import PeakMemory
-from benchbench.protocol import Protocol
-from benchbench.records import METRIC_UNITS, Measurement
-from benchbench.units import format_shape
+from benchbench.zoo import logits as zoo_logits
 
 BLENDING = "gaussian"
 PHANTOM = "phantom"  # what is cropped to its foreground
@@ -177,12 +177,12 @@ class Inference:
         if self.backend == "cuda":
             marks = tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             marks[0].record()
-            out = outputs.logits(self.module(window), window.shape[2:])
+            out = zoo_logits.logits(self.module(window), window.shape[2:])
             marks[1].record()
             self._marks.append((marks[0], marks[1]))
         else:
             start = time.perf_counter()
-            out = outputs.logits(self.module(window), window.shape[2:])
+            out = zoo_logits.logits(self.module(window), window.shape[2:])
             self.inside_s[-1] += time.perf_counter() - start
         return out.float()
 

@@ -7,15 +7,16 @@ package freely.
 
 from __future__ import annotations
 
-from benchbench.report.build import folder_reader, render, write_report
-from benchbench.report.comparison import render_comparison, write_comparison
+from benchbench.core.results import SEARCH
+from benchbench.core.search_result import read_search
+from benchbench.report.compare.page import render_comparison, write_comparison
 from benchbench.report.conditions import Group, group
 from benchbench.report.details import ReadArtifact
-from benchbench.report.export import FORMATS, export
+from benchbench.report.page import folder_reader, render, write_report
 from benchbench.report.place import check_place
-from benchbench.report.search import read_search, render_search
+from benchbench.report.search_page import render_search
 from benchbench.report.tables import Cell, Column, Row, Table, missing_dice, summary_rows, to_table
-from benchbench.store import SEARCH
+from benchbench.report.writers import FORMATS, export
 
 __all__ = [
     "FORMATS",

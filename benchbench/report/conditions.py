@@ -16,9 +16,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchbench import records as rec
-from benchbench import units
-from benchbench.errors import data_flags
+from benchbench.core import records as rec
+from benchbench.core import units
+from benchbench.core.errors import data_flags
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

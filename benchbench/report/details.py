@@ -13,10 +13,10 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from benchbench import records as rec
-from benchbench import units
-from benchbench.errors import StoreError
-from benchbench.report import layers, trust
+from benchbench.core import records as rec
+from benchbench.core import units
+from benchbench.core.errors import StoreError
+from benchbench.report import layers, reliability
 from benchbench.report.tables import STATUS_TEXT, Row, measurement_cell
 
 #: Gives the content of an artifact, or raises StoreError with a line for the page (and no path of the machine).
@@ -116,7 +116,9 @@ def _network(row: Row, pictures: _Pictures, detail: Detail, seen: _Seen, letter:
         "row": row,
         "status": STATUS_TEXT[record.status],
         "measurements": measurements if detail.measurements else [],
-        "samples": [_samples(m, detail.samples) for m in record.measurements if len(m.values) > 1 and trust.split(m)]
+        "samples": [
+            _samples(m, detail.samples) for m in record.measurements if len(m.values) > 1 and reliability.split(m)
+        ]
         if detail.samples
         else [],
         "layers": table and [_layer(one) for one in table.layers],
@@ -205,7 +207,7 @@ def _layer(layer: layers.Layer) -> dict[str, Any]:
 
 def _samples(m: rec.Measurement, most: int) -> dict[str, str]:
     """The samples in their order, a semicolon between two processes."""
-    apart = trust.split(m)
+    apart = reliability.split(m)
     each = max(1, most // len(apart))
     parts = [", ".join(units.format_value(v, m.unit) for v in run[:each]) for run in apart[:most] if run]
     rest = len(m.values) - sum(min(len(run), each) for run in apart[:most])

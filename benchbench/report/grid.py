@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Literal
 
-from benchbench import units
+from benchbench.core import units
 from benchbench.report.tables import Cell
 
 #: Two figures this close agree to the digits that papers print.

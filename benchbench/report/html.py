@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parent / "templates"
 
 
 def page(context: dict[str, Any], template: str = "template.html", styles: Sequence[str] = ("report.css",)) -> str:

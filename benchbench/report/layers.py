@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from benchbench.documents import parse_json
-from benchbench.errors import StoreError
+from benchbench.core.config import parse_json
+from benchbench.core.errors import StoreError
 
 TOP = 12
 

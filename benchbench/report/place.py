@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchbench import store
-from benchbench.errors import StoreError
-from benchbench.overwrite import check_output, files_below
+from benchbench.core import results as core_results
+from benchbench.core.errors import StoreError
+from benchbench.core.overwrite import check_output, files_below
 
 PAGE = "report.html"
 _PAGE = re.compile(
@@ -42,7 +42,7 @@ def check_place(out: Path, folders: Sequence[Path], *, page: bool, force: bool =
         StoreError: it is an input, or would be taken for one from then on; or a file of somebody else.
     """
     roots = [root_of(folder) for folder in folders]
-    reserved = out.suffix == ".jsonl" or out.name in (store.SEARCH, store.SEARCH_BEGUN, store.LOCK)
+    reserved = out.suffix == ".jsonl" or out.name in (core_results.SEARCH, core_results.SEARCH_BEGUN, core_results.LOCK)
     if reserved and not out.exists() and any(out.parent.resolve() == root.resolve() for root in roots):
         raise StoreError(f"{out} would be read as records or a search from then on: choose another --out")
     check_output(out, inputs=_inputs(out, folders), is_ours=is_page if page else None, force=force)

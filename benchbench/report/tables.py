@@ -12,9 +12,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from benchbench import records as rec
-from benchbench import stats, units
-from benchbench.report import trust
+from benchbench.core import records as rec
+from benchbench.core import statistics, units
+from benchbench.report import reliability
 from benchbench.report.conditions import has_phantom_dice, patches_differ
 
 #: Origin -> (letter of the badge, what it means).
@@ -140,7 +140,7 @@ def headline(records: Sequence[rec.Record]) -> str:
 
 
 def summary_rows(
-    records: Sequence[rec.Record], floor: trust.Floor | None = None, *, include_predicted: bool = False
+    records: Sequence[rec.Record], floor: reliability.Floor | None = None, *, include_predicted: bool = False
 ) -> Table:
     """The table at the end of a run and on the page.
 
@@ -153,7 +153,7 @@ def summary_rows(
     labels = row_labels(records)
     baseline = next((r for r in records if r.model.name == BASELINE and not r.recipe), None)
     origins: tuple[rec.Origin, ...] = ("measured", "predicted") if include_predicted else ("measured",)
-    ranked = _ranks(records, floor or trust.noise_floor(records), origins)
+    ranked = _ranks(records, floor or reliability.noise_floor(records), origins)
     rows = tuple(
         Row(record=r, label=labels[r.id], cells=_cells(r, labels[r.id], baseline) | {"rank": ranked[r.id]})
         for r in records
@@ -194,19 +194,21 @@ def _recipe(recipe: Mapping[str, object]) -> str:
     return ", ".join(f"{k}={v}" for k, v in sorted(plain.items())) or "compressed"
 
 
-def _ranks(records: Sequence[rec.Record], floor: trust.Floor | None, origins: Sequence[rec.Origin]) -> dict[str, Cell]:
+def _ranks(
+    records: Sequence[rec.Record], floor: reliability.Floor | None, origins: Sequence[rec.Origin]
+) -> dict[str, Cell]:
     """Record id -> its rank.
 
     A prediction is no time, and gets none unless it is asked for; nor does a network whose Dice is of no use.
     """
-    main, within, useless = headline(records), trust.tolerance(floor), trust.useless(records)
+    main, within, useless = headline(records), reliability.tolerance(floor), reliability.useless(records)
     timed = {r.id: m for r in records if r.id not in useless and (m := finite(valid(r, main))) and m.origin in origins}
-    found = trust.ranks({i: float(m.value or 0) for i, m in timed.items()}, within)
+    found = reliability.ranks({i: float(m.value or 0) for i, m in timed.items()}, within)
     cells = {}
     for record in records:
         if rank := found.get(record.id):
             unsure = "unstable" if record.status == "unstable" else ""
-            note = f"by {main}; within {trust.percent(within)} rows tie"
+            note = f"by {main}; within {reliability.percent(within)} rows tie"
             value = float(rank.rstrip("="))
             cells[record.id] = Cell(text=rank, origin=timed[record.id].origin, value=value, qualifier=unsure, note=note)
         else:
@@ -307,8 +309,8 @@ def range_text(m: rec.Measurement) -> str:
         return f"95 % CI {_span(m.ci95, m.unit)}"
     if m.metric == "warmup_s":  # its value is a total, its samples are single forwards
         return f"{len(m.values)} forwards" if m.values else ""
-    if m.metric.endswith("_s") and len(apart := trust.split(m)) > 1:
-        found = stats.summarise(apart).medians
+    if m.metric.endswith("_s") and len(apart := reliability.split(m)) > 1:
+        found = statistics.summarise(apart).medians
         return f"medians {_span((min(found), max(found)), m.unit)}, {len(found)} processes"
     if m.metric.endswith("_s") and len(m.values) > 1:
         return f"range {_span((min(m.values), max(m.values)), m.unit)}, n = {len(m.values)}"

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from benchbench.errors import UsageError
-from benchbench.units import format_value, parse_bytes, parse_seconds
+from benchbench.core.errors import UsageError
+from benchbench.core.units import format_value, parse_bytes, parse_seconds
 
 Metric = Literal["memory_bytes", "latency_s", "macs", "params", "file_bytes"]
 

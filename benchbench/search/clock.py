@@ -7,9 +7,9 @@ import logging
 import time
 from pathlib import Path
 
-from benchbench.documents import read_json
-from benchbench.errors import StoreError, first_line
-from benchbench.store import write_whole
+from benchbench.core.config import read_json
+from benchbench.core.errors import StoreError, first_line
+from benchbench.core.results import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from benchbench import records as rec
+from benchbench.core import records as rec
 
 Variant = Literal["slim_unetr", "slim_unetr_fixed"]
 VARIANTS: tuple[Variant, ...] = ("slim_unetr", "slim_unetr_fixed")

@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from benchbench.errors import BenchError, StoreError, first_line
+from benchbench.core.errors import BenchError, StoreError, first_line
 from benchbench.search.storage import drop_waiting, fail_the_dead, run_trial, take_up_the_left
 
 _LABEL, _WORK, _RESULT, _ERROR = "label", "work", "result", "error"

@@ -22,7 +22,7 @@ import optuna
 from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import FrozenTrial, TrialState
 
-from benchbench.errors import StoreError, first_line
+from benchbench.core.errors import StoreError, first_line
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchbench.child import end_with_the_starter
-from benchbench.errors import EXIT_INTERRUPTED, BenchError, StoreError
+from benchbench.core.errors import EXIT_INTERRUPTED, BenchError, StoreError
+from benchbench.core.process import end_with_the_starter
 
 
 def main(folder: Path, index: int, starter: int) -> int:
@@ -39,10 +39,10 @@ def main(folder: Path, index: int, starter: int) -> int:
 def _work(folder: Path, index: int) -> None:
     import torch  # takes seconds, in which a signal may come: not before the handlers are set
 
-    from benchbench.search.asked import read_job
-    from benchbench.search.searcher import STORAGE_ENV
+    from benchbench.search.phases import Worker
+    from benchbench.search.request import read_job
+    from benchbench.search.run import STORAGE_ENV
     from benchbench.search.storage import open_storage
-    from benchbench.search.work import Worker
 
     own = f"sqlite:///{(folder / 'study.db').absolute()}"
     url = os.environ.get(STORAGE_ENV) or own

@@ -1,0 +1,201 @@
+"""Audits as rows of text: each counter's MACs, its parameters, the operators, and what to say of them.
+
+Every table of MACs says that twice its numbers are FLOPs, because papers print MACs under "GFLOPs".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchbench.core.units import format_shape
+from benchbench.measure.flops.audit import TITLES, Counted, giga, signed
+from benchbench.runner.audit import Audited
+
+GMAC = "GMAC (2x = GFLOP)"
+
+Row = dict[str, Any]
+
+
+def macs(rows: Sequence[Audited]) -> list[Row]:
+    """One line a network: its MACs by every counter, with how many times the truth that is."""
+    lines = []
+    for row in rows:
+        counted = _counted(row)
+        line: Row = {"network": row.card.name, "input": format_shape(row.job.input_shape)}
+        for name, title in TITLES.items():
+            c = counted.get(name)
+            least = "at least " if c and c.uncounted else ""
+            line[f"{title} {GMAC}" if name == "torch" else title] = least + _macs(c.macs, c.factor) if c else "-"
+        p = row.result.published if row.result else None
+        line["published"] = giga(p.macs) if p and p.macs is not None else "-"
+        line["which is"] = _which(p.macs, p.macs_counter) if p else "-"
+        lines.append(line)
+    return lines
+
+
+def params(rows: Sequence[Audited]) -> list[Row]:
+    """One line a network: its parameters by every counter, and what some of them leave out."""
+    lines = []
+    for row in rows:
+        counted = _counted(row)
+        line: Row = {"network": row.card.name}
+        for name, title in TITLES.items():
+            if name != "thop_fixed":  # it counts parameters as thop does
+                c = counted.get(name)
+                line[f"{title} params" if name == "torch" else title] = "-" if c is None else _whole(c.params)
+        r = row.result
+        line["with buffers"] = _whole(r.params.all + r.params.buffers) if r else "-"
+        line["bare"] = _whole(r.params.bare) if r else "-"
+        line["unused"] = _whole(r.params.unused) if r and r.params.unused is not None else "-"
+        line["shared modules"] = str(len(r.params.shared_modules)) if r else "-"
+        line["published M"] = f"{r.published.params / 1e6:,.2f}" if r and r.published.params is not None else "-"
+        lines.append(line)
+    return lines
+
+
+def by_operator(rows: Sequence[Audited]) -> list[Row]:
+    """One line a kind of operator that a counter gets wrong, and one for each that the headline does not count."""
+    return [*_uncounted(rows), *_differences(rows)]
+
+
+def _uncounted(rows: Sequence[Audited]) -> list[Row]:
+    return [
+        {
+            "network": row.card.name,
+            "counter": TITLES["torch"],
+            "kind": "not counted",
+            "operator": operator,
+            "modules": "-",
+            f"counted {GMAC}": "-",
+            "true": "not known",
+            "difference": "-",
+            "factor": "-",
+            "why": "there is no rule for it; torch.utils.flop_counter.register_flop_formula gives it one",
+        }
+        for row in rows
+        for c in _counted(row).values()
+        for operator in c.uncounted
+    ]
+
+
+def _differences(rows: Sequence[Audited]) -> list[Row]:
+    return [
+        {
+            "network": row.card.name,
+            "counter": TITLES[d.counter],
+            "kind": d.kind,
+            "operator": d.operator,
+            "modules": str(d.modules),
+            f"counted {GMAC}": giga(d.counted),
+            "true": giga(d.true),
+            "difference": signed(d.counted - d.true),
+            "factor": f"{d.counted / d.true:.2f}x" if d.true else "-",
+            "why": d.why,
+        }
+        for row in rows
+        if row.result
+        for d in row.result.differences
+    ]
+
+
+def plain(rows: Sequence[Audited]) -> list[Row]:
+    """One line a network and counter, with unrounded numbers."""
+    lines = []
+    for row in rows:
+        for c in _counted(row).values() or [None]:
+            lines.append(
+                {
+                    "network": row.card.name,
+                    "input": format_shape(row.job.input_shape),
+                    "counter": c.counter if c else "torch",
+                    "version": (c.version if c else None) or "",
+                    "macs": _raw(c.macs if c else None),
+                    "factor": _raw(c.factor if c else None),
+                    "params": _raw(c.params if c else None),
+                    "reason": (c.reason if c else row.error) or "",
+                    "how": c.how if c else "",
+                    "not_counted": " ".join(c.uncounted) if c else "",
+                    "verdict": row.result.verdict if row.result else "",
+                }
+            )
+    return lines
+
+
+def verdicts(rows: Sequence[Audited]) -> list[str]:
+    """One line a network, and one for each figure of a paper and each counter without a count."""
+    said = []
+    for row in rows:
+        name = row.card.name
+        if row.result is None:
+            said.append(f"{name}: no headline: {row.error}")
+            continue
+        said.append(f"{name}: {row.result.verdict}")
+        p = row.result.published
+        if p.macs is not None:
+            said.append(f"  published {giga(p.macs)} G: {p.macs_why}")
+        if p.params is not None:
+            said.append(f"  published {p.params / 1e6:,.2f} M: {p.params_why}")
+        if row.counted:
+            said += [f"  {TITLES[c.counter]}: {c.reason}" for c in row.result.counters[1:] if c.macs is None]
+        if not row.weightless:
+            said.append("  built with memory for its weights")
+    return said
+
+
+def how(rows: Sequence[Audited]) -> list[str]:
+    """How each counter's numbers were obtained, once."""
+    found = dict.fromkeys((c.counter, c.version, c.how) for row in rows for c in _counted(row).values() if c.how)
+    return [f"{TITLES[counter]} {version or '(not installed)'}: {text}" for counter, version, text in found]
+
+
+def operators() -> list[Row]:
+    """One line a golden operator: its MACs by hand, and each counter's factor on it. Loads torch."""
+    from benchbench.measure.flops import reference_operators
+
+    lines = []
+    for operator in reference_operators.OPERATORS:
+        line: Row = {
+            "operator": operator.name,
+            "input": format_shape(operator.shape),
+            "MAC by hand": str(operator.macs),
+        }
+        for name, found in reference_operators.check(operator).items():
+            if found.macs is None:
+                line[TITLES[name]] = str(found.reason)
+            elif found.factor is not None:
+                line[TITLES[name]] = _times(found.factor)
+            else:
+                line[TITLES[name]] = "0" if not found.macs else f"{found.per_element:g} per element"
+        lines.append(line)
+    return lines
+
+
+def _counted(row: Audited) -> dict[str, Counted]:
+    return {c.counter: c for c in row.result.counters} if row.result else {}
+
+
+def _macs(macs: int | None, factor: float | None) -> str:
+    if macs is None:
+        return "-"
+    return giga(macs) if factor is None or factor == 1 else f"{giga(macs)} ({_times(factor)})"
+
+
+def _times(factor: float) -> str:
+    """`4.92x`; more digits where two would hide that it is not 1."""
+    short = f"{factor:.2f}x"
+    return short if short != "1.00x" or factor == 1 else f"{factor:.4f}x"
+
+
+def _which(macs: float | None, counter: str | None) -> str:
+    if macs is None:
+        return "-"
+    return f"{TITLES[counter]}'s" if counter else "nobody's"
+
+
+def _whole(n: int | None) -> str:
+    return "-" if n is None else f"{n:,}"
+
+
+def _raw(value: float | int | None) -> str:
+    return "" if value is None else repr(value)

@@ -1,0 +1,159 @@
+"""What a person sees while a run goes on: the plan, one live line, and a line for each finished row.
+
+All of it on stderr. The live line needs a terminal; with -v and no terminal the other lines are
+written plainly, so that a log of a run reads well.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from benchbench.core.records import Record
+from benchbench.core.units import format_duration, format_shape, format_value
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+
+#: What the line of a finished row tells.
+_TOLD = {
+    "latency_s": "{}",
+    "train_step_s": "{} a step",
+    "peak_memory_bytes": "{}",
+    "train_peak_memory_bytes": "{}",
+    "volume_latency_s": "{} a volume",
+    "dice": "Dice {}",
+}
+
+
+class TerminalProgress:
+    """`runner.Progress` for a terminal or a log."""
+
+    def __init__(self, stream: TextIO, *, shown: bool) -> None:
+        """Make it; nothing is written yet.
+
+        Args:
+            stream: stderr.
+            shown: False keeps it silent.
+        """
+        self.stream, self.shown = stream, shown
+        self._live: Status | None = None
+        self._now: dict[str, tuple[str, float]] = {}  # lane -> what runs there, and until when
+        self._texts: dict[str, str] = {}
+        self._done, self._total = 0, 0
+
+    def __enter__(self) -> TerminalProgress:
+        if self.shown and self.stream.isatty():
+            from rich.console import Console
+
+            self._live = Console(file=self.stream, highlight=False).status("counting parameters and MACs")
+            self._live.start()
+        elif self.shown:
+            self._say("counting parameters and MACs")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def _say(self, text: str) -> None:
+        if self._live:
+            self._live.console.print(text, markup=False, soft_wrap=True)
+        elif self.shown:
+            print(text, file=self.stream, flush=True)
+
+    def plan(self, cells: Sequence[tuple[str, float]], folder: Path, reused: int) -> None:
+        """Say what will be done, and about how long it will take."""
+        self._total = len(cells)
+        if reused:
+            self._say(f"{reused} row(s) in {folder} were measured before under the same conditions and are kept")
+        if cells:
+            here = sum(seconds for _, seconds in cells)
+            about = f", about {format_duration(here)} (a guess from the MACs)" if here else ""
+            self._say(f"{len(cells)} to do, the cheapest first{about}; records go to {folder}")
+
+    def begin(self, label: str, remaining_s: float, lane: str = "") -> None:
+        """A row starts, here or on another host."""
+        self._now[lane] = (label, time.monotonic() + remaining_s)
+        self.phase("starting", lane)
+
+    def phase(self, text: str, lane: str = "") -> None:
+        """Renew the live line."""
+        self._texts[lane] = text
+        if lane not in self._now:
+            self._now[lane] = (lane, 0.0)
+            if not self._live:
+                self._say(f"{lane}: {text}")  # waiting for the board, before any row of it
+        if self._live:
+            parts = [self._part(key) for key in self._now]
+            self._live.update(f"[{self._done + 1}/{self._total}] {' | '.join(parts)}".replace("[", "\\["))
+
+    def _part(self, lane: str) -> str:
+        label, until = self._now[lane]
+        left = max(0.0, until - time.monotonic())
+        return f"{label}: {self._texts[lane]}{f', about {format_duration(left)} left' if until else ''}"
+
+    def end(self, record: Record) -> None:
+        """A row is done: one line that stays."""
+        self._done += 1
+        asked = record.device.asked
+        self._now.pop(asked if asked in self._now else "", None)
+        label = f"{record.model.name} {format_shape(record.workload.spatial)} on {asked}"
+        where = f"[{self._done}/{self._total}] {label}: "
+        if record.status not in ("ok", "unstable"):
+            self._say(f"{where}{record.status}: {record.error}")
+            return
+        parts = []
+        for metric, words in _TOLD.items():
+            m = record.get(metric)
+            if m and m.value is not None:
+                bound = "at least " if m.bound == "at_least" else ""
+                parts.append(words.format(f"{bound}{format_value(m.value, m.unit)}"))
+        note = "" if record.status == "ok" else f" ({record.status})"
+        self._say(f"{where}{', '.join(parts)}{note}, in {format_duration(record.duration_s)}")
+
+
+class TrainingProgress:
+    """One live line for a training, or for going through cases; in a log, a line every half minute."""
+
+    def __init__(self, stream: TextIO, *, shown: bool, every_s: float = 30.0) -> None:
+        """Make it; nothing is written yet.
+
+        Args:
+            stream: stderr.
+            shown: False keeps it silent.
+            every_s: seconds between two lines of a log.
+        """
+        self.stream, self.shown, self.every_s = stream, shown, every_s
+        self._live: Status | None = None
+        self._began = self._last = time.monotonic()
+
+    def __enter__(self) -> TrainingProgress:
+        if self.shown and self.stream.isatty():
+            from rich.console import Console
+
+            self._live = Console(file=self.stream, highlight=False).status("starting")
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def step(self, used: float, line: str) -> None:
+        """So much of the budget is used, 0 to 1."""
+        now = time.monotonic()
+        left = (now - self._began) / used * (1 - used) if used else 0.0
+        text = f"{used:.0%}: {line}, about {format_duration(left)} left" if used else line
+        if self._live:
+            self._live.update(text)
+        elif self.shown and (now - self._last >= self.every_s or used >= 1):
+            self._last = now
+            print(text, file=self.stream, flush=True)
+
+    def case(self, done: int, total: int) -> None:
+        """So many cases are done."""
+        self.step(done / total, f"case {done} of {total}")

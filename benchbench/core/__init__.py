@@ -1,0 +1,1 @@
+"""Records, results folders, units, errors, statistics and configuration: no PyTorch, no device."""

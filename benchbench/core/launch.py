@@ -1,0 +1,55 @@
+"""How a process of benchbench is started: no file of the folder that it is started in takes the place of a library.
+
+Python puts the current folder first for `-m` and `-c`, and so a `numpy.py` that lies there, perhaps in a data set that
+was downloaded, would be imported by whatever starts. The surprise is that `-I` would not do: it drops PYTHONPATH, too,
+which is the user's own word.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+# What a child runs: `benchbench` is the very package of the parent, wherever that found it, and `''` is nowhere.
+_START = """
+import sys
+if sys.path[:1] == [""]: del sys.path[0]
+from importlib.util import module_from_spec, spec_from_file_location
+spec = spec_from_file_location("benchbench", sys.argv[1])
+sys.modules["benchbench"] = package = module_from_spec(spec)
+spec.loader.exec_module(package)
+from runpy import run_module
+module = sys.argv[2]
+del sys.argv[:2]
+run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """The argument vector of a Python process that runs a module, as `-m` would.
+
+    Args:
+        module: of benchbench.
+        arguments: its `sys.argv[1:]`.
+    """
+    package = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "__init__.py")
+    return [sys.executable, *(["-P"] if sys.version_info >= (3, 11) else []), "-c", _START, package, module, *arguments]
+
+
+def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment for a child, without empty parts of PYTHONPATH, which mean the current folder.
+
+    Args:
+        changes: variables that differ.
+    """
+    found = {**os.environ, **(changes or {})}
+    if "PYTHONPATH" in found:
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, found["PYTHONPATH"].split(os.pathsep)))
+    return found
+
+
+def current_folder_last() -> None:
+    """For a process that was started by `-m`: the current folder, which Python has put first, goes to the end."""
+    if not getattr(sys.flags, "safe_path", False) and sys.path[:1] in ([""], [os.getcwd()]):
+        sys.path.append(sys.path.pop(0))

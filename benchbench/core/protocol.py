@@ -1,0 +1,126 @@
+"""How often a network is run, and when that is enough: the named protocols, or one's own numbers.
+
+`quick` is one process a network and answers in minutes. `standard` and `thorough` run several fresh
+processes, since two processes of one network differ by more than the forwards within either. The
+surprise is the rule for slow networks: a forward of tens of seconds is warmed up by one forward and
+timed once or twice a process, whatever the interval is then; docs/protocol.md says what that costs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+from benchbench.core.errors import UsageError, unknown
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """How to warm up, how often to repeat, and what is steady enough."""
+
+    name: str  # `standard`, or with the numbers that differ: `standard,processes=8`
+    processes: int  # fresh processes a cell, one a round
+    max_processes: int  # so many where `processes` leave the interval too wide
+    window: int  # forwards in one window of the warm-up
+    steady: float  # warm when two windows' medians differ by no more than this share
+    warmup_s: float  # but no longer than this
+    min_samples: int  # timed forwards a process
+    max_samples: int
+    timed_s: float  # a process's time for them
+    half_width: float  # of the median's 95 % interval, as a share of the median
+    slow_samples: int  # of a network too slow for `min_samples` in `timed_s`, a process:
+    slow_timed_s: float  # as many where they take no longer than this, else one
+    cell_s: float  # no further processes once a cell has taken so long
+
+    def is_slow(self, forward_s: float) -> bool:
+        """Whether the rule for slow networks holds: `min_samples` forwards take longer than `timed_s`."""
+        return forward_s * self.min_samples > self.timed_s
+
+    def samples_of_slow(self, forward_s: float) -> int:
+        """Timed forwards a process of a slow network."""
+        fitting = int(self.timed_s / forward_s)
+        least = self.slow_samples if self.slow_samples * forward_s <= self.slow_timed_s else 1
+        return max(fitting, least)
+
+
+PROTOCOLS = {
+    "quick": Protocol(
+        name="quick", processes=1, max_processes=1, window=3, steady=0.10, warmup_s=2.0, min_samples=10,
+        max_samples=500, timed_s=5.0, half_width=0.10, slow_samples=3, slow_timed_s=600.0, cell_s=60.0,
+    ),
+    "standard": Protocol(
+        name="standard", processes=5, max_processes=10, window=3, steady=0.05, warmup_s=3.0, min_samples=10,
+        max_samples=500, timed_s=5.0, half_width=0.03, slow_samples=2, slow_timed_s=20.0, cell_s=120.0,
+    ),
+    "thorough": Protocol(
+        name="thorough", processes=10, max_processes=20, window=5, steady=0.03, warmup_s=20.0, min_samples=20,
+        max_samples=1000, timed_s=20.0, half_width=0.01, slow_samples=5, slow_timed_s=300.0, cell_s=1200.0,
+    ),
+}  # fmt: skip
+
+#: What every number must be above, or at least.
+_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "processes": (lambda v: v >= 1, "at least 1"),
+    "max_processes": (lambda v: v >= 1, "at least 1"),
+    "window": (lambda v: v >= 1, "at least 1"),
+    "steady": (lambda v: v > 0, "above 0"),
+    "warmup_s": (lambda v: v >= 0, "0 or more seconds"),
+    "min_samples": (lambda v: v >= 1, "at least 1"),
+    "max_samples": (lambda v: v >= 1, "at least 1"),
+    "timed_s": (lambda v: v > 0, "above 0 seconds"),
+    "half_width": (lambda v: v > 0, "above 0, as a share of the median: 0.03 is 3 %"),
+    "slow_samples": (lambda v: v >= 1, "at least 1"),
+    "slow_timed_s": (lambda v: v > 0, "above 0 seconds"),
+    "cell_s": (lambda v: v > 0, "above 0 seconds"),
+}
+
+
+def get_protocol(text: str) -> Protocol:
+    """A protocol by its name, by a name with numbers of one's own, or by numbers alone (those of `quick` else).
+
+    Args:
+        text: `standard`, `standard,processes=8,half_width=0.02`, or `processes=3`.
+
+    Raises:
+        UsageError: an unknown name or key, or a number that cannot be.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    base = "quick"
+    if words and "=" not in words[0]:
+        base = words.pop(0)
+    if base not in PROTOCOLS or not text.strip():
+        raise UsageError(unknown("protocol", base if text.strip() else text, PROTOCOLS, hint=_HINT))
+    default = PROTOCOLS[base]
+    numbers: dict[str, float] = {}
+    for word in words:
+        key, equals, value = (part.strip() for part in word.partition("="))
+        if key not in _RULES or not equals:
+            raise UsageError(f"{text!r}: {unknown('number', key, _RULES, hint=_HINT)}")
+        numbers[key] = _number(text, key, value, whole=isinstance(getattr(default, key), int))
+    given = dict(numbers)
+    if "processes" in numbers and "max_processes" not in numbers:
+        numbers["max_processes"] = max(numbers["processes"], default.max_processes if default.processes > 1 else 1)
+    if "min_samples" in numbers and "max_samples" not in numbers:
+        numbers["max_samples"] = max(numbers["min_samples"], default.max_samples)
+    name = ",".join([base, *(f"{k}={v:g}" for k, v in sorted(given.items()) if v != getattr(default, k))])
+    found = dataclasses.replace(default, **{**numbers, "name": name})  # type: ignore[arg-type]
+    for low, high in (("processes", "max_processes"), ("min_samples", "max_samples")):
+        if getattr(found, low) > getattr(found, high):
+            raise UsageError(f"{text!r}: {low} is {getattr(found, low)} and {high} {getattr(found, high)}")
+    return found
+
+
+_HINT = "write quick, standard or thorough, or such as standard,processes=8,half_width=0.02"
+
+
+def _number(text: str, key: str, value: str, *, whole: bool) -> float:
+    rule, words = _RULES[key]
+    try:
+        number: float = int(value) if whole else float(value)
+    except ValueError:
+        number = math.nan
+    if math.isnan(number) or not rule(number):
+        kind = "a whole number, " if whole else ""
+        raise UsageError(f"{text!r}: {key} must be {kind}{words}, not {value!r}")
+    return number

@@ -1,0 +1,442 @@
+"""records.jsonl: one record a line, on disk before the next measurement starts.
+
+The surprise is the last line. A process killed while writing leaves half a line; it is moved to
+`records.jsonl.torn` with a warning when the folder is next opened for writing, and passed over by
+readers. A broken line anywhere else means that the file is not ours, and it is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchbench.core import records as rec
+from benchbench.core.config import parse_json
+from benchbench.core.errors import StoreError, command
+
+if TYPE_CHECKING:
+    import pandas
+
+log = logging.getLogger(__name__)
+
+RECORDS = "records.jsonl"
+SEARCH, SEARCH_BEGUN = "search.json", "job.json"  # in the folder of a search: its result, and what it was asked for
+LOCK = ".lock"
+_PARTIAL = re.compile(r".+\.(\d+)\.partial")  # as `write_whole` names them
+
+
+class Store:
+    """The records of one folder, opened for adding to it."""
+
+    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
+        """Open, or make, a results folder.
+
+        Args:
+            folder: made if it is not there.
+            fresh: start over: set what is there aside as `records.jsonl.old`, `.old.2`, ...
+
+        Raises:
+            StoreError: the folder cannot be written, is in use by another run, holds a file that is
+                not ours, or one from a newer schema.
+        """
+        self.folder = folder
+        self.path = folder / RECORDS
+        self._lock: int | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock(folder)
+            remove_torn(folder)
+            remove_torn(folder / "artifacts")
+            if fresh:
+                set_aside([self.path])
+            self.records = list(read_records(self.path)) if self.path.exists() else []
+            self._set_torn_line_aside()
+            self._file = open(self.path, "ab")  # noqa: SIM115 - kept open for the life of the store
+        except OSError as error:
+            self._unlock()
+            raise StoreError(
+                f"cannot write results to {folder}: {error.strerror or error}; choose another folder with --out"
+            ) from error
+        except StoreError:
+            self._unlock()
+            raise
+
+    def _set_torn_line_aside(self) -> None:
+        if not self.path.exists():
+            return
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole == len(data):
+            return
+        with open(self.folder / f"{RECORDS}.torn", "ab") as torn:
+            torn.write(data[whole:] + b"\n")
+        os.truncate(self.path, whole)
+        log.warning("the last record of %s was half written; set aside in %s.torn", self.path, RECORDS)
+
+    def append(self, record: rec.Record) -> None:
+        """Add a record and wait until the disk has it.
+
+        Raises:
+            StoreError: the disk is full or gone; what was there before stays whole.
+        """
+        line = rec.canonical_json(rec.record_to_json(record)).encode() + b"\n"
+        start = self._file.tell()
+        try:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._undo(start)
+            raise StoreError(
+                f"cannot write to {self.path}: {error.strerror or error}; "
+                f"{len(self.records)} finished record(s) are kept: make room and run the same command again"
+            ) from error
+        self.records.append(record)
+
+    def _undo(self, size: int) -> None:
+        # Close first: closing writes what is still buffered, and after the cut that would be half a line.
+        with contextlib.suppress(OSError):
+            self._file.close()
+        try:
+            os.truncate(self.path, size)
+        except OSError as error:
+            log.debug("after a failed write, %s was left with half a line: %s", self.path, error)
+
+    def add_artifact(self, kind: str, name: str, content: bytes, *, title: str = "") -> rec.Artifact:
+        """Keep a file beside the records.
+
+        The name carries the hash of the content, so equal content is kept once.
+
+        Args:
+            kind: what the report does with it (`layers`, `picture`, ...).
+            name: with its ending, such as `slim_unetr.json`.
+            content: the bytes.
+            title: one line for a person.
+        """
+        digest = hashlib.sha256(content).hexdigest()
+        stem, dot, ending = name.rpartition(".")
+        relative = f"artifacts/{stem}-{digest[:12]}{dot}{ending}"
+        target = self.folder / relative
+        try:
+            target.parent.mkdir(exist_ok=True)
+            write_whole(target, content)
+        except OSError as error:
+            raise StoreError(f"cannot write {target}: {error.strerror or error}; make room and run again") from error
+        return rec.Artifact(kind=kind, path=relative, sha256=digest, title=title)
+
+    def finished(self, cell: str, environment: dict[str, Any]) -> rec.Record | None:
+        """The newest record of this cell that need not be measured again.
+
+        A row that failed for a reason that may pass (`failed`, `oom`, `timeout`, `not_run`) is tried again.
+        """
+        wanted = rec.fingerprint(environment)
+        for record in reversed(self.records):
+            if record.cell == cell and rec.fingerprint(record.environment) == wanted:
+                return record if record.status in ("ok", "unstable", "unsupported") else None
+        return None
+
+    def close(self) -> None:
+        """Let another run have the folder; one in which nothing was ever recorded does not stay behind."""
+        self._file.close()
+        if not self.records and self.path.exists() and not self.path.stat().st_size:
+            self.path.unlink()
+            (self.folder / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody else's files are in it
+                self.folder.rmdir()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            _let_go(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def lock(folder: Path) -> int | None:
+    """Hold the folder for this process; the system lets go when the process ends, however it ends.
+
+    Raises:
+        StoreError: another process has it.
+        OSError: it cannot be written, or its file system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock; there two runs in one folder are the user's to avoid
+        return None
+    path = folder / LOCK
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise StoreError(f"{folder} is in use by another run; wait for it or choose another --out") from error
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                _held_here.add(handle)
+                return handle
+        os.close(handle)  # of a run that took the file away when it ended: whoever comes next would not see it
+
+
+_held_here: set[int] = set()  # handles of the locks of this process
+
+
+def _let_go(handle: int) -> None:
+    if handle in _held_here:  # else it is that of the process which this one was forked from
+        _held_here.remove(handle)
+        os.close(handle)
+
+
+def _hold_nothing() -> None:
+    for handle in list(_held_here):
+        _let_go(handle)
+
+
+if hasattr(os, "register_at_fork"):  # a fork shares the lock, and would keep it beyond the end of who took it
+    os.register_at_fork(after_in_child=_hold_nothing)
+
+
+@contextlib.contextmanager
+def held(folder: Path, *, prefix: str = "") -> Iterator[None]:
+    """A folder, made if need be, that is this process's alone meanwhile; one in which nothing was made goes again.
+
+    Args:
+        folder: the folder.
+        prefix: of the files in it that are this command's; those that a killed process left half written are removed.
+
+    Raises:
+        StoreError: another process has it, or it cannot be written.
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = lock(folder)
+    except OSError as error:
+        raise StoreError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from error
+    try:
+        remove_torn(folder, prefix=prefix)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if made and os.listdir(folder) == [LOCK]:
+                (folder / LOCK).unlink()
+                folder.rmdir()
+        if handle is not None:
+            _let_go(handle)
+
+
+def set_aside(paths: Sequence[Path]) -> list[Path]:
+    """Give files other names, `.old`, `.old.2`, ..., so that what is made next replaces nothing.
+
+    Args:
+        paths: of files that belong together: they get one number. One that is not there, or is empty, is left.
+
+    Returns:
+        Where they are now.
+
+    Raises:
+        OSError: one cannot be renamed.
+    """
+    full = [path for path in paths if path.exists() and (path.is_dir() or path.stat().st_size)]
+    number = 1
+    while any(os.path.lexists(_aside(path, number)) for path in full):
+        number += 1
+    for path in full:
+        path.rename(_aside(path, number))
+    return [_aside(path, number) for path in full]
+
+
+def _aside(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.old" + (f".{number}" if number > 1 else ""))
+
+
+def remove_torn(folder: Path, *, prefix: str = "", older_s: float = 0.0) -> None:
+    """Remove what processes that were killed while they wrote a file have left of it.
+
+    Args:
+        folder: nothing in it is touched while the process that writes it is there, if it is of this machine.
+        prefix: of the names.
+        older_s: seconds since it was last written to; for a folder that this process does not hold, which processes
+            of other machines may write to.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            found = _PARTIAL.fullmatch(path.name)
+            if not found or not path.name.startswith(prefix) or _is_running(int(found[1])):
+                continue
+            if time.time() - path.lstat().st_mtime >= older_s:
+                path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is either the old or the new one, never half."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _no_records(folder: Path) -> str:
+    """Why a folder has no records, and what makes some."""
+    if (folder / SEARCH).exists():
+        return (
+            f"{folder} holds a search, whose finalists have their records in {folder / 'measured'} and a row each in "
+            f"{folder / 'front.csv'}; its page is made by: {command('report', folder)}"
+        )
+    if (folder / SEARCH_BEGUN).exists():
+        return (
+            f"the search in {folder} has no result yet; this goes on with it: {command('search', '--resume', folder)}"
+        )
+    return f"no records in {folder}: expected {RECORDS}, which this makes: {command('run', '--out', folder)}"
+
+
+def read_records(path: Path) -> Iterable[rec.Record]:
+    """The records of one file, oldest first.
+
+    Args:
+        path: a `records.jsonl`, or a folder that holds one or several `*.jsonl`.
+
+    Raises:
+        StoreError: nothing there, not ours, or from a newer schema.
+    """
+    try:
+        files = sorted(path / name for name in os.listdir(path) if name.endswith(".jsonl")) if path.is_dir() else None
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+    if files is not None:
+        if not files:
+            raise StoreError(_no_records(path))
+        return [record for file in files for record in read_records(file)]
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise StoreError(f"no records at {path}: no such file or folder") from error
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+    lines = raw.split(b"\n")
+    if lines[-1]:
+        log.warning("the last record of %s is half written and was passed over", path)
+    return [_read_line(line, path, number) for number, line in enumerate(lines[:-1], 1) if line.strip()]
+
+
+def _read_line(line: bytes, path: Path, number: int) -> rec.Record:
+    where = f"{path} line {number}"
+    try:
+        data = parse_json(line, "it", StoreError)
+    except StoreError as error:
+        raise StoreError(f"{where} is not a benchbench record (no JSON: {error}); is this the right file?") from error
+    if not isinstance(data, dict) or "schema" not in data:
+        raise StoreError(f"{where} is not a benchbench record (no 'schema'); is this the right file?")
+    schema = data["schema"]
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+        raise StoreError(f"{where} is not a benchbench record (schema {rec.told(schema)}); is this the right file?")
+    if schema > rec.SCHEMA:
+        raise StoreError(
+            f"{where} has schema {schema} and this benchbench reads up to {rec.SCHEMA}: "
+            "a newer benchbench wrote it; upgrade with 'pip install --upgrade benchbench'"
+        )
+    try:
+        return rec.record_from_json(data)
+    except (KeyError, TypeError) as error:
+        detail = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise StoreError(f"{where} is not a whole benchbench record: {detail}") from error
+
+
+def latest(records: Iterable[rec.Record]) -> list[rec.Record]:
+    """Of each cell and environment the newest record, in the order in which the cells first came.
+
+    A row of a host that could not be asked what it is gives way to any row that the host did make.
+    """
+    newest: dict[tuple[str, str], rec.Record] = {}
+    for record in records:
+        newest[record.cell, rec.fingerprint(record.environment)] = record
+    made = {_wish(r) for r in newest.values() if not _unseen(r)}
+    return [r for r in newest.values() if not _unseen(r) or _wish(r) not in made]
+
+
+def _unseen(record: rec.Record) -> bool:
+    return record.status == "not_run" and record.device.kind == "none"
+
+
+def _wish(record: rec.Record) -> str:
+    """What was asked, without the threads, which follow from the device that is found."""
+    work = dataclasses.replace(record.workload, threads=None)
+    return rec.cell_id(record.model, work, record.device.asked, record.recipe)
+
+
+def to_frame(records: Sequence[rec.Record]) -> pandas.DataFrame:
+    """One row a record; for each metric the columns `<metric>` and `<metric>_origin`.
+
+    A paper's figure stands apart, in `<metric>_published`.
+    A value that could not be had is NaN; its reason is in `<metric>_reason`.
+    """
+    import pandas
+
+    rows = []
+    for record in records:
+        row: dict[str, Any] = {
+            "id": record.id,
+            "cell": record.cell,
+            "model": record.model.name,
+            "status": record.status,
+            "error": record.error,
+            "device": record.device.asked,
+            "device_name": record.device.name,
+            "basis": record.device.basis,
+            "started_at": record.started_at,
+            "in_channels": record.model.in_channels,
+            "out_channels": record.model.out_channels,
+            "checkpoint": record.model.checkpoint,
+        }
+        row |= {k: v for k, v in rec.to_json(record.workload).items()}
+        for m in record.measurements:
+            if m.origin == "published":
+                row[f"{m.metric}_published"] = m.value
+                continue
+            row |= {m.metric: m.value, f"{m.metric}_origin": m.origin}
+            if m.interval:
+                row |= {f"{m.metric}_low": m.interval[0], f"{m.metric}_high": m.interval[1]}
+            if m.reason:
+                row[f"{m.metric}_reason"] = m.reason
+        rows.append(row)
+    return pandas.DataFrame(rows)
+
+
+def load_records(path: str | Path) -> pandas.DataFrame:
+    """Every record of a folder or a `.jsonl` file as a table; see `to_frame` for its columns.
+
+    Raises:
+        StoreError: nothing there, not ours, or from a newer schema.
+    """
+    return to_frame(list(read_records(Path(path))))

@@ -1,0 +1,48 @@
+"""Record of a search, `search.json`: its reader, and the order of its points."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchbench.core.config import read_json
+from benchbench.core.errors import StoreError
+from benchbench.core.results import SEARCH
+
+SCHEMA = 1
+
+
+def read_search(folder: Path) -> dict[str, Any]:
+    """The record of a search.
+
+    Raises:
+        StoreError: it is not there, not one, or a newer one.
+    """
+    path = folder / SEARCH
+    found = read_json(path, "the record of a search", StoreError)
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if not isinstance(schema, int) or isinstance(schema, bool) or not isinstance(found, dict):
+        raise StoreError(f"{path} is not the record of a search")
+    if schema > SCHEMA:
+        raise StoreError(f"{path} has schema {schema}, and this benchbench reads up to {SCHEMA}: upgrade it")
+    return found
+
+
+def ordered(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Finalists, those of the front first, the cheapest before the others."""
+    return sorted(points, key=lambda p: (not p["front"], p["objective"] or 0.0))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What came out."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+
+    @property
+    def front(self) -> list[Mapping[str, Any]]:
+        """The points of the front, the cheapest first."""
+        return [point for point in ordered(self.summary["points"]) if point["front"]]

@@ -1,0 +1,162 @@
+"""The raw layout of nnU-Net v2: `imagesTr/<case>_0000.nii.gz`, one file a channel, and regions in `dataset.json`.
+
+The surprise is `regions_class_order`: regions overlap, so a prediction is painted into one map region by region,
+and this list has the value that each region gets.
+
+Source: nnU-Net, documentation/dataset_format.md and region_based_training.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchbench.core.errors import DataError
+from benchbench.data.layout import (
+    ENDINGS,
+    CaseFiles,
+    Fault,
+    ImageFile,
+    Source,
+    any_ending,
+    by_number,
+    count_faults,
+    ending_faults,
+    inside,
+    make_source,
+    read_json,
+    stem,
+    subject_of,
+    whole,
+    with_ending,
+)
+
+Pairs = list[tuple[Path, Path]]  # a file by the description, and as it is called
+
+
+def is_nnunet(description: Mapping[str, Any]) -> bool:
+    """Whether a `dataset.json` is of this layout."""
+    return "channel_names" in description and "labels" in description
+
+
+def open_nnunet(folder: Path) -> Source:
+    """Its training cases.
+
+    Raises:
+        DataError: the description cannot be read or lacks what is needed, or it asks for what is not supported.
+    """
+    path = folder / "dataset.json"
+    description = read_json(path)
+    ending = "." + str(description.get("file_ending", ".nii.gz")).lower().lstrip(".")
+    if ending not in ENDINGS:
+        raise DataError(f"{path}: files end in {ending!r}; .nii.gz and .nii are read, so convert them")
+    try:
+        names = tuple(str(name) for _, name in by_number(description["channel_names"]))
+        labels, regions = _regions(description["labels"])
+        order = tuple(whole(value) for value in description.get("regions_class_order") or ())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is no nnU-Net description: {error!r}") from error
+    if not names:
+        raise DataError(f"{path}: its channel_names name no channel")
+    if "ignore" in description["labels"]:
+        raise DataError(f"{path}: the label 'ignore' is not supported: remove it, or the cases that have it")
+    if order and len(order) != len(regions):
+        raise DataError(f"{path}: regions_class_order has {len(order)} values for {len(regions)} regions")
+    listed = description.get("dataset")
+    faults: list[Fault] = []
+    pairs: Pairs = []
+    cases: list[CaseFiles] = []
+    if isinstance(listed, Mapping):
+        for name, item in listed.items():
+            try:
+                cases.append(_listed(folder, str(name), item, len(names), pairs))
+            except DataError as error:
+                faults.append(Fault(level="fail", case=str(name), text=str(error)))
+        expected = len(listed)
+    else:
+        cases, faults = _found(folder, ending, len(names), pairs)
+        expected = len(cases)
+    faults += [*ending_faults(pairs), *count_faults(description, expected)]
+    return make_source(
+        folder,
+        title=str(description.get("description") or description.get("name") or folder.name),
+        layout="nnunet",
+        channels=names,
+        labels=labels,
+        regions=regions,
+        paint=order or None,
+        cases=tuple(cases),
+        licence=str(description.get("licence") or description.get("license") or "not stated"),
+        faults=faults,
+    )
+
+
+def _regions(described: Mapping[str, Any]) -> tuple[dict[int, str], dict[str, tuple[int, ...]]]:
+    """Labels by value, and regions in the order of the description."""
+    regions: dict[str, tuple[int, ...]] = {}
+    labels = {0: "background"}
+    names: dict[int, str] = {}  # of the regions of one label
+    for name, value in described.items():
+        values = tuple(whole(v) for v in value) if isinstance(value, list) else (whole(value),)
+        if values == (0,) or name == "ignore":
+            continue
+        regions[str(name)] = values
+        for one in values:
+            labels.setdefault(one, f"label {one}")
+        if len(values) == 1:
+            if (other := names.setdefault(values[0], str(name))) != name:
+                raise ValueError(f"the label {values[0]} is called {other!r} and {name!r}")
+            labels[values[0]] = str(name)
+    return labels, regions
+
+
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<number>\d{4})", re.DOTALL)
+
+
+def _found(folder: Path, ending: str, channels: int, pairs: Pairs) -> tuple[list[CaseFiles], list[Fault]]:
+    """Cases by the files of their first channel, and those that lack that file or their image."""
+    images, labels = folder / "imagesTr", folder / "labelsTr"
+    if not images.is_dir():
+        raise DataError(f"{folder}: no imagesTr in it")
+    numbered = [_CHANNEL.fullmatch(stem(path.name) or "") for path in images.iterdir()]
+    there = {(found["case"], int(found["number"])) for found in numbered if found}
+    names = {case for case, number in there if number == 0}
+    cases = []
+    for case in sorted(names):
+        files = [with_ending(images / f"{case}_{i:04d}", ending) for i in range(channels)]
+        label = with_ending(labels / case, ending)
+        pairs += [(path.with_name(f"{stem(path.name)}{ending}"), path) for path in (*files, label)]
+        cases.append(
+            CaseFiles(
+                id=case, subject=subject_of(case), images=tuple(ImageFile(path=path) for path in files), label=label
+            )
+        )
+    faults = []
+    for case in sorted({case for case, _ in there} - names):
+        text = f"imagesTr has {case}_{min(n for c, n in there if c == case):04d} of it, and no {case}_0000{ending}"
+        faults.append(Fault(level="fail", case=case, text=text))
+    labelled = {stem(path.name) for path in labels.iterdir()} - {None} if labels.is_dir() else set()
+    for name in sorted(str(name) for name in labelled - {case for case, _ in there}):
+        text = f"labelsTr has its label, and imagesTr no {name}_0000{ending}"
+        faults.append(Fault(level="fail", case=name, text=text))
+    return cases, faults
+
+
+def _listed(folder: Path, case: str, item: Any, channels: int, pairs: Pairs) -> CaseFiles:
+    description = folder / "dataset.json"
+    if not isinstance(item, Mapping):
+        raise DataError(f"{description}: it has no 'images' and 'label'")
+    for key in ("images", "label"):
+        if key not in item:
+            raise DataError(f"{description}: its case {case!r} lacks {key!r}")
+    named = item["images"] if isinstance(item["images"], list) else [item["images"]]
+    if len(named) != channels:
+        raise DataError(f"{description}: it has {len(named)} images, and channel_names names {channels}")
+    asked = [inside(folder, one) for one in (*named, item["label"])]
+    found = [any_ending(path) for path in asked]
+    pairs += zip(asked, found, strict=True)
+    *images, label = found
+    files = tuple(ImageFile(path=path) for path in images)
+    return CaseFiles(id=case, subject=subject_of(case), images=files, label=label)

@@ -1,0 +1,1 @@
+"""FLOP counts of a network, by several counters, and on what they differ."""

@@ -1,0 +1,450 @@
+"""Five ways to count one forward, each on its own copy of the network and none of them computing it.
+
+`torch` is the headline recipe of `cost.py`; fvcore, thop and torch-pruning are what tables in papers
+are made with; `thop_fixed` is thop with its rule for transposed convolutions put right. All of them
+run on tensors without memory, so a full-size count costs about a second.
+
+The surprise: a counter that looks plain can depend on how the network is put together. thop hooks a
+module once for every path that leads to it and adds its sum up as often: n paths count n squared.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import importlib.metadata
+import io
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchbench.measure.flops import rules
+from benchbench.measure.flops.graph import (
+    COUNT_METHOD,
+    copied,
+    count_macs,
+    graph_settings,
+    measure_cost,
+    operator_kind,
+    run_forward,
+)
+from benchbench.measure.flops.meta_device import trace_without_memory
+from benchbench.zoo import logits as zoo_logits
+
+Family = Literal["conv", "transposed_conv", "matmul", "elementwise"]
+
+_FAMILIES: Mapping[str, Family] = {
+    "conv": "conv",
+    "depthwise_conv": "conv",
+    "transposed_conv": "transposed_conv",
+    "matmul": "matmul",
+    "attention": "matmul",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What was counted in one module for one operator, as if the module were reached by one path."""
+
+    module: str
+    family: Family
+    operator: str  # aten name or layer class
+    macs: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Repeat:
+    """A shared module that a counter adds up more than once."""
+
+    module: str
+    once: int  # MACs of one path
+    times: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What one counter says of a network, and where."""
+
+    counter: str
+    version: str | None
+    macs: int | None = None
+    params: int | None = None
+    parts: tuple[Part, ...] = ()
+    repeats: tuple[Repeat, ...] = ()
+    batch: int = 1  # the count was divided by this
+    unknown: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # module: operators without a rule
+    held: frozenset[str] | None = None  # modules whose parameters are counted; None: all are
+    reason: str | None = None  # why there is no count
+    how: str = ""
+    uncounted: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of the headline: operator -> its calls
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the graph says of each module, to explain a counter's difference with."""
+
+    classes: Mapping[str, type[nn.Module]]
+    elements: Mapping[str, int]  # of the module's outputs, all calls; a module that is not here was never called
+    biases: Mapping[str, int]  # elements of the module's bias, once a call
+    volumes: Mapping[str, tuple[int, int]]  # (input, output) voxels of its transposed convolutions
+    attending: frozenset[str]  # modules that take a softmax themselves or through a child
+    used: frozenset[str]  # parameters that enter an operator
+
+
+def version(package: str) -> str | None:
+    """The installed version of a counter, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def count(name: str, module: nn.Module, x: Tensor) -> Tally:
+    """What the counter of that name says; whatever it raises becomes the reason why it says nothing.
+
+    Args:
+        name: of `COUNTERS`, the headline left out.
+        module: in eval mode, on the device of `x`; a copy of it is counted.
+        x: (B, C, D, H, W), on `meta` or with values.
+    """
+    package, function = _OTHERS[name]
+    installed = version(package)
+    how = f"{_HOW[name]}, on {'tensors without memory' if x.is_meta else 'real tensors'}, full size"
+    try:
+        with _silence():
+            found = function(copied(module), x)
+    except ImportError as error:
+        hint = "; setuptools brings distutils back" if "distutils" in str(error) else ""
+        why = f"{package} cannot be imported: {error}{hint}" if installed else f"{package} is not installed"
+        return Tally(counter=name, version=installed, reason=why, how=how)
+    except Exception as error:  # a counter may raise anything; it becomes this counter's cell
+        return Tally(counter=name, version=installed, reason=f"{type(error).__name__}: {_first_line(error)}", how=how)
+    return dataclasses.replace(found, version=installed, how=how)
+
+
+def count_torch(module: nn.Module, x: Tensor) -> tuple[Tally, Facts]:
+    """The headline, and what explains the others' differences.
+
+    Args:
+        module: in eval mode, on `meta`; a copy of it is counted.
+        x: (B, C, D, H, W) on `meta`.
+
+    Raises:
+        UnsupportedError: the forward cannot run without values.
+        Exception: whatever the network raises on this input.
+    """
+    ghost = copied(module)
+    recorder = _Recorder(ghost)
+    with graph_settings():
+        macs, left_out = count_macs(module, tuple(x.shape))
+        with recorder:
+            run_forward(ghost, x)
+    tally = Tally(
+        counter="torch",
+        version=str(torch.__version__),
+        macs=macs,
+        params=sum(p.numel() for p in module.parameters()),
+        parts=tuple(Part(module=m, family=f, operator=o, macs=n) for (m, f, o), n in recorder.parts.items()),
+        how=COUNT_METHOD,
+        uncounted=left_out,
+    )
+    return tally, recorder.facts(ghost)
+
+
+def count_anyhow(module: nn.Module, shape: Sequence[int], make: Callable[[], nn.Module] | None = None) -> Tally:
+    """The headline of a network that cannot be counted on `meta`; its parts are each operator's.
+
+    Args:
+        module: left as it is.
+        shape: (B, C, D, H, W).
+        make: builds it with values.
+
+    Raises:
+        UnsupportedError: it cannot run without values, and is too large to be run.
+        Exception: whatever the network raises on this input.
+    """
+    cost = measure_cost(module, shape, make=make)
+    return Tally(
+        counter="torch",
+        version=str(torch.__version__),
+        macs=cost.macs,
+        params=cost.params,
+        how=cost.how,
+        uncounted=cost.uncounted,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Counters print, warn, and log through the root logger, which configures it; none of that is ours to show."""
+    root = logging.getLogger()
+    handler = logging.NullHandler()
+    disabled = root.manager.disable
+    root.addHandler(handler)
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        root.removeHandler(handler)
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """MACs by module and operator, and what goes in and out of modules."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.parts: dict[tuple[str, Family, str], int] = {}
+        self.elements: collections.Counter[str] = collections.Counter()
+        self.biases: collections.Counter[str] = collections.Counter()
+        self.volumes: dict[str, tuple[int, int]] = {}
+        self.softmax: set[str] = set()
+        self.used: set[str] = set()
+        self._names = {id(m): name for name, m in module.named_modules()}
+        self._parameters = {id(p): name for name, p in module.named_parameters()}
+        self._inside = [""]
+        for part in module.modules():
+            part.register_forward_pre_hook(self._enter)
+            part.register_forward_hook(self._leave)
+
+    def _enter(self, module: nn.Module, _: Any) -> None:
+        self._inside.append(self._names[id(module)])
+
+    def _leave(self, module: nn.Module, _: Any, out: Any) -> None:
+        name = self._inside.pop()
+        self.elements[name] += sum(t.numel() for t in tree_leaves(out) if isinstance(t, Tensor))
+        bias = getattr(module, "bias", None)
+        self.biases[name] += bias.numel() if isinstance(bias, Tensor) else 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        for leaf in tree_leaves((args, kwargs)):
+            if id(leaf) in self._parameters:
+                self.used.add(self._parameters[id(leaf)])
+        name, module = func._overloadpacket.__name__, self._inside[-1]
+        if "softmax" in name:
+            self.softmax.add(module)
+        macs = rules.macs_of(func, args, kwargs, out)
+        if macs:
+            kind = operator_kind(name, args)
+            key = (module, _FAMILIES.get(kind, "matmul"), name)
+            self.parts[key] = self.parts.get(key, 0) + macs
+            if kind == "transposed_conv":
+                before = self.volumes.get(module, (0, 0))
+                self.volumes[module] = (before[0] + _voxels(args[0]), before[1] + _voxels(out))
+        return out
+
+    def facts(self, module: nn.Module) -> Facts:
+        """Everything recorded, and each module's class."""
+        parents = {name.rpartition(".")[0] for name in self.softmax if name}
+        return Facts(
+            classes={name: type(m) for name, m in module.named_modules()},
+            elements=dict(self.elements),
+            biases=dict(self.biases),
+            volumes=self.volumes,
+            attending=frozenset(self.softmax | parents),
+            used=frozenset(self.used),
+        )
+
+
+def _voxels(x: Tensor) -> int:
+    return x.shape[0] * math.prod(x.shape[2:])
+
+
+def _paths(module: nn.Module) -> collections.Counter[int]:
+    """How often `Module.apply` comes to each module: once a path."""
+    visits: collections.Counter[int] = collections.Counter()
+
+    def visit(part: nn.Module) -> None:
+        visits[id(part)] += 1
+
+    module.apply(visit)
+    return visits
+
+
+def family_of(layer: type[nn.Module]) -> Family:
+    """What a layer class computes."""
+    name = layer.__name__
+    if "ConvTranspose" in name:
+        return "transposed_conv"
+    if "Conv" in name:
+        return "conv"
+    if any(sign in name for sign in ("Linear", "Attention", "RNN", "LSTM", "GRU")):
+        return "matmul"
+    return "elementwise"
+
+
+def _thop(module: nn.Module, x: Tensor, rules: Mapping[type[nn.Module], Any] | None = None) -> Tally:
+    import thop
+    from thop.profile import register_hooks
+
+    known = set(register_hooks) | set(rules or {})
+    names = {id(m): name for name, m in module.named_modules()}
+    hooked = _paths(module)  # a module reached by two paths gets its hook twice, and its calls count twice
+    macs, params, tree = thop.profile(module, (x,), custom_ops=dict(rules or {}), verbose=False, ret_layer_info=True)
+    found: dict[int, list[float]] = {}
+    layers: dict[int, nn.Module] = {}
+
+    def walk(part: nn.Module, branch: Mapping[str, Any]) -> None:
+        for name, child in part.named_children():
+            ops, held, below = branch[name]
+            if type(child) in known and not isinstance(child, (nn.Sequential, nn.ModuleList)):
+                sums = found.setdefault(id(child), [0.0, 0.0, 0.0])
+                sums[:] = [sums[0] + ops, sums[1] + held, sums[2] + 1]
+                layers[id(child)] = child
+            else:
+                walk(child, below)
+
+    walk(module, tree)
+    own = macs - sum(sums[0] for sums in found.values())  # of a network that is itself one layer
+    parts = [] if not own else [_part("", module, round(own))]
+    repeats = []
+    for key, (ops, _, reached) in found.items():
+        times = round(reached) * hooked[key]
+        once = round(ops / times)
+        if once:
+            parts.append(_part(names[key], layers[key], once))
+        if times > 1 and once:
+            repeats.append(Repeat(module=names[key], once=once, times=times))
+    return Tally(
+        counter="thop",
+        version=None,
+        macs=round(macs),
+        params=round(params),
+        parts=tuple(parts),
+        repeats=tuple(repeats),
+        held=frozenset(names[key] for key, sums in found.items() if sums[1]),
+    )
+
+
+def _part(name: str, layer: nn.Module, macs: int) -> Part:
+    return Part(module=name, family=family_of(type(layer)), operator=type(layer).__name__, macs=macs)
+
+
+def _thop_fixed(module: nn.Module, x: Tensor) -> Tally:
+    layers: tuple[type[nn.Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    rules = dict.fromkeys(layers, _transposed_rule)
+    return dataclasses.replace(_thop(module, x, rules), counter="thop_fixed")
+
+
+def _transposed_rule(m: Any, x: tuple[Tensor, ...], _: Tensor) -> None:
+    m.total_ops += x[0].numel() * m.out_channels // m.groups * math.prod(m.kernel_size)
+
+
+def _torch_pruning(module: nn.Module, x: Tensor) -> Tally:
+    from torch_pruning.utils import count_ops_and_params
+    from torch_pruning.utils.op_counter import MODULES_MAPPING
+
+    macs, params, by_layer, _ = count_ops_and_params(module, x, layer_wise=True)
+    names = {id(m): name for name, m in module.named_modules()}
+    reached: collections.Counter[int] = collections.Counter()
+    layers: dict[int, nn.Module] = {}
+
+    def walk(part: nn.Module) -> None:
+        if type(part) in MODULES_MAPPING:
+            reached[id(part)] += 1
+            layers[id(part)] = part
+            return
+        for child in part.children():
+            walk(child)
+
+    walk(module)
+    parts, repeats = [], []
+    for key, times in reached.items():
+        once = int(by_layer[layers[key]] or 0)
+        if once:
+            parts.append(_part(names[key], layers[key], once))
+            if times > 1:
+                repeats.append(Repeat(module=names[key], once=once, times=times))
+    return Tally(
+        counter="torch_pruning",
+        version=None,
+        macs=round(macs),
+        params=int(params),
+        parts=tuple(parts),
+        repeats=tuple(repeats),
+        batch=x.shape[0],
+    )
+
+
+def _fvcore(module: nn.Module, x: Tensor) -> Tally:
+    from fvcore.nn import FlopCountAnalysis, parameter_count
+
+    module.register_forward_hook(lambda _, __, out: tuple(zoo_logits.tensors(out)))  # the trace takes no dict or list
+    analysis = FlopCountAnalysis(module, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    analysis.tracer_warnings("none")
+    with graph_settings(), trace_without_memory() if x.is_meta else contextlib.nullcontext():
+        macs = analysis.total()
+        by_module = analysis.by_module_and_operator()
+        unknown = {name: analysis.unsupported_ops(name) for name in by_module}
+    own, strange = _own(by_module), _own(unknown)
+    parts = [
+        Part(module=name, family=_FVCORE_FAMILIES.get(operator, "elementwise"), operator=operator, macs=round(n))
+        for name, operators in own.items()
+        for operator, n in operators.items()
+        if n
+    ]
+    return Tally(
+        counter="fvcore",
+        version=None,
+        macs=round(macs),
+        params=parameter_count(module)[""],
+        parts=tuple(parts),
+        unknown={name: tuple(o.partition("::")[2] for o in operators) for name, operators in strange.items()},
+    )
+
+
+_FVCORE_FAMILIES: Mapping[str, Family] = {
+    "conv": "conv",
+    "linear": "matmul",
+    "addmm": "matmul",
+    "mm": "matmul",
+    "bmm": "matmul",
+    "matmul": "matmul",
+    "einsum": "matmul",
+}
+
+
+def _own(by_module: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Of sums over modules and all below them, each module's own share."""
+    own = {name: dict(counts) for name, counts in by_module.items()}
+    for name, counts in by_module.items():
+        above = name
+        while above:  # the nearest ancestor that is in the table
+            above = above.rpartition(".")[0]
+            if above in own:
+                for operator, n in counts.items():
+                    own[above][operator] = own[above].get(operator, 0) - n
+                break
+    return {name: {o: n for o, n in counts.items() if n} for name, counts in own.items()}
+
+
+_OTHERS: Mapping[str, tuple[str, Callable[[nn.Module, Tensor], Tally]]] = {
+    "fvcore": ("fvcore", _fvcore),
+    "thop": ("thop", _thop),
+    "thop_fixed": ("thop", _thop_fixed),
+    "torch_pruning": ("torch-pruning", _torch_pruning),
+}
+_HOW = {
+    "fvcore": "FlopCountAnalysis over a trace",
+    "thop": "thop.profile",
+    "thop_fixed": "thop.profile, transposed convolutions over their input volume",
+    "torch_pruning": "tp.utils.count_ops_and_params",
+}
+
+COUNTERS = ("torch", *_OTHERS)

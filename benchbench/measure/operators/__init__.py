@@ -1,0 +1,1 @@
+"""Time of single operators: traces replayed, and microbenchmarks."""

@@ -1,0 +1,187 @@
+"""The section of the page on the reference paper's tables, made where the records hold audits.
+
+It gathers the grids, figures and facts, and leaves the words between them to paper.html. Records of
+runs only lend their Dice and latencies to it: they keep their own tables, since an audit runs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchbench.core import records as rec
+from benchbench.core import units
+from benchbench.report import conditions, html
+from benchbench.report.audit import figures as audit_figures
+from benchbench.report.audit import results as audit_results
+from benchbench.report.audit.tables import Audited, compute_grid, gather, parameter_grid
+from benchbench.report.grid import Grid, count_text, giga, mega, signed, times
+from benchbench.report.slim_unetr_paper import facts as slim_unetr_paper_facts
+from benchbench.report.slim_unetr_paper import published
+from benchbench.report.slim_unetr_paper import tables as slim_unetr_paper_tables
+from benchbench.report.tables import STATUS_TEXT, Cell, finite
+
+#: Differences of one network that have a line of their own; what is beyond them is one line.
+MAX_DIFFERENCES = 12
+#: The facts of an audit's conditions that mean something where nothing was timed.
+_FACTS = ("Input", "Versions", "Commit", "System", "When")
+
+
+def section(records: Sequence[rec.Record], read: Callable[[rec.Artifact], bytes]) -> dict[str, Any] | None:
+    """What paper.html needs, or None where no record is an audit.
+
+    Args:
+        records: the newest of each cell; runs and audits.
+        read: gives the content of an artifact, or raises StoreError.
+    """
+    parts = gather(records, read)
+    if not parts:
+        return None
+    runs = [r for r in records if not audit_results.is_audit(r)]
+    several = len(parts) > 1
+    facts = max((slim_unetr_paper_facts.facts(part) for part in parts), key=len)
+    return {
+        "paper": published.PAPER,
+        "several": several,
+        "facts": facts,
+        "parts": [_part(part, f"p{i}" if several else "p") for i, part in enumerate(parts, 1)],
+        "tables": [
+            _table(grid)
+            for grid in (slim_unetr_paper_tables.throughput_grid(runs), *slim_unetr_paper_tables.dice_grids(runs))
+        ],
+        "conditions": _conditions([one.record for part in parts for one in part]),
+        "commands": [command([one.record for one in part]) for part in parts],
+    }
+
+
+def heading(records: Sequence[rec.Record]) -> tuple[str, str]:
+    """The heading and the first sentence of a page of audits alone."""
+    names = {r.model.name for r in records}
+    done = [r for r in records if r.status in ("ok", "unstable")]
+    failed = [f"{r.model.name} {STATUS_TEXT[r.status]}" for r in records if r not in done]
+    tally = f"{len(done)} of {len(records)} audits finished"
+    if failed:
+        tally += f"; {', '.join(failed[:6])}" + (f" and {len(failed) - 6} more" if len(failed) > 6 else "")
+    title = f"{len(names)} network{'s' * (len(names) != 1)} audited"
+    return title, (
+        f"What the tables of the Slim UNETR paper print, beside what the networks hold. Nothing was timed. {tally}."
+    )
+
+
+def command(records: Sequence[rec.Record]) -> str:
+    """The command that asks for the same audits of one input again."""
+    names = dict.fromkeys(r.model.name for r in records)
+    first = records[0]
+    shape = " ".join(map(str, (first.workload.batch, first.model.in_channels, *first.workload.spatial)))
+    return f"bench audit --models {shlex.quote(','.join(names))} --input {shape} --out FOLDER"
+
+
+def _conditions(records: Sequence[rec.Record]) -> list[tuple[str, str]]:
+    """Under what the counting was done; each fact once, several values side by side."""
+    found: dict[str, list[str]] = {}
+    for group in conditions.group(records):
+        for name, text in conditions.facts(group):
+            if name in _FACTS and text not in found.setdefault(name, []):
+                found[name].append(text)
+    return [(name, "; ".join(texts)) for name, texts in found.items()]
+
+
+def _part(part: Sequence[Audited], prefix: str) -> dict[str, Any]:
+    grids = compute_grid(part, key=f"{prefix}compute"), parameter_grid(part, key=f"{prefix}parameters")
+    drawings = (
+        audit_figures.published_and_true(part, "macs", prefix=f"{prefix}m"),
+        audit_figures.staircase(part, prefix=f"{prefix}w"),
+        audit_figures.published_and_true(part, "params", prefix=f"{prefix}n"),
+    )
+    return {
+        "title": f"Input {conditions.input_text(part[0].record)}",
+        "tables": [_table(grid) for grid in grids],
+        "figures": [{"svg": html.safe(d.svg), "title": d.title, "caption": d.caption} for d in drawings if d],
+        "networks": [_network(one) for one in part],
+    }
+
+
+def _table(grid: Grid) -> dict[str, Any]:
+    lines = [{"line": line, "sort": json.dumps(line.sort_values, sort_keys=True)} for line in grid.lines]
+    return {"grid": grid, "lines": lines}
+
+
+def _network(one: Audited) -> dict[str, Any]:
+    found = one.found
+    return {
+        "one": one,
+        "status": STATUS_TEXT[one.record.status],
+        "verdict": found.verdict if found else "",
+        "sizes": _sizes(found) if found else "",
+        "shared": ", ".join(found.params.shared_modules[:20]) if found else "",
+        "counts": [_count(one, c) for c in found.counts.values()] if found else [],
+        "differences": _differences(found) if found else [],
+        "exact": [
+            {"metric": m.metric, "value": f"{m.value} {m.unit}", "origin": m.origin, "method": m.method}
+            for m in one.record.measurements
+            if finite(m) and m.origin == "analytic"
+        ],
+    }
+
+
+def _sizes(found: audit_results.Audit) -> str:
+    p = found.params
+    return (
+        f"{count_text(p.all)} parameters, {count_text(p.bare)} of them bare and "
+        f"{'an unknown number' if p.unused is None else count_text(p.unused)} unused; "
+        f"{count_text(p.buffers)} elements of buffers beside them"
+    )
+
+
+def _count(one: Audited, count: audit_results.Count) -> dict[str, Any]:
+    def cell(value: int | None, shown: Callable[[float], str]) -> Cell:
+        if value is None:
+            return Cell(text="-", note=count.reason or "no count recorded")
+        origin: Any = "analytic" if count.counter == "torch" else "counter"
+        least = "at least " if shown is giga and count.uncounted else ""
+        return Cell(text=least + shown(value), origin=origin, value=value, note=str(value))
+
+    true = one.true("macs")
+    return {
+        "name": audit_results.COUNTERS.get(count.counter, count.counter),
+        "version": count.version or "",
+        "macs": cell(count.macs, giga),
+        "params": cell(count.params, mega),
+        "factor": times(count.macs / true) if true and count.macs is not None else "",
+        "how": count.how if count.reason is None else f"{count.reason} ({count.how})" if count.how else count.reason,
+    }
+
+
+def _differences(found: audit_results.Audit) -> list[dict[str, Any]]:
+    """The differences of every counter, the largest first."""
+    ordered = sorted(found.differences, key=lambda d: (-abs(d.excess), d.counter, d.kind, d.operator))
+    rows = [
+        {
+            "counter": audit_results.COUNTERS.get(d.counter, d.counter),
+            "kind": d.kind,
+            "operator": d.operator,
+            "modules": units.significant(d.modules),
+            "counted": giga(d.counted),
+            "true": giga(d.true),
+            "excess": signed(d.excess),
+            "why": d.why,
+        }
+        for d in ordered[:MAX_DIFFERENCES]
+    ]
+    rest = ordered[MAX_DIFFERENCES:]
+    if rest:
+        rows.append(
+            {
+                "counter": "",
+                "kind": f"{len(rest)} smaller ones",
+                "operator": "",
+                "modules": "",
+                "counted": giga(sum(d.counted for d in rest)),
+                "true": giga(sum(d.true for d in rest)),
+                "excess": signed(sum(d.excess for d in rest)),
+                "why": "",
+            }
+        )
+    return rows

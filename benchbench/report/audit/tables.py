@@ -1,0 +1,271 @@
+"""Audit records made ready to be shown: one network's truth, its published figures, and its counters.
+
+Truth is the record's own count, never a counter's; a published figure is the card's, or, for an input
+of Table III that the card does not have, the paper's. The surprise is how little may be there: a failed
+audit has only what was published, and an artifact may be gone; each still is a line with its reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from benchbench.core import records as rec
+from benchbench.core.errors import StoreError
+from benchbench.report.audit import results as audit_results
+from benchbench.report.conditions import input_text
+from benchbench.report.grid import AGREES, GMAC, NOTHING, Column, Grid, Line, direction, giga, mega, times
+from benchbench.report.slim_unetr_paper import published
+from benchbench.report.tables import STATUS_TEXT, Cell, finite, measurement_cell, row_labels
+
+Metric = Literal["macs", "params"]
+#: How a figure is written: G or M.
+SHOWN = {"macs": giga, "params": mega}
+_SCALE = {"macs": 1e9, "params": 1e6}
+_COLUMN = {"macs": "gflops", "params": "mparams"}  # of Table III, after `brain_` or `vessel_`
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Audited:
+    """One audit record and what its artifact holds."""
+
+    record: rec.Record
+    label: str  # the paper's name of the network, else the card's
+    card: str
+    found: audit_results.Audit | None
+    note: str = ""  # why there is no audit, or what is odd about it
+
+    @property
+    def usable(self) -> bool:
+        """Whether the audit came to its end."""
+        return self.record.status in ("ok", "unstable")
+
+    @property
+    def in_paper(self) -> bool:
+        """Whether the network is a row of the paper."""
+        return published.find(3, self.card) is not None
+
+    def true(self, metric: Metric) -> int | float | None:
+        """Our count; a count needs no run that ended well."""
+        found = finite(self.record.get(metric))
+        return found.value if found and found.value else None
+
+    def published(self, metric: Metric) -> float | None:
+        """The published figure in MACs or parameters."""
+        own = finite(self.record.published(metric))
+        if own and own.value:
+            return float(own.value)
+        if self.found and (value := self.found.published[metric].value):
+            return value
+        text = self._printed(metric)
+        return float(text) * _SCALE[metric] if text else None
+
+    def published_text(self, metric: Metric) -> str:
+        """The published figure in G or M; with the digits of Table III where it is from there."""
+        value, text = self.published(metric), self._printed(metric)
+        if value is None:
+            return "-"
+        same = text is not None and abs(float(text) * _SCALE[metric] / value - 1) < 1e-9
+        return text if text is not None and same else SHOWN[metric](value)
+
+    def _printed(self, metric: Metric) -> str | None:
+        task = published.TASKS.get(input_text(self.record))
+        row = published.find(3, self.card)
+        return row.values.get(f"{task}_{_COLUMN[metric]}") if row and task else None
+
+    def factor(self, metric: Metric) -> float | None:
+        """Published over true."""
+        stated, true = self.published(metric), self.true(metric)
+        return stated / true if stated and true else None
+
+    def explained(self, metric: Metric) -> audit_results.Explained | None:
+        """What the audit says of the published figure."""
+        return self.found.published[metric] if self.found else None
+
+
+def gather(records: Sequence[rec.Record], read: Callable[[rec.Artifact], bytes]) -> list[list[Audited]]:
+    """The audit records apart by input, each with what could be read of its artifact.
+
+    Args:
+        records: any; those that are no audits are passed over.
+        read: gives the content of an artifact, or raises StoreError with a line for the page.
+    """
+    audits = [r for r in records if audit_results.is_audit(r)]
+    by_input: dict[str, list[rec.Record]] = {}
+    for record in audits:
+        by_input.setdefault(input_text(record), []).append(record)
+    parts = []
+    for members in by_input.values():
+        labels = row_labels(members)
+        parts.append([_audited(record, labels[record.id], read) for record in members])
+    return parts
+
+
+def _audited(record: rec.Record, label: str, read: Callable[[rec.Artifact], bytes]) -> Audited:
+    name = record.model.name
+    row = published.find(3, name)
+    shown = label.replace(name, row.name, 1) if row else label
+    kept = [a for a in record.artifacts if a.kind == "audit"]
+    found, note = None, ""
+    if kept:
+        try:
+            found = audit_results.read(read(kept[-1]))
+        except StoreError as error:
+            note = str(error)
+    elif record.status in ("ok", "unstable"):
+        note = "the record names no audit, so no counter can be shown"
+    one = Audited(record=record, label=shown, card=name, found=found, note=note)
+    own = found.counts.get("torch") if found else None
+    if own and own.macs is not None and one.true("macs") not in (None, own.macs):
+        odd = f"the audit counts {giga(own.macs)} GMAC by PyTorch, the record {giga(one.true('macs') or 0)}"
+        return dataclasses.replace(one, note=odd)
+    return one
+
+
+def counters(part: Sequence[Audited]) -> list[str]:
+    """The public counters that any of these audits asked, ours left out."""
+    asked = {name for one in part if one.found for name in one.found.counts}
+    known = [name for name in audit_results.COUNTERS if name in asked and name != "torch"]
+    return known + sorted(asked - set(audit_results.COUNTERS))
+
+
+def compute_grid(part: Sequence[Audited], *, key: str = "compute") -> Grid:
+    """Published compute, the truth, every counter, and why they differ."""
+    unit = "thousand millions of multiply-accumulates of one forward of one batch"
+    return _grid(
+        part,
+        "macs",
+        key=key,
+        title=f"{_title(part)}: compute",
+        group=GMAC,
+        caption=f"In {unit}; the paper heads the column GFLOPs. A second line says how far from the truth a figure is.",
+        true_help=f"counted from the graph: {unit}",
+    )
+
+
+def parameter_grid(part: Sequence[Audited], *, key: str = "parameters") -> Grid:
+    """Published parameters, the truth, every counter, and why they differ."""
+    caption = (
+        "In millions of elements. True: every nn.Parameter once, and no buffers. Bare parameters belong to no layer, "
+        "so that a counter which asks the layers misses them."
+    )
+    return _grid(
+        part,
+        "params",
+        key=key,
+        title=f"{_title(part)}: parameters",
+        group="Million parameters",
+        caption=caption,
+        true_help="elements of every nn.Parameter, each counted once",
+    )
+
+
+def _title(part: Sequence[Audited]) -> str:
+    return "Table III" if all(one.in_paper for one in part) else "Table III and other networks"
+
+
+def _grid(
+    part: Sequence[Audited], metric: Metric, *, key: str, title: str, group: str, caption: str, true_help: str
+) -> Grid:
+    names = counters(part)
+    columns = [
+        Column(
+            key="published",
+            title="Published",
+            help="as printed, in the paper or, for other networks, in theirs",
+            group=group,
+        ),
+        Column(key="true", title="True", help=true_help, group=group),
+        Column(key="factor", title="Published / true", help="1 where the paper is right"),
+    ]
+    columns += [
+        Column(
+            key=f"by_{name}",
+            title=audit_results.COUNTERS.get(name, name),
+            help=f"what {name} says",
+            group=f"{group} by",
+        )
+        for name in names
+    ]
+    columns.append(Column(key="why", title="Why they differ", help="what the published figure counts", kind="prose"))
+    lines = [
+        Line(label=one.label, card=one.card, cells=_cells(one, metric, names), status=one.record.status) for one in part
+    ]
+    down = metric == "macs"
+    lines.sort(key=lambda line: _rank(line, down=down))
+    notes = tuple(f"{one.label}: {one.note}" for one in part if one.note) if down else ()
+    return Grid(
+        key=key,
+        title=title,
+        caption=caption,
+        columns=tuple(columns),
+        lines=tuple(lines),
+        sorted_by=("factor", "descending" if down else "ascending") if _any(lines, "factor") else None,
+        notes=notes,
+        cards=down,
+    )
+
+
+def _any(lines: Sequence[Line], key: str) -> bool:
+    return any(line.cell(key).value is not None for line in lines)
+
+
+def _rank(line: Line, *, down: bool) -> tuple[bool, float, str]:
+    factor = line.cell("factor").value
+    return factor is None, (-factor if down else factor) if factor is not None else 0.0, line.label
+
+
+def _cells(one: Audited, metric: Metric, names: Sequence[str]) -> dict[str, Cell]:
+    shown = SHOWN[metric]
+    stated, true, factor = one.published(metric), one.true(metric), one.factor(metric)
+    ours = measurement_cell(one.record.get(metric))
+    cells = {
+        "published": Cell(text="-", note="no figure published for this input"),
+        "true": ours,
+        "factor": Cell(text="-", note="needs a published figure and a count"),
+        "why": _why(one, metric),
+    }
+    if stated is not None:
+        source = one.record.published(metric)
+        note = (source.source if source else None) or f"{published.PAPER}, Table III"
+        cells["published"] = Cell(text=one.published_text(metric), origin="published", value=stated, note=note)
+    if true is not None:
+        cells["true"] = dataclasses.replace(ours, text=shown(true), detail="", note=f"{true}; {ours.note}")
+    if factor is not None:
+        cells["factor"] = Cell(text=times(factor), value=factor, detail=direction(factor))
+    for name in names:
+        cells[f"by_{name}"] = _counter_cell(one, metric, name)
+    return cells
+
+
+def _counter_cell(one: Audited, metric: Metric, name: str) -> Cell:
+    found = one.found.counts.get(name) if one.found else None
+    if found is None:
+        return Cell(text="-", note=one.note or "this counter was not asked")
+    value, true = getattr(found, metric), one.true(metric)
+    if value is None:
+        return Cell(text="-", note=found.reason or "no count recorded")
+    ratio = value / true if true else 1.0
+    return Cell(
+        text=SHOWN[metric](value),
+        origin="counter",
+        value=value,
+        detail="" if abs(ratio - 1) <= AGREES else times(ratio),
+        note="; ".join(filter(None, (f"{name} {found.version or ''}".strip(), found.how, str(value)))),
+    )
+
+
+def _why(one: Audited, metric: Metric) -> Cell:
+    """The reason in words; of a failure, why there is no audit."""
+    if not one.usable:
+        return Cell(text=f"{STATUS_TEXT[one.record.status]}: {one.record.error or 'no reason recorded'}")
+    found = one.explained(metric)
+    if found is None:
+        return Cell(text=one.note or NOTHING.note)
+    if found.why:
+        return Cell(text=found.why[0].upper() + found.why[1:])
+    if one.published(metric) is None:
+        return Cell(text="No figure published.")
+    name = found.counter and audit_results.COUNTERS.get(found.counter, found.counter)
+    return Cell(text=f"Reproduced by {name}." if name else "No counter reproduces it.")

@@ -1,0 +1,1 @@
+"""Comparison of two sets of records: verdicts, and their page."""

@@ -1,0 +1,174 @@
+"""The page of a comparison: the outcome in a sentence, the verdicts, and what they were drawn from.
+
+Only measured numbers get here. As in the report, no clock and no path goes in (a side is called by the
+last part of its folder's name), so equal records give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from benchbench.core import records as rec
+from benchbench.core import results as core_results
+from benchbench.core import units
+from benchbench.core.errors import StoreError
+from benchbench.report import conditions, html
+from benchbench.report.compare.verdicts import Comparison, Row, change_text, interval_text, p_text, tally
+from benchbench.report.figures import strips
+from benchbench.report.place import check_place
+
+#: Figures beyond this many bytes are left out, those of rows that are the same first.
+FIGURE_BUDGET_BYTES = 700_000
+
+
+def write_comparison(found: Comparison, names: tuple[str, str], out: Path, *, force: bool = False) -> Path:
+    """Write the page whole.
+
+    Args:
+        found: the comparison.
+        names: of A and B: folders, or files in them.
+        out: the file to write.
+        force: replace a file that is no page of ours; one of A or B is not replaced even so.
+
+    Raises:
+        StoreError: it cannot be written, or must not be replaced; an older page stays whole.
+    """
+    check_place(out, [Path(name) for name in names], page=True, force=force)
+    content = render_comparison(found, names).encode()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        core_results.write_whole(out, content)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write the page to {out}: {error.strerror or error}; choose another file with --out"
+        ) from error
+    return out
+
+
+def render_comparison(found: Comparison, names: tuple[str, str]) -> str:
+    """The page as text."""
+    drawings, left_out = _figures(found.rows)
+    context = {
+        "heading": _heading(found),
+        "sentence": _sentence(found),
+        "differences": found.differences,
+        "sides": list(zip("AB", _short(names), strict=True)),
+        "rows": [_row(row, found) for row in found.rows],
+        "broken": found.broken,
+        "only": [(side, labels) for side, labels in zip("AB", found.only, strict=True) if labels],
+        "unmeasured": found.unmeasured,
+        "notes": found.notes,
+        "facts": _facts(found.rows, found),
+        "networks": drawings,
+        "left_out": left_out,
+        "min_effect": f"{units.significant(round(100 * found.min_effect, 6), 2)} %",
+        "limits": ", ".join(f"{name} {limit:g}" for name, limit in found.limits.items()),
+        "exit_code": found.exit_code,
+    }
+    return html.page(context, "compare.html", ("report.css", "compare.css"))
+
+
+def _short(names: tuple[str, str]) -> list[str]:
+    """The last part of each folder's name; of a records file, that of its folder."""
+    paths = [PurePath(name) for name in names]
+    return [(path.parent if path.suffix == ".jsonl" and path.parent.name else path).name or "here" for path in paths]
+
+
+def _heading(found: Comparison) -> str:
+    n = len(found.regressions)
+    if n:
+        return f"{n} regression{'s' * (n != 1)} from A to B"
+    return "No regression from A to B" if found.rows else "Nothing could be compared"
+
+
+def _sentence(found: Comparison) -> str:
+    parts = [tally(found.rows)]
+    if found.regressions:
+        worst = [f"{r.label} {r.metric.title} {change_text(r.metric, r.evidence.effect)}" for r in found.regressions]
+        parts.append("; ".join(worst[:5]) + (f" and {len(worst) - 5} more" if len(worst) > 5 else ""))
+    if found.broken:
+        names = [b.label for b in found.broken]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        parts.append(f"Without a result on a side: {', '.join(names[:5])}{more}")
+    return ". ".join(parts) + "."
+
+
+def _row(row: Row, found: Comparison) -> dict[str, Any]:
+    metric, evidence = row.metric, row.evidence
+    change = evidence.effect if metric.kind == "dice" else evidence.effect - 1
+    values = {
+        "model": row.label,
+        "metric": metric.title,
+        "a": row.samples[0].value,
+        "b": row.samples[1].value,
+        "change": change,
+        "p": row.p,
+        "verdict": row.verdict,
+    }
+    limit = found.limits.get(metric.short) if row.regression else None
+    kind = "regressed" if row.regression else "improved" if row.verdict == metric.improved else row.verdict
+    return {
+        "label": row.label,
+        "metric": metric.title,
+        "a": units.format_value(row.samples[0].value, metric.unit),
+        "b": units.format_value(row.samples[1].value, metric.unit),
+        "n": [_n(row, side) for side in (0, 1)],
+        "change": change_text(metric, evidence.effect),
+        "interval": interval_text(metric, evidence.ci95) if evidence.ci95 else "",
+        "p": p_text(row.p),
+        "verdict": row.verdict,
+        "kind": kind if kind in ("regressed", "improved", "ambiguous") else "",
+        "unstable": row.unstable,
+        "limit": "" if limit is None else f"limit {limit:g}",
+        "note": evidence.note,
+        "sort": json.dumps(values, sort_keys=True),
+    }
+
+
+def _n(row: Row, side: int) -> str:
+    """`5 processes, 60 samples`, `16 cases`."""
+    sample = row.samples[side]
+    if row.metric.kind == "dice":
+        return f"{len(sample.values)} case{'s' * (len(sample.values) != 1)}"
+    processes = f"{len(sample.medians)} process{'es' * (len(sample.medians) != 1)}"
+    return processes if len(sample.values) == len(sample.medians) else f"{processes}, {len(sample.values)} samples"
+
+
+def _facts(rows: Sequence[Row], found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The conditions by name: what holds on both sides once, what differs apart as A and B."""
+    pairs = {r.records[0].cell: r.records for r in rows} | {b.records[0].cell: b.records for b in found.broken}
+    sides = [_facts_of([pair[side] for pair in pairs.values()]) for side in (0, 1)]
+    facts = []
+    for name in dict.fromkeys([*sides[0], *sides[1]]):
+        a, b = (side.get(name, "unknown") for side in sides)
+        facts.append((name, [("", a)] if a == b else [("A", a), ("B", b)]))
+    return facts
+
+
+def _facts_of(records: Sequence[rec.Record]) -> dict[str, str]:
+    found: dict[str, dict[str, None]] = {}
+    for part in conditions.group(records):
+        for name, text in conditions.facts(part):
+            found.setdefault(name, {})[text] = None
+    return {name: "; ".join(texts) for name, texts in found.items()}
+
+
+def _figures(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The strips by network, and the names of those that there was no room for."""
+    spent, drawn, left_out = 0, {}, []
+    for i in sorted(range(len(rows)), key=lambda i: (rows[i].verdict == "same", i)):
+        drawing = strips.strip(rows[i], prefix=f"s{i}")
+        if drawing is None:
+            continue
+        spent += len(drawing.svg)
+        if spent > FIGURE_BUDGET_BYTES:
+            left_out.append(f"{rows[i].label} {rows[i].metric.title}")
+        else:
+            drawn[i] = {"svg": html.safe(drawing.svg), "title": drawing.title, "caption": drawing.caption}
+    networks: dict[str, list[dict[str, Any]]] = {}
+    for i in sorted(drawn):
+        networks.setdefault(rows[i].label, []).append(drawn[i])
+    return [{"label": label, "figures": figures} for label, figures in networks.items()], left_out

@@ -1,0 +1,116 @@
+"""What the peak of memory is made of, and how far the forecast was from it.
+
+On a CPU the peak is that of a whole process: the framework before any network, then weights, input,
+output, and what remains, which is activations and the kernels' scratch. The forecast knows the tensors
+and not the scratch, so it stands beside every bar and its error is stated over the whole table.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from benchbench.core import units
+from benchbench.report import reliability
+from benchbench.report.figures import stacks, svg
+from benchbench.report.figures.overview import MAX_BARS, Drawing
+from benchbench.report.figures.stacks import Part, Stack
+from benchbench.report.tables import Row
+
+PARTS = {
+    "base_memory_bytes": Part(letter="B", name="framework", series=4),
+    "weights_memory_bytes": Part(letter="W", name="weights", series=1),
+    "input_memory_bytes": Part(letter="I", name="input", series=2),
+    "output_memory_bytes": Part(letter="O", name="output", series=5),
+    "activation_memory_bytes": Part(letter="A", name="activations, scratch", series=0),
+}
+_RESERVED = Part(letter="R", name="reserved, not used", series=3)
+
+
+def split_bars(rows: Sequence[Row], *, prefix: str) -> Drawing | None:
+    """Peak memory by what holds it, smallest first.
+
+    Returns: None where no row has its peak split; then plain bars say as much.
+    """
+    found = [(row, _parts(row)) for row in rows if row.cells["memory_bytes"].value is not None]
+    if not any(parts for _, parts in found):
+        return None
+    found.sort(key=lambda pair: (pair[0].cells["memory_bytes"].value or 0.0, pair[0].label))
+    shown = [_stack(row, parts) for row, parts in found[:MAX_BARS]]
+    largest = max(max(s.end, s.mark or 0.0) for s in shown)
+    unit, divisor = ("GB", 1e9) if largest >= 1e9 else ("MB", 1e6)
+    what = "what the GPU's allocator took" if any(_RESERVED in dict(parts) for _, parts in found) else "a process"
+    caption = [f"The peak of {what}, by what holds it."]
+    error = reliability.forecast_error([row.record for row, _ in found], {row.record.id: row.label for row, _ in found})
+    if error:
+        caption.append(reliability.forecast_text(error))
+    if heaviest := _peak_operators([row for row, _ in found]):
+        caption.append(heaviest)
+    if any(s.hatched for s in shown):
+        caption.append("Hatched: not measured, the forecast of the tensors, a lower bound (≥).")
+    if any(s.whole and not s.parts for s in shown):
+        caption.append("Grey: measured, and not split.")
+    if len(found) > len(shown):
+        caption.append(f"The {len(shown)} smallest of {len(found)}.")
+    spoken = "; ".join(_spoken(s) for s in shown)
+    picture = stacks.draw(shown, f"peak memory, {unit}", divisor, mark="forecast")
+    return Drawing(
+        svg=svg.inline(picture, prefix=prefix, label=f"Peak memory and its parts: {spoken}."),
+        title="Peak memory, by what holds it",
+        caption=" ".join(caption),
+    )
+
+
+def _parts(row: Row) -> tuple[tuple[Part, float], ...]:
+    """The measured parts of a row; nothing where the activations are not told apart."""
+    if not row.usable or row.cells["memory_bytes"].origin != "measured":
+        return ()
+    values = [(part, row.record.value(metric)) for metric, part in PARTS.items()]
+    if row.record.value("activation_memory_bytes") is None:
+        return ()
+    known = [(part, float(v)) for part, v in values if v is not None and math.isfinite(v) and v > 0]
+    allocated = row.record.value("allocated_memory_bytes")
+    left = (row.cells["memory_bytes"].value or 0.0) - sum(v for _, v in known)
+    if allocated is not None and left > 0:  # a GPU's peak is what the allocator took, and the parts are what it gave
+        known.append((_RESERVED, left))
+    return tuple(known)
+
+
+def _stack(row: Row, parts: tuple[tuple[Part, float], ...]) -> Stack:
+    cell = row.cells["memory_bytes"]
+    measured, value = cell.origin == "measured", cell.value or 0.0
+    return Stack(
+        label=row.label,
+        parts=parts,
+        text=cell.text.replace("at least", "≥"),
+        whole=value if measured else 0.0,
+        hatched=0.0 if measured else value,
+        mark=reliability.forecast(row.record) if measured else None,
+    )
+
+
+def _spoken(stack: Stack) -> str:
+    parts = ", ".join(f"{part.name} {units.format_value(value, 'B')}" for part, value in stack.parts)
+    forecast = f", forecast {units.format_value(stack.mark, 'B')}" if stack.mark else ""
+    return f"{stack.label} {stack.text}" + (f" ({parts}{forecast})" if parts or forecast else "")
+
+
+def _peak_operators(rows: Sequence[Row]) -> str:
+    """At which operators the forecast sees the peaks, where the records say so."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        m = row.record.get("tensor_memory_bytes")
+        at = operator_at_peak(m.method) if m else None
+        if at:
+            counts[at] = counts.get(at, 0) + 1
+    if not counts:
+        return ""
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return f"The forecast sees the peak at {', '.join(f'{name} ({n} rows)' for name, n in ordered[:3])}."
+
+
+def operator_at_peak(method: str) -> str | None:
+    """The operator that a forecast's method names: `convolution` of `..., at convolution in encoder.block1`."""
+    found = re.search(r", at (\w+) in ", method)
+    return found[1] if found else None

@@ -1,0 +1,131 @@
+"""The cost of a whole patient: seconds by sliding windows, and where they go.
+
+A patch is what networks are compared by, a patient what a user waits for. Between the two stand the
+number of windows, which overlap, and the work outside the network (cutting, weighting, stitching), which
+a fast network cannot make faster: a row whose share outside is large gains little from a smaller network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from benchbench.core import records as rec
+from benchbench.core import units
+from benchbench.report import reliability
+from benchbench.report.conditions import Group, windows_text
+from benchbench.report.figures import stacks, svg
+from benchbench.report.figures.overview import MAX_BARS, Drawing
+from benchbench.report.figures.stacks import Part, Stack
+from benchbench.report.grid import Column, Grid, Line
+from benchbench.report.tables import BASELINE, Cell, Row, finite, measurement_cell, ratio_cell, valid
+
+_INSIDE = Part(letter="N", name="in the network", series=0)
+_OUTSIDE = Part(letter="S", name="cutting and stitching", series=1)
+
+_COLUMNS = (
+    Column(key="volume_latency_s", title="One patient", help="the whole volume, median"),
+    Column(key="rank", title="Rank", help="by the time of one patient; rows within the noise floor, or 2 %, tie"),
+    Column(key="ratio", title=f"vs {BASELINE}", help=f"one patient as a multiple of {BASELINE}'s"),
+    Column(key="volume_windows", title="Windows", help="patches that cover the volume"),
+    Column(key="window_s", title="A window", help="one patient over the number of windows, everything included"),
+    Column(key="volume_outside_share", title="Outside the network", help="share of the time that no network took"),
+    Column(key="volume_cropped_share", title="Patient's box", help="share of the voxels that the windows had to cover"),
+    Column(key="volume_peak_memory_bytes", title="Peak memory", help="with the buffers of the stitched volume"),
+)
+
+
+def has_volumes(rows: Sequence[Row]) -> bool:
+    """Whether any row has anything to say of a whole volume."""
+    return any(row.record.get(metric) for row in rows for metric in ("volume_latency_s", "volume_windows"))
+
+
+def grid(rows: Sequence[Row], group: Group, floor: reliability.Floor | None, *, key: str) -> Grid | None:
+    """A line for each row that was asked for a volume, the fastest first; None where none was."""
+    if not has_volumes(rows):
+        return None
+    within = reliability.tolerance(floor)
+    useless = reliability.useless([r.record for r in rows])
+    timed = {
+        r.record.id: m
+        for r in rows
+        if r.record.id not in useless and (m := finite(valid(r.record, "volume_latency_s")))
+    }
+    ranked = reliability.ranks({i: float(m.value or 0) for i, m in timed.items() if m.origin == "measured"}, within)
+    base = next((r.record for r in rows if r.record.model.name == BASELINE and not r.record.recipe), None)
+    lines = [_line(row, base, ranked.get(row.record.id)) for row in rows]
+    lines.sort(
+        key=lambda line: (line.cell("volume_latency_s").value is None, line.cell("volume_latency_s").value or 0.0)
+    )
+    used = {key for line in lines for key, cell in line.cells.items() if cell.value is not None}
+    work = group.first.workload
+    size = "" if work.volume is None else f" of {units.format_shape(work.volume)} voxels"
+    crop = ", over the box that holds the patient" if work.crop_foreground else ""
+    return Grid(
+        key=key,
+        title=f"One patient{size}",
+        caption=f"By sliding {windows_text(work)}{crop}.",
+        columns=tuple(c for c in _COLUMNS if c.key in used or c.key == "volume_latency_s"),
+        lines=tuple(lines),
+        sorted_by=("volume_latency_s", "ascending"),
+    )
+
+
+def _line(row: Row, base: rec.Record | None, rank: str | None) -> Line:
+    record = row.record
+    cells = {}
+    for metric in ("volume_latency_s", "volume_windows", "volume_peak_memory_bytes"):
+        cells[metric] = measurement_cell(valid(record, metric))
+    windows = cells["volume_windows"]
+    if windows.value is not None:
+        cells["volume_windows"] = dataclasses.replace(windows, text=units.significant(windows.value))
+    for metric in ("volume_outside_share", "volume_cropped_share"):
+        cells[metric] = _share_cell(record, metric)
+    cells["ratio"] = ratio_cell(valid(record, "volume_latency_s"), valid(base, "volume_latency_s"))
+    if rank:
+        cells["rank"] = Cell(text=rank, origin="measured", value=float(rank.rstrip("=")))
+    seconds, windows = cells["volume_latency_s"], cells["volume_windows"]
+    if seconds.value and windows.value:
+        each = seconds.value / windows.value
+        cells["window_s"] = Cell(text=units.format_value(each, "s"), origin=seconds.origin, value=each)
+    return Line(label=row.label, card=record.model.name, cells=cells, status=record.status)
+
+
+def _share_cell(record: rec.Record, metric: str) -> Cell:
+    cell = measurement_cell(valid(record, metric))
+    return cell if cell.value is None else dataclasses.replace(cell, text=reliability.percent(cell.value), detail="")
+
+
+def figure(rows: Sequence[Row], *, prefix: str) -> Drawing | None:
+    """Bars of one patient's time, the part outside the network apart where it is known."""
+    found = [(row, m) for row in rows if (m := finite(valid(row.record, "volume_latency_s"))) and m.value]
+    if not found:
+        return None
+    found.sort(key=lambda pair: (pair[1].value or 0.0, pair[0].label))
+    made = [_stack(row, float(m.value or 0), m.origin == "measured") for row, m in found[:MAX_BARS]]
+    largest = max(stack.end for stack in made)
+    unit, divisor = ("minutes", 60.0) if largest >= 180 else ("seconds", 1.0)
+    caption = (
+        "From the volume to its label map. What a faster network cannot shorten is the part S."
+        if any(s.parts for s in made)
+        else "From the volume to its label map."
+    )
+    if len(found) > len(made):
+        caption += f" The {len(made)} fastest of {len(found)}."
+    spoken = "; ".join(f"{s.label} {s.text}" for s in made)
+    picture = stacks.draw(made, f"one patient, {unit}", divisor)
+    return Drawing(
+        svg=svg.inline(picture, prefix=prefix, label=f"Seconds for one patient: {spoken}."),
+        title="One patient",
+        caption=caption,
+    )
+
+
+def _stack(row: Row, seconds: float, measured: bool) -> Stack:
+    outside = finite(valid(row.record, "volume_outside_share"))
+    text = units.format_value(seconds, "s") if seconds < 60 else units.format_duration(seconds)
+    share = None if outside is None or outside.value is None else float(outside.value)
+    if not measured or share is None or not 0 <= share <= 1:
+        return Stack(label=row.label, parts=(), text=text, whole=seconds * measured, hatched=seconds * (not measured))
+    parts = ((_INSIDE, seconds * (1 - share)), (_OUTSIDE, seconds * share))
+    return Stack(label=row.label, parts=tuple(p for p in parts if p[1] > 0), text=f"{text}, {100 * share:.0f} % S")

@@ -1,0 +1,427 @@
+"""From records to the page: gather, arrange, fill the template, write the file whole.
+
+The page depends on the records and their artifacts alone. No clock, no path, no locale goes in, so
+the same folder gives the same bytes anywhere; an artifact that is missing or damaged becomes a note
+in its place, never a crash.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from benchbench.core import records as rec
+from benchbench.core import results as core_results
+from benchbench.core import search_result, units
+from benchbench.core.errors import StoreError, UsageError
+from benchbench.report import conditions, details, html, paired_dice, place, reliability, search_page
+from benchbench.report.audit import results as audit_results
+from benchbench.report.audit import section as audit_section
+from benchbench.report.details import ReadArtifact
+from benchbench.report.figures import case_dice, roofline, scaling, training, volumes, warmup
+from benchbench.report.figures import devices as figures_devices
+from benchbench.report.figures import memory as figures_memory
+from benchbench.report.figures import overview as figures_overview
+from benchbench.report.figures import samples as figures_samples
+from benchbench.report.grid import Grid
+from benchbench.report.slim_unetr_paper import claims, published
+from benchbench.report.tables import (
+    COUNTER_LEGEND,
+    ORIGIN_LEGEND,
+    STATUS_TEXT,
+    Row,
+    Table,
+    headline,
+    missing_dice,
+    summary_rows,
+)
+
+#: The page stays below this many bytes.
+PAGE_BYTES = 1_000_000
+#: What the figures of all sets of conditions may take together, less where there are very many rows; what is
+#: beyond is named instead of shown.
+FIGURE_BUDGET_BYTES = 450_000
+_ROW_BYTES = 2_000  # what a row takes in its tables
+_SMALLEST_FIGURE_BYTES = 5_000
+_NOISE_OF_EACH = 6  # rows up to which each has its own noise
+_NOT_SETTLED = "its timings did not settle"
+
+
+def write_report(
+    folders: Sequence[Path], out: Path | None = None, *, include_predicted: bool = False, force: bool = False
+) -> Path:
+    """Make one page from one or several results folders.
+
+    Args:
+        folders: each holds `*.jsonl` and the artifacts that they name; or the only one holds a search.
+        out: where to write; `report.html` in the first folder if None.
+        include_predicted: whether forecasts are ranked, too.
+        force: replace a file that is no page of ours; one that the page is made from is not replaced even so.
+
+    Returns: the file written.
+
+    Raises:
+        StoreError: a folder cannot be read, or `out` cannot be written or must not be replaced; an older page stays
+            whole.
+        UsageError: no folder given.
+    """
+    if not folders:
+        raise UsageError("no results folder to report on; give one, such as results/local/try")
+    target = out or place.root_of(folders[0]) / place.PAGE
+    place.check_place(target, folders, page=True, force=force)
+    if any((folder / core_results.SEARCH).exists() for folder in folders):
+        if len(folders) > 1:
+            raise UsageError("a search has a page of its own: give its folder alone")
+        text = search_page.render_search(search_result.read_search(folders[0]))
+    else:
+        records = [record for folder in folders for record in core_results.read_records(folder)]
+        text = render(records, folder_reader(folders), include_predicted=include_predicted)
+    content = text.encode()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        core_results.write_whole(target, content)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write the report to {target}: {error.strerror or error}; choose another place with --out"
+        ) from error
+    return target
+
+
+def folder_reader(folders: Sequence[Path]) -> ReadArtifact:
+    """A reader that finds an artifact by its path in one of the folders and checks its hash.
+
+    Args:
+        folders: of the records, or files in them.
+    """
+    roots = [place.root_of(folder) for folder in folders]
+
+    def read(artifact: rec.Artifact) -> bytes:
+        relative = PurePosixPath(artifact.path)
+        if relative.is_absolute() or ".." in relative.parts or "\\" in artifact.path:
+            raise StoreError(f"{artifact.path} was not read: it is not inside the results folder")
+        found = False
+        for root in roots:
+            try:
+                content = (root / relative).read_bytes()
+            except (OSError, ValueError):
+                continue
+            found = True
+            if hashlib.sha256(content).hexdigest() == artifact.sha256:
+                return content
+        if found:
+            raise StoreError(f"{artifact.path} was changed after the run (its hash differs), so it is not shown")
+        raise StoreError(f"{artifact.path} is not beside the records, so it is not shown")
+
+    return read
+
+
+def render(records: Sequence[rec.Record], read_artifact: ReadArtifact, *, include_predicted: bool = False) -> str:
+    """The page as text.
+
+    Args:
+        records: any number, none included; of a cell that was measured again the newest counts.
+        read_artifact: gives the content of an artifact; see `folder_reader`.
+        include_predicted: whether forecasts are ranked, too.
+    """
+    newest = core_results.latest(records)
+    runs = [
+        r for r in newest if not audit_results.is_audit(r)
+    ]  # an audit ran nothing: it has a section, not a table of its own
+    groups = conditions.group(runs)
+    section = audit_section.section(newest, read_artifact)
+    legend = {**ORIGIN_LEGEND, **COUNTER_LEGEND} if section else ORIGIN_LEGEND
+    heading, sentence = (
+        (_heading(groups), _sentence(runs, groups)) if runs or not newest else audit_section.heading(newest)
+    )
+    first = bool(newest) and audit_results.is_audit(newest[0])
+    if first and runs:
+        heading = "The Slim UNETR paper’s tables, counted and timed again"
+    rest = PAGE_BYTES - 100_000 - _ROW_BYTES * len(runs)
+    budget = _Budget(max(FIGURE_BUDGET_BYTES // 5, min(FIGURE_BUDGET_BYTES, rest)))
+    joined, joined_out = _joined(groups, budget)
+    read = details.Cache(read_artifact)
+    sides = [_side(found, i, budget) for i, found in enumerate(figures_devices.find(groups))]
+    parts = [_group(g, groups, budget, read_artifact, include_predicted) for g in groups]
+    shared = [pair for pair in parts[0]["facts"] if all(pair in p["facts"] for p in parts)] if len(parts) > 1 else []
+    for part in parts:
+        part["facts"] = [pair for pair in part["facts"] if pair not in shared]
+    context = {
+        "heading": heading,
+        "sentence": sentence,
+        "banners": _banners(runs),
+        "differences": _differences(groups),
+        "groups": parts,
+        "shared": shared,
+        "sides": sides,
+        "scaling": joined,
+        "scaling_left_out": joined_out,
+        "letters": {origin: letter for origin, (letter, _) in legend.items()},
+        "origins": ORIGIN_LEGEND,
+        "legend": legend,
+        "section": section,
+        "section_first": first,
+        "commands": [conditions.reproduce(g) for g in groups] + (section["commands"] if section else []),
+        "paper": published.PAPER,
+        "n_failed": sum(r.status not in ("ok", "unstable") for r in newest),
+    }
+    return _fitting(context, read)
+
+
+def _fitting(context: dict[str, Any], read: ReadArtifact) -> str:
+    """The page with as much detail as it has room for; pictures take what is left."""
+    reserve = min(details.picture_bytes(context["groups"], read), details.PICTURE_BUDGET_BYTES) // 4
+    text = ""
+    for detail in details.DETAILS:
+        details.fill(context["groups"], read, detail, 0)
+        context["detail_note"] = detail.note
+        text = html.page(context)
+        left = PAGE_BYTES - len(text.encode())
+        if left > reserve:
+            break
+    details.fill(
+        context["groups"], read, detail, min(details.PICTURE_BUDGET_BYTES, max(0, int(0.7 * left)))
+    )  # base64 takes a third more
+    return html.page(context)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
+def _heading(groups: Sequence[conditions.Group]) -> str:
+    names = {r.model.name for g in groups for r in g.records}
+    if not groups:
+        return "No records"
+    devices = list(dict.fromkeys(g.first.device.name for g in groups))
+    where = devices[0] if len(devices) == 1 else f"{len(devices)} devices"
+    return f"{_count(len(names), 'network')} on {where}"
+
+
+def _sentence(records: Sequence[rec.Record], groups: Sequence[conditions.Group]) -> str:
+    if not groups:
+        return "These folders hold no record yet: nothing has finished."
+    done = sum(r.status in ("ok", "unstable") for r in records)
+    verb = "forecast" if all(g.predicted for g in groups) else "finished"
+    tally = f"{done} of {_count(len(records), 'row')} {verb}"
+    failed = [f"{r.model.name} {STATUS_TEXT[r.status]}" for r in records if r.status not in ("ok", "unstable")]
+    if failed:
+        tally += f"; {', '.join(failed[:6])}" + (f" and {len(failed) - 6} more" if len(failed) > 6 else "")
+    if len(groups) > 1:
+        return f"Runs under {len(groups)} sets of conditions, kept apart below. {tally}."
+    first = groups[0].first
+    work = first.workload
+    patches = f"one batch ({groups[0].input}, {work.dtype})"
+    threads = "" if work.threads is None else f" with {_count(work.threads, 'thread')}"
+    if groups[0].predicted:
+        return f"What {patches} would cost was forecast for {first.device.name}; nothing ran there. {tally}."
+    did = "trained on" if work.phase == "train" else "segmented"
+    return f"Each network {did} {patches} on {first.device.name}{threads}. {tally}."
+
+
+def _banners(records: Sequence[rec.Record]) -> list[str]:
+    banners = []
+    profiles = list(dict.fromkeys(r.device.name for r in records if r.device.basis == "profile"))
+    if profiles:
+        tiers: dict[str, list[str]] = {}
+        for record in records:
+            latency = record.get("latency_s") if record.device.basis == "profile" else None
+            if latency and latency.value is not None:
+                devices = tiers.setdefault(latency.method.partition(":")[0], [])
+                devices += [record.device.name] * (record.device.name not in devices)
+        basis = [(_list(tiers[tier]), text) for tier, text in _TIERS.items() if tier in tiers]
+        told = "; ".join(f"for {names} from {text}" if len(basis) > 1 else f"from {text}" for names, text in basis)
+        banners.append(
+            f"Nothing on this page was measured on {_list(profiles)}. Its latencies are predictions"
+            f"{f' {told}' if told else ''}: for choosing what to try first, not for quoting as results."
+        )
+    if any(conditions.has_phantom_dice(r) for r in records):
+        banners.append(
+            "Dice here is of a semi-synthetic phantom: simulated tumours in deformations of one real brain template. "
+            "It ranks networks only where they were trained alike; it says nothing about patients."
+        )
+    return banners
+
+
+_TIERS = {
+    "calibrated": "operators timed on it, with a range meant to hold nine of ten networks",
+    "scaled": "operators timed on another device, scaled to this one's peak and bandwidth",
+    "datasheet": "data-sheet figures, lower bounds with a range",
+}
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _differences(groups: Sequence[conditions.Group]) -> str:
+    """In what several sets of conditions differ, by name."""
+    if len(groups) < 2:
+        return ""
+    tables = [dict(conditions.facts(g)) for g in groups]
+    names = dict.fromkeys(name for table in tables for name in table)
+    ignored = ("When", "Load average at start", "Forecast made on")
+    differing = [n for n in names if n not in ignored and len({t.get(n) for t in tables}) > 1]
+    return ", ".join(differing).lower() or "details of the environment"
+
+
+def _joined(groups: Sequence[conditions.Group], budget: _Budget) -> tuple[list[dict[str, Any]], str]:
+    """The figures across sets of conditions, and the names of those for which half of the budget had no room."""
+    own = _Budget(budget.left_bytes // 2)
+    drawn = scaling.figures(groups, prefix="x")
+    shown = [(d, own.show(d)) for d in drawn]
+    budget.left_bytes -= budget.left_bytes // 2 - own.left_bytes
+    return [figure for _, figure in shown if figure], "; ".join(d.title for d, figure in shown if not figure)
+
+
+def _side(found: figures_devices.Sides, number: int, budget: _Budget) -> dict[str, Any]:
+    drawn = figures_devices.figure(found, prefix=f"side{number}f")
+    table = _table(figures_devices.grid(found, key=f"side{number}"))
+    return {"table": table, "figure": budget.show(drawn) if drawn else None}
+
+
+def _group(
+    group: conditions.Group,
+    groups: Sequence[conditions.Group],
+    budget: _Budget,
+    read: ReadArtifact,
+    include_predicted: bool,
+) -> dict[str, Any]:
+    floor, main = reliability.floor_of(group, groups), headline(group.records)
+    unsorted = summary_rows(group.records, floor, include_predicted=include_predicted)
+    table = Table(columns=unsorted.columns, rows=tuple(sorted(unsorted.rows, key=lambda row: _by(row, main))))
+    rows, labels = table.rows, {row.record.id: row.label for row in table.rows}
+    records = [row.record for row in rows]
+    prefix = f"f{group.letter.lower()}"
+    shown = [(d, budget.show(d)) for d in _drawings(rows, main, prefix, budget, read)]
+    roof = roofline.grid(rows, key=f"{prefix}roof") if any(d.title == roofline.TITLE and f for d, f in shown) else None
+    volume = volumes.grid(rows, group, floor, key=f"{prefix}volume")
+    against = paired_dice.grid(rows, read, key=f"{prefix}paired")
+    unsettled = [row for row in rows if row.record.status == "unstable"]
+    return {
+        "letter": group.letter,
+        "title": group.title,
+        "several": len(groups) > 1,
+        "predicted": group.predicted,
+        "columns": [c for c in table.columns if c.key != "status"],
+        "main": main,
+        "facts": conditions.facts(group) + _trust_facts(group, floor, labels),
+        "noise": _noise(conditions.noise(records, labels)),
+        "rows": [{"row": row, "sort": _sort_values(row), "disturbed": _disturbed(row, main)} for row in rows],
+        "notes": [f"{r.label} is unstable: {r.record.error or _NOT_SETTLED}" for r in unsettled]
+        + missing_dice(records),
+        "sorted_by": main if rows[0].usable and rows[0].cells[main].value is not None else "",
+        "figures": [figure for _, figure in shown if figure],
+        "left_out": ", ".join(d.title[0].lower() + d.title[1:] for d, figure in shown if not figure)
+        or ("its figures" if budget.spent and not shown else ""),
+        "explanation": roofline.explanation(rows),
+        "roofs": [_table(roof)] if roof else [],
+        "volumes": [_table(volume)] if volume else [],
+        "paired": [_table(against)] if against else [],
+        "claims": claims.check(records),
+        "comparisons": [
+            {"it": one, "factor": f"{units.significant(one.factor)} x"}
+            for one in claims.published_beside_ours(records, labels)
+        ],
+        "network_rows": rows,
+    }
+
+
+def _drawings(
+    rows: Sequence[Row], main: str, prefix: str, budget: _Budget, read: ReadArtifact
+) -> list[figures_overview.Drawing]:
+    """The figures of one set of conditions, the most telling first: where the page is full, the last give way.
+
+    Nothing is drawn where no figure has room any more.
+    """
+    if budget.spent:
+        return []
+    usable = [row for row in rows if row.usable]
+    made = [
+        figures_overview.scatter(usable, prefix=f"{prefix}s") if main == "latency_s" else None,
+        figures_overview.bars(rows, main, prefix=f"{prefix}l"),
+        figures_memory.split_bars(rows, prefix=f"{prefix}m")
+        or figures_overview.bars(rows, "memory_bytes", prefix=f"{prefix}m"),
+        figures_samples.strip_plot(rows, main, prefix=f"{prefix}d"),
+        roofline.figure(rows, prefix=f"{prefix}r"),
+        case_dice.strip_plot(rows, prefix=f"{prefix}c"),
+        training.curves(rows, read, prefix=f"{prefix}t"),
+        volumes.figure(rows, prefix=f"{prefix}v"),
+        warmup.curves(rows, main, prefix=f"{prefix}w"),
+    ]
+    return [drawing for drawing in made if drawing]
+
+
+def _table(grid: Grid) -> dict[str, Any]:
+    lines = [{"line": line, "sort": json.dumps(line.sort_values, sort_keys=True)} for line in grid.lines]
+    return {"grid": grid, "lines": lines}
+
+
+def _trust_facts(
+    group: conditions.Group, floor: reliability.Floor | None, labels: dict[str, str]
+) -> list[tuple[str, str]]:
+    """What the conditions say of noise, disturbance and the memory forecast."""
+    if group.predicted:
+        return []
+    error = reliability.forecast_error(group.records, labels)
+    pairs = [
+        ("Noise floor", reliability.floor_text(floor)),
+        ("Disturbed", reliability.disturbed_text(group.records, labels)),
+        ("Placement of the cores", reliability.apart_text(group.records, labels)),
+        ("Memory forecast", reliability.forecast_text(error) if error else None),
+    ]
+    return [(name, text) for name, text in pairs if text]
+
+
+def _disturbed(row: Row, main: str) -> str:
+    """`2 of 5 processes disturbed`."""
+    hit, of = reliability.disturbed(row.record), len(reliability.processes(row.record, main))
+    return f"{hit} of {max(hit, of)} processes disturbed" if hit else ""
+
+
+def _noise(rows: Sequence[conditions.Noise]) -> str:
+    """The spread of each row's samples; of many rows, the middle and the largest."""
+    texts = [f"{n.label} {_percent(n.spread)} ({n.kind}, n = {n.n})" for n in rows]
+    if len(texts) <= _NOISE_OF_EACH:
+        return "; ".join(texts)
+    ordered = sorted(zip(rows, texts, strict=True), key=lambda pair: pair[0].spread or 0.0)
+    middle, largest = ordered[len(ordered) // 2], ordered[-1]
+    return f"half of the rows below {_percent(middle[0].spread)}, the largest {largest[1]}; all samples stand below"
+
+
+def _by(row: Row, main: str) -> tuple[bool, bool, float]:
+    time = row.cells[main].value
+    return (not row.usable, time is None, time or 0.0)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _sort_values(row: Row) -> str:
+    """The numbers of a row for the script, as JSON; a failed row has no latency to sort by."""
+    values: dict[str, Any] = {k: c.value for k, c in row.cells.items() if row.usable or k in ("params", "macs")}
+    return json.dumps(values | {"model": row.label}, sort_keys=True)
+
+
+@dataclasses.dataclass(slots=True)
+class _Budget:
+    """Figures shown until their share of the page is spent."""
+
+    left_bytes: int
+
+    @property
+    def spent(self) -> bool:
+        """Whether not even a small figure has room."""
+        return self.left_bytes < _SMALLEST_FIGURE_BYTES
+
+    def show(self, drawing: figures_overview.Drawing) -> dict[str, Any] | None:
+        """What the template needs, or None where there is no room."""
+        size = len(drawing.svg.encode())
+        if size > self.left_bytes:
+            return None
+        self.left_bytes -= size
+        return {"svg": html.safe(drawing.svg), "title": drawing.title, "caption": drawing.caption}

@@ -1,0 +1,152 @@
+"""Dice of networks against each other, case by case: which differences are more than the choice of cases.
+
+Two intervals of means may overlap although one network is better on nearly every case, since hard cases are hard for
+both. So each network is set against the best one over the cases that count for both. The surprise is that such cases
+may be fewer than either network's: one that both leave empty counts for neither.
+
+The artifact (kind `cases`) is somebody else's text until it has been checked.
+
+Source: Wilcoxon's signed-rank test, Holm's correction; the interval is a percentile bootstrap over cases.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from benchbench.core import records as rec
+from benchbench.core.config import parse_json
+from benchbench.core.errors import StoreError
+from benchbench.report.compare import verdicts
+from benchbench.report.details import ReadArtifact, artifact_of
+from benchbench.report.grid import Column, Grid, Line
+from benchbench.report.tables import Cell, Row, valid
+
+_COLUMNS = (
+    Column(key="mean", title="Dice", help="mean over the cases that count for both"),
+    Column(key="difference", title="Against the best", help="mean difference, case by case, and its 95 % interval"),
+    Column(key="behind", title="Worse in", help="cases in which it is behind the best, of those that count for both"),
+    Column(key="p", title="p", help="Wilcoxon's signed-rank test, corrected for the number of networks (Holm)"),
+    Column(key="verdict", title="Verdict", help="worse: p is at most 0.05", kind="text"),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A network against the best one."""
+
+    row: Row
+    values: tuple[float, ...]  # Dice of the cases that count for both
+    differences: tuple[float, ...]  # to the best
+    p: float | None  # not yet corrected; None: too few cases
+
+    @property
+    def mean(self) -> float:
+        """Difference of the means."""
+        return statistics.fmean(self.differences)
+
+    @property
+    def ranks_lower(self) -> bool:
+        """Whether the signed ranks are those of a network that is behind: the direction that the test is of."""
+        signed = sorted((d for d in self.differences if d), key=abs)
+        return sum(math.copysign(rank, d) for rank, d in enumerate(signed, 1)) < 0
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """Of `mean`, by a bootstrap over cases."""
+        return verdicts.mean_interval(self.differences)
+
+
+def parse(content: bytes) -> dict[str, float]:
+    """Case -> Dice, of those that count.
+
+    Raises:
+        StoreError: it is not what it should be.
+    """
+    try:
+        data = parse_json(content, "the Dice of single cases", StoreError)
+        names = rec.value_from_json(tuple[str, ...], data["ids"], "ids")
+        dice = rec.value_from_json(tuple[float | None, ...], data["values"]["dice"], "values.dice")
+        found = {name: float(value) for name, value in zip(names, dice, strict=True) if value is not None}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError("the Dice of single cases could not be read, so networks are not compared by it") from error
+    if not all(0 <= value <= 1 for value in found.values()):
+        raise StoreError("the Dice of single cases is not from 0 to 1, so networks are not compared by it")
+    return found
+
+
+def against_best(rows: Sequence[Row], read: ReadArtifact) -> tuple[Row, list[Pair]] | None:
+    """The row with the best mean, and every other one against it; None where no two rows have Dice of their cases."""
+    found = {row.record.id: cases for row in rows if (cases := _of(row.record, read))}
+    scored = [row for row in rows if row.record.id in found]
+    if len(scored) < 2:
+        return None
+    shared = set.intersection(*(set(found[row.record.id]) for row in scored))
+    means = {i: statistics.fmean([cases[c] for c in sorted(shared or set(cases))]) for i, cases in found.items()}
+    best = max(scored, key=lambda row: means[row.record.id])
+    others = (_pair(row, found[row.record.id], found[best.record.id]) for row in scored if row is not best)
+    pairs = [pair for pair in others if pair is not None]
+    return (best, sorted(pairs, key=lambda pair: -pair.mean)) if pairs else None
+
+
+def _of(record: rec.Record, read: ReadArtifact) -> dict[str, float]:
+    return {} if valid(record, "dice") is None else artifact_of(record, "cases", read, parse) or {}
+
+
+def _pair(row: Row, own: Mapping[str, float], best: Mapping[str, float]) -> Pair | None:
+    both = [case for case in own if case in best]
+    if not both:
+        return None
+    differences = tuple(own[case] - best[case] for case in both)
+    p = verdicts.signed_rank(differences) if len(both) >= verdicts.FEWEST_CASES else None
+    return Pair(row=row, values=tuple(own[case] for case in both), differences=differences, p=p)
+
+
+def grid(rows: Sequence[Row], read: ReadArtifact, *, key: str) -> Grid | None:
+    """A line for each network but the best, the nearest first; None where there is nothing to compare."""
+    found = against_best(rows, read)
+    if found is None:
+        return None
+    best, pairs = found
+    tested = [pair for pair in pairs if pair.p is not None]
+    corrected = dict(zip((pair.row.label for pair in tested), verdicts.holm([p.p or 0.0 for p in tested]), strict=True))
+    least, most = (pick(len(pair.values) for pair in pairs) for pick in (min, max))
+    cases = f"{most} cases" if least == most else f"{least} to {most} cases"
+    return Grid(
+        key=key,
+        title=f"Dice against {best.label}, case by case",
+        caption=(
+            f"{best.label} has the highest mean, of these very cases. Each other network on the {cases} that count for "
+            "both."
+        ),
+        columns=_COLUMNS,
+        lines=tuple(_line(pair, corrected.get(pair.row.label)) for pair in pairs),
+        sorted_by=("difference", "descending"),
+    )
+
+
+def _line(pair: Pair, p: float | None) -> Line:
+    dice = pair.row.record.get("dice")
+    origin = dice.origin if dice else None
+    mean, (low, high) = statistics.fmean(pair.values), pair.ci95
+    behind = sum(d < 0 for d in pair.differences)
+    if p is None:
+        verdict = f"too few cases ({len(pair.values)})"
+    elif p > verdicts.SIGNIFICANT:
+        verdict = "not told apart"
+    elif pair.ranks_lower == (pair.mean < 0):
+        verdict = "worse" if pair.ranks_lower else "better"
+    else:  # a few large differences the other way
+        verdict = "worse by its ranks, not on average" if pair.ranks_lower else "better by its ranks, worse on average"
+    cells = {
+        "mean": Cell(text=f"{mean:.3f}", origin=origin, value=mean),
+        "difference": Cell(
+            text=f"{pair.mean:+.3f}", origin=origin, value=pair.mean, detail=f"{low:+.3f} to {high:+.3f}"
+        ),
+        "behind": Cell(text=f"{behind} of {len(pair.values)}", origin=origin, value=behind / len(pair.values)),
+        "p": Cell(text=verdicts.p_text(p), value=p),
+        "verdict": Cell(text=verdict),
+    }
+    return Line(label=pair.row.label, card=pair.row.record.model.name, cells=cells, status=pair.row.record.status)

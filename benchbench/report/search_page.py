@@ -1,0 +1,241 @@
+"""The page of a search: what the budget meant, what was tried, the front, and whether the search was worth it.
+
+A reader of `search.json` alone, the record that a search leaves; it neither trains nor measures, and equal files give
+equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchbench.core.errors import StoreError, first_line
+from benchbench.core.results import SEARCH
+from benchbench.core.search_result import ordered
+from benchbench.core.units import format_duration, format_shape, format_value
+from benchbench.report import html
+from benchbench.report.figures import overview as figures_overview
+from benchbench.report.figures import search as figures_search
+
+
+def render_search(found: Mapping[str, Any]) -> str:
+    """The page as text.
+
+    Raises:
+        StoreError: something that the page shows is not there, or not of its form.
+    """
+    try:
+        return _render(found)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:  # whatever stands in it
+        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else first_line(error)
+        raise StoreError(f"{SEARCH} does not hold what the page of a search shows: {what}") from error
+
+
+def _render(found: Mapping[str, Any]) -> str:
+    trained = [one for one in found["trials"] if one["dice"] is not None and one["same_as"] is None]
+    points = ordered(found["points"])
+    front = [point for point in points if point["front"]]
+    drawings = [
+        figures_search.front(found),
+        figures_search.hypervolume(found, "trainings"),
+        figures_search.hypervolume(found, "at_s"),
+        figures_search.worth(found),
+        figures_search.importance(found),
+        *figures_search.sketches(found, chosen(front)),
+    ]
+    context = {
+        "heading": _heading(found, front),
+        "sentence": _sentence(found, trained, front),
+        "semi_synthetic": found["data"]["semi_synthetic"],
+        "predicted": found["device"]["basis"] == "profile",
+        "device": found["device"]["name"],
+        "plan": found["plan"],
+        "columns": _columns(found),
+        "rows": [_row(found, point) for point in points],
+        "verdicts": [(point["name"], point["verdicts"]) for point in points if point["verdicts"]],
+        "controls_run": bool(found["controls"]),
+        "worth": _worth(front),
+        "figures": [_figure(d) for d in drawings if d],
+        "feasible": _feasible(found, trained),
+        "importance_reason": found["importance"].get("reason", ""),
+        "left_out": list(found.get("left_out", ())),
+        "time": format_duration(found["asked"]["time_s"]),
+        "facts": _facts(found, trained),
+        "refused": _refused(found),
+    }
+    return html.page(context, "search.html")
+
+
+def chosen(front: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The point of the front that is sketched: the best on `val` that is not the published network."""
+    own = [point for point in front if not point["published"]]
+    return max(own or front, key=lambda p: float(p["dice_val"]["mean"]), default=None)
+
+
+def _heading(found: Mapping[str, Any], front: Sequence[Mapping[str, Any]]) -> str:
+    n = len(front)
+    budget = found["budget_text"] or "no budget"
+    return f"{n} network{'s' * (n != 1)} for {budget} on {found['device']['name']}"
+
+
+def _sentence(found: Mapping[str, Any], trained: Sequence[Any], front: Sequence[Mapping[str, Any]]) -> str:
+    refused = sum(bool(one["refused"]) and one["dice"] is None for one in found["trials"])
+    text = (
+        f"A search among variants of Slim UNETR for {found['data']['title']}: {len(trained)} configurations were "
+        f"trained, {refused} refused before any training, {len(found['promotions'])} trained for longer, "
+        f"{len(found['points'])} to the end."
+    )
+    if best := max(front, key=lambda p: float(p["dice_val"]["mean"]), default=None):
+        low, high = best["dice_test"]["ci95"]
+        whole = ", the published network," if best["published"] else ","
+        text += (
+            f" The best of the front on val, {best['name']}{whole} has Dice {best['dice_test']['mean']:.3f} ({low:.3f} "
+            f"to {high:.3f}) on {best['dice_test']['cases']} cases that the search has never seen."
+        )
+        top = max(front, key=lambda p: float(p["dice_test"]["mean"]))
+        if top["dice_test"]["mean"] > best["dice_test"]["mean"]:
+            text += f" On those {top['name']} has more, {top['dice_test']['mean']:.3f}; it was not chosen by them."
+    return text
+
+
+def _columns(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+    """(key, heading, whether numbers stand below it)."""
+    return [
+        ("name", "Network", False),
+        ("dice", "Dice on test", True),
+        ("val", "Dice on val", True),
+        ("objective", found["metric"]["objective"].capitalize(), True),
+        ("macs", "MACs", True),
+        ("params", "Parameters", True),
+        ("use", "Of the budget", False),
+        ("config", "What differs from the published network", False),
+    ]
+
+
+def _row(found: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = point["dice_test"]["ci95"]
+    costs, metric = point["costs"], found["metric"]
+    use = ", ".join(f"{share:.0%} of {limit}" for limit, share in point["use"].items()) or "no limit"
+    keeps = {True: use, False: f"over it: {use}", None: f"{use}; not confirmed by a measurement"}[point["keeps"]]
+    value = point["objective"]
+    cells = {
+        "name": (
+            point["name"],
+            ("on the front" if point["front"] else "not on the front")
+            + (", the published network" if point["published"] else ""),
+        ),
+        "dice": (f"{point['dice_test']['mean']:.3f}", f"{low:.3f} to {high:.3f}"),
+        "val": (f"{point['dice_val']['mean']:.3f}", _seeds(point["dice_val"]["values"])),
+        "objective": ("–" if value is None else format_value(value, metric["unit"]), str(point["objective_origin"])),
+        "macs": (format_value(costs["macs"], "MAC"), ""),
+        "params": (format_value(costs["params"], "parameters"), ""),
+        "use": (keeps, ""),
+        "config": (point["config_text"], ""),
+    }
+    sort = {
+        "name": point["name"],
+        "dice": point["dice_test"]["mean"],
+        "val": point["dice_val"]["mean"],
+        "objective": value,
+        "macs": costs["macs"],
+        "params": costs["params"],
+        "use": max(point["use"].values(), default=0.0),
+        "config": point["config_text"],
+    }
+    return {"cells": cells, "sort": json.dumps(sort, sort_keys=True), "front": point["front"]}
+
+
+def _seeds(values: Sequence[float]) -> str:
+    """`2 seeds, 0.793 to 0.798`."""
+    if len(values) == 1:
+        return "1 seed"
+    return f"{len(values)} seeds, {min(values):.3f} to {max(values):.3f}"
+
+
+def _worth(front: Sequence[Mapping[str, Any]]) -> list[str]:
+    """In a sentence for each control: did the search win."""
+    found = []
+    for kind, text in (
+        ("scratch", "training the same architectures from scratch with as much computing in all"),
+        ("random", "inheriting channels that were chosen by chance"),
+    ):
+        verdicts = [p["controls"][kind]["verdict"] for p in front if "verdict" in p["controls"].get(kind, {})]
+        if not verdicts:
+            continue
+        better, worse = verdicts.count("better"), verdicts.count("worse")
+        won = "wins" if 2 * better > len(verdicts) else "loses" if 2 * worse > len(verdicts) else "does not clearly win"
+        rest = len(verdicts) - better - worse
+        found.append(f"The search {won} against {text}: better {better}, worse {worse}, not told apart {rest}.")
+    return found
+
+
+def _feasible(found: Mapping[str, Any], trained: Sequence[Any]) -> str:
+    space = found["space"]
+    share = space["feasible"] / max(1, space["drawn"])
+    proposals = [one for one in found["trials"] if one["same_as"] is None]
+    kept = len(trained) / max(1, len(proposals))
+    return (
+        f"Of {space['drawn']} configurations drawn by chance {share:.1%} keep the budget, as far as formulas know; of "
+        f"the {len(proposals)} different ones that the sampler proposed {kept:.1%} did and took the patch."
+    )
+
+
+def _refused(found: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Why proposals were refused: metric -> how many."""
+    counts: dict[str, int] = {}
+    for one in found["trials"]:
+        for metric in one["refused"] if one["dice"] is None else ():
+            counts[metric] = counts.get(metric, 0) + 1
+    if errors := sum(one["error"] is not None for one in found["trials"]):
+        counts["error"] = errors
+    names = {"shape": "does not take the patch", "error": "could not be tried"}
+    return [(names.get(metric, metric), count) for metric, count in sorted(counts.items())]
+
+
+def _facts(found: Mapping[str, Any], trained: Sequence[Any]) -> list[tuple[str, str]]:
+    task, spent, environment = found["task"], found["accounting"], found["environment"]
+    parent = found["parent"]
+    reference = found["hypervolume"]["reference"]
+    metric = found["metric"]
+    facts = [
+        ("Data", f"{task['key']}, {', '.join(f'{n} {split}' for split, n in found['data']['splits'].items())}"),
+        ("Patch", format_shape(task["spatial"])),
+        (
+            "Parent",
+            f"{parent['model']}, Dice {parent['dice_val']:.3f} on val, {format_duration(parent['train_s'])} of "
+            f"training{' before the search' if parent['given'] else ', within the search'}",
+        ),
+        ("Fidelities", f"{found['steps'][0]} steps a proposal, {found['steps'][1]} a promotion"),
+        (
+            "Time",
+            f"{format_duration(spent['whole_s'])} of workers: training {_share(spent, 'train_s')}, evaluation and "
+            f"measurement {_share(spent, 'measure_s')}, the rest {_share(spent, 'other_s')}",
+        ),
+        ("Distinct configurations trained", str(len(trained))),
+        ("Seed", str(found["asked"]["seed"])),
+        ("Device", found["device"]["name"]),
+        (
+            "Versions",
+            ", ".join(f"{key} {environment[key]}" for key in ("python", "torch", "monai") if environment.get(key)),
+        ),
+        ("Commit", str(environment.get("commit") or "unknown")),
+        ("When", found["when"]),
+    ]
+    if reference:
+        facts.insert(
+            5,
+            (
+                "Reference point of hypervolumes",
+                f"Dice {reference['dice']}, {format_value(reference[metric['name']], metric['unit'])}",
+            ),
+        )
+    return facts
+
+
+def _share(spent: Mapping[str, float], key: str) -> str:
+    return f"{spent[key] / max(spent['whole_s'], 1e-9):.1%}"
+
+
+def _figure(drawing: figures_overview.Drawing) -> dict[str, Any]:
+    return {"svg": html.safe(drawing.svg), "title": drawing.title, "caption": drawing.caption}

@@ -1,0 +1,218 @@
+"""The reference paper's claims: as published, worked out again from its own tables, and from our records.
+
+The surprise is that a claim may hold and its number still mean little: the speed ratio is that of one
+forward timed once, and the Dice belongs to data that is not here. A verdict therefore says what our
+records can and cannot say, and never more.
+
+Source of every published figure: Pang et al., "Slim UNETR: Scale Hybrid Transformers to Efficient 3D
+Medical Image Segmentation Under Limited Computational Resources", IEEE Transactions on Medical
+Imaging, 2023, doi 10.1109/TMI.2023.3326188: its tables (see `published`), and its text for the claims.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from benchbench.core import records as rec
+from benchbench.core import units
+from benchbench.report.conditions import has_phantom_dice, input_text
+from benchbench.report.slim_unetr_paper.published import figure
+from benchbench.report.tables import finite, valid
+
+_SLIM, _SWIN = "slim_unetr", "swin_unetr"
+_PAPER_INPUT = "1 x 4 x 128x128x128"
+#: Two ratios this close agree to the digits that the paper prints.
+_AGREES = 0.02
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One claim, three ways."""
+
+    claim: str
+    published: str
+    recomputed: str  # from the paper's own tables
+    ours: str
+    origin: rec.Origin | None  # of `ours`; None: we have no number
+    verdict: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A published figure beside ours."""
+
+    label: str
+    quantity: str
+    published: str
+    ours: str
+    origin: rec.Origin
+    factor: float  # published / ours
+
+
+def check(records: Sequence[rec.Record]) -> list[Claim]:
+    """The three claims against records of one set of conditions."""
+    slim, swin = (next((r for r in records if r.model.name == n and not r.recipe), None) for n in (_SLIM, _SWIN))
+    return [_smaller(slim, swin), _faster(slim, swin), _dice(slim)]
+
+
+def _smaller(slim: rec.Record | None, swin: rec.Record | None) -> Claim:
+    swin_m, slim_m = figure(3, _SWIN, "brain_mparams"), figure(3, _SLIM, "brain_mparams")
+    published = float(swin_m) / float(slim_m)
+    pair = _pair(slim, swin, "params")
+    if pair is None:
+        ours, origin, verdict = "-", None, _missing("params", slim, swin)
+    else:
+        own, other = pair
+        ratio = _value(other) / _value(own)
+        ours = f"{units.significant(ratio)} x ({_plain(other)} / {_plain(own)})"
+        origin = own.origin
+        verdict = "agrees" if abs(ratio / published - 1) <= _AGREES else "differs"
+        verdict += f" with the paper's ratio: {_percent(ratio / published - 1)}"
+    return Claim(
+        claim="smaller than Swin UNETR (parameters)",
+        published="34.6 x",
+        recomputed=f"{swin_m} M / {slim_m} M = {published:.1f} x",
+        ours=ours,
+        origin=origin,
+        verdict=verdict,
+    )
+
+
+def _faster(slim: rec.Record | None, swin: rec.Record | None) -> Claim:
+    slim_rate, swin_rate = figure(3, _SLIM, "brain_images_per_min"), figure(3, _SWIN, "brain_images_per_min")
+    published = float(slim_rate) / float(swin_rate)
+    pair = _pair(slim, swin, "latency_s")
+    if slim is None or pair is None:
+        ours, origin, verdict = "-", None, _missing("latency_s", slim, swin)
+    else:
+        own, other = pair
+        ratio = _value(other) / _value(own)
+        origin = own.origin if own.origin == other.origin else "predicted"
+        low_high, kind = ratio_interval(other, own)
+        ours = f"{units.significant(ratio)} x"
+        if low_high:
+            ours += f" ({units.significant(low_high[0])} to {units.significant(low_high[1])}, {kind})"
+        verdict = _speed_verdict(ratio, low_high, published, origin)
+        if input_text(slim) != _PAPER_INPUT:
+            verdict += f"; the paper's input is {_PAPER_INPUT}, ours {input_text(slim)}"
+    return Claim(
+        claim="faster than Swin UNETR",
+        published="13.4 x",
+        recomputed=f"{slim_rate} / {swin_rate} images per minute = {published:.1f} x",
+        ours=ours,
+        origin=origin,
+        verdict=verdict,
+    )
+
+
+def _speed_verdict(ratio: float, low_high: tuple[float, float] | None, published: float, origin: str) -> str:
+    if origin != "measured":
+        return "nothing was measured here: a prediction cannot confirm or refute it"
+    low, high = low_high or (ratio, ratio)
+    if low > published:
+        text = "faster by more than claimed on this device"
+    elif high < published:
+        text = "faster by less than claimed" if low > 1 else "slower" if high < 1 else "not clearly faster"
+        text += " on this device"
+    else:
+        text = "consistent with the claim on this device"
+    return f"{text}; a ratio of latencies belongs to the device and the software it was measured with"
+
+
+def _dice(slim: rec.Record | None) -> Claim:
+    classes = [figure(1, _SLIM, f"dice_{region}") for region in ("wt", "tc", "et")]
+    mean = sum(map(float, classes)) / len(classes)
+    found = valid(slim, "dice")
+    if slim is None or found is None or finite(found) is None or found.value is None:
+        ours, origin = "-", None
+        verdict = f"no Dice here: {found.reason}" if found and found.reason else f"no Dice of {_SLIM} in these records"
+    else:
+        data = slim.workload.data or "data that the record does not name"
+        ours, origin = f"{100 * found.value:.2f} % on {data}", found.origin
+        if has_phantom_dice(slim):
+            verdict = "not comparable: ours is of a semi-synthetic phantom, theirs of BraTS2021"
+        elif "brats2021" not in data.lower():
+            verdict = "not comparable: ours is not of BraTS2021"
+        else:
+            verdict = "the paper's split and training are not ours: comparable with care"
+    return Claim(
+        claim="average Dice of Slim UNETR on BraTS2021",
+        published="92.44 %",
+        recomputed=f"mean of {', '.join(classes)} % = {mean:.2f} %",
+        ours=ours,
+        origin=origin,
+        verdict=verdict,
+    )
+
+
+def ratio_interval(top: rec.Measurement, bottom: rec.Measurement) -> tuple[tuple[float, float] | None, str]:
+    """Where `top / bottom` may lie, and what kind of interval that is.
+
+    The ends are divided crosswise, which is wider than an interval of the ratio itself would be.
+    """
+    for over, under, kind in (
+        (top.interval, bottom.interval, "predicted range"),
+        (top.ci95, bottom.ci95, "from both 95 % CIs"),
+        (_sample_range(top), _sample_range(bottom), "from both ranges of samples"),
+    ):
+        if over and under and under[0] > 0:
+            return (over[0] / under[1], over[1] / under[0]), kind
+    return None, ""
+
+
+def _sample_range(m: rec.Measurement) -> tuple[float, float] | None:
+    return (min(m.values), max(m.values)) if len(m.values) > 1 else None
+
+
+def published_beside_ours(records: Sequence[rec.Record], labels: dict[str, str]) -> list[Comparison]:
+    """Params and MACs of each network: the paper's figure, ours, and the factor between them."""
+    rows = []
+    for record in records:
+        for metric, quantity in (("params", "parameters"), ("macs", "compute")):
+            theirs, ours = finite(record.published(metric)), finite(record.get(metric))
+            if theirs is None or ours is None or not theirs.value or not ours.value:
+                continue
+            comparison = Comparison(
+                label=labels[record.id],
+                quantity=quantity,
+                published=_four_digits(theirs, "G, called GFLOPs"),
+                ours=_four_digits(ours, "GMAC"),
+                origin=ours.origin,
+                factor=theirs.value / ours.value,
+            )
+            rows.append(comparison)
+    return rows
+
+
+def _pair(
+    slim: rec.Record | None, swin: rec.Record | None, metric: str
+) -> tuple[rec.Measurement, rec.Measurement] | None:
+    pick = rec.Record.get if metric == "params" else valid  # a count needs no run that ended well
+    own, other = (finite(pick(r, metric)) if r else None for r in (slim, swin))
+    return (own, other) if own and other and own.value and other.value else None
+
+
+def _missing(metric: str, slim: rec.Record | None, swin: rec.Record | None) -> str:
+    gone = [name for name, r in ((_SLIM, slim), (_SWIN, swin)) if _pair(r, r, metric) is None]
+    name = {"params": "parameter count", "latency_s": "latency"}[metric]
+    return f"not checked: these records hold no {name} of {' and '.join(gone)}"
+
+
+def _value(m: rec.Measurement) -> float:
+    assert m.value is not None
+    return float(m.value)
+
+
+def _plain(m: rec.Measurement) -> str:
+    return units.format_value(m.value, m.unit)
+
+
+def _four_digits(m: rec.Measurement, giga: str) -> str:
+    """Parameters in millions, compute in thousand millions; `giga` is what the source calls the latter."""
+    scale, unit = (1e6, "M") if m.metric == "params" else (1e9, giga)
+    return f"{units.significant(_value(m) / scale, 4)} {unit}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:+.1f} %"

@@ -1,0 +1,1 @@
+"""From the cells of a run to its records: planning, worker processes, repetition, other hosts."""

@@ -1,0 +1,241 @@
+"""`bench audit`: networks -> audits, and a record of each; nothing is computed or measured.
+
+One child process audits all networks. One that takes its process with it becomes a row, and the next
+ones get a new child. The records of an audit have the protocol `audit` and the device `none`, so that
+none of them is ever taken for a measurement.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchbench.core import records as rec
+from benchbench.core.errors import CardError, ShapeError, UsageError
+from benchbench.core.results import Store
+from benchbench.core.units import format_shape
+from benchbench.devices.environment import environment
+from benchbench.measure.flops.audit import AuditResult
+from benchbench.runner.child_process import Death, talk
+from benchbench.runner.worker import Job
+from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import classes
+
+DEVICE = rec.Device(kind="none", name="counted from the graph", basis="profile", asked="none")
+_START_S = 60.0  # for a child to import PyTorch and MONAI on a slow disk
+_LIMIT_S = {False: 30.0, True: 1200.0}  # for each network, counted without values, or run at full size
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Audited:
+    """One network: its audit, or why there is none."""
+
+    card: zoo_cards.Card
+    job: Job
+    result: AuditResult | None = None
+    weightless: bool = True  # built without memory for its weights
+    kind: str | None = None  # of the refusal: usage | shape | unsupported | failed
+    error: str | None = None
+    traceback: str | None = None
+    duration_s: float = 0.0
+
+    @property
+    def counted(self) -> bool:
+        """Whether the headline could be had."""
+        return self.result is not None and self.result.macs is not None
+
+    @property
+    def why_not(self) -> str | None:
+        """Why there is no headline."""
+        if self.result is None:
+            return self.error
+        return self.result.counter("torch").reason
+
+
+def run(
+    models: str,
+    *,
+    shape: Sequence[int] | None = None,
+    in_channels: int | None = None,
+    out_channels: int | None = None,
+    full: bool = False,
+    trust: bool = False,
+    out: Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[Audited]:
+    """Audit every network that is asked for.
+
+    Args:
+        models: as for `bench run`.
+        shape: (B, C, D, H, W) for all of them; None: one input of each card's own size.
+        in_channels: of every network; None: its card's.
+        out_channels: likewise.
+        full: run the other counters on real tensors.
+        trust: import the class that weights name, also where it is not of benchbench.
+        out: results folder for a record of each; None: none are kept.
+        tell: told which network comes next.
+
+    Raises:
+        UsageError: an unknown name, a class that cannot be imported, a size that no network can take.
+        StoreError: the folder cannot be written, or is not ours.
+    """
+    cards = zoo_cards.find_cards(models, trust=trust)
+    if shape and in_channels not in (None, shape[1]):
+        raise UsageError(f"--in-channels {in_channels} is not the {shape[1]} of --input: give one of them")
+    cards = zoo_cards.with_channels(cards, in_channels, out_channels)
+    jobs = [_job(card, shape) for card in cards]
+    if out is None:
+        return _all(cards, jobs, full, tell, lambda _: None)
+    with Store(out) as store:
+        return _all(cards, jobs, full, tell, _Kept(store))
+
+
+class _Kept:
+    """Writes the record of each audit as soon as it is done.
+
+    Refusals of the size wait for another row: where they are all there is, the size is wrong and nothing is recorded.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._where = environment(None)
+        self._waiting: list[Audited] = []
+        self._any = False  # written
+
+    def __call__(self, row: Audited) -> None:
+        if row.kind == "usage":
+            return
+        self._waiting.append(row)
+        self._any = self._any or row.kind != "shape"
+        if not self._any:
+            return
+        for one in self._waiting:
+            self._store.append(_record(one, self._store, self._where))
+        self._waiting.clear()
+
+
+def _job(card: zoo_cards.Card, shape: Sequence[int] | None) -> Job:
+    batch, channels, *spatial = shape or (1, card.in_channels, *card.spatial)
+    return Job(
+        model=card.spec(in_channels=channels),
+        spatial=tuple(spatial),
+        batch=batch,
+        dtype="fp32",
+        folder=card.folder,
+        trusted=classes.may_import(card.arch),
+    )
+
+
+def _all(
+    cards: Sequence[zoo_cards.Card],
+    jobs: Sequence[Job],
+    full: bool,
+    tell: Callable[[str], None],
+    keep: Callable[[Audited], None],
+) -> list[Audited]:
+    rows: list[Audited] = []
+    while len(rows) < len(jobs):
+        done = len(rows)
+        for row in _some(cards[done:], jobs[done:], full, tell):
+            keep(row)
+            rows.append(row)
+    refused = [row for row in rows if row.kind]
+    for row in refused:
+        if row.kind == "usage":
+            raise CardError(str(row.error))
+    if refused and len(refused) == len(rows) and all(row.kind == "shape" for row in refused):
+        raise ShapeError("; ".join(dict.fromkeys(str(row.error) for row in refused)))
+    return rows
+
+
+def _some(
+    cards: Sequence[zoo_cards.Card], jobs: Sequence[Job], full: bool, tell: Callable[[str], None]
+) -> Iterator[Audited]:
+    """The audits up to the first network that ends the child, each as soon as it is done."""
+    request = {
+        "task": "audit",
+        "full": full,
+        "jobs": [rec.to_json(job) for job in jobs],
+        "published": [_published(card, job) for card, job in zip(cards, jobs, strict=True)],
+    }
+    done = 0
+    start = time.monotonic()
+    for event in talk(request, limit_s=_START_S + _LIMIT_S[full] * len(jobs)):
+        took = round(time.monotonic() - start, 3)
+        if isinstance(event, Death):
+            if done == len(jobs):  # all are known: how it ended says nothing of them
+                return
+            error = f"while it was counted, {event.error.replace('; a longer one: --time-limit', '')}"
+            yield Audited(
+                card=cards[done], job=jobs[done], kind="failed", error=error, traceback=event.stderr,
+                duration_s=took,
+            )  # fmt: skip
+            return
+        if event["event"] == "begin":
+            start = time.monotonic()
+            tell(f"[{event['index'] + 1}/{len(jobs)}] {cards[done].name} {format_shape(jobs[done].input_shape)}")
+            continue
+        if event["event"] == "audit":
+            found = event["result"]
+            row = Audited(
+                card=cards[done], job=jobs[done], result=AuditResult.from_json(found),
+                weightless=found["weightless"], duration_s=took,
+            )  # fmt: skip
+        elif event["event"] == "refused":
+            row = Audited(
+                card=cards[done], job=jobs[done], kind=event["kind"], error=event["error"],
+                traceback=event.get("traceback"), duration_s=took,
+            )  # fmt: skip
+        else:
+            continue
+        yield row
+        done += 1
+    if not done:  # else the same network would be tried for ever
+        yield Audited(card=cards[0], job=jobs[0], kind="failed", error="its process ended without a word while counted")
+
+
+def _published(card: zoo_cards.Card, job: Job) -> dict[str, float]:
+    """The paper's figures, if they are for this very input."""
+    found = card.published_measurements(job.model.in_channels, job.model.out_channels, job.spatial)
+    wanted = {} if job.batch != 1 else {m.metric: m.value for m in found if m.metric in ("macs", "params")}
+    return {metric: float(value) for metric, value in wanted.items() if value is not None}
+
+
+def _record(row: Audited, store: Store, where: Mapping[str, Any]) -> rec.Record:
+    job, artifacts = row.job, []
+    found = list(row.result.measurements()) if row.result else []
+    if row.result:
+        content = json.dumps(row.result.to_json(), separators=(",", ":")).encode()
+        name = "".join(c if c.isalnum() or c in "-_" else "-" for c in row.card.name)
+        title = f"What each counter says of {row.card.title}"
+        artifacts.append(store.add_artifact("audit", f"{name}-audit.json", content, title=title))
+    found += row.card.published_measurements(job.model.in_channels, job.model.out_channels, job.spatial)
+    status: rec.Status = "ok" if row.counted else "failed"
+    if not row.counted and (row.kind in ("shape", "unsupported") or row.result is not None):
+        status = "unsupported"
+    return rec.Record(
+        model=job.model,
+        workload=rec.Workload(batch=job.batch, spatial=job.spatial, protocol="audit"),
+        device=DEVICE,
+        environment=where,
+        status=status,
+        error=None if row.counted else row.why_not,
+        traceback=row.traceback or None,
+        started_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"),
+        duration_s=row.duration_s,
+        measurements=tuple(found),
+        artifacts=tuple(artifacts),
+        recipe=row.card.compression,
+    )
+
+
+def to_json(row: Audited) -> dict[str, Any]:
+    """The audit as its artifact holds it; of a network without one, its name, input and the reason."""
+    if row.result is not None:
+        return row.result.to_json()
+    return {"model": row.card.name, "input": list(row.job.input_shape), "reason": row.error}

@@ -1,0 +1,385 @@
+"""`bench calibrate`: this device's own figures, from the calls that the zoo makes, in about ten minutes.
+
+Every different call of every network is timed, and others of every common kind, in an order in which every kind and
+every size comes early, so that a calibration that ends early is coarse and not lopsided. Then whole networks are timed,
+then both again, since a machine's pace wanders. Each network is forecast from the calls of the others alone: how far
+that is off is what the profile says of itself. Each time is on disk before the next is taken, so an interrupted
+calibration goes on. A call that took much longer in one round than in another was disturbed, and is counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchbench.core import records as rec
+from benchbench.core.errors import UsageError, first_line
+from benchbench.core.results import held
+from benchbench.devices import cpu, latency_model
+from benchbench.devices.environment import environment
+from benchbench.devices.profile import CALIBRATION_SCHEMA, Calibration, Profile, write_profile
+from benchbench.measure.flops.meta_device import build_without_memory
+from benchbench.measure.machine_peak import measure_roof
+from benchbench.measure.memory import weights_bytes
+from benchbench.measure.operators import microbenchmarks, replay
+from benchbench.measure.operators.replay import Call
+from benchbench.runner import whole_networks
+from benchbench.runner.calibration_journal import Journal
+from benchbench.training.torch_runtime import threads
+from benchbench.zoo import cards as zoo_cards
+
+log = logging.getLogger(__name__)
+
+_FEWEST = 3  # networks
+_PASSING = ("commit", "gpu_processes", "python", "numpy")  # of an environment: decides no time of an operator
+_ROOM = 0.8  # of the free memory that a call's tensors, or a network, may take
+_SCRATCH = 2  # times its tensors are what a call or a network takes at most
+_LONGEST_BASIC_S = 0.5  # of a microbenchmark at the measured peak; slow devices have the zoo's own long ones to time
+_DISTURBED = 1.3  # times as long in another round
+_CALLS_SHARE = 0.6  # of the time; the rest is for networks that were never timed
+_CALL_ROUNDS, _NETWORK_ROUNDS = 3, 2  # that are taken while there is time
+_PEAK, _BANDWIDTH = "peak_macs_per_s", "memory_bandwidth_bytes_per_s"
+_DIGITS = 4  # of logarithms
+_SITTING = "sitting"  # what the time of a whole sitting is kept under
+
+Progress = Callable[[float, str], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a calibration holds for; all of it is part of its identity."""
+
+    device: str = "cpu"  # `cpu`, `cuda`
+    threads: int | None = None
+    dtype: str = "fp32"
+    runtime: str = "eager"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """One of those that a calibration takes its calls from."""
+
+    spec: rec.ModelSpec
+    spatial: tuple[int, ...]
+    calls: tuple[Call, ...]
+    peak_bytes: int = 0  # weights, and the most that activations take at once
+    folder: str | None = None  # of a card of one's own
+
+    @property
+    def key(self) -> str:
+        """What its time is kept under."""
+        calls = [call.key for call in self.calls]
+        return f"{self.spec.name} {rec.content_hash([rec.to_json(self.spec), self.spatial, calls])}"
+
+    @property
+    def macs(self) -> int:
+        """Of a forward."""
+        return sum(call.cost.macs for call in self.calls)
+
+
+def networks_of(cards: Sequence[zoo_cards.Card], dtype: str, *, progress: Progress | None = None) -> list[Network]:
+    """The calls of networks at their cards' sizes; one that cannot be traced is left out with a warning.
+
+    Args:
+        cards: of networks.
+        dtype: of the forwards.
+        progress: told as it goes.
+
+    Raises:
+        UsageError: fewer than three can be traced.
+    """
+    found = []
+    for i, card in enumerate(cards):
+        if progress:
+            progress(0.0, f"tracing {card.name}, {i + 1} of {len(cards)}")
+        try:
+            module, _ = build_without_memory(functools.partial(zoo_cards.build, card.spec(), card.spatial))
+            calls, peak = replay.calls_of(module, (1, card.in_channels, *card.spatial), dtype)
+        except Exception as error:  # a network may raise anything
+            log.warning("%s is left out: %s", card.name, first_line(error))
+            continue
+        peak += weights_bytes(module)
+        found.append(
+            Network(
+                spec=card.spec(),
+                spatial=tuple(card.spatial),
+                calls=tuple(calls),
+                peak_bytes=peak,
+                folder=card.folder,
+            )
+        )
+    if len(found) < _FEWEST:
+        raise UsageError(
+            f"{len(found)} networks are too few to tell how far forecasts are off: name {_FEWEST} or more with --models"
+        )
+    return found
+
+
+def in_order(calls: Iterable[Call]) -> list[Call]:
+    """Different calls so that every kind, and of each kind every size, comes early.
+
+    Args:
+        calls: of networks.
+    """
+    strata: dict[tuple[str, int, int], list[Call]] = {}
+    for call in replay.different(calls):
+        macs, moved, *_ = latency_model.place(call.cost)
+        strata.setdefault((call.cost.kind, round(moved), round(macs - moved)), []).append(call)
+    rows = [strata[key] for key in sorted(strata)]
+    return [row[rank] for rank in range(max(map(len, rows), default=0)) for row in rows if rank < len(row)]
+
+
+def calibrate(
+    networks: Sequence[Network],
+    setting: Setting,
+    out: Path,
+    *,
+    time_s: float = 600.0,
+    progress: Progress | None = None,
+) -> Profile:
+    """Time calls and networks, and write the profile.
+
+    Args:
+        networks: of `networks_of`.
+        setting: of this device.
+        out: the profile's TOML file; times are kept beside it, and an equal calibration goes on from there.
+        time_s: of this sitting.
+        progress: told as it goes.
+
+    Raises:
+        UsageError: too little was timed to say anything, or a profile is there that is not of this calibration.
+        StoreError: nothing can be written there.
+    """
+    around = environment(setting.device, setting.threads)  # type: ignore[arg-type]
+    versions = {name: str(around[name]) for name in ("torch", "monai", "benchbench")}
+    lasting = {key: value for key, value in around.items() if key not in _PASSING}
+    identity = rec.content_hash([rec.to_json(setting), rec.fingerprint(lasting), CALIBRATION_SCHEMA])
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder: give the name of a file that ends in .toml")
+    with held(out.parent, prefix=f"{out.stem}."):  # two calibrations at once would spoil each other's times
+        times = out.with_suffix(".ndjson")
+        if out.exists() and not times.exists():
+            raise UsageError(f"{out} is there already and its times, {times.name}, are not: choose another --out")
+        journal = Journal(times, identity)
+        with threads(setting.threads), _exact_fp32():
+            _time(networks, setting, journal, time_s, progress)
+        profile = fit(journal, setting, around, versions, out.stem)
+        write_profile(profile, out)
+    return profile
+
+
+def _time(
+    networks: Sequence[Network], setting: Setting, journal: Journal, time_s: float, progress: Progress | None
+) -> None:
+    for roof in _roofs(setting):
+        if roof.value:
+            journal.add(roof.metric, functools.partial(float, roof.value))
+    peak = max(journal.known.get(_PEAK, [math.inf]))
+    basics = [call for call in microbenchmarks.calls(setting.dtype) if call.cost.macs / peak <= _LONGEST_BASIC_S]
+    calls = {call.key: call for call in in_order([*basics, *(call for own in networks for call in own.calls)])}
+    named = [(own.spec.name, own.key, [call.key for call in own.calls]) for own in networks]
+    journal.describe({key: call.cost for key, call in calls.items()}, named, [call.key for call in basics])
+    start = time.monotonic()
+    try:
+        for turn in _turns(list(calls.values()), networks, journal, setting):
+            share = (time.monotonic() - start) / time_s
+            if progress:
+                timed = sum(key in journal.known for key in calls)
+                progress(min(share, 1.0), f"{timed} of {len(calls)} calls timed; {turn.text}")
+            if share > 1:
+                break
+            if share > _CALLS_SHARE and turn.round == 1 and not turn.is_network:
+                continue
+            if turn.needs_bytes < _ROOM * _free_bytes(setting):
+                journal.add(turn.key, turn.take)
+            else:
+                journal.note_no_room(turn.key)
+    finally:
+        journal.add(_SITTING, lambda: time.monotonic() - start)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Turn:
+    """A time to be taken."""
+
+    key: str
+    text: str
+    round: int
+    is_network: bool
+    needs_bytes: float
+    take: Callable[[], float]
+
+
+def _turns(calls: Sequence[Call], networks: Sequence[Network], journal: Journal, setting: Setting) -> Iterator[_Turn]:
+    """Calls, then networks, then both again; those left out that have their times already."""
+
+    def open_still(key: str, wanted: int) -> bool:
+        return key not in journal.failed and len(journal.known.get(key, ())) < wanted
+
+    for wanted in range(1, max(_CALL_ROUNDS, _NETWORK_ROUNDS) + 1):
+        for call in calls if wanted <= _CALL_ROUNDS else ():
+            if open_still(call.key, wanted):
+                yield _Turn(
+                    key=call.key,
+                    text=call.cost.kind,
+                    round=wanted,
+                    is_network=False,
+                    needs_bytes=_SCRATCH * call.cost.moved_bytes,
+                    take=functools.partial(replay.time_call, call, device=setting.device),
+                )
+        for network in sorted(networks, key=lambda one: one.macs) if wanted <= _NETWORK_ROUNDS else ():
+            if open_still(network.key, wanted):
+                yield _Turn(
+                    key=network.key,
+                    text=f"timing {network.spec.name} whole",
+                    round=wanted,
+                    is_network=True,
+                    needs_bytes=_SCRATCH * network.peak_bytes,
+                    take=functools.partial(_time_network, network, setting),
+                )
+
+
+@contextlib.contextmanager
+def _exact_fp32() -> Iterator[None]:
+    """No TF32 in convolutions, where PyTorch has it by default; products have none by default."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def _free_bytes(setting: Setting) -> float:
+    free = cpu.available_memory_bytes()
+    if setting.device != "cuda":
+        return free
+    torch.cuda.empty_cache()  # else what it keeps counts as taken
+    return min(free, torch.cuda.mem_get_info()[0])
+
+
+def _roofs(setting: Setting) -> list[rec.Measurement]:
+    try:
+        return measure_roof(setting.dtype, threads=setting.threads, backend=setting.device)
+    except RuntimeError as error:
+        log.warning("peak and bandwidth could not be measured, so the best calls stand in: %s", first_line(error))
+        return []
+
+
+def _time_network(network: Network, setting: Setting) -> float:
+    return whole_networks.time_network(
+        network.spec,
+        network.spatial,
+        device=setting.device,
+        dtype=setting.dtype,
+        threads=setting.threads,
+        folder=network.folder,
+    )
+
+
+def checked(journal: Journal) -> tuple[latency_model.Efficiency, latency_model.Checked]:
+    """What a journal's times say of the device, and how far forecasts from them are off.
+
+    Raises:
+        UsageError: too little was timed.
+    """
+    timed = {key: (journal.costs[key], min(times)) for key, times in journal.calls().items()}
+    networks = {
+        name: [(key, journal.costs[key]) for key, n in calls.items() for _ in range(n)]
+        for name, calls in journal.networks.items()
+    }
+    measured = measured_of(journal)
+    best = {metric: max(journal.known.get(metric, [0.0])) for metric in (_PEAK, _BANDWIDTH)}
+    try:
+        roofs = latency_model.roofs_of(list(timed.values()), best[_PEAK], best[_BANDWIDTH])
+        return latency_model.Efficiency.learn(list(timed.values()), roofs), latency_model.check(
+            networks, timed, measured, roofs
+        )
+    except ValueError as error:
+        room = f", and free memory ({len(journal.no_room)} did not fit)" if journal.no_room else ""
+        failed = [journal.failed[key] for key in journal.network_keys.values() if key in journal.failed]
+        why = f"; {len(failed)} could not be timed, the first since: {failed[0]}" if failed else ""
+        raise UsageError(f"{error}: give more --time{room}, the same command goes on{why}") from error
+
+
+def measured_of(journal: Journal) -> dict[str, float]:
+    """Seconds of each network's forward."""
+    return {name: min(journal.known[key]) for name, key in journal.network_keys.items() if key in journal.known}
+
+
+def fit(
+    journal: Journal, setting: Setting, around: Mapping[str, Any], versions: Mapping[str, str], name: str
+) -> Profile:
+    """The profile of a journal's times.
+
+    Args:
+        journal: of a calibration.
+        setting: of it.
+        around: the environment.
+        versions: of packages.
+        name: of the profile.
+
+    Raises:
+        UsageError: too little was timed.
+    """
+    learned, check = checked(journal)
+    times = journal.calls().values()
+    repeated = [own for own in times if len(own) > 1]
+    count = setting.threads or torch.get_num_threads()
+    processor = str(around["gpu"] if setting.device == "cuda" else around["cpu"])
+    core = f"{count} thread{'s' * (count != 1)}" if setting.device == "cpu" else "CUDA"
+    triad = "triad on arrays larger than caches" if _BANDWIDTH in journal.known else "the best call, caches count"
+    exact = ", TF32 off" if setting.device == "cuda" else ""
+    said = f"bench calibrate: the best product, convolution or call, {core}, {setting.dtype}{exact}"
+    memory = around["gpu_memory_bytes"] if setting.device == "cuda" else around["memory_bytes"]
+    return Profile(
+        name=name,
+        title=f"{processor}, {core}, {setting.dtype}",
+        kind="cpu" if setting.device == "cpu" else "gpu",
+        core=core,
+        memory_bytes=memory,
+        bandwidth_bytes_per_s=learned.roofs.bytes_per_s,
+        peaks={setting.dtype: 2 * learned.roofs.macs_per_s},
+        reserve_bytes=0,
+        sources={
+            setting.dtype: said,
+            "bandwidth_bytes_per_s": f"bench calibrate: {triad}, {core}, {setting.dtype}",
+            "reserve_bytes": "nothing: what else runs there is not known",
+            **({"memory_bytes": "of that machine"} if memory else {}),
+        },
+        calibration=Calibration(
+            dtype=setting.dtype,
+            runtime=setting.runtime,
+            threads=count,
+            processor=processor,
+            versions=versions,
+            when=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            seconds=round(sum(journal.known[_SITTING]), 1),
+            calls=len(times),
+            failed=len(journal.failed),
+            without_room=len(journal.no_room),
+            disturbed=sum(max(times) > _DISTURBED * min(times) for times in repeated),
+            repeated=len(repeated),
+            scale=check.scale,
+            interval=check.interval,
+            held=check.held,
+            error=check.error,
+            ratios=check.ratios,
+            measured=measured_of(journal),
+            launch_s=learned.roofs.launch_s,
+            points={
+                work: tuple(tuple(round(number, _DIGITS) for number in (*where, factor)) for where, factor in own)
+                for work, own in learned.points.items()
+            },
+        ),
+    )

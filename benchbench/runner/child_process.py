@@ -1,0 +1,155 @@
+"""The parent's side of a child process: start it, sleep until it says something, end it.
+
+The parent waits in `select` and computes nothing, so it takes nothing from what is being timed. A
+child that is silent past its time limit is killed; one that dies is told apart by how: the kernel's
+out-of-memory killer counts its victims in /proc/vmstat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import selectors
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from benchbench.core import launch
+
+_VMSTAT = Path("/proc/vmstat")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """A child that ended without saying so."""
+
+    status: Literal["oom", "timeout", "failed"]
+    error: str
+    stderr: str
+
+
+def talk(
+    request: Mapping[str, Any],
+    *,
+    limit_s: float,
+    threads: int | None = None,
+    on_start: Callable[[int], None] | None = None,
+) -> Iterator[dict[str, Any] | Death]:
+    """Start a worker, yield its events as they come, and a Death if it ends before its work does.
+
+    Args:
+        request: for `benchbench.runner.worker`.
+        limit_s: seconds after which the child is killed.
+        threads: of OpenMP and MKL in the child.
+        on_start: called with the child's process id.
+    """
+    environment = {"PYTHONUNBUFFERED": "1"}
+    if threads:
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    victims = _oom_kills()
+    deadline = time.monotonic() + limit_s
+    with tempfile.TemporaryFile() as stderr:
+        child = subprocess.Popen(
+            launch.command("benchbench.runner.worker"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=launch.environment(environment),
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child
+        )
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            _first_to_go(child.pid)
+            if on_start:
+                on_start(child.pid)
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(json.dumps(request).encode() + b"\n")
+                child.stdin.flush()
+            done = False
+            for line in lines(child.stdout.fileno(), deadline):
+                if line is None:
+                    yield Death(
+                        status="timeout",
+                        error=f"stopped after its time limit of {limit_s:.0f} s; a longer one: --time-limit",
+                        stderr=tail(stderr),
+                    )
+                    return
+                event = json.loads(line)
+                done = event.get("event") == "done"  # the worker's last word
+                if not done:
+                    yield event
+            code = child.wait()
+            if code or not done:  # a network may end its process with any code, 0 too
+                yield _death(code, _oom_kills() > victims, tail(stderr))
+        finally:
+            if child.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+            child.stdin.close()
+            child.stdout.close()
+            child.wait()
+
+
+def lines(handle: int, deadline: float) -> Iterator[bytes | None]:
+    """Whole lines from a pipe as they come; None once the deadline has passed; ends with the pipe.
+
+    Args:
+        handle: of the pipe.
+        deadline: by `time.monotonic`; infinite for none.
+    """
+    pending = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(handle, selectors.EVENT_READ)
+        while True:
+            left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+            if not selector.select(left):
+                yield None
+                return
+            chunk = os.read(handle, 1 << 16)
+            if not chunk:
+                return
+            *whole, pending = (pending + chunk).split(b"\n")
+            yield from whole
+
+
+def _first_to_go(pid: int) -> None:
+    """Let the kernel, out of memory, kill the child and not the user's desktop."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
+
+
+def _oom_kills() -> int:
+    try:
+        rows = _VMSTAT.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(row.split()[1]) for row in rows if row.startswith("oom_kill ")), 0)
+
+
+def _death(code: int, out_of_memory: bool, stderr: str) -> Death:
+    if code == -signal.SIGKILL and out_of_memory:
+        return Death(status="oom", error="killed by the kernel: out of memory", stderr=stderr)
+    if code < 0:
+        name = signal.Signals(-code).name
+        more = ", most likely for want of memory" if code == -signal.SIGKILL else ""
+        return Death(status="failed", error=f"its process was killed by {name}{more}", stderr=stderr)
+    if not code:
+        error = "its process ended with exit code 0 before its work was done: something that it ran calls sys.exit"
+        return Death(status="failed", error=f"{error} or os._exit", stderr=stderr)
+    last = stderr.strip().splitlines()[-1:] or ["nothing on stderr"]
+    return Death(status="failed", error=f"its process ended with exit code {code}: {last[0]}", stderr=stderr)
+
+
+def tail(file: Any, size: int = 4000) -> str:
+    """The last characters of a file that a child writes its stderr to."""
+    file.seek(0, os.SEEK_END)
+    file.seek(max(0, file.tell() - size))
+    return str(file.read().decode(errors="replace"))

@@ -1,0 +1,129 @@
+"""What each cell costs, from the graph alone, before anything is measured.
+
+One child counts every network that was not counted before, with no forward computed; that gives the order, the
+estimate, and the memory below which a network is not even started.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchbench import data
+from benchbench.core import records as rec
+from benchbench.core.protocol import get_protocol
+from benchbench.runner import cell_cost
+from benchbench.runner.child_process import Death, talk
+from benchbench.runner.plan import Cell
+from benchbench.runner.worker import Job
+
+#: For the first estimate only; corrected by the networks that have run. Eager fp32 on one AVX-512 core
+#: reaches 8 to 28 GMAC/s over the zoo, an H100 some thousands.
+_MACS_PER_S = {"cpu": 14e9, "cuda": 2e12}
+_START_S = 4.0
+_PLAN_LIMIT_S = 600.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What the counting child found of one cell."""
+
+    measurements: tuple[rec.Measurement, ...] = ()
+    layers: tuple[Mapping[str, Any], ...] = ()
+    operators: tuple[rec.OperatorCost, ...] = ()
+    refused: tuple[str, str, str | None] | None = None  # kind, error, traceback
+
+    def value(self, metric: str) -> float:
+        """The value of an analytic metric, 0 where there is none."""
+        return next((m.value for m in self.measurements if m.metric == metric and m.value is not None), 0)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Spent:
+    """Where a run's time went, in seconds."""
+
+    total_s: float = 0.0
+    counting_s: float = 0.0
+    start_s: float = 0.0  # children's start-up: imports, building, loading
+    forward_s: float = 0.0  # warm-up and timed
+    accuracy_s: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """The part of the run that was inside forwards, Dice, or the networks' own start-up."""
+        return (self.start_s + self.forward_s + self.accuracy_s) / self.total_s if self.total_s else 0.0
+
+
+def count(cells: Sequence[Cell], spent: Spent) -> dict[str, Cost]:
+    """Parameters, MACs, layers and operators of every cell, from one child or from disk; nothing is computed.
+
+    A network that kills the child is passed over, and counting goes on behind it in a new child.
+    """
+    start = time.monotonic()
+    by_job: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_job.setdefault(rec.canonical_json(rec.to_json(counted_job(cell))), []).append(cell)
+    jobs = {text: json.loads(text) for text in by_job}
+    paths = {text: cell_cost.path_of(job) for text, job in jobs.items()}
+    found = {text: _cost(kept) for text, path in paths.items() if (kept := cell_cost.get(path))}
+    while left := [text for text in jobs if text not in found]:
+        counts = _count_some([jobs[text] for text in left], [paths[text] for text in left])
+        found |= dict(zip(left, counts, strict=False))  # fewer, where a network killed the child
+    spent.counting_s += time.monotonic() - start
+    return {cell.id: found[text] for text, group in by_job.items() for cell in group}
+
+
+def counted_job(cell: Cell) -> Job:
+    """A cell's job without what decides no count, so that cells which count alike are counted once."""
+    same: dict[str, Any] = {"threads": None, "cores": (), "checkpoint_path": None, "data": None, "split": None}
+    same |= {"backend": "cpu", "protocol": "quick", "volume": None, "memory_limit_bytes": None}
+    return dataclasses.replace(cell.job(), **same)
+
+
+def _count_some(jobs: Sequence[Any], paths: Sequence[Path | None]) -> list[Cost]:
+    found: list[Cost] = []
+    for event in talk({"task": "plan", "jobs": jobs}, limit_s=_PLAN_LIMIT_S):
+        if isinstance(event, Death):
+            found.append(Cost(refused=("failed", f"while it was counted, {event.error}", event.stderr)))
+        elif event["event"] == "refused":
+            found.append(Cost(refused=(event["kind"], event["error"], event.get("traceback"))))
+        elif event["event"] == "cost":
+            cell_cost.keep(paths[len(found)], {key: event[key] for key in ("measurements", "layers", "operators")})
+            found.append(_cost(event))
+    return found or [Cost(refused=("failed", "its process ended without a word while it was counted", None))]
+
+
+def _cost(event: Mapping[str, Any]) -> Cost:
+    return Cost(
+        measurements=tuple(rec.from_json(rec.Measurement, m) for m in event["measurements"]),
+        layers=tuple(event["layers"]),
+        operators=tuple(rec.from_json(rec.OperatorCost, o) for o in event["operators"]),
+    )
+
+
+def forward_guess_s(cell: Cell, cost: Cost) -> float:
+    """A first guess of the seconds of one forward, from its MACs alone."""
+    if cell.target.backend is None:
+        return 0.0
+    rate = _MACS_PER_S[cell.target.backend] * (cell.workload.threads or 1)
+    steps = 3.0 if cell.workload.phase == "train" else 1.0  # a backward is about two forwards
+    return max(steps * cost.value("macs") / rate, 1e-3)
+
+
+def estimate_s(cell: Cell, cost: Cost, protocol: str) -> float:
+    """A first guess of the seconds that a cell will take."""
+    if cell.target.backend is None:
+        return 0.1
+    forward = forward_guess_s(cell, cost)
+    p = get_protocol(protocol)
+    slow = p.is_slow(forward)
+    forwards = max(p.warmup_s if slow else 6 * forward, forward)
+    forwards += p.samples_of_slow(forward) * forward if slow else max(p.min_samples * forward, p.timed_s / 2)
+    cases = 0
+    if cell.checkpoint_path and cell.data_where:
+        cases = data.get_plan(cell.data_where).splits[cell.workload.split or "test"]
+    return p.processes * (_START_S + forwards) + cases * (forward + 1.0)

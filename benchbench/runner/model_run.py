@@ -1,0 +1,362 @@
+"""One visit to one network: what a child process measures before it ends.
+
+Inference or training, and then a whole volume if one is asked for. Everything is sent the moment it is
+there. The surprise is the order: the peak of memory is read, and outputs and state are judged, only when the
+last forward has been timed, so that nothing of it is in a sample.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchbench.core import records as rec
+from benchbench.core.errors import DataError
+from benchbench.core.protocol import get_protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from benchbench.measure.memory_limit import Limit
+    from benchbench.measure.pace import Pace
+    from benchbench.runner.worker import Job
+
+Emit = Callable[[dict[str, Any]], None]
+
+OUTPUT_TOLERANCE = 0.05  # relative L2 distance to the fp32 output up to which a reduced dtype counts
+
+
+class Visit:
+    """A network in this process, under the conditions that its job states."""
+
+    module: nn.Module
+    x: Tensor
+
+    def __init__(self, job: Job, emit: Emit) -> None:
+        """Nothing happens yet.
+
+        Args:
+            job: what to do.
+            emit: gets what happens.
+        """
+        self.job, self.emit = job, emit
+        self.stage = "building the network"  # what is going on, for an error
+        self.device = f"cuda:{job.gpu}" if job.backend == "cuda" else "cpu"
+        self.limit: Limit | None = None
+        self.pace: Pace | None = None
+        self.base_bytes: int | None = None  # resident before the network was built, on a CPU
+        self.available: int | None = None  # of a board whose CPU and GPU have one memory
+
+    def run(self) -> dict[str, Any]:
+        """Build and measure; the status and error that the row gets.
+
+        Raises:
+            LimitError: the memory limit is below the framework's own need.
+            UnsupportedError: what is asked cannot be had from this network, or here.
+            BenchError: the network cannot be built.
+        """
+        job = self.job
+        self._build()
+        if job.phase == "train":
+            self._enter("a training step")
+            return self._train()
+        self._enter("a forward")
+        end = self._infer()
+        if (job.volume or job.crop_foreground) and end["status"] in ("ok", "unstable"):
+            self._enter("the whole volume")
+            end = _worse(end, self._volume())
+        finite = end["status"] != "failed" or job.dtype != "fp32"
+        if job.first and job.data and job.checkpoint_path and finite:
+            self._enter("the evaluation of Dice")
+            self._dice()
+        return end
+
+    def _build(self) -> None:
+        import torch
+
+        from benchbench.devices import jetson
+        from benchbench.measure import latency, memory, output_check  # noqa: F401  now, and not into the limit
+        from benchbench.zoo import cards as zoo_cards
+
+        job = self.job
+        shared = job.backend == "cuda" and jetson.detect() is not None
+        self.available = memory.system_available_bytes() if shared else None
+        if job.backend == "cuda":
+            torch.cuda.set_device(job.gpu)
+            torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32; PyTorch's default for convolutions is TF32
+        if job.threads:
+            torch.set_num_threads(job.threads)
+        zoo_cards.find_class(job.model.arch)
+        if job.phase == "train":
+            from benchbench.measure import training_step  # noqa: F401
+        elif job.crop_foreground:
+            from benchbench.measure.volume import check_channels
+
+            check_channels(job.model.in_channels)
+        if job.backend == "cpu":
+            from benchbench.measure.pace import Pace
+
+            self.pace = Pace()
+        torch.manual_seed(0)
+        self.limit = _limit(job)
+        self.base_bytes = memory.resident_bytes() if job.backend == "cpu" else None
+        module = zoo_cards.build(job.model, job.spatial)
+        if job.checkpoint_path:
+            from benchbench.zoo import checkpoint
+
+            checkpoint.load_weights(module, Path(job.checkpoint_path))
+        self.module = module.eval().to(self.device)
+        self.x = torch.randn(*job.input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        self.emit({"event": "ready"})
+
+    def _enter(self, stage: str) -> None:
+        self.stage = stage
+        if self.limit:
+            self.limit.settle()
+
+    def once(self) -> dict[str, Any]:
+        """One forward, or two training steps (the second has AdamW's moments), and nothing else.
+
+        Raises:
+            LimitError: the memory limit is below the framework's own need.
+            BenchError: the network cannot be built, or trained.
+        """
+        self._build()
+        self._enter("a training step" if self.job.phase == "train" else "a forward")
+        if self.job.phase == "train":
+            from benchbench.measure.training_step import TrainingStep
+
+            step = TrainingStep(self.module, self.x, backend=self.job.backend, dtype=self.job.dtype)
+            with step.ready() as one:
+                one()
+                one()
+        else:
+            from benchbench.measure.latency import forward_function
+
+            forward_function(self.module, self.x, backend=self.job.backend, dtype=self.job.dtype)()
+        return {"status": "ok", "error": None}
+
+    # -- inference
+
+    def _infer(self) -> dict[str, Any]:
+        from benchbench.measure import latency, memory, output_check
+        from benchbench.measure.monitor import Watch
+
+        job = self.job
+        forward = latency.forward_function(self.module, self.x, backend=job.backend, dtype=job.dtype)
+        check = output_check.OutputCheck(job.dtype)
+        watch = Watch(job.backend, job.gpu)
+        last: list[Any] = []
+        before: list[output_check.State] = []
+
+        def kept() -> None:
+            out = forward()
+            last.clear()
+            last.append(out)
+
+        def begin() -> None:
+            before.append(output_check.State.of(self.module))
+            self._read_pace()
+            watch.begin()
+
+        def tick(phase: str, count: int) -> None:
+            if last:
+                check.look(last.pop())
+            if phase == "timed":
+                watch.between()
+                self._read_pace()
+            self._tick(phase, count)
+
+        try:
+            peak = memory.PeakMemory(job.backend, gpu=job.gpu, available_before=self.available)
+            found = latency.time_forwards(
+                kept,
+                get_protocol(job.protocol),
+                batch=job.batch,
+                timer=latency.cuda_timer() if job.backend == "cuda" else None,
+                after_warmup=begin,
+                tick=tick,
+            )
+            watch.end()
+        finally:
+            watch.close()
+        self.emit({"event": "forwards", "seconds": found.forward_s})
+        parts = memory.Parts(
+            weights_bytes=memory.weights_bytes(self.module),
+            input_bytes=memory.storage_bytes([self.x]),
+            output_bytes=check.output_bytes,
+        )
+        watched = watch.measurements(len(found.samples_s))
+        for m in [*found.measurements(), *peak.measurements(self.base_bytes, parts), *watched, *self._paces()]:
+            self._send(m)
+        if check.bad_share and job.dtype == "fp32":
+            return _end(
+                "failed", f"{check.bad_share:.2%} of its output is NaN or infinite: these latencies do not count"
+            )
+        if job.dtype != "fp32" and job.first:
+            error = self._output_error(forward())
+            if not error <= OUTPUT_TOLERANCE:  # also when it is NaN
+                why = f"its output in {job.dtype} is off the fp32 output by {error:.1%} (limit {OUTPUT_TOLERANCE:.0%})"
+                return _end("failed", f"{why}: these latencies do not count; use --dtype fp32")
+        state = output_check.changed_state(before[0].changed(self.module))
+        doubts = [why for why in (state, check.unstable, found.unstable, watch.unstable) if why]
+        return _end("unstable", "; ".join(doubts)) if doubts else _end("ok")
+
+    def _output_error(self, out: Any) -> float:
+        """Relative L2 distance of a reduced dtype's output to the fp32 one; sent as a measurement."""
+        from benchbench.measure.latency import forward_function
+        from benchbench.zoo import logits as zoo_logits
+
+        sides = self.x.shape[2:]
+        reduced = zoo_logits.main(out, sides).float()
+        exact = zoo_logits.main(forward_function(self.module, self.x, backend=self.job.backend)(), sides).float()
+        error = float((reduced - exact).norm() / exact.norm())
+        finite = error == error and error != float("inf")
+        self._send(
+            rec.Measurement(
+                metric="output_rel_error",
+                unit="1",
+                value=error if finite else None,
+                origin="measured",
+                method="L2 distance to the fp32 eager output over its norm, same random input",
+                reason=None if finite else "the output is not finite",
+            )
+        )
+        return error
+
+    # -- training
+
+    def _train(self) -> dict[str, Any]:
+        from benchbench.measure import latency, memory
+        from benchbench.measure.monitor import Watch
+        from benchbench.measure.training_step import TrainingStep, of_steps, train_memory, train_time
+
+        job = self.job
+        watch = Watch(job.backend, job.gpu)
+
+        def begin() -> None:
+            self._read_pace()
+            watch.begin()
+
+        def tick(phase: str, count: int) -> None:
+            if phase == "timed":
+                watch.between()
+                self._read_pace()
+            self._tick(phase, count)
+
+        try:
+            step = TrainingStep(self.module, self.x, backend=job.backend, dtype=job.dtype)
+            with step.ready() as one:
+                peak = memory.PeakMemory(job.backend, gpu=job.gpu, available_before=self.available)
+                found = latency.time_forwards(
+                    one,
+                    get_protocol(job.protocol),
+                    batch=job.batch,
+                    timer=latency.cuda_timer() if job.backend == "cuda" else None,
+                    after_warmup=begin,
+                    tick=tick,
+                )
+            watch.end()
+        finally:
+            watch.close()
+        self.emit({"event": "forwards", "seconds": found.forward_s})
+        watched = of_steps(watch.measurements(len(found.samples_s)))
+        for m in [*train_time(found, job.dtype), *train_memory(peak, self.base_bytes), *watched, *self._paces()]:
+            self._send(m)
+        if not step.is_finite():
+            return _end("failed", f"the loss is NaN or infinite in {job.dtype}: these steps do not count")
+        doubts = [why for why in (found.unstable, watch.unstable) if why]
+        return _end("unstable", "; ".join(doubts)) if doubts else _end("ok")
+
+    # -- a whole volume, and Dice
+
+    def _volume(self) -> dict[str, Any]:
+        from benchbench.measure import volume
+
+        job = self.job
+        channels = job.model.in_channels
+        if job.crop_foreground:
+            x = volume.phantom_volume(channels, job.volume)
+        else:
+            assert job.volume is not None
+            x = volume.random_volume(channels, job.volume)
+        found = volume.measure_volume(
+            self.module,
+            x.to(self.device),
+            volume.Plan(patch=job.spatial, batch=job.batch, overlap=job.overlap, crop_foreground=job.crop_foreground),
+            get_protocol(job.protocol),
+            backend=job.backend,
+            dtype=job.dtype,
+            gpu=job.gpu,
+            tick=lambda phase, count: self._tick(f"volume, {phase}", count),
+        )
+        self.emit({"event": "forwards", "seconds": found.spent_s})
+        for m in found.measurements:
+            self._send(m)
+        return _end("unstable", f"whole volume: {found.unstable}") if found.unstable else _end("ok")
+
+    def _dice(self) -> None:
+        from benchbench.training.evaluate import measure_dice
+
+        job, emit = self.job, self.emit
+        start = time.perf_counter()
+        try:
+            result = measure_dice(
+                self.module,
+                data=job.data or "",
+                split=job.split or "test",
+                spatial=job.spatial,
+                dtype=job.dtype,
+                overlap=job.overlap,
+                device=self.device,
+                progress=lambda done, total: self._tick(f"Dice, case {done} of {total}", done),
+            )
+        except DataError as error:  # of the data alone: what was timed is right
+            self._send(
+                rec.Measurement(
+                    metric="dice", unit="1", value=None, origin="measured", method="none", reason=str(error)
+                )
+            )
+            return
+        for m in result.measurements:
+            self._send(m)
+        for picture in result.pictures:
+            content = base64.b64encode(picture.png).decode()
+            emit({"event": "picture", "name": picture.name, "title": picture.title, "content": content})
+        emit({"event": "cases", "cases": result.cases})
+        emit({"event": "accuracy", "seconds": time.perf_counter() - start})
+
+    def _tick(self, phase: str, count: int) -> None:
+        self.emit({"event": "tick", "phase": phase, "count": count})
+
+    def _read_pace(self) -> None:
+        if self.pace:
+            self.pace.read()
+
+    def _paces(self) -> list[rec.Measurement]:
+        return self.pace.measurements() if self.pace else []
+
+    def _send(self, measurement: rec.Measurement) -> None:
+        self.emit({"event": "measurement", "measurement": rec.to_json(measurement)})
+
+
+def _limit(job: Job) -> Limit | None:
+    if job.memory_limit_bytes is None:
+        return None
+    from benchbench.measure.memory_limit import Limit
+
+    mapped = Path(job.checkpoint_path).stat().st_size if job.checkpoint_path else 0
+    return Limit(job.memory_limit_bytes, backend=job.backend, gpu=job.gpu, file_bytes=mapped)
+
+
+def _end(status: str, error: str | None = None) -> dict[str, Any]:
+    return {"status": status, "error": error}
+
+
+def _worse(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """The ending of two parts that are each ok or unstable."""
+    errors = [end["error"] for end in (first, second) if end["error"]]
+    return _end("unstable", "; ".join(errors)) if errors else _end("ok")

@@ -1,0 +1,254 @@
+"""One conversation with another host: OpenSSH as a child process, JSON lines both ways.
+
+ssh is the person's own, with their configuration, keys and jump hosts. It asks nothing (there is
+nobody to answer) and never takes an unknown host key. What the far side prints beside our lines (a
+login banner, a library's chatter) is passed over: ours carry a mark. The surprise is that ssh joins
+the words after the address and gives them to a shell over there, so each is quoted for that shell.
+
+One conversation holds several requests, each answered up to its `end`. The far side ends when its stdin
+closes; so closing our end is all that Ctrl-C has to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from benchbench.core import records as rec
+from benchbench.core.version import __version__
+from benchbench.devices.hosts import Host, far_path
+from benchbench.runner.child_process import lines, tail
+
+#: Before each of our lines. A reader takes what follows it on the line, so a banner without an end does no harm.
+MARK = b"\x1ebenchbench "
+#: Of the conversation itself; it changes when an older far side could not follow.
+PROTOCOL = 3
+_CONNECT_S = 15
+_GARBAGE_BYTES = 8_000_000
+_OPTIONS = (
+    "BatchMode=yes",
+    "StrictHostKeyChecking=yes",
+    f"ConnectTimeout={_CONNECT_S}",
+    "ServerAliveInterval=15",
+    "ServerAliveCountMax=4",
+    "ClearAllForwardings=yes",
+    "RemoteCommand=none",
+    "PermitLocalCommand=no",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The conversation ended before its work did."""
+
+    error: str  # one line: what happened, and what to do
+    stderr: str = ""
+
+
+def command(host: Host) -> list[str]:
+    """The argument vector that starts the far side."""
+    words = ["ssh", "-T", "-a", "-x"]
+    for option in _OPTIONS:
+        words += ["-o", option]
+    if host.port:
+        words += ["-p", str(host.port)]
+    if host.user:
+        words += ["-l", host.user]
+    start = f"exec {far_path(host.python)} -m benchbench.runner.remote.agent"
+    return [*words, "--", host.address, f"cd {far_path(host.folder)} && {start}" if host.folder else start]
+
+
+class Connection:
+    """A far side that was started; closing it ends it."""
+
+    def __init__(self, host: Host) -> None:
+        """Start ssh; nothing is waited for."""
+        self.host = host
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self.finished = False
+        self.answered_s: float | None = None  # from starting ssh to the far side's first word
+        self._started = time.monotonic()
+        self.noise = b""  # the first line that was not ours, such as a login banner
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the connection
+        self._ssh: subprocess.Popen[bytes] | None = None
+        if shutil.which("ssh"):
+            # Of its own session: no terminal to ask on, and Ctrl-C reaches us alone.
+            self._ssh = subprocess.Popen(
+                command(host),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env=dict(os.environ) | {"SSH_ASKPASS_REQUIRE": "never"},
+                start_new_session=True,
+            )
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """One JSON line to the far side; whether it is still there is told by `events`."""
+        if self._ssh is None or self._ssh.stdin is None:
+            return
+        line = json.dumps(message).encode() + b"\n"
+        self.sent_bytes += len(line)
+        with contextlib.suppress(OSError, ValueError):
+            self._ssh.stdin.write(line)
+            self._ssh.stdin.flush()
+
+    def events(self, limit_s: float = math.inf) -> Iterator[dict[str, Any] | Lost]:
+        """What the far side says to one request, up to and with its `end`; or a Lost, as the last.
+
+        Args:
+            limit_s: seconds from now within which all of it must be said.
+        """
+        if self._ssh is None or self._ssh.stdout is None:
+            yield Lost("there is no ssh on this machine: install OpenSSH's client")
+            return
+        garbage = 0
+        for line in lines(self._ssh.stdout.fileno(), time.monotonic() + limit_s):
+            if line is None:
+                yield Lost(f"{self.host.url} did not answer within {limit_s:.0f} s", self._errors())
+                return
+            event = _event(line)
+            if event is None:
+                garbage += len(line)
+                self.noise = self.noise or line.strip()[:80]
+                if garbage > _GARBAGE_BYTES:
+                    yield Lost(_no_sense(self.host, self.noise), self._errors())
+                    return
+                continue
+            self.received_bytes += len(line)
+            if self.answered_s is None:
+                self.answered_s = time.monotonic() - self._started
+            if event["event"] == "lost":
+                yield Lost(printable(str(event.get("error"))), str(event.get("traceback") or ""))
+                return
+            self.finished = event["event"] == "end"
+            yield event
+            if self.finished:
+                return
+        code = self._ssh.wait()
+        stderr = self._errors()
+        yield Lost(printable(_explain(self.host, code, stderr, self.noise)), stderr)
+
+    def _errors(self) -> str:
+        return tail(self._stderr)
+
+    def hang_up(self) -> None:
+        """End the far side; `events`, in whatever thread, then ends with a Lost."""
+        if self._ssh is None:
+            return
+        if self._ssh.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._ssh.stdin.close()
+        try:
+            self._ssh.wait(timeout=2.0)
+        except subprocess.TimeoutExpired:
+            self._ssh.kill()
+            self._ssh.wait()
+
+    def close(self) -> None:
+        """End the far side, and wait until ssh is gone."""
+        self.hang_up()
+        if self._ssh is not None and self._ssh.stdout is not None:
+            self._ssh.stdout.close()
+        self._stderr.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def printable(text: str) -> str:
+    """Text of another machine as one line that a terminal shows and does not obey."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def ask(host: Host, request: Mapping[str, Any], *, limit_s: float) -> Iterator[dict[str, Any] | Lost]:
+    """Start the far side, put one request, yield its events; a Lost ends them early.
+
+    Args:
+        host: where.
+        request: for `benchbench.runner.remote.agent`, with its `task`.
+        limit_s: seconds for all of it.
+    """
+    with Connection(host) as connection:
+        connection.send(request)
+        yield from connection.events(limit_s)
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """The event of a line, None where the line is not ours."""
+    _, mark, text = line.partition(MARK)
+    if not mark:
+        return None
+    try:
+        event = json.loads(text)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
+
+
+def disagreement(host: Host, hello: Mapping[str, Any]) -> str | None:
+    """Why the package over there cannot work with this one, None if it can."""
+    far, near = (hello.get("schema"), hello.get("protocol")), (rec.SCHEMA, PROTOCOL)
+    if far == near:
+        return None
+    try:
+        older = tuple(map(int, far)) < near  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        older = True
+    there = f"benchbench {hello.get('version', 'of an unknown version')} on {host.name} (schema {far[0]})"
+    here = f"benchbench {__version__} here (schema {near[0]})"
+    which = f"on {host.name}" if older else "here"
+    return f"{there} is {'older' if older else 'newer'} than {here}: upgrade the one {which}, so that both are equal"
+
+
+def _no_sense(host: Host, garbage: bytes) -> str:
+    said = f": it said {garbage.decode(errors='replace')!r}" if garbage else ""
+    return f"{host.url} answers, but not as benchbench does{said}; does its shell's start-up file run something?"
+
+
+def _explain(host: Host, code: int, stderr: str, garbage: bytes) -> str:
+    """The line for a person, from what ssh and the far shell left behind."""
+    last = (stderr.strip().splitlines() or [""])[-1].strip()
+    by_hand = f"ssh {f'-p {host.port} ' if host.port else ''}{f'{host.user}@' if host.user else ''}{host.address}"
+    if code == 255 or code < 0:
+        if "IDENTIFICATION HAS CHANGED" in stderr:
+            return (
+                f"{host.url} shows another host key than the one that is known: it was set up anew, or somebody is in "
+                f"between; make sure, then 'ssh-keygen -R' its old key and '{by_hand}' once"
+            )
+        if "Host key verification failed" in stderr or "host key is known" in stderr:
+            return f"the host key of {host.url} is not known: '{by_hand}' once, and compare the fingerprint it shows"
+        if "Permission denied" in stderr:
+            return f"{host.url} refuses our key: try '{by_hand}'; 'ssh-copy-id' puts a key there"
+        for sign in ("Could not resolve", "Connection refused", "timed out", "No route", "unreachable"):
+            if sign in stderr:
+                return f"{host.url} cannot be reached: {last}"
+        return f"the connection to {host.url} was lost: {last or 'ssh said nothing'}"
+    if re.search(r"No module named '?benchbench'?\b(?!\.)", stderr):
+        return (
+            f"benchbench is not installed for {host.python} on {host.name}: install it there, "
+            f"or name the right Python with 'bench devices add {host.name} {host.url} --python PATH'"
+        )
+    if "No module named benchbench.runner.remote.agent" in stderr:
+        return f"benchbench on {host.name} is older than this one ({__version__}): upgrade it there"
+    if code == 127 or (code == 126 and "benchbench" not in last):
+        return f"{host.python!r} cannot be run on {host.name}: {last or 'no such program'}"
+    if code == 137:
+        return f"benchbench on {host.name} was killed (exit code 137), most likely for want of memory"
+    if garbage and code == 0:
+        return _no_sense(host, garbage)
+    return f"benchbench on {host.name} ended with exit code {code}: {last or 'nothing on stderr'}"

@@ -1,0 +1,303 @@
+"""Rounds: which process of which cell runs next, and when a cell is done.
+
+Each round starts one fresh process of every cell that is not done; the first round goes from the cheapest
+network on, later ones in random order, so that a machine that warms up or gets busy favours nobody. The
+surprise is the cost of interleaving: until its last round no cell has a record. So every process that ended
+is kept in a journal beside the records at once, and a run that is killed goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from benchbench.core import records as rec
+from benchbench.core import statistics
+from benchbench.core.config import parse_json
+from benchbench.core.errors import StoreError
+from benchbench.core.protocol import Protocol, get_protocol
+from benchbench.core.results import set_aside
+from benchbench.measure.latency import unsteady
+from benchbench.report.compare.verdicts import APART
+from benchbench.runner import aggregate as runner_aggregate
+from benchbench.runner.plan import Cell
+
+JOURNAL = "records.unfinished"
+_SEED = 7  # of the order within rounds
+_TELLING_S = 0.02  # a forward shorter than this is mostly the interpreter's own time
+GOOD = ("ok", "unstable")
+_TIMED_UNITS = ("s", "1/s", "J")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What one process of a cell left behind."""
+
+    status: rec.Status
+    error: str | None = None
+    traceback: str | None = None
+    measurements: tuple[rec.Measurement, ...] = ()
+    artifacts: tuple[rec.Artifact, ...] = ()
+    duration_s: Annotated[float, rec.AtLeast(0)] = 0.0
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether something else took the processor while it was timed."""
+        return any(m.metric == "disturbed_processes" and m.value for m in self.measurements)
+
+    @property
+    def handover_s(self) -> float | None:
+        """What handing work from one core to another took while it was timed; None where that is not known."""
+        return next((m.value for m in self.measurements if m.metric == "pace_handover_s"), None)
+
+
+class Course:
+    """A cell on its way through the rounds."""
+
+    def __init__(self, cell: Cell, *, started_at: str, twin_of: Course | None = None) -> None:
+        """Make it, with no turn taken.
+
+        Args:
+            cell: what is measured.
+            started_at: ISO 8601, UTC.
+            twin_of: the course of the same cell whose double this is.
+        """
+        self.cell, self.started_at, self.twin_of = cell, started_at, twin_of
+        self.protocol: Protocol = get_protocol(cell.workload.protocol)
+        self.turns: list[Turn] = []
+        self.repeated = 0
+        self.seconds = 0.0
+
+    def take(self, turn: Turn) -> None:
+        """Add a turn; a disturbed one is taken again in a later round, as often as a cell has processes."""
+        self.seconds += turn.duration_s
+        again = self.protocol.processes > 1 and self.repeated < self.protocol.processes
+        if turn.status in GOOD and turn.disturbed and again and self.turns:
+            self.repeated += 1
+            return
+        self.turns.append(turn)
+
+    @property
+    def failed(self) -> Turn | None:
+        """The turn that ended it, if one failed."""
+        return next((turn for turn in self.turns if turn.status not in GOOD), None)
+
+    @property
+    def done(self) -> bool:
+        """Whether no further process is needed, or allowed."""
+        if self.failed:
+            return True
+        n, p = len(self.turns), self.protocol
+        if n < p.processes:
+            return False
+        if n >= p.max_processes or self.seconds >= p.cell_s:
+            return True
+        # Looked at once, not after each: an interval that may end the search whenever it is narrow is too narrow.
+        return n == p.processes and len(self.counted()) == n and self._doubt() is None
+
+    def counted(self) -> list[Turn]:
+        """The good turns that count: of one placement of the cores, where enough are.
+
+        A virtual machine's host moves its cores: together, where they share a cache, or apart, where handing work
+        over takes longer. Turns are told apart by that time alone, never by what they measured of the network.
+        Too few of either placement for an interval: then all count.
+        """
+        good = [turn for turn in self.turns if turn.status in GOOD]
+        times = [turn.handover_s for turn in good if turn.handover_s]
+        if len(times) < len(good) or not times:
+            return good
+        limit = APART * min(times)
+        together = [turn for turn in good if (turn.handover_s or 0.0) <= limit]
+        apart = [turn for turn in good if (turn.handover_s or 0.0) > limit]
+        return next((side for side in (together, apart) if len(side) >= statistics.FEWEST), good)
+
+    def _samples(self) -> tuple[str, list[list[float]]]:
+        counted = [turn.measurements for turn in self.counted()]
+        for metric in runner_aggregate.TIMES:
+            if runs := runner_aggregate.runs_of(counted, metric):
+                return metric, runs
+        return "", []
+
+    def _doubt(self) -> str | None:
+        _, runs = self._samples()
+        return unsteady(runs, self.protocol) if runs else None
+
+    def ending(self) -> tuple[rec.Status, str | None, str | None]:
+        """Status, error and traceback of the whole cell."""
+        if bad := self.failed:
+            n = len(self.turns)
+            nth = f"in process {n} of {self.protocol.processes}: " if n > 1 else ""
+            return bad.status, f"{nth}{bad.error}", bad.traceback
+        doubts = [self._doubt()]
+        if self.protocol.processes == 1 or len(self.turns) == 1:
+            doubts = [turn.error for turn in self.turns]
+        else:  # what a single process said of its own spread is settled by the others; the rest still holds
+            doubts += [turn.error for turn in self.counted() if turn.status == "unstable"]
+        told = "; ".join(dict.fromkeys(doubt for doubt in doubts if doubt))
+        return ("unstable", told, None) if told else ("ok", None, None)
+
+    def measurements(self) -> list[rec.Measurement]:
+        """Of all turns together; times and energies of those that count."""
+        batch, counted = self.cell.workload.batch, self.turns if self.failed else self.counted()
+        found = runner_aggregate.merge([turn.measurements for turn in self.turns], batch=batch) if self.turns else []
+        if len(counted) < len(self.turns):
+            theirs = {m.metric: m for m in runner_aggregate.merge([turn.measurements for turn in counted], batch=batch)}
+            found = [theirs.get(m.metric, m) if m.unit in _TIMED_UNITS else m for m in found]
+        if self.repeated:
+            found = [self._with_repeats(m) if m.metric == "disturbed_processes" else m for m in found]
+        return [*found, *self._apart()]
+
+    def _apart(self) -> list[rec.Measurement]:
+        times = [[turn.handover_s for turn in side if turn.handover_s] for side in (self.counted(), self.turns)]
+        if len(self.turns) < 2 or not times[1]:
+            return []
+        left_out = len(self.turns) - len(self.counted())
+        spread = f"handing work over took {min(times[1]) * 1e6:.2g} to {max(times[1]) * 1e6:.2g} us"
+        used = f", in those that count {min(times[0]) * 1e6:.2g} to {max(times[0]) * 1e6:.2g} us" if left_out else ""
+        return [
+            rec.Measurement(
+                metric="apart_processes",
+                unit="processes",
+                value=left_out,
+                origin="measured",
+                method=f"left out of {len(self.turns)}, since the cores were placed otherwise: {spread}{used}",
+            )
+        ]
+
+    def _with_repeats(self, m: rec.Measurement) -> rec.Measurement:
+        return dataclasses.replace(m, method=f"{m.method}; {self.repeated} disturbed processes were run again")
+
+    def noise(self, twin: Course) -> list[rec.Measurement]:
+        """The noise floor that this course and its double show; nothing if either has no samples."""
+        metric, own = self._samples()
+        _, other = twin._samples()
+        return [runner_aggregate.noise(own, other, metric)] if own and other else []
+
+
+def run_rounds(
+    courses: Sequence[Course],
+    measure: Callable[[Course], Turn],
+    finish: Callable[[Course, Course | None], None],
+    kept: Callable[[Course, Turn], None],
+) -> None:
+    """Take turns until every course is done.
+
+    Args:
+        courses: the cheapest first; a twin comes anywhere.
+        measure: runs one process of a course.
+        finish: told of each course that is done, with its double, if it has one, once that is done as well.
+        kept: told of each turn as soon as it has ended.
+    """
+    chance = random.Random(_SEED)
+    twins = {id(c.twin_of): c for c in courses if c.twin_of}
+    left = list(courses)
+    told: set[int] = set()
+
+    def tell() -> None:
+        for course in courses:
+            twin = twins.get(id(course))
+            if course.twin_of or id(course) in told or not course.done or (twin and not _over(twin, course)):
+                continue
+            told.add(id(course))
+            finish(course, twin)
+
+    tell()  # a journal may have finished some
+    first = True
+    while left := [c for c in left if not c.done and not (c.twin_of and c.twin_of.failed)]:
+        if not first:
+            chance.shuffle(left)
+        first = False
+        for course in left:
+            turn = measure(course)
+            kept(course, turn)
+            course.take(turn)
+            tell()
+
+
+def _over(twin: Course, partner: Course) -> bool:
+    return twin.done or partner.failed is not None
+
+
+class Journal:
+    """The turns of cells that have no record yet, on disk as soon as each has ended."""
+
+    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
+        """Read what an earlier run left.
+
+        Args:
+            folder: of the records.
+            fresh: begin anew: it is set aside as `records.unfinished.old`, `.old.2`, ...
+
+        Raises:
+            StoreError: it cannot be read, or set aside.
+        """
+        self.path = folder / JOURNAL
+        self._turns: dict[tuple[str, str, bool], list[Turn]] = {}
+        self._kept: dict[str, list[Turn]] = {}
+        try:
+            if fresh:
+                set_aside([self.path])
+            lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+        except OSError as error:
+            raise StoreError(f"cannot use {self.path}: {error.strerror or error}; choose another --out") from error
+        for line in lines:
+            with contextlib.suppress(StoreError, KeyError, TypeError):  # torn, or of another version
+                item = parse_json(line, JOURNAL, StoreError)
+                key = (str(item["cell"]), str(item["environment"]), bool(item["twin"]))
+                self._turns.setdefault(key, []).append(rec.from_json(Turn, item["turn"]))
+
+    def turns(self, cell: str, environment: Mapping[str, Any], *, twin: bool = False) -> list[Turn]:
+        """What was kept of a cell under equal conditions; a failed turn is tried again."""
+        found = self._turns.get((cell, rec.fingerprint(environment), twin), [])
+        return [turn for turn in found if turn.status in GOOD]
+
+    def came(self, cell: str) -> list[Turn]:
+        """What this run kept of a cell."""
+        return list(self._kept.get(cell, ()))
+
+    def keep(self, cell: str, environment: Mapping[str, Any], turn: Turn, *, twin: bool = False) -> None:
+        """Add a turn and wait until the disk has it.
+
+        Raises:
+            StoreError: the disk is full or gone.
+        """
+        self._kept.setdefault(cell, []).append(turn)
+        item = {
+            "cell": cell,
+            "environment": rec.fingerprint(environment),
+            "twin": twin,
+            "turn": rec.to_json(turn),
+        }
+        try:
+            with open(self.path, "ab") as file:
+                file.write(rec.canonical_json(item).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to {self.path}: {error.strerror or error}; what is finished is kept: "
+                "make room and run the same command again"
+            ) from error
+
+    def close(self) -> None:
+        """Everything has a record: the journal is not needed any more."""
+        self.path.unlink(missing_ok=True)
+
+
+def twin_for(courses: Sequence[Course], forward_s: Callable[[Cell], float]) -> Course | None:
+    """The double of the cheapest network whose forward takes long enough to say something.
+
+    Args:
+        courses: of one device and one setting, those that will be run.
+        forward_s: a guess of a forward's seconds.
+    """
+    if not courses:
+        return None
+    ordered = sorted(courses, key=lambda c: forward_s(c.cell))
+    chosen = next((c for c in ordered if forward_s(c.cell) >= _TELLING_S), ordered[-1])
+    return Course(chosen.cell, started_at=chosen.started_at, twin_of=chosen)

@@ -1,0 +1,284 @@
+"""What a search leaves of each point of its front: weights, a model card, an ONNX file that was checked, one table.
+
+A file that could not be made is a reason in its place, never an omission. An ONNX file counts only when a run of it
+gives what the network gives.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchbench.core import spreadsheet
+from benchbench.core.config import read_json
+from benchbench.core.errors import BenchError, StoreError, first_line
+from benchbench.core.results import write_whole
+from benchbench.core.search_result import ordered
+from benchbench.core.units import format_shape, format_value
+from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import checkpoint
+
+log = logging.getLogger(__name__)
+
+ONNX_AGREEMENT = 1e-3  # most that an ONNX file may differ, of the output's largest magnitude
+_OPSET = 18
+NO_TIME = "no time was left for it: 'bench search --resume' of this folder writes it"
+NEEDS_ONNX = "pip install 'benchbench[onnx]', then 'bench search --resume' of this folder writes it"
+
+
+def export_point(weights: Path, folder: Path, name: str, *, onnx: bool = True) -> dict[str, Any]:
+    """Copy a point's weights, and write its ONNX file.
+
+    Args:
+        weights: `.safetensors`, its sidecar beside it.
+        folder: of the point, made if it is not there.
+        name: of the network.
+        onnx: whether there is time for an ONNX file that is not there yet.
+
+    Returns:
+        `weights` and `onnx`, each the name of a file in the folder; where there is no ONNX file, `onnx_reason`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{name}.safetensors"
+    if not target.exists() or target.read_bytes() != weights.read_bytes():
+        checkpoint.copy(weights, target)
+    found: dict[str, Any] = {"weights": target.name}
+    exported, checked = folder / f"{name}.onnx", folder / f"{name}.onnx.json"
+    digest = checkpoint.sha256_of(target)
+    if exported.exists() and checked.exists():
+        known = _checked(checked)
+        if known.get("weights_sha256") == digest and isinstance(known.get("error"), float):
+            return found | {"onnx": exported.name, "onnx_error": known["error"]}
+    exported.unlink(missing_ok=True)
+    checked.unlink(missing_ok=True)
+    if not onnx:
+        return found | {"onnx_reason": NO_TIME}
+    reason, error = write_onnx(target, exported)
+    if reason:
+        return found | {"onnx_reason": reason}
+    write_whole(checked, json.dumps({"weights_sha256": digest, "error": error}).encode())
+    return found | {"onnx": exported.name, "onnx_error": error}
+
+
+def _checked(path: Path) -> Mapping[str, Any]:
+    """What is kept of an ONNX file's check; nothing where it cannot be read: then the file is made anew."""
+    try:
+        found = read_json(path, "the check of an ONNX file", StoreError)
+    except StoreError as error:
+        log.debug("%s", error)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_onnx(weights: Path, out: Path) -> tuple[str | None, float | None]:
+    """Write a network as ONNX, run it, and compare.
+
+    Args:
+        weights: of the network, with their sidecar.
+        out: the file.
+
+    Returns:
+        Why there is no file, or None; and how far it is from the network, as a share of the largest logit.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - what torch exports by
+    except ImportError as error:
+        return f"{error.name} is not installed: {NEEDS_ONNX}", None
+    import numpy as np
+    import torch
+
+    info = checkpoint.read_sidecar(weights)
+    model = zoo_cards.build_model(str(weights)).eval()
+    x = torch.randn(1, info.model.in_channels, *info.spatial, generator=torch.Generator().manual_seed(0))
+    partial = out.with_name(f"{out.stem}.partial.onnx")
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), _quiet():
+            warnings.simplefilter("ignore")
+            wanted = model(x).numpy()
+            program = torch.onnx.export(
+                model,
+                (x,),
+                input_names=["image"],
+                output_names=["logits"],
+                opset_version=_OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+            assert program is not None
+            for node in program.model.graph.all_nodes():  # the exporter's notes: this machine's paths, half of the file
+                node.metadata_props.clear()
+            program.save(str(partial), external_data=False)
+            session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+            found = session.run(None, {"image": x.numpy()})[0]
+        apart = float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-12))
+        if not apart <= ONNX_AGREEMENT:
+            return f"its ONNX file answers otherwise, by {apart:.1e} of the largest logit, so it was not kept", None
+        partial.replace(out)
+        return None, apart
+    except Exception as failure:  # whatever the exporter and the runtime raise
+        log.debug("no ONNX file of %s", weights, exc_info=True)
+        return f"it cannot be exported: {first_line(failure)}", None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class _quiet:
+    """The exporter's own log lines, left out: what matters comes back as a reason."""
+
+    def __enter__(self) -> None:
+        self._loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+        self._levels = [one.level for one in self._loggers]
+        for one in self._loggers:
+            one.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        for one, level in zip(self._loggers, self._levels, strict=True):
+            one.setLevel(level)
+
+
+COLUMNS = (
+    "name",
+    "published",
+    "front",
+    "keeps_budget",
+    "dice_val",
+    "dice_test",
+    "dice_test_low",
+    "dice_test_high",
+    "seeds",
+    "params",
+    "macs",
+    "latency_s",
+    "latency_origin",
+    "memory_bytes",
+    "energy_j",
+    "scratch_dice_test",
+    "random_dice_test",
+    "weights",
+    "onnx",
+    "config",
+)
+
+
+def write_table(points: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """`front.csv`: every finalist, those of the front first."""
+    rows = []
+    for point in ordered(points):
+        low, high = point["dice_test"]["ci95"]
+        costs, controls = point["costs"], point.get("controls", {})
+        rows.append(
+            {
+                **{key: point[key] for key in ("name", "published", "front")},
+                "keeps_budget": {True: "yes", False: "no", None: "not measured"}[point["keeps"]],
+                "dice_val": point["dice_val"]["mean"],
+                "dice_test": point["dice_test"]["mean"],
+                "dice_test_low": low,
+                "dice_test_high": high,
+                "seeds": len(point["dice_val"]["values"]),
+                **{key: costs.get(key) for key in ("params", "macs", "latency_s", "memory_bytes", "energy_j")},
+                "latency_origin": point["origin"],
+                **{f"{kind}_dice_test": controls.get(kind, {}).get("dice_test") for kind in ("scratch", "random")},
+                "weights": point["files"].get("weights"),
+                "onnx": point["files"].get("onnx"),
+                "config": point["config_text"],
+            }
+        )
+    write_whole(out, spreadsheet.to_csv(COLUMNS, rows).encode())
+
+
+def write_card(point: Mapping[str, Any], search: Mapping[str, Any], out: Path) -> None:
+    """The model card of a point, as Markdown.
+
+    Args:
+        point: of the search's summary.
+        search: the summary.
+        out: the file.
+    """
+    task, test, files = search["task"], point["dice_test"], point["files"]
+    splits = search["data"]["splits"]
+    channels = f"{task['in_channels']} channel{'s' * (task['in_channels'] != 1)}"
+    low, high = test["ci95"]
+    costs = point["costs"]
+    rows = [
+        ("Dice on val", f"{point['dice_val']['mean']:.3f}, mean of {len(point['dice_val']['values'])} seeds; watched"),
+        ("Dice on test", f"{test['mean']:.3f} (95 % interval over {test['cases']} cases {low:.3f} to {high:.3f})"),
+        ("of these weights", f"{test['best']:.3f} (the seed with the best Dice on val)"),
+        ("parameters", format_value(costs["params"], "parameters")),
+        ("MACs of one patch", format_value(costs["macs"], "MAC")),
+    ]
+    for metric, title, unit in (
+        ("latency_s", "latency of one patch" if task["phase"] == "infer" else "one training step", "s"),
+        ("memory_bytes", "peak memory", "B"),
+        ("energy_j", "energy of one patch", "J"),
+    ):
+        if costs.get(metric) is not None:
+            where = f"{point['origins'][metric]} on {search['device']['name']}"
+            rows.append((title, f"{format_value(costs[metric], unit)}, {where}"))
+    for limit, share in point["use"].items():
+        rows.append((f"of the budget {limit}", f"{share:.0%}"))
+    onnx = (
+        f"`{files['onnx']}`, which answers as the network does to {files['onnx_error']:.0e} of the largest logit"
+        if files.get("onnx")
+        else f"none: {files.get('onnx_reason')}"
+    )
+    controls = [f"- {text}" for text in point.get("verdicts", [])] or [
+        "- The controls (the same architecture from scratch, channels by chance) were not run."
+    ]
+    config = "\n".join(f"    {key}: {value}" for key, value in sorted(point["config"].items()))
+    text = f"""# {point["name"]}
+
+A Slim UNETR found by `bench search` under the budget {search["budget_text"]}.
+
+## Use
+
+```python
+import benchbench
+
+model = benchbench.build_model("{files["weights"]}").eval()  # {channels} of {format_shape(task["spatial"])}
+```
+
+ONNX: {onnx}.
+
+## Data
+
+{search["data"]["title"]}. Trained on {splits["train"]} cases of {task["key"]}; {splits["val"]} were watched to choose,
+{splits["test"]} were kept apart for the figures below. Licence of the data: {search["data"]["licence"]}.
+
+## Figures
+
+| what | value |
+|---|---|
+{chr(10).join(f"| {name} | {value} |" for name, value in rows)}
+
+## Origin
+
+Channels and weights come from a parent ({search["parent"]["model"]}, Dice {search["parent"]["dice_val"]:.3f} on val,
+{search["parent"]["train_s"]:.0f} s of training); then {point["train_s"]:.0f} s of training a seed with
+{task["distil"]:.0%} of the loss from the parent's answers.
+
+{chr(10).join(controls)}
+
+Configuration:
+
+{config}
+
+## Limits
+
+Not a medical device. Known on the data above alone, at one patch, spacing and protocol; other scanners, sites and
+diseases were not looked at. The figures of cost are of one machine.
+"""
+    write_whole(out, text.encode())
+
+
+def safe_export(weights: Path, folder: Path, name: str, *, onnx: bool = True) -> dict[str, Any]:
+    """As `export_point`; what cannot be written is a reason."""
+    try:
+        return export_point(weights, folder, name, onnx=onnx)
+    except (OSError, BenchError) as error:
+        why = str(error).replace(str(folder), folder.name).replace(str(weights.parent), weights.parent.name)
+        return {"onnx_reason": why, "weights_reason": why}

@@ -1,0 +1,160 @@
+"""What `bench search` is asked for, and what of it a folder keeps so that the search can go on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from benchbench.core import records as rec
+from benchbench.core.config import read_json
+from benchbench.core.errors import StoreError, UsageError, unknown
+from benchbench.core.protocol import get_protocol
+from benchbench.core.results import SEARCH_BEGUN
+from benchbench.core.search_result import SCHEMA
+from benchbench.search.budget import Budget, parse_budget
+from benchbench.search.phases import Job, job_from_json
+from benchbench.search.problem import OBJECTIVES
+from benchbench.search.storage import without_password
+
+JOB = SEARCH_BEGUN
+#: What may differ when a search goes on.
+FREE = ("controls", "time_s", "storage", "workers", "threads")
+_SEEDS = 2**31  # below which all generators take a seed, and a worker's index beside it
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What `bench search` was asked for."""
+
+    budget: Budget
+    data: str = "phantom"
+    device: str = "cpu"
+    objective: str = "latency"
+    phase: Literal["infer", "train"] = "infer"
+    time_s: float = 1800.0
+    trials: int | None = None
+    finalists: int = 3
+    seeds: int = 2
+    controls: bool = False
+    parent: Path | None = None
+    spatial: tuple[int, int, int] | None = None
+    volume: tuple[int, ...] | None = None
+    fold: int | None = None
+    steps: int | None = None
+    batch: int | None = None
+    threads: int | None = None
+    storage: str | None = None
+    study: str | None = None
+    workers: int = 1
+    seed: int = 0
+    protocol: str = "quick"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, without a password."""
+        plain: dict[str, Any] = rec.to_json(dataclasses.asdict(dataclasses.replace(self, budget=Budget(), parent=None)))
+        return plain | {
+            "budget": [limit.text for limit in self.budget.limits],
+            "parent": str(self.parent.absolute()) if self.parent else None,
+            "storage": without_password(self.storage) if self.storage else None,
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """What a folder keeps of a search that was begun in it."""
+
+    asked: Asked
+    job: Job | None  # None: it was stopped before its plan
+
+
+def read_job(folder: Path) -> Begun:
+    """What the search in a folder was asked for, and how it was planned.
+
+    Raises:
+        StoreError: there is no search, or its file was changed to what is none.
+    """
+    path = folder / JOB
+    if not path.exists():
+        raise StoreError(f"{folder} is no folder of a search: it has no {JOB}")
+    plain = read_json(path, "what a search was asked for,", StoreError)
+    try:
+        if not isinstance(plain, dict) or not isinstance(plain["asked"], dict):
+            raise TypeError("it is no table of 'asked' and 'job'")
+        schema = plain.get("schema", SCHEMA)
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise StoreError(f"{path} has schema {schema!r}, and this benchbench reads up to {SCHEMA}: upgrade it")
+        asked = _asked(plain["asked"])
+        job = None if plain["job"] is None else job_from_json(plain["job"])
+    except StoreError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise StoreError(f"{path} does not describe a search: {what}") from error
+    return Begun(asked=asked, job=job)
+
+
+def _asked(plain: Mapping[str, Any]) -> Asked:
+    """The reverse of `Asked.to_json`.
+
+    Raises:
+        KeyError: something is missing.
+        TypeError: a value is not of its form.
+        ValueError: a value that nobody could have asked for.
+    """
+    if unknown_ones := sorted(set(plain) - {field.name for field in dataclasses.fields(Asked)}):
+        raise ValueError(f"nothing is known of {', '.join(map(repr, unknown_ones))}")
+    budget, parent = plain["budget"], plain.get("parent")
+    if not isinstance(budget, list) or not all(isinstance(text, str) for text in budget):
+        raise TypeError(f"budget must be a list of texts, not {budget!r}")
+    if not (parent is None or isinstance(parent, str)):
+        raise TypeError(f"parent must be a text, not {parent!r}")
+    rest = {key: value for key, value in plain.items() if key != "parent"}
+    asked = rec.from_json(Asked, {**rest, "budget": rec.to_json(parse_budget(budget))})
+    check_asked(asked)
+    return dataclasses.replace(asked, parent=Path(parent) if parent else None)
+
+
+def check_asked(asked: Asked) -> None:
+    """Refuse numbers and names that no search can have.
+
+    Raises:
+        UsageError: with the name of what is wrong.
+    """
+    for name in ("trials", "finalists", "seeds", "steps", "batch", "threads", "workers"):
+        if (value := getattr(asked, name)) is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1, not {value}")
+    for name in ("spatial", "volume"):
+        if (sides := getattr(asked, name)) is not None and (len(sides) != 3 or min(sides) < 1):
+            raise UsageError(f"{name} must be three numbers from 1, not {sides}")
+    if not 0 < asked.time_s < float("inf"):
+        raise UsageError(f"the time of a search must be above 0 seconds, not {asked.time_s}")
+    if not 0 <= asked.seed < _SEEDS:
+        raise UsageError(f"the seed of a search must be from 0 to below {_SEEDS}, not {asked.seed}")
+    if asked.fold is not None and asked.fold < 0:
+        raise UsageError(f"fold must be at least 0, not {asked.fold}")
+    if asked.objective not in OBJECTIVES:
+        raise UsageError(unknown("objective", asked.objective, OBJECTIVES))
+    get_protocol(asked.protocol)
+
+
+def resumed(folder: Path, storage: str | None, **changes: Any) -> Asked:
+    """What the search in a folder was asked for.
+
+    Args:
+        folder: of the search.
+        storage: its address, where it is not in the folder and has a password.
+        changes: fields of `Asked` that may differ from then; None: as then.
+
+    Raises:
+        StoreError: there is no search.
+    """
+    asked = read_job(folder).asked
+    if storage:
+        asked = dataclasses.replace(asked, storage=storage)
+    elif asked.storage and ":...@" in asked.storage:
+        raise UsageError(
+            f"the storage of this search is {asked.storage}: give it again by --storage, with its password"
+        )
+    return dataclasses.replace(asked, **{key: value for key, value in changes.items() if value is not None})

@@ -1,0 +1,1 @@
+"""Training of a network, evaluation of its Dice, and segmentation of images."""

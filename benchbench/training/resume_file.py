@@ -1,0 +1,159 @@
+"""The file that an interrupted training goes on from: what is read is checked in full before any of it is used.
+
+It is written by torch and read without unpickling anything but tensors and plain values. Whatever else stands in it
+(half a file, another network's tensors, a step below zero) ends with one line, never inside an optimizer. The
+optimizer's rates and decays are not read at all: they follow from the recipe, which is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchbench.core.errors import CheckpointError, first_line
+
+_COUNTS, _SECONDS = ("step", "skipped", "averaged_since"), ("seconds", "validation_s", "waited_s")
+_MOST = 2**53  # of a count
+_KEPT = {torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.SGD: {"momentum_buffer"}}  # of a parameter
+_POSITIVE = ("step", "exp_avg_sq")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Where a training stands."""
+
+    identity: str  # of what is trained, and how
+    model: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]  # as of `Optimizer.state_dict`
+    progress: Mapping[str, float]  # counts and seconds
+    curve: list[tuple[int, float]]  # (step, loss)
+    validation: list[tuple[int, float]]  # (step, Dice)
+
+
+def content_of(state: State) -> bytes:
+    """A state as the content of its file."""
+    content = io.BytesIO()
+    torch.save({field.name: getattr(state, field.name) for field in dataclasses.fields(state)}, content)
+    return content.getvalue()
+
+
+def read(
+    path: Path, identity: str, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, device: str
+) -> State:
+    """A state that fits a training.
+
+    Args:
+        path: of the file.
+        identity: of the training.
+        weights: of its network, as they are.
+        optimizer: of it.
+        device: where the tensors are needed.
+
+    Raises:
+        CheckpointError: the file is damaged, or of another training.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for what is not its own
+        raise _unusable(path, f"is damaged ({first_line(error)})") from error
+    if not isinstance(found, dict) or not isinstance(found.get("identity"), str):
+        raise _unusable(path, "is damaged (it is no state of a training)")
+    if found["identity"] != identity:
+        raise _unusable(path, "is of a training with another recipe")
+    try:
+        progress = _progress(found.get("progress"))
+        return State(
+            identity=identity,
+            model=_tensors(found.get("model"), weights, "weights"),
+            average=_tensors(found.get("average"), weights, "average"),
+            optimizer=_optimizer(found.get("optimizer"), optimizer, needed=progress["step"] > progress["skipped"]),
+            progress=progress,
+            curve=_points(found.get("curve"), "curve"),
+            validation=_points(found.get("validation"), "validation"),
+        )
+    except ValueError as error:
+        raise _unusable(path, f"is damaged ({error})") from error
+
+
+def _unusable(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"{path} {why}; give --fresh, or remove it to start over")
+
+
+def _tensors(found: Any, wanted: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    if not isinstance(found, dict) or set(found) != set(wanted):
+        raise ValueError(f"its {what} has not the entries of the network")
+    return {key: _like(found[key], like, f"{what} {key}") for key, like in wanted.items()}
+
+
+def _like(found: Any, wanted: Tensor, what: str) -> Tensor:
+    """A tensor of its own that can be written to, if it is as wanted."""
+    fits = isinstance(found, Tensor) and found.layout == torch.strided and not found.is_quantized
+    if not fits or (found.shape, found.dtype, found.device.type) != (wanted.shape, wanted.dtype, wanted.device.type):
+        raise ValueError(f"its {what} is not as in the network")
+    copy: Tensor = found.detach().clone()
+    return copy
+
+
+def _optimizer(found: Any, optimizer: torch.optim.Optimizer, *, needed: bool) -> dict[str, Any]:
+    own = optimizer.state_dict()
+    groups, state = (found.get(key) if isinstance(found, dict) else None for key in ("param_groups", "state"))
+    if not isinstance(groups, list) or not isinstance(state, dict) or not all(isinstance(g, dict) for g in groups):
+        raise ValueError("its optimizer is none")
+    if [group.get("params") for group in groups] != [group["params"] for group in own["param_groups"]]:
+        raise ValueError("its optimizer is of other parameters")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if needed and parameters and not state:
+        raise ValueError("its optimizer has no state")
+    kept = _KEPT[type(optimizer)]
+    checked: dict[int, dict[str, Tensor]] = {}
+    for index, entry in state.items():
+        if type(index) is not int or not 0 <= index < len(parameters):
+            raise ValueError("its optimizer has a state of no parameter")
+        if not isinstance(entry, dict) or set(entry) != kept:
+            raise ValueError(f"its optimizer's state of parameter {index} is not {', '.join(sorted(kept))}")
+        checked[index] = {key: _moment(key, value, parameters[index]) for key, value in entry.items()}
+    return {"state": checked, "param_groups": own["param_groups"]}
+
+
+def _moment(key: str, found: Any, parameter: Tensor) -> Tensor:
+    value = _like(found, torch.zeros((), device=parameter.device) if key == "step" else parameter, f"optimizer's {key}")
+    if not bool(torch.isfinite(value).all()) or (key in _POSITIVE and bool((value < 0).any())):
+        raise ValueError(f"its optimizer's {key} is not finite, or is below zero")
+    return value
+
+
+def _progress(found: Any) -> dict[str, Any]:
+    if not isinstance(found, dict) or set(found) != {*_COUNTS, *_SECONDS}:
+        raise ValueError("its progress is not that of a training")
+    for key in _COUNTS:
+        if type(found[key]) is not int or not 0 <= found[key] <= (_MOST if key == "step" else found["step"]):
+            raise ValueError(f"its {key} is {found[key]!r:.40}")
+    for key in _SECONDS:
+        if not _is_number(found[key]) or found[key] < 0:
+            raise ValueError(f"its {key} is {found[key]!r:.40}")
+    return found
+
+
+def _points(found: Any, what: str) -> list[tuple[int, float]]:
+    if not isinstance(found, list):
+        raise ValueError(f"its {what} is no list")
+    for point in found:
+        whole = isinstance(point, (list, tuple)) and len(point) == 2 and type(point[0]) is int
+        if not whole or not 0 <= point[0] <= _MOST or not _is_number(point[1]):
+            raise ValueError(f"its {what} has a point that is not a step and a number")
+    return [(int(step), float(value)) for step, value in found]
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= _MOST and math.isfinite(value)

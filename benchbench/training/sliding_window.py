@@ -1,0 +1,128 @@
+"""A network's answer on a whole volume: sliding windows of its own patch, then regions or a label map.
+
+The surprise is the padding. A volume smaller than the patch is padded with zeros on both sides alike, so that a
+128-voxel network sees the whole head in one window; a larger one is covered by windows that overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchbench.core.errors import BenchError, first_line, is_out_of_memory
+from benchbench.core.units import format_shape
+from benchbench.data import DataPlan
+from benchbench.zoo import logits as zoo_logits
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: Name of a dtype -> torch's name.
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+class AccuracyError(BenchError):
+    """A network whose answers are no segmentation."""
+
+    exit_code = 3
+
+
+def logits_of(
+    model: nn.Module,
+    image: npt.NDArray[np.float32],
+    plan: DataPlan,
+    spatial: Sequence[int],
+    *,
+    dtype: str = "fp32",
+    overlap: float = 0.5,
+    device: str = "cpu",
+) -> Tensor:
+    """What a network says of a volume.
+
+    Args:
+        model: (B, C, D, H, W) -> logits (B, K, D, H, W), in eval mode; of several outputs the one of `outputs.logits`.
+        image: (C, D, H, W), any size.
+        plan: of the data set.
+        spatial: (D, H, W) of the patch, voxels.
+        dtype: `fp32`, or `bf16`/`fp16` for autocast.
+        overlap: of neighbouring windows, as a share of the patch.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        (K, D, H, W) float32, of the image's size, on the device.
+
+    Raises:
+        MemoryError: memory ran out, or a `RuntimeError` of PyTorch that says so.
+        AccuracyError: the network cannot take the patch, or its answer is not finite, of another size than it or has
+            another number of channels than the data needs.
+    """
+    import torch
+    from monai.inferers import sliding_window_inference
+
+    sides = image.shape[1:]
+    missing = [max(0, wanted - side) for wanted, side in zip(spatial, sides, strict=True)]
+    before = [m // 2 for m in missing]
+    padded = np.pad(image, [(0, 0), *((b, m - b) for b, m in zip(before, missing, strict=True))])
+    x = torch.from_numpy(padded)[None].to(device)
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.partition(":")[0], getattr(torch, DTYPES[dtype]), enabled=dtype != "fp32"),
+    ):
+        logits: Any = sliding_window_inference(
+            x, tuple(spatial), 1, lambda window: _answer(model, window, plan), overlap=overlap, mode="gaussian"
+        )
+    if not torch.isfinite(logits).all():
+        raise AccuracyError(f"the network's answer is not finite (NaN or infinite) in {dtype}: no Dice can be had")
+    inside = tuple(slice(b, b + side) for b, side in zip(before, sides, strict=True))
+    found: Tensor = logits[0].float()[(slice(None), *inside)]
+    return found
+
+
+def _answer(model: nn.Module, window: Tensor, plan: DataPlan) -> Tensor:
+    """The logits of a window."""
+    try:
+        output = model(window)
+        logits = zoo_logits.logits(output, window.shape[2:], plan.out_channels)
+    except BenchError as error:
+        raise AccuracyError(f"no Dice can be had: {error}") from error
+    except Exception as error:  # a network may raise anything
+        if is_out_of_memory(error, limited=True):
+            raise  # of the device, not of the network
+        raise AccuracyError(
+            f"no Dice can be had: the network cannot take a patch of {format_shape(tuple(window.shape))}: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
+    if logits.shape[1] != plan.out_channels:
+        what = f"{len(plan.regions)} regions ({', '.join(plan.regions)})" + (
+            " and background" if plan.exclusive else ""
+        )
+        raise AccuracyError(
+            f"the network has {logits.shape[1]} output channels and {plan.name} has {what}; "
+            f"build it with out_channels={plan.out_channels}"
+        )
+    if len(logits) != len(window):
+        raise AccuracyError(
+            f"the network answers {format_shape(tuple(logits.shape))} to a batch of {format_shape(tuple(window.shape))}"
+        )
+    return logits.float()
+
+
+def regions_of(logits: Tensor, plan: DataPlan) -> npt.NDArray[np.bool_]:
+    """The regions that logits mean.
+
+    Args:
+        logits: (K, D, H, W).
+        plan: of the data set. Labels that exclude each other: the largest logit; else each by its sign.
+
+    Returns:
+        (R, D, H, W).
+    """
+    import torch
+
+    if not plan.exclusive:
+        return np.asarray((logits > 0).cpu().numpy())  # sigmoid > 0.5
+    winner = logits.argmax(0)
+    return np.asarray(torch.stack([winner == i + 1 for i in range(len(plan.regions))]).cpu().numpy())

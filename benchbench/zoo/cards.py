@@ -1,0 +1,583 @@
+"""Cards to networks: a TOML file says what a network is, `build_model` makes it.
+
+A card is found by its name in `models/cards`, or read from a path; `pkg.module:Class` needs no card
+at all. Whatever the source, the class gets the keywords `in_channels`, `out_channels` and `spatial`
+if its signature has them, then the card's own. Reading cards needs no torch; building does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import importlib.resources
+import inspect
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchbench.core.config import check_keys, read_toml
+from benchbench.core.errors import (
+    BenchError,
+    CardError,
+    CheckpointError,
+    ShapeError,
+    UnsupportedError,
+    UsageError,
+    first_line,
+    unknown,
+)
+from benchbench.core.records import METRIC_UNITS, Measurement, ModelSpec
+from benchbench.core.units import format_value
+from benchbench.zoo import checkpoint, classes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from benchbench.data import DataPlan
+
+DEFAULT_CHANNELS = (4, 3)  # BraTS: four MRI contrasts in, three regions out
+DEFAULT_SPATIAL = (128, 128, 128)
+PRUNED_SHAPES = "pruned_shapes"  # a keyword of specs that `resize` takes, and no class sees
+SEE_ALL = "'bench list models' shows all"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A figure as it was printed, with where."""
+
+    metric: str
+    value: float
+    source: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One variant of a network."""
+
+    name: str
+    title: str
+    arch: str  # `pkg.module:Class`
+    in_channels: int = DEFAULT_CHANNELS[0]
+    out_channels: int = DEFAULT_CHANNELS[1]
+    spatial: tuple[int, ...] = DEFAULT_SPATIAL  # (D, H, W) that the figures of its paper are for
+    task: str = "segmentation"
+    licence: str = ""  # of the public reference code
+    reference: str = ""  # where that code is
+    notes: str = ""
+    plan: str = ""  # `pkg.module:function`: keywords of the class for a patch, on a data set of one's own
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    paper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    published: tuple[Published, ...] = ()
+    folder: str | None = None  # of a user's own card: its class may lie beside it
+    checkpoint: str | None = None  # path of the one file of weights that this card is of
+    compression: Mapping[str, Any] | None = None  # what was done to a larger network to get this one
+
+    def spec(
+        self, *, in_channels: int | None = None, out_channels: int | None = None, checkpoint: str | None = None
+    ) -> ModelSpec:
+        """The card as a ModelSpec, with other channels where given."""
+        return ModelSpec(
+            name=self.name,
+            arch=self.arch,
+            kwargs=self.kwargs,
+            in_channels=self.in_channels if in_channels is None else in_channels,
+            out_channels=self.out_channels if out_channels is None else out_channels,
+            checkpoint=checkpoint,
+        )
+
+    def planned(self, patch: Sequence[int], spacing_mm: Sequence[float] = (1, 1, 1)) -> Card:
+        """The card as its own plan has it for a patch; the same card where it has no plan.
+
+        Args:
+            patch: (D, H, W) voxels.
+            spacing_mm: of a voxel, likewise.
+
+        Raises:
+            CardError: the plan cannot be imported, fails, or gives no keywords.
+        """
+        if not self.plan:
+            return self
+        planned = classes.find(self.plan, "function")
+        try:
+            found = planned(tuple(patch), tuple(spacing_mm))
+        except BenchError:
+            raise
+        except Exception as error:  # a function of the user's own
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise CardError(f"{self.name}: its plan {self.plan!r} ends in {why}") from error
+        if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+            raise CardError(f"{self.name}: its plan {self.plan!r} must give keywords of the class, not {found!r}")
+        return dataclasses.replace(self, kwargs={**self.kwargs, **found})
+
+    def on(self, plan: DataPlan, spatial: Sequence[int] | None = None) -> Card:
+        """The card for a data set: as planned for it where it is a folder's, else as it is.
+
+        Args:
+            plan: of the data set.
+            spatial: (D, H, W) of the patch, voxels; None: the data set's own.
+        """
+        return self.planned(spatial or plan.patch, plan.spacing_mm) if plan.folder else self
+
+    def published_measurements(self, in_channels: int, out_channels: int, spatial: Sequence[int]) -> list[Measurement]:
+        """The card's published figures, if they are for this very input; they are for the card's own."""
+        if (in_channels, out_channels, tuple(spatial)) != (self.in_channels, self.out_channels, self.spatial):
+            return []
+        return [
+            Measurement(
+                metric=p.metric,
+                unit=METRIC_UNITS.get(p.metric, "1"),
+                value=p.value,
+                origin="published",
+                method="as printed",
+                source=p.source,
+            )
+            for p in self.published
+        ]
+
+
+_REQUIRED = {"name": (str,), "title": (str,), "arch": (str,)}
+_OPTIONAL = {
+    "in_channels": (int,),
+    "out_channels": (int,),
+    "spatial": (list,),
+    "task": (str,),
+    "licence": (str,),
+    "reference": (str,),
+    "notes": (str,),
+    "plan": (str,),
+    "kwargs": (dict,),
+    "paper": (dict,),
+    "published": (list,),
+}
+
+
+def read_card(path: Path) -> Card:
+    """Read a card.
+
+    Raises:
+        CardError: no such file, broken TOML, a missing or unknown key, or a value of the wrong type.
+    """
+    data = read_toml(path, "the card", CardError)
+    check_keys(data, _REQUIRED, _OPTIONAL, str(path), CardError)
+    for key, kind in (("arch", "Class"), ("plan", "function")):
+        if ":" not in data.get(key, ":"):
+            raise CardError(f"{path}: {key} must be 'pkg.module:{kind}', not {data[key]!r}")
+    spatial = tuple(data.get("spatial", DEFAULT_SPATIAL))
+    if len(spatial) != 3 or any(not isinstance(s, int) or s < 1 for s in spatial):
+        raise CardError(f"{path}: spatial must be three positive whole numbers, not {list(spatial)}")
+    for key in ("in_channels", "out_channels"):
+        if data.get(key, 1) < 1:
+            raise CardError(f"{path}: {key} must be positive, not {data[key]}")
+    published = tuple(_published(entry, path) for entry in data.get("published", ()))
+    own = path.parent.resolve() != Path(str(_cards_folder())).resolve()
+    return Card(**(data | {"spatial": spatial, "published": published, "folder": str(path.parent) if own else None}))
+
+
+def _published(entry: Any, path: Path) -> Published:
+    if not isinstance(entry, dict) or set(entry) != {"metric", "value", "source"}:
+        raise CardError(f"{path}: each [[published]] needs metric, value and source, not {entry!r}")
+    if not isinstance(entry["value"], (int, float)) or entry["metric"] not in METRIC_UNITS:
+        raise CardError(f"{path}: [[published]] {unknown('metric', str(entry['metric']), METRIC_UNITS)}")
+    return Published(metric=entry["metric"], value=float(entry["value"]), source=str(entry["source"]))
+
+
+def _cards_folder() -> Any:
+    return importlib.resources.files("benchbench").joinpath("models", "cards")
+
+
+def list_models() -> tuple[str, ...]:
+    """The names of all networks in the zoo, in alphabetical order."""
+    return tuple(
+        sorted(entry.name[: -len(".toml")] for entry in _cards_folder().iterdir() if entry.name.endswith(".toml"))
+    )
+
+
+def get_card(name: str) -> Card:
+    """The card of a network by its name.
+
+    Raises:
+        UsageError: there is no such network; the message has the nearest name.
+    """
+    if name not in list_models():
+        raise UsageError(unknown("model", name, list_models(), hint=SEE_ALL))
+    return read_card(Path(str(_cards_folder().joinpath(f"{name}.toml"))))
+
+
+def name_for(info: checkpoint.CheckpointInfo) -> str:
+    """What a command calls the network of some weights: its name, or the weights' path where no card has that name."""
+    return info.model.name if info.model.name in list_models() and not info.compression else str(info.path)
+
+
+def card_of(info: checkpoint.CheckpointInfo) -> Card:
+    """The card of some weights: that of their network, with what makes these their own.
+
+    Args:
+        info: of the weights. A compressed network has a name of its own and none of the paper's figures.
+    """
+    spec = info.model
+    names = (spec.name, str((info.compression or {}).get("root")))
+    known = [card for name in names if name in list_models() and (card := get_card(name)).arch == spec.arch]
+    base = known[0] if known else Card(name=spec.name, title=spec.name, arch=spec.arch)
+    own = (spec.in_channels, spec.out_channels, info.spatial, dict(spec.kwargs))
+    plain = not info.compression and own == (base.in_channels, base.out_channels, base.spatial, dict(base.kwargs))
+    return dataclasses.replace(
+        base,
+        name=spec.name,
+        title=base.title if plain else f"{base.title}, {spec.name}",
+        in_channels=spec.in_channels,
+        out_channels=spec.out_channels,
+        spatial=info.spatial,
+        kwargs=spec.kwargs,
+        plan="",
+        paper=base.paper if plain else {},
+        published=base.published if plain else (),
+        checkpoint=str(info.path),
+        compression=info.compression,
+    )
+
+
+_CLASS_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def find_cards(selection: str, *, trust: bool = False) -> list[Card]:
+    """The cards that `--models` means.
+
+    A card, or a class, that is named here is the word of a person: its code may be imported. What a file of weights
+    says of its class is not.
+
+    Args:
+        selection: `all`, or names, globs, paths of cards or weights and `pkg.module:Class`, separated by commas.
+        trust: also import what weights name, if it is not of benchbench.
+
+    Raises:
+        UsageError: a part of it names nothing, or is a file of another kind.
+        CardError: weights name a class that is not of benchbench, without trust.
+    """
+    found: dict[str, Card] = {}
+    for part in filter(None, (p.strip() for p in selection.split(","))):
+        for card in _find(part, trust):
+            if card.name in found and card != found[card.name]:
+                raise UsageError(
+                    f"two networks are called {card.name!r}: give one of the cards another name "
+                    "('bench compress' has --name)"
+                )
+            found[card.name] = card
+    _check_folders(found.values())
+    if not found:
+        raise UsageError(f"--models {selection!r} names no network; {SEE_ALL}")
+    return list(found.values())
+
+
+def with_channels(cards: Sequence[Card], in_channels: int | None, out_channels: int | None) -> list[Card]:
+    """The cards with channels that are asked for by number, and without figures that are for others.
+
+    Args:
+        cards: of networks.
+        in_channels: None: each card's own.
+        out_channels: likewise.
+
+    Raises:
+        UsageError: one is of weights, which have theirs.
+    """
+    changed = []
+    for card in cards:
+        own = (card.in_channels, card.out_channels)
+        wanted = (in_channels or own[0], out_channels or own[1])
+        if wanted == own:
+            changed.append(card)
+            continue
+        if card.checkpoint:
+            raise UsageError(
+                f"{card.checkpoint} is of a network with {own[0]} channels in and {own[1]} out, not {wanted[0]} and "
+                f"{wanted[1]}: leave --in-channels and --out-channels out"
+            )
+        changed.append(dataclasses.replace(card, in_channels=wanted[0], out_channels=wanted[1], published=()))
+    return changed
+
+
+def check_channels(plan: DataPlan, in_channels: int | None, out_channels: int | None) -> None:
+    """Refuse channels that are asked for by number and are not those of the data set.
+
+    Args:
+        plan: of the data set.
+        in_channels: None: the data set's.
+        out_channels: likewise.
+
+    Raises:
+        UsageError: they differ.
+    """
+    for flag, asked, own in (("in", in_channels, plan.in_channels), ("out", out_channels, plan.out_channels)):
+        if asked not in (None, own):
+            raise UsageError(f"--{flag}-channels {asked}: {plan.name} has {own} of them; leave the flag out")
+
+
+def _find(part: str, trust: bool) -> list[Card]:
+    if part == "all":
+        return [get_card(name) for name in list_models()]
+    if part.endswith(".toml"):
+        return [_named(read_card(Path(part)))]
+    if part.endswith(".safetensors"):
+        return [_of_weights(checkpoint.read_sidecar(Path(part)), trust)]
+    if _CLASS_PATH.fullmatch(part):
+        return [_named(Card(name=part, title=part.partition(":")[2], arch=part))]
+    if part in list_models():
+        return [get_card(part)]
+    if any(sign in part for sign in "*?["):
+        names = fnmatch.filter(list_models(), part)
+        if not names:
+            raise UsageError(f"no model's name matches {part!r}; {SEE_ALL}")
+        return [get_card(name) for name in names]
+    if why := _no_network(part):
+        raise UsageError(why)
+    return [get_card(part)]
+
+
+def _named(card: Card) -> Card:
+    """A card of the user's own, whose class and plan may be imported."""
+    for path in filter(None, (card.plan, card.arch)):
+        classes.vouch(path, card.folder)
+    return card
+
+
+def _of_weights(info: checkpoint.CheckpointInfo, trust: bool) -> Card:
+    card = card_of(info)
+    if trust:
+        classes.vouch(card.arch, str(info.path.parent))
+    if not classes.may_import(card.arch):
+        raise CardError(
+            f"{info.path} names its class {card.arch!r}, which is not of benchbench, so its code is not run: add "
+            "--trust (trust=True in Python) if you trust it, or give your own card or class, with --checkpoint "
+            f"{info.path}"
+        )
+    own = card.arch in classes.named()
+    return dataclasses.replace(card, folder=str(info.path.parent)) if own else card
+
+
+def _check_folders(cards: Iterable[Card]) -> None:
+    """Refuse two modules of one name, each beside its own card: Python knows one of them.
+
+    Raises:
+        UsageError: there are such.
+    """
+    seen: dict[str, str] = {}
+    for card in cards:
+        for path in filter(None, (card.arch, card.plan)) if card.folder else ():
+            top, folder = re.split(r"[.:]", path)[0], os.path.realpath(str(card.folder))
+            if not os.path.isfile(os.path.join(folder, f"{top}.py")) and not os.path.isdir(os.path.join(folder, top)):
+                continue
+            if seen.setdefault(top, folder) != folder:
+                raise UsageError(
+                    f"two modules are called {top!r}, in {seen[top]} and in {folder}: give one of them another name, "
+                    "or measure them one after the other"
+                )
+
+
+_PICKLE = (
+    "is a pickle of PyTorch, which says nothing of its network and may run code, so it is not read: give the network's "
+    "class as pkg.module:Class, or a card of it (docs/add_a_model.md); weights are read from .safetensors files"
+)
+_ARCHIVE = "is an archive: unpack it, and name a card (.toml) or weights (.safetensors) in it"
+_KINDS = {
+    **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".pkl", ".pickle", ".tar", ".model"), _PICKLE),
+    ".onnx": "is an ONNX file, and networks are measured in PyTorch: give its class as pkg.module:Class, or a card of "
+    "it (docs/add_a_model.md)",
+    **dict.fromkeys((".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".whl"), _ARCHIVE),
+    ".py": "is a file of Python: name the class in it, as {stem}:Class, in the folder that it lies in, or by a card "
+    "beside it (docs/add_a_model.md)",
+    ".json": "is JSON, such as what lies beside weights: name the weights (.safetensors), or a card (.toml)",
+}
+
+
+def _no_network(part: str) -> str | None:
+    """What is said of a file or folder, or of what looks like one, that is no network; None: it looks like a name."""
+    path = Path(part)
+    try:
+        is_dir, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be looked into
+        return f"cannot read {part[:200]!r} as a network: {getattr(error, 'strerror', None) or error}"
+    if is_dir:
+        inside = _networks_in(path)
+        here = f"name one of the networks in it, such as {', '.join(inside)}" if inside else "no network lies in it"
+        return f"{part} is a folder: {here}; --models takes names, cards (.toml), weights (.safetensors) and classes"
+    kind = next((text for end, text in _KINDS.items() if part.lower().endswith(end)), None)
+    if is_file and kind:
+        return f"{part} {kind.format(stem=path.stem)}"
+    if is_file:
+        return f"{part} is a file of another kind: name a card (.toml), weights (.safetensors) or pkg.module:Class"
+    if kind or "/" in part or os.sep in part:
+        return f"no network at {part}: no such file or folder; {SEE_ALL}"
+    return None
+
+
+def _networks_in(folder: Path, most: int = 3) -> list[str]:
+    try:
+        inside = [path for pattern in ("*.toml", "*.safetensors", "*/*.safetensors") for path in folder.glob(pattern)]
+    except OSError:
+        return []
+    return [str(path) for path in sorted(inside)[:most]]
+
+
+def find_class(arch: str) -> type[nn.Module]:
+    """Import `pkg.module:Class`.
+
+    Raises:
+        CardError: nobody has named it but a file that came along, the module or the class is not there, importing it
+            fails, or it is no subclass of `torch.nn.Module`.
+    """
+    return classes.find(arch, "class")  # type: ignore[no-any-return]
+
+
+def build(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
+    """The network of a spec for inputs of (D, H, W) voxels, with random weights.
+
+    Raises:
+        CardError: its class may not or cannot be imported, or refuses the keywords.
+        ShapeError: it cannot take this size, these channels or these keywords' values.
+        UnsupportedError: its constructor ends the process.
+    """
+    make = find_class(spec.arch)
+    offered = {"in_channels": spec.in_channels, "out_channels": spec.out_channels, "spatial": tuple(spatial)}
+    try:
+        names = inspect.signature(make).parameters
+    except (TypeError, ValueError):
+        names = {}  # type: ignore[assignment]
+    own = {key: value for key, value in spec.kwargs.items() if key != PRUNED_SHAPES}
+    kwargs = {key: value for key, value in offered.items() if key in names} | own
+    try:
+        inspect.signature(make).bind(**kwargs)
+    except TypeError as error:
+        raise CardError(
+            f"{spec.arch} cannot be built with {', '.join(kwargs) or 'no arguments'}: {error}; "
+            "give its arguments in a card's [kwargs], see docs/add_a_model.md"
+        ) from error
+    try:
+        module = make(**kwargs)
+    except SystemExit as error:
+        raise UnsupportedError(f"{spec.name}: the constructor of {spec.arch} ends the process ({error!r})") from error
+    except (ValueError, AssertionError) as error:
+        raise ShapeError(f"{spec.name}: {str(error) or 'an assertion of its constructor failed'}") from error
+    except TypeError as error:
+        raise CardError(f"{spec.name}: {spec.arch} does not take these arguments: {error}") from error
+    if spec.kwargs.get(PRUNED_SHAPES):
+        from benchbench.zoo.pruned import resize
+
+        resize(module, spec.kwargs[PRUNED_SHAPES])
+    return module
+
+
+def build_here(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
+    """As `build`, for a network that is used in this process: whatever its constructor raises is one line.
+
+    Raises:
+        CardError: its class may not or cannot be imported, or its constructor fails.
+        ShapeError: it cannot take this size, these channels or these keywords' values; or its weights alone take more
+            memory than is free.
+    """
+    if spec.arch.startswith("benchbench."):
+        _check_room(spec, spatial)
+    try:
+        return build(spec, spatial)
+    except (BenchError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a constructor may raise anything, and may call sys.exit()
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise CardError(f"{spec.name}: {spec.arch} cannot be built: {why}") from error
+
+
+def _check_room(spec: ModelSpec, spatial: Sequence[int]) -> None:
+    """Refuse keywords that ask for more weights than fit, as those of a sidecar may, before they are made.
+
+    Raises:
+        ShapeError: the weights take more memory than is free.
+    """
+    import psutil
+    import torch
+
+    whole = dataclasses.replace(spec, kwargs={key: v for key, v in spec.kwargs.items() if key != PRUNED_SHAPES})
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            module = build(whole, spatial)
+    except Exception:  # said by the one that is built in earnest
+        return
+    needed = sum(value.numel() * value.element_size() for value in (*module.parameters(), *module.buffers()))
+    if needed > (free := psutil.virtual_memory().available):
+        raise ShapeError(
+            f"{spec.name}: its weights alone take {format_value(needed, 'B')}, and {format_value(free, 'B')} of memory "
+            "are free: its keywords ask for too large a network"
+        )
+
+
+def fitting_sides(spec: ModelSpec, sides: Sequence[int]) -> tuple[int, ...]:
+    """The smallest patch of at least some sides that a network takes; a volume is padded to it.
+
+    This is the one place where a data set's patch becomes a network's.
+
+    Args:
+        spec: of the network.
+        sides: (D, H, W) voxels that the data set asks for.
+
+    Raises:
+        ShapeError: none near takes it; the message is that of the first one.
+        CardError: its class cannot be imported or built at all.
+    """
+    import torch
+
+    tried: list[tuple[int, ...]] = [tuple(sides)]
+    tried += [tuple(-(-side // m) * m for side in sides) for m in (8, 16, 32, 64)]
+    tried += [(max(one),) * 3 for one in tried]  # some take cubes only
+    first: ShapeError | None = None
+    for candidate in dict.fromkeys(sorted(tried, key=math.prod)):
+        try:
+            try:
+                with torch.device("meta"):
+                    build(spec, candidate)
+            except (BenchError, KeyboardInterrupt):
+                raise
+            except BaseException:  # its constructor reads the values of tensors, or fails anyhow
+                build_here(spec, candidate)
+            return candidate
+        except ShapeError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def is_of(spec: ModelSpec, card: Card) -> bool:
+    """Whether a network, such as that of some weights, is a card's: two of the zoo may share a class, and differ."""
+    return spec.arch == card.arch and (spec.name == card.name or spec.name not in list_models())
+
+
+def build_model(name: str, *, trust: bool = False, **overrides: Any) -> nn.Module:
+    """Build a network of the zoo, or of a card, with random weights; or that of a checkpoint, with its weights.
+
+    Args:
+        name: a name of `list_models()`, a card's path, `pkg.module:Class`, or a `.safetensors` file.
+        trust: import the class that a checkpoint names even if it is not of benchbench; to import is to run it.
+        overrides: `in_channels`, `out_channels`, `spatial` (D, H, W), and the architecture's own keywords.
+
+    Returns:
+        The module; (B, in_channels, D, H, W) -> (B, out_channels, D, H, W).
+
+    Raises:
+        UsageError: an unknown name, or a size, width or keyword that the network cannot take.
+        CardError: its class cannot be imported or built, or a checkpoint names one that is not of benchbench.
+        CheckpointError: weights that cannot be read, or with overrides.
+    """
+    cards = find_cards(name, trust=trust)
+    if len(cards) != 1:
+        raise UsageError(f"{name!r} names {len(cards)} networks; give one name")
+    card = cards[0]
+    if card.checkpoint:
+        if overrides:
+            raise CheckpointError(
+                f"{name} is of one network with its size and channels: {', '.join(overrides)} cannot be set"
+            )
+        module = build_here(card.spec(), card.spatial)
+        checkpoint.load_weights(module, Path(card.checkpoint))
+        return module
+    spatial = overrides.pop("spatial", card.spatial)
+    spec = card.spec(in_channels=overrides.pop("in_channels", None), out_channels=overrides.pop("out_channels", None))
+    return build_here(dataclasses.replace(spec, kwargs={**spec.kwargs, **overrides}), spatial)

@@ -1,0 +1,477 @@
+"""Checkpoints: plain weights in `<name>.safetensors`, and what they are in its header and in `<name>.json` beside it.
+
+Nothing is unpickled. A tensor that a network holds under two names (MONAI's DynUNet does) is kept once, under the
+first. The surprise is that the sidecar is written twice: what stands in the header came with the weights in one step,
+so it counts; the `.json` is for people, and for older files, which have it alone.
+
+Weights are known by the sha256 of the file without that header's description: of an older file, that of the file. So
+equal weights have one sha256, whatever is said of them, and it is checked before they are used. Equal trainings also
+give equal files, since how long they took stands in the `.json` alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.resources
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+from benchbench.core import records as rec
+from benchbench.core import results as core_results
+from benchbench.core.config import parse_json
+from benchbench.core.errors import CheckpointError
+from benchbench.core.results import write_whole
+from benchbench.data.layout import subject_of
+from benchbench.data.plan import DataPlan, plan_from_json, plan_to_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+RESUME = ".resume"  # ending of the file that a training goes on from
+_METADATA = "__metadata__"  # the safetensors format's own name
+_KEY = "benchbench"  # of the description in it
+_PASSING = ("seconds", "validation_seconds", "waited_for_data")  # of a training: differ between equal ones
+_LONGEST_HEADER = 100_000_000  # bytes, as safetensors reads them
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """What a sidecar says of its weights."""
+
+    model: rec.ModelSpec  # without the checkpoint's own hash
+    data: str  # the data set it was trained on
+    spatial: tuple[int, ...]  # (D, H, W) of the patch it is to be used with, voxels
+    sha256: str  # of the weights' file
+    train: Mapping[str, Any]  # recipe, steps, seconds, versions, curve
+    path: Path  # of the weights
+    plan: DataPlan | None = None  # channels, preprocessing and regions of the data; None in older ones
+    compression: Mapping[str, Any] | None = None  # what was done to a larger network; None: nothing
+
+    @property
+    def spec(self) -> rec.ModelSpec:
+        """The network with these weights."""
+        return dataclasses.replace(self.model, checkpoint=self.sha256)
+
+
+def file_name(name: str) -> str:
+    """A network's name as part of a file's: `mynets-MyNet` of the class `mynets:MyNet`."""
+    return re.sub(r"[^\w.+=-]+", "-", name)
+
+
+def _pair(path: Path) -> tuple[Path, Path]:
+    """Weights and sidecar, from the path of either.
+
+    Raises:
+        CheckpointError: it is the path of neither.
+    """
+    if path.suffix not in (".safetensors", ".json"):
+        raise CheckpointError(f"{path} is no .safetensors file: weights of other kinds are not read")
+    return path.with_suffix(".safetensors"), path.with_suffix(".json")
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """All that a checkpoint, finished or not, is kept in: weights, sidecar, and what a training goes on from."""
+    return (*_pair(path), path.with_suffix(RESUME))
+
+
+def set_aside(path: Path) -> None:
+    """Give what there is of a checkpoint, finished or not, other names; see `store.set_aside`.
+
+    Raises:
+        CheckpointError: it cannot be renamed.
+    """
+    try:
+        for aside in core_results.set_aside(files_of(path)):
+            log.warning("set aside as %s", aside)
+    except OSError as error:
+        raise CheckpointError(f"cannot set {path} aside: {error.strerror or error}; choose another --out") from error
+
+
+def read_sidecar(path: Path) -> CheckpointInfo:
+    """What a checkpoint is, without reading its weights.
+
+    Args:
+        path: of the weights or of the sidecar.
+
+    Raises:
+        CheckpointError: nothing says what it is, or what does cannot be read.
+    """
+    weights, sidecar = _pair(path)
+    own, beside = _described_inside(weights), _described_beside(sidecar)
+    if beside is None and own is None:
+        raise CheckpointError(f"no {sidecar.name} beside the weights in {sidecar.parent}: it says what they are")
+    found = None if beside is None else _info(beside, sidecar, weights)  # a broken one is told, needed or not
+    if own is None or (found and _lasting(beside) == _lasting(own)):
+        assert found
+        return found
+    return _info(own, weights, weights)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Described:
+    """A description as it stands in a file; `train`, of which commands read these keys, has others beside them."""
+
+    model: rec.ModelSpec
+    data: str
+    spatial: rec.Sides
+    sha256: str
+    train: Mapping[str, Any]
+    plan: Mapping[str, Any] | None = None
+    compression: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Trained:
+    """What commands read of `train`."""
+
+    cases: tuple[str, ...] = ()
+    fold: int = 0
+    seconds: Annotated[float, rec.AtLeast(0)] = 0.0
+    validation_seconds: Annotated[float, rec.AtLeast(0)] = 0.0
+
+
+def _info(data: Any, where: Path, weights: Path) -> CheckpointInfo:
+    try:
+        found = rec.from_json(_Described, data)
+        rec.from_json(_Trained, found.train, "train")
+        if not re.fullmatch("[0-9a-f]{64}", found.sha256):
+            raise ValueError(f"sha256 must be 64 hexadecimal digits, not {rec.told(found.sha256)}")
+        return CheckpointInfo(
+            model=found.model,
+            data=found.data,
+            spatial=found.spatial,
+            sha256=found.sha256,
+            train=found.train,
+            path=weights,
+            plan=plan_from_json(found.plan) if found.plan else None,
+            compression=found.compression or None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{where} does not describe a checkpoint: {what}") from error
+
+
+def _described_inside(weights: Path) -> Any | None:
+    """What the header of a weights' file says of them; None: nothing, or it is no such file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        with open(weights, "rb") as file:
+            header, _ = _header(file)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {weights}: {error.strerror or error}") from error
+    text = _own_description(header)
+    return None if text is None else parse_json(text, f"the header of {weights}", CheckpointError)
+
+
+def _described_beside(sidecar: Path) -> Any | None:
+    """What the `.json` says; None: there is none.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        content = sidecar.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {sidecar}: {error.strerror or error}") from error
+    return parse_json(content, f"{sidecar} does not describe a checkpoint: it", CheckpointError)
+
+
+def _lasting(described: Any) -> Any:
+    """A description without what differs between equal trainings: how long they took."""
+    if not isinstance(described, dict) or not isinstance(described.get("train"), dict):
+        return described
+    return {**described, "train": {key: v for key, v in described["train"].items() if key not in _PASSING}}
+
+
+def _header(file: BinaryIO) -> tuple[dict[str, Any], bytes]:
+    """The header of a safetensors file as JSON, and all that was read for it.
+
+    It is eight bytes, which are the length of the rest, little-endian, and the rest. Of another file, it is empty.
+    """
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > _LONGEST_HEADER:
+        return {}, start
+    raw = file.read(length)
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}, start + raw
+    return (header if isinstance(header, dict) else {}), start + raw
+
+
+def _own_description(header: Mapping[str, Any]) -> str | None:
+    """What `save` has put into a header; None: it is another program's."""
+    metadata = header.get(_METADATA)
+    text = metadata.get(_KEY) if isinstance(metadata, dict) else None
+    return text if isinstance(text, str) else None
+
+
+def find(
+    name: str,
+    in_channels: int,
+    out_channels: int,
+    spatial: Sequence[int],
+    plan: DataPlan,
+    folders: Sequence[Path] = (),
+) -> Path | None:
+    """The newest weights that there are for a network on a data set, or None.
+
+    Args:
+        name: of the network's card.
+        in_channels: of the network.
+        out_channels: of the network.
+        spatial: (D, H, W) of the patch, voxels; weights for another patch are another network's.
+        plan: of the data set; weights that were trained on one of its test cases are passed over.
+        folders: where trained ones are looked for, and in the folders in them; then among those that come with
+            benchbench, which may be of a part of the same data set.
+    """
+    shipped = Path(str(importlib.resources.files("benchbench").joinpath("models", "checkpoints")))
+    patterns = ("*.safetensors", "*/*.safetensors")
+    own = [path for folder in folders for pattern in patterns for path in folder.glob(pattern)]
+    newest = sorted(own, key=_written_ns, reverse=True)
+    for weights in [*newest, *sorted(shipped.glob("*.safetensors"))]:
+        try:
+            info = read_sidecar(weights)
+        except CheckpointError:
+            if weights.parent == shipped:
+                raise
+            continue  # somebody else's
+        same = (info.model.name, info.model.in_channels, info.model.out_channels) == (name, in_channels, out_channels)
+        of_the_data = info.data == plan.weights_key or (weights.parent == shipped and plan.is_named_by(info.data))
+        if info.compression:
+            continue  # a network of its own, asked for by its path
+        if same and info.spatial == tuple(spatial) and of_the_data and not leaks(info, plan):
+            return info.path
+    return None
+
+
+def _written_ns(weights: Path) -> int:
+    """When a checkpoint was finished."""
+    sidecar = weights.with_suffix(".json")
+    return (sidecar if sidecar.exists() else weights).stat().st_mtime_ns
+
+
+def _name(key: str) -> str:
+    """`Task04_Hippocampus` of `Task04_Hippocampus:0123abcd`."""
+    return key.partition(":")[0]
+
+
+def leaks(info: CheckpointInfo, plan: DataPlan) -> list[str]:
+    """Cases of a data set's test part whose patient weights were trained on or chosen by.
+
+    Where the data sets have other names, equal names of cases say little (`case_001`): then a warning tells of them.
+    """
+    seen = {subject_of(case) for case in info.train.get("cases", ())}
+    found = [case for case in plan.ids.get("test", ()) if subject_of(case) in seen]
+    of_one = plan.is_named_by(info.data) or (info.plan is not None and info.plan.digest == plan.digest)
+    if found and not of_one:
+        log.warning(
+            "%s was trained on %s, which has cases of the same names as %s, such as %s: make sure that they are other "
+            "patients",
+            info.path,
+            _name(info.data),
+            plan.name,
+            found[0],
+        )
+        return []
+    return found
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 by which weights are known: of their file, without what `save` has put into its header.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            header, read = _header(file)
+            if _own_description(header) is not None:
+                plain = {key: value for key, value in header.items() if key != _METADATA}
+                text = json.dumps(plain, separators=(",", ":"), ensure_ascii=False).encode()
+                text += b" " * (-len(text) % 8)  # as the format has it
+                read = len(text).to_bytes(8, "little") + text
+            digest = hashlib.sha256(read)
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return digest.hexdigest()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no checkpoint at {path}: no such file") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:  # text that is no Unicode
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Put the weights of a file into a network, in place.
+
+    Args:
+        module: the network that the weights were made with.
+        path: of a `.safetensors` file; the hash in its header, or else in a sidecar beside it, must agree.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another network.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    weights, sidecar = _pair(path)
+    digest = sha256_of(weights)
+    own = _described_inside(weights)
+    if (own is not None or sidecar.exists()) and read_sidecar(weights).sha256 != digest:
+        by = sidecar.name if sidecar.exists() else "its own header"
+        raise CheckpointError(f"{weights} is not the file that {by} describes (its sha256 differs); get it again")
+    if own is not None and sidecar.exists() and _lasting(_described_beside(sidecar)) != _lasting(own):
+        log.warning("%s says otherwise than the weights themselves, whose own description counts", sidecar)
+    try:
+        found = load(weights.read_bytes())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{weights} is damaged or no safetensors file: {error}") from error
+    wanted = unique_tensors(module.state_dict())
+    _same_names(wanted, found, weights)
+    for key, tensor in wanted.items():
+        if tensor.shape != found[key].shape:
+            raise CheckpointError(
+                f"{weights} belongs to another network: {key} is {tuple(found[key].shape)} in the file "
+                f"and {tuple(tensor.shape)} in the network"
+            )
+    with torch.no_grad():
+        for key, tensor in wanted.items():
+            tensor.copy_(found[key])
+
+
+_WRAPPED = {"module.": "DataParallel", "_orig_mod.": "torch.compile"}
+
+
+def _same_names(wanted: Mapping[str, Tensor], found: Iterable[str], path: Path) -> None:
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if not missing and not extra:
+        return
+    for prefix, what in _WRAPPED.items():
+        if all(key.startswith(prefix) for key in found) and {key[len(prefix) :] for key in found} == set(wanted):
+            raise CheckpointError(
+                f"{path}: every name in it begins with {prefix!r}, which {what} puts there: save the state dict of the "
+                "network within, or take the prefix off"
+            )
+    parts = (
+        [f"{len(missing)} of its {len(wanted)} entries are not in the file, such as {missing[0]!r}"] if missing else []
+    )
+    parts += [f"{len(extra)} of the file are unknown to it, such as {extra[0]!r}"] if extra else []
+    raise CheckpointError(f"{path} belongs to another network: {'; '.join(parts)}")
+
+
+def unique_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in which a tensor with several names has its first alone; the tensors are not copied."""
+    seen: dict[Any, str] = {}
+    for key, tensor in state.items():
+        seen.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else key, key)
+    return {key: state[key] for key in seen.values()}
+
+
+def serialised(state: Mapping[str, Tensor], description: str | None = None) -> bytes:
+    """Weights in single precision as the content of a `.safetensors` file.
+
+    Args:
+        state: name -> tensor.
+        description: of them, for the header.
+    """
+    from safetensors.torch import save as write
+
+    plain = {
+        key: (value.float() if value.is_floating_point() else value).detach().cpu().clone().contiguous()
+        for key, value in unique_tensors(state).items()
+    }
+    content: bytes = write(plain, metadata=None if description is None else {_KEY: description})
+    return content
+
+
+def save(
+    path: Path,
+    state: Mapping[str, Tensor],
+    *,
+    model: rec.ModelSpec,
+    data: str,
+    spatial: Sequence[int],
+    train: Mapping[str, Any],
+    plan: DataPlan | None = None,
+    compression: Mapping[str, Any] | None = None,
+) -> CheckpointInfo:
+    """Write weights in single precision with what they are, in one step, and then their sidecar for people.
+
+    Args:
+        path: ends in `.safetensors`; its folder is made if it is not there.
+        state: name -> tensor, as of `state_dict()`.
+        model: the network.
+        data: the data set it was trained on.
+        spatial: (D, H, W) of the patch it is to be used with, voxels.
+        train: how it was made; JSON values.
+        plan: of the data set; kept without its cases and without where it lay.
+        compression: what was done to a larger network to get this one; JSON values.
+
+    Raises:
+        CheckpointError: the files cannot be written.
+    """
+    weights, sidecar = _pair(path)
+    described = {
+        "model": rec.to_json(dataclasses.replace(model, checkpoint=None)),
+        "data": data,
+        "spatial": list(spatial),
+        "sha256": hashlib.sha256(serialised(state)).hexdigest(),
+        "train": rec.to_json(train),
+    }
+    if plan is not None:
+        described["plan"] = plan_to_json(plan)
+    if compression:
+        described["compression"] = rec.to_json(compression)
+    content = serialised(state, json.dumps(_lasting(described), allow_nan=False))
+    try:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(weights, content)
+        write_whole(sidecar, (json.dumps(described, indent=1, allow_nan=False) + "\n").encode())
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {weights}: {error.strerror or error}; make room or choose another folder"
+        ) from error
+    return read_sidecar(weights)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy weights and what says what they are, in an order in which a kill leaves no pair that disagrees.
+
+    Args:
+        source: of the weights.
+        target: of the copy; its folder is made if it is not there.
+
+    Raises:
+        CheckpointError: they cannot be read or written.
+    """
+    (weights, sidecar), (to, beside) = _pair(source), _pair(target)
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if _described_inside(weights) is None:  # then the sidecar is needed as soon as the weights are there
+            to.unlink(missing_ok=True)
+            write_whole(beside, sidecar.read_bytes())
+            write_whole(to, weights.read_bytes())
+            return
+        write_whole(to, weights.read_bytes())
+        if sidecar.exists():
+            write_whole(beside, sidecar.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot copy {weights} to {to}: {error.strerror or error}") from error

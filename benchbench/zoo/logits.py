@@ -1,0 +1,130 @@
+"""What a network's outputs are: its logits first, whatever they come in.
+
+A segmentation network may answer with a tensor, with several of deep supervision (a list, or the stack of DynUNet),
+with a dictionary, or with its logits beside a loss or a reconstruction. The surprise is that the order says little:
+some list the coarse answers first, so the logits are the first answer of the size of the input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from benchbench.core.errors import UnsupportedError
+from benchbench.core.units import format_shape
+
+#: Keys of a dictionary that name the answer itself, as torchvision, transformers and others have them.
+_NAMES = ("logits", "out", "output", "outputs", "pred", "preds", "prediction", "seg", "segmentation", "main")
+_DENSE = 5  # axes: (B, K, D, H, W)
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """Every tensor of an output, as it comes: of a dictionary those first that are called `logits`, `out` and the like.
+
+    Args:
+        output: a tensor, or lists, tuples, dictionaries and dataclasses of them in each other; all else is passed over.
+    """
+    return list(_leaves(output))
+
+
+def _leaves(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+        return
+    parts: Sequence[Any] = ()
+    if isinstance(output, Mapping):
+        named = {str(key).lower(): key for key in reversed(list(output))}
+        first = [named[name] for name in _NAMES if name in named]
+        parts = [output[key] for key in [*first, *(key for key in output if key not in first)]]
+    elif isinstance(output, (list, tuple)):
+        parts = output
+    elif dataclasses.is_dataclass(output) and not isinstance(output, type):
+        fields = [field.name for field in dataclasses.fields(output)]
+        yield from _leaves({name: getattr(output, name, None) for name in fields})
+    for part in parts:
+        yield from _leaves(part)
+
+
+def answers(output: Any) -> list[Tensor]:
+    """Every tensor of an output, with those of DynUNet's deep supervision (B, heads, K, D, H, W) apart from each other.
+
+    Args:
+        output: as `tensors` takes it.
+    """
+    found: list[Tensor] = []
+    for tensor in tensors(output):
+        found += tensor.unbind(1) if tensor.ndim == _DENSE + 1 else [tensor]
+    return found
+
+
+def segmentations(output: Any, sides: Sequence[int], channels: int | None = None) -> list[Tensor]:
+    """The logits of an output, and after them the other answers of as many channels, which deep supervision trains.
+
+    What is left out: losses that a network computes of itself, hidden states, reconstructions of the image.
+
+    Args:
+        output: as `tensors` takes it.
+        sides: (D, H, W) of the input.
+        channels: that are wanted; where no answer has so many, the logits are those of another number.
+
+    Returns:
+        At least one, each (B, K, D', H', W'). First is the first answer of the input's sides, where there is one.
+
+    Raises:
+        UnsupportedError: no output is dense.
+    """
+    found = answers(output)
+    dense = [t for t in found if t.ndim == _DENSE and t.is_floating_point()]
+    if not dense:
+        shapes = ", ".join(format_shape(tuple(t.shape)) or "a number" for t in found[:4]) or "none"
+        raise UnsupportedError(
+            f"no segmentation of a volume: the network gives no dense output, (B, K, D, H, W); its shape: {shapes}"
+        )
+    fitting = [t for t in dense if t.shape[1] == channels] or dense
+    whole = [t for t in fitting if tuple(t.shape[2:]) == tuple(sides)]
+    first = (whole or fitting)[0]
+    return [first, *(t for t in fitting if t is not first and t.shape[1] == first.shape[1])]
+
+
+def logits(output: Any, sides: Sequence[int], channels: int | None = None) -> Tensor:
+    """The logits of an output, of the input's size.
+
+    Args:
+        output: as `tensors` takes it.
+        sides: (D, H, W) of the input.
+        channels: as for `segmentations`.
+
+    Returns:
+        (B, K, D, H, W).
+
+    Raises:
+        UnsupportedError: no output is dense, or none has the input's sides.
+    """
+    found = segmentations(output, sides, channels)[0]
+    if tuple(found.shape[2:]) != tuple(sides):
+        raise UnsupportedError(
+            f"the network answers {format_shape(tuple(found.shape[2:]))} voxels to a patch of "
+            f"{format_shape(tuple(sides))}: an answer has to have the patch's size"
+        )
+    return found
+
+
+def main(output: Any, sides: Sequence[int]) -> Tensor:
+    """The tensor that stands for an output where any network is compared: its logits, of a classifier its first tensor.
+
+    Args:
+        output: as `tensors` takes it.
+        sides: (D, H, W) of the input.
+
+    Raises:
+        UnsupportedError: there is no tensor in it.
+    """
+    found = answers(output)
+    if any(t.ndim == _DENSE and t.is_floating_point() for t in found):
+        return segmentations(output, sides)[0]
+    if not found:
+        raise UnsupportedError(f"the network's output holds no tensor: it is {type(output).__name__}")
+    return found[0]
