@@ -31,7 +31,7 @@ from benchbench.core.units import format_duration, format_value
 from benchbench.devices.forecast import SCALED_FACTOR, forecast_latency
 from benchbench.devices.profile import Profile, find_profile, load_profile
 from benchbench.runner import calibrate
-from benchbench.runner.calibration_journal import Journal
+from benchbench.runner.calibration_journal import CalibrationJournal
 
 FOLDER = Path(__file__).parent.parent / "results" / "reference" / "calibration"
 BEGIN, END = "<!-- forecast errors: begin -->", "<!-- forecast errors: end -->"
@@ -42,7 +42,7 @@ class Device:
 
     def __init__(self, path: Path) -> None:
         self.profile: Profile = load_profile(path)
-        self.journal = Journal(path.with_suffix(".ndjson"))
+        self.journal = CalibrationJournal(path.with_suffix(".ndjson"))
         self.model, self.checked = calibrate.checked(self.journal)
         self.measured = calibrate.measured_of(self.journal)
 

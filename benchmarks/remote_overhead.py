@@ -34,7 +34,7 @@ def once(device: str, folder: Path) -> tuple[float, float]:
 
     How many forwards a process times depends on how they scatter, so its seconds are not the connection's.
     """
-    request = runner_plan.Request(
+    request = runner_plan.RunRequest(
         models=MODEL, devices=(device,), spatial=SIDES, threads=(1,), data="none", noise=False
     )
     start = time.perf_counter()

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchbench.search import proposals, space  # noqa: E402
 from benchbench.search.budget import parse_budget  # noqa: E402
-from benchbench.search.problem import Task  # noqa: E402
+from benchbench.search.problem import SearchProblem  # noqa: E402
 from benchbench.search.space import Config  # noqa: E402
 from benchbench.search.storage import open_storage  # noqa: E402
 from benchbench.search.trial import Evaluation  # noqa: E402
@@ -39,7 +39,7 @@ def of_the_record(folder: Path, weights: Path) -> None:
     print(f"{len(trained)} configurations trained; {spent['other_s'] / spent['whole_s']:.1%} of the time elsewhere")
     info = checkpoint.read_sidecar(weights)
     wanted = info.train["validation"][-1][1]
-    macs = Task(
+    macs = SearchProblem(
         data="", key="", spatial=tuple(found["task"]["spatial"]), in_channels=found["task"]["in_channels"],
         out_channels=found["task"]["out_channels"], budget=parse_budget([]),
     ).costs(space.PUBLISHED)["macs"]  # fmt: skip
@@ -51,7 +51,7 @@ def of_the_record(folder: Path, weights: Path) -> None:
 
 
 def of_a_refusal() -> None:
-    task = Task(
+    task = SearchProblem(
         data="x",
         key="x",
         spatial=(64, 64, 64),

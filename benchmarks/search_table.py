@@ -26,10 +26,10 @@ from benchbench.core import records as rec
 from benchbench.devices.environment import environment
 from benchbench.search import space
 from benchbench.search.budget import parse_budget
-from benchbench.search.problem import Task, published_spec
+from benchbench.search.problem import SearchProblem, published_spec
 from benchbench.search.space import Config
 from benchbench.search.trial import evaluate, parent_of, sharing
-from benchbench.training.recipe import Budget, default_batch
+from benchbench.training.recipe import TrainingBudget, default_batch
 from benchbench.zoo import cards as zoo_cards
 
 _MEMORY_BYTES = 4e9  # for batches that all see, and as much for the parent's answers
@@ -71,7 +71,7 @@ def choices() -> Iterator[dict[str, object]]:
 def main(folder: Path, out: Path, steps: int) -> None:
     plan = data.get_plan(str(folder))
     spatial = zoo_cards.fitting_sides(published_spec(plan), plan.patch)
-    task = Task(
+    task = SearchProblem(
         data=plan.where,
         key=plan.key,
         spatial=(spatial[0], spatial[1], spatial[2]),
@@ -89,7 +89,7 @@ def main(folder: Path, out: Path, steps: int) -> None:
     parent = parent_of(shipped, task)
     left = list({make(choice).key: choice for choice in choices() if make(choice).key not in known}.values())
     print(f"{len(known)} trained, {len(left)} to do")
-    trial = sharing(task, parent, Budget(steps=steps), 0, most_bytes=_MEMORY_BYTES)
+    trial = sharing(task, parent, TrainingBudget(steps=steps), 0, most_bytes=_MEMORY_BYTES)
     (out / "machine.json").write_text(json.dumps(environment("cpu", None), indent=2, sort_keys=True) + "\n")
     with tempfile.TemporaryDirectory() as place:
         for i, choice in enumerate(left):

@@ -23,8 +23,8 @@ from benchbench import data  # noqa: E402
 from benchbench.data import folder as folders  # noqa: E402
 from benchbench.data import preprocessing  # noqa: E402
 from benchbench.training.losses import make_loss  # noqa: E402
-from benchbench.training.patch_loader import Feed, hold  # noqa: E402
-from benchbench.training.recipe import Budget, TrainRecipe  # noqa: E402
+from benchbench.training.patch_loader import PatchLoader, hold  # noqa: E402
+from benchbench.training.recipe import TrainingBudget, TrainRecipe  # noqa: E402
 from benchbench.training.torch_runtime import channels_last, has_fast_bf16  # noqa: E402
 from benchbench.zoo import cards as zoo_cards  # noqa: E402
 
@@ -32,7 +32,7 @@ MODEL, BATCH, STEPS = "nnunet_small", 2, 16
 RATIO_BOUND, WAIT_BOUND, START_BOUND_S = 2.5, 0.05, 5.0
 
 
-class Uncached(Feed):
+class Uncached(PatchLoader):
     """Every patch is of a case that is read and prepared from its files again."""
 
     def _case(self, index: int):
@@ -44,7 +44,7 @@ class Uncached(Feed):
         return self.make(step, patch)
 
 
-def steps(feed: Feed, plan: data.DataPlan, *, ours: bool, bf16: bool, first: int) -> list[float]:
+def steps(feed: PatchLoader, plan: data.DataPlan, *, ours: bool, bf16: bool, first: int) -> list[float]:
     """Seconds of each step."""
     torch.manual_seed(0)
     card = zoo_cards.get_card(MODEL).on(plan)
@@ -73,9 +73,9 @@ def main() -> int:
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     plan = data.get_plan(sys.argv[1])
     preprocessing.prepare_all(plan)
-    recipe = TrainRecipe(data=plan.where, patch=plan.patch, budget=Budget(steps=1000), batch=BATCH)
+    recipe = TrainRecipe(data=plan.where, patch=plan.patch, budget=TrainingBudget(steps=1000), batch=BATCH)
     start = time.perf_counter()
-    ready = Feed(plan, recipe)
+    ready = PatchLoader(plan, recipe)
     for index in range(plan.splits["train"]):
         ready._case(index)
     ready.batch(0, plan.patch)

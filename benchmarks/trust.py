@@ -28,7 +28,7 @@ from benchbench.cli.progress import TerminalProgress  # noqa: E402
 from benchbench.core import records as rec  # noqa: E402
 from benchbench.core.units import format_duration  # noqa: E402
 from benchbench.report.compare.compare import compare  # noqa: E402
-from benchbench.report.compare.verdicts import Row, get_metric  # noqa: E402
+from benchbench.report.compare.verdicts import ComparedRow, get_metric  # noqa: E402
 from benchbench.runner import plan as runner_plan  # noqa: E402
 from benchbench.runner import run as runner_run  # noqa: E402
 
@@ -38,8 +38,8 @@ SLOWER = 1.05
 HARNESS_BOUND, SAME_BOUND, DIFFERENCE_BOUND, POWER_BOUND = 1.3, 0.95, 0.02, 0.80
 
 
-def measure(models: str, folder: Path, *, noise: bool) -> runner_run.Outcome:
-    request = runner_plan.Request(models=models, protocol="standard", data="none", noise=noise)
+def measure(models: str, folder: Path, *, noise: bool) -> runner_run.RunResult:
+    request = runner_plan.RunRequest(models=models, protocol="standard", data="none", noise=noise)
     with TerminalProgress(sys.stderr, shown=False) as progress:
         return runner_run.run(request, folder, progress=progress)
 
@@ -67,12 +67,12 @@ def slowed(record: rec.Record, factor: float) -> rec.Record:
     return dataclasses.replace(record, measurements=tuple(map(scale, record.measurements)))
 
 
-def judge(before: rec.Record, after: rec.Record) -> Row:
+def judge(before: rec.Record, after: rec.Record) -> ComparedRow:
     (row,) = compare([before], [after], metrics=[get_metric("latency")]).rows
     return row
 
 
-def tell(title: str, rows: Sequence[Row]) -> None:
+def tell(title: str, rows: Sequence[ComparedRow]) -> None:
     counts = Counter(row.verdict for row in rows)
     print(f"  {title}: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
 

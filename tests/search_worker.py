@@ -13,13 +13,13 @@ from pathlib import Path
 
 from benchbench.search import proposals, stage
 from benchbench.search.budget import parse_budget
-from benchbench.search.problem import Task
+from benchbench.search.problem import SearchProblem
 from benchbench.search.space import Config
 from benchbench.search.storage import open_storage
 from benchbench.search.trial import Evaluation
 from benchbench.search.worker import interrupt
 
-TASK = Task(
+TASK = SearchProblem(
     data="x",
     key="x",
     spatial=(64, 64, 64),
@@ -55,7 +55,7 @@ def main(url: str, index: int, trials: int, log: Path, stop: int | None = None) 
             dice=0.8, costs=costs, inherited=1.0, train_s=1.0, measure_s=0.0, total_s=1.0, steps=1, path=Path("x")
         )
 
-    def do(work: stage.Work) -> dict[str, float]:
+    def do(work: stage.QueuedTraining) -> dict[str, float]:
         say(f"{index} piece {work.label}")
         time.sleep(SLEEP_S)
         return {"value": 1.0}
@@ -65,7 +65,7 @@ def main(url: str, index: int, trials: int, log: Path, stop: int | None = None) 
         own, TASK, evaluate, elapsed=lambda: 0.0, until=lambda known: len(proposals.distinct(known)) >= trials
     )
     part = stage.open_stage(storage, "s/finals")
-    stage.queue(part, [stage.Work(label=f"piece {i}", what={}) for i in range(PIECES)])
+    stage.queue(part, [stage.QueuedTraining(label=f"piece {i}", what={}) for i in range(PIECES)])
     stage.work_off(part, do, poll_s=0.2)
 
 

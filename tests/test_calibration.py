@@ -238,8 +238,8 @@ def test_what_cannot_be_scaled_is_one_line(scaled: Path, before: str, after: str
 
 @pytest.mark.parametrize(("asked", "has"), [((), 2), ((1,), 1)])
 def test_the_cells_of_a_profile_have_its_threads(path: Path, asked: tuple[int, ...], has: int) -> None:
-    request = runner_plan.Request(models="slim_unetr", devices=(str(path),), threads=asked or (None,))
-    (cell,) = runner_plan.plan_cells(request, remote_queue.Lines())
+    request = runner_plan.RunRequest(models="slim_unetr", devices=(str(path),), threads=asked or (None,))
+    (cell,) = runner_plan.plan_cells(request, remote_queue.ConnectionPool())
     assert cell.workload.threads == has
 
 
@@ -277,7 +277,7 @@ def test_a_profile_that_was_changed_forecasts_anew(scaled: Path, tmp_path: Path)
     from benchbench.runner.run import run
     from tests.test_runner import Heard
 
-    request = runner_plan.Request(models="unet_small", devices=(str(scaled),), spatial=(32, 32, 32), data="none")
+    request = runner_plan.RunRequest(models="unet_small", devices=(str(scaled),), spatial=(32, 32, 32), data="none")
     (first,) = run(request, tmp_path / "out", progress=Heard()).records  # type: ignore[arg-type]
     assert run(request, tmp_path / "out", progress=Heard()).reused == 1  # type: ignore[arg-type]
     scaled.write_text(scaled.read_text().replace("fp32 = 1e11", "fp32 = 2e9"))
@@ -304,7 +304,7 @@ def test_the_command_makes_a_profile_that_a_run_takes(
     few = microbenchmarks.calls()[:20]
     monkeypatch.setattr(microbenchmarks, "calls", lambda dtype: few)
     monkeypatch.setattr(zoo_cards, "find_cards", lambda names: SMALL)
-    monkeypatch.setattr(cpu, "keep_to", lambda cores: None)  # this process is to go on with all of its cores
+    monkeypatch.setattr(cpu, "set_affinity", lambda cores: None)  # this process is to go on with all of its cores
     monkeypatch.setattr(calibrate, "_CALL_ROUNDS", 1)
     monkeypatch.setattr(calibrate, "_NETWORK_ROUNDS", 1)
     code = main(["calibrate", "--time", "10min", "--threads", "1", "-q"])
@@ -340,7 +340,7 @@ SMALL = [
 def test_what_cannot_be_calibrated_is_one_line(
     asked: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu, "keep_to", lambda cores: None)
+    monkeypatch.setattr(cpu, "set_affinity", lambda cores: None)
     with contextlib.suppress(SystemExit):
         assert main(["calibrate", *asked]) == 2
     assert says in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 from benchbench.cli import main as cli_main
 from benchbench.core.results import read_records
 from benchbench.runner import audit as runner_audit
-from benchbench.runner.child_process import Death
+from benchbench.runner.child_process import WorkerFailure
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = ["--input", "1", "4", "8", "8", "8"]
@@ -140,7 +140,7 @@ def test_wrong_use_is_one_line_with_exit_code_2(capsys, arguments, message):
 
 
 def test_a_network_that_hangs_is_a_row_and_the_next_ones_get_a_new_child(capsys, monkeypatch):
-    real, asked = runner_audit.talk, []
+    real, asked = runner_audit.run_worker, []
 
     def talk(request, *, limit_s):
         asked.append([job["model"]["name"] for job in request["jobs"]])
@@ -148,11 +148,11 @@ def test_a_network_that_hangs_is_a_row_and_the_next_ones_get_a_new_child(capsys,
             yield from real(request, limit_s=limit_s)
             return
         yield {"event": "begin", "index": 0}
-        yield Death(
+        yield WorkerFailure(
             status="timeout", error="stopped after its time limit of 9 s; a longer one: --time-limit", stderr=""
         )
 
-    monkeypatch.setattr(runner_audit, "talk", talk)
+    monkeypatch.setattr(runner_audit, "run_worker", talk)
     code, out, _ = bench(capsys, "--models", "mynets:Tiny,slim_unetr", *SIZE[:3], "32", "32", "32")
     assert code == 3
     assert asked == [["mynets:Tiny", "slim_unetr"], ["slim_unetr"]]
@@ -161,7 +161,7 @@ def test_a_network_that_hangs_is_a_row_and_the_next_ones_get_a_new_child(capsys,
 
 
 def test_what_is_counted_is_on_disk_before_the_next_network_is(capsys, tmp_path, monkeypatch):
-    real, known = runner_audit.talk, []
+    real, known = runner_audit.run_worker, []
 
     def talk(request, *, limit_s):
         for event in real(request, limit_s=limit_s):
@@ -171,7 +171,7 @@ def test_what_is_counted_is_on_disk_before_the_next_network_is(capsys, tmp_path,
                     raise KeyboardInterrupt
             yield event
 
-    monkeypatch.setattr(runner_audit, "talk", talk)
+    monkeypatch.setattr(runner_audit, "run_worker", talk)
     models = "mynets:Tiny,mynets:Two,mynets:Decides"
     assert bench(capsys, "--models", models, *SIZE, "--out", "here")[0] == 130
     assert known == [[], ["mynets:Tiny"], ["mynets:Tiny", "mynets:Two"]]

@@ -19,8 +19,8 @@ from benchbench.core.errors import CheckpointError, UsageError
 from benchbench.core.records import to_json
 from benchbench.core.results import read_records
 from benchbench.runner import plan as runner_plan
-from benchbench.training.loop import Start, train
-from benchbench.training.recipe import Budget, TrainRecipe
+from benchbench.training.loop import InitialWeights, train
+from benchbench.training.recipe import TrainingBudget, TrainRecipe
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 from tests.toy import SPEC, Tiny, use_toy_data
@@ -39,7 +39,14 @@ def weights(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     out = tmp_path / "trained" / "toy.safetensors"
     asked = TrainRecipe(
-        data="toy", patch=PATCH, budget=Budget(steps=40), lr=1e-2, bf16=False, validations=1, threads=1, augment=False
+        data="toy",
+        patch=PATCH,
+        budget=TrainingBudget(steps=40),
+        lr=1e-2,
+        bf16=False,
+        validations=1,
+        threads=1,
+        augment=False,
     )
     train(Tiny(), SPEC, asked, out=out)
     return out
@@ -52,7 +59,7 @@ def ask(weights: Path, **changes: object) -> Compression:
 
 
 def test_what_comes_out_is_smaller_and_as_good_after_training_on(weights: Path, tmp_path: Path) -> None:
-    made = compress(ask(weights, finetune=Budget(steps=40)), tmp_path / "out")
+    made = compress(ask(weights, finetune=TrainingBudget(steps=40)), tmp_path / "out")
     whole, cut, trained = made.stages
     assert [stage.title for stage in made.stages] == ["whole", "cut", "trained on"]
     assert cut.params == trained.params < 0.6 * whole.params
@@ -102,7 +109,7 @@ def test_a_pruned_network_can_be_pruned_again(weights: Path, tmp_path: Path) -> 
 
 
 def test_interrupted_training_on_goes_on(weights: Path, tmp_path: Path) -> None:
-    asked = ask(weights, finetune=Budget(steps=12), criterion="magnitude")
+    asked = ask(weights, finetune=TrainingBudget(steps=12), criterion="magnitude")
 
     def stop(used: float, line: str) -> None:
         if "step 7" in line:
@@ -163,7 +170,7 @@ def test_what_needs_data_says_so(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"taylor needs gradients, so data: give --data .* or take --criterion mag"):
         compress(ask(weights, data=None), tmp_path / "out")
     with pytest.raises(UsageError, match="--finetune trains, so data"):
-        compress(ask(weights, data="none", criterion="magnitude", finetune=Budget(steps=1)), tmp_path / "out")
+        compress(ask(weights, data="none", criterion="magnitude", finetune=TrainingBudget(steps=1)), tmp_path / "out")
     alone = compress(ask(weights, data="none", criterion="magnitude"), tmp_path / "out")
     assert alone.stages[0].dice is None
     assert "—" in rows(alone, plain=False)[0].values()
@@ -245,7 +252,7 @@ def test_a_start_keeps_its_weights_and_cases(tmp_path: Path) -> None:
     asked = TrainRecipe(
         data="toy",
         patch=PATCH,
-        budget=Budget(steps=1),
+        budget=TrainingBudget(steps=1),
         lr=1e-12,
         bf16=False,
         validations=0,
@@ -253,7 +260,7 @@ def test_a_start_keeps_its_weights_and_cases(tmp_path: Path) -> None:
         augment=False,
         weight_decay=0,
     )
-    start = Start(digest="d", cases=("elsewhere",), compression={"prune": 0.5})
+    start = InitialWeights(digest="d", cases=("elsewhere",), compression={"prune": 0.5})
     made = train(model, SPEC, asked, out=tmp_path / "a.safetensors", start=start)
     assert torch.allclose(model.head.bias, bias, atol=1e-6)  # not set to the prior
     assert "elsewhere" in made.checkpoint.train["cases"]
@@ -272,7 +279,7 @@ def test_a_teacher_is_followed(tmp_path: Path) -> None:
         asked = TrainRecipe(
             data="toy",
             patch=PATCH,
-            budget=Budget(steps=30),
+            budget=TrainingBudget(steps=30),
             lr=1e-2,
             bf16=False,
             validations=0,
@@ -280,7 +287,7 @@ def test_a_teacher_is_followed(tmp_path: Path) -> None:
             augment=False,
             distil=distil,
         )
-        start = Start(digest="d", teacher=teacher)
+        start = InitialWeights(digest="d", teacher=teacher)
         train(model, SPEC, asked, out=tmp_path / f"{distil}.safetensors", start=start)
         with torch.no_grad():
             return float((model.eval()(x).sigmoid() - teacher(x).sigmoid()).abs().mean())

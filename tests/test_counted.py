@@ -28,31 +28,31 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def some_cells(models: str = "slim_unetr,unet_small") -> list[runner_plan.Cell]:
     from benchbench.runner.remote import queue as remote_queue
 
-    request = runner_plan.Request(models=models, devices=("jetson",), spatial=SIDES, data="none")
-    with remote_queue.Lines() as lines:
+    request = runner_plan.RunRequest(models=models, devices=("jetson",), spatial=SIDES, data="none")
+    with remote_queue.ConnectionPool() as lines:
         return list(runner_plan.plan_cells(request, lines))
 
 
 def test_what_was_counted_is_read_again_and_is_the_same(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = runner_estimate.count(some_cells(), runner_estimate.Spent())
+    first = runner_estimate.count(some_cells(), runner_estimate.TimeBreakdown())
     assert all(cost.value("macs") > 0 for cost in first.values())
     assert len(list(cache.glob("*.json"))) == 2
-    monkeypatch.setattr(runner_estimate, "talk", lambda *_, **__: pytest.fail("it was counted before"))
-    assert runner_estimate.count(some_cells(), runner_estimate.Spent()) == first
+    monkeypatch.setattr(runner_estimate, "run_worker", lambda *_, **__: pytest.fail("it was counted before"))
+    assert runner_estimate.count(some_cells(), runner_estimate.TimeBreakdown()) == first
 
 
 def test_a_count_that_cannot_be_read_is_made_again(cache: Path) -> None:
-    first = runner_estimate.count(some_cells("unet_small"), runner_estimate.Spent())
+    first = runner_estimate.count(some_cells("unet_small"), runner_estimate.TimeBreakdown())
     (kept,) = cache.glob("*.json")
     kept.write_text('{"cut o')
-    assert runner_estimate.count(some_cells("unet_small"), runner_estimate.Spent()) == first
+    assert runner_estimate.count(some_cells("unet_small"), runner_estimate.TimeBreakdown()) == first
     assert kept.stat().st_size > 1000
 
 
 def test_one_that_is_not_kept_is_counted_beside_those_that_are() -> None:
-    runner_estimate.count(some_cells("unet_small"), runner_estimate.Spent())
+    runner_estimate.count(some_cells("unet_small"), runner_estimate.TimeBreakdown())
     both = some_cells()
-    found = runner_estimate.count(both, runner_estimate.Spent())
+    found = runner_estimate.count(both, runner_estimate.TimeBreakdown())
     by_name = {cell.spec.name: found[cell.id].value("params") for cell in both}
     assert by_name["slim_unetr"] == 1_777_377  # four classes, a patch of 32 x 32 x 32
     assert by_name["unet_small"] > 4e6
@@ -123,7 +123,7 @@ bandwidth_bytes_per_s = "test"
 def predicted(tmp_path: Path, memory: int, out: str = "out") -> rec.Record:
     path = tmp_path / "tiny.toml"
     path.write_text(BOARD.format(memory=memory))
-    request = runner_plan.Request(models="slim_unetr", devices=(str(path),), data="none")
+    request = runner_plan.RunRequest(models="slim_unetr", devices=(str(path),), data="none")
     (record,) = run(request, tmp_path / f"{out}-{memory}", progress=Heard()).records  # type: ignore[arg-type]
     return record
 
@@ -138,7 +138,7 @@ def test_what_does_not_fit_comes_with_the_largest_patch_that_does(
     assert (patch.origin, patch.bound) == ("predicted", "at_most")
     assert patch.value in {96**3, 64**3}
     assert "in 50 MB less 10 MB reserve of tiny, and excludes the next larger one" in patch.method
-    monkeypatch.setattr(runner_fit, "talk", lambda request, **_: pytest.fail("it was searched before"))
+    monkeypatch.setattr(runner_fit, "run_worker", lambda request, **_: pytest.fail("it was searched before"))
     assert predicted(tmp_path, 50_000_000, "again").get("largest_patch_voxels") == patch
 
 

@@ -226,7 +226,7 @@ def test_a_row_without_a_count_is_measured_and_the_page_says_why(tmp_path, monke
 
 
 class TooLarge(nn.Module):
-    """Refuses to run where it is counted: the process that counts is the one without a `Visit`."""
+    """Refuses to run where it is counted: the process that counts is the one without a `ModelRun`."""
 
     def __init__(self, in_channels=1, out_channels=2):
         super().__init__()

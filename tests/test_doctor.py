@@ -12,6 +12,7 @@ from benchbench.core.errors import DeviceError
 from benchbench.devices import jetson
 from benchbench.devices.hosts import Host
 from benchbench.runner import doctor, kernel_check
+from benchbench.runner.child_process import WorkerFailure
 from benchbench.runner.findings import Finding, ready
 from benchbench.runner.kernel_trials import MAKERS, TOLERANCE
 from benchbench.runner.remote import doctor as remote_doctor
@@ -90,7 +91,7 @@ def test_a_wrong_result_is_a_finding_and_so_is_one_that_is_not_finite(sabotage) 
 
 
 def test_a_fault_in_a_reduced_type_does_not_stand_in_the_way_of_fp32() -> None:
-    seen = kernel_check._Seen()
+    seen = kernel_check._TriedKernels()
     seen.broken = {("cuda", "linear", "bf16"): "no kernel image is available", ("cuda", "attention", "bf16"): "x"}
     found = list(kernel_check._kernels(seen, "cuda", "bf16"))
     assert [f.status for f in found] == ["warn", "warn"]
@@ -112,9 +113,9 @@ def test_children_that_keep_dying_are_given_up(monkeypatch: pytest.MonkeyPatch) 
         asked.append(request)
         yield {"event": "torch", "version": "2.13.0", "cuda": None}
         yield {"event": "begin", "trial": request["trials"][0]}
-        yield kernel_check.child.Death(status="failed", error="its process was killed by SIGILL", stderr="")
+        yield WorkerFailure(status="failed", error="its process was killed by SIGILL", stderr="")
 
-    monkeypatch.setattr(kernel_check.child, "talk", talk)
+    monkeypatch.setattr(kernel_check.child_process, "run_worker", talk)
     trials = [("cpu", kind, "fp32") for kind in MAKERS]
     seen = kernel_check.try_kernels(trials)
     assert set(seen.broken) == set(trials)
@@ -127,13 +128,13 @@ def test_a_driver_that_ends_the_process_leaves_the_cpu_to_be_tried(monkeypatch: 
         yield {"event": "torch", "version": "2.13.0", "cuda": "12.8"}
         if any(t[0] == "cuda" for t in request["trials"]):
             yield {"event": "begin", "what": "gpu"}
-            yield kernel_check.child.Death(status="failed", error="its process was killed by SIGSEGV", stderr="")
+            yield WorkerFailure(status="failed", error="its process was killed by SIGSEGV", stderr="")
             return
         for trial in request["trials"]:
             yield {"event": "begin", "trial": trial}
             yield {"event": "result", "trial": trial, "error": 1e-7}
 
-    monkeypatch.setattr(kernel_check.child, "talk", talk)
+    monkeypatch.setattr(kernel_check.child_process, "run_worker", talk)
     seen = kernel_check.try_kernels([("cpu", "linear", "fp32"), ("cuda", "linear", "fp32")])
     assert seen.end == "its process was killed by SIGSEGV"
     assert set(seen.errors) == {("cpu", "linear", "fp32")}
@@ -166,7 +167,7 @@ def test_a_whole_examination_launches_then_counts(monkeypatch: pytest.MonkeyPatc
             for index in range(3):
                 yield {"event": "begin", "index": index}
                 yield {"event": "cost", "index": index, "measurements": [memory], "layers": [], "operators": []}
-            yield kernel_check.child.Death(status="timeout", error="stopped; a longer one: --time-limit", stderr="")
+            yield WorkerFailure(status="timeout", error="stopped; a longer one: --time-limit", stderr="")
             return
         yield {"event": "torch", "version": "2.8.0", "cuda": "12.6"}
         yield {"event": "begin", "what": "gpu"}
@@ -176,7 +177,7 @@ def test_a_whole_examination_launches_then_counts(monkeypatch: pytest.MonkeyPatc
             broken = trial[0] == "cuda"
             yield {"event": "raised" if broken else "result", "trial": trial, "error": "no image" if broken else 1e-7}
 
-    monkeypatch.setattr(kernel_check.child, "talk", talk)
+    monkeypatch.setattr(kernel_check.child_process, "run_worker", talk)
     found = list(kernel_check.examine(tegra_trees.orin_nano(tmp_path), jetson.detect(tmp_path), "cuda"))
     assert [(f.name, f.status) for f in found] == [
         ("gpu", "ok"),
@@ -212,7 +213,7 @@ GPU = {
     ],
 )
 def test_what_torch_sees_of_a_gpu_is_told(gpu: dict[str, object], needed: bool, statuses: dict[str, str]) -> None:
-    seen = kernel_check._Seen(torch={"version": "2.8.0", "cuda": "12.6"}, gpu=gpu)
+    seen = kernel_check._TriedKernels(torch={"version": "2.8.0", "cuda": "12.6"}, gpu=gpu)
     found = by_name(list(kernel_check._gpu(seen, None, needed=needed)))
     assert {name: found[name].status for name in statuses} == statuses
     assert "asked for and absent" not in found["gpu"].text
@@ -338,7 +339,7 @@ HOST = Host("jetson", "orin", user="user")
 
 
 def test_a_host_that_cannot_be_reached_is_one_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    far = FarSide(ssh.Lost("ssh://user@orin cannot be reached: ssh: connect to host orin port 22: no"))
+    far = FarSide(ssh.ConnectionLost("ssh://user@orin cannot be reached: ssh: connect to host orin port 22: no"))
     monkeypatch.setattr(ssh, "Connection", far)
     (found,) = remote_doctor.examine(HOST)
     assert (found.name, found.status) == ("connection", "fail")
@@ -346,7 +347,7 @@ def test_a_host_that_cannot_be_reached_is_one_finding(monkeypatch: pytest.Monkey
 
 
 def test_a_host_without_benchbench_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    far = FarSide(ssh.Lost("benchbench is not installed for python3 on jetson: install it there"))
+    far = FarSide(ssh.ConnectionLost("benchbench is not installed for python3 on jetson: install it there"))
     monkeypatch.setattr(ssh, "Connection", far)
     (found,) = remote_doctor.examine(HOST)
     assert "--system-site-packages" in found.advice
@@ -369,7 +370,7 @@ def test_a_banner_is_warned_of_and_what_the_far_side_finds_is_passed_on_without_
     events = [
         {"event": "finding", "name": "torch", "status": "ok", "text": "2.8.0\x1b[31m", "advice": ""},
         {"event": "finding", "name": "x", "status": "invented", "text": "y"},
-        ssh.Lost("the connection to ssh://user@orin was lost: gone"),
+        ssh.ConnectionLost("the connection to ssh://user@orin was lost: gone"),
     ]
     monkeypatch.setattr(ssh, "ask", lambda host, request, *, limit_s: iter(events))
     found = list(remote_doctor.examine(HOST, clock=lambda: 100.0))

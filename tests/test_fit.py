@@ -9,7 +9,7 @@ from benchbench.core.errors import ShapeError, UnsupportedError
 from benchbench.core.records import ModelSpec
 from benchbench.measure import largest_fit
 from benchbench.runner import fit as runner_fit
-from benchbench.runner.child_process import Death
+from benchbench.runner.child_process import WorkerFailure
 from benchbench.runner.worker import Job
 from tests import tiny_nets
 
@@ -83,9 +83,9 @@ def scripted(monkeypatch, offers, endings):
             return
         ran.append(request["jobs"][0])
         ending = endings[len(ran) - 1]
-        yield ending if isinstance(ending, Death) else {"event": "end", "status": ending, "error": ending}
+        yield ending if isinstance(ending, WorkerFailure) else {"event": "end", "status": ending, "error": ending}
 
-    monkeypatch.setattr(runner_fit, "talk", talk)
+    monkeypatch.setattr(runner_fit, "run_worker", talk)
     return ran
 
 
@@ -119,7 +119,7 @@ def test_steps_of_batches_that_leave_some_out_are_a_lower_bound(monkeypatch):
 
 
 def test_without_a_run_that_fits_the_answer_is_an_upper_bound(monkeypatch):
-    crash = Death(status="failed", error="its process was killed by SIGSEGV", stderr="")
+    crash = WorkerFailure(status="failed", error="its process was killed by SIGSEGV", stderr="")
     scripted(monkeypatch, [offer("batch", [3, 2, 1])], ["oom", crash, "oom"])
     patch, batch = runner_fit.find_fit(JOB, 10**9, 60)
     assert patch.value is None
@@ -139,7 +139,7 @@ def test_a_search_that_fails_is_a_reason(monkeypatch):
     refused = {"event": "refused", "kind": "unsupported", "error": "depends on values"}
     scripted(monkeypatch, [refused], [])
     assert [m.reason for m in runner_fit.find_fit(JOB, 10**9, 60)] == ["depends on values"] * 2
-    dead = Death(status="timeout", error="stopped after its time limit", stderr="")
+    dead = WorkerFailure(status="timeout", error="stopped after its time limit", stderr="")
     scripted(monkeypatch, [offer("patch", [[64, 64, 64]], everything=True), dead], ["ok"])
     patch, batch = runner_fit.find_fit(JOB, 10**9, 60)
     assert (patch.value, patch.bound) == (64**3, "at_least")

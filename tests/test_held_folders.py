@@ -14,7 +14,7 @@ from benchbench.core import results as core_results
 from benchbench.core.errors import StoreError, UsageError
 from benchbench.core.results import RECORDS, Store
 from benchbench.runner import calibrate
-from benchbench.runner.schedule import JOURNAL, Journal
+from benchbench.runner.schedule import JOURNAL, RunJournal
 from benchbench.zoo import checkpoint
 from tests.data_sets import decathlon
 
@@ -167,7 +167,7 @@ def test_fresh_twice_keeps_the_records_of_both(tmp_path: Path) -> None:
         (tmp_path / RECORDS).write_bytes(line * (number + 1))
         (tmp_path / JOURNAL).write_bytes(b"{}\n" * (number + 1))
         Store(tmp_path, fresh=True).close()
-        assert Journal(tmp_path, fresh=True).turns("cell", {}) == []
+        assert RunJournal(tmp_path, fresh=True).turns("cell", {}) == []
         tmp_path.mkdir(exist_ok=True)
     for ending, number in ((".old", 1), (".old.2", 2), (".old.3", 3)):
         assert (tmp_path / f"{RECORDS}{ending}").read_bytes() == line * number
@@ -178,7 +178,7 @@ def test_an_empty_file_is_not_set_aside(tmp_path: Path) -> None:
     (tmp_path / f"{RECORDS}.old").write_bytes(b"full")
     (tmp_path / RECORDS).touch()
     (tmp_path / JOURNAL).touch()
-    Journal(tmp_path, fresh=True)
+    RunJournal(tmp_path, fresh=True)
     Store(tmp_path, fresh=True).close()
     assert [path.name for path in tmp_path.glob("*.old*")] == [f"{RECORDS}.old"]
     assert (tmp_path / f"{RECORDS}.old").read_bytes() == b"full"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchbench.compress import importance
-from benchbench.compress.channel_groups import Layer, Place, Structure, find_structure
+from benchbench.compress.channel_groups import PrunableLayer, Structure, WeightIndex, find_structure
 from benchbench.compress.prune import PruneRecipe, prune
 from benchbench.core.errors import UsageError
 
@@ -168,9 +168,9 @@ def test_no_finite_gradient_is_said() -> None:
 
 def layers(*widths: int) -> Structure:
     made = tuple(
-        Layer(
+        PrunableLayer(
             name="l0",  # two layers may lie in one weight
-            channels=tuple((Place("l0", n, i),) for i in range(width)),
+            channels=tuple((WeightIndex("l0", n, i),) for i in range(width)),
             mixed=False,
         )
         for n, width in enumerate(widths)

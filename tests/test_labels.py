@@ -16,8 +16,8 @@ from benchbench.data import preprocessing
 from benchbench.data.folder import open_source, plan_folder, prepared_folder
 from benchbench.data.plan import alike, label_dtype, plan_from_json, plan_to_json
 from benchbench.data.volumes import load_volumes
-from benchbench.training.patch_loader import Feed
-from benchbench.training.recipe import Budget, TrainRecipe
+from benchbench.training.patch_loader import PatchLoader
+from benchbench.training.recipe import TrainingBudget, TrainRecipe
 from tests import data_sets as sets
 
 
@@ -70,9 +70,9 @@ def test_a_wide_label_stays_what_it_is_from_the_file_to_the_prediction(tmp_path,
     assert again.label.dtype == case.label.dtype
     assert (plan.to_label(plan.to_regions(case.label)) == case.label).all()
     recipe = TrainRecipe(
-        data=plan.where, patch=plan.patch, budget=Budget(steps=1), batch=2, augment=True, foreground=1.0
+        data=plan.where, patch=plan.patch, budget=TrainingBudget(steps=1), batch=2, augment=True, foreground=1.0
     )
-    feed = Feed(plan, recipe)
+    feed = PatchLoader(plan, recipe)
     assert set(np.unique(feed.make(0, plan.patch).target)) == {0, 1, 2}
 
 

@@ -9,7 +9,7 @@ from benchbench.core import errors
 from benchbench.core import records as rec
 from benchbench.core.errors import UnsupportedError
 from benchbench.measure import memory, memory_limit
-from benchbench.runner.child_process import talk
+from benchbench.runner.child_process import run_worker
 from benchbench.runner.worker import Job
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA bounds all memory on Linux")
@@ -51,7 +51,7 @@ def spec(name):
 
 
 def ending(job, task="measure"):
-    return list(talk({"task": task, "jobs": [rec.to_json(job)]}, limit_s=120, threads=1))[-1]
+    return list(run_worker({"task": task, "jobs": [rec.to_json(job)]}, limit_s=120, threads=1))[-1]
 
 
 @pytest.mark.parametrize("task", ["measure", "confirm"])
@@ -90,7 +90,7 @@ def test_errors_of_an_allocation_are_told_from_others():
 def test_a_system_that_enforces_nothing_is_unsupported(monkeypatch):
     monkeypatch.setattr(memory, "status_bytes", lambda key: None)
     with pytest.raises(UnsupportedError, match="leave --memory-limit out"):
-        memory_limit.Limit(10**9)
+        memory_limit.MemoryLimit(10**9)
 
 
 def test_on_a_gpu_the_allocator_gets_the_share(monkeypatch):
@@ -101,8 +101,8 @@ def test_on_a_gpu_the_allocator_gets_the_share(monkeypatch):
     shares = []
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: types.SimpleNamespace(total_memory=8 * 10**9))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: shares.append((share, gpu)))
-    kept = memory_limit.Limit(2 * 10**9, backend="cuda", gpu=1)
+    kept = memory_limit.MemoryLimit(2 * 10**9, backend="cuda", gpu=1)
     kept.settle()
     kept.lift()
-    memory_limit.Limit(9 * 10**9, backend="cuda")
+    memory_limit.MemoryLimit(9 * 10**9, backend="cuda")
     assert shares == [(0.25, 1), (1.0, 0)]

@@ -9,7 +9,7 @@ from benchbench.runner import audit as runner_audit
 from benchbench.runner import child_process
 from benchbench.runner import estimate as runner_estimate
 from benchbench.runner import fit as runner_fit
-from benchbench.runner.estimate import Spent
+from benchbench.runner.estimate import TimeBreakdown
 from benchbench.runner.worker import Job
 
 SOURCE = """
@@ -74,10 +74,10 @@ def job():
 
 
 def test_a_counting_process_that_says_nothing_at_all_is_not_started_for_ever(monkeypatch):
-    monkeypatch.setattr(runner_estimate, "talk", answers({"event": "begin", "index": 0}))
+    monkeypatch.setattr(runner_estimate, "run_worker", answers({"event": "begin", "index": 0}))
     (found,) = runner_estimate._count_some([rec.to_json(job())], [None])
     assert found.refused[0] == "failed"
-    monkeypatch.setattr(runner_audit, "talk", answers())
+    monkeypatch.setattr(runner_audit, "run_worker", answers())
     (row,) = runner_audit.run("tests.tiny_nets:Tiny", shape=(1, 4, 8, 8, 8))
     assert row.kind == "failed"
 
@@ -85,14 +85,14 @@ def test_a_counting_process_that_says_nothing_at_all_is_not_started_for_ever(mon
 def test_a_process_that_ends_before_its_last_word_is_a_death(here):
     spec = {"name": "x", "arch": "exiting:Leaves", "kwargs": {}, "in_channels": 4, "out_channels": 3}
     request = {"task": "fit", "jobs": [rec.to_json(job()) | {"model": spec}], "limit_bytes": 10**12}
-    *_, last = child_process.talk(request, limit_s=60)
-    assert isinstance(last, child_process.Death)
+    *_, last = child_process.run_worker(request, limit_s=60)
+    assert isinstance(last, child_process.WorkerFailure)
     assert "os._exit" in last.error
     assert runner_fit._offers(request, 60)[1].startswith("while it was searched, its process ended with exit code 0")
 
 
 def test_a_count_needs_no_time_of_a_run():
-    assert runner_estimate.count([], Spent()) == {}
+    assert runner_estimate.count([], TimeBreakdown()) == {}
 
 
 def test_what_size_the_next_networks_take_is_found_out_behind_one_that_exits(here, monkeypatch):
@@ -103,5 +103,5 @@ def test_what_size_the_next_networks_take_is_found_out_behind_one_that_exits(her
     plan = data.get_plan("phantom")
     plan = type(plan)(**{f: getattr(plan, f) for f in plan.__slots__} | {"folder": here})
     cards = [zoo_cards.find_cards(f"exiting:{name}")[0] for name in ("Leaves", "Quits", "Tiny")]
-    request = runner_plan.Request(models="exiting:Tiny", devices="cpu")
+    request = runner_plan.RunRequest(models="exiting:Tiny", devices="cpu")
     assert set(runner_plan._patches(request, cards, plan)) == {"exiting:Tiny"}

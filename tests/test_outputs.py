@@ -18,7 +18,7 @@ from benchbench.measure.training_step import trained_outputs
 from benchbench.measure.volume import Inference, Plan
 from benchbench.training.loop import _Group, _Training
 from benchbench.training.patch_loader import Batch
-from benchbench.training.recipe import Budget, TrainRecipe
+from benchbench.training.recipe import TrainingBudget, TrainRecipe
 from benchbench.training.sliding_window import AccuracyError, logits_of
 from benchbench.training.torch_runtime import channels_last
 from benchbench.zoo import logits as zoo_logits
@@ -115,7 +115,7 @@ class Net(nn.Module):
 
 def training(model: nn.Module) -> _Training:
     spec = ModelSpec(name="toy", arch="tests:Net", kwargs={}, in_channels=1, out_channels=3)
-    recipe = TrainRecipe(data="toy", patch=SIDES, budget=Budget(steps=1), batch=2, bf16=False)
+    recipe = TrainRecipe(data="toy", patch=SIDES, budget=TrainingBudget(steps=1), batch=2, bf16=False)
     return _Training(model.train(), spec, recipe, PLAN, Path("toy.safetensors"), "cpu", None, _Group())
 
 

@@ -24,7 +24,7 @@ from benchbench.training import evaluate as training_evaluate
 from benchbench.training import predict
 from benchbench.training.evaluate import measure_dice
 from benchbench.training.loop import _Group, _Training
-from benchbench.training.recipe import Budget, TrainRecipe
+from benchbench.training.recipe import TrainingBudget, TrainRecipe
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 from tests import data_sets as sets
@@ -368,7 +368,7 @@ def test_a_list_that_was_added_is_another_training(tmp_path):
     plan = plan_folder(folder)
     changed = dataclasses.replace(plan, ids={**plan.ids, "train": plan.ids["train"][1:]})
     spec = ModelSpec(name="reads", arch="tests.tiny_nets:Reads", kwargs={}, in_channels=1, out_channels=3)
-    recipe = TrainRecipe(data=plan.where, patch=(16, 16, 16), budget=Budget(steps=1))
+    recipe = TrainRecipe(data=plan.where, patch=(16, 16, 16), budget=TrainingBudget(steps=1))
     one, other = (
         _Training(Reads(), spec, recipe, p, tmp_path / "w.safetensors", "cpu", None, _Group()) for p in (plan, changed)
     )

@@ -78,7 +78,7 @@ def board(loopback, monkeypatch):
 
 def ask(models, *devices, **more):
     settings = {"protocol": CALM, "noise": False, "threads": (1,)} | more
-    return runner_plan.Request(models=models, devices=devices or ("board",), spatial=SIDES, **settings)
+    return runner_plan.RunRequest(models=models, devices=devices or ("board",), spatial=SIDES, **settings)
 
 
 def agents():
@@ -219,7 +219,7 @@ class TestOverSsh:
             wait_for(lambda: heard.began and agents())
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(remote_queue.Fleet, "join", interrupted)
+        monkeypatch.setattr(remote_queue.HostQueues, "join", interrupted)
         with pytest.raises(KeyboardInterrupt):
             runner_run.run(ask(nets("Sleeps")), tmp_path, progress=heard)
         wait_for(lambda: not agents())
@@ -350,7 +350,7 @@ class TestWithAStandIn:
     def test_a_terminal_is_not_given_orders(self, board):
         host = board('\\036benchbench {"event": "lost", "error": "\\\\u001b[2J"}\\n')
         (lost,) = remote_ssh.ask(host, {"task": "hello"}, limit_s=20.0)
-        assert lost == remote_ssh.Lost("?[2J")
+        assert lost == remote_ssh.ConnectionLost("?[2J")
 
     def test_a_silent_board_is_given_up(self, tmp_path, board):
         python = tmp_path / "slow"

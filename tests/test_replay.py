@@ -16,7 +16,7 @@ from benchbench.core.records import METRIC_UNITS, Measurement, ModelSpec, Operat
 from benchbench.devices.latency_model import Efficiency, Roofs, check, interval_factor, roofs_of
 from benchbench.measure.operators import microbenchmarks, replay
 from benchbench.runner import calibrate, whole_networks
-from benchbench.runner.calibration_journal import Journal
+from benchbench.runner.calibration_journal import CalibrationJournal
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import classes
 
@@ -271,14 +271,14 @@ def test_want_of_memory_is_no_fault_and_a_lost_gpu_ends_it(tmp_path: Path) -> No
     def raises(error: Exception) -> float:
         raise error
 
-    journal = Journal(tmp_path / "a.ndjson", "one")
+    journal = CalibrationJournal(tmp_path / "a.ndjson", "one")
     journal.add("big", lambda: raises(RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")))
     assert (journal.no_room, journal.failed) == ({"big"}, {})
     journal.add("big", lambda: 1.0)
     assert journal.no_room == set()
     with pytest.raises(DeviceError, match="the GPU failed while x was timed: CUDA error: an illegal"):
         journal.add("x", lambda: raises(RuntimeError("CUDA error: an illegal memory access\nmore")))
-    assert Journal(tmp_path / "a.ndjson").failed == {}
+    assert CalibrationJournal(tmp_path / "a.ndjson").failed == {}
 
 
 def test_calls_that_a_network_no_longer_makes_count_for_nothing(
@@ -315,40 +315,40 @@ def test_two_at_once_are_refused(networks: list[calibrate.Network], tmp_path: Pa
 
 def test_a_journal_alone_tells_what_the_profile_says(networks: list[calibrate.Network], tmp_path: Path) -> None:
     profile = calibrate.calibrate(networks, calibrate.Setting(threads=1), tmp_path / "me.toml")
-    learned, checked = calibrate.checked(Journal(tmp_path / "me.ndjson"))
+    learned, checked = calibrate.checked(CalibrationJournal(tmp_path / "me.ndjson"))
     assert profile.calibration is not None
     assert dict(profile.calibration.ratios) == pytest.approx(dict(checked.ratios))
     assert learned.roofs.bytes_per_s == profile.bandwidth_bytes_per_s == 3e9
-    assert calibrate.measured_of(Journal(tmp_path / "me.ndjson")) == profile.calibration.measured
+    assert calibrate.measured_of(CalibrationJournal(tmp_path / "me.ndjson")) == profile.calibration.measured
     with pytest.raises(StoreError, match="take one of 'bench calibrate'"):
-        Journal(tmp_path / "none.ndjson")
+        CalibrationJournal(tmp_path / "none.ndjson")
 
 
 def test_what_cannot_be_timed_is_kept_as_that(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def fails() -> float:
         raise RuntimeError("ZeroDivisionError\nand more")
 
-    journal = Journal(tmp_path / "a.ndjson", "one")
+    journal = CalibrationJournal(tmp_path / "a.ndjson", "one")
     journal.add("bad", fails)
     journal.add("good", lambda: 2.0)
     with open(tmp_path / "a.ndjson", "a") as file:
         file.write('{"key": "cut o')  # killed while it was written
-    again = Journal(tmp_path / "a.ndjson", "one")
+    again = CalibrationJournal(tmp_path / "a.ndjson", "one")
     assert (again.known, again.failed) == ({"good": [2.0]}, {"bad": "ZeroDivisionError"})
     again.add("more", lambda: 1.0)
-    assert set(Journal(tmp_path / "a.ndjson", "one").known) == {"good", "more"}
+    assert set(CalibrationJournal(tmp_path / "a.ndjson", "one").known) == {"good", "more"}
     assert "not timed: bad: ZeroDivisionError" in caplog.text
 
 
 def test_times_of_another_setting_are_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    first = Journal(tmp_path / "a.ndjson", "one")
+    first = CalibrationJournal(tmp_path / "a.ndjson", "one")
     first.add("x", lambda: 1.0)
-    assert Journal(tmp_path / "a.ndjson", "one").known == {"x": [1.0]}
-    assert Journal(tmp_path / "a.ndjson", "two").known == {}
+    assert CalibrationJournal(tmp_path / "a.ndjson", "one").known == {"x": [1.0]}
+    assert CalibrationJournal(tmp_path / "a.ndjson", "two").known == {}
     assert "set aside as .old" in caplog.text
     (tmp_path / "b.ndjson").write_text("no JSON\n{}\n")
     with pytest.raises(StoreError, match="choose another --out"):
-        Journal(tmp_path / "b.ndjson", "one")
+        CalibrationJournal(tmp_path / "b.ndjson", "one")
 
 
 def tiny(name: str) -> ModelSpec:

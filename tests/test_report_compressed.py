@@ -20,7 +20,7 @@ from benchbench.report import export, reliability, render, render_search
 from benchbench.report.figures import overview as figures_overview
 from benchbench.report.tables import summary_rows
 from benchbench.training.loop import train
-from benchbench.training.recipe import Budget, TrainRecipe
+from benchbench.training.recipe import TrainingBudget, TrainRecipe
 from benchbench.zoo import checkpoint
 from tests import report_examples as examples
 from tests.toy import SPEC, Tiny, use_toy_data
@@ -59,7 +59,7 @@ def test_a_compressed_one_of_a_compressed_one_has_its_section(tmp_path: Path, mo
     torch.manual_seed(0)
     weights = tmp_path / "toy.safetensors"
     plain: dict[str, Any] = {"lr": 1e-2, "bf16": False, "validations": 0, "threads": 1, "augment": False}
-    asked = TrainRecipe(data="toy", patch=(16, 16, 16), budget=Budget(steps=1), **plain)
+    asked = TrainRecipe(data="toy", patch=(16, 16, 16), budget=TrainingBudget(steps=1), **plain)
     train(Tiny(), SPEC, asked, out=weights)
 
     def made(parent: Path, out: str, **more: Any) -> checkpoint.CheckpointInfo:
@@ -67,7 +67,7 @@ def test_a_compressed_one_of_a_compressed_one_has_its_section(tmp_path: Path, mo
         asked = Compression(recipe=how, model=SPEC.arch, weights=parent, data="toy", threads=1, dtype="fp32", **more)
         return compress(asked, tmp_path / out).checkpoint
 
-    first = made(weights, "first", finetune=Budget(steps=1))
+    first = made(weights, "first", finetune=TrainingBudget(steps=1))
     assert first.compression is not None
     text = page(first.compression)
     assert "Pruned from toy, weights" in text

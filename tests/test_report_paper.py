@@ -23,8 +23,8 @@ from benchbench.report.audit import figures as audit_figures
 from benchbench.report.audit import results as audit_results
 from benchbench.report.audit import section as audit_section
 from benchbench.report.audit import tables as audit_tables
-from benchbench.report.audit.tables import Audited
-from benchbench.report.grid import Grid, Line
+from benchbench.report.audit.tables import AuditRow
+from benchbench.report.grid import Grid, GridRow
 from benchbench.report.slim_unetr_paper import facts as slim_unetr_paper_facts
 from benchbench.report.slim_unetr_paper import published
 from benchbench.report.slim_unetr_paper import tables as slim_unetr_paper_tables
@@ -39,14 +39,14 @@ def page_of(*folders: Path) -> str:
     return write_report(folders).read_text(encoding="utf-8")
 
 
-def part_of(folder: Path, *names: str) -> list[Audited]:
+def part_of(folder: Path, *names: str) -> list[AuditRow]:
     """The audits of these networks, read back."""
     records = [examples.audited(folder, name) for name in names or examples.AUDITS]
     (part,) = audit_tables.gather(records, folder_reader([folder]))
     return part
 
 
-def line(grid: Grid, card: str) -> Line:
+def line(grid: Grid, card: str) -> GridRow:
     return next(one for one in grid.lines if one.card == card)
 
 

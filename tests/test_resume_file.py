@@ -13,7 +13,7 @@ import torch
 
 from benchbench.core.errors import CheckpointError
 from benchbench.training.loop import train
-from benchbench.training.recipe import Budget, TrainRecipe
+from benchbench.training.recipe import TrainingBudget, TrainRecipe
 from tests.toy import SPEC, Tiny, use_toy_data
 
 PATCH = (8, 8, 8)
@@ -25,7 +25,14 @@ def toy_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(out: Path, progress: Any = None, **changes: Any) -> Any:
-    asked = {"data": "toy", "patch": PATCH, "budget": Budget(steps=3), "bf16": False, "threads": 1, "validations": 0}
+    asked = {
+        "data": "toy",
+        "patch": PATCH,
+        "budget": TrainingBudget(steps=3),
+        "bf16": False,
+        "threads": 1,
+        "validations": 0,
+    }
     torch.manual_seed(0)
     recipe = TrainRecipe(**(asked | {"augment": False, "checkpoint_every_s": 0.0} | changes))
     return train(Tiny(), SPEC, recipe, out=out, progress=progress)

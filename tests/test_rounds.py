@@ -10,15 +10,15 @@ from benchbench.core.errors import StoreError
 from benchbench.core.protocol import get_protocol
 from benchbench.runner import plan as runner_plan
 from benchbench.runner.remote import queue as remote_queue
-from benchbench.runner.schedule import JOURNAL, Course, Journal, Turn, run_rounds, twin_for
+from benchbench.runner.schedule import JOURNAL, CellProgress, ProcessResult, RunJournal, run_rounds, twin_for
 
 SIDES = (8, 8, 8)
 
 
 def course(name="Tiny", protocol="standard", twin_of=None):
-    request = runner_plan.Request(models=f"tests.tiny_nets:{name}", spatial=SIDES, threads=(1,), protocol=protocol)
-    (cell,) = runner_plan.plan_cells(request, remote_queue.Lines())
-    return Course(cell, started_at="2026-01-01T00:00:00.000+00:00", twin_of=twin_of)
+    request = runner_plan.RunRequest(models=f"tests.tiny_nets:{name}", spatial=SIDES, threads=(1,), protocol=protocol)
+    (cell,) = runner_plan.plan_cells(request, remote_queue.ConnectionPool())
+    return CellProgress(cell, started_at="2026-01-01T00:00:00.000+00:00", twin_of=twin_of)
 
 
 def turn(seconds=1.0, status="ok", disturbed=0, took=1.0, error=None, handover_us=None, peak=100):
@@ -33,7 +33,7 @@ def turn(seconds=1.0, status="ok", disturbed=0, took=1.0, error=None, handover_u
     if handover_us:
         pace = {"unit": "s", "value": handover_us * 1e-6, "values": (handover_us * 1e-6,)}
         found += (rec.Measurement(metric="pace_handover_s", **pace, origin="measured", method="x"),)
-    return Turn(status=status, error=error, measurements=found if status == "ok" else (), duration_s=took)
+    return ProcessResult(status=status, error=error, measurements=found if status == "ok" else (), duration_s=took)
 
 
 class World:
@@ -92,7 +92,7 @@ def test_no_further_process_once_the_cell_has_had_its_time():
 def test_a_failure_ends_its_cell_alone_and_keeps_what_was_known():
     def give(c):
         if c.cell.spec.name.endswith("Wider") and len(c.turns) == 2:
-            return Turn(status="oom", error="killed by the kernel: out of memory")
+            return ProcessResult(status="oom", error="killed by the kernel: out of memory")
         return turn()
 
     world = World(give).run([course("Tiny"), course("Wider")])
@@ -184,7 +184,7 @@ def test_a_network_is_measured_against_itself_in_the_same_rounds():
 def test_a_row_waits_for_its_double_but_not_for_one_that_failed():
     one = course("Tiny")
     twin = course("Tiny", twin_of=one)
-    world = World(lambda c: Turn(status="failed", error="x") if c.twin_of else turn()).run([one, twin])
+    world = World(lambda c: ProcessResult(status="failed", error="x") if c.twin_of else turn()).run([one, twin])
     assert world.finished[0][0].ending()[0] == "ok"
     assert one.noise(twin) == []
 
@@ -203,11 +203,11 @@ ENVIRONMENT = {"cpu": "x", "threads": 1, "load_average": 0.5}
 
 def test_a_journal_gives_back_what_was_kept_under_equal_conditions(tmp_path):
     c = course()
-    journal = Journal(tmp_path)
+    journal = RunJournal(tmp_path)
     journal.keep(c.cell.id, ENVIRONMENT, turn(1.0))
     journal.keep(c.cell.id, ENVIRONMENT, turn(1.5), twin=True)
-    journal.keep(c.cell.id, ENVIRONMENT, Turn(status="oom", error="x"))
-    again = Journal(tmp_path)
+    journal.keep(c.cell.id, ENVIRONMENT, ProcessResult(status="oom", error="x"))
+    again = RunJournal(tmp_path)
     assert again.turns(c.cell.id, ENVIRONMENT | {"load_average": 9.0}) == [turn(1.0)]
     assert again.turns(c.cell.id, ENVIRONMENT, twin=True) == [turn(1.5)]
     assert again.turns(c.cell.id, ENVIRONMENT | {"threads": 2}) == []
@@ -215,24 +215,24 @@ def test_a_journal_gives_back_what_was_kept_under_equal_conditions(tmp_path):
 
 
 def test_a_torn_or_foreign_line_of_a_journal_is_passed_over(tmp_path):
-    journal = Journal(tmp_path)
+    journal = RunJournal(tmp_path)
     journal.keep("c", ENVIRONMENT, turn())
     with open(tmp_path / JOURNAL, "ab") as file:
         file.write(b"nonsense\n{}\n" + json.dumps({"cell": "c"}).encode()[:5])
-    assert Journal(tmp_path).turns("c", ENVIRONMENT) == [turn()]
+    assert RunJournal(tmp_path).turns("c", ENVIRONMENT) == [turn()]
 
 
 def test_fresh_forgets_a_journal_and_the_end_removes_it(tmp_path):
-    Journal(tmp_path).keep("c", ENVIRONMENT, turn())
-    assert Journal(tmp_path, fresh=True).turns("c", ENVIRONMENT) == []
-    journal = Journal(tmp_path)
+    RunJournal(tmp_path).keep("c", ENVIRONMENT, turn())
+    assert RunJournal(tmp_path, fresh=True).turns("c", ENVIRONMENT) == []
+    journal = RunJournal(tmp_path)
     journal.keep("c", ENVIRONMENT, turn())
     journal.close()
     assert not (tmp_path / JOURNAL).exists()
 
 
 def test_a_full_disk_says_what_is_kept(tmp_path):
-    journal = Journal(tmp_path)
+    journal = RunJournal(tmp_path)
     (tmp_path / JOURNAL).symlink_to("/dev/full")
     with pytest.raises(StoreError, match=r"No space left.*run the same command again"):
         journal.keep("c", ENVIRONMENT, turn())

@@ -53,7 +53,7 @@ CALM = "quick,half_width=1000"
 
 def ask(models, **more):
     settings = {"protocol": CALM, "noise": False, "threads": (1,)} | more
-    return runner_plan.Request(models=models, spatial=SIDES, **settings)
+    return runner_plan.RunRequest(models=models, spatial=SIDES, **settings)
 
 
 @pytest.fixture(autouse=True)
@@ -189,7 +189,7 @@ def test_a_class_that_is_not_there_or_needs_more_ends_the_run_before_it_begins(t
 
 
 def test_a_prediction_runs_nothing_and_says_so(tmp_path):
-    request = runner_plan.Request(models="slim_unetr,unetr", devices=("jetson", "jetson:agx-orin-64gb"))
+    request = runner_plan.RunRequest(models="slim_unetr,unetr", devices=("jetson", "jetson:agx-orin-64gb"))
     outcome = runner_run.run(request, tmp_path, progress=Heard())
     assert len(outcome.banners) == 2
     assert all("othing was measured" in banner for banner in outcome.banners)
@@ -207,7 +207,9 @@ def test_a_prediction_runs_nothing_and_says_so(tmp_path):
 
 def test_a_classifier_keeps_its_classes_and_says_why_it_has_no_dice(tmp_path):
     for data in (None, "phantom"):
-        request = runner_plan.Request(models="vit3d,slim_unetr", devices=("jetson",), spatial=(32, 32, 32), data=data)
+        request = runner_plan.RunRequest(
+            models="vit3d,slim_unetr", devices=("jetson",), spatial=(32, 32, 32), data=data
+        )
         classifier, network = runner_run.run(request, tmp_path / str(data), progress=Heard()).records
         assert (classifier.status, classifier.model.out_channels) == ("ok", 2)
         assert (classifier.workload.data, classifier.workload.split) == (None, None)
@@ -218,7 +220,7 @@ def test_a_classifier_keeps_its_classes_and_says_why_it_has_no_dice(tmp_path):
 def test_a_checkpoint_is_of_one_network(tmp_path):
     with pytest.raises(UsageError, match=r"--models names \d+"):
         runner_plan.plan_cells(
-            runner_plan.Request(models="all", checkpoint=tmp_path / "x.safetensors"), remote_queue.Lines()
+            runner_plan.RunRequest(models="all", checkpoint=tmp_path / "x.safetensors"), remote_queue.ConnectionPool()
         )
 
 
@@ -365,7 +367,7 @@ def test_the_parent_sleeps_while_the_child_works():
         "batch": 1,
         "dtype": "fp32",
     }
-    (*_, death) = child_process.talk({"task": "measure", "jobs": [job]}, limit_s=6.0, threads=1)
+    (*_, death) = child_process.run_worker({"task": "measure", "jobs": [job]}, limit_s=6.0, threads=1)
     assert death.status == "timeout"
     assert time.process_time() - before < 1.0
     assert os.getpid()

@@ -25,11 +25,11 @@ from benchbench.search import result as search_result
 from benchbench.search import run as search_run
 from benchbench.search.budget import parse_budget
 from benchbench.search.inheritance import Parent
-from benchbench.search.problem import Task, check_objective, task_from_json
-from benchbench.search.trial import Remembering, Trial, build, evaluate, parent_of, without_ranking
+from benchbench.search.problem import SearchProblem, check_objective, task_from_json
+from benchbench.search.trial import CachedTeacher, Trial, build, evaluate, parent_of, without_ranking
 from benchbench.training.evaluate import measure_dice
-from benchbench.training.patch_loader import Feed, Reused
-from benchbench.training.recipe import Budget
+from benchbench.training.patch_loader import CachedPatchLoader, PatchLoader
+from benchbench.training.recipe import TrainingBudget
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 from tests.data_sets import decathlon
@@ -61,7 +61,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-unty
         patch.setattr(search_export, "write_onnx", one)
         patch.setattr(search_run, "_ONNX_S", float("-inf"))  # written also where the time is over
         # to a search this machine is quick, however busy it is: what is left out otherwise is tested with a clock
-        patch.setattr(search_run.Clock, "whole_s", property(lambda own: (own.before_s + own.sitting_s) / QUICKER))
+        patch.setattr(search_run.ElapsedTime, "whole_s", property(lambda own: (own.before_s + own.sitting_s) / QUICKER))
         patch.setattr(search_phases.Worker, "elapsed", lambda own: (time.time() - own.began) / QUICKER)
         yield
 
@@ -174,10 +174,10 @@ def test_going_on_runs_the_controls_and_trains_nothing_again(done: Path, capsys:
 def test_what_proposals_share_changes_nothing_in_them(done: Path, folder: Path, tmp_path: Path) -> None:
     of = task_from_json(json.loads((done / "job.json").read_text())["job"]["task"])
     parent = parent_of(done / "points" / "parent.safetensors", of)
-    budget, config = Budget(steps=3), space.scaled(0.5)
+    budget, config = TrainingBudget(steps=3), space.scaled(0.5)
     recipe = of.recipe(budget, 0)
-    feed = Reused(Feed(data.get_plan(str(folder)), recipe), most_bytes=1e9)
-    teacher = Remembering(parent.model, most_bytes=1e9)
+    feed = CachedPatchLoader(PatchLoader(data.get_plan(str(folder)), recipe), most_bytes=1e9)
+    teacher = CachedTeacher(parent.model, most_bytes=1e9)
     trials = [Trial(budget=budget, seed=0), *[Trial(budget=budget, seed=0, feed=feed, teacher=teacher)] * 2]
     found = [evaluate(of, config, parent, trial, tmp_path / f"{i}.safetensors") for i, trial in enumerate(trials)]
     feed.end()
@@ -274,7 +274,7 @@ def test_data_without_cases_to_choose_by(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_parent_of_another_network_is_refused(folder: Path) -> None:
-    task = Task(
+    task = SearchProblem(
         data=str(folder), key="x", spatial=SIDES, in_channels=1, out_channels=3, budget=parse_budget([]), batch=1
     )
     shipped = Path(benchbench.__file__).parent / "models" / "checkpoints"
@@ -299,8 +299,8 @@ def test_energy_needs_a_counter(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- what is known before any training
 
 
-def task(*budget: str, spatial: tuple[int, int, int] = (64, 64, 64), **more: object) -> Task:
-    return Task(
+def task(*budget: str, spatial: tuple[int, int, int] = (64, 64, 64), **more: object) -> SearchProblem:
+    return SearchProblem(
         data="x",
         key="x",
         spatial=spatial,
@@ -440,7 +440,7 @@ def test_the_page_shows_the_sampler_beside_chance(done: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def hippocampus() -> tuple[Task, Parent]:
+def hippocampus() -> tuple[SearchProblem, Parent]:
     plan = data.get_plan(str(shared_file("data/Task04_Hippocampus")))
     of = dataclasses.replace(task(batch=2), data=plan.where, key=plan.key)
     shipped = Path(benchbench.__file__).parent / "models" / "checkpoints" / "slim_unetr-hippocampus.safetensors"
@@ -450,7 +450,7 @@ def hippocampus() -> tuple[Task, Parent]:
 @pytest.mark.shared
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", space.VARIANTS)
-def test_a_child_begins_better_than_chance(variant: str, hippocampus: tuple[Task, Parent]) -> None:
+def test_a_child_begins_better_than_chance(variant: str, hippocampus: tuple[SearchProblem, Parent]) -> None:
     of, parent = hippocampus
     batches, loss = of.gradients(4)
     cases = list(batches)
@@ -469,7 +469,7 @@ def test_a_child_begins_better_than_chance(variant: str, hippocampus: tuple[Task
 
 @pytest.mark.shared
 @pytest.mark.slow
-def test_the_ranking_of_the_channels_matters(hippocampus: tuple[Task, Parent]) -> None:
+def test_the_ranking_of_the_channels_matters(hippocampus: tuple[SearchProblem, Parent]) -> None:
     of, parent = hippocampus
     batches, loss = of.gradients(4)
     cases = list(batches)

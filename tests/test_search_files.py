@@ -18,9 +18,9 @@ from benchbench.search import clock, storage
 from benchbench.search import export as search_export
 from benchbench.search import run as search_run
 from benchbench.search.budget import parse_budget
-from benchbench.search.phases import Job
-from benchbench.search.problem import Task
-from benchbench.search.request import JOB, Asked, read_job, resumed
+from benchbench.search.phases import SearchJob
+from benchbench.search.problem import SearchProblem
+from benchbench.search.request import JOB, SearchRequest, read_job, resumed
 from benchbench.search.storage import open_storage
 
 ROOT = Path(__file__).parents[1]
@@ -28,9 +28,9 @@ SEARCHED = ROOT / "results" / "reference" / "search-hippocampus"
 
 
 def begun() -> dict[str, Any]:
-    asked = Asked(budget=parse_budget(["2GB", "50ms"]), spatial=(32, 32, 32), parent=Path("/a/b.safetensors"))
-    task = Task(data="x", key="x", spatial=(32, 32, 32), in_channels=1, out_channels=3, budget=asked.budget)
-    job = Job(name="search-x", task=task, time_s=60.0, low_steps=3, high_steps=12)
+    asked = SearchRequest(budget=parse_budget(["2GB", "50ms"]), spatial=(32, 32, 32), parent=Path("/a/b.safetensors"))
+    task = SearchProblem(data="x", key="x", spatial=(32, 32, 32), in_channels=1, out_channels=3, budget=asked.budget)
+    job = SearchJob(name="search-x", task=task, time_s=60.0, low_steps=3, high_steps=12)
     plain: dict[str, Any] = json.loads(json.dumps({"schema": 1, "asked": asked.to_json(), "job": job.to_json()}))
     return plain
 
@@ -134,11 +134,11 @@ def test_times_that_cannot_be_read_are_counted_anew_with_a_warning(
 ) -> None:
     path = tmp_path / ".sittings.json"
     path.write_text(content)
-    found = clock.Clock(path)
+    found = clock.ElapsedTime(path)
     assert (found.before_s, found.measured_s, found.pause_s) == (0.0, 0.0, 0.0)
     assert "the search counts its time from now on" in caplog.text
     found.measured(3.0)
-    assert math.isfinite(clock.Clock(path).whole_s)
+    assert math.isfinite(clock.ElapsedTime(path).whole_s)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weights_sha256": 3}', "[[", "\x00", "null"])

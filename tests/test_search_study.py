@@ -13,17 +13,17 @@ from benchbench.core.errors import StoreError, UsageError
 from benchbench.search import clock, space, stage, storage
 from benchbench.search import proposals as studies
 from benchbench.search.budget import parse_budget
-from benchbench.search.problem import Task
+from benchbench.search.problem import SearchProblem
 from benchbench.search.space import Config
 from benchbench.search.storage import (
-    Lost,
+    TrialReassigned,
     agree,
     check_own,
     errors,
-    fail_the_dead,
+    fail_stale_trials,
     open_storage,
+    requeue_interrupted,
     run_trial,
-    take_up_again,
     without_password,
 )
 from benchbench.search.trial import Evaluation
@@ -31,8 +31,8 @@ from benchbench.search.trial import Evaluation
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
-def task(*budget: str) -> Task:
-    return Task(
+def task(*budget: str) -> SearchProblem:
+    return SearchProblem(
         data="x",
         key="x",
         spatial=(64, 64, 64),
@@ -48,7 +48,7 @@ def task(*budget: str) -> Task:
 class Trainer:
     """Instead of training: a Dice that falls with size, and a note of what was asked."""
 
-    def __init__(self, of: Task) -> None:
+    def __init__(self, of: SearchProblem) -> None:
         self.of, self.asked = of, list[Config]()
 
     def __call__(self, config: Config, number: int) -> Evaluation:
@@ -65,7 +65,7 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/study.db"
 
 
-def run(url: str, of: Task, trainer: Trainer, trials: int, seed: int = 0) -> list[studies.Tried]:
+def run(url: str, of: SearchProblem, trainer: Trainer, trials: int, seed: int = 0) -> list[studies.Tried]:
     study = studies.open_study(open_storage(url), "s", of, seed=seed)
     return studies.search(study, of, trainer, elapsed=lambda: 0.0, until=lambda known: len(known) >= trials)
 
@@ -162,8 +162,8 @@ def test_what_was_broken_off_is_taken_up_again(url: str) -> None:
         studies.search(study, of, broken, elapsed=lambda: 0.0, until=lambda known: False)
     lost = study.get_trials()[2]
     killed = study.ask()  # as a worker that was killed leaves it: running, for ever
-    assert take_up_again(study) == 1  # nothing was proposed for the other one yet
-    assert take_up_again(study) == 0
+    assert requeue_interrupted(study) == 1  # nothing was proposed for the other one yet
+    assert requeue_interrupted(study) == 0
     known = studies.search(study, of, trainer, elapsed=lambda: 0.0, until=lambda known: len(known) >= 6)
     again = [one for one in known if one.config == space.suggest(optuna.trial.FixedTrial(lost.params))]
     assert len(again) == 1
@@ -174,15 +174,15 @@ def test_what_was_broken_off_is_taken_up_again(url: str) -> None:
 # -- work that is known beforehand
 
 
-def pieces(n: int) -> list[stage.Work]:
-    return [stage.Work(label=f"piece {i}", what={"i": i}) for i in range(n)]
+def pieces(n: int) -> list[stage.QueuedTraining]:
+    return [stage.QueuedTraining(label=f"piece {i}", what={"i": i}) for i in range(n)]
 
 
 def test_work_is_done_once(url: str) -> None:
     part = stage.open_stage(open_storage(url), "s/part")
     done: list[str] = []
 
-    def do(work: stage.Work) -> dict[str, float]:
+    def do(work: stage.QueuedTraining) -> dict[str, float]:
         done.append(work.label)
         return {"value": float(work.what["i"])}
 
@@ -199,7 +199,7 @@ def test_work_is_done_once(url: str) -> None:
 def test_a_piece_that_fails_is_a_row(url: str) -> None:
     part = stage.open_stage(open_storage(url), "s/part")
 
-    def do(work: stage.Work) -> dict[str, float]:
+    def do(work: stage.QueuedTraining) -> dict[str, float]:
         if work.what["i"] == 1:
             raise ValueError("its gradient is not finite\nand more")
         return {"value": 1.0}
@@ -212,12 +212,12 @@ def test_a_broken_off_piece_is_taken_up_again(url: str) -> None:
     part = stage.open_stage(open_storage(url), "s/part")
     stage.queue(part, pieces(2))
 
-    def stop(work: stage.Work) -> dict[str, float]:
+    def stop(work: stage.QueuedTraining) -> dict[str, float]:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         stage.work_off(part, stop)
-    assert take_up_again(part) == 1
+    assert requeue_interrupted(part) == 1
     found = stage.work_off(part, lambda work: {"value": 0.0})
     assert sorted(one.label for one in found) == ["piece 0", "piece 1"]
 
@@ -226,7 +226,7 @@ def test_a_trial_whose_worker_died_before_its_first_sign_of_life_is_taken_up_aga
     part = stage.open_stage(open_storage(url, heartbeat_s=1, grace_s=1), "s/part")
     stage.queue(part, pieces(1))
     part.ask()  # takes it, and never beats
-    fail_the_dead(part)
+    fail_stale_trials(part)
     assert [trial.state.name for trial in part.get_trials()] == ["RUNNING"]  # it may be about to
     found = stage.work_off(part, lambda work: {"value": 1.0}, poll_s=0.1)
     assert [one.label for one in found] == ["piece 0"]
@@ -288,7 +288,7 @@ def test_a_sign_of_life_shows_that_a_trial_is_lost(url: str) -> None:
     def one(trial: optuna.Trial) -> float:
         theirs.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
         mine.record_heartbeat(trial._trial_id)
-        with pytest.raises(Lost):
+        with pytest.raises(TrialReassigned):
             check_own(part)
         return 1.0
 
@@ -312,14 +312,14 @@ def test_an_error_that_ends_a_worker_is_not_tried_again_by_itself(url: str) -> N
     part = stage.open_stage(open_storage(url), "s/part")
     stage.queue(part, pieces(2))
 
-    def full(work: stage.Work) -> dict[str, float]:
+    def full(work: stage.QueuedTraining) -> dict[str, float]:
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
         stage.work_off(part, full)
     assert [one.label for one in stage.work_off(part, lambda work: {"value": 0.0})] == ["piece 1"]
     assert errors(part) == ["no space left"]
-    assert take_up_again(part) == 1  # a person says so
+    assert requeue_interrupted(part) == 1  # a person says so
     assert len(stage.work_off(part, lambda work: {"value": 0.0})) == 2
 
 

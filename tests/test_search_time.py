@@ -17,22 +17,22 @@ import torch
 from benchbench.cli.commands import search_words
 from benchbench.core import records as rec
 from benchbench.core.errors import CheckpointError, UsageError
-from benchbench.core.search_result import Found
+from benchbench.core.search_result import SearchOutcome
 from benchbench.report import render_search
 from benchbench.search import phases as search_phases
 from benchbench.search import run as search_run
 from benchbench.search import space, stage
 from benchbench.search import trial as search_trial
 from benchbench.search.budget import parse_budget
-from benchbench.search.feasibility import BudgetError, at_least, refuse_the_impossible
-from benchbench.search.phases import PARTS, Job, Worker
-from benchbench.search.problem import Task
-from benchbench.search.request import Asked
+from benchbench.search.feasibility import BudgetError, at_least, check_feasible
+from benchbench.search.phases import PARTS, SearchJob, Worker
+from benchbench.search.problem import SearchProblem
+from benchbench.search.request import SearchRequest
 from benchbench.search.space import Config
-from benchbench.search.storage import open_storage, take_up_again
+from benchbench.search.storage import open_storage, requeue_interrupted
 from benchbench.search.trial import Evaluation, Trial, load_parent
 from benchbench.training.loop import train
-from benchbench.training.recipe import Budget as TrainBudget
+from benchbench.training.recipe import TrainingBudget as TrainBudget
 from benchbench.training.recipe import TrainRecipe
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
@@ -44,7 +44,7 @@ from tests.toy import SPEC, Tiny, use_toy_data
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 TIME_S = 240.0
-TASK = Task(
+TASK = SearchProblem(
     data="x",
     key="x",
     spatial=(64, 64, 64),
@@ -83,7 +83,7 @@ class Machine:
 
     def evaluate(
         self,
-        task: Task,
+        task: SearchProblem,
         config: Config,
         parent: object,
         trial: Trial,
@@ -119,7 +119,7 @@ class Machine:
 
 def worker(folder: Path, **changes: Any) -> Worker:
     plain: dict[str, Any] = {"name": "s", "task": TASK, "time_s": TIME_S, "low_steps": 20, "high_steps": 80}
-    job = Job(**(plain | {"before_s": 20.0, "reserve_s": 40.0} | changes))
+    job = SearchJob(**(plain | {"before_s": 20.0, "reserve_s": 40.0} | changes))
     storage = open_storage(f"sqlite:///{folder}/study.db")
     return Worker(job, folder, storage, index=0, shared=False, tell=lambda text: None)
 
@@ -175,7 +175,7 @@ def test_what_was_left_out_is_done_with_more_time(tmp_path: Path, monkeypatch: p
     machine.step_s = lambda elapsed: 0.02
     machine.look_s = 0.1
     for part in ("s", *(f"s/{name}" for name in PARTS)):
-        take_up_again(stage.open_stage(first.storage, part) if part != "s" else first.study)
+        requeue_interrupted(stage.open_stage(first.storage, part) if part != "s" else first.study)
     more = worker(tmp_path, time_s=4 * TIME_S, trials=12)
     more.run()
     assert more.left_out() == []
@@ -216,8 +216,8 @@ def test_the_parts_share_what_measuring_leaves() -> None:
     assert worker_job().part_s(shares) == pytest.approx(shares * TIME_S)
 
 
-def worker_job(**changes: Any) -> Job:
-    return Job(name="s", task=TASK, time_s=TIME_S, low_steps=1, high_steps=4, **changes)
+def worker_job(**changes: Any) -> SearchJob:
+    return SearchJob(name="s", task=TASK, time_s=TIME_S, low_steps=1, high_steps=4, **changes)
 
 
 # -- a training of steps has seconds, too
@@ -245,10 +245,10 @@ def test_a_training_of_steps_ends_after_its_seconds(tmp_path: Path, monkeypatch:
 def measurable(elapsed: float, *, leisure: bool = False) -> tuple[list[str], list[str]]:
     """Which of three finalists are measured, and what is said to be left out."""
     one = object.__new__(search_run._Search)
-    one.asked, one._at_leisure, one._left_out = Asked(budget=parse_budget([]), time_s=TIME_S), leisure, []
+    one.asked, one._at_leisure, one._left_out = SearchRequest(budget=parse_budget([]), time_s=TIME_S), leisure, []
     config = rec.to_json(space.PUBLISHED)
     finals = {
-        key: [stage.Done(label=key, what={"config": config}, result={"dice": dice, "test_s": 2.0})]
+        key: [stage.TrainingResult(label=key, what={"config": config}, result={"dice": dice, "test_s": 2.0})]
         for key, dice in (("a", 0.7), ("b", 0.9), ("c", 0.8))
     }
     at: Any = SimpleNamespace(job=worker_job(before_s=36.0, reserve_s=40.0), elapsed=lambda: elapsed, controls_s=0.0)
@@ -268,7 +268,7 @@ def test_what_was_left_out_stands_on_the_page_and_in_the_terminal() -> None:
     found = json.loads(searched(left_out=["the finalist slim_unetr-0123ab"]))
     text = "Left out, for the 30 min of the search were too short: the finalist slim_unetr-0123ab."
     assert text in render_search(found)
-    assert text[0].lower() + text[1:-1] in search_words.lines(Found(folder=Path("x"), summary=found))
+    assert text[0].lower() + text[1:-1] in search_words.lines(SearchOutcome(folder=Path("x"), summary=found))
     assert "Left out" not in render_search(json.loads(searched()))
 
 
@@ -296,10 +296,10 @@ def timed(*values: float, ci95: tuple[float, float] | None = None, status: str =
 def test_only_a_time_that_is_sure_refuses_a_budget(record: rec.Record, refused: bool) -> None:
     of = dataclasses.replace(TASK, budget=parse_budget(["50ms"]))
     if not refused:
-        refuse_the_impossible(of, at_least(record, "infer"))
+        check_feasible(of, at_least(record, "infer"))
         return
     with pytest.raises(BudgetError, match="latency of one patch of the smallest one is at least 5 s"):
-        refuse_the_impossible(of, at_least(record, "infer"))
+        check_feasible(of, at_least(record, "infer"))
 
 
 @pytest.fixture
@@ -307,7 +307,7 @@ def until_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[
     """A search that is stopped where it would measure; returns what it has told by then."""
     monkeypatch.setenv("BENCHBENCH_CACHE", str(tmp_path / "cache"))
     folder = decathlon(tmp_path / "Task99_Boxes", count=12, sides=(32, 32, 32))
-    monkeypatch.setattr(search_run.preview, "networks", lambda task, folder: [])
+    monkeypatch.setattr(search_run.search_plan, "networks", lambda task, folder: [])
 
     def run(**changes: Any) -> list[str]:
         lines: list[str] = []
@@ -315,8 +315,8 @@ def until_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[
         def stop(*_: object, **more: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(search_run.runner, "run", stop)
-        asked = Asked(**({"budget": parse_budget(["2GB", "50ms"]), "data": str(folder)} | changes))
+        monkeypatch.setattr(search_run.runner_run, "run", stop)
+        asked = SearchRequest(**({"budget": parse_budget(["2GB", "50ms"]), "data": str(folder)} | changes))
         with pytest.raises(KeyboardInterrupt):
             search_run.search(asked, tmp_path / "out", plan=lines.extend)
         return lines

@@ -198,18 +198,18 @@ def test_a_database_that_stays_away_ends_a_search_clearly(server: Server, url: s
     server.stop()
     try:
         with pytest.raises(StoreError, match=r"has been away for 2 s .*everything told to it is kept: run the same"):
-            stage.queue(part, [stage.Work(label="x", what={})])
+            stage.queue(part, [stage.QueuedTraining(label="x", what={})])
     finally:
         server.start()
     part = stage.open_stage(open_storage(url), "away")
-    stage.queue(part, [stage.Work(label="x", what={})])
+    stage.queue(part, [stage.QueuedTraining(label="x", what={})])
     assert [one.label for one in stage.work_off(part, lambda work: {"value": 1.0})] == ["x"]
 
 
 @needs_postgres
 def test_who_wants_to_leave_waits_for_no_database(url: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     part = stage.open_stage(open_storage(url), "left")
-    stage.queue(part, [stage.Work(label="x", what={})])
+    stage.queue(part, [stage.QueuedTraining(label="x", what={})])
 
     waits: list[str] = []
 

@@ -14,9 +14,9 @@ from benchbench.data.plan import plan_from_json, plan_to_json
 from benchbench.report import paired_dice
 from benchbench.report.figures import training
 from benchbench.runner import cell_cost
-from benchbench.runner.calibration_journal import Journal
+from benchbench.runner.calibration_journal import CalibrationJournal
 from benchbench.runner.schedule import JOURNAL
-from benchbench.runner.schedule import Journal as Turns
+from benchbench.runner.schedule import RunJournal as Turns
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 from tests.report_examples import finished
@@ -62,7 +62,7 @@ def test_every_sidecar_comes_back_with_its_values(path):
 )
 def test_every_journal_of_a_calibration_comes_back_with_its_values(path):
     rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
-    found = Journal(path)
+    found = CalibrationJournal(path)
     assert sum(map(len, found.known.values())) == sum("seconds" in row for row in rows)
     for row in rows:
         if "call" in row:
@@ -193,7 +193,7 @@ def test_toml_that_no_json_could_say_is_one_line(tmp_path, text):
 def test_a_journal_with_a_wrong_line_is_refused(tmp_path, row):
     (tmp_path / "a.ndjson").write_text(f'{{"identity": "one"}}\n{row}\n')
     with pytest.raises(StoreError, match="cannot use the journal") as error:
-        Journal(tmp_path / "a.ndjson", "one")
+        CalibrationJournal(tmp_path / "a.ndjson", "one")
     assert "\n" not in str(error.value)
 
 

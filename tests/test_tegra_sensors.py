@@ -254,7 +254,7 @@ def test_a_boards_out_of_memory_that_comes_as_an_assertion_of_nvml_is_oom(monkey
 def test_set_clocks_off_a_jetson_ends_with_a_line_before_anything_is_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jetson_clocks.tegra, "detect", lambda root: None)
+    monkeypatch.setattr(jetson_clocks.jetson, "detect", lambda root: None)
     out = tmp_path / "out"
     code = cli_main.main(["run", "--models", "slim_unetr", "--device", "cpu", "--set-clocks", "--out", str(out)])
     assert code == 2

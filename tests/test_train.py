@@ -18,8 +18,8 @@ from benchbench.core.errors import CheckpointError, DataError, UsageError
 from benchbench.training import evaluate as training_evaluate
 from benchbench.training.loop import TrainResult, train
 from benchbench.training.losses import dice_bce, make_loss, set_prior
-from benchbench.training.patch_loader import Feed, Held, cut, hold, patch_middle
-from benchbench.training.recipe import Budget, TrainRecipe, parse_budget, rate
+from benchbench.training.patch_loader import CachedCase, PatchLoader, cut, hold, patch_middle
+from benchbench.training.recipe import TrainingBudget, TrainRecipe, parse_budget, rate
 from benchbench.zoo.checkpoint import load_weights, read_sidecar
 from tests.toy import SHAPE, SPEC, Tiny, use_toy_data
 
@@ -30,7 +30,7 @@ def toy_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def recipe(steps: int = 6, **changes: Any) -> TrainRecipe:
-    usual = {"data": "toy", "patch": (16, 16, 16), "budget": Budget(steps=steps), "lr": 1e-2, "bf16": False}
+    usual = {"data": "toy", "patch": (16, 16, 16), "budget": TrainingBudget(steps=steps), "lr": 1e-2, "bf16": False}
     return TrainRecipe(**(usual | {"validations": 0, "threads": 1, "augment": False} | changes))
 
 
@@ -110,26 +110,26 @@ def test_sidecar_tells_recipe_budget_and_curve(tmp_path: Path) -> None:
 
 
 def test_time_budget_ends_the_training_early(tmp_path: Path) -> None:
-    result = run(tmp_path / "toy.safetensors", recipe(budget=Budget(seconds=0.05)))
+    result = run(tmp_path / "toy.safetensors", recipe(budget=TrainingBudget(seconds=0.05)))
     assert result.steps >= 1
     assert result.checkpoint.train["budget"] == "0.05 s"
 
 
 def test_epochs_are_counted_in_cases(tmp_path: Path) -> None:
-    assert run(tmp_path / "toy.safetensors", recipe(budget=Budget(epochs=2), batch=4)).steps == 4  # 6 cases
+    assert run(tmp_path / "toy.safetensors", recipe(budget=TrainingBudget(epochs=2), batch=4)).steps == 4  # 6 cases
 
 
 @pytest.mark.parametrize(
     ("text", "budget"),
     [
-        ("20min", Budget(seconds=1200)),
-        ("90s", Budget(seconds=90)),
-        ("1000steps", Budget(steps=1000)),
-        ("1 step", Budget(steps=1)),
-        ("300epochs", Budget(epochs=300)),
+        ("20min", TrainingBudget(seconds=1200)),
+        ("90s", TrainingBudget(seconds=90)),
+        ("1000steps", TrainingBudget(steps=1000)),
+        ("1 step", TrainingBudget(steps=1)),
+        ("300epochs", TrainingBudget(epochs=300)),
     ],
 )
-def test_budgets(text: str, budget: Budget) -> None:
+def test_budgets(text: str, budget: TrainingBudget) -> None:
     assert parse_budget(text) == budget
 
 
@@ -252,7 +252,7 @@ def test_a_batch_follows_from_seed_step_and_process(augment: bool) -> None:
     plan = data.get_plan("toy")
 
     def batch(process: int = 0, step: int = 3, seed: int = 0) -> Tensor:
-        feed = Feed(plan, recipe(seed=seed, augment=augment, batch=2), process=process)
+        feed = PatchLoader(plan, recipe(seed=seed, augment=augment, batch=2), process=process)
         found = feed.batch(step, (16, 16, 16))
         assert found.image.shape == (2, 4, 16, 16, 16)
         assert found.target.shape == (2, 3, 16, 16, 16)
@@ -266,7 +266,7 @@ def test_a_batch_follows_from_seed_step_and_process(augment: bool) -> None:
 
 
 def test_the_next_batch_is_made_meanwhile_and_is_the_same() -> None:
-    feed = Feed(data.get_plan("toy"), recipe(augment=True))
+    feed = PatchLoader(data.get_plan("toy"), recipe(augment=True))
     feed.batch(0, (16, 16, 16), following=(16, 16, 16))
     ahead = feed.batch(1, (16, 16, 16)).image
     assert torch.equal(ahead, feed.make(1, (16, 16, 16)).image)
@@ -276,7 +276,7 @@ def test_the_next_batch_is_made_meanwhile_and_is_the_same() -> None:
 
 
 def test_memory_holds_as_many_cases_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    feed = Feed(data.get_plan("toy"), recipe())
+    feed = PatchLoader(data.get_plan("toy"), recipe())
     feed._room_bytes = 40_000  # of some 15 kB each
     for step in range(20):
         feed.make(step, (8, 8, 8))
@@ -321,12 +321,12 @@ def test_a_full_disk_leaves_the_last_one_whole(tmp_path: Path, monkeypatch: pyte
     monkeypatch.undo()
 
 
-class Turned(Feed):
+class Turned(PatchLoader):
     """A feed of one case in which each voxel knows its place along the second axis, label and image alike."""
 
     sides = (40, 71, 38)
 
-    def _case(self, index: int) -> Held:
+    def _case(self, index: int) -> CachedCase:
         places = np.broadcast_to(np.arange(self.sides[1])[None, :, None], self.sides) + 1
         image = np.repeat(places[None].astype(np.float32), 4, axis=0)
         case = data.Case(id="x", image=image, label=places.astype(np.uint8).copy(), affine=np.eye(4))
@@ -362,7 +362,7 @@ def test_an_augmented_label_lies_over_its_image(patch: tuple[int, int, int]) -> 
 
 
 def test_a_patch_larger_than_its_volume_is_zero_around_it() -> None:
-    feed = Feed(data.get_plan("toy"), recipe(augment=True, patch=(32, 32, 32), batch=12))
+    feed = PatchLoader(data.get_plan("toy"), recipe(augment=True, patch=(32, 32, 32), batch=12))
     image = feed.make(0, (32, 32, 32)).image
     low = [(32 - side) // 2 - 3 for side in SHAPE]  # two voxels around, and one where the sides are odd
     inner = image[:, :, low[0] : -low[0], low[1] : -low[1], low[2] : -low[2]]

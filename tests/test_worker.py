@@ -187,7 +187,7 @@ def test_rounding_is_no_change():
 def test_a_change_of_state_is_named_even_where_the_sum_stays():
     module = nn.BatchNorm3d(4)
     module.running_mean.copy_(torch.arange(4.0))
-    state = output_check.State.of(module)
+    state = output_check.TensorChecksums.of(module)
     assert state.changed(module) == []
     module.running_mean.copy_(torch.tensor([3.0, 2.0, 1.0, 0.0]))
     assert state.changed(module) == ["running_mean"]

@@ -34,7 +34,7 @@ from benchbench.core.errors import (
 )
 
 if TYPE_CHECKING:
-    from benchbench.runner.run import Outcome
+    from benchbench.runner.run import RunResult
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -163,7 +163,7 @@ def _run(options: argparse.Namespace) -> int:
     from benchbench.runner import plan as runner_plan
     from benchbench.runner import run as runner_run
 
-    request = runner_plan.Request(
+    request = runner_plan.RunRequest(
         models=options.models,
         in_channels=options.in_channels,
         out_channels=options.out_channels,
@@ -243,7 +243,7 @@ def _what_is_kept(out: Path) -> str:
     return "nothing was finished yet: the same command begins anew"
 
 
-def _print_outcome(outcome: Outcome, options: argparse.Namespace, page: Path | None) -> None:
+def _print_outcome(outcome: RunResult, options: argparse.Namespace, page: Path | None) -> None:
     from benchbench import report
     from benchbench.cli.commands import tables as commands_tables
     from benchbench.core.units import format_duration
@@ -358,7 +358,7 @@ def _train(options: argparse.Namespace) -> int:
     from benchbench.training import run as training_run
 
     own = ("lr", "patch_schedule", "threads", "weight_decay", "warmup", "ema", "clip", "loss", "optimizer", "schedule")
-    asked = training_run.Asked(
+    asked = training_run.TrainRequest(
         model=options.model,
         data=options.data,
         budget=options.budget,
@@ -390,7 +390,7 @@ def _train(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return EXIT_INTERRUPTED
-    if training_run.leads():
+    if training_run.is_main_process():
         print("\n".join(training.lines(result, out)))
     return EXIT_OK
 
@@ -448,7 +448,7 @@ def _search(options: argparse.Namespace) -> int:
     from benchbench.search import run as search_run
     from benchbench.search.budget import parse_budget
     from benchbench.search.feasibility import BudgetError
-    from benchbench.search.request import JOB, Asked, resumed
+    from benchbench.search.request import JOB, SearchRequest, resumed
 
     changed = {"time_s": options.time, "workers": options.workers, "threads": options.threads}
     if options.resume:
@@ -459,11 +459,9 @@ def _search(options: argparse.Namespace) -> int:
         out = options.out or _new_folder("search")
         patch = tuple(options.spatial) if options.spatial else None
         parent = (
-            Path(options.parent)
-            if options.parent
-            else search_run.parent_that_comes_along(options.data, options.fold, patch)
+            Path(options.parent) if options.parent else search_run.bundled_parent(options.data, options.fold, patch)
         )
-        asked = Asked(
+        asked = SearchRequest(
             budget=parse_budget(options.budget),
             data=options.data,
             device=options.device,
@@ -521,7 +519,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         if options.dtype != "fp32":  # the trace casts as the processor does
             raise UsageError(f"--dtype {options.dtype} cannot be calibrated on a GPU yet: take --dtype fp32")
     count = options.threads or (cpu.usable_cores() if options.device == "cpu" else None)
-    cpu.keep_to(cpu.cores_for(count))
+    cpu.set_affinity(cpu.cores_for(count))
     name = f"{options.device}{f'-{count}-threads' if count else ''}-{options.dtype}"
     out = options.out or CALIBRATIONS / f"{name}.toml"
     if out.suffix != ".toml":

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchbench.compress.channel_tracer import Follower, Quick
+from benchbench.compress.channel_tracer import ChannelTracer, Quick
 from benchbench.compress.operator_rules import RULES
 from benchbench.core.errors import ShapeError, UsageError, first_line
 from benchbench.measure.flops.graph import copied, graph_settings
@@ -34,7 +34,7 @@ _UNLIKE = 7  # numbers of channels that are removed to try, before they repeat
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
-class Place:
+class WeightIndex:
     """Where a channel lies in one parameter or buffer."""
 
     name: str
@@ -43,11 +43,11 @@ class Place:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class PrunableLayer:
     """Channels among which one may choose: those of one axis, and of all that it is tied to."""
 
     name: str  # of the first weight that holds them
-    channels: tuple[tuple[Place, ...], ...]  # of each channel, every place
+    channels: tuple[tuple[WeightIndex, ...], ...]  # of each channel, every place
     mixed: bool  # whether a norm or sum takes them together: then a channel of zeros is not the same as none
     multiplied: bool = False  # whether they are multiplied with each other, as queries and keys are
 
@@ -61,7 +61,7 @@ class Layer:
 class Structure:
     """The channels of a network that may be removed."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[PrunableLayer, ...]
     frozen: int  # channels that may not: the outputs, and what the network's code holds fixed
     reads: frozenset[tuple[str, int]] = frozenset()  # (weight, axis) that sum over channels
     makes: frozenset[tuple[str, int]] = frozenset()  # (weight, axis) along which channels begin
@@ -96,10 +96,10 @@ def find_structure(model: nn.Module, shape: Sequence[int]) -> Structure:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
+class _Traced:
     """A network that was followed."""
 
-    follower: Follower
+    follower: ChannelTracer
     model: nn.Module  # that it was done with: a copy, on `meta` if it runs there
     runs: tuple[tuple[bool, Tensor], ...]  # (training, input) of forwards with unlike outputs
 
@@ -114,7 +114,7 @@ def _on_meta(model: nn.Module) -> nn.Module:
     return copied(model, memo)
 
 
-def _follow_with_values(model: nn.Module, shape: Sequence[int]) -> _Seen:
+def _follow_with_values(model: nn.Module, shape: Sequence[int]) -> _Traced:
     try:
         return _follow(copied(model), shape)
     except Exception as error:  # whatever its forward raises
@@ -122,12 +122,12 @@ def _follow_with_values(model: nn.Module, shape: Sequence[int]) -> _Seen:
         raise UsageError(f"its channels cannot be followed, since a forward of it fails: {why}") from error
 
 
-def _follow(model: nn.Module, shape: Sequence[int]) -> _Seen:
+def _follow(model: nn.Module, shape: Sequence[int]) -> _Traced:
     """Through a forward as it is used, and one as it is trained: some have outputs for training alone."""
     held = dict(model.named_parameters()) | dict(model.named_buffers())
     device = next((value.device for value in held.values()), torch.device("cpu"))
     x = torch.zeros(tuple(shape), device=device)
-    follower = Follower(held, RULES)
+    follower = ChannelTracer(held, RULES)
     with follower:
         used = zoo_logits.tensors(model.eval()(x))
         batch = x
@@ -140,15 +140,15 @@ def _follow(model: nn.Module, shape: Sequence[int]) -> _Seen:
         if (numbers := follower.of(value)) is not None:
             follower.forest.freeze(numbers.numpy())
     alike = [value.shape[1:] for value in trained] == [value.shape[1:] for value in used]
-    return _Seen(follower=follower, model=model, runs=((False, x),) if alike else ((False, x), (True, batch)))
+    return _Traced(follower=follower, model=model, runs=((False, x),) if alike else ((False, x), (True, batch)))
 
 
-def _structure(follower: Follower) -> Structure:
+def _structure(follower: ChannelTracer) -> Structure:
     forest = follower.forest
     frozen = {forest.find(one) for one in forest.frozen}
     mixed = {forest.find(one) for one in forest.mixed}
     multiplied = {forest.find(one) for one in forest.multiplied}
-    places: dict[int, list[Place]] = {}
+    places: dict[int, list[WeightIndex]] = {}
     beside: dict[int, int] = {}  # channel -> a channel of its layer
 
     def layer_of(one: int) -> int:
@@ -161,7 +161,7 @@ def _structure(follower: Follower) -> Structure:
     for (name, axis), channels in sorted(follower.places.items()):
         for index, channel in enumerate(channels.tolist()):
             if channel >= 0:
-                places.setdefault(forest.find(channel), []).append(Place(name, axis, index))
+                places.setdefault(forest.find(channel), []).append(WeightIndex(name, axis, index))
     held_in = {root: tuple(sorted((p.name, p.axis) for p in own)) for root, own in places.items()}
     for roots in _by_axis(places).values():
         first: dict[Any, int] = {}  # one of each kind: two layers may lie in one axis, after a concatenation
@@ -173,7 +173,7 @@ def _structure(follower: Follower) -> Structure:
         if root not in frozen:
             layers.setdefault(layer_of(root), []).append(root)
     made = [
-        Layer(
+        PrunableLayer(
             name=min(place.name for place in places[roots[0]]),
             channels=tuple(tuple(places[root]) for root in sorted(roots, key=lambda root: places[root][0])),
             mixed=any(root in mixed for root in roots),
@@ -191,7 +191,7 @@ def _structure(follower: Follower) -> Structure:
     )
 
 
-def _by_axis(places: Mapping[int, Sequence[Place]]) -> dict[tuple[str, int], list[int]]:
+def _by_axis(places: Mapping[int, Sequence[WeightIndex]]) -> dict[tuple[str, int], list[int]]:
     """(name, axis) -> the channels along it, in order."""
     found: dict[tuple[str, int], dict[int, int]] = {}
     for root, own in places.items():
@@ -200,11 +200,11 @@ def _by_axis(places: Mapping[int, Sequence[Place]]) -> dict[tuple[str, int], lis
     return {key: list(dict.fromkeys(own[index] for index in sorted(own))) for key, own in found.items()}
 
 
-def _without_what_is_held(seen: _Seen, found: Structure) -> Structure:
+def _without_what_is_held(seen: _Traced, found: Structure) -> Structure:
     """The structure without layers whose width the network's own code has as a number: it fails without a channel."""
     shapes = shapes_of(seen.model)
 
-    def works(layers: Sequence[Layer]) -> bool:
+    def works(layers: Sequence[PrunableLayer]) -> bool:
         """Without some channels of each, unlike numbers since code may hold two widths equal; and without half."""
         some = [range(1 + n % min(layer.width - 1, _UNLIKE)) for n, layer in enumerate(layers)]
         half = [range(layer.width // 2) for layer in layers]
@@ -221,7 +221,7 @@ def _without_what_is_held(seen: _Seen, found: Structure) -> Structure:
                 return False
         return True
 
-    def free(layers: Sequence[Layer]) -> list[Layer]:
+    def free(layers: Sequence[PrunableLayer]) -> list[PrunableLayer]:
         if not layers or works(layers):
             return list(layers)
         half = len(layers) // 2
@@ -237,7 +237,9 @@ def _without_what_is_held(seen: _Seen, found: Structure) -> Structure:
     return dataclasses.replace(found, layers=tuple(kept), frozen=found.frozen + held)
 
 
-def _parts(layers: list[Layer], before: list[Layer], works: Callable[[Sequence[Layer]], bool]) -> Iterator[list[Layer]]:
+def _parts(
+    layers: list[PrunableLayer], before: list[PrunableLayer], works: Callable[[Sequence[PrunableLayer]], bool]
+) -> Iterator[list[PrunableLayer]]:
     """Those of some layers that also work beside others: all at once, or one by one."""
     if works([*before, *layers]):
         yield layers
@@ -253,7 +255,7 @@ Keep = dict[tuple[str, int], Tensor]
 
 
 def keep_indices(
-    layers: Sequence[Layer], removed: Sequence[Collection[int]], shapes: Mapping[str, Sequence[int]]
+    layers: Sequence[PrunableLayer], removed: Sequence[Collection[int]], shapes: Mapping[str, Sequence[int]]
 ) -> Keep:
     """(name, axis) -> the indices that stay, for every axis that loses something.
 

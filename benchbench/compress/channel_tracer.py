@@ -23,10 +23,10 @@ _GROUP_NORM = torch.ops.aten.native_group_norm.default
 _BATCH_NORM = torch.ops.aten.native_batch_norm.default
 
 #: (follower, operator, arguments, keywords, result): says where the numbers go.
-Rule = Callable[["Follower", Any, Sequence[Any], Mapping[str, Any], Any], None]
+Rule = Callable[["ChannelTracer", Any, Sequence[Any], Mapping[str, Any], Any], None]
 
 
-class Forest:
+class UnionFind:
     """Channels, which of them are one (union-find), and what is known of them."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Quick(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-class Follower(Quick):
+class ChannelTracer(Quick):
     """Inside, every operator hands its channels on; afterwards `places` has those of every weight's axes."""
 
     def __init__(self, held: Mapping[str, Tensor], rules: Mapping[Any, Rule]) -> None:
@@ -104,7 +104,7 @@ class Follower(Quick):
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.rules = rules
-        self.forest = Forest()
+        self.forest = UnionFind()
         self.places: dict[tuple[str, int], Channels] = {}  # (name, axis) -> channel of each index
         self.reads: set[tuple[str, int]] = set()  # axes of weights that sum over channels
         self.makes: set[tuple[str, int]] = set()  # axes of weights along which channels begin

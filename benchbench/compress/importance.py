@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from benchbench.compress.channel_groups import Layer, Place, Structure
+from benchbench.compress.channel_groups import PrunableLayer, Structure, WeightIndex
 from benchbench.core.errors import UsageError
 from benchbench.data import DataPlan
 from benchbench.training.losses import make_loss
-from benchbench.training.patch_loader import Feed
+from benchbench.training.patch_loader import PatchLoader
 from benchbench.training.recipe import TrainRecipe
 from benchbench.zoo import logits as zoo_logits
 
@@ -40,7 +40,7 @@ def of_training(plan: DataPlan, recipe: TrainRecipe, count: int) -> tuple[Batche
         recipe: of the training.
         count: of batches, its first ones; each is made when it is asked for.
     """
-    feed = Feed(plan, recipe)
+    feed = PatchLoader(plan, recipe)
     made = (feed.make(step, recipe.patch) for step in range(count))
     return ((one.image, one.target) for one in made), make_loss(recipe.loss, exclusive=plan.exclusive)
 
@@ -130,7 +130,7 @@ def taylor(model: nn.Module, structure: Structure, batches: Batches, loss: Loss)
     return [sum_ / count for sum_ in total]
 
 
-def _first_order(layer: Layer, structure: Structure, change: Mapping[str, Tensor]) -> Scores:
+def _first_order(layer: PrunableLayer, structure: Structure, change: Mapping[str, Tensor]) -> Scores:
     """What the loss changes by without each channel of a layer, in first order.
 
     The sum of weight x gradient over all weights that read the channel. Queries and keys are read by each other: what
@@ -147,7 +147,7 @@ def _first_order(layer: Layer, structure: Structure, change: Mapping[str, Tensor
 _Pairs = dict[tuple[str, int], list[tuple[int, int]]]  # (weight, axis) -> numbers of channels, and their indices there
 
 
-def _places(layer: Layer, wanted: Callable[[Place], bool]) -> _Pairs:
+def _places(layer: PrunableLayer, wanted: Callable[[WeightIndex], bool]) -> _Pairs:
     found: _Pairs = {}
     for number, channel in enumerate(layer.channels):
         for place in channel:
@@ -238,7 +238,7 @@ def choose(
     return removed
 
 
-def _globally(asked: Sequence[tuple[Layer, Scores]], ratio: float) -> list[int]:
+def _globally(asked: Sequence[tuple[PrunableLayer, Scores]], ratio: float) -> list[int]:
     """How many stay of each layer, where all channels are ranked together."""
     least = [-(-layer.width // 10) for layer, _ in asked]
     total = sum(layer.width for layer, _ in asked)

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from benchbench.compress.channel_tracer import (
     NONE,
     Channels,
-    Follower,
+    ChannelTracer,
     Numbers,
     Rule,
     as_list,
@@ -52,7 +52,7 @@ _PIECES = tuple(getattr(aten, name) for name in ("split", "split_with_sizes", "c
 
 
 @_rule(_MOVES)
-def _move(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _move(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     """Operators that move values: the numbers go along. Equal pieces of channels lose the same."""
     rest = _where(follower, func, args)
     if func.overloadpacket is aten.slice:
@@ -63,7 +63,7 @@ def _move(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[st
 
 
 def _steps(
-    follower: Follower, source: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+    follower: ChannelTracer, source: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> None:
     """Every second channel stays every second one only if the channels of a step go together."""
     numbers = follower.of(source)
@@ -82,7 +82,7 @@ class _Unreal(Exception):
     """An index without values."""
 
 
-def _where(follower: Follower, func: Any, args: Sequence[Any]) -> Sequence[Any]:
+def _where(follower: ChannelTracer, func: Any, args: Sequence[Any]) -> Sequence[Any]:
     """The arguments after the first. An index without values may be any, where channels do not vary along its axis.
 
     Raises:
@@ -108,7 +108,7 @@ def _is_unreal(one: Any) -> bool:
     return isinstance(one, Tensor) and one.is_meta
 
 
-def _pieces(follower: Follower, source: Any, axis: int, out: Sequence[Any]) -> None:
+def _pieces(follower: ChannelTracer, source: Any, axis: int, out: Sequence[Any]) -> None:
     numbers = follower.of(source)
     if numbers is None or not varies(numbers, axis):
         return
@@ -121,12 +121,12 @@ def _pieces(follower: Follower, source: Any, axis: int, out: Sequence[Any]) -> N
 
 
 @_rule(_COPIES)
-def _copy(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _copy(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     follower.move(args[0], lambda numbers: numbers, out)
 
 
 @_rule("view _unsafe_view reshape unflatten")
-def _view(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _view(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     """A new shape. An axis of channels that is split into heads stays a rectangle only if all heads lose the same."""
     source = args[0]
     if (numbers := follower.of(source)) is not None:
@@ -157,7 +157,7 @@ def _splits(before: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]
 
 
 @_rule("cat stack")
-def _cat(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _cat(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     parts = args[0]
     known = [follower.of(part) for part in parts]
     if all(numbers is None for numbers in known):
@@ -175,12 +175,12 @@ def _cat(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str
 
 
 @_rule("empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros new_ones new_full")
-def _fill(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _fill(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     """Values that do not come from their source, only its shape does."""
 
 
 @_rule("constant_pad_nd")
-def _pad(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _pad(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     if (numbers := follower.of(args[0])) is not None:
         follower.put(out, aten.constant_pad_nd(numbers, args[1], NONE))
 
@@ -190,7 +190,7 @@ def _pad(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str
     "elu_ neg exp abs sqrt rsqrt pow clamp clamp_min hardtanh hardtanh_ native_dropout softplus hardsigmoid erf "
     "mish reciprocal log dropout_"
 )
-def _each(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _each(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     follower.put(as_list(out)[0], follower.of(args[0]))
 
 
@@ -198,7 +198,7 @@ def _each(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[st
     "add add_ sub sub_ rsub mul mul_ div div_ maximum minimum where masked_fill masked_fill_ _prelu_kernel "
     "addcmul _safe_softmax_mask"
 )
-def _together(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _together(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     """Values that are combined one by one: their channels are one; one that is broadcast over channels is not."""
     shape = tuple(out.shape)
     values = [value for value in tree_leaves(args) if isinstance(value, Tensor)]
@@ -233,7 +233,7 @@ def _is_spread_over(numbers: Numbers, found: Numbers) -> bool:
 
 
 @_rule("convolution _convolution")
-def _convolution(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _convolution(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     x, weight, bias, transposed, groups = args[0], args[1], args[2], args[6], args[8]
     numbers, width = follower.of(x), out.shape[1]
     inputs = np.full(x.shape[1], NONE, np.int64) if numbers is None else follower.channels(numbers, 1)
@@ -257,7 +257,7 @@ def _convolution(follower: Follower, func: Any, args: Sequence[Any], kwargs: Map
     "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm "
     "_batch_norm_with_update _batch_norm_no_update"
 )
-def _batch_norm(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _batch_norm(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     if (numbers := follower.of(args[0])) is None:
         return
     channels = follower.channels(numbers, 1)
@@ -267,7 +267,7 @@ def _batch_norm(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapp
 
 
 @_rule("native_group_norm")
-def _group_norm(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _group_norm(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     numbers, groups = follower.of(args[0]), args[6]
     if numbers is None:
         return
@@ -283,7 +283,7 @@ def _group_norm(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapp
 
 
 @_rule("native_layer_norm")
-def _layer_norm(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _layer_norm(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     numbers, normed = follower.of(args[0]), args[1]
     if numbers is None:
         return
@@ -298,7 +298,7 @@ def _layer_norm(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapp
 
 
 @_rule("mm bmm addmm baddbmm mv addmv")
-def _product(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _product(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     bias = args[0] if func.overloadpacket in (aten.addmm, aten.baddbmm) else None
     a, b = args[1:3] if bias is not None else args[:2]
     if b.ndim < 2 or a.ndim < 2:
@@ -341,7 +341,7 @@ def _product(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping
 
 
 @_rule("_softmax _log_softmax _safe_softmax")
-def _softmax(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _softmax(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     numbers = follower.of(args[0])
     if numbers is not None and varies(numbers, args[1] % numbers.ndim):
         follower.forest.mix(numbers.numpy())
@@ -349,7 +349,7 @@ def _softmax(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping
 
 
 @_rule("mean sum amax amin max min var var_mean std linalg_vector_norm")
-def _reduce(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _reduce(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     """Over space a channel stays itself; over channels it becomes a value of none."""
     numbers = follower.of(args[0])
     if numbers is None:
@@ -372,7 +372,7 @@ def _reduce(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[
     "max_pool3d_with_indices avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d upsample_trilinear3d "
     "upsample_nearest3d _upsample_nearest_exact3d grid_sampler_3d max_pool3d adaptive_avg_pool3d"
 )
-def _resample(follower: Follower, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _resample(follower: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     value = as_list(out)[0]
     if (numbers := follower.of(args[0])) is not None:
         follower.put(value, spread(follower.channels(numbers, 1), value.shape, 1))

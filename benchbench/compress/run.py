@@ -28,8 +28,8 @@ from benchbench.core.results import held
 from benchbench.core.units import format_value
 from benchbench.measure.flops.graph import measure_cost
 from benchbench.training.evaluate import AccuracyError, measure_dice
-from benchbench.training.loop import Progress, Start, train
-from benchbench.training.recipe import Budget, TrainRecipe, default_batch
+from benchbench.training.loop import InitialWeights, Progress, train
+from benchbench.training.recipe import TrainingBudget, TrainRecipe, default_batch
 from benchbench.training.torch_runtime import threads
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint, classes
@@ -47,7 +47,7 @@ class Compression:
     model: str
     weights: Path
     recipe: PruneRecipe
-    finetune: Budget | None = None
+    finetune: TrainingBudget | None = None
     distil: float = 0.5  # share of the loss that comes from the network before, when it is trained on
     lr: float = 1e-3
     batch: int | None = None
@@ -248,7 +248,7 @@ def _plan(asked: Compression, info: checkpoint.CheckpointInfo) -> data.DataPlan 
     Raises:
         UsageError: it is needed, and not there; or it is another one.
     """
-    source = asked.data or (info.data if data.comes_along(info.data) else None)
+    source = asked.data or (info.data if data.is_bundled(info.data) else None)
     needs = [f"the criterion {asked.recipe.criterion} needs gradients"] if asked.recipe.criterion == "taylor" else []
     needs += ["--finetune trains"] if asked.finetune else []
     if source in (None, "none"):
@@ -259,7 +259,7 @@ def _plan(asked: Compression, info: checkpoint.CheckpointInfo) -> data.DataPlan 
             )
         return None
     fold = _fold(info)
-    plan = data.get_plan(str(source), fold=fold if asked.data and not data.comes_along(asked.data) else None)
+    plan = data.get_plan(str(source), fold=fold if asked.data and not data.is_bundled(asked.data) else None)
     own, its = (info.model.in_channels, info.model.out_channels), (plan.in_channels, plan.out_channels)
     if own != its:
         raise UsageError(
@@ -301,7 +301,7 @@ def _recipe(plan: data.DataPlan, info: checkpoint.CheckpointInfo, asked: Compres
     return TrainRecipe(
         data=plan.where,
         patch=info.spatial,  # type: ignore[arg-type]
-        budget=asked.finetune or Budget(steps=_GRADIENT_BATCHES),
+        budget=asked.finetune or TrainingBudget(steps=_GRADIENT_BATCHES),
         batch=asked.batch or default_batch(info.spatial),
         seed=asked.recipe.seed,
         lr=asked.lr,
@@ -345,7 +345,7 @@ def _train_on(
     progress: Progress | None,
 ) -> tuple[checkpoint.CheckpointInfo, bool]:
     """The checkpoint of the network that was trained on, and whether it was there before."""
-    start = Start(
+    start = InitialWeights(
         digest=hashlib.sha256(checkpoint.serialised(model.state_dict())).hexdigest(),
         cases=tuple(info.train.get("cases", ())),
         compression=done,

@@ -9,7 +9,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Kept(Generic[K, V]):
+class BoundedCache(Generic[K, V]):
     """Values by key up to a number of bytes; those beyond are made anew each time."""
 
     def __init__(self, *, most_bytes: float, size: Callable[[V], int]) -> None:

@@ -10,7 +10,7 @@ import sys
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
-def end_with_the_starter(starter: int | None = None) -> None:
+def exit_with_parent(starter: int | None = None) -> None:
     """The child's side: the system kills this process when the one that started it ends, however that ends.
 
     Args:

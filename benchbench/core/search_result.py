@@ -36,7 +36,7 @@ def ordered(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class SearchOutcome:
     """What came out."""
 
     folder: Path

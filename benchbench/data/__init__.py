@@ -46,7 +46,7 @@ def list_datasets() -> tuple[DataPlan, ...]:
     return tuple(_PLANS.values())
 
 
-def comes_along(name: str | None) -> bool:
+def is_bundled(name: str | None) -> bool:
     """Whether a data set is one of benchbench's own, and so wherever benchbench is."""
     return name in _PLANS
 

@@ -106,7 +106,7 @@ def cores_for(threads: int | None) -> tuple[int, ...]:
     return allowed[:threads] if threads and threads < len(allowed) else ()
 
 
-def keep_to(cores: Sequence[int]) -> None:
+def set_affinity(cores: Sequence[int]) -> None:
     """Bind this process to cores; before torch is imported, which starts as many threads as it may use cores.
 
     Args:

@@ -179,7 +179,7 @@ class Efficiency:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
+class CrossValidation:
     """How far forecasts were off, each of a network whose own calls were left out."""
 
     ratios: Mapping[str, float]  # forecast over measured
@@ -194,7 +194,7 @@ def check(
     timed: Mapping[str, Timed],
     measured: Mapping[str, float],
     roofs: Roofs | None = None,
-) -> Checked:
+) -> CrossValidation:
     """Forecast each network without its own calls, whoever makes them too, scaled by what the others show.
 
     Left out with it are those that make the calls which most of its time is in, such as its other sizes.
@@ -234,7 +234,7 @@ def check(
         logs[name] <= math.log(interval_factor([own for other, own in ratios.items() if other != name]))
         for name in ratios
     )
-    return Checked(
+    return CrossValidation(
         ratios=ratios,
         scale=statistics.median(scale_of(name, everything) for name in measured),
         interval=interval_factor(list(ratios.values())),

@@ -26,7 +26,7 @@ class LimitError(MemoryError):
     """The limit is below what the framework takes by itself."""
 
 
-class Limit:
+class MemoryLimit:
     """Keeps this process's resident memory below a limit, from its making on."""
 
     def __init__(self, limit_bytes: int, *, backend: str = "cpu", gpu: int = 0, file_bytes: int = 0) -> None:

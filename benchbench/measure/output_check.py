@@ -95,20 +95,20 @@ def _distance(now: Tensor, first: Tensor) -> float:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class State:
+class TensorChecksums:
     """Checksums of a network's parameters and buffers, by name."""
 
     sums: Mapping[str, tuple[float, float]]
 
     @classmethod
-    def of(cls, module: nn.Module) -> State:
+    def of(cls, module: nn.Module) -> TensorChecksums:
         """Of a network as it is now."""
         tensors = dict([*module.named_parameters(), *module.named_buffers()])
         return cls({name: _sums(tensor.detach()) for name, tensor in tensors.items()})
 
     def changed(self, module: nn.Module) -> list[str]:
         """Names of the tensors that are not what they were, and of those that have come or gone."""
-        now = State.of(module).sums
+        now = TensorChecksums.of(module).sums
         return [n for n in dict.fromkeys([*self.sums, *now]) if not _equal(self.sums.get(n), now.get(n))]
 
 

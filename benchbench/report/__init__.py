@@ -15,18 +15,18 @@ from benchbench.report.details import ReadArtifact
 from benchbench.report.page import folder_reader, render, write_report
 from benchbench.report.place import check_place
 from benchbench.report.search_page import render_search
-from benchbench.report.tables import Cell, Column, Row, Table, missing_dice, summary_rows, to_table
+from benchbench.report.tables import Column, Table, TableCell, TableRow, missing_dice, summary_rows, to_table
 from benchbench.report.writers import FORMATS, export
 
 __all__ = [
     "FORMATS",
     "SEARCH",
-    "Cell",
     "Column",
     "Group",
     "ReadArtifact",
-    "Row",
     "Table",
+    "TableCell",
+    "TableRow",
     "check_place",
     "export",
     "folder_reader",

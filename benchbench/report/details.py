@@ -17,7 +17,7 @@ from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.errors import StoreError
 from benchbench.report import layers, reliability
-from benchbench.report.tables import STATUS_TEXT, Row, measurement_cell
+from benchbench.report.tables import STATUS_TEXT, TableRow, measurement_cell
 
 #: Gives the content of an artifact, or raises StoreError with a line for the page (and no path of the machine).
 ReadArtifact = Callable[[rec.Artifact], bytes]
@@ -91,7 +91,7 @@ def picture_bytes(groups: Sequence[dict[str, Any]], read: ReadArtifact) -> int:
     return total
 
 
-def _network(row: Row, pictures: _Pictures, detail: Detail, seen: _Seen, letter: str) -> dict[str, Any]:
+def _network(row: TableRow, pictures: _Pictures, detail: Detail, seen: _Seen, letter: str) -> dict[str, Any]:
     record = row.record
     notes = [_compressed(record.recipe)] if record.recipe and "parent_sha256" in record.recipe else []
     table = None
@@ -194,7 +194,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _layer(layer: layers.Layer) -> dict[str, Any]:
+def _layer(layer: layers.LayerShare) -> dict[str, Any]:
     return {
         "module": layer.module or "(the network itself)",
         "kind": layer.kind.replace("_", " "),

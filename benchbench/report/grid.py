@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from typing import Literal
 
 from benchbench.core import units
-from benchbench.report.tables import Cell
+from benchbench.report.tables import TableCell
 
 #: Two figures this close agree to the digits that papers print.
 AGREES = 0.02
 #: What heads every column of compute, whatever the source called it.
 GMAC = "GMAC (2x = GFLOP)"
 
-NOTHING = Cell(text="-", note="not recorded")
+NOTHING = TableCell(text="-", note="not recorded")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class GridColumn:
     """One column; neighbours with the same `group` share a heading above theirs."""
 
     key: str
@@ -34,15 +34,15 @@ class Column:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class GridRow:
     """One network."""
 
     label: str  # the name in the paper, or the card's
     card: str  # the card's name where the label is another
-    cells: Mapping[str, Cell]  # by the key of the column; a key that is not there is a dash
+    cells: Mapping[str, TableCell]  # by the key of the column; a key that is not there is a dash
     status: str = "ok"
 
-    def cell(self, key: str) -> Cell:
+    def cell(self, key: str) -> TableCell:
         """The cell of a column."""
         return self.cells.get(key, NOTHING)
 
@@ -59,8 +59,8 @@ class Grid:
     key: str  # unique on the page
     title: str
     caption: str
-    columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
+    columns: tuple[GridColumn, ...]
+    lines: tuple[GridRow, ...]
     sorted_by: tuple[str, Literal["ascending", "descending"]] | None = None
     notes: tuple[str, ...] = ()
     cards: bool = False  # whether each line also names its network of the zoo

@@ -16,7 +16,7 @@ TOP = 12
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class LayerShare:
     """One module, or the rest of them."""
 
     module: str
@@ -31,7 +31,7 @@ class Layer:
 class Breakdown:
     """The heaviest modules, and the MACs by kind of operator."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerShare, ...]
     kinds: tuple[tuple[str, float], ...]  # (kind, share of the MACs), largest first
     parts: tuple[tuple[str, float, float], ...]  # (part of the network, share of the MACs, of the params)
     params: int
@@ -55,8 +55,8 @@ def breakdown(content: bytes, *, top: int = TOP) -> Breakdown:
         raise StoreError(f"the layer table cannot be read ({type(error).__name__}: {error})") from error
     params, macs = sum(m[2] for m in modules), sum(m[3] for m in modules)
 
-    def layer(name: str, kind: str, own_params: int, own_macs: int) -> Layer:
-        return Layer(
+    def layer(name: str, kind: str, own_params: int, own_macs: int) -> LayerShare:
+        return LayerShare(
             module=name,
             kind=kind,
             params=own_params,

@@ -33,8 +33,8 @@ from benchbench.report.tables import (
     COUNTER_LEGEND,
     ORIGIN_LEGEND,
     STATUS_TEXT,
-    Row,
     Table,
+    TableRow,
     headline,
     missing_dice,
     summary_rows,
@@ -331,7 +331,7 @@ def _group(
 
 
 def _drawings(
-    rows: Sequence[Row], main: str, prefix: str, budget: _Budget, read: ReadArtifact
+    rows: Sequence[TableRow], main: str, prefix: str, budget: _Budget, read: ReadArtifact
 ) -> list[figures_overview.Drawing]:
     """The figures of one set of conditions, the most telling first: where the page is full, the last give way.
 
@@ -376,7 +376,7 @@ def _trust_facts(
     return [(name, text) for name, text in pairs if text]
 
 
-def _disturbed(row: Row, main: str) -> str:
+def _disturbed(row: TableRow, main: str) -> str:
     """`2 of 5 processes disturbed`."""
     hit, of = reliability.disturbed(row.record), len(reliability.processes(row.record, main))
     return f"{hit} of {max(hit, of)} processes disturbed" if hit else ""
@@ -392,7 +392,7 @@ def _noise(rows: Sequence[conditions.Noise]) -> str:
     return f"half of the rows below {_percent(middle[0].spread)}, the largest {largest[1]}; all samples stand below"
 
 
-def _by(row: Row, main: str) -> tuple[bool, bool, float]:
+def _by(row: TableRow, main: str) -> tuple[bool, bool, float]:
     time = row.cells[main].value
     return (not row.usable, time is None, time or 0.0)
 
@@ -401,7 +401,7 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
-def _sort_values(row: Row) -> str:
+def _sort_values(row: TableRow) -> str:
     """The numbers of a row for the script, as JSON; a failed row has no latency to sort by."""
     values: dict[str, Any] = {k: c.value for k, c in row.cells.items() if row.usable or k in ("params", "macs")}
     return json.dumps(values | {"model": row.label}, sort_keys=True)

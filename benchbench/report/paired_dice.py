@@ -21,15 +21,17 @@ from benchbench.core.config import parse_json
 from benchbench.core.errors import StoreError
 from benchbench.report.compare import verdicts
 from benchbench.report.details import ReadArtifact, artifact_of
-from benchbench.report.grid import Column, Grid, Line
-from benchbench.report.tables import Cell, Row, valid
+from benchbench.report.grid import Grid, GridColumn, GridRow
+from benchbench.report.tables import TableCell, TableRow, valid
 
 _COLUMNS = (
-    Column(key="mean", title="Dice", help="mean over the cases that count for both"),
-    Column(key="difference", title="Against the best", help="mean difference, case by case, and its 95 % interval"),
-    Column(key="behind", title="Worse in", help="cases in which it is behind the best, of those that count for both"),
-    Column(key="p", title="p", help="Wilcoxon's signed-rank test, corrected for the number of networks (Holm)"),
-    Column(key="verdict", title="Verdict", help="worse: p is at most 0.05", kind="text"),
+    GridColumn(key="mean", title="Dice", help="mean over the cases that count for both"),
+    GridColumn(key="difference", title="Against the best", help="mean difference, case by case, and its 95 % interval"),
+    GridColumn(
+        key="behind", title="Worse in", help="cases in which it is behind the best, of those that count for both"
+    ),
+    GridColumn(key="p", title="p", help="Wilcoxon's signed-rank test, corrected for the number of networks (Holm)"),
+    GridColumn(key="verdict", title="Verdict", help="worse: p is at most 0.05", kind="text"),
 )
 
 
@@ -37,7 +39,7 @@ _COLUMNS = (
 class Pair:
     """A network against the best one."""
 
-    row: Row
+    row: TableRow
     values: tuple[float, ...]  # Dice of the cases that count for both
     differences: tuple[float, ...]  # to the best
     p: float | None  # not yet corrected; None: too few cases
@@ -77,7 +79,7 @@ def parse(content: bytes) -> dict[str, float]:
     return found
 
 
-def against_best(rows: Sequence[Row], read: ReadArtifact) -> tuple[Row, list[Pair]] | None:
+def against_best(rows: Sequence[TableRow], read: ReadArtifact) -> tuple[TableRow, list[Pair]] | None:
     """The row with the best mean, and every other one against it; None where no two rows have Dice of their cases."""
     found = {row.record.id: cases for row in rows if (cases := _of(row.record, read))}
     scored = [row for row in rows if row.record.id in found]
@@ -95,7 +97,7 @@ def _of(record: rec.Record, read: ReadArtifact) -> dict[str, float]:
     return {} if valid(record, "dice") is None else artifact_of(record, "cases", read, parse) or {}
 
 
-def _pair(row: Row, own: Mapping[str, float], best: Mapping[str, float]) -> Pair | None:
+def _pair(row: TableRow, own: Mapping[str, float], best: Mapping[str, float]) -> Pair | None:
     both = [case for case in own if case in best]
     if not both:
         return None
@@ -104,7 +106,7 @@ def _pair(row: Row, own: Mapping[str, float], best: Mapping[str, float]) -> Pair
     return Pair(row=row, values=tuple(own[case] for case in both), differences=differences, p=p)
 
 
-def grid(rows: Sequence[Row], read: ReadArtifact, *, key: str) -> Grid | None:
+def grid(rows: Sequence[TableRow], read: ReadArtifact, *, key: str) -> Grid | None:
     """A line for each network but the best, the nearest first; None where there is nothing to compare."""
     found = against_best(rows, read)
     if found is None:
@@ -127,7 +129,7 @@ def grid(rows: Sequence[Row], read: ReadArtifact, *, key: str) -> Grid | None:
     )
 
 
-def _line(pair: Pair, p: float | None) -> Line:
+def _line(pair: Pair, p: float | None) -> GridRow:
     dice = pair.row.record.get("dice")
     origin = dice.origin if dice else None
     mean, (low, high) = statistics.fmean(pair.values), pair.ci95
@@ -141,12 +143,12 @@ def _line(pair: Pair, p: float | None) -> Line:
     else:  # a few large differences the other way
         verdict = "worse by its ranks, not on average" if pair.ranks_lower else "better by its ranks, worse on average"
     cells = {
-        "mean": Cell(text=f"{mean:.3f}", origin=origin, value=mean),
-        "difference": Cell(
+        "mean": TableCell(text=f"{mean:.3f}", origin=origin, value=mean),
+        "difference": TableCell(
             text=f"{pair.mean:+.3f}", origin=origin, value=pair.mean, detail=f"{low:+.3f} to {high:+.3f}"
         ),
-        "behind": Cell(text=f"{behind} of {len(pair.values)}", origin=origin, value=behind / len(pair.values)),
-        "p": Cell(text=verdicts.p_text(p), value=p),
-        "verdict": Cell(text=verdict),
+        "behind": TableCell(text=f"{behind} of {len(pair.values)}", origin=origin, value=behind / len(pair.values)),
+        "p": TableCell(text=verdicts.p_text(p), value=p),
+        "verdict": TableCell(text=verdict),
     }
-    return Line(label=pair.row.label, card=pair.row.record.model.name, cells=cells, status=pair.row.record.status)
+    return GridRow(label=pair.row.label, card=pair.row.record.model.name, cells=cells, status=pair.row.record.status)

@@ -48,7 +48,7 @@ BASELINE = "slim_unetr"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class TableCell:
     """One value for a person, with the plain number beside it."""
 
     text: str  # `171 ms`, `at least 43 ms`, or `-`
@@ -71,12 +71,12 @@ class Column:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class TableRow:
     """One record."""
 
     record: rec.Record
     label: str  # tells apart two rows of one network
-    cells: Mapping[str, Cell]  # by the key of the column
+    cells: Mapping[str, TableCell]  # by the key of the column
 
     @property
     def usable(self) -> bool:
@@ -89,7 +89,7 @@ class Table:
     """Columns and rows; `rows[i].cells[columns[j].key]`."""
 
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
 
 _RANK = Column(key="rank", title="Rank", help="by time; rows that differ by no more than the noise floor, or 2 %, tie")
@@ -155,7 +155,7 @@ def summary_rows(
     origins: tuple[rec.Origin, ...] = ("measured", "predicted") if include_predicted else ("measured",)
     ranked = _ranks(records, floor or reliability.noise_floor(records), origins)
     rows = tuple(
-        Row(record=r, label=labels[r.id], cells=_cells(r, labels[r.id], baseline) | {"rank": ranked[r.id]})
+        TableRow(record=r, label=labels[r.id], cells=_cells(r, labels[r.id], baseline) | {"rank": ranked[r.id]})
         for r in records
     )
     columns = TRAIN_COLUMNS if headline(records) == "train_step_s" else COLUMNS
@@ -196,7 +196,7 @@ def _recipe(recipe: Mapping[str, object]) -> str:
 
 def _ranks(
     records: Sequence[rec.Record], floor: reliability.Floor | None, origins: Sequence[rec.Origin]
-) -> dict[str, Cell]:
+) -> dict[str, TableCell]:
     """Record id -> its rank.
 
     A prediction is no time, and gets none unless it is asked for; nor does a network whose Dice is of no use.
@@ -210,9 +210,11 @@ def _ranks(
             unsure = "unstable" if record.status == "unstable" else ""
             note = f"by {main}; within {reliability.percent(within)} rows tie"
             value = float(rank.rstrip("="))
-            cells[record.id] = Cell(text=rank, origin=timed[record.id].origin, value=value, qualifier=unsure, note=note)
+            cells[record.id] = TableCell(
+                text=rank, origin=timed[record.id].origin, value=value, qualifier=unsure, note=note
+            )
         else:
-            cells[record.id] = Cell(text="-", note=useless.get(record.id, "only a measured time has a rank"))
+            cells[record.id] = TableCell(text="-", note=useless.get(record.id, "only a measured time has a rank"))
     return cells
 
 
@@ -230,12 +232,12 @@ def fits_lines(record: rec.Record) -> list[str]:
     return lines
 
 
-def _cells(record: rec.Record, label: str, baseline: rec.Record | None) -> dict[str, Cell]:
+def _cells(record: rec.Record, label: str, baseline: rec.Record | None) -> dict[str, TableCell]:
     detail = "; ".join(fits_lines(record))
-    status = Cell(text=record.status, detail=detail, note=record.error or STATUS_TEXT[record.status])
+    status = TableCell(text=record.status, detail=detail, note=record.error or STATUS_TEXT[record.status])
     spatial = record.workload.spatial
-    patch = Cell(text=units.format_shape(spatial), value=math.prod(spatial))
-    cells = {"model": Cell(text=label), "status": status, "patch": patch}
+    patch = TableCell(text=units.format_shape(spatial), value=math.prod(spatial))
+    cells = {"model": TableCell(text=label), "status": status, "patch": patch}
     main = headline([record])
     for metric in ("params", "macs"):
         cells[metric] = measurement_cell(record.get(metric))
@@ -252,14 +254,14 @@ def _cells(record: rec.Record, label: str, baseline: rec.Record | None) -> dict[
     return cells
 
 
-def _step_rate(record: rec.Record) -> Cell:
+def _step_rate(record: rec.Record) -> TableCell:
     """Patches trained on per second, from the step and the batch."""
     step = finite(valid(record, "train_step_s"))
     if step is None or not step.value:
-        return Cell(text="-", note="needs a training step")
+        return TableCell(text="-", note="needs a training step")
     rate = record.workload.batch / step.value
     text = units.format_value(rate, "1/s")
-    return Cell(text=text, origin=step.origin, value=rate, note="batch / train_step_s")
+    return TableCell(text=text, origin=step.origin, value=rate, note="batch / train_step_s")
 
 
 def valid(record: rec.Record | None, metric: str) -> rec.Measurement | None:
@@ -272,20 +274,20 @@ def valid(record: rec.Record | None, metric: str) -> rec.Measurement | None:
     return record.get(metric)
 
 
-def measurement_cell(m: rec.Measurement | None) -> Cell:
+def measurement_cell(m: rec.Measurement | None) -> TableCell:
     """One measurement as a cell; `-` with the reason where there is no value."""
     if m is None:
-        return Cell(text="-", note="not recorded")
+        return TableCell(text="-", note="not recorded")
     if m.value is None:
-        return Cell(text="-", note=m.reason or "not recorded")
+        return TableCell(text="-", note=m.reason or "not recorded")
     if m.metric == "fits_in_memory" and m.origin == "predicted":
-        return Cell(text=fits_text(m), origin=m.origin, value=float(m.value), note=m.method)
+        return TableCell(text=fits_text(m), origin=m.origin, value=float(m.value), note=m.method)
     if finite(m) is None:
-        return Cell(text="-", note=f"the record holds {m.value}, which is no number")
+        return TableCell(text="-", note=f"the record holds {m.value}, which is no number")
     note = m.method + (f"; source: {m.source}" if m.source else "")
     span = range_text(m)
     qualifier = span if m.origin == "predicted" else ""
-    return Cell(
+    return TableCell(
         text=bounded_text(m), origin=m.origin, value=float(m.value), detail=span, qualifier=qualifier, note=note
     )
 
@@ -323,7 +325,7 @@ def _span(pair: tuple[float, float], unit: str) -> str:
     return f"{number if suffix and high.endswith(' ' + suffix) else low} to {high}"
 
 
-def memory_cell(record: rec.Record) -> Cell:
+def memory_cell(record: rec.Record) -> TableCell:
     """The measured peak; without one, the forecast of the tensors, labelled as the bound it is."""
     train = "train_" if record.workload.phase == "train" else ""
     peak, tensors = valid(record, f"{train}peak_memory_bytes"), record.get(f"{train}tensor_memory_bytes")
@@ -347,11 +349,11 @@ def fits_text(m: rec.Measurement) -> str:
     return "may fit" if m.value else "does not fit"
 
 
-def ratio_cell(own: rec.Measurement | None, base: rec.Measurement | None) -> Cell:
+def ratio_cell(own: rec.Measurement | None, base: rec.Measurement | None) -> TableCell:
     """One time as a multiple of the baseline's; what kind of ratio it is where the two are bounds."""
     own, base = finite(own), finite(base)
     if own is None or base is None or not own.value or not base.value:
-        return Cell(text="-", note=f"needs a time here and for {BASELINE}")
+        return TableCell(text="-", note=f"needs a time here and for {BASELINE}")
     ratio = own.value / base.value
     origin: rec.Origin = own.origin if own.origin == base.origin else "predicted"
     note = f"{own.metric} divided by that of {BASELINE}"
@@ -360,10 +362,10 @@ def ratio_cell(own: rec.Measurement | None, base: rec.Measurement | None) -> Cel
         of_bounds = "ratio of bounds"
         note += "; a ratio of two lower bounds is itself no bound"
     text = f"{units.significant(ratio)} x"
-    return Cell(text=text, origin=origin, value=ratio, detail=of_bounds, qualifier=of_bounds, note=note)
+    return TableCell(text=text, origin=origin, value=ratio, detail=of_bounds, qualifier=of_bounds, note=note)
 
 
-def _dice_cell(record: rec.Record) -> Cell:
+def _dice_cell(record: rec.Record) -> TableCell:
     dice = valid(record, "dice")
     cell = measurement_cell(dice)
     if dice is None or finite(dice) is None:

@@ -19,12 +19,12 @@ from benchbench.core import spreadsheet
 from benchbench.core.errors import StoreError, UsageError, unknown
 from benchbench.report import reliability
 from benchbench.report.audit.results import is_audit
-from benchbench.report.audit.tables import Audited, Metric, compute_grid, gather, parameter_grid
+from benchbench.report.audit.tables import AuditRow, Metric, compute_grid, gather, parameter_grid
 from benchbench.report.conditions import Group, group, input_text, is_semi_synthetic
 from benchbench.report.figures import volumes
-from benchbench.report.grid import Column, Grid, Line
+from benchbench.report.grid import Grid, GridColumn, GridRow
 from benchbench.report.slim_unetr_paper import published
-from benchbench.report.tables import COUNTER_LEGEND, ORIGIN_LEGEND, Cell, Table, bounded_text, summary_rows
+from benchbench.report.tables import COUNTER_LEGEND, ORIGIN_LEGEND, Table, TableCell, bounded_text, summary_rows
 
 ReadArtifact = Callable[[rec.Artifact], bytes]
 
@@ -173,7 +173,7 @@ def _values(record: rec.Record) -> dict[str, Any]:
     return values
 
 
-def audits_to_json(records: Sequence[rec.Record], parts: Sequence[Sequence[Audited]]) -> str:
+def audits_to_json(records: Sequence[rec.Record], parts: Sequence[Sequence[AuditRow]]) -> str:
     """As `to_json`; an audit has its checked content too, or null and a note that says why."""
     by_id = {one.record.id: one for part in parts for one in part}
     rows = []
@@ -185,14 +185,14 @@ def audits_to_json(records: Sequence[rec.Record], parts: Sequence[Sequence[Audit
     return _json(rows)
 
 
-def audits_to_csv(parts: Sequence[Sequence[Audited]]) -> str:
+def audits_to_csv(parts: Sequence[Sequence[AuditRow]]) -> str:
     """One line an audit: published, true and counted, in MACs and parameters, with the reasons."""
     rows = [_audit_row(one) for part in parts for one in part]
     header = list(dict.fromkeys(key for row in rows for key in row))
     return spreadsheet.to_csv(header, rows)
 
 
-def _audit_row(one: Audited) -> dict[str, Any]:
+def _audit_row(one: AuditRow) -> dict[str, Any]:
     record, paper = one.record, published.find(3, one.card)
     row: dict[str, Any] = {
         "model": record.model.name,
@@ -261,7 +261,7 @@ def _tables(records: Sequence[rec.Record]) -> list[tuple[Group, Table, reliabili
     return found
 
 
-def shown(key: str, cell: Cell) -> str:
+def shown(key: str, cell: TableCell) -> str:
     """A cell of one column as text; a rank goes without a letter."""
     if key == "rank" and cell.origin:
         return cell.text + (f" ({cell.qualifier})" if cell.qualifier else "")
@@ -295,7 +295,7 @@ def _comment(text: str) -> str:
     return f"% {' '.join(text.split())}"
 
 
-def audits_to_markdown(parts: Sequence[Sequence[Audited]]) -> str:
+def audits_to_markdown(parts: Sequence[Sequence[AuditRow]]) -> str:
     """The tables of compute and of parameters for each input."""
     blocks = [_md_grid(title, grid) for title, grid in _grids(parts)]
     return "\n".join([*blocks, f"{legend(counters=True)}\n"])
@@ -311,7 +311,7 @@ def _md_grid(title: str, grid: Grid) -> str:
     return "\n".join([*lines, "", _md(grid.caption)]) + "\n"
 
 
-def audits_to_latex(parts: Sequence[Sequence[Audited]]) -> str:
+def audits_to_latex(parts: Sequence[Sequence[AuditRow]]) -> str:
     r"""A `tabular` of compute and one of parameters for each input; needs `\usepackage{booktabs}`."""
     blocks = [_BOOKTABS, *(_tex_grid(title, grid) for title, grid in _grids(parts))]
     return "\n".join([*blocks, f"% {legend(counters=True)}\n"])
@@ -341,24 +341,24 @@ def _midrules(grid: Grid) -> list[str]:
     return [" ".join(rules)] if rules else []
 
 
-def _grids(parts: Sequence[Sequence[Audited]]) -> list[tuple[str, Grid]]:
+def _grids(parts: Sequence[Sequence[AuditRow]]) -> list[tuple[str, Grid]]:
     """Each table with a title that names its input."""
     grids = [(part, make(part)) for part in parts for make in (compute_grid, parameter_grid)]
     return [(f"{grid.title}, input {input_text(part[0].record)}", grid) for part, grid in grids]
 
 
-def _flat(column: Column) -> str:
+def _flat(column: GridColumn) -> str:
     """A heading that needs none above it: `thop` under `GMAC by` is `GMAC by thop`."""
     if column.group.endswith(" by"):
         return f"{column.group} {column.title}"
     return f"{column.title}, {column.group}" if column.group else column.title
 
 
-def _named(line: Line) -> str:
+def _named(line: GridRow) -> str:
     return line.label if line.status == "ok" else f"{line.label} ({line.status.replace('_', ' ')})"
 
 
-def lettered(cell: Cell) -> str:
+def lettered(cell: TableCell) -> str:
     """`171 ms [M]`, with what must stand beside the number; a failure with its reason."""
     if cell.origin is None:
         return f"{cell.text}: {cell.note}" if cell.text in rec.STATUSES and cell.text != "ok" else cell.text

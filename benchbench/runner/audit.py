@@ -21,7 +21,7 @@ from benchbench.core.results import Store
 from benchbench.core.units import format_shape
 from benchbench.devices.environment import environment
 from benchbench.measure.flops.audit import AuditResult
-from benchbench.runner.child_process import Death, talk
+from benchbench.runner.child_process import WorkerFailure, run_worker
 from benchbench.runner.worker import Job
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import classes
@@ -32,7 +32,7 @@ _LIMIT_S = {False: 30.0, True: 1200.0}  # for each network, counted without valu
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Audited:
+class AuditOutcome:
     """One network: its audit, or why there is none."""
 
     card: zoo_cards.Card
@@ -67,7 +67,7 @@ def run(
     trust: bool = False,
     out: Path | None = None,
     tell: Callable[[str], None] = lambda _: None,
-) -> list[Audited]:
+) -> list[AuditOutcome]:
     """Audit every network that is asked for.
 
     Args:
@@ -104,10 +104,10 @@ class _Kept:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._where = environment(None)
-        self._waiting: list[Audited] = []
+        self._waiting: list[AuditOutcome] = []
         self._any = False  # written
 
-    def __call__(self, row: Audited) -> None:
+    def __call__(self, row: AuditOutcome) -> None:
         if row.kind == "usage":
             return
         self._waiting.append(row)
@@ -136,9 +136,9 @@ def _all(
     jobs: Sequence[Job],
     full: bool,
     tell: Callable[[str], None],
-    keep: Callable[[Audited], None],
-) -> list[Audited]:
-    rows: list[Audited] = []
+    keep: Callable[[AuditOutcome], None],
+) -> list[AuditOutcome]:
+    rows: list[AuditOutcome] = []
     while len(rows) < len(jobs):
         done = len(rows)
         for row in _some(cards[done:], jobs[done:], full, tell):
@@ -155,7 +155,7 @@ def _all(
 
 def _some(
     cards: Sequence[zoo_cards.Card], jobs: Sequence[Job], full: bool, tell: Callable[[str], None]
-) -> Iterator[Audited]:
+) -> Iterator[AuditOutcome]:
     """The audits up to the first network that ends the child, each as soon as it is done."""
     request = {
         "task": "audit",
@@ -165,13 +165,13 @@ def _some(
     }
     done = 0
     start = time.monotonic()
-    for event in talk(request, limit_s=_START_S + _LIMIT_S[full] * len(jobs)):
+    for event in run_worker(request, limit_s=_START_S + _LIMIT_S[full] * len(jobs)):
         took = round(time.monotonic() - start, 3)
-        if isinstance(event, Death):
+        if isinstance(event, WorkerFailure):
             if done == len(jobs):  # all are known: how it ended says nothing of them
                 return
             error = f"while it was counted, {event.error.replace('; a longer one: --time-limit', '')}"
-            yield Audited(
+            yield AuditOutcome(
                 card=cards[done], job=jobs[done], kind="failed", error=error, traceback=event.stderr,
                 duration_s=took,
             )  # fmt: skip
@@ -182,12 +182,12 @@ def _some(
             continue
         if event["event"] == "audit":
             found = event["result"]
-            row = Audited(
+            row = AuditOutcome(
                 card=cards[done], job=jobs[done], result=AuditResult.from_json(found),
                 weightless=found["weightless"], duration_s=took,
             )  # fmt: skip
         elif event["event"] == "refused":
-            row = Audited(
+            row = AuditOutcome(
                 card=cards[done], job=jobs[done], kind=event["kind"], error=event["error"],
                 traceback=event.get("traceback"), duration_s=took,
             )  # fmt: skip
@@ -196,7 +196,9 @@ def _some(
         yield row
         done += 1
     if not done:  # else the same network would be tried for ever
-        yield Audited(card=cards[0], job=jobs[0], kind="failed", error="its process ended without a word while counted")
+        yield AuditOutcome(
+            card=cards[0], job=jobs[0], kind="failed", error="its process ended without a word while counted"
+        )
 
 
 def _published(card: zoo_cards.Card, job: Job) -> dict[str, float]:
@@ -206,7 +208,7 @@ def _published(card: zoo_cards.Card, job: Job) -> dict[str, float]:
     return {metric: float(value) for metric, value in wanted.items() if value is not None}
 
 
-def _record(row: Audited, store: Store, where: Mapping[str, Any]) -> rec.Record:
+def _record(row: AuditOutcome, store: Store, where: Mapping[str, Any]) -> rec.Record:
     job, artifacts = row.job, []
     found = list(row.result.measurements()) if row.result else []
     if row.result:
@@ -234,7 +236,7 @@ def _record(row: Audited, store: Store, where: Mapping[str, Any]) -> rec.Record:
     )
 
 
-def to_json(row: Audited) -> dict[str, Any]:
+def to_json(row: AuditOutcome) -> dict[str, Any]:
     """The audit as its artifact holds it; of a network without one, its name, input and the reason."""
     if row.result is not None:
         return row.result.to_json()

@@ -34,7 +34,7 @@ from benchbench.measure.memory import weights_bytes
 from benchbench.measure.operators import microbenchmarks, replay
 from benchbench.measure.operators.replay import Call
 from benchbench.runner import whole_networks
-from benchbench.runner.calibration_journal import Journal
+from benchbench.runner.calibration_journal import CalibrationJournal
 from benchbench.training.torch_runtime import threads
 from benchbench.zoo import cards as zoo_cards
 
@@ -170,7 +170,7 @@ def calibrate(
         times = out.with_suffix(".ndjson")
         if out.exists() and not times.exists():
             raise UsageError(f"{out} is there already and its times, {times.name}, are not: choose another --out")
-        journal = Journal(times, identity)
+        journal = CalibrationJournal(times, identity)
         with threads(setting.threads), _exact_fp32():
             _time(networks, setting, journal, time_s, progress)
         profile = fit(journal, setting, around, versions, out.stem)
@@ -179,7 +179,7 @@ def calibrate(
 
 
 def _time(
-    networks: Sequence[Network], setting: Setting, journal: Journal, time_s: float, progress: Progress | None
+    networks: Sequence[Network], setting: Setting, journal: CalibrationJournal, time_s: float, progress: Progress | None
 ) -> None:
     for roof in _roofs(setting):
         if roof.value:
@@ -220,7 +220,9 @@ class _Turn:
     take: Callable[[], float]
 
 
-def _turns(calls: Sequence[Call], networks: Sequence[Network], journal: Journal, setting: Setting) -> Iterator[_Turn]:
+def _turns(
+    calls: Sequence[Call], networks: Sequence[Network], journal: CalibrationJournal, setting: Setting
+) -> Iterator[_Turn]:
     """Calls, then networks, then both again; those left out that have their times already."""
 
     def open_still(key: str, wanted: int) -> bool:
@@ -287,7 +289,7 @@ def _time_network(network: Network, setting: Setting) -> float:
     )
 
 
-def checked(journal: Journal) -> tuple[latency_model.Efficiency, latency_model.Checked]:
+def checked(journal: CalibrationJournal) -> tuple[latency_model.Efficiency, latency_model.CrossValidation]:
     """What a journal's times say of the device, and how far forecasts from them are off.
 
     Raises:
@@ -312,13 +314,13 @@ def checked(journal: Journal) -> tuple[latency_model.Efficiency, latency_model.C
         raise UsageError(f"{error}: give more --time{room}, the same command goes on{why}") from error
 
 
-def measured_of(journal: Journal) -> dict[str, float]:
+def measured_of(journal: CalibrationJournal) -> dict[str, float]:
     """Seconds of each network's forward."""
     return {name: min(journal.known[key]) for name, key in journal.network_keys.items() if key in journal.known}
 
 
 def fit(
-    journal: Journal, setting: Setting, around: Mapping[str, Any], versions: Mapping[str, str], name: str
+    journal: CalibrationJournal, setting: Setting, around: Mapping[str, Any], versions: Mapping[str, str], name: str
 ) -> Profile:
     """The profile of a journal's times.
 

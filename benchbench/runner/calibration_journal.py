@@ -35,7 +35,7 @@ class _Row:
     basics: tuple[str, ...] | None = None
 
 
-class Journal:
+class CalibrationJournal:
     """Times by the key of a call or of a network, and what these are."""
 
     def __init__(self, path: Path, identity: str | None = None) -> None:

@@ -27,7 +27,7 @@ _VMSTAT = Path("/proc/vmstat")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Death:
+class WorkerFailure:
     """A child that ended without saying so."""
 
     status: Literal["oom", "timeout", "failed"]
@@ -35,14 +35,14 @@ class Death:
     stderr: str
 
 
-def talk(
+def run_worker(
     request: Mapping[str, Any],
     *,
     limit_s: float,
     threads: int | None = None,
     on_start: Callable[[int], None] | None = None,
-) -> Iterator[dict[str, Any] | Death]:
-    """Start a worker, yield its events as they come, and a Death if it ends before its work does.
+) -> Iterator[dict[str, Any] | WorkerFailure]:
+    """Start a worker, yield its events as they come, and a WorkerFailure if it ends before its work does.
 
     Args:
         request: for `benchbench.runner.worker`.
@@ -76,7 +76,7 @@ def talk(
             done = False
             for line in lines(child.stdout.fileno(), deadline):
                 if line is None:
-                    yield Death(
+                    yield WorkerFailure(
                         status="timeout",
                         error=f"stopped after its time limit of {limit_s:.0f} s; a longer one: --time-limit",
                         stderr=tail(stderr),
@@ -134,18 +134,18 @@ def _oom_kills() -> int:
     return next((int(row.split()[1]) for row in rows if row.startswith("oom_kill ")), 0)
 
 
-def _death(code: int, out_of_memory: bool, stderr: str) -> Death:
+def _death(code: int, out_of_memory: bool, stderr: str) -> WorkerFailure:
     if code == -signal.SIGKILL and out_of_memory:
-        return Death(status="oom", error="killed by the kernel: out of memory", stderr=stderr)
+        return WorkerFailure(status="oom", error="killed by the kernel: out of memory", stderr=stderr)
     if code < 0:
         name = signal.Signals(-code).name
         more = ", most likely for want of memory" if code == -signal.SIGKILL else ""
-        return Death(status="failed", error=f"its process was killed by {name}{more}", stderr=stderr)
+        return WorkerFailure(status="failed", error=f"its process was killed by {name}{more}", stderr=stderr)
     if not code:
         error = "its process ended with exit code 0 before its work was done: something that it ran calls sys.exit"
-        return Death(status="failed", error=f"{error} or os._exit", stderr=stderr)
+        return WorkerFailure(status="failed", error=f"{error} or os._exit", stderr=stderr)
     last = stderr.strip().splitlines()[-1:] or ["nothing on stderr"]
-    return Death(status="failed", error=f"its process ended with exit code {code}: {last[0]}", stderr=stderr)
+    return WorkerFailure(status="failed", error=f"its process ended with exit code {code}: {last[0]}", stderr=stderr)
 
 
 def tail(file: Any, size: int = 4000) -> str:

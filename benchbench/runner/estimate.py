@@ -17,7 +17,7 @@ from benchbench import data
 from benchbench.core import records as rec
 from benchbench.core.protocol import get_protocol
 from benchbench.runner import cell_cost
-from benchbench.runner.child_process import Death, talk
+from benchbench.runner.child_process import WorkerFailure, run_worker
 from benchbench.runner.plan import Cell
 from benchbench.runner.worker import Job
 
@@ -29,7 +29,7 @@ _PLAN_LIMIT_S = 600.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class CellCost:
     """What the counting child found of one cell."""
 
     measurements: tuple[rec.Measurement, ...] = ()
@@ -43,7 +43,7 @@ class Cost:
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
-class Spent:
+class TimeBreakdown:
     """Where a run's time went, in seconds."""
 
     total_s: float = 0.0
@@ -58,7 +58,7 @@ class Spent:
         return (self.start_s + self.forward_s + self.accuracy_s) / self.total_s if self.total_s else 0.0
 
 
-def count(cells: Sequence[Cell], spent: Spent) -> dict[str, Cost]:
+def count(cells: Sequence[Cell], spent: TimeBreakdown) -> dict[str, CellCost]:
     """Parameters, MACs, layers and operators of every cell, from one child or from disk; nothing is computed.
 
     A network that kills the child is passed over, and counting goes on behind it in a new child.
@@ -84,28 +84,28 @@ def counted_job(cell: Cell) -> Job:
     return dataclasses.replace(cell.job(), **same)
 
 
-def _count_some(jobs: Sequence[Any], paths: Sequence[Path | None]) -> list[Cost]:
-    found: list[Cost] = []
-    for event in talk({"task": "plan", "jobs": jobs}, limit_s=_PLAN_LIMIT_S):
-        if isinstance(event, Death):
-            found.append(Cost(refused=("failed", f"while it was counted, {event.error}", event.stderr)))
+def _count_some(jobs: Sequence[Any], paths: Sequence[Path | None]) -> list[CellCost]:
+    found: list[CellCost] = []
+    for event in run_worker({"task": "plan", "jobs": jobs}, limit_s=_PLAN_LIMIT_S):
+        if isinstance(event, WorkerFailure):
+            found.append(CellCost(refused=("failed", f"while it was counted, {event.error}", event.stderr)))
         elif event["event"] == "refused":
-            found.append(Cost(refused=(event["kind"], event["error"], event.get("traceback"))))
+            found.append(CellCost(refused=(event["kind"], event["error"], event.get("traceback"))))
         elif event["event"] == "cost":
             cell_cost.keep(paths[len(found)], {key: event[key] for key in ("measurements", "layers", "operators")})
             found.append(_cost(event))
-    return found or [Cost(refused=("failed", "its process ended without a word while it was counted", None))]
+    return found or [CellCost(refused=("failed", "its process ended without a word while it was counted", None))]
 
 
-def _cost(event: Mapping[str, Any]) -> Cost:
-    return Cost(
+def _cost(event: Mapping[str, Any]) -> CellCost:
+    return CellCost(
         measurements=tuple(rec.from_json(rec.Measurement, m) for m in event["measurements"]),
         layers=tuple(event["layers"]),
         operators=tuple(rec.from_json(rec.OperatorCost, o) for o in event["operators"]),
     )
 
 
-def forward_guess_s(cell: Cell, cost: Cost) -> float:
+def forward_guess_s(cell: Cell, cost: CellCost) -> float:
     """A first guess of the seconds of one forward, from its MACs alone."""
     if cell.target.backend is None:
         return 0.0
@@ -114,7 +114,7 @@ def forward_guess_s(cell: Cell, cost: Cost) -> float:
     return max(steps * cost.value("macs") / rate, 1e-3)
 
 
-def estimate_s(cell: Cell, cost: Cost, protocol: str) -> float:
+def estimate_s(cell: Cell, cost: CellCost, protocol: str) -> float:
     """A first guess of the seconds that a cell will take."""
     if cell.target.backend is None:
         return 0.1

@@ -16,7 +16,7 @@ from typing import Any
 from benchbench.core import records as rec
 from benchbench.core.units import format_shape, format_value
 from benchbench.runner import cell_cost
-from benchbench.runner.child_process import Death, talk
+from benchbench.runner.child_process import WorkerFailure, run_worker
 from benchbench.runner.worker import Job
 
 Size = tuple[int, ...] | int
@@ -78,8 +78,8 @@ def _offers(
 ) -> tuple[list[dict[str, Any]], str]:
     """What the forecast allows, by a child; and why there is no more of it."""
     offers, why = [], "the search ended without a word"
-    for event in talk(request, limit_s=time_limit_s, threads=threads):
-        if isinstance(event, Death):
+    for event in run_worker(request, limit_s=time_limit_s, threads=threads):
+        if isinstance(event, WorkerFailure):
             why = f"while it was searched, {event.error}"
         elif event["event"] == "fit":
             offers.append(event)
@@ -127,8 +127,8 @@ def _try(job: Job, limit_bytes: int, time_limit_s: float) -> tuple[str, str | No
     """How one run under the limit ends."""
     job = dataclasses.replace(job, memory_limit_bytes=limit_bytes, checkpoint_path=None, data=None, first=False)
     ending: tuple[str, str | None] = ("failed", "its process ended without a word")
-    for event in talk({"task": "confirm", "jobs": [rec.to_json(job)]}, limit_s=time_limit_s, threads=job.threads):
-        if isinstance(event, Death):
+    for event in run_worker({"task": "confirm", "jobs": [rec.to_json(job)]}, limit_s=time_limit_s, threads=job.threads):
+        if isinstance(event, WorkerFailure):
             crashed = event.status == "failed"  # a library that cannot bear a failed allocation takes the process along
             return ("oom" if crashed else event.status, event.error)
         if event["event"] == "end":

@@ -26,7 +26,7 @@ COUNT_LIMIT_S = 30.0  # of counting the zoo; a board gets through a part of it
 
 
 @dataclasses.dataclass(slots=True)
-class _Seen:
+class _TriedKernels:
     """What the children have said."""
 
     torch: Mapping[str, Any] | None = None
@@ -63,21 +63,21 @@ def examine(root: Path, board: jetson.TegraBoard | None, backend: Backend | None
     yield from _fits(root, seen, board, backend)
 
 
-def try_kernels(trials: Sequence[Trial], *, limit_s: float = _LIMIT_S) -> _Seen:
+def try_kernels(trials: Sequence[Trial], *, limit_s: float = _LIMIT_S) -> _TriedKernels:
     """Launch each in a child process, in a new one after each that dies.
 
     Args:
         trials: (backend, kind, dtype) each.
         limit_s: for one child; what it was at then counts as broken.
     """
-    seen = _Seen()
+    seen = _TriedKernels()
     left = list(trials)
     lost = 0
     while left:
         begun: Trial | str | None = None
-        death: child_process.Death | None = None
-        for event in child_process.talk({"task": "kernels", "trials": left}, limit_s=limit_s):
-            if isinstance(event, child_process.Death):
+        death: child_process.WorkerFailure | None = None
+        for event in child_process.run_worker({"task": "kernels", "trials": left}, limit_s=limit_s):
+            if isinstance(event, child_process.WorkerFailure):
                 death = event
             elif event["event"] == "begin":
                 begun = tuple(event["trial"]) if "trial" in event else event["what"]
@@ -107,11 +107,11 @@ def try_kernels(trials: Sequence[Trial], *, limit_s: float = _LIMIT_S) -> _Seen:
     return seen
 
 
-def _why(death: child_process.Death, limit_s: float) -> str:
+def _why(death: child_process.WorkerFailure, limit_s: float) -> str:
     return f"it was not done after {limit_s:.0f} s" if death.status == "timeout" else death.error
 
 
-def _gpu(seen: _Seen, board: jetson.TegraBoard | None, *, needed: bool) -> Iterator[Finding]:
+def _gpu(seen: _TriedKernels, board: jetson.TegraBoard | None, *, needed: bool) -> Iterator[Finding]:
     assert seen.gpu is not None
     assert seen.torch is not None
     gpu, build = seen.gpu, seen.torch["cuda"]
@@ -165,7 +165,7 @@ def architecture(capability: tuple[int, int], arches: Sequence[str], *, tegra: b
     return Finding("gpu architecture", "warn", f"{own} is not in torch's build ({listed}); see the kernels", advice)
 
 
-def _kernels(seen: _Seen, backend: str, dtype: str) -> Iterator[Finding]:
+def _kernels(seen: _TriedKernels, backend: str, dtype: str) -> Iterator[Finding]:
     """One finding for the sound ones, one for each that is not."""
     # fp32 is what is measured unless another type is asked for, so only there a fault stands in the way.
     bad = "fail" if dtype == "fp32" else "warn"
@@ -201,14 +201,16 @@ def _advice(backend: str, dtype: str, *, wrong: bool) -> str:
     return f"install a torch that is built for this {'GPU' if backend == 'cuda' else 'processor'}"
 
 
-def _fits(root: Path, seen: _Seen, board: jetson.TegraBoard | None, backend: Backend | None) -> Iterator[Finding]:
+def _fits(
+    root: Path, seen: _TriedKernels, board: jetson.TegraBoard | None, backend: Backend | None
+) -> Iterator[Finding]:
     """Which networks of the zoo fit into what is free now, as far as they can be counted in a moment."""
     counted: dict[str, int] = {}
     why = None
     cards = [zoo_cards.get_card(name) for name in zoo_cards.list_models()]
     jobs = [rec.to_json(Job(model=c.spec(), spatial=c.spatial, batch=1, dtype="fp32")) for c in cards]
-    for event in child_process.talk({"task": "plan", "jobs": jobs}, limit_s=COUNT_LIMIT_S):
-        if isinstance(event, child_process.Death):
+    for event in child_process.run_worker({"task": "plan", "jobs": jobs}, limit_s=COUNT_LIMIT_S):
+        if isinstance(event, child_process.WorkerFailure):
             why = _why(event, COUNT_LIMIT_S)
         elif event["event"] == "refused":
             why = event["error"]

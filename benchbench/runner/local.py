@@ -21,11 +21,11 @@ from benchbench.core.units import format_shape, format_value
 from benchbench.devices import cpu, cuda
 from benchbench.devices import forecast as devices_forecast
 from benchbench.runner import reference as runner_reference
-from benchbench.runner.child_process import Death, talk
-from benchbench.runner.estimate import Cost, Spent, counted_job, forward_guess_s
+from benchbench.runner.child_process import WorkerFailure, run_worker
+from benchbench.runner.estimate import CellCost, TimeBreakdown, counted_job, forward_guess_s
 from benchbench.runner.fit import find_fit, forecast_fit
 from benchbench.runner.plan import Cell, label
-from benchbench.runner.schedule import GOOD, Course, Journal, Turn, run_rounds, twin_for
+from benchbench.runner.schedule import GOOD, CellProgress, ProcessResult, RunJournal, run_rounds, twin_for
 from benchbench.zoo import checkpoint
 
 log = logging.getLogger(__name__)
@@ -38,14 +38,14 @@ _ROOF_LIMIT_S = 120.0
 _WANT_OF_MEMORY = ("oom", "not_run")
 
 
-class Keeper(Protocol):
+class ArtifactSink(Protocol):
     """Where files beside a record go: a Store, or the other end of a connection."""
 
     def add_artifact(self, kind: str, name: str, content: bytes, *, title: str = "") -> rec.Artifact:
         """Keep a file."""
 
 
-class Desk(Protocol):
+class RunListener(Protocol):
     """Where rows go, and what happens is told."""
 
     def begin(self, label: str, remaining_s: float, lane: str = "") -> None:
@@ -57,20 +57,20 @@ class Desk(Protocol):
     def finish(self, cell: Cell, record: rec.Record) -> None:
         """A cell has its record."""
 
-    def send_turn(self, cell: Cell, turn: Turn) -> None:
+    def send_turn(self, cell: Cell, turn: ProcessResult) -> None:
         """A process of a cell has ended, where the journal is kept elsewhere."""
 
 
-class Bench:
+class LocalRunner:
     """Measures the cells of this machine, here or at the far side of a connection."""
 
     def __init__(
         self,
-        costs: Mapping[str, Cost],
+        costs: Mapping[str, CellCost],
         estimates: Mapping[str, float],
         time_limit_s: float,
-        desk: Desk,
-        spent: Spent,
+        desk: RunListener,
+        spent: TimeBreakdown,
         *,
         noise: bool = True,
     ) -> None:
@@ -93,11 +93,11 @@ class Bench:
         self,
         cells: Sequence[Cell],
         environment_of: Callable[[Cell], Mapping[str, Any]],
-        keeper: Keeper,
-        journal: Journal | None,
+        keeper: ArtifactSink,
+        journal: RunJournal | None,
         *,
         settled: Sequence[rec.Record] = (),
-        turns_of: Callable[[Cell], Sequence[Turn]] | None = None,
+        turns_of: Callable[[Cell], Sequence[ProcessResult]] | None = None,
     ) -> None:
         """Give the desk a record of every cell.
 
@@ -111,7 +111,7 @@ class Bench:
         """
         courses, open_courses = [], []
         for cell in cells:
-            course = Course(cell, started_at=now())
+            course = CellProgress(cell, started_at=now())
             if _refusal(cell, self.costs[cell.id]) is None and cell.target.profile is None:
                 before = journal.turns(cell.id, environment_of(cell)) if journal else []
                 for turn in before or (turns_of(cell) if turns_of else []):
@@ -128,7 +128,7 @@ class Bench:
                 self.desk.finish(course.cell, make_record(course, cost, env, keeper, fit))
         twins = self._twins(open_courses, settled, environment_of, journal) if self.noise else []
 
-        def measure(course: Course) -> Turn:
+        def measure(course: CellProgress) -> ProcessResult:
             name = label(course.cell) + (" (against itself)" if course.twin_of else "")
             p = course.protocol
             nth = f", process {len(course.turns) + 1} of {p.processes}" if p.max_processes > 1 else ""
@@ -139,7 +139,7 @@ class Bench:
                 self._expected, self._took = self._expected + share, self._took + turn.duration_s
             return turn
 
-        def kept(course: Course, turn: Turn) -> None:
+        def kept(course: CellProgress, turn: ProcessResult) -> None:
             if course.protocol.processes == 1:
                 return
             twin = course.twin_of is not None
@@ -148,7 +148,7 @@ class Bench:
             elif not twin:
                 self.desk.send_turn(course.cell, turn)
 
-        def finish(course: Course, twin: Course | None) -> None:
+        def finish(course: CellProgress, twin: CellProgress | None) -> None:
             env = environment_of(course.cell)
             more = [*(course.noise(twin) if twin else []), *self._roofs.get(_roof_key(course.cell), [])]
             if course.ending()[0] == "oom":
@@ -160,7 +160,7 @@ class Bench:
             self._measure_roof(course.cell)
         run_rounds([*open_courses, *twins], measure, finish, kept)
 
-    def _left(self, courses: Sequence[Course]) -> float:
+    def _left(self, courses: Sequence[CellProgress]) -> float:
         """Seconds that the courses may still take, corrected by what has run."""
         scale = self._took / self._expected if self._expected else 1.0
         total = 0.0
@@ -171,18 +171,18 @@ class Bench:
 
     def _twins(
         self,
-        courses: Sequence[Course],
+        courses: Sequence[CellProgress],
         settled: Sequence[rec.Record],
         environment_of: Callable[[Cell], Mapping[str, Any]],
-        journal: Journal | None,
-    ) -> list[Course]:
+        journal: RunJournal | None,
+    ) -> list[CellProgress]:
         """One double for each setting of this run that has no noise floor yet."""
         known_floors = {
             (r.device.asked, r.workload.threads, r.workload.dtype, r.workload.phase)
             for r in settled
             if r.get("noise_ratio")
         }
-        groups: dict[tuple[Any, ...], list[Course]] = {}
+        groups: dict[tuple[Any, ...], list[CellProgress]] = {}
         for course in courses:
             w = course.cell.workload
             groups.setdefault((course.cell.target.device.asked, w.threads, w.dtype, w.phase), []).append(course)
@@ -200,7 +200,7 @@ class Bench:
     def _forward_s(self, cell: Cell) -> float:
         return forward_guess_s(cell, self.costs[cell.id])
 
-    def _turn(self, course: Course, keeper: Keeper) -> Turn:
+    def _turn(self, course: CellProgress, keeper: ArtifactSink) -> ProcessResult:
         start = time.monotonic()
         found: list[rec.Measurement] = []
         artifacts: list[rec.Artifact] = []
@@ -208,7 +208,7 @@ class Bench:
         status, error, trace = _in_child(
             course.cell, self.time_limit_s, found, artifacts, keeper, self.desk, self.spent, first=first
         )
-        return Turn(
+        return ProcessResult(
             status=status,
             error=error,
             traceback=trace,
@@ -222,7 +222,7 @@ class Bench:
         self.desk.phase("looking for what fits")
         return find_fit(cell.job(), memory_limit_bytes(cell), self.time_limit_s)
 
-    def _forecast_fit(self, cell: Cell, cost: Cost) -> list[rec.Measurement]:
+    def _forecast_fit(self, cell: Cell, cost: CellCost) -> list[rec.Measurement]:
         """The largest patch that fits a device that is not at hand, where the asked one does not."""
         profile = cell.target.profile
         if profile is None or profile.memory_bytes is None or cell.workload.phase != "infer" or cost.refused:
@@ -242,8 +242,8 @@ class Bench:
         self.desk.phase("measuring this machine's peak and memory bandwidth")
         found = self._roofs[key] = []
         request = {"task": "roof", "jobs": [rec.to_json(dataclasses.asdict(cell.job()))]}
-        for event in talk(request, limit_s=_ROOF_LIMIT_S, threads=cell.workload.threads):
-            if isinstance(event, Death):
+        for event in run_worker(request, limit_s=_ROOF_LIMIT_S, threads=cell.workload.threads):
+            if isinstance(event, WorkerFailure):
                 log.warning("this machine's peak could not be measured: %s", event.error)
             elif event["event"] == "measurement":
                 found.append(rec.from_json(rec.Measurement, event["measurement"]))
@@ -254,7 +254,11 @@ def _roof_key(cell: Cell) -> tuple[Any, ...]:
 
 
 def make_record(
-    course: Course, cost: Cost, env: Mapping[str, Any], keeper: Keeper, more: Sequence[rec.Measurement] = ()
+    course: CellProgress,
+    cost: CellCost,
+    env: Mapping[str, Any],
+    keeper: ArtifactSink,
+    more: Sequence[rec.Measurement] = (),
 ) -> rec.Record:
     """The record of one cell, whatever became of it.
 
@@ -307,7 +311,7 @@ def make_record(
     )
 
 
-def _training(cell: Cell, keeper: Keeper) -> list[rec.Artifact]:
+def _training(cell: Cell, keeper: ArtifactSink) -> list[rec.Artifact]:
     """How a cell's weights were trained, for the report: budget and curves, where their sidecar is at hand."""
     if cell.checkpoint_path is None:
         return []
@@ -331,7 +335,7 @@ def now() -> str:
 Ending = tuple[rec.Status, str | None, str | None]  # status, error, traceback
 
 
-def _refusal(cell: Cell, cost: Cost) -> Ending | None:
+def _refusal(cell: Cell, cost: CellCost) -> Ending | None:
     """Why a cell is not even started, if so."""
     if cost.refused:
         kind, error, trace = cost.refused
@@ -375,9 +379,9 @@ def _in_child(
     time_limit_s: float,
     found: list[rec.Measurement],
     artifacts: list[rec.Artifact],
-    keeper: Keeper,
-    progress: Desk,
-    spent: Spent,
+    keeper: ArtifactSink,
+    progress: RunListener,
+    spent: TimeBreakdown,
     *,
     first: bool = True,
 ) -> Ending:
@@ -387,8 +391,8 @@ def _in_child(
     progress.phase("starting")
     job = dataclasses.replace(cell.job(), first=first)
     request_json = {"task": "measure", "jobs": [rec.to_json(dataclasses.asdict(job))]}
-    for event in talk(request_json, limit_s=time_limit_s, threads=cell.workload.threads):
-        if isinstance(event, Death):
+    for event in run_worker(request_json, limit_s=time_limit_s, threads=cell.workload.threads):
+        if isinstance(event, WorkerFailure):
             limit = cell.workload.memory_limit_bytes
             if limit is not None and event.status == "failed":  # a library that cannot bear a failed allocation
                 return ("oom", f"{event.error}, under its memory limit of {format_value(limit, 'B')}", event.stderr)

@@ -20,7 +20,7 @@ from benchbench.core.protocol import get_protocol
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from benchbench.measure.memory_limit import Limit
+    from benchbench.measure.memory_limit import MemoryLimit
     from benchbench.measure.pace import Pace
     from benchbench.runner.worker import Job
 
@@ -29,7 +29,7 @@ Emit = Callable[[dict[str, Any]], None]
 OUTPUT_TOLERANCE = 0.05  # relative L2 distance to the fp32 output up to which a reduced dtype counts
 
 
-class Visit:
+class ModelRun:
     """A network in this process, under the conditions that its job states."""
 
     module: nn.Module
@@ -45,7 +45,7 @@ class Visit:
         self.job, self.emit = job, emit
         self.stage = "building the network"  # what is going on, for an error
         self.device = f"cuda:{job.gpu}" if job.backend == "cuda" else "cpu"
-        self.limit: Limit | None = None
+        self.limit: MemoryLimit | None = None
         self.pace: Pace | None = None
         self.base_bytes: int | None = None  # resident before the network was built, on a CPU
         self.available: int | None = None  # of a board whose CPU and GPU have one memory
@@ -150,7 +150,7 @@ class Visit:
         check = output_check.OutputCheck(job.dtype)
         watch = Watch(job.backend, job.gpu)
         last: list[Any] = []
-        before: list[output_check.State] = []
+        before: list[output_check.TensorChecksums] = []
 
         def kept() -> None:
             out = forward()
@@ -158,7 +158,7 @@ class Visit:
             last.append(out)
 
         def begin() -> None:
-            before.append(output_check.State.of(self.module))
+            before.append(output_check.TensorChecksums.of(self.module))
             self._read_pace()
             watch.begin()
 
@@ -343,13 +343,13 @@ class Visit:
         self.emit({"event": "measurement", "measurement": rec.to_json(measurement)})
 
 
-def _limit(job: Job) -> Limit | None:
+def _limit(job: Job) -> MemoryLimit | None:
     if job.memory_limit_bytes is None:
         return None
-    from benchbench.measure.memory_limit import Limit
+    from benchbench.measure.memory_limit import MemoryLimit
 
     mapped = Path(job.checkpoint_path).stat().st_size if job.checkpoint_path else 0
-    return Limit(job.memory_limit_bytes, backend=job.backend, gpu=job.gpu, file_bytes=mapped)
+    return MemoryLimit(job.memory_limit_bytes, backend=job.backend, gpu=job.gpu, file_bytes=mapped)
 
 
 def _end(status: str, error: str | None = None) -> dict[str, Any]:

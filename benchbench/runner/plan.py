@@ -33,7 +33,7 @@ _SIDES_LIMIT_S = 120.0  # to build every network without memory, several times e
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class RunRequest:
     """What `bench run` was asked for."""
 
     models: str
@@ -116,7 +116,7 @@ def label(cell: Cell) -> str:
     return f"{words} on {cell.target.device.asked}"
 
 
-def plan_cells(request: Request, lines: remote_queue.Lines) -> list[Cell]:
+def plan_cells(request: RunRequest, lines: remote_queue.ConnectionPool) -> list[Cell]:
     """Every cell that was asked for, without repeats.
 
     Args:
@@ -174,7 +174,7 @@ def _with_weights(cards: Sequence[zoo_cards.Card], weights: Path) -> zoo_cards.C
     return dataclasses.replace(cards[0], checkpoint=str(info.path))
 
 
-def _plan(request: Request, infos: Sequence[checkpoint.CheckpointInfo], *, others: bool) -> data.DataPlan | None:
+def _plan(request: RunRequest, infos: Sequence[checkpoint.CheckpointInfo], *, others: bool) -> data.DataPlan | None:
     """The data set for Dice, if there is one.
 
     Args:
@@ -191,7 +191,7 @@ def _plan(request: Request, infos: Sequence[checkpoint.CheckpointInfo], *, other
     if request.data is None:
         trained_on = {info.data for info in infos}
         known = "phantom" if others or len(trained_on) > 1 else trained_on.pop()
-        return data.get_plan(known) if data.comes_along(known) else None
+        return data.get_plan(known) if data.is_bundled(known) else None
     plan = data.get_plan(request.data, fold=request.fold, rule=request.empty_rule)
     for info in infos:
         if seen := checkpoint.leaks(info, plan):
@@ -204,7 +204,7 @@ def _plan(request: Request, infos: Sequence[checkpoint.CheckpointInfo], *, other
 
 
 def _patches(
-    request: Request, cards: Sequence[zoo_cards.Card], plan: data.DataPlan | None
+    request: RunRequest, cards: Sequence[zoo_cards.Card], plan: data.DataPlan | None
 ) -> dict[str, tuple[int, ...]]:
     """The patch of each network on a real data set: the smallest that it takes, at least the data set's own."""
     cards = [card for card in cards if not card.checkpoint]
@@ -226,8 +226,8 @@ def _patches(
     while left:  # behind a network that ends the process, in a new one
         task = {"task": "sides", "jobs": [rec.to_json(dataclasses.asdict(job)) for _, job in left]}
         begun, lost = 0, False
-        for event in child_process.talk(task, limit_s=_SIDES_LIMIT_S):
-            if isinstance(event, child_process.Death):
+        for event in child_process.run_worker(task, limit_s=_SIDES_LIMIT_S):
+            if isinstance(event, child_process.WorkerFailure):
                 lost = True
                 log.warning("what size %s takes was not found out: %s", left[begun][0].name, event.error)
             elif event["event"] == "begin":
@@ -239,7 +239,7 @@ def _patches(
 
 
 def _cell(
-    request: Request,
+    request: RunRequest,
     card: zoo_cards.Card,
     target: Target,
     plan: data.DataPlan | None,

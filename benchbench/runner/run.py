@@ -23,25 +23,25 @@ from benchbench.core.errors import CardError, ShapeError
 from benchbench.core.results import Store
 from benchbench.devices import jetson_clocks
 from benchbench.devices.environment import environment
-from benchbench.runner.estimate import Cost, Spent, count, estimate_s
-from benchbench.runner.local import Bench, make_record, now
-from benchbench.runner.plan import Cell, Request, label, plan_cells
+from benchbench.runner.estimate import CellCost, TimeBreakdown, count, estimate_s
+from benchbench.runner.local import LocalRunner, make_record, now
+from benchbench.runner.plan import Cell, RunRequest, label, plan_cells
 from benchbench.runner.remote import queue as remote_queue
-from benchbench.runner.schedule import Course, Journal, Turn
+from benchbench.runner.schedule import CellProgress, ProcessResult, RunJournal
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class RunResult:
     """What a run left behind."""
 
     folder: Path
     records: tuple[rec.Record, ...]  # one a cell, in the order asked
     reused: int
-    spent: Spent
+    spent: TimeBreakdown
     banners: tuple[str, ...]
-    visits: tuple[remote_queue.Visit, ...] = ()  # one a host
+    visits: tuple[remote_queue.HostTiming, ...] = ()  # one a host
 
 
 class Progress(Protocol):
@@ -63,7 +63,7 @@ class Progress(Protocol):
         """A cell is done and on disk."""
 
 
-def run(request: Request, out: Path, *, fresh: bool = False, progress: Progress) -> Outcome:
+def run(request: RunRequest, out: Path, *, fresh: bool = False, progress: Progress) -> RunResult:
     """Measure, or predict, every network on every device.
 
     Args:
@@ -77,13 +77,15 @@ def run(request: Request, out: Path, *, fresh: bool = False, progress: Progress)
         NotMeasuredError: only a prediction can be had, and `require_measured`.
         StoreError: the folder cannot be written, or is not ours.
     """
-    with remote_queue.Lines() as lines:
+    with remote_queue.ConnectionPool() as lines:
         return _run(request, out, lines, fresh=fresh, progress=progress)
 
 
-def _run(request: Request, out: Path, lines: remote_queue.Lines, *, fresh: bool, progress: Progress) -> Outcome:
+def _run(
+    request: RunRequest, out: Path, lines: remote_queue.ConnectionPool, *, fresh: bool, progress: Progress
+) -> RunResult:
     began = time.monotonic()
-    spent = Spent()
+    spent = TimeBreakdown()
     cells = plan_cells(request, lines)
     with clocks(request.set_clocks and any(not c.target.host for c in cells)), Store(out, fresh=fresh) as store:
         environments = {_setting(c): _environment(c) for c in cells}
@@ -101,20 +103,20 @@ def _run(request: Request, out: Path, lines: remote_queue.Lines, *, fresh: bool,
         away = [c for c in left if c.target.host]
         estimates = {c.id: estimate_s(c, costs[c.id], request.protocol) for c in todo}
         progress.plan([(label(c), estimates.get(c.id, 0.0)) for c in [*todo, *away]], out, reused)
-        journal = Journal(out, fresh=fresh)
+        journal = RunJournal(out, fresh=fresh)
         desk = _Desk(store, progress, done, journal)
-        others = remote_queue.Fleet(
+        others = remote_queue.HostQueues(
             away, request.time_limit_s, set_clocks=request.set_clocks, noise=request.noise, listener=desk, lines=lines
         )
         with others:
-            bench = Bench(costs, estimates, request.time_limit_s, desk, spent, noise=request.noise)
+            bench = LocalRunner(costs, estimates, request.time_limit_s, desk, spent, noise=request.noise)
             bench.run(todo, lambda c: environments[_setting(c)], store, journal, settled=list(done.values()))
             spent.total_s = time.monotonic() - began  # of this machine's own part
             others.join()
         if not failed(done.values()):  # else what is kept of a board that was lost is of use to the next run
             journal.close()
     banners = dict.fromkeys(c.target.banner for c in cells if c.target.banner)
-    return Outcome(
+    return RunResult(
         folder=out,
         records=tuple(done[c.id] for c in cells),
         reused=reused,
@@ -148,7 +150,7 @@ def _environment(cell: Cell) -> dict[str, Any]:
 class _Desk:
     """Where the rows of this machine and of every host's thread come together, one at a time."""
 
-    def __init__(self, store: Store, progress: Progress, done: dict[str, rec.Record], journal: Journal) -> None:
+    def __init__(self, store: Store, progress: Progress, done: dict[str, rec.Record], journal: RunJournal) -> None:
         self.store, self.progress, self.done, self.journal = store, progress, done, journal
         self._lock = threading.Lock()
 
@@ -168,7 +170,7 @@ class _Desk:
         with self._lock:
             self.progress.end(record)
 
-    def send_turn(self, cell: Cell, turn: Turn) -> None:
+    def send_turn(self, cell: Cell, turn: ProcessResult) -> None:
         """Nothing: this machine's own turns are in the journal."""
 
     def finish(self, cell: Cell, record: rec.Record) -> None:
@@ -177,14 +179,14 @@ class _Desk:
             self.done[cell.id] = record
             self.progress.end(record)
 
-    def turns(self, cell: Cell) -> list[Turn]:
+    def turns(self, cell: Cell) -> list[ProcessResult]:
         """What an earlier run kept of another host's cell."""
         return self.journal.turns(cell.id, _environment(cell))
 
     def turn(self, cell: Cell, turn: Mapping[str, Any], contents: Sequence[remote_queue.Content]) -> None:
         with self._lock:
             kept = [self.store.add_artifact(c.kind, c.name, c.content, title=c.title) for c in contents]
-            whole = dataclasses.replace(rec.from_json(Turn, turn), artifacts=tuple(kept))
+            whole = dataclasses.replace(rec.from_json(ProcessResult, turn), artifacts=tuple(kept))
             self.journal.keep(cell.id, _environment(cell), whole)
 
     def deliver(self, cell: Cell, record: rec.Record, contents: Sequence[remote_queue.Content]) -> None:
@@ -195,8 +197,8 @@ class _Desk:
         self.finish(cell, dataclasses.replace(record, artifacts=tuple(together.values())))
 
     def absent(self, cell: Cell, why: str, known: Sequence[rec.Measurement]) -> None:
-        cost = Cost(measurements=tuple(known), refused=("away", why, None))
-        self.finish(cell, make_record(Course(cell, started_at=now()), cost, _environment(cell), self.store))
+        cost = CellCost(measurements=tuple(known), refused=("away", why, None))
+        self.finish(cell, make_record(CellProgress(cell, started_at=now()), cost, _environment(cell), self.store))
 
 
 def clocks(wanted: bool) -> contextlib.AbstractContextManager[None]:
@@ -210,7 +212,7 @@ def _warn(environments: Mapping[tuple[str, int | None], Mapping[str, Any]]) -> N
             log.warning("%s: %d other program(s) compute on this GPU; the figures are of a shared one", asked, others)
 
 
-def _refuse(found: Sequence[Cost]) -> None:
+def _refuse(found: Sequence[CellCost]) -> None:
     """End a run in which something asked for cannot be had.
 
     Raises:

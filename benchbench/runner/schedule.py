@@ -35,7 +35,7 @@ _TIMED_UNITS = ("s", "1/s", "J")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class ProcessResult:
     """What one process of a cell left behind."""
 
     status: rec.Status
@@ -56,10 +56,10 @@ class Turn:
         return next((m.value for m in self.measurements if m.metric == "pace_handover_s"), None)
 
 
-class Course:
+class CellProgress:
     """A cell on its way through the rounds."""
 
-    def __init__(self, cell: Cell, *, started_at: str, twin_of: Course | None = None) -> None:
+    def __init__(self, cell: Cell, *, started_at: str, twin_of: CellProgress | None = None) -> None:
         """Make it, with no turn taken.
 
         Args:
@@ -69,11 +69,11 @@ class Course:
         """
         self.cell, self.started_at, self.twin_of = cell, started_at, twin_of
         self.protocol: Protocol = get_protocol(cell.workload.protocol)
-        self.turns: list[Turn] = []
+        self.turns: list[ProcessResult] = []
         self.repeated = 0
         self.seconds = 0.0
 
-    def take(self, turn: Turn) -> None:
+    def take(self, turn: ProcessResult) -> None:
         """Add a turn; a disturbed one is taken again in a later round, as often as a cell has processes."""
         self.seconds += turn.duration_s
         again = self.protocol.processes > 1 and self.repeated < self.protocol.processes
@@ -83,7 +83,7 @@ class Course:
         self.turns.append(turn)
 
     @property
-    def failed(self) -> Turn | None:
+    def failed(self) -> ProcessResult | None:
         """The turn that ended it, if one failed."""
         return next((turn for turn in self.turns if turn.status not in GOOD), None)
 
@@ -100,7 +100,7 @@ class Course:
         # Looked at once, not after each: an interval that may end the search whenever it is narrow is too narrow.
         return n == p.processes and len(self.counted()) == n and self._doubt() is None
 
-    def counted(self) -> list[Turn]:
+    def counted(self) -> list[ProcessResult]:
         """The good turns that count: of one placement of the cores, where enough are.
 
         A virtual machine's host moves its cores: together, where they share a cache, or apart, where handing work
@@ -172,7 +172,7 @@ class Course:
     def _with_repeats(self, m: rec.Measurement) -> rec.Measurement:
         return dataclasses.replace(m, method=f"{m.method}; {self.repeated} disturbed processes were run again")
 
-    def noise(self, twin: Course) -> list[rec.Measurement]:
+    def noise(self, twin: CellProgress) -> list[rec.Measurement]:
         """The noise floor that this course and its double show; nothing if either has no samples."""
         metric, own = self._samples()
         _, other = twin._samples()
@@ -180,10 +180,10 @@ class Course:
 
 
 def run_rounds(
-    courses: Sequence[Course],
-    measure: Callable[[Course], Turn],
-    finish: Callable[[Course, Course | None], None],
-    kept: Callable[[Course, Turn], None],
+    courses: Sequence[CellProgress],
+    measure: Callable[[CellProgress], ProcessResult],
+    finish: Callable[[CellProgress, CellProgress | None], None],
+    kept: Callable[[CellProgress, ProcessResult], None],
 ) -> None:
     """Take turns until every course is done.
 
@@ -219,11 +219,11 @@ def run_rounds(
             tell()
 
 
-def _over(twin: Course, partner: Course) -> bool:
+def _over(twin: CellProgress, partner: CellProgress) -> bool:
     return twin.done or partner.failed is not None
 
 
-class Journal:
+class RunJournal:
     """The turns of cells that have no record yet, on disk as soon as each has ended."""
 
     def __init__(self, folder: Path, *, fresh: bool = False) -> None:
@@ -237,8 +237,8 @@ class Journal:
             StoreError: it cannot be read, or set aside.
         """
         self.path = folder / JOURNAL
-        self._turns: dict[tuple[str, str, bool], list[Turn]] = {}
-        self._kept: dict[str, list[Turn]] = {}
+        self._turns: dict[tuple[str, str, bool], list[ProcessResult]] = {}
+        self._kept: dict[str, list[ProcessResult]] = {}
         try:
             if fresh:
                 set_aside([self.path])
@@ -249,18 +249,18 @@ class Journal:
             with contextlib.suppress(StoreError, KeyError, TypeError):  # torn, or of another version
                 item = parse_json(line, JOURNAL, StoreError)
                 key = (str(item["cell"]), str(item["environment"]), bool(item["twin"]))
-                self._turns.setdefault(key, []).append(rec.from_json(Turn, item["turn"]))
+                self._turns.setdefault(key, []).append(rec.from_json(ProcessResult, item["turn"]))
 
-    def turns(self, cell: str, environment: Mapping[str, Any], *, twin: bool = False) -> list[Turn]:
+    def turns(self, cell: str, environment: Mapping[str, Any], *, twin: bool = False) -> list[ProcessResult]:
         """What was kept of a cell under equal conditions; a failed turn is tried again."""
         found = self._turns.get((cell, rec.fingerprint(environment), twin), [])
         return [turn for turn in found if turn.status in GOOD]
 
-    def came(self, cell: str) -> list[Turn]:
+    def came(self, cell: str) -> list[ProcessResult]:
         """What this run kept of a cell."""
         return list(self._kept.get(cell, ()))
 
-    def keep(self, cell: str, environment: Mapping[str, Any], turn: Turn, *, twin: bool = False) -> None:
+    def keep(self, cell: str, environment: Mapping[str, Any], turn: ProcessResult, *, twin: bool = False) -> None:
         """Add a turn and wait until the disk has it.
 
         Raises:
@@ -289,7 +289,7 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-def twin_for(courses: Sequence[Course], forward_s: Callable[[Cell], float]) -> Course | None:
+def twin_for(courses: Sequence[CellProgress], forward_s: Callable[[Cell], float]) -> CellProgress | None:
     """The double of the cheapest network whose forward takes long enough to say something.
 
     Args:
@@ -300,4 +300,4 @@ def twin_for(courses: Sequence[Course], forward_s: Callable[[Cell], float]) -> C
         return None
     ordered = sorted(courses, key=lambda c: forward_s(c.cell))
     chosen = next((c for c in ordered if forward_s(c.cell) >= _TELLING_S), ordered[-1])
-    return Course(chosen.cell, started_at=chosen.started_at, twin_of=chosen)
+    return CellProgress(chosen.cell, started_at=chosen.started_at, twin_of=chosen)

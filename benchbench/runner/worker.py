@@ -28,7 +28,7 @@ from benchbench.zoo import classes
 if TYPE_CHECKING:
     from torch import nn
 
-    from benchbench.runner.model_run import Visit
+    from benchbench.runner.model_run import ModelRun
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -276,7 +276,7 @@ def roof(job: Job, emit: Emit) -> None:
 
     Events: two `measurement`s, then `end` {status, error}.
     """
-    cpu.keep_to(job.cores)
+    cpu.set_affinity(job.cores)
     from benchbench.measure.machine_peak import measure_roof
 
     try:
@@ -299,11 +299,11 @@ def measure(job: Job, emit: Emit, *, once: bool = False) -> None:
         once: only see whether it runs: one forward, or two training steps, without any measurement.
     """
     from benchbench.measure import memory_limit
-    from benchbench.runner.model_run import Visit
+    from benchbench.runner.model_run import ModelRun
 
-    cpu.keep_to(job.cores)
+    cpu.set_affinity(job.cores)
     _vouch(job)
-    visit = Visit(job, emit)
+    visit = ModelRun(job, emit)
     try:
         emit({"event": "end"} | _measure(visit, once))
     except BenchError as error:
@@ -320,7 +320,7 @@ def measure(job: Job, emit: Emit, *, once: bool = False) -> None:
             emit({"event": "end", "status": status, "error": why, "traceback": trace})
 
 
-def _failed(visit: Visit, error: Exception) -> tuple[str, str]:
+def _failed(visit: ModelRun, error: Exception) -> tuple[str, str]:
     """The status and the line of a network that has raised something."""
     from benchbench.measure.flops.first_layer import channels_refused
 
@@ -329,11 +329,11 @@ def _failed(visit: Visit, error: Exception) -> tuple[str, str]:
     return ("unsupported", str(refused)) if refused else ("failed", _line(error))
 
 
-def _measure(visit: Visit, once: bool) -> dict[str, Any]:
+def _measure(visit: ModelRun, once: bool) -> dict[str, Any]:
     return visit.once() if once else visit.run()
 
 
-def _what_was_needed(visit: Visit, error: BaseException) -> str:
+def _what_was_needed(visit: ModelRun, error: BaseException) -> str:
     """One line on a network that did not fit: what it needs at least, what there was, and where it ended."""
     from benchbench.measure.flops.meta_device import build_without_memory
     from benchbench.measure.largest_fit import needed_bytes

@@ -30,7 +30,7 @@ EXAMPLES = "2GB, 1.5GiB, 50ms, 1GMACs, 2GFLOPs, 0.5Mparams or 5MBfile"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
+class CostLimit:
     """The most that one metric may be."""
 
     metric: Metric
@@ -42,7 +42,7 @@ class Limit:
         return f"{title} at most {format_value(self.most, unit)}"
 
 
-def parse_limit(text: str) -> Limit:
+def parse_limit(text: str) -> CostLimit:
     """One budget.
 
     Raises:
@@ -68,14 +68,14 @@ def parse_limit(text: str) -> Limit:
         raise UsageError(f"{text!r} is no budget: write {EXAMPLES}") from error
     if not 0 < value < float("inf"):
         raise UsageError(f"the budget {text!r} is not above 0: write {EXAMPLES}")
-    return Limit(metric=metric, most=value, text=plain)
+    return CostLimit(metric=metric, most=value, text=plain)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Excess:
     """A limit that a cost is above."""
 
-    limit: Limit
+    limit: CostLimit
     value: float  # the cost, or a lower bound of it
 
     def __str__(self) -> str:
@@ -86,10 +86,10 @@ class Excess:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Budget:
+class CostBudget:
     """All limits that a network has to keep; empty: none."""
 
-    limits: tuple[Limit, ...] = ()
+    limits: tuple[CostLimit, ...] = ()
 
     def excesses(self, costs: Mapping[str, float]) -> list[Excess]:
         """The limits that are not kept.
@@ -111,13 +111,13 @@ class Budget:
         return "; ".join(map(str, self.limits)) or "no limit"
 
 
-def parse_budget(texts: Iterable[str]) -> Budget:
+def parse_budget(texts: Iterable[str]) -> CostBudget:
     """Several budgets together.
 
     Raises:
         UsageError: one cannot be read, or two are of one metric.
     """
-    found: dict[str, Limit] = {}
+    found: dict[str, CostLimit] = {}
     for limit in map(parse_limit, texts):
         if limit.metric in found:
             first = found[limit.metric].text
@@ -125,4 +125,4 @@ def parse_budget(texts: Iterable[str]) -> Budget:
                 f"{first!r} and {limit.text!r} are both budgets of the {METRICS[limit.metric][1]}: give one"
             )
         found[limit.metric] = limit
-    return Budget(tuple(found.values()))
+    return CostBudget(tuple(found.values()))

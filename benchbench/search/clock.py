@@ -31,7 +31,7 @@ class Sleep:
         return slept if abs(slept) > _SLEPT_S else 0.0
 
 
-class Clock:
+class ElapsedTime:
     """The sittings of a search in one folder."""
 
     def __init__(self, path: Path) -> None:

@@ -14,8 +14,8 @@ from benchbench.core import records as rec
 from benchbench.core.errors import EXIT_REGRESSION, BenchError
 from benchbench.core.units import format_shape, format_value
 from benchbench.search import space
-from benchbench.search.budget import METRICS, Budget
-from benchbench.search.problem import Task
+from benchbench.search.budget import METRICS, CostBudget
+from benchbench.search.problem import SearchProblem
 from benchbench.search.space import PUBLISHED, Config
 
 _CUTS = ((max(space.RATIOS), "layer"), (0.0, "layer"), (max(space.RATIOS), "global"))
@@ -47,7 +47,7 @@ class Spread:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
+class SpaceSummary:
     """Of the space."""
 
     drawn: int  # different configurations, by chance
@@ -55,7 +55,7 @@ class Profile:
     spread: Mapping[str, Spread]
 
 
-def profile(task: Task, *, seed: int = 0, drawn: int = DRAWN) -> Profile:
+def profile(task: SearchProblem, *, seed: int = 0, drawn: int = DRAWN) -> SpaceSummary:
     """Look at configurations that were drawn by chance.
 
     Args:
@@ -68,7 +68,7 @@ def profile(task: Task, *, seed: int = 0, drawn: int = DRAWN) -> Profile:
         config.key: config for config in (space.suggest(chooser) for _ in range(drawn)) if config.fits(task.spatial)
     }
     costs = [task.costs(config) for config in found.values()]
-    return Profile(
+    return SpaceSummary(
         drawn=len(costs),
         feasible=sum(not task.budget.excesses(one) for one in costs),
         spread={
@@ -82,7 +82,7 @@ def profile(task: Task, *, seed: int = 0, drawn: int = DRAWN) -> Profile:
     )
 
 
-def corners(task: Task) -> Iterator[Config]:
+def corners(task: SearchProblem) -> Iterator[Config]:
     """The smallest networks of the space: every cost rises with each width, depth and expansion.
 
     The stem and the sampling pull both ways, so each of their choices is tried. Of those that are cut across layers the
@@ -107,7 +107,7 @@ def corners(task: Task) -> Iterator[Config]:
             yield config
 
 
-def smallest(task: Task, *, bound: bool = False) -> dict[str, tuple[float, Config]]:
+def smallest(task: SearchProblem, *, bound: bool = False) -> dict[str, tuple[float, Config]]:
     """Metric -> the least that a configuration needs, and the one that does.
 
     Args:
@@ -121,7 +121,7 @@ def smallest(task: Task, *, bound: bool = False) -> dict[str, tuple[float, Confi
     }
 
 
-def refuse_the_impossible(task: Task, measured: Mapping[str, float]) -> None:
+def check_feasible(task: SearchProblem, measured: Mapping[str, float]) -> None:
     """End a search that cannot find anything, before it trains.
 
     Args:
@@ -220,7 +220,7 @@ def decomposition(record: rec.Record, phase: str) -> str:
 
 
 def binding(
-    budget: Budget, whole: Mapping[str, float], least: Mapping[str, float], *, predicted: bool = False
+    budget: CostBudget, whole: Mapping[str, float], least: Mapping[str, float], *, predicted: bool = False
 ) -> list[str]:
     """For each limit a sentence on whether the unmodified network keeps it, and what would bind.
 
@@ -255,7 +255,7 @@ def binding(
     return found
 
 
-def space_lines(found: Profile, least: Mapping[str, tuple[float, Config]]) -> list[str]:
+def space_lines(found: SpaceSummary, least: Mapping[str, tuple[float, Config]]) -> list[str]:
     """The profile in words."""
     share = found.feasible / max(1, found.drawn)
     texts = []

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchbench.compress.channel_groups import Layer, Structure, cut, keep_indices
+from benchbench.compress.channel_groups import PrunableLayer, Structure, cut, keep_indices
 from benchbench.compress.importance import Scores
 from benchbench.zoo.pruned import shapes_of
 
@@ -63,7 +63,7 @@ def inherit(child: nn.Module, parent: Parent) -> float:
 
 
 def _losers(
-    layer: Layer, scores: Scores, own: dict[str, tuple[int, ...]], whole: dict[str, tuple[int, ...]]
+    layer: PrunableLayer, scores: Scores, own: dict[str, tuple[int, ...]], whole: dict[str, tuple[int, ...]]
 ) -> Sequence[int]:
     """The numbers of a parent's channels that a child has no place for: those that matter least.
 

@@ -28,7 +28,7 @@ from benchbench.search import pareto, proposals, space, stage
 from benchbench.search.clock import Sleep
 from benchbench.search.feasibility import BudgetError, published
 from benchbench.search.inheritance import Parent
-from benchbench.search.problem import Task, published_spec, task_from_json
+from benchbench.search.problem import SearchProblem, published_spec, task_from_json
 from benchbench.search.space import Config
 from benchbench.search.stage import OutOfTime
 from benchbench.search.storage import agree, check_own, errors
@@ -42,10 +42,10 @@ from benchbench.search.trial import (
     sharing,
     without_ranking,
 )
-from benchbench.search.weight_store import Shelf
+from benchbench.search.weight_store import WeightStore
 from benchbench.training.evaluate import measure_dice
 from benchbench.training.loop import train
-from benchbench.training.recipe import Budget as TrainBudget
+from benchbench.training.recipe import TrainingBudget as TrainBudget
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 
@@ -66,11 +66,11 @@ Tell = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class SearchJob:
     """A whole search, as its workers have it."""
 
     name: str  # of the study
-    task: Task
+    task: SearchProblem
     time_s: float
     low_steps: int  # of a proposal's training
     high_steps: int  # of a promotion's
@@ -104,7 +104,7 @@ class Job:
         return plain | {"task": self.task.to_json()}
 
 
-def job_from_json(plain: Mapping[str, Any]) -> Job:
+def job_from_json(plain: Mapping[str, Any]) -> SearchJob:
     """The reverse of `Job.to_json`.
 
     Raises:
@@ -115,7 +115,7 @@ def job_from_json(plain: Mapping[str, Any]) -> Job:
     if not isinstance(plain, Mapping):
         raise TypeError(f"job must be a table, not {plain!r}")
     task = task_from_json(plain["task"])
-    job = dataclasses.replace(rec.from_json(Job, {**plain, "task": rec.to_json(task)}), task=task)
+    job = dataclasses.replace(rec.from_json(SearchJob, {**plain, "task": rec.to_json(task)}), task=task)
     if min(job.low_steps, job.high_steps, job.finalists, job.seeds, job.workers) < 1 or not job.time_s > 0:
         raise ValueError("steps, finalists, seeds, workers and the time of a job must be above 0")
     return job
@@ -125,7 +125,14 @@ class Worker:
     """One of those that work on a search."""
 
     def __init__(
-        self, job: Job, folder: Path, storage: optuna.storages.BaseStorage, *, index: int, shared: bool, tell: Tell
+        self,
+        job: SearchJob,
+        folder: Path,
+        storage: optuna.storages.BaseStorage,
+        *,
+        index: int,
+        shared: bool,
+        tell: Tell,
     ) -> None:
         """Join a search, or begin it.
 
@@ -145,7 +152,7 @@ class Worker:
         several = shared or job.workers > 1
         here = zlib.crc32(f"{socket.gethostname()}:{folder.absolute()}".encode()) % 10**6 if shared else 0
         self.study = proposals.open_study(storage, job.name, job.task, seed=job.seed + index + here, several=several)
-        self.shelf = Shelf(folder / "points", storage, f"{job.name}/weights", shared=shared)
+        self.shelf = WeightStore(folder / "points", storage, f"{job.name}/weights", shared=shared)
         self._sleep = Sleep()
         self.began = float(_agreed(self.study, "began", time.time() - job.before_s))
         low, high = _agreed(self.study, "steps", [job.low_steps, job.high_steps])
@@ -216,7 +223,7 @@ class Worker:
             part = self.part("parent")
             seconds = max(_LEAST_S, self.job.part_s(PARENT_SHARE))
             what = {"given": self.job.parent is not None, "seconds": seconds}
-            stage.queue(part, [stage.Work(label="parent", what=what)])
+            stage.queue(part, [stage.QueuedTraining(label="parent", what=what)])
             self._until = self.job.end_s
             done = stage.work_off(part, self._make_parent, strict=True, late=lambda: self.elapsed() > self.job.end_s)
             self._until = None
@@ -234,7 +241,7 @@ class Worker:
             self._parent = parent_of(self.shelf.get("parent"), self.task)
         return self._parent
 
-    def _make_parent(self, work: stage.Work) -> dict[str, Any]:
+    def _make_parent(self, work: stage.QueuedTraining) -> dict[str, Any]:
         target = self.shelf.place("parent")
         given = self.job.parent
         if given:
@@ -380,7 +387,7 @@ class Worker:
         own = [key for key in known if key.endswith(self.again) and (self.again or not _OTHER_TIME.search(key))]
         return [key.removesuffix(self.again) for key in own]
 
-    def _longer(self, work: stage.Work) -> dict[str, Any]:
+    def _longer(self, work: stage.QueuedTraining) -> dict[str, Any]:
         config = space.from_json(work.what["config"])
         each = self.job.part_s(PROMOTION_SHARE + (1 - _KEPT) * FINAL_SHARE)
         budget = TrainBudget(steps=int(work.what["steps"]), most_s=max(_LEAST_S, float(work.what.get("most_s", each))))
@@ -414,7 +421,7 @@ class Worker:
         missing = [piece for piece in pieces if piece.label not in done]
         self._leave_out([f"the final training of {_name(p)} with seed {p.what['seed']}" for p in missing])
 
-    def _fitting(self, promoted: Sequence[stage.Done]) -> dict[str, Any]:
+    def _fitting(self, promoted: Sequence[stage.TrainingResult]) -> dict[str, Any]:
         """Which finals the time is enough for, and how long each trains.
 
         A final is as long as a promotion at least, since less would be a step back; so where time is short there are
@@ -454,7 +461,7 @@ class Worker:
         splits = data.get_plan(self.task.data).splits
         return splits.get("test", 0) / max(1, splits.get("val", 0))
 
-    def _finals(self, chosen: Mapping[str, Any]) -> list[stage.Work]:
+    def _finals(self, chosen: Mapping[str, Any]) -> list[stage.QueuedTraining]:
         return [
             self._piece(
                 "final",
@@ -466,7 +473,7 @@ class Worker:
             for plain in chosen["configs"]
         ]
 
-    def _members(self, promoted: Sequence[stage.Done]) -> list[Config]:
+    def _members(self, promoted: Sequence[stage.TrainingResult]) -> list[Config]:
         promoted = [one for one in promoted if one.result["dice"] > OF_INTEREST] or list(promoted)
         points = [(1 - one.result["dice"], one.result["costs"][self.task.metric]) for one in promoted]
         best = [i for i, rank in enumerate(pareto.ranks(points)) if rank == 0]
@@ -478,7 +485,7 @@ class Worker:
             found.append(whole)
         return found
 
-    def _final(self, work: stage.Work) -> dict[str, Any]:
+    def _final(self, work: stage.QueuedTraining) -> dict[str, Any]:
         config = space.from_json(work.what["config"])
         trial = self._alike(TrainBudget(seconds=float(work.what["seconds"])), int(work.what["seed"]))
         return self._judged(work.label, self._evaluate(config, self.parent(), trial, self.shelf.place(work.label)))
@@ -497,7 +504,7 @@ class Worker:
             "sha256": info.sha256,
         }
 
-    def finished(self) -> list[stage.Done]:
+    def finished(self) -> list[stage.TrainingResult]:
         """The finals of the time that the search has now, without those that failed."""
         chosen = self.part("finals").user_attrs.get(f"chosen{self.again}")
         labels = [piece.label for piece in self._finals(chosen)] if chosen else []
@@ -530,7 +537,7 @@ class Worker:
         stage.queue(part, pieces)
         stage.work_off(part, self._control, told=self._told)
 
-    def _control(self, work: stage.Work) -> dict[str, Any]:
+    def _control(self, work: stage.QueuedTraining) -> dict[str, Any]:
         config, seed = space.from_json(work.what["config"]), int(work.what["seed"])
         alike = self._alike(TrainBudget(seconds=float(work.what["seconds"])), seed)
         if work.what["kind"] == "scratch":
@@ -550,10 +557,10 @@ class Worker:
 
     # -- words
 
-    def _piece(self, kind: str, config: Config, what: Mapping[str, Any], suffix: str = "") -> stage.Work:
+    def _piece(self, kind: str, config: Config, what: Mapping[str, Any], suffix: str = "") -> stage.QueuedTraining:
         named = f"{kind}-{config.key}{suffix}"
         plain = rec.to_json(config)
-        return stage.Work(label=named, what={"kind": kind, "key": config.key, "config": plain, **what})
+        return stage.QueuedTraining(label=named, what={"kind": kind, "key": config.key, "config": plain, **what})
 
     def _result(self, found: Evaluation) -> dict[str, Any]:
         return {
@@ -568,13 +575,13 @@ class Worker:
             "at_s": self.elapsed(),
         }
 
-    def _told(self, one: stage.Done) -> None:
+    def _told(self, one: stage.TrainingResult) -> None:
         name = name_of(space.from_json(one.what["config"]))
         what = f"Dice {one.result['dice']:.3f} on val" if not one.error else one.error
         self.tell(f"{one.what['kind']} {name}: {what}")
 
 
-def _name(piece: stage.Work) -> str:
+def _name(piece: stage.QueuedTraining) -> str:
     return name_of(space.from_json(piece.what["config"]))
 
 

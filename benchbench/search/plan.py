@@ -18,8 +18,8 @@ from benchbench.core import records as rec
 from benchbench.core.units import format_duration, format_shape
 from benchbench.devices.resolve import Target
 from benchbench.search import feasibility, space
-from benchbench.search.phases import FINAL_SHARE, PARENT_SHARE, PROMOTION_SHARE, PROPOSAL_SHARE, Job
-from benchbench.search.problem import Task, spec_of
+from benchbench.search.phases import FINAL_SHARE, PARENT_SHARE, PROMOTION_SHARE, PROPOSAL_SHARE, SearchJob
+from benchbench.search.problem import SearchProblem, spec_of
 from benchbench.search.space import Config
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
@@ -40,12 +40,12 @@ class Before:
     origin: Literal["measured", "predicted"]
 
 
-def _smallest(task: Task) -> Config:
+def _smallest(task: SearchProblem) -> Config:
     """The network of the space with the least memory, uncut."""
     return dataclasses.replace(feasibility.smallest(task)["memory_bytes"][1], prune=0.0).canonical()
 
 
-def networks(task: Task, folder: Path) -> list[Path]:
+def networks(task: SearchProblem, folder: Path) -> list[Path]:
     """Write weights by chance of the unmodified network and of the smallest one, in this order.
 
     Args:
@@ -64,7 +64,7 @@ def networks(task: Task, folder: Path) -> list[Path]:
     return paths
 
 
-def look(task: Task, whole: rec.Record, least: rec.Record) -> Before:
+def look(task: SearchProblem, whole: rec.Record, least: rec.Record) -> Before:
     """What two records say before a search.
 
     Args:
@@ -89,7 +89,7 @@ def look(task: Task, whole: rec.Record, least: rec.Record) -> Before:
     )
 
 
-def first_lines(task: Task, source: data.DataPlan, target: Target, time_s: float) -> list[str]:
+def first_lines(task: SearchProblem, source: data.DataPlan, target: Target, time_s: float) -> list[str]:
     """What a search is of, before anything is measured, for a person.
 
     Args:
@@ -111,7 +111,7 @@ def first_lines(task: Task, source: data.DataPlan, target: Target, time_s: float
     return told
 
 
-def lines(job: Job, known: Before, profile: feasibility.Profile, target: Target) -> list[str]:
+def lines(job: SearchJob, known: Before, profile: feasibility.SpaceSummary, target: Target) -> list[str]:
     """The plan of a search after its first lines, for a person.
 
     Args:

@@ -21,9 +21,9 @@ from benchbench.measure.energy import open_meter
 from benchbench.measure.flops.graph import measure_cost
 from benchbench.measure.training_step import TrainingStep, forecast_step
 from benchbench.search import analytic_cost
-from benchbench.search.budget import Budget
+from benchbench.search.budget import CostBudget
 from benchbench.search.space import VARIANTS, Config
-from benchbench.training.recipe import Budget as TrainBudget
+from benchbench.training.recipe import TrainingBudget as TrainBudget
 from benchbench.training.recipe import TrainRecipe, default_batch
 from benchbench.zoo import cards as zoo_cards
 
@@ -51,7 +51,7 @@ class Infeasible(BenchError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class SearchProblem:
     """What all configurations of a search have in common."""
 
     data: str  # what finds the data set here
@@ -59,7 +59,7 @@ class Task:
     spatial: tuple[int, int, int]  # (D, H, W) of the patch, voxels
     in_channels: int
     out_channels: int
-    budget: Budget
+    budget: CostBudget
     base_bytes: float = 0.0  # of the process before there is a network, and of a volume's buffers
     phase: Literal["infer", "train"] = "infer"  # that the budget is of
     device: str = "cpu"  # that the budget is of, as it was asked for
@@ -129,7 +129,7 @@ class Task:
         return plain | {"budget": [limit.text for limit in self.budget.limits]}
 
 
-def task_from_json(plain: Mapping[str, Any]) -> Task:
+def task_from_json(plain: Mapping[str, Any]) -> SearchProblem:
     """The reverse of `Task.to_json`.
 
     Raises:
@@ -144,7 +144,7 @@ def task_from_json(plain: Mapping[str, Any]) -> Task:
     texts = plain["budget"]
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"budget must be a list of texts, not {texts!r}")
-    task = rec.from_json(Task, {**plain, "budget": rec.to_json(parse_budget(texts))})
+    task = rec.from_json(SearchProblem, {**plain, "budget": rec.to_json(parse_budget(texts))})
     if len(task.spatial) != 3 or min(*task.spatial, task.in_channels, task.out_channels) < 1:
         raise ValueError(f"a patch of {task.spatial}, {task.in_channels} channels in and {task.out_channels} out")
     if task.objective not in OBJECTIVES:
@@ -152,12 +152,12 @@ def task_from_json(plain: Mapping[str, Any]) -> Task:
     return task
 
 
-def published_spec(of: Task | data.DataPlan) -> rec.ModelSpec:
+def published_spec(of: SearchProblem | data.DataPlan) -> rec.ModelSpec:
     """The published network, uncut, for the channels of a task or a data set."""
     return zoo_cards.get_card(VARIANTS[0]).spec(in_channels=of.in_channels, out_channels=of.out_channels)
 
 
-def spec_of(task: Task, config: Config, name: str) -> rec.ModelSpec:
+def spec_of(task: SearchProblem, config: Config, name: str) -> rec.ModelSpec:
     """The network of a configuration before it is pruned, under a name."""
     card = zoo_cards.get_card(config.variant)
     spec = card.spec(in_channels=task.in_channels, out_channels=task.out_channels)
@@ -180,7 +180,7 @@ def check_objective(name: str) -> None:
         )
 
 
-def count(task: Task, model: nn.Module) -> dict[str, float]:
+def count(task: SearchProblem, model: nn.Module) -> dict[str, float]:
     """What a network costs without running it: exact, but memory, which is a lower bound.
 
     With a profile, the latency is its forecast, from a data sheet a lower bound; without, it is not among them.
@@ -208,7 +208,7 @@ def _profile(device: str, machine: str) -> Profile:
     return find_profile(device)
 
 
-def measure_in_passing(task: Task, model: nn.Module, *, quick: bool = False) -> dict[str, float]:
+def measure_in_passing(task: SearchProblem, model: nn.Module, *, quick: bool = False) -> dict[str, float]:
     """Latency, and energy where that is an objective: good enough to steer by, not to report.
 
     Args:
@@ -269,7 +269,7 @@ def _energy_j(model: nn.Module, x: torch.Tensor) -> float:
     return reading.joules / n
 
 
-def step_seconds(task: Task, model: nn.Module) -> float:
+def step_seconds(task: SearchProblem, model: nn.Module) -> float:
     """Seconds of one training step of a network with the search's batch, in passing."""
     x = torch.randn(task.batch or default_batch(task.spatial), task.in_channels, *task.spatial)
     with torch.random.fork_rng(devices=[]):

@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 from benchbench.core import records as rec
 from benchbench.core.errors import BenchError, StoreError, UsageError, first_line
 from benchbench.search import space
-from benchbench.search.problem import Infeasible, Task
+from benchbench.search.problem import Infeasible, SearchProblem
 from benchbench.search.space import Config
-from benchbench.search.storage import agree, drop_waiting, fail_the_dead, run_trial, take_up_the_left
+from benchbench.search.storage import agree, drop_waiting, fail_stale_trials, run_trial, take_up_the_left
 from benchbench.search.trial import Evaluation
 
 _CONFIG, _KEY, _COSTS, _SPENT, _SAME, _AT = "config", "key", "costs", "spent", "same_as", "at_s"
@@ -49,7 +49,7 @@ class Tried:
 
 
 def open_study(
-    storage: optuna.storages.BaseStorage, name: str, task: Task, *, seed: int, several: bool = False
+    storage: optuna.storages.BaseStorage, name: str, task: SearchProblem, *, seed: int, several: bool = False
 ) -> optuna.Study:
     """The study of a task, made if it is not there.
 
@@ -81,7 +81,7 @@ def open_study(
     return study
 
 
-def identity(task: Task) -> dict[str, Any]:
+def identity(task: SearchProblem) -> dict[str, Any]:
     """What makes trials of two workers comparable, as JSON values."""
     plain = {
         "data": task.key,
@@ -100,7 +100,7 @@ def identity(task: Task) -> dict[str, Any]:
 
 def search(
     study: optuna.Study,
-    task: Task,
+    task: SearchProblem,
     evaluate: Evaluate,
     *,
     elapsed: Callable[[], float],
@@ -194,7 +194,7 @@ def search(
             continue
         if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             time.sleep(_POLL_S)
-            fail_the_dead(study)
+            fail_stale_trials(study)
         elif not take_up_the_left(study):
             return tried(study)
 

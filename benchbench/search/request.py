@@ -13,8 +13,8 @@ from benchbench.core.errors import StoreError, UsageError, unknown
 from benchbench.core.protocol import get_protocol
 from benchbench.core.results import SEARCH_BEGUN
 from benchbench.core.search_result import SCHEMA
-from benchbench.search.budget import Budget, parse_budget
-from benchbench.search.phases import Job, job_from_json
+from benchbench.search.budget import CostBudget, parse_budget
+from benchbench.search.phases import SearchJob, job_from_json
 from benchbench.search.problem import OBJECTIVES
 from benchbench.search.storage import without_password
 
@@ -25,10 +25,10 @@ _SEEDS = 2**31  # below which all generators take a seed, and a worker's index b
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class SearchRequest:
     """What `bench search` was asked for."""
 
-    budget: Budget
+    budget: CostBudget
     data: str = "phantom"
     device: str = "cpu"
     objective: str = "latency"
@@ -53,7 +53,9 @@ class Asked:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, without a password."""
-        plain: dict[str, Any] = rec.to_json(dataclasses.asdict(dataclasses.replace(self, budget=Budget(), parent=None)))
+        plain: dict[str, Any] = rec.to_json(
+            dataclasses.asdict(dataclasses.replace(self, budget=CostBudget(), parent=None))
+        )
         return plain | {
             "budget": [limit.text for limit in self.budget.limits],
             "parent": str(self.parent.absolute()) if self.parent else None,
@@ -65,8 +67,8 @@ class Asked:
 class Begun:
     """What a folder keeps of a search that was begun in it."""
 
-    asked: Asked
-    job: Job | None  # None: it was stopped before its plan
+    asked: SearchRequest
+    job: SearchJob | None  # None: it was stopped before its plan
 
 
 def read_job(folder: Path) -> Begun:
@@ -95,15 +97,15 @@ def read_job(folder: Path) -> Begun:
     return Begun(asked=asked, job=job)
 
 
-def _asked(plain: Mapping[str, Any]) -> Asked:
-    """The reverse of `Asked.to_json`.
+def _asked(plain: Mapping[str, Any]) -> SearchRequest:
+    """The reverse of `SearchRequest.to_json`.
 
     Raises:
         KeyError: something is missing.
         TypeError: a value is not of its form.
         ValueError: a value that nobody could have asked for.
     """
-    if unknown_ones := sorted(set(plain) - {field.name for field in dataclasses.fields(Asked)}):
+    if unknown_ones := sorted(set(plain) - {field.name for field in dataclasses.fields(SearchRequest)}):
         raise ValueError(f"nothing is known of {', '.join(map(repr, unknown_ones))}")
     budget, parent = plain["budget"], plain.get("parent")
     if not isinstance(budget, list) or not all(isinstance(text, str) for text in budget):
@@ -111,12 +113,12 @@ def _asked(plain: Mapping[str, Any]) -> Asked:
     if not (parent is None or isinstance(parent, str)):
         raise TypeError(f"parent must be a text, not {parent!r}")
     rest = {key: value for key, value in plain.items() if key != "parent"}
-    asked = rec.from_json(Asked, {**rest, "budget": rec.to_json(parse_budget(budget))})
+    asked = rec.from_json(SearchRequest, {**rest, "budget": rec.to_json(parse_budget(budget))})
     check_asked(asked)
     return dataclasses.replace(asked, parent=Path(parent) if parent else None)
 
 
-def check_asked(asked: Asked) -> None:
+def check_asked(asked: SearchRequest) -> None:
     """Refuse numbers and names that no search can have.
 
     Raises:
@@ -139,13 +141,13 @@ def check_asked(asked: Asked) -> None:
     get_protocol(asked.protocol)
 
 
-def resumed(folder: Path, storage: str | None, **changes: Any) -> Asked:
+def resumed(folder: Path, storage: str | None, **changes: Any) -> SearchRequest:
     """What the search in a folder was asked for.
 
     Args:
         folder: of the search.
         storage: its address, where it is not in the folder and has a password.
-        changes: fields of `Asked` that may differ from then; None: as then.
+        changes: fields of `SearchRequest` that may differ from then; None: as then.
 
     Raises:
         StoreError: there is no search.

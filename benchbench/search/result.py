@@ -17,7 +17,7 @@ from benchbench.report.compare import verdicts
 from benchbench.search import feasibility, pareto, proposals, space, stage
 from benchbench.search.feasibility import published
 from benchbench.search.phases import OF_INTEREST
-from benchbench.search.problem import Task
+from benchbench.search.problem import SearchProblem
 from benchbench.search.space import Config
 from benchbench.search.trial import name_of
 
@@ -47,12 +47,12 @@ def trial_rows(known: Sequence[proposals.Tried]) -> list[dict[str, Any]]:
     ]
 
 
-def stage_rows(done: Sequence[stage.Done]) -> list[dict[str, Any]]:
+def stage_rows(done: Sequence[stage.TrainingResult]) -> list[dict[str, Any]]:
     """What was promoted, or trained in the end, as JSON values."""
     return [{**one.what, "label": one.label, "error": one.error, **one.result} for one in done]
 
 
-def reference_point(known: Sequence[proposals.Tried], task: Task) -> tuple[float, float] | None:
+def reference_point(known: Sequence[proposals.Tried], task: SearchProblem) -> tuple[float, float] | None:
     """Against which hypervolumes are: a Dice of 0.5, and a quarter more than the published network costs.
 
     Where the published network was refused, a quarter more than the dearest one that was tried.
@@ -64,7 +64,7 @@ def reference_point(known: Sequence[proposals.Tried], task: Task) -> tuple[float
     return (1 - REFERENCE_DICE, REFERENCE_FACTOR * max(costs)) if costs[0] else None
 
 
-def hypervolume_curve(known: Sequence[proposals.Tried], task: Task, before_s: float) -> dict[str, Any]:
+def hypervolume_curve(known: Sequence[proposals.Tried], task: SearchProblem, before_s: float) -> dict[str, Any]:
     """The hypervolume of what was known after each training, as a share of the reference box.
 
     Args:
@@ -106,11 +106,11 @@ def importances(of: optuna.Study) -> dict[str, Any]:
 
 def point(
     config: Config,
-    finals: Sequence[stage.Done],
-    controls: Sequence[stage.Done],
+    finals: Sequence[stage.TrainingResult],
+    controls: Sequence[stage.TrainingResult],
     measured: rec.Record | None,
     file_bytes: float,
-    task: Task,
+    task: SearchProblem,
 ) -> dict[str, Any]:
     """One finalist, all its seeds together.
 
@@ -189,7 +189,7 @@ _CONTROL_TEXT = {
 
 
 def _controls(
-    found: Mapping[str, Any], finals: Sequence[stage.Done], controls: Sequence[stage.Done]
+    found: Mapping[str, Any], finals: Sequence[stage.TrainingResult], controls: Sequence[stage.TrainingResult]
 ) -> tuple[dict[str, Any], list[str]]:
     """What the controls came to, beside the training of the same seed, and a sentence on each."""
     by_seed = {one.what["seed"]: one for one in finals}
@@ -251,7 +251,12 @@ def config_text(config: Config) -> str:
 
 
 def accounting(
-    known: Sequence[proposals.Tried], done: Sequence[stage.Done], *, parent_s: float, measured_s: float, whole_s: float
+    known: Sequence[proposals.Tried],
+    done: Sequence[stage.TrainingResult],
+    *,
+    parent_s: float,
+    measured_s: float,
+    whole_s: float,
 ) -> dict[str, float]:
     """Where the time went, in seconds of workers.
 

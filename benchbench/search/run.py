@@ -28,7 +28,7 @@ from benchbench.core import records as rec
 from benchbench.core.errors import UsageError, command
 from benchbench.core.protocol import get_protocol
 from benchbench.core.results import SEARCH, held, remove_torn, write_whole
-from benchbench.core.search_result import SCHEMA, Found, read_search
+from benchbench.core.search_result import SCHEMA, SearchOutcome, read_search
 from benchbench.core.units import format_duration
 from benchbench.devices import cpu
 from benchbench.devices.environment import environment
@@ -40,12 +40,12 @@ from benchbench.search import feasibility, proposals, space, stage
 from benchbench.search import plan as search_plan
 from benchbench.search import result as search_result
 from benchbench.search.budget import METRICS
-from benchbench.search.clock import Clock
+from benchbench.search.clock import ElapsedTime
 from benchbench.search.feasibility import BudgetError
-from benchbench.search.phases import PARTS, PROPOSAL_SHARE, Job, Worker
-from benchbench.search.problem import Task, check_objective, published_spec, step_seconds
-from benchbench.search.request import FREE, JOB, Asked, check_asked, read_job
-from benchbench.search.storage import open_storage, take_up_again
+from benchbench.search.phases import PARTS, PROPOSAL_SHARE, SearchJob, Worker
+from benchbench.search.problem import SearchProblem, check_objective, published_spec, step_seconds
+from benchbench.search.request import FREE, JOB, SearchRequest, check_asked, read_job
+from benchbench.search.storage import open_storage, requeue_interrupted
 from benchbench.search.trial import load_parent, name_of
 from benchbench.training.recipe import default_batch
 from benchbench.training.torch_runtime import threads
@@ -76,9 +76,7 @@ Plan = Callable[[Sequence[str]], None]
 Progress = Callable[[float, str], None]
 
 
-def parent_that_comes_along(
-    source: str, fold: int | None = None, spatial: tuple[int, int, int] | None = None
-) -> Path | None:
+def bundled_parent(source: str, fold: int | None = None, spatial: tuple[int, int, int] | None = None) -> Path | None:
     """Weights of the published network that come with benchbench, for a data set and its patch; None: there are none.
 
     Args:
@@ -114,7 +112,7 @@ class _Silent:
         """Nothing: it is in the summary."""
 
 
-def search(asked: Asked, out: Path, *, plan: Plan, progress: Progress | None = None) -> Found:
+def search(asked: SearchRequest, out: Path, *, plan: Plan, progress: Progress | None = None) -> SearchOutcome:
     """Search, or go on with a search.
 
     Args:
@@ -136,13 +134,13 @@ def search(asked: Asked, out: Path, *, plan: Plan, progress: Progress | None = N
 class _Search:
     """One search on this machine."""
 
-    def __init__(self, asked: Asked, out: Path, plan: Plan, progress: Progress | None) -> None:
+    def __init__(self, asked: SearchRequest, out: Path, plan: Plan, progress: Progress | None) -> None:
         self.asked, self.out, self.plan, self._progress = asked, out, plan, progress
         self.shared = asked.storage is not None  # others may be at it, on this machine or another one
         self.url = asked.storage or f"sqlite:///{(out / 'study.db').absolute()}"
-        self.clock = Clock(out / ".sittings.json")
+        self.clock = ElapsedTime(out / ".sittings.json")
         self._worker: Worker | None = None
-        self._begun: Job | None = None  # as it was planned, where it goes on
+        self._begun: SearchJob | None = None  # as it was planned, where it goes on
         self._worth: Any = None  # of the sampler, from elsewhere
         self._at_leisure = False  # its time was over: what was left out of measuring is asked for now
         self._left_out: list[str] = []
@@ -155,7 +153,7 @@ class _Search:
             sitting = self.clock.sitting_s
             self._progress(sitting / (sitting + max(left, 1.0)), text)
 
-    def run(self) -> Found:
+    def run(self) -> SearchOutcome:
         check_asked(self.asked)
         check_objective(self.asked.objective)
         self._check_folder()
@@ -166,7 +164,7 @@ class _Search:
         storage = open_storage(self.url)
         target = resolve(self.asked.device)
         task = self._task(source, target)
-        feasibility.refuse_the_impossible(task, {})
+        feasibility.check_feasible(task, {})
         if self.asked.parent:
             load_parent(self.asked.parent, task)
         self._keep(self._begun)  # from here on it can go on, whatever stops it
@@ -174,7 +172,7 @@ class _Search:
         self.plan([*first, f"folder: {self.out}"])
         known = self._before(task, source)
         task = dataclasses.replace(task, base_bytes=known.floor)
-        feasibility.refuse_the_impossible(task, known.least)
+        feasibility.check_feasible(task, known.least)
         job = self._job(task)
         self._keep(job)
         self._resume(storage, job.name)
@@ -219,7 +217,7 @@ class _Search:
                 f"on with: {command('search', '--resume', self.out)}"
             )
 
-    def _task(self, source: data.DataPlan, target: Target) -> Task:
+    def _task(self, source: data.DataPlan, target: Target) -> SearchProblem:
         spec = published_spec(source)
         spatial = self.asked.spatial or zoo_cards.fitting_sides(spec, source.patch)
         zoo_cards.build(spec, spatial)  # refuses a patch that it cannot take
@@ -232,7 +230,7 @@ class _Search:
         times = self.asked.objective in ("latency", "energy") or any(
             limit.metric == "latency_s" for limit in self.asked.budget.limits
         )
-        return Task(
+        return SearchProblem(
             data=source.where,
             key=source.key,
             spatial=(spatial[0], spatial[1], spatial[2]),
@@ -271,7 +269,7 @@ class _Search:
             protocol: None: as was asked for.
         """
         start = time.monotonic()
-        request = runner_plan.Request(
+        request = runner_plan.RunRequest(
             models=",".join(map(str, networks)),
             devices=(self.asked.device,),
             protocol=protocol or self.asked.protocol,
@@ -285,7 +283,7 @@ class _Search:
         self.clock.measured(time.monotonic() - start)
         return list(outcome.records)
 
-    def _before(self, task: Task, source: data.DataPlan) -> search_plan.Before:
+    def _before(self, task: SearchProblem, source: data.DataPlan) -> search_plan.Before:
         folder = self.out / "before"
         networks = search_plan.networks(task, folder)
         most_s = _BEFORE_SHARE * self.asked.time_s
@@ -306,7 +304,7 @@ class _Search:
         asked, brief = get_protocol(self.asked.protocol), get_protocol(self._brief_protocol())
         return before_s / 2 + _TIMED * asked.processes * (asked.timed_s - brief.timed_s)
 
-    def _job(self, task: Task) -> Job:
+    def _job(self, task: SearchProblem) -> SearchJob:
         if begun := self._begun:  # the steps of a search are those that it began with
             low, high, before_s, reserve_s = begun.low_steps, begun.high_steps, begun.before_s, begun.reserve_s
         else:
@@ -316,7 +314,7 @@ class _Search:
             reserve_s = min(_RESERVE * left, max(_MEASURING * self.asked.time_s, (self.asked.finalists + 1) * each))
             low = self.asked.steps or self._fitting_steps(task, left - reserve_s)
             high = _HIGH * low
-        return Job(
+        return SearchJob(
             before_s=before_s,
             reserve_s=reserve_s,
             name=self.asked.study or f"search-{task.key}",
@@ -333,14 +331,14 @@ class _Search:
             workers=self.asked.workers,
         )
 
-    def _fitting_steps(self, task: Task, left_s: float) -> int:
+    def _fitting_steps(self, task: SearchProblem, left_s: float) -> int:
         """As many that some 45 proposals fit: each about as dear as the published network, with a teacher beside it."""
         with threads(task.threads):
             each = step_seconds(task, zoo_cards.build(published_spec(task), task.spatial))
         fitting = (PROPOSAL_SHARE * left_s * self.asked.workers / _WISHED - _OVERHEAD_S) / (_DEARER * each)
         return max(_STEPS[0], min(_STEPS[1], math.floor(fitting)))
 
-    def _keep(self, job: Job | None) -> None:
+    def _keep(self, job: SearchJob | None) -> None:
         """Write what is needed to go on."""
         content = {"schema": SCHEMA, "asked": self.asked.to_json(), "job": job.to_json() if job else None}
         write_whole(self.out / JOB, (json.dumps(content, indent=1) + "\n").encode())
@@ -350,7 +348,7 @@ class _Search:
         names = {one.study_name for one in optuna.get_all_study_summaries(storage, include_best_trial=False)}
         for one in [name, *(f"{name}/{part}" for part in PARTS)]:
             if one in names:
-                take_up_again(optuna.load_study(study_name=one, storage=storage), alone=not self.shared)
+                requeue_interrupted(optuna.load_study(study_name=one, storage=storage), alone=not self.shared)
         if not self.shared and name in names:
             first = optuna.load_study(study_name=name, storage=storage)
             if (began := first.user_attrs.get("began")) is not None:
@@ -392,10 +390,10 @@ class _Search:
         self,
         worker: Worker,
         known: search_plan.Before,
-        profile: feasibility.Profile,
+        profile: feasibility.SpaceSummary,
         lines: Sequence[str],
         source: data.DataPlan,
-    ) -> Found:
+    ) -> SearchOutcome:
         task = worker.task
         finals, every = worker.finished(), stage.done(worker.part("finals"))
         labels = {one.label for one in finals}
@@ -403,7 +401,7 @@ class _Search:
         promotions = stage.done(worker.part("promotions"))
         (parent,) = stage.done(worker.part("parent"))
         tried = proposals.tried(worker.study)
-        by_key: dict[str, list[stage.Done]] = {}
+        by_key: dict[str, list[stage.TrainingResult]] = {}
         for one in finals:
             by_key.setdefault(str(one.what["key"]), []).append(one)
         best = {key: max(own, key=lambda one: float(one.result["dice"])) for key, own in by_key.items()}
@@ -480,13 +478,15 @@ class _Search:
         if left_out := list(dict.fromkeys([*worker.left_out(), *self._left_out])):
             content["left_out"] = left_out
         write_whole(self.out / SEARCH, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-        return Found(folder=self.out, summary=content)
+        return SearchOutcome(folder=self.out, summary=content)
 
     def _left(self, worker: Worker) -> float:
         """Seconds of the search's time, without controls."""
         return self.asked.time_s - worker.elapsed() + worker.controls_s
 
-    def _measurable(self, worker: Worker, keys: Sequence[str], finals: Mapping[str, Sequence[stage.Done]]) -> list[str]:
+    def _measurable(
+        self, worker: Worker, keys: Sequence[str], finals: Mapping[str, Sequence[stage.TrainingResult]]
+    ) -> list[str]:
         """The finalists that there is time to measure, the best on `val` first; the others are left out.
 
         A search whose time was over when it was taken up again measures all of them.
@@ -503,7 +503,7 @@ class _Search:
             self._left_out.append(f"the measurement of {name_of(config)}: 'bench search --resume' does it")
         return order[:count]
 
-    def _asked_without_places(self, task: Task) -> dict[str, Any]:
+    def _asked_without_places(self, task: SearchProblem) -> dict[str, Any]:
         """What was asked, without a path or an address of this machine."""
         asked = self.asked
         return {
@@ -537,7 +537,7 @@ class _Search:
         search_export.write_table(content["points"], self.out / "front.csv")
 
 
-def _metric_words(task: Task) -> dict[str, str]:
+def _metric_words(task: SearchProblem) -> dict[str, str]:
     if task.metric in METRICS:
         unit, title = METRICS[task.metric]
     else:

@@ -16,7 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from benchbench.core.errors import BenchError, StoreError, first_line
-from benchbench.search.storage import drop_waiting, fail_the_dead, run_trial, take_up_the_left
+from benchbench.search.storage import drop_waiting, fail_stale_trials, run_trial, take_up_the_left
 
 _LABEL, _WORK, _RESULT, _ERROR = "label", "work", "result", "error"
 _POLL_S = 1.0
@@ -27,7 +27,7 @@ class OutOfTime(BenchError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class QueuedTraining:
     """One piece of it."""
 
     label: str  # its name, of which there is one
@@ -35,7 +35,7 @@ class Work:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class TrainingResult:
     """A piece that is finished."""
 
     label: str
@@ -49,7 +49,7 @@ def open_stage(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
     return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
 
-def queue(stage: optuna.Study, pieces: Sequence[Work], *, alone: bool = False) -> None:
+def queue(stage: optuna.Study, pieces: Sequence[QueuedTraining], *, alone: bool = False) -> None:
     """Add work that is not there yet.
 
     Args:
@@ -73,13 +73,13 @@ def queue(stage: optuna.Study, pieces: Sequence[Work], *, alone: bool = False) -
 
 def work_off(
     stage: optuna.Study,
-    do: Callable[[Work], Mapping[str, Any]],
+    do: Callable[[QueuedTraining], Mapping[str, Any]],
     *,
     strict: bool = False,
-    told: Callable[[Done], None] | None = None,
+    told: Callable[[TrainingResult], None] | None = None,
     late: Callable[[], bool] | None = None,
     poll_s: float = _POLL_S,
-) -> list[Done]:
+) -> list[TrainingResult]:
     """Do what waits until nothing waits and nobody else is at anything.
 
     Args:
@@ -96,7 +96,7 @@ def work_off(
         label = trial.user_attrs.get(_LABEL)
         if label is None or any(d.label == label for d in done(stage)) or _runs_elsewhere(stage, label, trial.number):
             raise optuna.TrialPruned
-        piece = Work(label=label, what=trial.user_attrs[_WORK])
+        piece = QueuedTraining(label=label, what=trial.user_attrs[_WORK])
         try:
             result = dict(do(piece))
         except (StoreError, OutOfTime):
@@ -124,7 +124,7 @@ def work_off(
         running = stage.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         if any(_LABEL in trial.user_attrs for trial in running):
             time.sleep(poll_s)
-            fail_the_dead(stage)
+            fail_stale_trials(stage)
         elif over or not take_up_the_left(stage):
             return done(stage)
 
@@ -135,17 +135,17 @@ def _runs_elsewhere(stage: optuna.Study, label: str, number: int) -> bool:
     return any(trial.number < number and trial.user_attrs.get(_LABEL) == label for trial in running)
 
 
-def done(stage: optuna.Study) -> list[Done]:
+def done(stage: optuna.Study) -> list[TrainingResult]:
     """What is finished, each piece once, in the order in which they were queued."""
-    found: dict[str, Done] = {}
+    found: dict[str, TrainingResult] = {}
     for trial in stage.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         found.setdefault(trial.user_attrs[_LABEL], _done(trial))
     return list(found.values())
 
 
-def _done(trial: FrozenTrial) -> Done:
+def _done(trial: FrozenTrial) -> TrainingResult:
     attributes = trial.user_attrs
-    return Done(
+    return TrainingResult(
         label=attributes[_LABEL],
         what=attributes[_WORK],
         result=attributes.get(_RESULT, {}),

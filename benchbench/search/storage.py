@@ -71,7 +71,7 @@ _ASKED = (
 )
 
 
-class Lost(Exception):
+class TrialReassigned(Exception):
     """What this worker was at is another one's by now: it was silent for too long."""
 
 
@@ -178,7 +178,7 @@ class PatientStorage(optuna.storages.RDBStorage):
         if now and self._at is not None and self.get_trial(self._at).state != TrialState.RUNNING:
             self._is_lost = True
         if self._at is not None and self._is_lost:
-            raise Lost
+            raise TrialReassigned
 
     @contextlib.contextmanager
     def at(self, trial_id: int) -> Iterator[None]:
@@ -336,7 +336,7 @@ def run_trial(
         StoreError: the storage has been away for too long.
     """
     backend = _backend(study)
-    fail_the_dead(study)
+    fail_stale_trials(study)
     trial = _next(study, only_queued=only_queued)
     if trial is None:
         return False
@@ -347,7 +347,7 @@ def run_trial(
                 values = one(trial)
             except optuna.TrialPruned:
                 state = TrialState.PRUNED
-    except (Lost, optuna.exceptions.UpdateFinishedTrialError):
+    except (TrialReassigned, optuna.exceptions.UpdateFinishedTrialError):
         return _say_it_is_lost(trial)
     except BaseException as error:
         backend.hurried = backend.hurried or isinstance(error, KeyboardInterrupt)
@@ -410,7 +410,7 @@ def _backend(study: optuna.Study) -> PatientStorage:
     return found
 
 
-def fail_the_dead(study: optuna.Study) -> None:
+def fail_stale_trials(study: optuna.Study) -> None:
     """Queue again what a worker that has fallen silent was at, also one that died before its first sign of life."""
     backend = _backend(study)
     for trial_id in backend.silent(study._study_id):
@@ -438,7 +438,7 @@ def drop_waiting(study: optuna.Study, trial: FrozenTrial) -> None:
             storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
 
 
-def take_up_again(study: optuna.Study, *, alone: bool = True) -> int:
+def requeue_interrupted(study: optuna.Study, *, alone: bool = True) -> int:
     """Queue what was broken off, by a person or by an error of the machine.
 
     Args:

@@ -22,15 +22,15 @@ from benchbench.compress import importance
 from benchbench.compress.channel_groups import find_structure
 from benchbench.compress.prune import PruneRecipe, prune
 from benchbench.core import records as rec
-from benchbench.core.cache import Kept
+from benchbench.core.cache import BoundedCache
 from benchbench.core.errors import CheckpointError, UsageError, command, data_flags
 from benchbench.search import space
 from benchbench.search.inheritance import Parent, inherit
-from benchbench.search.problem import Task, count, measure_in_passing, spec_of
+from benchbench.search.problem import SearchProblem, count, measure_in_passing, spec_of
 from benchbench.search.space import Config
-from benchbench.training.loop import Progress, Start, readable_plan, train
-from benchbench.training.patch_loader import Feed, Reused
-from benchbench.training.recipe import Budget as TrainBudget
+from benchbench.training.loop import InitialWeights, Progress, readable_plan, train
+from benchbench.training.patch_loader import CachedPatchLoader, PatchLoader
+from benchbench.training.recipe import TrainingBudget as TrainBudget
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 from benchbench.zoo import logits as zoo_logits
@@ -53,7 +53,7 @@ class Evaluation:
     path: Path  # of its weights
 
 
-def check_parent(weights: Path, task: Task) -> checkpoint.CheckpointInfo:
+def check_parent(weights: Path, task: SearchProblem) -> checkpoint.CheckpointInfo:
     """What is said beside weights that a search is to start from.
 
     Args:
@@ -88,7 +88,7 @@ def check_parent(weights: Path, task: Task) -> checkpoint.CheckpointInfo:
     return info
 
 
-def load_parent(weights: Path, task: Task) -> tuple[checkpoint.CheckpointInfo, nn.Module]:
+def load_parent(weights: Path, task: SearchProblem) -> tuple[checkpoint.CheckpointInfo, nn.Module]:
     """A trained network that a search can start from: of the published size, with its weights.
 
     Args:
@@ -115,7 +115,7 @@ def load_parent(weights: Path, task: Task) -> tuple[checkpoint.CheckpointInfo, n
     return info, model
 
 
-def parent_of(weights: Path, task: Task) -> Parent:
+def parent_of(weights: Path, task: SearchProblem) -> Parent:
     """A trained network, and how much each of its channels matters.
 
     Args:
@@ -146,7 +146,12 @@ def without_ranking(parent: Parent, seed: int) -> Parent:
 
 
 def build(
-    task: Task, config: Config, parent: Parent | None, seed: int, *, criterion: importance.Criterion | None = None
+    task: SearchProblem,
+    config: Config,
+    parent: Parent | None,
+    seed: int,
+    *,
+    criterion: importance.Criterion | None = None,
 ) -> tuple[nn.Module, rec.ModelSpec, float]:
     """The network of a configuration, its spec, and the share of its parameters that it has inherited.
 
@@ -193,11 +198,11 @@ class Trial:
     seed: int
     spec: rec.ModelSpec | None = None  # of a network to train from scratch; None: it is made from the configuration
     criterion: importance.Criterion | None = None  # that it is pruned by; None: its own
-    feed: Reused | None = None  # of batches that other trials see, too
+    feed: CachedPatchLoader | None = None  # of batches that other trials see, too
     teacher: nn.Module | None = None  # the parent, where it remembers its answers to them
 
 
-class Remembering(nn.Module):
+class CachedTeacher(nn.Module):
     """A network that answers what it was asked before from memory."""
 
     def __init__(self, model: nn.Module, *, most_bytes: float) -> None:
@@ -209,7 +214,9 @@ class Remembering(nn.Module):
         """
         super().__init__()
         self.model = model
-        self._known: Kept[bytes, torch.Tensor] = Kept(most_bytes=most_bytes, size=lambda answer: answer.nbytes)
+        self._known: BoundedCache[bytes, torch.Tensor] = BoundedCache(
+            most_bytes=most_bytes, size=lambda answer: answer.nbytes
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the network's own; its first output alone."""
@@ -217,7 +224,7 @@ class Remembering(nn.Module):
         return self._known.get(key, lambda: zoo_logits.logits(self.model(x), x.shape[2:]))
 
 
-def sharing(task: Task, parent: Parent, budget: TrainBudget, seed: int, *, most_bytes: float) -> Trial:
+def sharing(task: SearchProblem, parent: Parent, budget: TrainBudget, seed: int, *, most_bytes: float) -> Trial:
     """How to try one configuration after another on the same batches: they, and the parent's answers, are made once.
 
     Args:
@@ -228,12 +235,17 @@ def sharing(task: Task, parent: Parent, budget: TrainBudget, seed: int, *, most_
         most_bytes: of batches that are kept, and of answers as many; end the feed when it is done with.
     """
     recipe = task.recipe(budget, seed)
-    feed = Reused(Feed(readable_plan(recipe), recipe), most_bytes=most_bytes)
-    return Trial(budget=budget, seed=seed, feed=feed, teacher=Remembering(parent.model, most_bytes=most_bytes))
+    feed = CachedPatchLoader(PatchLoader(readable_plan(recipe), recipe), most_bytes=most_bytes)
+    return Trial(budget=budget, seed=seed, feed=feed, teacher=CachedTeacher(parent.model, most_bytes=most_bytes))
 
 
 def evaluate(
-    task: Task, config: Config, parent: Parent | None, trial: Trial, out: Path, progress: Progress | None = None
+    task: SearchProblem,
+    config: Config,
+    parent: Parent | None,
+    trial: Trial,
+    out: Path,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Train a configuration and judge it.
 
@@ -271,7 +283,7 @@ def evaluate(
             "inherited": round(share, 4),
             "search": rec.to_json(config),
         }
-        begun = Start(
+        begun = InitialWeights(
             digest=f"{parent.sha256}:{config.key}:{trial.criterion}",
             cases=parent.cases,
             compression=done,

@@ -14,7 +14,7 @@ from benchbench.search import stage
 from benchbench.zoo import checkpoint
 
 
-class Shelf:
+class WeightStore:
     """The weights of a search: in its folder, and where several machines search, in the storage as well."""
 
     def __init__(self, folder: Path, storage: optuna.storages.BaseStorage, name: str, *, shared: bool) -> None:

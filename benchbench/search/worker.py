@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchbench.core.errors import EXIT_INTERRUPTED, BenchError, StoreError
-from benchbench.core.process import end_with_the_starter
+from benchbench.core.process import exit_with_parent
 
 
 def main(folder: Path, index: int, starter: int) -> int:
@@ -26,7 +26,7 @@ def main(folder: Path, index: int, starter: int) -> int:
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(number, interrupt)
-        end_with_the_starter(starter)
+        exit_with_parent(starter)
         _work(folder, index)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -41,7 +41,7 @@ from benchbench.core.units import format_shape
 from benchbench.training import resume_file
 from benchbench.training.evaluate import AccuracyError, measure_dice
 from benchbench.training.losses import distillation, make_loss, set_prior
-from benchbench.training.patch_loader import Batch, Feed, Reused
+from benchbench.training.patch_loader import Batch, CachedPatchLoader, PatchLoader
 from benchbench.training.recipe import TrainRecipe
 from benchbench.training.torch_runtime import (
     channels_last,
@@ -77,7 +77,7 @@ class TrainResult:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class InitialWeights:
     """What a training goes on from, where it does not begin with random weights."""
 
     digest: str  # of the weights that the network has, and of where they are from
@@ -122,8 +122,8 @@ def train(
     out: Path,
     device: str = "cpu",
     progress: Progress | None = None,
-    start: Start | None = None,
-    feed: Reused | None = None,
+    start: InitialWeights | None = None,
+    feed: CachedPatchLoader | None = None,
     replace: bool = True,
 ) -> TrainResult:
     """Train a network, and write its averaged weights.
@@ -193,8 +193,8 @@ class _Training:
         device: str,
         progress: Progress | None,
         group: _Group,
-        start: Start | None = None,
-        feed: Reused | None = None,
+        start: InitialWeights | None = None,
+        feed: CachedPatchLoader | None = None,
     ) -> None:
         self.start = start
         self.teacher = start.teacher.eval().to(device) if start and start.teacher and recipe.distil else None
@@ -212,7 +212,7 @@ class _Training:
         self.curve: list[tuple[int, float]] = []
         self.validation: list[tuple[int, float]] = []
         self.validation_s, self.waited_s = 0.0, 0.0  # the latter of the sittings before this one
-        self.feed: Feed | Reused = feed or Feed(plan, recipe, process=group.rank)
+        self.feed: PatchLoader | CachedPatchLoader = feed or PatchLoader(plan, recipe, process=group.rank)
         self.feed.waited_s = 0.0
         self.autocast = has_fast_bf16(device) if recipe.bf16 is None else recipe.bf16
         self.trained: nn.Module = model
@@ -421,7 +421,7 @@ class _Training:
         self.kept_at = self.seconds
         if not self.group.leads:
             return
-        state = resume_file.State(
+        state = resume_file.TrainingState(
             identity=self._identity(),
             model=self._live(),
             average=self.average,

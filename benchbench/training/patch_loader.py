@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchbench import data
-from benchbench.core.cache import Kept
+from benchbench.core.cache import BoundedCache
 from benchbench.core.errors import DataError
-from benchbench.core.process import end_with_the_starter
+from benchbench.core.process import exit_with_parent
 from benchbench.training.recipe import Patch, TrainRecipe
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _MEMORY_SHARE = 0.4  # of what is free, for cases
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class CachedCase:
     """A case in memory."""
 
     image: npt.NDArray[np.float16]  # (C, D, H, W)
@@ -55,7 +55,7 @@ class Held:
         return self.image.nbytes + self.label.nbytes + self.inside.nbytes + sum(c.nbytes for c in self.centres)
 
 
-def hold(case: data.Case) -> Held:
+def hold(case: data.Case) -> CachedCase:
     """A case as it is kept in memory."""
     draw = np.random.default_rng(0)
 
@@ -64,7 +64,7 @@ def hold(case: data.Case) -> Held:
         return np.sort(draw.choice(flat, _SEEDS, replace=False)) if len(flat) > _SEEDS else flat
 
     values = [value for value in np.unique(case.label).tolist() if value]
-    return Held(
+    return CachedCase(
         image=case.image.astype(np.float16),
         label=case.label,
         centres=tuple(some(case.label == value) for value in values),
@@ -83,10 +83,10 @@ class Batch:
 
 Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # image and target of a batch
 
-_there: Feed | None = None  # in the process that makes batches, its own
+_there: PatchLoader | None = None  # in the process that makes batches, its own
 
 
-def _start(feed: Feed, starter: int) -> None:
+def _start(feed: PatchLoader, starter: int) -> None:
     """Get ready to make batches, in the process that does nothing else; it ends with the one that started it."""
     import torch
 
@@ -96,7 +96,7 @@ def _start(feed: Feed, starter: int) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, signal.SIG_DFL)  # the training's handlers came along, which would tell a traceback
-    end_with_the_starter(starter)
+    exit_with_parent(starter)
     torch.set_num_threads(1)
 
 
@@ -112,7 +112,7 @@ def _batch(arrays: Arrays, patch: Patch) -> Batch:
     return Batch(image=image, target=target, patch=patch)
 
 
-class Feed:
+class PatchLoader:
     """The batches of one process of a training."""
 
     def __init__(self, plan: data.DataPlan, recipe: TrainRecipe, *, process: int = 0) -> None:
@@ -127,13 +127,13 @@ class Feed:
 
         self.plan, self.recipe, self.process = plan, recipe, process
         self.waited_s = 0.0
-        self._held: OrderedDict[int, Held] = OrderedDict()
+        self._held: OrderedDict[int, CachedCase] = OrderedDict()
         self._held_bytes = 0
         self._room_bytes = _MEMORY_SHARE * psutil.virtual_memory().available
         self._pool: Executor | None = None
         self._next: tuple[int, Patch, Future[Arrays]] | None = None
         self._turns: dict[Patch, Any] = {}
-        self._shades = shades()
+        self._shades = intensity_augmentation()
 
     def batch(self, step: int, patch: Patch, following: Patch | None = None) -> Batch:
         """The batch of a step; the one after it is begun.
@@ -192,7 +192,7 @@ class Feed:
             classes[0][region] = i
         return classes
 
-    def _case(self, index: int) -> Held:
+    def _case(self, index: int) -> CachedCase:
         if index in self._held:
             self._held.move_to_end(index)
             return self._held[index]
@@ -224,7 +224,7 @@ class Feed:
         if self.recipe.augment:
             image, label = self._augment(rng, image, label, inner)
         else:
-            image = jitter(rng, image)
+            image = scale_and_shift(rng, image)
         around = [((p - n) // 2,) * 2 for p, n in zip(patch, inner, strict=True)]
         return np.pad(image, [(0, 0), *around]), np.pad(label, around)
 
@@ -241,7 +241,7 @@ class Feed:
             item["inside"] = item["image"].any(0, keepdim=True).float()
         if label.shape != sides:
             if sides not in self._turns:
-                self._turns[sides] = turn(sides)
+                self._turns[sides] = random_affine(sides)
             item = self._turns[sides].set_random_state(seed=int(rng.integers(2**31)))(item)
         changed = self._shades.set_random_state(seed=int(rng.integers(2**31)))(item)
         found = changed["image"].numpy()
@@ -250,10 +250,10 @@ class Feed:
         return np.ascontiguousarray(found, np.float32), changed["label"].numpy()[0].round().astype(label.dtype)
 
 
-class Reused:
+class CachedPatchLoader:
     """The batches of a feed for one training after another of the same recipe but for its budget; each is made once."""
 
-    def __init__(self, feed: Feed, *, most_bytes: float) -> None:
+    def __init__(self, feed: PatchLoader, *, most_bytes: float) -> None:
         """Nothing is made yet.
 
         Args:
@@ -262,12 +262,12 @@ class Reused:
         """
         self.feed = feed
         self.waited_s = 0.0  # of the training that uses it now
-        self._known: Kept[tuple[int, Patch], Batch] = Kept(
+        self._known: BoundedCache[tuple[int, Patch], Batch] = BoundedCache(
             most_bytes=most_bytes, size=lambda batch: batch.image.nbytes + batch.target.nbytes
         )
 
     def batch(self, step: int, patch: Patch, following: Patch | None = None) -> Batch:
-        """The batch of a step, as `Feed.batch`."""
+        """The batch of a step, as `PatchLoader.batch`."""
         start = time.perf_counter()
         found = self._known.get((step, patch), lambda: self.feed.batch(step, patch, following))
         self.waited_s += time.perf_counter() - start
@@ -291,7 +291,7 @@ def _inner(patch: Patch, volume: tuple[int, ...]) -> Patch:
     return d, h, w
 
 
-def turn(patch: Patch) -> Any:
+def random_affine(patch: Patch) -> Any:
     """Rotation and scale, MONAI's: a patch out of a larger piece.
 
     The piece has to be larger by an even number of voxels along each axis: the middles of the two coincide then, and an
@@ -318,7 +318,7 @@ def turn(patch: Patch) -> Any:
     )
 
 
-def shades() -> Any:
+def intensity_augmentation() -> Any:
     """What changes intensities alone, MONAI's, in the order and with about the chances of nnU-Net.
 
     Source: Isensee et al. 2021, "nnU-Net", Nature Methods 18, supplementary note 4.
@@ -344,7 +344,7 @@ def shades() -> Any:
     )
 
 
-def jitter(rng: np.random.Generator, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def scale_and_shift(rng: np.random.Generator, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Each contrast a little brighter or darker, stronger or weaker; what is 0 stays."""
     inside = image.any(0)
     scale, shift = rng.normal(1, 0.1, (2, len(image), 1)).astype(np.float32)

@@ -19,7 +19,7 @@ _BATCH_VOXELS = 96**3  # a step of a plain U-Net on so many takes some 4 GB
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
+class TrainingBudget:
     """When a training ends; exactly one of the three is given."""
 
     seconds: float | None = None
@@ -49,7 +49,7 @@ class Budget:
         return self.steps
 
 
-def parse_budget(text: str) -> Budget:
+def parse_budget(text: str) -> TrainingBudget:
     """`20min`, `90s`, `1h`, `1000steps`, `300epochs`.
 
     Raises:
@@ -60,12 +60,12 @@ def parse_budget(text: str) -> Budget:
     found = re.fullmatch(r"(\d+) ?(steps?|epochs?)", text.strip())
     if found:
         number, what = int(found[1]), found[2].removesuffix("s")
-        return Budget(steps=number) if what == "step" else Budget(epochs=number)
+        return TrainingBudget(steps=number) if what == "step" else TrainingBudget(epochs=number)
     try:
         seconds = parse_seconds(text)
     except UsageError as error:
         raise UsageError(f"{text!r} is no budget: write 20min, 1000steps or 300epochs") from error
-    return Budget(seconds=seconds)
+    return TrainingBudget(seconds=seconds)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class TrainRecipe:
 
     data: str  # as `benchbench.data.get_plan` finds it
     patch: Patch  # (D, H, W) voxels that the network will be used with
-    budget: Budget
+    budget: TrainingBudget
     batch: int = 1  # patches in a step of one process
     seed: int = 0
     loss: Literal["dice_ce", "dice_focal"] = "dice_ce"  # of regions the cross-entropy is binary

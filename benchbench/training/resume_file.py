@@ -27,7 +27,7 @@ _POSITIVE = ("step", "exp_avg_sq")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class TrainingState:
     """Where a training stands."""
 
     identity: str  # of what is trained, and how
@@ -39,7 +39,7 @@ class State:
     validation: list[tuple[int, float]]  # (step, Dice)
 
 
-def content_of(state: State) -> bytes:
+def content_of(state: TrainingState) -> bytes:
     """A state as the content of its file."""
     content = io.BytesIO()
     torch.save({field.name: getattr(state, field.name) for field in dataclasses.fields(state)}, content)
@@ -48,7 +48,7 @@ def content_of(state: State) -> bytes:
 
 def read(
     path: Path, identity: str, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, device: str
-) -> State:
+) -> TrainingState:
     """A state that fits a training.
 
     Args:
@@ -73,7 +73,7 @@ def read(
         raise _unusable(path, "is of a training with another recipe")
     try:
         progress = _progress(found.get("progress"))
-        return State(
+        return TrainingState(
             identity=identity,
             model=_tensors(found.get("model"), weights, "weights"),
             average=_tensors(found.get("average"), weights, "average"),

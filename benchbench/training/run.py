@@ -17,19 +17,19 @@ from benchbench.core.errors import UsageError, command
 from benchbench.core.results import held
 from benchbench.devices import cuda
 from benchbench.training.loop import Progress, TrainResult, train
-from benchbench.training.recipe import Budget, Patch, TrainRecipe, default_batch
+from benchbench.training.recipe import Patch, TrainingBudget, TrainRecipe, default_batch
 from benchbench.training.torch_runtime import keep_freed_memory
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class TrainRequest:
     """A training, as it is asked for."""
 
     model: str  # a name of the zoo, or a card
     data: str  # a data set's name or folder
-    budget: Budget
+    budget: TrainingBudget
     fold: int | None = None  # of the cases; None: the data set's own
     in_channels: int | None = None  # None, or those of the data
     out_channels: int | None = None
@@ -41,10 +41,10 @@ class Asked:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
+class PreparedTraining:
     """A training that can begin."""
 
-    asked: Asked
+    asked: TrainRequest
     plan: data.DataPlan
     spec: rec.ModelSpec
     recipe: TrainRecipe
@@ -62,8 +62,10 @@ class Training:
             CheckpointError: it holds another training of this network.
         """
         weights = self.weights(out)
-        with held(out) if leads() else contextlib.nullcontext():  # the others wait for the one that leads in `train`
-            if fresh and leads():
+        with (
+            held(out) if is_main_process() else contextlib.nullcontext()
+        ):  # the others wait for the one that leads in `train`
+            if fresh and is_main_process():
                 checkpoint.set_aside(weights)
             torch.manual_seed(self.recipe.seed)
             model = zoo_cards.build_here(self.spec, self.recipe.patch)
@@ -98,7 +100,7 @@ class Training:
         return told
 
 
-def prepare(asked: Asked) -> Training:
+def prepare(asked: TrainRequest) -> PreparedTraining:
     """A training from what is asked.
 
     Raises:
@@ -129,7 +131,7 @@ def prepare(asked: Asked) -> Training:
         batch=asked.batch or default_batch(patch),
         **{key: value for key, value in asked.more.items() if value is not None},
     )
-    return Training(asked=asked, plan=plan, spec=spec, recipe=recipe)
+    return PreparedTraining(asked=asked, plan=plan, spec=spec, recipe=recipe)
 
 
 def is_one_of_several() -> bool:
@@ -137,7 +139,7 @@ def is_one_of_several() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this process speaks for those that it trains with."""
     return not is_one_of_several() or os.environ.get("RANK") == "0"
 

@@ -45,7 +45,7 @@ SEE_ALL = "'bench list models' shows all"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
+class PublishedFigure:
     """A figure as it was printed, with where."""
 
     metric: str
@@ -70,7 +70,7 @@ class Card:
     plan: str = ""  # `pkg.module:function`: keywords of the class for a patch, on a data set of one's own
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     paper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    published: tuple[Published, ...] = ()
+    published: tuple[PublishedFigure, ...] = ()
     folder: str | None = None  # of a user's own card: its class may lie beside it
     checkpoint: str | None = None  # path of the one file of weights that this card is of
     compression: Mapping[str, Any] | None = None  # what was done to a larger network to get this one
@@ -176,12 +176,12 @@ def read_card(path: Path) -> Card:
     return Card(**(data | {"spatial": spatial, "published": published, "folder": str(path.parent) if own else None}))
 
 
-def _published(entry: Any, path: Path) -> Published:
+def _published(entry: Any, path: Path) -> PublishedFigure:
     if not isinstance(entry, dict) or set(entry) != {"metric", "value", "source"}:
         raise CardError(f"{path}: each [[published]] needs metric, value and source, not {entry!r}")
     if not isinstance(entry["value"], (int, float)) or entry["metric"] not in METRIC_UNITS:
         raise CardError(f"{path}: [[published]] {unknown('metric', str(entry['metric']), METRIC_UNITS)}")
-    return Published(metric=entry["metric"], value=float(entry["value"]), source=str(entry["source"]))
+    return PublishedFigure(metric=entry["metric"], value=float(entry["value"]), source=str(entry["source"]))
 
 
 def _cards_folder() -> Any:

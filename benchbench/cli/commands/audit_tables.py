@@ -10,14 +10,14 @@ from typing import Any
 
 from benchbench.core.units import format_shape
 from benchbench.measure.flops.audit import TITLES, Counted, giga, signed
-from benchbench.runner.audit import Audited
+from benchbench.runner.audit import AuditOutcome
 
 GMAC = "GMAC (2x = GFLOP)"
 
 Row = dict[str, Any]
 
 
-def macs(rows: Sequence[Audited]) -> list[Row]:
+def macs(rows: Sequence[AuditOutcome]) -> list[Row]:
     """One line a network: its MACs by every counter, with how many times the truth that is."""
     lines = []
     for row in rows:
@@ -34,7 +34,7 @@ def macs(rows: Sequence[Audited]) -> list[Row]:
     return lines
 
 
-def params(rows: Sequence[Audited]) -> list[Row]:
+def params(rows: Sequence[AuditOutcome]) -> list[Row]:
     """One line a network: its parameters by every counter, and what some of them leave out."""
     lines = []
     for row in rows:
@@ -54,12 +54,12 @@ def params(rows: Sequence[Audited]) -> list[Row]:
     return lines
 
 
-def by_operator(rows: Sequence[Audited]) -> list[Row]:
+def by_operator(rows: Sequence[AuditOutcome]) -> list[Row]:
     """One line a kind of operator that a counter gets wrong, and one for each that the headline does not count."""
     return [*_uncounted(rows), *_differences(rows)]
 
 
-def _uncounted(rows: Sequence[Audited]) -> list[Row]:
+def _uncounted(rows: Sequence[AuditOutcome]) -> list[Row]:
     return [
         {
             "network": row.card.name,
@@ -79,7 +79,7 @@ def _uncounted(rows: Sequence[Audited]) -> list[Row]:
     ]
 
 
-def _differences(rows: Sequence[Audited]) -> list[Row]:
+def _differences(rows: Sequence[AuditOutcome]) -> list[Row]:
     return [
         {
             "network": row.card.name,
@@ -99,7 +99,7 @@ def _differences(rows: Sequence[Audited]) -> list[Row]:
     ]
 
 
-def plain(rows: Sequence[Audited]) -> list[Row]:
+def plain(rows: Sequence[AuditOutcome]) -> list[Row]:
     """One line a network and counter, with unrounded numbers."""
     lines = []
     for row in rows:
@@ -122,7 +122,7 @@ def plain(rows: Sequence[Audited]) -> list[Row]:
     return lines
 
 
-def verdicts(rows: Sequence[Audited]) -> list[str]:
+def verdicts(rows: Sequence[AuditOutcome]) -> list[str]:
     """One line a network, and one for each figure of a paper and each counter without a count."""
     said = []
     for row in rows:
@@ -143,7 +143,7 @@ def verdicts(rows: Sequence[Audited]) -> list[str]:
     return said
 
 
-def how(rows: Sequence[Audited]) -> list[str]:
+def how(rows: Sequence[AuditOutcome]) -> list[str]:
     """How each counter's numbers were obtained, once."""
     found = dict.fromkeys((c.counter, c.version, c.how) for row in rows for c in _counted(row).values() if c.how)
     return [f"{TITLES[counter]} {version or '(not installed)'}: {text}" for counter, version, text in found]
@@ -171,7 +171,7 @@ def operators() -> list[Row]:
     return lines
 
 
-def _counted(row: Audited) -> dict[str, Counted]:
+def _counted(row: AuditOutcome) -> dict[str, Counted]:
     return {c.counter: c for c in row.result.counters} if row.result else {}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchbench.cli.commands.tables import render
 from benchbench.core.units import format_value
-from benchbench.report.compare.verdicts import Comparison, Row, change_text, interval_text, p_text, tally
+from benchbench.report.compare.verdicts import ComparedRow, Comparison, change_text, interval_text, p_text, tally
 
 _FEW = 8  # so many names stand in one line
 
@@ -34,7 +34,7 @@ def rows(found: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def values_text(row: Row) -> str:
+def values_text(row: ComparedRow) -> str:
     """How many independent values each side has: `5, 5 processes`."""
     a, b = (len(s.medians) if row.metric.kind != "dice" else len(s.values) for s in row.samples)
     return f"{a}, {b} {'cases' if row.metric.kind == 'dice' else 'processes'}"
@@ -53,7 +53,7 @@ def plain(found: Comparison) -> list[dict[str, Any]]:
 _KEYS = ("network", "verdict", "note")
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def _plain(row: ComparedRow) -> dict[str, Any]:
     low, high = row.evidence.ci95 or ("", "")
     return {
         "network": row.label,
@@ -121,7 +121,7 @@ def remarks(found: Comparison) -> list[str]:
     return lines
 
 
-def regression_text(found: Comparison, row: Row) -> str:
+def regression_text(found: Comparison, row: ComparedRow) -> str:
     """`slim_unetr latency +12.3 % (limit 1.10)`."""
     limit = found.limits.get(row.metric.short)
     said = "" if limit is None else f" (limit {limit:g})"

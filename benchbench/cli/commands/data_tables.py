@@ -85,7 +85,7 @@ def _rows_below(below: Path) -> Iterator[Row]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
+class CheckedData:
     """What `bench data check` found."""
 
     source: Source
@@ -98,7 +98,7 @@ class Checked:
         return not any(fault.level == "fail" for fault in self.faults)
 
 
-def check_folder(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> Checked:
+def check_folder(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> CheckedData:
     """Read every case of a data set.
 
     Args:
@@ -132,10 +132,10 @@ def check_folder(folder: Path, *, progress: Callable[[int, int], None] | None = 
                     faults.append(data_validate.Fault(level="warn", case="", text=text))
         except DataError as error:
             faults.append(data_validate.Fault(level="fail", case="", text=str(error)))
-    return Checked(source=source, facts=tuple(facts), faults=tuple(faults))
+    return CheckedData(source=source, facts=tuple(facts), faults=tuple(faults))
 
 
-def facts_of(found: Checked) -> list[tuple[str, str]]:
+def facts_of(found: CheckedData) -> list[tuple[str, str]]:
     """Name and text of what the whole data set is."""
     source = found.source
     shapes = sorted({one.shape for one in found.facts})
@@ -171,13 +171,13 @@ def facts_of(found: Checked) -> list[tuple[str, str]]:
     return pairs
 
 
-def fault_lines(found: Checked) -> list[str]:
+def fault_lines(found: CheckedData) -> list[str]:
     """One line a fault, the fatal ones first."""
     ordered = sorted(found.faults, key=lambda fault: fault.level)
     return [f"{fault.level}: {fault.case + ': ' if fault.case else ''}{fault.text}" for fault in ordered]
 
 
-def to_json(found: Checked) -> dict[str, Any]:
+def to_json(found: CheckedData) -> dict[str, Any]:
     """Everything, for a program."""
     return {
         "data": dict(facts_of(found)),

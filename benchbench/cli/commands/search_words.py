@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from benchbench.core.errors import command
-from benchbench.core.search_result import Found, ordered
+from benchbench.core.search_result import SearchOutcome, ordered
 from benchbench.core.units import format_duration, format_value
 
 
-def rows(found: Found, *, plain: bool) -> list[dict[str, Any]]:
+def rows(found: SearchOutcome, *, plain: bool) -> list[dict[str, Any]]:
     """A row for each finalist, those of the front first.
 
     Args:
@@ -52,7 +52,7 @@ def rows(found: Found, *, plain: bool) -> list[dict[str, Any]]:
     return table
 
 
-def lines(found: Found) -> list[str]:
+def lines(found: SearchOutcome) -> list[str]:
     """What else a person wants to know."""
     s = found.summary
     trained = [one for one in s["trials"] if one["dice"] is not None and one["same_as"] is None]

@@ -25,10 +25,10 @@ from benchbench.report import reliability
 from benchbench.report.conditions import group
 from benchbench.report.figures import volumes
 from benchbench.report.grid import Grid
-from benchbench.report.tables import Cell, fits_lines, headline, row_labels, summary_rows
+from benchbench.report.tables import TableCell, fits_lines, headline, row_labels, summary_rows
 from benchbench.report.writers import legend, shown
 from benchbench.runner.findings import Finding
-from benchbench.runner.remote.queue import Visit
+from benchbench.runner.remote.queue import HostTiming
 from benchbench.zoo import cards as zoo_cards
 
 Row = Mapping[str, Any]
@@ -113,7 +113,7 @@ def finding_lines(finding: Finding) -> str:
     return f"{line}\n{'':<24}-> {finding.advice}" if finding.advice else line
 
 
-def visit_line(visit: Visit) -> str:
+def visit_line(visit: HostTiming) -> str:
     """Where the time with another host went, beside what was timed over there."""
     parts = [f"{format_duration(visit.connect_s)} to connect"]
     if visit.sent_bytes > 1_000_000:
@@ -178,7 +178,7 @@ def _volumes(whole: Grid | None) -> list[str]:
     return ["", whole.title, render(rows, "table")]
 
 
-def _short(key: str, cell: Cell) -> str:
+def _short(key: str, cell: TableCell) -> str:
     """A cell in few columns: reasons come below the table, and the range of a throughput is that of its latency."""
     if key == "status":
         return cell.text

@@ -73,7 +73,7 @@ class Difference:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
+class PublishedCount:
     """The paper's figures, and which counter gives them."""
 
     macs: float | None = None
@@ -93,7 +93,7 @@ class AuditResult:
     params: Params
     counters: tuple[Counted, ...]
     differences: tuple[Difference, ...]  # by counter, the largest first
-    published: Published
+    published: PublishedCount
     verdict: str
 
     @property
@@ -355,7 +355,7 @@ def explain_published(
     rows: Sequence[Difference],
     params: Params,
     why_params: Mapping[str, str],
-) -> Published:
+) -> PublishedCount:
     """Which counter gives the published figures, and what that says of them."""
     macs, size = published.get("macs"), published.get("params")
     by_name = {c.counter: c for c in counted}
@@ -379,7 +379,7 @@ def explain_published(
         params_why = f"{text}: {more}" if more else text
         if params_counter != "torch":
             params_why += f"; true {params.all / 1e6:,.2f} M"
-    return Published(
+    return PublishedCount(
         macs=macs, params=size, macs_counter=macs_counter, params_counter=params_counter,
         macs_why=macs_why, params_why=params_why,
     )  # fmt: skip

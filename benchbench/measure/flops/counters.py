@@ -51,7 +51,7 @@ _FAMILIES: Mapping[str, Family] = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class CountedPart:
     """What was counted in one module for one operator, as if the module were reached by one path."""
 
     module: str
@@ -77,7 +77,7 @@ class Tally:
     version: str | None
     macs: int | None = None
     params: int | None = None
-    parts: tuple[Part, ...] = ()
+    parts: tuple[CountedPart, ...] = ()
     repeats: tuple[Repeat, ...] = ()
     batch: int = 1  # the count was divided by this
     unknown: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # module: operators without a rule
@@ -152,7 +152,7 @@ def count_torch(module: nn.Module, x: Tensor) -> tuple[Tally, Facts]:
         version=str(torch.__version__),
         macs=macs,
         params=sum(p.numel() for p in module.parameters()),
-        parts=tuple(Part(module=m, family=f, operator=o, macs=n) for (m, f, o), n in recorder.parts.items()),
+        parts=tuple(CountedPart(module=m, family=f, operator=o, macs=n) for (m, f, o), n in recorder.parts.items()),
         how=COUNT_METHOD,
         uncounted=left_out,
     )
@@ -332,8 +332,8 @@ def _thop(module: nn.Module, x: Tensor, rules: Mapping[type[nn.Module], Any] | N
     )
 
 
-def _part(name: str, layer: nn.Module, macs: int) -> Part:
-    return Part(module=name, family=family_of(type(layer)), operator=type(layer).__name__, macs=macs)
+def _part(name: str, layer: nn.Module, macs: int) -> CountedPart:
+    return CountedPart(module=name, family=family_of(type(layer)), operator=type(layer).__name__, macs=macs)
 
 
 def _thop_fixed(module: nn.Module, x: Tensor) -> Tally:
@@ -394,7 +394,7 @@ def _fvcore(module: nn.Module, x: Tensor) -> Tally:
         unknown = {name: analysis.unsupported_ops(name) for name in by_module}
     own, strange = _own(by_module), _own(unknown)
     parts = [
-        Part(module=name, family=_FVCORE_FAMILIES.get(operator, "elementwise"), operator=operator, macs=round(n))
+        CountedPart(module=name, family=_FVCORE_FAMILIES.get(operator, "elementwise"), operator=operator, macs=round(n))
         for name, operators in own.items()
         for operator, n in operators.items()
         if n

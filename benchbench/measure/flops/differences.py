@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from benchbench.measure.flops.audit import Difference
-from benchbench.measure.flops.counters import Facts, Family, Part, Repeat, Tally
+from benchbench.measure.flops.counters import CountedPart, Facts, Family, Repeat, Tally
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +61,11 @@ def differences(truth: Tally, facts: Facts, tally: Tally) -> list[Difference]:
     return sorted(rows, key=lambda row: -abs(row.counted - row.true))
 
 
-def _units(true: Iterable[Part], counted: Iterable[Part], tally: Tally, facts: Facts) -> list[_Unit]:
-    truth: dict[tuple[str, Family], list[Part]] = {}
+def _units(true: Iterable[CountedPart], counted: Iterable[CountedPart], tally: Tally, facts: Facts) -> list[_Unit]:
+    truth: dict[tuple[str, Family], list[CountedPart]] = {}
     for part in true:
         truth.setdefault((part.module, part.family), []).append(part)
-    said: dict[tuple[str, Family], list[Part]] = {}
+    said: dict[tuple[str, Family], list[CountedPart]] = {}
     for part in counted:
         family = part.family
         if family == "conv" and (part.module, family) not in truth and (part.module, "transposed_conv") in truth:

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class LayerCost:
     """What one module holds and does itself, its children left out."""
 
     module: str
@@ -60,7 +60,7 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class ForwardCost:
     """The exact cost of one forward."""
 
     params: int  # every Parameter once, trained or not
@@ -118,7 +118,7 @@ def measure_cost(
     *,
     make: Callable[[], nn.Module] | None = None,
     run: bool = True,
-) -> Cost:
+) -> ForwardCost:
     """Count one forward of a network in eval mode, without computing it where that can be done.
 
     What fails on `meta` is counted on fake CPU tensors, and what fails there too by one forward on random values,
@@ -249,7 +249,7 @@ def materialised(
         return real
 
 
-def _count_without_values(module: nn.Module, input_shape: Sequence[int], dtype: str) -> Cost:
+def _count_without_values(module: nn.Module, input_shape: Sequence[int], dtype: str) -> ForwardCost:
     """On `meta`, and the operators on fake tensors; on these alone where the network makes CPU tensors."""
     macs, left_out, failed = 0, dict[str, int](), None
     with graph_settings():
@@ -270,8 +270,8 @@ def _count_without_values(module: nn.Module, input_shape: Sequence[int], dtype: 
     return dataclasses.replace(_cost_of(module, tracer, COUNT_METHOD), macs=macs, uncounted=left_out)
 
 
-def _cost_of(module: nn.Module, tracer: Tracer, how: str) -> Cost:
-    return Cost(
+def _cost_of(module: nn.Module, tracer: Tracer, how: str) -> ForwardCost:
+    return ForwardCost(
         params=sum(p.numel() for p in module.parameters()),  # shared ones once
         buffer_elements=sum(b.numel() for b in module.buffers()),
         macs=sum(o.macs for o in tracer.operators),
@@ -286,7 +286,7 @@ def _cost_of(module: nn.Module, tracer: Tracer, how: str) -> Cost:
 
 def _count_by_running(
     module: nn.Module, input_shape: Sequence[int], dtype: str, make: Callable[[], nn.Module] | None
-) -> Cost:
+) -> ForwardCost:
     if any(t.is_meta for t in [*module.parameters(), *module.buffers()]):
         assert make is not None
         real = make()
@@ -328,7 +328,7 @@ class _Outside(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def layers(cost: Cost, module: nn.Module) -> list[Layer]:
+def layers(cost: ForwardCost, module: nn.Module) -> list[LayerCost]:
     """Parameters and MACs of each module that has any of its own, in the network's order."""
     macs: dict[str, int] = {}
     kinds: dict[str, str] = {}
@@ -346,7 +346,9 @@ def layers(cost: Cost, module: nn.Module) -> list[Layer]:
     order = {name: i for i, (name, _) in enumerate(module.named_modules(remove_duplicate=False))}
     names = sorted({*params, *(n for n, m in macs.items() if m)}, key=lambda n: order.get(n, len(order)))
     return [
-        Layer(module=n or "(the network itself)", kind=kinds.get(n, "-"), params=params.get(n, 0), macs=macs.get(n, 0))
+        LayerCost(
+            module=n or "(the network itself)", kind=kinds.get(n, "-"), params=params.get(n, 0), macs=macs.get(n, 0)
+        )
         for n in names
     ]
 

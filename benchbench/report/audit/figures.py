@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from benchbench.core import units
 from benchbench.report.audit import results as audit_results
-from benchbench.report.audit.tables import SHOWN, Audited, Metric
+from benchbench.report.audit.tables import SHOWN, AuditRow, Metric
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
 from benchbench.report.figures.overview import MAX_BARS, Drawing
@@ -35,7 +35,7 @@ class Step:
     kind: str  # true | more | less | counter | published
 
 
-def published_and_true(part: Sequence[Audited], metric: Metric, *, prefix: str) -> Drawing | None:
+def published_and_true(part: Sequence[AuditRow], metric: Metric, *, prefix: str) -> Drawing | None:
     """Each network's published and true figure, joined by a line, the most overstated first.
 
     Of parameters only those that do not agree are drawn: most do.
@@ -72,7 +72,7 @@ def published_and_true(part: Sequence[Audited], metric: Metric, *, prefix: str) 
     )
 
 
-def _draw_pairs(pairs: Sequence[tuple[Audited, float]], metric: Metric) -> str:
+def _draw_pairs(pairs: Sequence[tuple[AuditRow, float]], metric: Metric) -> str:
     scale = 1e9 if metric == "macs" else 1e6
     with figures_style.plain_matplotlib():
         figure, axes = figures_style.row_axes([one.label for one, _ in pairs], 0.32, left=0.27, right=0.17)
@@ -103,7 +103,7 @@ def _draw_pairs(pairs: Sequence[tuple[Audited, float]], metric: Metric) -> str:
         return figures_style.save(figure)
 
 
-def staircase(part: Sequence[Audited], *, prefix: str) -> Drawing | None:
+def staircase(part: Sequence[AuditRow], *, prefix: str) -> Drawing | None:
     """From the true compute of the featured network to the published figure, step by step.
 
     Returns: None where no audit says what a counter gets wrong.
@@ -131,7 +131,7 @@ def staircase(part: Sequence[Audited], *, prefix: str) -> Drawing | None:
     )
 
 
-def steps_of(one: Audited, counter: str) -> list[Step]:
+def steps_of(one: AuditRow, counter: str) -> list[Step]:
     """The rows of the staircase; what the differences do not explain is a step of its own.
 
     Args:

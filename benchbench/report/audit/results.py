@@ -43,7 +43,7 @@ class Count:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class CountDifference:
     """One kind of operator that a counter gets wrong."""
 
     counter: str
@@ -95,13 +95,13 @@ class Audit:
 
     params: Parameters
     counts: Mapping[str, Count]  # by counter
-    differences: tuple[Difference, ...]
+    differences: tuple[CountDifference, ...]
     published: Mapping[str, Explained]  # by metric: `macs`, `params`
     verdict: str
 
     def shares(self, counter: str) -> list[Share]:
         """What that counter gets wrong, by kind of operator, the largest first."""
-        found: dict[str, list[Difference]] = {}
+        found: dict[str, list[CountDifference]] = {}
         for d in self.differences:
             if d.counter == counter and d.excess:
                 found.setdefault(d.kind, []).append(d)
@@ -163,8 +163,8 @@ def _read_count(item: Any) -> Count:
     )
 
 
-def _read_difference(item: Any) -> Difference:
-    return Difference(
+def _read_difference(item: Any) -> CountDifference:
+    return CountDifference(
         counter=_text(item["counter"]),
         kind=_text(item["kind"]),
         operator=_text(item["operator"]),

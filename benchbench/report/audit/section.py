@@ -16,12 +16,12 @@ from benchbench.core import units
 from benchbench.report import conditions, html
 from benchbench.report.audit import figures as audit_figures
 from benchbench.report.audit import results as audit_results
-from benchbench.report.audit.tables import Audited, compute_grid, gather, parameter_grid
+from benchbench.report.audit.tables import AuditRow, compute_grid, gather, parameter_grid
 from benchbench.report.grid import Grid, count_text, giga, mega, signed, times
 from benchbench.report.slim_unetr_paper import facts as slim_unetr_paper_facts
 from benchbench.report.slim_unetr_paper import published
 from benchbench.report.slim_unetr_paper import tables as slim_unetr_paper_tables
-from benchbench.report.tables import STATUS_TEXT, Cell, finite
+from benchbench.report.tables import STATUS_TEXT, TableCell, finite
 
 #: Differences of one network that have a line of their own; what is beyond them is one line.
 MAX_DIFFERENCES = 12
@@ -88,7 +88,7 @@ def _conditions(records: Sequence[rec.Record]) -> list[tuple[str, str]]:
     return [(name, "; ".join(texts)) for name, texts in found.items()]
 
 
-def _part(part: Sequence[Audited], prefix: str) -> dict[str, Any]:
+def _part(part: Sequence[AuditRow], prefix: str) -> dict[str, Any]:
     grids = compute_grid(part, key=f"{prefix}compute"), parameter_grid(part, key=f"{prefix}parameters")
     drawings = (
         audit_figures.published_and_true(part, "macs", prefix=f"{prefix}m"),
@@ -108,7 +108,7 @@ def _table(grid: Grid) -> dict[str, Any]:
     return {"grid": grid, "lines": lines}
 
 
-def _network(one: Audited) -> dict[str, Any]:
+def _network(one: AuditRow) -> dict[str, Any]:
     found = one.found
     return {
         "one": one,
@@ -135,13 +135,13 @@ def _sizes(found: audit_results.Audit) -> str:
     )
 
 
-def _count(one: Audited, count: audit_results.Count) -> dict[str, Any]:
-    def cell(value: int | None, shown: Callable[[float], str]) -> Cell:
+def _count(one: AuditRow, count: audit_results.Count) -> dict[str, Any]:
+    def cell(value: int | None, shown: Callable[[float], str]) -> TableCell:
         if value is None:
-            return Cell(text="-", note=count.reason or "no count recorded")
+            return TableCell(text="-", note=count.reason or "no count recorded")
         origin: Any = "analytic" if count.counter == "torch" else "counter"
         least = "at least " if shown is giga and count.uncounted else ""
-        return Cell(text=least + shown(value), origin=origin, value=value, note=str(value))
+        return TableCell(text=least + shown(value), origin=origin, value=value, note=str(value))
 
     true = one.true("macs")
     return {

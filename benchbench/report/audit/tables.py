@@ -15,9 +15,9 @@ from benchbench.core import records as rec
 from benchbench.core.errors import StoreError
 from benchbench.report.audit import results as audit_results
 from benchbench.report.conditions import input_text
-from benchbench.report.grid import AGREES, GMAC, NOTHING, Column, Grid, Line, direction, giga, mega, times
+from benchbench.report.grid import AGREES, GMAC, NOTHING, Grid, GridColumn, GridRow, direction, giga, mega, times
 from benchbench.report.slim_unetr_paper import published
-from benchbench.report.tables import STATUS_TEXT, Cell, finite, measurement_cell, row_labels
+from benchbench.report.tables import STATUS_TEXT, TableCell, finite, measurement_cell, row_labels
 
 Metric = Literal["macs", "params"]
 #: How a figure is written: G or M.
@@ -27,7 +27,7 @@ _COLUMN = {"macs": "gflops", "params": "mparams"}  # of Table III, after `brain_
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Audited:
+class AuditRow:
     """One audit record and what its artifact holds."""
 
     record: rec.Record
@@ -84,7 +84,7 @@ class Audited:
         return self.found.published[metric] if self.found else None
 
 
-def gather(records: Sequence[rec.Record], read: Callable[[rec.Artifact], bytes]) -> list[list[Audited]]:
+def gather(records: Sequence[rec.Record], read: Callable[[rec.Artifact], bytes]) -> list[list[AuditRow]]:
     """The audit records apart by input, each with what could be read of its artifact.
 
     Args:
@@ -102,7 +102,7 @@ def gather(records: Sequence[rec.Record], read: Callable[[rec.Artifact], bytes])
     return parts
 
 
-def _audited(record: rec.Record, label: str, read: Callable[[rec.Artifact], bytes]) -> Audited:
+def _audited(record: rec.Record, label: str, read: Callable[[rec.Artifact], bytes]) -> AuditRow:
     name = record.model.name
     row = published.find(3, name)
     shown = label.replace(name, row.name, 1) if row else label
@@ -115,7 +115,7 @@ def _audited(record: rec.Record, label: str, read: Callable[[rec.Artifact], byte
             note = str(error)
     elif record.status in ("ok", "unstable"):
         note = "the record names no audit, so no counter can be shown"
-    one = Audited(record=record, label=shown, card=name, found=found, note=note)
+    one = AuditRow(record=record, label=shown, card=name, found=found, note=note)
     own = found.counts.get("torch") if found else None
     if own and own.macs is not None and one.true("macs") not in (None, own.macs):
         odd = f"the audit counts {giga(own.macs)} GMAC by PyTorch, the record {giga(one.true('macs') or 0)}"
@@ -123,14 +123,14 @@ def _audited(record: rec.Record, label: str, read: Callable[[rec.Artifact], byte
     return one
 
 
-def counters(part: Sequence[Audited]) -> list[str]:
+def counters(part: Sequence[AuditRow]) -> list[str]:
     """The public counters that any of these audits asked, ours left out."""
     asked = {name for one in part if one.found for name in one.found.counts}
     known = [name for name in audit_results.COUNTERS if name in asked and name != "torch"]
     return known + sorted(asked - set(audit_results.COUNTERS))
 
 
-def compute_grid(part: Sequence[Audited], *, key: str = "compute") -> Grid:
+def compute_grid(part: Sequence[AuditRow], *, key: str = "compute") -> Grid:
     """Published compute, the truth, every counter, and why they differ."""
     unit = "thousand millions of multiply-accumulates of one forward of one batch"
     return _grid(
@@ -144,7 +144,7 @@ def compute_grid(part: Sequence[Audited], *, key: str = "compute") -> Grid:
     )
 
 
-def parameter_grid(part: Sequence[Audited], *, key: str = "parameters") -> Grid:
+def parameter_grid(part: Sequence[AuditRow], *, key: str = "parameters") -> Grid:
     """Published parameters, the truth, every counter, and why they differ."""
     caption = (
         "In millions of elements. True: every nn.Parameter once, and no buffers. Bare parameters belong to no layer, "
@@ -161,26 +161,26 @@ def parameter_grid(part: Sequence[Audited], *, key: str = "parameters") -> Grid:
     )
 
 
-def _title(part: Sequence[Audited]) -> str:
+def _title(part: Sequence[AuditRow]) -> str:
     return "Table III" if all(one.in_paper for one in part) else "Table III and other networks"
 
 
 def _grid(
-    part: Sequence[Audited], metric: Metric, *, key: str, title: str, group: str, caption: str, true_help: str
+    part: Sequence[AuditRow], metric: Metric, *, key: str, title: str, group: str, caption: str, true_help: str
 ) -> Grid:
     names = counters(part)
     columns = [
-        Column(
+        GridColumn(
             key="published",
             title="Published",
             help="as printed, in the paper or, for other networks, in theirs",
             group=group,
         ),
-        Column(key="true", title="True", help=true_help, group=group),
-        Column(key="factor", title="Published / true", help="1 where the paper is right"),
+        GridColumn(key="true", title="True", help=true_help, group=group),
+        GridColumn(key="factor", title="Published / true", help="1 where the paper is right"),
     ]
     columns += [
-        Column(
+        GridColumn(
             key=f"by_{name}",
             title=audit_results.COUNTERS.get(name, name),
             help=f"what {name} says",
@@ -188,9 +188,12 @@ def _grid(
         )
         for name in names
     ]
-    columns.append(Column(key="why", title="Why they differ", help="what the published figure counts", kind="prose"))
+    columns.append(
+        GridColumn(key="why", title="Why they differ", help="what the published figure counts", kind="prose")
+    )
     lines = [
-        Line(label=one.label, card=one.card, cells=_cells(one, metric, names), status=one.record.status) for one in part
+        GridRow(label=one.label, card=one.card, cells=_cells(one, metric, names), status=one.record.status)
+        for one in part
     ]
     down = metric == "macs"
     lines.sort(key=lambda line: _rank(line, down=down))
@@ -207,47 +210,47 @@ def _grid(
     )
 
 
-def _any(lines: Sequence[Line], key: str) -> bool:
+def _any(lines: Sequence[GridRow], key: str) -> bool:
     return any(line.cell(key).value is not None for line in lines)
 
 
-def _rank(line: Line, *, down: bool) -> tuple[bool, float, str]:
+def _rank(line: GridRow, *, down: bool) -> tuple[bool, float, str]:
     factor = line.cell("factor").value
     return factor is None, (-factor if down else factor) if factor is not None else 0.0, line.label
 
 
-def _cells(one: Audited, metric: Metric, names: Sequence[str]) -> dict[str, Cell]:
+def _cells(one: AuditRow, metric: Metric, names: Sequence[str]) -> dict[str, TableCell]:
     shown = SHOWN[metric]
     stated, true, factor = one.published(metric), one.true(metric), one.factor(metric)
     ours = measurement_cell(one.record.get(metric))
     cells = {
-        "published": Cell(text="-", note="no figure published for this input"),
+        "published": TableCell(text="-", note="no figure published for this input"),
         "true": ours,
-        "factor": Cell(text="-", note="needs a published figure and a count"),
+        "factor": TableCell(text="-", note="needs a published figure and a count"),
         "why": _why(one, metric),
     }
     if stated is not None:
         source = one.record.published(metric)
         note = (source.source if source else None) or f"{published.PAPER}, Table III"
-        cells["published"] = Cell(text=one.published_text(metric), origin="published", value=stated, note=note)
+        cells["published"] = TableCell(text=one.published_text(metric), origin="published", value=stated, note=note)
     if true is not None:
         cells["true"] = dataclasses.replace(ours, text=shown(true), detail="", note=f"{true}; {ours.note}")
     if factor is not None:
-        cells["factor"] = Cell(text=times(factor), value=factor, detail=direction(factor))
+        cells["factor"] = TableCell(text=times(factor), value=factor, detail=direction(factor))
     for name in names:
         cells[f"by_{name}"] = _counter_cell(one, metric, name)
     return cells
 
 
-def _counter_cell(one: Audited, metric: Metric, name: str) -> Cell:
+def _counter_cell(one: AuditRow, metric: Metric, name: str) -> TableCell:
     found = one.found.counts.get(name) if one.found else None
     if found is None:
-        return Cell(text="-", note=one.note or "this counter was not asked")
+        return TableCell(text="-", note=one.note or "this counter was not asked")
     value, true = getattr(found, metric), one.true(metric)
     if value is None:
-        return Cell(text="-", note=found.reason or "no count recorded")
+        return TableCell(text="-", note=found.reason or "no count recorded")
     ratio = value / true if true else 1.0
-    return Cell(
+    return TableCell(
         text=SHOWN[metric](value),
         origin="counter",
         value=value,
@@ -256,16 +259,16 @@ def _counter_cell(one: Audited, metric: Metric, name: str) -> Cell:
     )
 
 
-def _why(one: Audited, metric: Metric) -> Cell:
+def _why(one: AuditRow, metric: Metric) -> TableCell:
     """The reason in words; of a failure, why there is no audit."""
     if not one.usable:
-        return Cell(text=f"{STATUS_TEXT[one.record.status]}: {one.record.error or 'no reason recorded'}")
+        return TableCell(text=f"{STATUS_TEXT[one.record.status]}: {one.record.error or 'no reason recorded'}")
     found = one.explained(metric)
     if found is None:
-        return Cell(text=one.note or NOTHING.note)
+        return TableCell(text=one.note or NOTHING.note)
     if found.why:
-        return Cell(text=found.why[0].upper() + found.why[1:])
+        return TableCell(text=found.why[0].upper() + found.why[1:])
     if one.published(metric) is None:
-        return Cell(text="No figure published.")
+        return TableCell(text="No figure published.")
     name = found.counter and audit_results.COUNTERS.get(found.counter, found.counter)
-    return Cell(text=f"Reproduced by {name}." if name else "No counter reproduces it.")
+    return TableCell(text=f"Reproduced by {name}." if name else "No counter reproduces it.")

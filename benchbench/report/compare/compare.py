@@ -22,10 +22,10 @@ from benchbench.report.compare.verdicts import (
     MIN_DICE,
     MIN_EFFECT,
     Broken,
+    ComparedRow,
     Comparison,
     Evidence,
     Metric,
-    Row,
     Sample,
     decide,
     get_metric,
@@ -124,9 +124,9 @@ def compare(
 
 def _row(
     label: str, pair: Pair, metric: Metric, both: tuple[Sample, Sample], evidence: Evidence, p: float | None, low: float
-) -> Row:
+) -> ComparedRow:
     gap = pace_gap(*pair) if metric.kind in ("time", "energy") else None
-    return Row(
+    return ComparedRow(
         label=label,
         metric=metric,
         records=pair,
@@ -140,7 +140,7 @@ def _row(
     )
 
 
-def _regression(row: Row, limits: Mapping[str, float] | None) -> bool:
+def _regression(row: ComparedRow, limits: Mapping[str, float] | None) -> bool:
     if row.verdict != row.metric.regressed:
         return False
     if not limits:
@@ -355,7 +355,7 @@ def noise_floor(records: Sequence[rec.Record], like: rec.Record) -> float:
 # What is said beside the table
 
 
-def _untested(rows: Sequence[Row]) -> list[str]:
+def _untested(rows: Sequence[ComparedRow]) -> list[str]:
     """How rows without a test were decided, a line a kind."""
     rules = {
         "memory": "peak memory with fewer than 3 processes on a side: no test; called above 5 % with ranges apart",
@@ -369,7 +369,7 @@ def _untested(rows: Sequence[Row]) -> list[str]:
     return lines + [f"Dice without a test, so never called: {note}" for note in cases]
 
 
-def _paces(rows: Sequence[Row]) -> list[str]:
+def _paces(rows: Sequence[ComparedRow]) -> list[str]:
     """Of the rows that the machine's own pace kept from being called, how much it differed."""
     lines: dict[str, str] = {}
     for row in rows:
@@ -382,7 +382,7 @@ def _paces(rows: Sequence[Row]) -> list[str]:
     return list(lines.values())
 
 
-def _unchecked(rows: Sequence[Row], limits: Mapping[str, float] | None) -> list[str]:
+def _unchecked(rows: Sequence[ComparedRow], limits: Mapping[str, float] | None) -> list[str]:
     """Limits that nothing was held against."""
     seen = {row.metric.short for row in rows}
     return [

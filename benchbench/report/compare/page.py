@@ -16,7 +16,7 @@ from benchbench.core import results as core_results
 from benchbench.core import units
 from benchbench.core.errors import StoreError
 from benchbench.report import conditions, html
-from benchbench.report.compare.verdicts import Comparison, Row, change_text, interval_text, p_text, tally
+from benchbench.report.compare.verdicts import ComparedRow, Comparison, change_text, interval_text, p_text, tally
 from benchbench.report.figures import strips
 from benchbench.report.place import check_place
 
@@ -96,7 +96,7 @@ def _sentence(found: Comparison) -> str:
     return ". ".join(parts) + "."
 
 
-def _row(row: Row, found: Comparison) -> dict[str, Any]:
+def _row(row: ComparedRow, found: Comparison) -> dict[str, Any]:
     metric, evidence = row.metric, row.evidence
     change = evidence.effect if metric.kind == "dice" else evidence.effect - 1
     values = {
@@ -128,7 +128,7 @@ def _row(row: Row, found: Comparison) -> dict[str, Any]:
     }
 
 
-def _n(row: Row, side: int) -> str:
+def _n(row: ComparedRow, side: int) -> str:
     """`5 processes, 60 samples`, `16 cases`."""
     sample = row.samples[side]
     if row.metric.kind == "dice":
@@ -137,7 +137,7 @@ def _n(row: Row, side: int) -> str:
     return processes if len(sample.values) == len(sample.medians) else f"{processes}, {len(sample.values)} samples"
 
 
-def _facts(rows: Sequence[Row], found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
+def _facts(rows: Sequence[ComparedRow], found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
     """The conditions by name: what holds on both sides once, what differs apart as A and B."""
     pairs = {r.records[0].cell: r.records for r in rows} | {b.records[0].cell: b.records for b in found.broken}
     sides = [_facts_of([pair[side] for pair in pairs.values()]) for side in (0, 1)]
@@ -156,7 +156,7 @@ def _facts_of(records: Sequence[rec.Record]) -> dict[str, str]:
     return {name: "; ".join(texts) for name, texts in found.items()}
 
 
-def _figures(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[str]]:
+def _figures(rows: Sequence[ComparedRow]) -> tuple[list[dict[str, Any]], list[str]]:
     """The strips by network, and the names of those that there was no room for."""
     spent, drawn, left_out = 0, {}, []
     for i in sorted(range(len(rows)), key=lambda i: (rows[i].verdict == "same", i)):

@@ -277,7 +277,7 @@ def _plain(value: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ComparedRow:
     """One metric of one cell on both sides, judged."""
 
     label: str  # the network, with what tells this cell from its others
@@ -316,7 +316,7 @@ class Broken:
 class Comparison:
     """Two sets of records side by side; A is what was, B is what is."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedRow, ...]
     broken: tuple[Broken, ...]
     only: tuple[tuple[str, ...], tuple[str, ...]]  # labels of the cells of A alone, of B alone
     unmeasured: tuple[str, ...]  # labels of pairs with nothing measured on both sides
@@ -326,7 +326,7 @@ class Comparison:
     limits: Mapping[str, float]  # short name -> ratio (of Dice: drop) above which a regression counts; empty: any
 
     @property
-    def regressions(self) -> tuple[Row, ...]:
+    def regressions(self) -> tuple[ComparedRow, ...]:
         """The rows for which the comparison fails."""
         return tuple(row for row in self.rows if row.regression)
 
@@ -338,7 +338,7 @@ class Comparison:
         return EXIT_INCOMPLETE if self.broken else EXIT_OK
 
 
-def tally(rows: Iterable[Row]) -> str:
+def tally(rows: Iterable[ComparedRow]) -> str:
     """`12 compared: 10 same, 1 slower, 1 ambiguous`."""
     words = [row.verdict for row in rows]
     counts = [f"{words.count(word)} {word}" for word in _WORDS if word in words]

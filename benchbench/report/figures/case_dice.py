@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
 from benchbench.report.figures.overview import MAX_BARS, Drawing
-from benchbench.report.tables import Row, dice_classes, region_name
+from benchbench.report.tables import TableRow, dice_classes, region_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ _MOST_DOTS = 80  # of one row
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class RegionDice:
     """A region of a network."""
 
     label: str
@@ -31,7 +31,7 @@ class Line:
     ci95: tuple[float, float] | None
 
 
-def lines(rows: Sequence[Row]) -> list[Line]:
+def lines(rows: Sequence[TableRow]) -> list[RegionDice]:
     """The regions of the rows whose Dice was measured here, or earlier on another machine."""
     found = []
     for row in rows:
@@ -42,11 +42,11 @@ def lines(rows: Sequence[Row]) -> list[Line]:
                 continue
             name = region_name(m) if classes else ""
             label = f"{row.label} {name}".strip()
-            found.append(Line(label=label, values=tuple(m.values), mean=m.value, ci95=m.ci95))
+            found.append(RegionDice(label=label, values=tuple(m.values), mean=m.value, ci95=m.ci95))
     return found
 
 
-def strip_plot(rows: Sequence[Row], *, prefix: str) -> Drawing | None:
+def strip_plot(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     """A dot for each case, a row for each region of each network.
 
     Returns: None where no Dice of two cases is there.
@@ -69,11 +69,11 @@ def strip_plot(rows: Sequence[Row], *, prefix: str) -> Drawing | None:
     )
 
 
-def _text(line: Line) -> str:
+def _text(line: RegionDice) -> str:
     return f"{line.mean:.3f}" + (f" ({line.ci95[0]:.3f} to {line.ci95[1]:.3f})" if line.ci95 else "")
 
 
-def _draw(shown: Sequence[Line], low: float) -> str:
+def _draw(shown: Sequence[RegionDice], low: float) -> str:
     with figures_style.plain_matplotlib():
         figure, axes = figures_style.row_axes([line.label for line in shown], 0.28, right=0.24)
         axes.set_xlim(low - 0.02, 1.02)
@@ -86,7 +86,7 @@ def _draw(shown: Sequence[Line], low: float) -> str:
         return figures_style.save(figure)
 
 
-def _line(axes: Axes, i: int, line: Line) -> None:
+def _line(axes: Axes, i: int, line: RegionDice) -> None:
     if line.ci95:
         axes.barh(
             i, line.ci95[1] - line.ci95[0], left=line.ci95[0], height=0.8, color=svg.SERIES[1], alpha=0.3, linewidth=0

@@ -18,8 +18,8 @@ from benchbench.report.conditions import Group
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
 from benchbench.report.figures.overview import MAX_BARS, Drawing
-from benchbench.report.grid import Column, Grid, Line
-from benchbench.report.tables import Cell, finite, headline, measurement_cell, row_labels, valid
+from benchbench.report.grid import Grid, GridColumn, GridRow
+from benchbench.report.tables import TableCell, finite, headline, measurement_cell, row_labels, valid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ class Side:
     name: str
     predicted: bool
     times: dict[str, tuple[float, float, float]]  # network -> value, lower and upper end, seconds
-    cells: dict[str, Cell]  # network -> as the table of that device has it
+    cells: dict[str, TableCell]  # network -> as the table of that device has it
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +134,9 @@ def grid(found: Sides, *, key: str) -> Grid:
     columns = []
     for i, side in enumerate(found.sides):
         heading = f"{side.name}{' (predicted)' if side.predicted else ''}"
-        columns.append(Column(key=f"time{i}", title="One batch", help="as in its own table", group=heading))
+        columns.append(GridColumn(key=f"time{i}", title="One batch", help="as in its own table", group=heading))
         columns.append(
-            Column(
+            GridColumn(
                 key=f"pace{i}", title="Keeps", help="patches in a second, at the slow end", group=heading, kind="text"
             )
         )
@@ -144,16 +144,16 @@ def grid(found: Sides, *, key: str) -> Grid:
     for label in found.labels:
         cells = {}
         for i, side in enumerate(found.sides):
-            cells[f"time{i}"] = side.cells.get(label, Cell(text="-", note="not asked of this device"))
+            cells[f"time{i}"] = side.cells.get(label, TableCell(text="-", note="not asked of this device"))
             if label in side.times:
                 _, low, high = side.times[label]
-                cells[f"pace{i}"] = Cell(
+                cells[f"pace{i}"] = TableCell(
                     text=pace_text(low, high),
                     origin="predicted" if side.predicted else "measured",
                     value=pace(high) or 0.0,
                     note=_ends(side.times[label]),
                 )
-        lines.append(Line(label=label, card="", cells=cells))
+        lines.append(GridRow(label=label, card="", cells=cells))
     asked = ", ".join(f"{pace:g}" for pace in PACES)
     return Grid(
         key=key,

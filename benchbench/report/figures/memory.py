@@ -15,20 +15,20 @@ from benchbench.core import units
 from benchbench.report import reliability
 from benchbench.report.figures import stacks, svg
 from benchbench.report.figures.overview import MAX_BARS, Drawing
-from benchbench.report.figures.stacks import Part, Stack
-from benchbench.report.tables import Row
+from benchbench.report.figures.stacks import Stack, StackPart
+from benchbench.report.tables import TableRow
 
 PARTS = {
-    "base_memory_bytes": Part(letter="B", name="framework", series=4),
-    "weights_memory_bytes": Part(letter="W", name="weights", series=1),
-    "input_memory_bytes": Part(letter="I", name="input", series=2),
-    "output_memory_bytes": Part(letter="O", name="output", series=5),
-    "activation_memory_bytes": Part(letter="A", name="activations, scratch", series=0),
+    "base_memory_bytes": StackPart(letter="B", name="framework", series=4),
+    "weights_memory_bytes": StackPart(letter="W", name="weights", series=1),
+    "input_memory_bytes": StackPart(letter="I", name="input", series=2),
+    "output_memory_bytes": StackPart(letter="O", name="output", series=5),
+    "activation_memory_bytes": StackPart(letter="A", name="activations, scratch", series=0),
 }
-_RESERVED = Part(letter="R", name="reserved, not used", series=3)
+_RESERVED = StackPart(letter="R", name="reserved, not used", series=3)
 
 
-def split_bars(rows: Sequence[Row], *, prefix: str) -> Drawing | None:
+def split_bars(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     """Peak memory by what holds it, smallest first.
 
     Returns: None where no row has its peak split; then plain bars say as much.
@@ -62,7 +62,7 @@ def split_bars(rows: Sequence[Row], *, prefix: str) -> Drawing | None:
     )
 
 
-def _parts(row: Row) -> tuple[tuple[Part, float], ...]:
+def _parts(row: TableRow) -> tuple[tuple[StackPart, float], ...]:
     """The measured parts of a row; nothing where the activations are not told apart."""
     if not row.usable or row.cells["memory_bytes"].origin != "measured":
         return ()
@@ -77,7 +77,7 @@ def _parts(row: Row) -> tuple[tuple[Part, float], ...]:
     return tuple(known)
 
 
-def _stack(row: Row, parts: tuple[tuple[Part, float], ...]) -> Stack:
+def _stack(row: TableRow, parts: tuple[tuple[StackPart, float], ...]) -> Stack:
     cell = row.cells["memory_bytes"]
     measured, value = cell.origin == "measured", cell.value or 0.0
     return Stack(
@@ -96,7 +96,7 @@ def _spoken(stack: Stack) -> str:
     return f"{stack.label} {stack.text}" + (f" ({parts}{forecast})" if parts or forecast else "")
 
 
-def _peak_operators(rows: Sequence[Row]) -> str:
+def _peak_operators(rows: Sequence[TableRow]) -> str:
     """At which operators the forecast sees the peaks, where the records say so."""
     counts: dict[str, int] = {}
     for row in rows:

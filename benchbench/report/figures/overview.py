@@ -15,7 +15,7 @@ from benchbench.core import units
 from benchbench.report import conditions, reliability
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
-from benchbench.report.tables import Row, finite
+from benchbench.report.tables import TableRow, finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return sorted(kept, key=lambda i: (points[i][0], i))
 
 
-def scatter(rows: Sequence[Row], *, prefix: str) -> Drawing | None:
+def scatter(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     """Dice against latency where two rows have both, else parameters against MACs.
 
     Where the rows' patches differ the time is that of a patient: latencies would be of unlike work.
@@ -95,7 +95,7 @@ def scatter(rows: Sequence[Row], *, prefix: str) -> Drawing | None:
     return Drawing(svg=svg.inline(picture, prefix=prefix, label=label), title="Size and compute", caption=caption)
 
 
-def bars(rows: Sequence[Row], metric: str, *, prefix: str) -> Drawing | None:
+def bars(rows: Sequence[TableRow], metric: str, *, prefix: str) -> Drawing | None:
     """Bars of `latency_s`, `train_step_s` or `memory_bytes`, smallest first.
 
     Returns: None where no row has a value.
@@ -125,7 +125,7 @@ def _bar_unit(metric: str, largest: float) -> tuple[str, float]:
     return ("GB", 1e9) if largest >= 1e9 else ("MB", 1e6)
 
 
-def _points(rows: Sequence[Row], x: str, y: str) -> list[Point]:
+def _points(rows: Sequence[TableRow], x: str, y: str) -> list[Point]:
     """The rows that have both values and can stand on a logarithmic axis."""
     points, useless = [], reliability.useless([row.record for row in rows])
     for series, row in enumerate(rows):
@@ -143,7 +143,7 @@ def _points(rows: Sequence[Row], x: str, y: str) -> list[Point]:
     return points
 
 
-def _origins(rows: Sequence[Row], *metrics: str) -> str:
+def _origins(rows: Sequence[TableRow], *metrics: str) -> str:
     """`Latency: measured. Dice: measured (slim_unetr), reference (unetr).`, as a sentence for the caption."""
     sentences = []
     for metric in metrics:
@@ -252,7 +252,7 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _draw_bars(rows: Sequence[Row], metric: str, x_title: str, divisor: float) -> str:
+def _draw_bars(rows: Sequence[TableRow], metric: str, x_title: str, divisor: float) -> str:
     with figures_style.plain_matplotlib():
         figure, axes = figures_style.row_axes([row.label for row in rows], 0.34)
         highest = max(_high(row, metric) for row in rows) / divisor
@@ -281,19 +281,19 @@ def _draw_bars(rows: Sequence[Row], metric: str, x_title: str, divisor: float) -
         return figures_style.save(figure)
 
 
-def _short(row: Row, metric: str) -> str:
+def _short(row: TableRow, metric: str) -> str:
     """`at least 171 ms` of a forecast, small enough to stand beside the bar."""
     return row.cells[metric].text.replace("at least", "≥")
 
 
-def _span(row: Row, metric: str) -> tuple[float, float] | None:
+def _span(row: TableRow, metric: str) -> tuple[float, float] | None:
     m = row.record.get(metric)
     if m is None:
         return None
     return m.interval or m.ci95 or ((min(m.values), max(m.values)) if len(m.values) > 1 else None)
 
 
-def _high(row: Row, metric: str) -> float:
+def _high(row: TableRow, metric: str) -> float:
     value = row.cells[metric].value or 0.0
     span = None if metric == "memory_bytes" else _span(row, metric)
     return max(value, span[1]) if span else value

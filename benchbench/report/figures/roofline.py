@@ -18,8 +18,8 @@ from benchbench.core import units
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
 from benchbench.report.figures.overview import Drawing
-from benchbench.report.grid import Column, Grid, Line
-from benchbench.report.tables import BASELINE, Cell, Row, finite, valid
+from benchbench.report.grid import Grid, GridColumn, GridRow
+from benchbench.report.tables import BASELINE, TableCell, TableRow, finite, valid
 
 TITLE = "Roofline: compute against memory"
 _RIVAL = "swin_unetr"  # what the reference paper sets itself against
@@ -58,7 +58,7 @@ class Roof:
         return min(self.macs_per_s, self.bytes_per_s * intensity)
 
 
-def rates(rows: Sequence[Row]) -> list[Rate]:
+def rates(rows: Sequence[TableRow]) -> list[Rate]:
     """The rows with a measured latency and MACs, in their order."""
     found = []
     for row in rows:
@@ -81,7 +81,7 @@ def rates(rows: Sequence[Row]) -> list[Rate]:
     return found
 
 
-def roof(rows: Sequence[Row]) -> Roof | None:
+def roof(rows: Sequence[TableRow]) -> Roof | None:
     """The median of the limits that the records hold; None where one of the two is missing."""
     limits = []
     for metric in ("peak_macs_per_s", "memory_bandwidth_bytes_per_s"):
@@ -93,7 +93,7 @@ def roof(rows: Sequence[Row]) -> Roof | None:
     return Roof(macs_per_s=limits[0], bytes_per_s=limits[1])
 
 
-def explanation(rows: Sequence[Row]) -> str:
+def explanation(rows: Sequence[TableRow]) -> str:
     """In words: what the ratio of MACs between two networks became in time, and which limit made it so.
 
     The baseline is set against the network that the reference paper compares itself with, or else against the one
@@ -142,7 +142,7 @@ def _rate(value: float) -> str:
     return units.format_value(value, "MAC/s")
 
 
-def figure(rows: Sequence[Row], *, prefix: str) -> Drawing | None:
+def figure(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     """The roof and the networks under it, numbered as in `grid`.
 
     Returns: None without a measured roof, or without a network whose bytes are known.
@@ -228,15 +228,15 @@ def _places(at: Sequence[tuple[float, ...]]) -> list[tuple[float, float]]:
 
 
 _COLUMNS = (
-    Column(key="number", title="#", help="the number in the figure"),
-    Column(key="intensity", title="MACs per byte", help="MACs over what the operators read and write"),
-    Column(key="rate", title="Achieved", help="MACs over latency"),
-    Column(key="share", title="Of its limit", help="achieved over what the roof allows at this intensity"),
-    Column(key="limit", title="Limited by", help="which of the two limits is the lower one here", kind="text"),
+    GridColumn(key="number", title="#", help="the number in the figure"),
+    GridColumn(key="intensity", title="MACs per byte", help="MACs over what the operators read and write"),
+    GridColumn(key="rate", title="Achieved", help="MACs over latency"),
+    GridColumn(key="share", title="Of its limit", help="achieved over what the roof allows at this intensity"),
+    GridColumn(key="limit", title="Limited by", help="which of the two limits is the lower one here", kind="text"),
 )
 
 
-def grid(rows: Sequence[Row], *, key: str) -> Grid | None:
+def grid(rows: Sequence[TableRow], *, key: str) -> Grid | None:
     """The points of `figure` as a table; None where there is no figure."""
     limits, found = roof(rows), [r for r in rates(rows) if r.intensity]
     if limits is None or not found:
@@ -251,19 +251,19 @@ def grid(rows: Sequence[Row], *, key: str) -> Grid | None:
     )
 
 
-def _line(number: int, rate: Rate, limits: Roof) -> Line:
+def _line(number: int, rate: Rate, limits: Roof) -> GridRow:
     intensity = rate.intensity or 0.0
     limit = limits.limit(intensity)
     memory = limit < limits.macs_per_s
     share = rate.macs_per_s / limit
-    return Line(
+    return GridRow(
         label=rate.label,
         card=rate.name,
         cells={
-            "number": Cell(text=str(number), value=number),
-            "intensity": Cell(text=units.significant(intensity), origin="analytic", value=intensity),
-            "rate": Cell(text=_rate(rate.macs_per_s), origin="measured", value=rate.macs_per_s),
-            "share": Cell(text=f"{100 * share:.0f} %", origin="measured", value=share),
-            "limit": Cell(text="memory" if memory else "cores", value=float(memory)),
+            "number": TableCell(text=str(number), value=number),
+            "intensity": TableCell(text=units.significant(intensity), origin="analytic", value=intensity),
+            "rate": TableCell(text=_rate(rate.macs_per_s), origin="measured", value=rate.macs_per_s),
+            "share": TableCell(text=f"{100 * share:.0f} %", origin="measured", value=share),
+            "limit": TableCell(text="memory" if memory else "cores", value=float(memory)),
         },
     )

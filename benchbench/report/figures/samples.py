@@ -18,7 +18,7 @@ from benchbench.report import reliability
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
 from benchbench.report.figures.overview import MAX_BARS, Drawing
-from benchbench.report.tables import Row
+from benchbench.report.tables import TableRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ class Strip:
     processes: int
 
 
-def strips(rows: Sequence[Row], metric: str) -> list[Strip]:
+def strips(rows: Sequence[TableRow], metric: str) -> list[Strip]:
     """The rows that have samples of a metric, in their order; a row whose median is zero has no scale."""
     found = []
     for row in rows:
@@ -82,7 +82,7 @@ def thinned(runs: Sequence[Sequence[float]], most: int = MAX_SAMPLES) -> list[li
     return lanes
 
 
-def strip_plot(rows: Sequence[Row], metric: str, *, prefix: str) -> Drawing | None:
+def strip_plot(rows: Sequence[TableRow], metric: str, *, prefix: str) -> Drawing | None:
     """The samples of `latency_s` or `train_step_s`, one row a network.
 
     Returns: None where no row has two samples.

@@ -95,7 +95,7 @@ def _shared(group: Group, what: What) -> str:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
+class ScalingCurve:
     """One network through a family."""
 
     label: str
@@ -103,7 +103,7 @@ class Course:
     missing: tuple[tuple[float, rec.Status], ...]  # condition, why there is no time
 
 
-def courses(family: Family) -> list[Course]:
+def courses(family: Family) -> list[ScalingCurve]:
     """The networks with at least one time, in the order of the first group's."""
     found: dict[str, tuple[str, dict[float, rec.Record]]] = {}
     for group in family.groups:
@@ -118,7 +118,7 @@ def courses(family: Family) -> list[Course]:
         points = tuple((v, t) for v, t in times.items() if t is not None)
         missing = tuple((v, seen[v].status) for v, t in times.items() if t is None)
         if points and len(points) + len(missing) > 1:
-            made.append(Course(label=label, points=points, missing=missing))
+            made.append(ScalingCurve(label=label, points=points, missing=missing))
     return made
 
 
@@ -141,7 +141,7 @@ def figures(groups: Sequence[Group], *, prefix: str, most: int = 8) -> list[Draw
     return made
 
 
-def _by_batch(family: Family, found: Sequence[Course], prefix: str) -> Drawing:
+def _by_batch(family: Family, found: Sequence[ScalingCurve], prefix: str) -> Drawing:
     shown = found[:MAX_BARS]
     made = []
     for course in shown:
@@ -163,7 +163,7 @@ def _by_batch(family: Family, found: Sequence[Course], prefix: str) -> Drawing:
     return _drawing(family, shown, made, x, y, prefix, f"Throughput against batch: {family.title}", caption)
 
 
-def _by_threads(family: Family, found: Sequence[Course], prefix: str) -> Drawing:
+def _by_threads(family: Family, found: Sequence[ScalingCurve], prefix: str) -> Drawing:
     shown = found[:MAX_BARS]
     made, guides = [], []
     for course in shown:
@@ -189,7 +189,7 @@ def _ideal(first: float, x: Scale) -> Curve:
     return Curve(points=tuple((v, first / v) for v in steps), kind="guide")
 
 
-def _panel(course: Course, points: tuple[tuple[float, float], ...], note: str) -> Panel:
+def _panel(course: ScalingCurve, points: tuple[tuple[float, float], ...], note: str) -> Panel:
     flat = Curve(points=((points[0][0], 1.0), (1e9, 1.0)), kind="guide")
     crosses = tuple(v for v, _ in course.missing)
     return Panel(title=course.label, note=note, curves=(flat, Curve(points=points)), crosses=crosses)
@@ -215,7 +215,7 @@ def _from_zero(highest: float, title: str) -> Scale:
 
 def _drawing(
     family: Family,
-    shown: Sequence[Course],
+    shown: Sequence[ScalingCurve],
     made: Sequence[Panel],
     x: Scale,
     y: Scale,
@@ -233,7 +233,7 @@ def _drawing(
     )
 
 
-def _by_dtype(family: Family, found: Sequence[Course], prefix: str) -> Drawing:
+def _by_dtype(family: Family, found: Sequence[ScalingCurve], prefix: str) -> Drawing:
     names = [g.first.workload.dtype for g in family.groups]
     order = {float(_VALUES["dtype"](g.first.workload)): g.first.workload.dtype for g in family.groups}
     shown = [c for c in found if c.points][:MAX_BARS]
@@ -252,7 +252,7 @@ def _by_dtype(family: Family, found: Sequence[Course], prefix: str) -> Drawing:
 _SHAPES = (("o", "circle:"), ("s", "square:"), ("^", "triangle:"))
 
 
-def _gain(course: Course, order: Mapping[float, str]) -> str:
+def _gain(course: ScalingCurve, order: Mapping[float, str]) -> str:
     gone = [f"{order[v]}: {STATUS_TEXT[status]}" for v, status in course.missing]
     if len(course.points) < 2:
         return "; ".join(gone)
@@ -262,7 +262,7 @@ def _gain(course: Course, order: Mapping[float, str]) -> str:
     return "; ".join(["same" if abs(math.log(ratio)) < 0.005 else text, *gone])
 
 
-def _draw_dtypes(shown: Sequence[Course], texts: Sequence[str], order: Mapping[float, str]) -> str:
+def _draw_dtypes(shown: Sequence[ScalingCurve], texts: Sequence[str], order: Mapping[float, str]) -> str:
     with figures_style.plain_matplotlib():
         figure, axes = figures_style.row_axes([c.label for c in shown], 0.3)
         axes.set_xscale("log")
@@ -282,7 +282,7 @@ def _draw_dtypes(shown: Sequence[Course], texts: Sequence[str], order: Mapping[f
         return figures_style.save(figure)
 
 
-_DRAW: Mapping[What, Callable[[Family, Sequence[Course], str], Drawing]] = {
+_DRAW: Mapping[What, Callable[[Family, Sequence[ScalingCurve], str], Drawing]] = {
     "batch": _by_batch,
     "threads": _by_threads,
     "dtype": _by_dtype,

@@ -22,7 +22,7 @@ _TINT = 0.4
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class StackPart:
     """What one colour means."""
 
     letter: str
@@ -35,7 +35,7 @@ class Stack:
     """One row."""
 
     label: str
-    parts: tuple[tuple[Part, float], ...]  # measured, in the order of the legend
+    parts: tuple[tuple[StackPart, float], ...]  # measured, in the order of the legend
     text: str  # beside the bar
     whole: float = 0.0  # measured but not split; drawn in one piece where there are no parts
     hatched: float = 0.0  # not measured; drawn where there is nothing else

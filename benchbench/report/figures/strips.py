@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from benchbench.core import units
-from benchbench.report.compare.verdicts import Row, Sample, change_text, interval_text
+from benchbench.report.compare.verdicts import ComparedRow, Sample, change_text, interval_text
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
 from benchbench.report.figures.overview import Drawing
@@ -23,7 +23,7 @@ DOTS = 120  # samples drawn a side
 _HALF = 0.36  # of a side's height, in which its lanes lie
 
 
-def strip(row: Row, *, prefix: str) -> Drawing | None:
+def strip(row: ComparedRow, *, prefix: str) -> Drawing | None:
     """Both sides of one row.
 
     Returns: None where either side has a single value only, which the table shows as well.
@@ -59,7 +59,7 @@ def thin(values: Sequence[float], most: int) -> list[float]:
     return [ordered[round(i * (len(ordered) - 1) / (most - 1))] for i in range(most)]
 
 
-def _draw(row: Row, x_title: str, divisor: float) -> str:
+def _draw(row: ComparedRow, x_title: str, divisor: float) -> str:
     with figures_style.plain_matplotlib():
         figure, axes = figures_style.axes(2.1, 0.08)
         everything = [v / divisor for s in row.samples for v in s.values]

@@ -17,13 +17,13 @@ from benchbench.report.details import ReadArtifact, artifact_of
 from benchbench.report.figures import panels, svg
 from benchbench.report.figures.overview import MAX_BARS, Drawing
 from benchbench.report.figures.panels import Curve, Panel, Scale
-from benchbench.report.tables import Row
+from benchbench.report.tables import TableRow
 
 _HIGHEST = 1e6  # of a loss; beyond it a training has failed, and a curve has no scale
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
+class TrainingCurve:
     """What the curve of a network needs."""
 
     budget: str
@@ -32,7 +32,7 @@ class Training:
     validation: tuple[tuple[float, float], ...]  # (share of the steps, Dice on `val`)
 
 
-def parse(content: bytes) -> Training:
+def parse(content: bytes) -> TrainingCurve:
     """Read the artifact.
 
     Raises:
@@ -41,7 +41,7 @@ def parse(content: bytes) -> Training:
     try:
         data = parse_json(content, "a training curve", StoreError)
         steps = rec.value_from_json(rec.Count, data["steps_done"], "steps_done")
-        return Training(
+        return TrainingCurve(
             budget=rec.value_from_json(str, data["budget"], "budget")[:40],
             steps=steps,
             loss=_points(data["curve"], steps),
@@ -56,7 +56,7 @@ def _points(pairs: Any, steps: int) -> tuple[tuple[float, float], ...]:
     return tuple((step / max(steps, 1), y) for step, y in found if 0 <= step <= max(steps, 1) and abs(y) <= _HIGHEST)
 
 
-def curves(rows: Sequence[Row], read: ReadArtifact, *, prefix: str) -> Drawing | None:
+def curves(rows: Sequence[TableRow], read: ReadArtifact, *, prefix: str) -> Drawing | None:
     """A panel for each row whose weights were trained with a curve kept.
 
     Returns: None where none was.
@@ -82,13 +82,13 @@ def curves(rows: Sequence[Row], read: ReadArtifact, *, prefix: str) -> Drawing |
     )
 
 
-def _panel(row: Row, one: Training) -> Panel:
+def _panel(row: TableRow, one: TrainingCurve) -> Panel:
     first = max(one.loss[0][1], 1e-9)
     loss = Curve(points=tuple((x, y / first) for x, y in one.loss[:: max(1, len(one.loss) // 40)]), kind="guide")
     note = f"Dice {one.validation[-1][1]:.3f}, {one.budget}" if one.validation else one.budget
     return Panel(title=row.label, note=note, curves=(loss, Curve(points=one.validation)))
 
 
-def _note(one: Training) -> str:
+def _note(one: TrainingCurve) -> str:
     last = f", Dice {one.validation[-1][1]:.3f}" if one.validation else ""
     return f"{one.budget}, {one.steps} steps{last}"

@@ -16,31 +16,33 @@ from benchbench.report import reliability
 from benchbench.report.conditions import Group, windows_text
 from benchbench.report.figures import stacks, svg
 from benchbench.report.figures.overview import MAX_BARS, Drawing
-from benchbench.report.figures.stacks import Part, Stack
-from benchbench.report.grid import Column, Grid, Line
-from benchbench.report.tables import BASELINE, Cell, Row, finite, measurement_cell, ratio_cell, valid
+from benchbench.report.figures.stacks import Stack, StackPart
+from benchbench.report.grid import Grid, GridColumn, GridRow
+from benchbench.report.tables import BASELINE, TableCell, TableRow, finite, measurement_cell, ratio_cell, valid
 
-_INSIDE = Part(letter="N", name="in the network", series=0)
-_OUTSIDE = Part(letter="S", name="cutting and stitching", series=1)
+_INSIDE = StackPart(letter="N", name="in the network", series=0)
+_OUTSIDE = StackPart(letter="S", name="cutting and stitching", series=1)
 
 _COLUMNS = (
-    Column(key="volume_latency_s", title="One patient", help="the whole volume, median"),
-    Column(key="rank", title="Rank", help="by the time of one patient; rows within the noise floor, or 2 %, tie"),
-    Column(key="ratio", title=f"vs {BASELINE}", help=f"one patient as a multiple of {BASELINE}'s"),
-    Column(key="volume_windows", title="Windows", help="patches that cover the volume"),
-    Column(key="window_s", title="A window", help="one patient over the number of windows, everything included"),
-    Column(key="volume_outside_share", title="Outside the network", help="share of the time that no network took"),
-    Column(key="volume_cropped_share", title="Patient's box", help="share of the voxels that the windows had to cover"),
-    Column(key="volume_peak_memory_bytes", title="Peak memory", help="with the buffers of the stitched volume"),
+    GridColumn(key="volume_latency_s", title="One patient", help="the whole volume, median"),
+    GridColumn(key="rank", title="Rank", help="by the time of one patient; rows within the noise floor, or 2 %, tie"),
+    GridColumn(key="ratio", title=f"vs {BASELINE}", help=f"one patient as a multiple of {BASELINE}'s"),
+    GridColumn(key="volume_windows", title="Windows", help="patches that cover the volume"),
+    GridColumn(key="window_s", title="A window", help="one patient over the number of windows, everything included"),
+    GridColumn(key="volume_outside_share", title="Outside the network", help="share of the time that no network took"),
+    GridColumn(
+        key="volume_cropped_share", title="Patient's box", help="share of the voxels that the windows had to cover"
+    ),
+    GridColumn(key="volume_peak_memory_bytes", title="Peak memory", help="with the buffers of the stitched volume"),
 )
 
 
-def has_volumes(rows: Sequence[Row]) -> bool:
+def has_volumes(rows: Sequence[TableRow]) -> bool:
     """Whether any row has anything to say of a whole volume."""
     return any(row.record.get(metric) for row in rows for metric in ("volume_latency_s", "volume_windows"))
 
 
-def grid(rows: Sequence[Row], group: Group, floor: reliability.Floor | None, *, key: str) -> Grid | None:
+def grid(rows: Sequence[TableRow], group: Group, floor: reliability.Floor | None, *, key: str) -> Grid | None:
     """A line for each row that was asked for a volume, the fastest first; None where none was."""
     if not has_volumes(rows):
         return None
@@ -71,7 +73,7 @@ def grid(rows: Sequence[Row], group: Group, floor: reliability.Floor | None, *, 
     )
 
 
-def _line(row: Row, base: rec.Record | None, rank: str | None) -> Line:
+def _line(row: TableRow, base: rec.Record | None, rank: str | None) -> GridRow:
     record = row.record
     cells = {}
     for metric in ("volume_latency_s", "volume_windows", "volume_peak_memory_bytes"):
@@ -83,20 +85,20 @@ def _line(row: Row, base: rec.Record | None, rank: str | None) -> Line:
         cells[metric] = _share_cell(record, metric)
     cells["ratio"] = ratio_cell(valid(record, "volume_latency_s"), valid(base, "volume_latency_s"))
     if rank:
-        cells["rank"] = Cell(text=rank, origin="measured", value=float(rank.rstrip("=")))
+        cells["rank"] = TableCell(text=rank, origin="measured", value=float(rank.rstrip("=")))
     seconds, windows = cells["volume_latency_s"], cells["volume_windows"]
     if seconds.value and windows.value:
         each = seconds.value / windows.value
-        cells["window_s"] = Cell(text=units.format_value(each, "s"), origin=seconds.origin, value=each)
-    return Line(label=row.label, card=record.model.name, cells=cells, status=record.status)
+        cells["window_s"] = TableCell(text=units.format_value(each, "s"), origin=seconds.origin, value=each)
+    return GridRow(label=row.label, card=record.model.name, cells=cells, status=record.status)
 
 
-def _share_cell(record: rec.Record, metric: str) -> Cell:
+def _share_cell(record: rec.Record, metric: str) -> TableCell:
     cell = measurement_cell(valid(record, metric))
     return cell if cell.value is None else dataclasses.replace(cell, text=reliability.percent(cell.value), detail="")
 
 
-def figure(rows: Sequence[Row], *, prefix: str) -> Drawing | None:
+def figure(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     """Bars of one patient's time, the part outside the network apart where it is known."""
     found = [(row, m) for row in rows if (m := finite(valid(row.record, "volume_latency_s"))) and m.value]
     if not found:
@@ -121,7 +123,7 @@ def figure(rows: Sequence[Row], *, prefix: str) -> Drawing | None:
     )
 
 
-def _stack(row: Row, seconds: float, measured: bool) -> Stack:
+def _stack(row: TableRow, seconds: float, measured: bool) -> Stack:
     outside = finite(valid(row.record, "volume_outside_share"))
     text = units.format_value(seconds, "s") if seconds < 60 else units.format_duration(seconds)
     share = None if outside is None or outside.value is None else float(outside.value)

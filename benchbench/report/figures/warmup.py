@@ -15,13 +15,13 @@ from benchbench.report.figures import panels, svg
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures.overview import MAX_BARS, Drawing
 from benchbench.report.figures.panels import Curve, Panel, Scale
-from benchbench.report.tables import Row
+from benchbench.report.tables import TableRow
 
 _MOST = 4.0  # the axis ends here; what is beyond stands at its end and in the note
 _ENDS_WARM = 1.1
 
 
-def curves(rows: Sequence[Row], metric: str, *, prefix: str) -> Drawing | None:
+def curves(rows: Sequence[TableRow], metric: str, *, prefix: str) -> Drawing | None:
     """A panel for each row that has two warm-up forwards and a median to set them against.
 
     A network too slow for a second one is in the caption alone.
@@ -65,7 +65,7 @@ def curves(rows: Sequence[Row], metric: str, *, prefix: str) -> Drawing | None:
     )
 
 
-def _relative(row: Row, metric: str) -> list[list[float]]:
+def _relative(row: TableRow, metric: str) -> list[list[float]]:
     """Each process's warm-up forwards over the row's median of `metric`."""
     m = row.record.get(metric)
     if m is None or m.value is None or m.origin != "measured" or not 0 < m.value < float("inf"):
@@ -74,7 +74,7 @@ def _relative(row: Row, metric: str) -> list[list[float]]:
     return [[v / middle for v in run] for run in reliability.processes(row.record, "warmup_s")]
 
 
-def _panel(row: Row, runs: Sequence[Sequence[float]]) -> Panel:
+def _panel(row: TableRow, runs: Sequence[Sequence[float]]) -> Panel:
     longest = max(map(len, runs))
     at = [[run[i] for run in runs if len(run) > i] for i in range(longest)]
     kept = [i for i in range(longest) if _kept(i, longest)]

@@ -39,7 +39,7 @@ class Claim:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class ClaimCheck:
     """A published figure beside ours."""
 
     label: str
@@ -165,7 +165,7 @@ def _sample_range(m: rec.Measurement) -> tuple[float, float] | None:
     return (min(m.values), max(m.values)) if len(m.values) > 1 else None
 
 
-def published_beside_ours(records: Sequence[rec.Record], labels: dict[str, str]) -> list[Comparison]:
+def published_beside_ours(records: Sequence[rec.Record], labels: dict[str, str]) -> list[ClaimCheck]:
     """Params and MACs of each network: the paper's figure, ours, and the factor between them."""
     rows = []
     for record in records:
@@ -173,7 +173,7 @@ def published_beside_ours(records: Sequence[rec.Record], labels: dict[str, str])
             theirs, ours = finite(record.published(metric)), finite(record.get(metric))
             if theirs is None or ours is None or not theirs.value or not ours.value:
                 continue
-            comparison = Comparison(
+            comparison = ClaimCheck(
                 label=labels[record.id],
                 quantity=quantity,
                 published=_four_digits(theirs, "G, called GFLOPs"),

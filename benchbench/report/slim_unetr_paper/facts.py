@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from benchbench.core import units
 from benchbench.report.audit import results as audit_results
-from benchbench.report.audit.tables import Audited
+from benchbench.report.audit.tables import AuditRow
 from benchbench.report.grid import AGREES, giga, signed, times
 from benchbench.report.slim_unetr_paper import published
-from benchbench.report.tables import BASELINE, Cell
+from benchbench.report.tables import BASELINE, TableCell
 
 _RIVAL = "swin_unetr"
 
@@ -24,29 +24,29 @@ _RIVAL = "swin_unetr"
 class Fact:
     """One fact: a few figures with their origins, what they are, and what that means."""
 
-    figures: tuple[tuple[str, Cell], ...]  # (word before it, figure)
+    figures: tuple[tuple[str, TableCell], ...]  # (word before it, figure)
     title: str
     text: str
 
 
-def facts(part: Sequence[Audited]) -> list[Fact]:
+def facts(part: Sequence[AuditRow]) -> list[Fact]:
     """The facts that these audits of one input give."""
     return [fact for fact in (_compute(part), _ratio(part), _off(part), _steps()) if fact]
 
 
-def featured(part: Sequence[Audited]) -> Audited | None:
+def featured(part: Sequence[AuditRow]) -> AuditRow | None:
     """The network to explain: the paper's own, else the one whose published compute is furthest off."""
     told = [one for one in part if one.factor("macs") and one.found]
     own = [one for one in told if one.card == BASELINE]
     return next(iter(own or sorted(told, key=lambda one: (-_distance(one), one.label))), None)
 
 
-def _distance(one: Audited) -> float:
+def _distance(one: AuditRow) -> float:
     factor = one.factor("macs") or 1.0
     return max(factor, 1 / factor)
 
 
-def blamed(one: Audited) -> str | None:
+def blamed(one: AuditRow) -> str | None:
     """The counter to explain a network by: the one that gave the published figure, else the one furthest off."""
     if one.found is None:
         return None
@@ -57,15 +57,15 @@ def blamed(one: Audited) -> str | None:
     return max((n for n in excess if excess[n]), key=lambda n: (excess[n], n), default=None)
 
 
-def _compute(part: Sequence[Audited]) -> Fact | None:
+def _compute(part: Sequence[AuditRow]) -> Fact | None:
     one = featured(part)
     factor, true = (one.factor("macs"), one.true("macs")) if one else (None, None)
     if one is None or factor is None or true is None:
         return None
     return Fact(
         figures=(
-            ("published", Cell(text=one.published_text("macs"), origin="published")),
-            ("true", Cell(text=f"{giga(true)} GMAC", origin="analytic")),
+            ("published", TableCell(text=one.published_text("macs"), origin="published")),
+            ("true", TableCell(text=f"{giga(true)} GMAC", origin="analytic")),
         ),
         title=f"{one.label}: compute published {_too(factor)}",
         text=_cause(one, true),
@@ -78,7 +78,7 @@ def _too(factor: float) -> str:
     return f"{times(factor)} too high" if factor > 1 else f"{times(1 / factor)} too low"
 
 
-def _cause(one: Audited, true: float) -> str:
+def _cause(one: AuditRow, true: float) -> str:
     """Where the published figure comes from, by the counter's own differences."""
     name = blamed(one)
     if name is None or one.found is None:
@@ -98,7 +98,7 @@ def _cause(one: Audited, true: float) -> str:
     return f"{said}. The largest part is {most.kind}, {signed(most.excess)}{f': {most.why}' if most.why else ''}."
 
 
-def _ratio(part: Sequence[Audited]) -> Fact | None:
+def _ratio(part: Sequence[AuditRow]) -> Fact | None:
     by_card = {one.card: one for one in part if not one.record.recipe}
     own, rival = by_card.get(BASELINE), by_card.get(_RIVAL)
     if own is None or rival is None:
@@ -117,8 +117,8 @@ def _ratio(part: Sequence[Audited]) -> Fact | None:
     )
     return Fact(
         figures=(
-            ("published", Cell(text=times(published_ratio), origin="published")),
-            ("true", Cell(text=times(true_ratio), origin="analytic")),
+            ("published", TableCell(text=times(published_ratio), origin="published")),
+            ("true", TableCell(text=times(true_ratio), origin="analytic")),
         ),
         title=f"{rival.label}'s compute over {own.label}'s",
         text=f"Published: {rival.published_text('macs')} / {own.published_text('macs')}. "
@@ -126,7 +126,7 @@ def _ratio(part: Sequence[Audited]) -> Fact | None:
     )
 
 
-def _off(part: Sequence[Audited]) -> Fact | None:
+def _off(part: Sequence[AuditRow]) -> Fact | None:
     part = [one for one in part if one.in_paper]
     factors = [f for one in part if (f := one.factor("macs"))]
     if len(factors) < 2:
@@ -137,7 +137,7 @@ def _off(part: Sequence[Audited]) -> Fact | None:
     off = sum(abs(f - 1) > AGREES for f in sizes)
     percent = units.significant(100 * AGREES)
     return Fact(
-        figures=(("", Cell(text=f"{high + low} of {len(factors)}")),),
+        figures=(("", TableCell(text=f"{high + low} of {len(factors)}")),),
         title=f"compute figures of Table III off by more than {percent} %",
         text=f"{high} too high, {low} too low; {len(factors) - high - low} agree. "
         f"Of the parameter counts, {off} of {len(sizes)} are off by as much.",
@@ -148,7 +148,7 @@ def _steps() -> Fact:
     found = published.throughput_steps()
     rest = ", ".join(f"{name} {figure}" for name, figure in found.others)
     return Fact(
-        figures=(("", Cell(text=f"{found.exact} of {found.n}", origin="published")),),
+        figures=(("", TableCell(text=f"{found.exact} of {found.n}", origin="published")),),
         title=f"published throughputs are whole multiples of {published.STEP} images per minute",
         text=f"By chance about {units.significant(found.by_chance, 1)} would be. It is what one rate in images per "
         "second, rounded to three decimals and multiplied by 60, gives. No repeat and no spread is printed, so a small "

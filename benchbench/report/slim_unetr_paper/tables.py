@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.report import conditions
-from benchbench.report.grid import Column, Grid, Line, times
+from benchbench.report.grid import Grid, GridColumn, GridRow, times
 from benchbench.report.slim_unetr_paper import published
-from benchbench.report.tables import BASELINE, Cell, finite, summary_rows, valid
+from benchbench.report.tables import BASELINE, TableCell, finite, summary_rows, valid
 
 _REGIONS = {"avg": "Mean", "wt": "WT", "et": "ET", "tc": "TC"}
 _VESSEL = {"avg": "Mean", "vessel": "Vessel", "tumour": "Tumour"}
@@ -26,8 +26,8 @@ _NO_OTHER = "not comparable: other data"
 class _Ours:
     """A column of our own numbers: one set of conditions."""
 
-    column: Column
-    cells: dict[str, Cell]  # by card
+    column: GridColumn
+    cells: dict[str, TableCell]  # by card
 
 
 def dice_grids(records: Sequence[rec.Record]) -> list[Grid]:
@@ -57,18 +57,20 @@ def _is_msd(data: str) -> bool:
     return any(task in data.lower() for task in ("task01", "task08"))
 
 
-def _printed_columns(number: int, groups: Sequence[tuple[str, str, dict[str, str]]]) -> list[Column]:
+def _printed_columns(number: int, groups: Sequence[tuple[str, str, dict[str, str]]]) -> list[GridColumn]:
     return [
-        Column(key=f"{prefix}_{key}", title=title, help=f"{group}: as printed in table {number}", group=group)
+        GridColumn(key=f"{prefix}_{key}", title=title, help=f"{group}: as printed in table {number}", group=group)
         for prefix, group, members in groups
         for key, title in members.items()
     ]
 
 
-def _dice_grid(number: int, title: str, caption: str, columns: list[Column], ours: list[_Ours]) -> Grid:
+def _dice_grid(number: int, title: str, caption: str, columns: list[GridColumn], ours: list[_Ours]) -> Grid:
     rows = published.table(1 if number == 1 else 2)
     lines = [
-        Line(label=row.name, card=row.card, cells=_printed_cells(row, f"Table {'I' * number}") | _mine(ours, row.card))
+        GridRow(
+            label=row.name, card=row.card, cells=_printed_cells(row, f"Table {'I' * number}") | _mine(ours, row.card)
+        )
         for row in rows
     ]
     lines += _beyond(ours, {row.card for row in rows})
@@ -81,19 +83,19 @@ def _dice_grid(number: int, title: str, caption: str, columns: list[Column], our
     )
 
 
-def _printed_cells(row: published.Printed, table: str) -> dict[str, Cell]:
+def _printed_cells(row: published.Printed, table: str) -> dict[str, TableCell]:
     note = f"{published.PAPER}, {table}"
-    return {k: Cell(text=v, origin="published", value=float(v), note=note) for k, v in row.values.items()}
+    return {k: TableCell(text=v, origin="published", value=float(v), note=note) for k, v in row.values.items()}
 
 
-def _mine(ours: Sequence[_Ours], card: str) -> dict[str, Cell]:
+def _mine(ours: Sequence[_Ours], card: str) -> dict[str, TableCell]:
     return {o.column.key: o.cells[card] for o in ours if card in o.cells}
 
 
-def _beyond(ours: Sequence[_Ours], known: set[str]) -> list[Line]:
+def _beyond(ours: Sequence[_Ours], known: set[str]) -> list[GridRow]:
     """Lines for networks that the paper does not have."""
     names = dict.fromkeys(card for o in ours for card in o.cells if card not in known)
-    return [Line(label=name, card=name, cells=_mine(ours, name)) for name in names]
+    return [GridRow(label=name, card=name, cells=_mine(ours, name)) for name in names]
 
 
 def _our_dice(records: Sequence[rec.Record]) -> list[tuple[str, _Ours]]:
@@ -109,7 +111,7 @@ def _our_dice(records: Sequence[rec.Record]) -> list[tuple[str, _Ours]]:
     for i, ((metric, data, shape, dtype), by_card) in enumerate(sorted(found.items())):
         same = any(name in data.lower() for name in ("brats2021", "task01", "task08"))
         caution = "the paper's split and training are not ours: compare with care" if same else _NO_OTHER
-        column = Column(
+        column = GridColumn(
             key=f"ours_{metric}_{i}",
             title=f"{data} ({caution})",
             help=f"ours, {shape}, {dtype}",
@@ -120,15 +122,17 @@ def _our_dice(records: Sequence[rec.Record]) -> list[tuple[str, _Ours]]:
     return columns
 
 
-def _our_cell(record: rec.Record, metric: str) -> Cell:
+def _our_cell(record: rec.Record, metric: str) -> TableCell:
     m = record.get(metric)
     assert m is not None
     assert m.value is not None
     where = f"{m.method}; on {record.device.name}; record {record.id}"
     if metric != "dice":
-        return Cell(text=units.significant(m.value, 4), origin=m.origin, value=m.value, note=where)
+        return TableCell(text=units.significant(m.value, 4), origin=m.origin, value=m.value, note=where)
     detail = summary_rows([record]).rows[0].cells["dice"].detail
-    return Cell(text=units.significant(100 * m.value, 4), origin=m.origin, value=m.value, detail=detail, note=where)
+    return TableCell(
+        text=units.significant(100 * m.value, 4), origin=m.origin, value=m.value, detail=detail, note=where
+    )
 
 
 def throughput_grid(records: Sequence[rec.Record]) -> Grid:
@@ -137,19 +141,21 @@ def throughput_grid(records: Sequence[rec.Record]) -> Grid:
     Args:
         records: of runs.
     """
-    columns: list[Column] = []
+    columns: list[GridColumn] = []
     mine: list[_Ours] = []
     for shape, task in published.TASKS.items():
         group = f"Images per minute, {task} input {shape}"
         title = "Published"
-        columns.append(Column(key=f"{task}_images_per_min", title=title, help="as printed in Table III", group=group))
+        columns.append(
+            GridColumn(key=f"{task}_images_per_min", title=title, help="as printed in Table III", group=group)
+        )
         for part in conditions.group(records):
             if conditions.input_text(part.first) == shape and (ours := _our_rates(part, group)):
                 mine.append(ours)
                 columns.append(ours.column)
     rows = published.table(3)
     base = published.find(3, BASELINE)
-    lines = [Line(label=r.name, card=r.card, cells=_printed_rates(r, base) | _mine(mine, r.card)) for r in rows]
+    lines = [GridRow(label=r.name, card=r.card, cells=_printed_rates(r, base) | _mine(mine, r.card)) for r in rows]
     lines += _beyond(mine, {row.card for row in rows})
     caption = (
         f"The second line is the time of one image as a multiple of {base.name if base else BASELINE}'s in the same "
@@ -162,7 +168,7 @@ def throughput_grid(records: Sequence[rec.Record]) -> Grid:
     )
 
 
-def _printed_rates(row: published.Printed, base: published.Printed | None) -> dict[str, Cell]:
+def _printed_rates(row: published.Printed, base: published.Printed | None) -> dict[str, TableCell]:
     cells = {}
     for column, cell in _printed_cells(row, "Table III").items():
         if column.endswith("images_per_min"):
@@ -191,7 +197,7 @@ def _our_rates(part: conditions.Group, group: str) -> _Ours | None:
     cells = {}
     for card, m in found.items():
         assert m.value
-        cells[card] = Cell(
+        cells[card] = TableCell(
             text=units.significant(60 / m.value, 4),
             origin=m.origin,
             value=60 / m.value,
@@ -202,7 +208,7 @@ def _our_rates(part: conditions.Group, group: str) -> _Ours | None:
     work = part.first.workload
     threads = "" if work.threads is None else f", {work.threads} threads"
     title = f"Ours: {part.first.device.name}{threads}, {work.dtype}"
-    column = Column(
+    column = GridColumn(
         key=f"ours_rate_{part.letter.lower()}",
         title=title,
         help="batch 1, from the median latency",

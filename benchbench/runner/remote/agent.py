@@ -42,7 +42,7 @@ from benchbench.zoo import classes
 if TYPE_CHECKING:
     from benchbench.devices.resolve import Target
     from benchbench.runner.plan import Cell
-    from benchbench.runner.schedule import Turn
+    from benchbench.runner.schedule import ProcessResult
 
 Emit = Callable[[dict[str, Any]], None]
 Take = Callable[[], dict[str, Any]]
@@ -174,9 +174,9 @@ def run(request: Mapping[str, Any], emit: Emit, take: Take) -> None:
     """
     from benchbench.devices.environment import environment
     from benchbench.runner import run as runner_run
-    from benchbench.runner.estimate import Cost, Spent, count, estimate_s
-    from benchbench.runner.local import Bench
-    from benchbench.runner.schedule import Turn
+    from benchbench.runner.estimate import CellCost, TimeBreakdown, count, estimate_s
+    from benchbench.runner.local import LocalRunner
+    from benchbench.runner.schedule import ProcessResult
 
     lock = _lock(emit)
     try:
@@ -184,20 +184,20 @@ def run(request: Mapping[str, Any], emit: Emit, take: Take) -> None:
             target = _here(request["asked"])
             asked, refused = _cells(request, target, emit, take)
             cells = list(asked)
-            spent = Spent()
+            spent = TimeBreakdown()
             costs = count([c for c in cells if c.id not in refused], spent)
-            costs |= {key: Cost(refused=("away", why, None)) for key, why in refused.items()}
+            costs |= {key: CellCost(refused=("away", why, None)) for key, why in refused.items()}
             costs = {key: _own_class(cost) for key, cost in costs.items()}
             emit({"event": "plan", "cells": {key: rec.to_json(c.measurements) for key, c in costs.items()}})
             cells.sort(key=lambda c: costs[c.id].value("macs"))
             estimates = {c.id: estimate_s(c, costs[c.id], c.workload.protocol) for c in cells}
             conditions = {n: environment(target.backend, n) for n in {c.workload.threads for c in cells}}
             before = {
-                cell.id: [rec.from_json(Turn, turn) for turn in item.get("turns", ())]
+                cell.id: [rec.from_json(ProcessResult, turn) for turn in item.get("turns", ())]
                 for cell, item in zip(asked, request["cells"], strict=True)
             }
             teller = _Teller(emit)
-            bench = Bench(costs, estimates, request["time_limit_s"], teller, spent, noise=request["noise"])
+            bench = LocalRunner(costs, estimates, request["time_limit_s"], teller, spent, noise=request["noise"])
             bench.run(
                 cells,
                 lambda c: conditions[c.workload.threads],
@@ -251,7 +251,7 @@ def _cells(request: Mapping[str, Any], target: Target, emit: Emit, take: Take) -
         spec, work = rec.from_json(rec.ModelSpec, item["model"]), rec.from_json(rec.Workload, item["workload"])
         if item.get("trusted"):  # the one who asks has named its class
             classes.vouch(spec.arch)
-        here = work.data if data.comes_along(work.data) else None  # a data set of the other side's own is not over here
+        here = work.data if data.is_bundled(work.data) else None  # a data set of the other side's own is not over here
         wanted.append(Cell(card=card, spec=spec, workload=work, target=target, checkpoint_path=None, data_where=here))
     digests = list(dict.fromkeys(c.spec.checkpoint for c in wanted if c.spec.checkpoint))
     have = {digest: path for digest in digests if (path := _find_weights(digest))}
@@ -348,7 +348,7 @@ class _Basket:
 
 
 class _Teller:
-    """`workbench.Desk` over the wire; phases not more than once a second."""
+    """`RunListener` over the wire; phases not more than once a second."""
 
     def __init__(self, emit: Emit) -> None:
         self._emit, self._last = emit, 0.0
@@ -360,7 +360,7 @@ class _Teller:
     def finish(self, cell: Cell, record: rec.Record) -> None:
         self._emit({"event": "record", "record": rec.record_to_json(record), "artifacts": self.basket.empty()})
 
-    def send_turn(self, cell: Cell, turn: Turn) -> None:
+    def send_turn(self, cell: Cell, turn: ProcessResult) -> None:
         plain = rec.to_json(dataclasses.replace(turn, artifacts=()))
         self._emit({"event": "turn", "cell": cell.id, "turn": plain, "artifacts": self.basket.empty()})
 

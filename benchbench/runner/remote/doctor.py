@@ -65,7 +65,7 @@ def examine(host: Host, *, clock: Callable[[], float] = time.time) -> Iterator[F
     with ssh.Connection(host) as connection:
         connection.send({"task": "hello"})
         for event in connection.events(_HELLO_LIMIT_S):
-            if isinstance(event, ssh.Lost):
+            if isinstance(event, ssh.ConnectionLost):
                 yield _lost(event)
                 return
             if event["event"] == "hello":
@@ -86,7 +86,7 @@ def examine(host: Host, *, clock: Callable[[], float] = time.time) -> Iterator[F
     yield device(host, hello)
     yield skew(hello.get("clock_s"), sent, received)
     for event in ssh.ask(host, {"task": "doctor"}, limit_s=_DOCTOR_LIMIT_S):
-        if isinstance(event, ssh.Lost):
+        if isinstance(event, ssh.ConnectionLost):
             yield _lost(event)
         elif event["event"] == "finding":
             yield from_event(event)
@@ -139,7 +139,7 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
-def _lost(event: ssh.Lost) -> Finding:
+def _lost(event: ssh.ConnectionLost) -> Finding:
     """The line that `remote` has for it, which says what to do; and how to install, where that is it."""
     advice = ""
     if "is not installed" in event.error or "No module named" in event.error:

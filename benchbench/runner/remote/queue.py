@@ -24,7 +24,7 @@ from benchbench.core import records as rec
 from benchbench.core.errors import DeviceError
 from benchbench.devices.hosts import Host
 from benchbench.devices.resolve import Target
-from benchbench.runner.remote.ssh import Connection, Lost, disagreement
+from benchbench.runner.remote.ssh import Connection, ConnectionLost, disagreement
 from benchbench.zoo import classes
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Content:
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
-class Visit:
+class HostTiming:
     """Where the time with one host went, in seconds; no latency contains any of it."""
 
     name: str
@@ -60,7 +60,7 @@ class Visit:
     total_s: float = 0.0  # from starting ssh to the last row, without what was done here in between
 
 
-class Listener(Protocol):
+class QueueListener(Protocol):
     """What a queue tells; called from its thread, so each method takes a lock of its own."""
 
     def deliver(self, cell: Cell, record: rec.Record, contents: Sequence[Content]) -> None:
@@ -82,7 +82,7 @@ class Listener(Protocol):
         """What happens over there now."""
 
 
-class Lines:
+class ConnectionPool:
     """The conversations with hosts, open from the greeting until `with` ends."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class Lines:
                 connection.hang_up()
             return connection
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> ConnectionPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -120,7 +120,9 @@ class Lines:
                 connection.hang_up() if kind else connection.close()
 
 
-def meet(targets: Sequence[Target], threads: int | None, *, lines: Lines, set_clocks: bool = False) -> list[Target]:
+def meet(
+    targets: Sequence[Target], threads: int | None, *, lines: ConnectionPool, set_clocks: bool = False
+) -> list[Target]:
     """The targets, with what the hosts among them turned out to be; they are asked at the same time.
 
     Args:
@@ -154,7 +156,7 @@ def _greet(target: Target, connection: Connection, request: Mapping[str, Any]) -
     hello: dict[str, Any] | None = None
     connection.send(request)
     for event in connection.events(HELLO_LIMIT_S):
-        if isinstance(event, Lost):
+        if isinstance(event, ConnectionLost):
             return dataclasses.replace(target, environment={"host": host.place}, lost=event.error)
         if event["event"] == "hello":
             hello = event
@@ -188,7 +190,7 @@ def cell_to_json(cell: Cell) -> dict[str, Any]:
     }
 
 
-class Lane(threading.Thread):
+class HostQueue(threading.Thread):
     """All cells of one host, one after the other."""
 
     def __init__(
@@ -199,8 +201,8 @@ class Lane(threading.Thread):
         time_limit_s: float,
         set_clocks: bool,
         noise: bool,
-        listener: Listener,
-        lines: Lines,
+        listener: QueueListener,
+        lines: ConnectionPool,
     ) -> None:
         """Make it; `start` hands the cells over.
 
@@ -216,7 +218,7 @@ class Lane(threading.Thread):
         super().__init__(daemon=True, name=f"lane-{host.name}")
         self.host, self.cells, self.time_limit_s, self.listener = host, cells, time_limit_s, listener
         self.set_clocks, self.noise, self.lines = set_clocks, noise, lines
-        self.visit = Visit(name=cells[0].target.device.asked)
+        self.visit = HostTiming(name=cells[0].target.device.asked)
         self.error: Exception | None = None
         self._open = {cell.id: cell for cell in cells}
         self._known: dict[str, list[rec.Measurement]] = {}
@@ -240,7 +242,7 @@ class Lane(threading.Thread):
         self._stopped = True
         self.lines.get(self.host).hang_up()
 
-    def _conversation(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any] | Lost]:
+    def _conversation(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any] | ConnectionLost]:
         """What the far side says to the request; a line that went dead since the greeting is opened once more."""
         for fresh in (False, True):
             connection = self.lines.get(self.host, fresh=fresh)
@@ -249,7 +251,7 @@ class Lane(threading.Thread):
             connection.send(request)
             silent = True
             for event in connection.events():
-                if isinstance(event, Lost) and silent and not (fresh or self._stopped):
+                if isinstance(event, ConnectionLost) and silent and not (fresh or self._stopped):
                     log.debug("%s: %s; calling again", self.host.url, event.error)
                     break
                 silent = False
@@ -275,7 +277,7 @@ class Lane(threading.Thread):
         mark = time.monotonic()
         again = "; the same command with the same --out measures the rest"
         for event in self._conversation(request):
-            if isinstance(event, Lost):
+            if isinstance(event, ConnectionLost):
                 return event.error + again
             kind, now = event["event"], time.monotonic()
             try:
@@ -353,7 +355,7 @@ def _send_file(connection: Connection, digest: str, path: Path) -> None:
     connection.send({"file": digest, "content": None})
 
 
-class Fleet:
+class HostQueues:
     """The queues of all hosts of a run, from `with` to its end."""
 
     def __init__(
@@ -363,8 +365,8 @@ class Fleet:
         *,
         set_clocks: bool = False,
         noise: bool = True,
-        listener: Listener,
-        lines: Lines,
+        listener: QueueListener,
+        lines: ConnectionPool,
     ) -> None:
         """Make a queue for each host that can be used, and say of the others' cells why they are absent."""
         by_device: dict[str, list[Cell]] = {}
@@ -374,7 +376,7 @@ class Fleet:
             else:
                 by_device.setdefault(cell.target.device.asked, []).append(cell)
         self.lanes = [
-            Lane(
+            HostQueue(
                 group[0].target.host,
                 group,
                 time_limit_s=time_limit_s,
@@ -387,7 +389,7 @@ class Fleet:
             if group[0].target.host
         ]
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> HostQueues:
         for lane in self.lanes:
             lane.start()
         return self

@@ -49,7 +49,7 @@ _OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class ConnectionLost:
     """The conversation ended before its work did."""
 
     error: str  # one line: what happened, and what to do
@@ -104,33 +104,33 @@ class Connection:
             self._ssh.stdin.write(line)
             self._ssh.stdin.flush()
 
-    def events(self, limit_s: float = math.inf) -> Iterator[dict[str, Any] | Lost]:
+    def events(self, limit_s: float = math.inf) -> Iterator[dict[str, Any] | ConnectionLost]:
         """What the far side says to one request, up to and with its `end`; or a Lost, as the last.
 
         Args:
             limit_s: seconds from now within which all of it must be said.
         """
         if self._ssh is None or self._ssh.stdout is None:
-            yield Lost("there is no ssh on this machine: install OpenSSH's client")
+            yield ConnectionLost("there is no ssh on this machine: install OpenSSH's client")
             return
         garbage = 0
         for line in lines(self._ssh.stdout.fileno(), time.monotonic() + limit_s):
             if line is None:
-                yield Lost(f"{self.host.url} did not answer within {limit_s:.0f} s", self._errors())
+                yield ConnectionLost(f"{self.host.url} did not answer within {limit_s:.0f} s", self._errors())
                 return
             event = _event(line)
             if event is None:
                 garbage += len(line)
                 self.noise = self.noise or line.strip()[:80]
                 if garbage > _GARBAGE_BYTES:
-                    yield Lost(_no_sense(self.host, self.noise), self._errors())
+                    yield ConnectionLost(_no_sense(self.host, self.noise), self._errors())
                     return
                 continue
             self.received_bytes += len(line)
             if self.answered_s is None:
                 self.answered_s = time.monotonic() - self._started
             if event["event"] == "lost":
-                yield Lost(printable(str(event.get("error"))), str(event.get("traceback") or ""))
+                yield ConnectionLost(printable(str(event.get("error"))), str(event.get("traceback") or ""))
                 return
             self.finished = event["event"] == "end"
             yield event
@@ -138,7 +138,7 @@ class Connection:
                 return
         code = self._ssh.wait()
         stderr = self._errors()
-        yield Lost(printable(_explain(self.host, code, stderr, self.noise)), stderr)
+        yield ConnectionLost(printable(_explain(self.host, code, stderr, self.noise)), stderr)
 
     def _errors(self) -> str:
         return tail(self._stderr)
@@ -175,7 +175,7 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
-def ask(host: Host, request: Mapping[str, Any], *, limit_s: float) -> Iterator[dict[str, Any] | Lost]:
+def ask(host: Host, request: Mapping[str, Any], *, limit_s: float) -> Iterator[dict[str, Any] | ConnectionLost]:
     """Start the far side, put one request, yield its events; a Lost ends them early.
 
     Args:
