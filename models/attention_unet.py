@@ -1,9 +1,8 @@
 """Attention U-Net as in Attention-Gated-Networks: a narrow U-Net whose skips are gated by the deepest stage.
 
-The surprise is that it is not isotropic: convolutions are 3x3x1 and poolings 2x2x1, so the last axis keeps
-its size and voxels mix along it only in the gates, which look at every second voxel of all three axes and
-are interpolated back. It was made for slices lying along the last axis. MONAI's network of the same name
-is another one.
+It is not isotropic: convolutions are 3x3x1 and poolings 2x2x1, so the last axis keeps its size and voxels mix along
+it only in the gates, which look at every second voxel of all three axes and are interpolated back. It was made for
+slices lying along the last axis. MONAI's network of the same name is another one.
 
 Source: Oktay et al., "Attention U-Net", 2018, doi 10.48550/arXiv.1804.03999, and the behaviour of the
 released code.

@@ -1,9 +1,9 @@
 """MedNeXt: ConvNeXt blocks, depthwise then wide pointwise convolutions, through the whole of a U-Net.
 
-Skips are added. The surprise is in the way up: a transposed convolution of odd kernel gives 2n - 1 voxels,
-and the missing first one of each axis is filled with zeros after the block. MONAI's variants of this network
-take the expansion of a downsampling block from the stage above it, the authors take it from the stage below:
-the two differ wherever the expansion changes, and this one follows the authors.
+Skips are added. On the way up, a transposed convolution of odd kernel gives 2n - 1 voxels, and the missing first one
+of each axis is filled with zeros after the block. MONAI's variants of this network take the expansion of a
+downsampling block from the stage above it, the authors take it from the stage below: the two differ wherever the
+expansion changes, and this one follows the authors.
 
 Source: Roy et al., "MedNeXt", MICCAI 2023, doi 10.1007/978-3-031-43901-8_39, and the behaviour of the
 released code.

@@ -1,8 +1,8 @@
 """nnU-Net's first generation of networks: max-pooling down, trilinear interpolation up.
 
-The network that nnU-Net plans today is in nnunet.py; this one is a choice of options of the older
-code's class. The surprise: every decoder stage has a segmentation head, and all of them are computed
-in each forward, although only the finest is returned; that is how the older code runs, and it is counted.
+The network that nnU-Net plans today is in nnunet.py; this one is a choice of options of the older code's class. Every
+decoder stage has a segmentation head, and all of them are computed in each forward, although only the finest is
+returned; that is how the older code runs, and it is counted.
 
 Without transposed convolutions, the second convolution of each stage on the way up must give the width
 of the stage above, so that interpolation alone makes the sizes meet.

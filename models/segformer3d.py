@@ -3,8 +3,8 @@
 Each stage halves the map with an overlapping convolution and attends to a shortened sequence of keys;
 position comes from a depthwise convolution inside each MLP, so no size is baked in.
 
-The surprise: more than half of the MACs are one pointwise layer, the decoder's fusion at a quarter of
-the resolution; and the logits are made there too, so what they draw is no finer than 4 voxels.
+More than half of the MACs are one pointwise layer, the decoder's fusion at a quarter of the resolution; and the
+logits are made there too, so what they draw is no finer than 4 voxels.
 
 Source: Perera et al., "SegFormer3D", CVPR Workshops 2024, arXiv 2404.10156, and the 2D original,
 Xie et al., "SegFormer", NeurIPS 2021, arXiv 2105.15203. Written from the papers; of the public code

@@ -3,11 +3,10 @@
 A U-shaped encoder and decoder of four stages. Every block mixes locally (depthwise convolutions),
 then globally (attention over a sparse sample of the voxels), each with a residual.
 
-The surprise is that "faithful" includes what looks like mistakes, because the published weights
-and figures depend on them: the attention is not scaled; the sampler is a strided slice, so at the
-first stage 63 of 64 voxels never reach the attention; the bottleneck's tokens (B, N, C) are read
-back as (B, C, D, H, W) without a transpose, which mixes channels with space; and the head ends in
-a GroupNorm over the logits, so a logit depends on the whole patch.
+"Faithful" includes what looks like mistakes, because the published weights and figures depend on them: the attention
+is not scaled; the sampler is a strided slice, so at the first stage 63 of 64 voxels never reach the attention; the
+bottleneck's tokens (B, N, C) are read back as (B, C, D, H, W) without a transpose, which mixes channels with space;
+and the head ends in a GroupNorm over the logits, so a logit depends on the whole patch.
 
 Source: Pang et al., "Slim UNETR", IEEE TMI 2023, doi 10.1109/TMI.2023.3326188, and the behaviour
 of the released code.

@@ -14,8 +14,8 @@ What differs from `slim_unetr`, and only this:
   with zeros (what lies outside of a head in normalised MRI) and cropped back, so one network takes
   any size.
 
-The surprise: a logit still depends a little on the whole patch, also on how much was padded, since the norms
-between the stages remain and take all voxels together.
+A logit still depends a little on the whole patch, also on how much was padded, since the norms between the stages
+remain and take all voxels together.
 
 Source: Pang et al., "Slim UNETR", IEEE TMI 2023, doi 10.1109/TMI.2023.3326188; the corrections are ours.
 """

@@ -4,11 +4,10 @@ The network scores the background and each class; an output here is a class's sc
 background, so its sigmoid is the softmax of the two. With three classes these are the public code's
 four scores.
 
-The surprise is in what does nothing: the decoder takes the last transformer layer as it is, so the
-LayerNorm behind it has no effect, and the projection for the other way of making tokens (cutting
-the map into patches) is held and never called. Both are kept, since they are in the published
-checkpoints and counts. The published code also drops channels of its first convolution at random
-in evaluation; here dropout stops there.
+Some of it does nothing: the decoder takes the last transformer layer as it is, so the LayerNorm behind it has no
+effect, and the projection for the other way of making tokens (cutting the map into patches) is held and never called.
+Both are kept, since they are in the published checkpoints and counts. The published code also drops channels of its
+first convolution at random in evaluation; here dropout stops there.
 
 Source: Wang et al., "TransBTS", MICCAI 2021, doi 10.1007/978-3-030-87193-2_11; the public code for
 what the paper leaves open: 3x3x3 token convolution, 8 groups a norm, residuals of the decoder.

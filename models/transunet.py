@@ -1,9 +1,9 @@
 """TransUNet in 3D, as one table counts it: a UNETR whose transformer has 24 layers instead of 12.
 
-The surprise is that this is inferred. The TransUNet paper of that name is another network, with a
-convolutional stem, and no code for the table's row was released; but a UNETR with a 24-layer ViT has
-its parameters to within 0.2 %. The skips leave after a quarter, a half and three quarters of the
-layers, as UNETR's do; which layers the table's authors tapped changes neither count.
+This is inferred. The TransUNet paper of that name is another network, with a convolutional stem, and no code for the
+table's row was released; but a UNETR with a 24-layer ViT has its parameters to within 0.2 %. The skips leave after a
+quarter, a half and three quarters of the layers, as UNETR's do; which layers the table's authors tapped changes
+neither count.
 
 Source: Chen et al., "TransUNet", 2021, arXiv 2102.04306; Hatamizadeh et al., "UNETR", WACV 2022.
 """

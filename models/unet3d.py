@@ -1,9 +1,9 @@
 """The 3D U-Net of Models Genesis and TransVW: wide, with BatchNorm, and by far the costliest of the zoo.
 
-Its last decoder stage starts at full resolution with 192 channels, and alone has 47 % of all MACs. The
-surprise: the released code normalises by the statistics of the batch at hand in evaluation too, and never
-reads the running ones that it keeps. So does this one, by default: with one image at a time it is an instance
-norm, and with more an image's result depends on its company.
+Its last decoder stage starts at full resolution with 192 channels, and alone has 47 % of all MACs. The released code
+normalises by the statistics of the batch at hand in evaluation too, and never reads the running ones that it keeps.
+So does this one, by default: with one image at a time it is an instance norm, and with more an image's result depends
+on its company.
 
 Source: Çiçek et al., "3D U-Net", MICCAI 2016, doi 10.1007/978-3-319-46723-8_49; widths and norms as the
 released code of Zhou et al., "Models Genesis", doi 10.1016/j.media.2020.101840, behaves.

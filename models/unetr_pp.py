@@ -4,9 +4,8 @@ Keys and values of the spatial attention are projected from all N voxels to a fe
 matrix of N rows: that keeps it linear in N, and ties a network to one input size. These matrices
 and the position embeddings are bare Parameters, more than half of all the network holds.
 
-The surprise: the spatial attention's output (B, heads, N, width of a head) is read back as tokens in
-the order (width of a head, heads, N), so that channels and positions are mixed. The published
-weights depend on it, and it is kept.
+The spatial attention's output (B, heads, N, width of a head) is read back as tokens in the order (width of a head,
+heads, N), so that channels and positions are mixed. The published weights depend on it, and it is kept.
 
 Source: Shaker et al., "UNETR++", IEEE TMI 2024, doi 10.1109/TMI.2024.3398728; the public code of its
 tumour configuration for what the paper leaves open.

@@ -1,7 +1,7 @@
 """ViT3D: a plain vision transformer over voxel patches that answers once for the whole volume. MONAI's ViT.
 
-The surprise is that it is a classifier. It stands in tables of segmentation networks, but holds no
-decoder: its output is (B, classes), so it has a cost and a latency and no Dice.
+It is a classifier. It stands in tables of segmentation networks, but holds no decoder: its output is (B, classes), so
+it has a cost and a latency and no Dice.
 
 Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv 2010.11929.
 """

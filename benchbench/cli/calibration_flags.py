@@ -1,4 +1,4 @@
-"""The flags of `bench calibrate`."""
+"""Flags of `bench calibrate`."""
 
 from __future__ import annotations
 

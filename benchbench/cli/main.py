@@ -1,4 +1,4 @@
-"""The command line: the only place that prints and exits.
+"""Entry point of `bench`: commands, signals, exit codes; the only module that prints and exits.
 
 Nothing heavy is imported before a command needs it, so that `bench --help` answers at once. Results
 go to stdout; progress and logs go to stderr, and only when that is a terminal or with -v.

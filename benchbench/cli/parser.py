@@ -1,4 +1,4 @@
-"""The command line's words: every command and flag, a file of flags, and errors that name the nearest one.
+"""Argument parser of `bench`: every command and flag, files of flags, and errors that name the nearest flag.
 
 argparse, which imports in milliseconds. A `--config` file is read as flags placed before those of the
 command line, so it can say nothing that a flag cannot, and the command line wins.

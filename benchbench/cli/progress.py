@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: the plan, one live line, and a line for each finished row.
+"""Progress in the terminal: the plan, one live line, and a line for each finished row.
 
 All of it on stderr. The live line needs a terminal; with -v and no terminal the other lines are
 written plainly, so that a log of a run reads well.

@@ -1,4 +1,4 @@
-"""The flags of `bench search`."""
+"""Flags of `bench search`."""
 
 from __future__ import annotations
 

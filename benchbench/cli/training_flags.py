@@ -1,4 +1,4 @@
-"""The flags of the commands that make and use weights: `train`, `compress` and `predict`."""
+"""Flags of `bench train`, `compress` and `predict`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the values of flags mean: `20min`, `2GB`, `fp32,bf16` and the like, each with an error that says what is asked.
+"""Argument types: `20min`, `2GB`, `fp32,bf16` and the like, each with an error that says what is expected.
 
 Each function is an argparse `type`. What it needs of benchbench is imported when it is used, so `--help` stays fast.
 """

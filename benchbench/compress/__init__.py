@@ -1,1 +1,1 @@
-"""Smaller networks from trained ones: which channels hang together, which matter, and the network without the rest."""
+"""Channel pruning: coupled channel groups, their importance, and the network without some of them."""

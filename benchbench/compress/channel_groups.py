@@ -1,10 +1,10 @@
-"""Which channels of a network hang together: found by following every channel through one forward.
+"""Coupled channel groups of a network, found by following every channel through one forward.
 
 A channel can only be removed together with everything that holds it: the rows of the weights that make it, the
 columns of those that read it, its norms, and the channels that it is added to. Each value of an activation carries
 the number of its channel, and operators that move values (views, slices, concatenations) move the numbers alike, so
-no network has to declare anything. The surprise is what a network may do with a channel axis on its way: split it
-into heads, chunk it, shuffle it with space. What stays rectangular after a removal is kept; what cannot be, is frozen.
+no network has to declare anything. A network may split a channel axis into heads, chunk it, or shuffle it with space.
+What stays rectangular after a removal is kept; what cannot be, is frozen.
 
 Nothing is computed: the forward runs on `meta` where the network can, and only the numbers are real. What the
 network's own code holds fixed (a width that its forward has as a number) shows when it is tried, and is frozen too.

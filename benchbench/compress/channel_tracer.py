@@ -1,4 +1,4 @@
-"""The number of its channel on every value of a forward, operator by operator.
+"""Tracer of channels: the number of its channel on every value of a forward, operator by operator.
 
 What an operator does with the numbers stands in `operators`. Numbers that do not vary along an axis (space,
 mostly) are kept once along it, as views without a stride: that is what makes it quick.

@@ -1,4 +1,4 @@
-"""How much each channel matters, by four criteria; the higher, the longer it stays.
+"""Importance of channels, by four criteria; the higher, the longer a channel stays.
 
 A channel lies in several weights at once. By their size, all are asked, each against its own layer. The change of the
 loss is asked of what reads it alone: that is what goes with the channel, whatever stands between. What makes a channel

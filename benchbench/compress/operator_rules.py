@@ -1,4 +1,4 @@
-"""Where each operator takes the numbers of channels.
+"""Rules for channel tracing: where each operator takes the numbers of channels.
 
 Moves take them along, sums join them, a convolution ends them at the axis of its weight that reads and begins new ones
 at the axis that makes. An operator without a rule freezes what it touches.

@@ -1,4 +1,4 @@
-"""Prune a network: find its channels, rank them, remove the least, and show that nothing else has changed.
+"""Pruning of a network: its channels are ranked, the least removed, and the rest shown to be unchanged.
 
 The proof is in each call: with the same channels set to zero, the whole network must answer as the smaller one does,
 wherever no norm takes channels together. A network that does with its channels what was not understood is refused.

@@ -1,4 +1,4 @@
-"""`bench compress`: a trained network to a smaller one that is trained on, with what that did to its Dice.
+"""`bench compress`: pruning of a trained network, fine-tuning, and what both did to its Dice.
 
 What comes out is a checkpoint like any other, of a network with a name of its own: its sidecar holds what was done and
 from which weights. The Dice that is told on the way is of `val`, which training watches; `test` is for `bench run`.

@@ -1,4 +1,4 @@
-"""What was made once and is asked for again, as much of it as may be kept in memory."""
+"""Size-bounded in-memory cache."""
 
 from __future__ import annotations
 

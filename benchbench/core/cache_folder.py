@@ -1,4 +1,4 @@
-"""Where what can be made again is kept: cases, prepared or made, and weights that came over ssh."""
+"""Cache folder on disk: prepared cases, generated cases, and weights that came over ssh."""
 
 from __future__ import annotations
 

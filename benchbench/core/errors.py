@@ -1,4 +1,4 @@
-"""The errors a person meets: one line each, saying what, why and what to do.
+"""Errors that a user meets, one line each: what is wrong, why, and what to do.
 
 Everything else that is raised is a defect of benchbench. `cli.py` turns these into a line on
 stderr and the exit code that the class carries; nothing below it prints or exits.

@@ -1,8 +1,8 @@
-"""How a process of benchbench is started: no file of the folder that it is started in takes the place of a library.
+"""Start of a Python process in which no file of the current folder takes the place of a library.
 
-Python puts the current folder first for `-m` and `-c`, and so a `numpy.py` that lies there, perhaps in a data set that
-was downloaded, would be imported by whatever starts. The surprise is that `-I` would not do: it drops PYTHONPATH, too,
-which is the user's own word.
+Python puts the current folder first for `-m` and `-c`, and so a `numpy.py` that lies there, perhaps in a data set
+that was downloaded, would be imported by whatever starts. `-I` would not do: it also drops PYTHONPATH, which the user
+has set.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which files a command may replace: none of its inputs, and one of somebody else only with `--force`."""
+"""Protection of files: a command replaces none of its inputs, and a foreign file only with `--force`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""How often a network is run, and when that is enough: the named protocols, or one's own numbers.
+"""Measurement protocols: number of processes, warm-up, samples, and when they are enough.
 
-`quick` is one process a network and answers in minutes. `standard` and `thorough` run several fresh
-processes, since two processes of one network differ by more than the forwards within either. The
-surprise is the rule for slow networks: a forward of tens of seconds is warmed up by one forward and
-timed once or twice a process, whatever the interval is then; docs/protocol.md says what that costs.
+`quick` is one process a network and answers in minutes. `standard` and `thorough` run several fresh processes, since
+two processes of one network differ by more than the forwards within either. Slow networks have a rule of their own: a
+forward of tens of seconds is warmed up by one forward and timed once or twice a process, whatever the interval is
+then; docs/protocol.md says what that costs.
 """
 
 from __future__ import annotations

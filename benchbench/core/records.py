@@ -1,4 +1,4 @@
-"""What is asked, what was found: frozen dataclasses, and nothing that needs torch.
+"""Records: frozen dataclasses of what was requested and what was measured, and their JSON.
 
 Data goes one way: ModelSpec x Workload x Device -> Measurements -> Record -> a JSON line. Two
 hashes name a record. `cell` is what was asked (model, recipe, workload, device) and is what resume

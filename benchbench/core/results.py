@@ -1,8 +1,8 @@
-"""records.jsonl: one record a line, on disk before the next measurement starts.
+"""Results folders: `records.jsonl`, one record a line, on disk before the next measurement starts.
 
-The surprise is the last line. A process killed while writing leaves half a line; it is moved to
-`records.jsonl.torn` with a warning when the folder is next opened for writing, and passed over by
-readers. A broken line anywhere else means that the file is not ours, and it is left alone.
+A process killed while writing leaves half a line; it is moved to `records.jsonl.torn` with a warning when the folder
+is next opened for writing, and passed over by readers. A broken line anywhere else means that the file is not ours,
+and it is left alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables as CSV for programs and spreadsheets: text that a spreadsheet would run as a formula stays text."""
+"""CSV for programs and spreadsheets: text that a spreadsheet would run as a formula stays text."""
 
 from __future__ import annotations
 

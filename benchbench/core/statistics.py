@@ -1,9 +1,8 @@
-"""What samples say, and how surely: medians with intervals, over processes first.
+"""Medians and their intervals from samples of several processes.
 
-Forwards of one process resemble each other more than those of two, so the samples of several processes
-are never pooled: each process gives its median, and the interval is that of those medians. The surprise
-is how little few processes allow. Below five, no bootstrap of a median means anything; then the range
-stands, with the coverage that a range of n has exactly, 1 - 2^(1-n).
+Forwards of one process resemble each other more than those of two, so the samples of several processes are never
+pooled: each process gives its median, and the interval is that of those medians. Below five processes, no bootstrap
+of a median means anything; then the range stands, with the coverage that a range of n has exactly, 1 - 2^(1-n).
 """
 
 from __future__ import annotations

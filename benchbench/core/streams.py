@@ -1,4 +1,4 @@
-"""Standard output and error as a command finds them: closed, on a full disk, without a reader, or in ASCII.
+"""Standard output and error when closed, on a full disk, without a reader, or in ASCII.
 
 What cannot be told on stderr never changes how a command ends. What cannot be written to stdout ends it with one line,
 or, where its reader has gone, without one.

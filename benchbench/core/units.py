@@ -1,4 +1,4 @@
-"""Quantities as people write them, to SI numbers and back: the only formatter of numbers.
+"""Units: quantities as people write them, to SI numbers and back; the only formatter of numbers.
 
 Decimal and binary prefixes are kept apart: `2GB` is 2e9 bytes and `2GiB` is 2 * 2**30. A value is
 shown with three significant digits, so that one column can be compared at a glance; records hold

@@ -1,4 +1,4 @@
-"""Data sets: those that come with benchbench, and any folder in a layout that is known; `load_case` reads one case.
+"""Data sets: those that come with benchbench, and any folder in a known layout; `load_case` reads one case.
 
 Importing it costs milliseconds: what makes or reads the voxels is imported on first use.
 """

@@ -1,4 +1,4 @@
-"""The folders of the BraTS challenges: one a case, with a file for each contrast and `seg`.
+"""Layout of the BraTS challenges: one folder a case, with a file for each contrast and `seg`.
 
 What a label means depends on the challenge, which stands in the names of the cases, and on the year, and each has
 spoiled results. The enhancing tumour is 4 up to 2021 and 3 since 2023; in children (PED) it is 1 since 2024, where 2 is

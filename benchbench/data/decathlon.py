@@ -1,8 +1,8 @@
-"""The layout of the Medical Segmentation Decathlon: `dataset.json`, `imagesTr/`, `labelsTr/`.
+"""Layout of the Medical Segmentation Decathlon: `dataset.json`, `imagesTr/`, `labelsTr/`.
 
-A case of several contrasts is one 4-D file whose last axis they are. The surprise is nnU-Net v1, whose `dataset.json`
-is the same and lists `case.nii.gz`, while its files are `case_0000.nii.gz` and so on, one a contrast. A list of files
-in the place of the image, as MONAI reads it, is one a contrast, too.
+A case of several contrasts is one 4-D file whose last axis they are. In nnU-Net v1 `dataset.json` is the same and
+lists `case.nii.gz`, while its files are `case_0000.nii.gz` and so on, one a contrast. A list of files in the place of
+the image, as MONAI reads it, is one a contrast, too.
 
 Source: Antonelli et al. 2022, "The Medical Segmentation Decathlon", Nature Communications 13; nnU-Net v1,
 documentation/dataset_conversion.md.

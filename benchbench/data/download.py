@@ -1,4 +1,4 @@
-"""Data sets that are publicly known: how to get each, and, where it may be downloaded, from where.
+"""Catalogue of public data sets, and the download of those that may be downloaded.
 
 Nothing is ever downloaded unless `bench data fetch` names it. The archives of the Medical Segmentation Decathlon
 are those that MONAI's DecathlonDataset gets, checked by the md5 sums that MONAI has for them.

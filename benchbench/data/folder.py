@@ -1,4 +1,4 @@
-"""A data set of one's own, by its folder: from its files to the plan that networks are built and judged by.
+"""Data set from a user's folder: from its files to the plan that networks are built and judged by.
 
 Spacing, patch and intensities follow from the data, as in nnU-Net: the median spacing, a patch of the median
 shape, z-scores (Hounsfield units are clipped first). The headers are read once and the result is kept in the

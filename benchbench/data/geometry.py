@@ -1,4 +1,4 @@
-"""Where a NIfTI file lies: one affine in millimetres, though its header may have two that contradict each other.
+"""Geometry of a NIfTI file: one affine in millimetres, though its header may have two that contradict each other.
 
 A header says it by a sform, an affine, and by a qform, a rotation and the sides of a voxel (`pixdim`). By the
 standard both are right: the sform may lead to a template, and the qform to the scanner. Programs that write one and

@@ -1,4 +1,4 @@
-"""A data set as it lies on disk, whoever laid it out: its cases' files, channels, labels and regions.
+"""Layout of a data set on disk: its cases' files, channels, labels and regions.
 
 Known are the layouts of the Medical Segmentation Decathlon, of nnU-Net v1 and v2 raw, and the folders of BraTS. A
 file's name says the case, and the case says the patient: two scans of one patient share a `subject`, so that no split

@@ -1,7 +1,7 @@
-"""The raw layout of nnU-Net v2: `imagesTr/<case>_0000.nii.gz`, one file a channel, and regions in `dataset.json`.
+"""Raw layout of nnU-Net v2: `imagesTr/<case>_0000.nii.gz`, one file a channel, and regions in `dataset.json`.
 
-The surprise is `regions_class_order`: regions overlap, so a prediction is painted into one map region by region,
-and this list has the value that each region gets.
+`regions_class_order`: regions overlap, so a prediction is painted into one map region by region, and this list has
+the value that each region gets.
 
 Source: nnU-Net, documentation/dataset_format.md and region_based_training.md.
 """

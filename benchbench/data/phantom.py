@@ -1,11 +1,11 @@
-"""The phantom: a semi-synthetic glioma cohort on the MNI152 template that nilearn carries.
+"""Phantom data set: a semi-synthetic glioma cohort on the MNI152 template that nilearn carries.
 
-The anatomy is real (grey matter, white matter and T1 of the template, deformed anew for every
-subject); contrasts and tumours are simulated. The surprise is what is *not* tumour: hyperintensities
-of white matter look like oedema on FLAIR and T2, old infarcts like necrosis with oedema, vessels,
-choroid plexus and meninges enhance like the rim, and every contrast overlaps. A classifier of single
-voxels must therefore fail where a network, which sees shape and place, need not. Every voxel follows
-from (seed, split, index); nothing is downloaded. A Dice on it says nothing about patients.
+The anatomy is real (grey matter, white matter and T1 of the template, deformed anew for every subject); contrasts and
+tumours are simulated. Much that is *not* tumour looks like it: hyperintensities of white matter look like oedema on
+FLAIR and T2, old infarcts like necrosis with oedema, vessels, choroid plexus and meninges enhance like the rim, and
+every contrast overlaps. A classifier of single voxels must therefore fail where a network, which sees shape and
+place, need not. Every voxel follows from (seed, split, index); nothing is downloaded. A Dice on it says nothing about
+patients.
 """
 
 from __future__ import annotations

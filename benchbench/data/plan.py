@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the suite: its plan, and one case of it.
+"""Plan of a data set (channels, regions, patch, spacing), and one case of it.
 
 The plan fixes channels, regions and patch, and thereby the network that can be trained on the data;
 a Dice without its plan says nothing.

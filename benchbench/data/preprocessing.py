@@ -1,7 +1,7 @@
-"""From a case's files to what a network sees: orientation, crop, spacing, z-scores; kept in the cache once made.
+"""Preprocessing of a case: orientation, crop, spacing, z-scores; kept in the cache once made.
 
-MONAI's transforms do it. The surprise is the way back: a prediction has to lie exactly over its image, so a case
-that is to be predicted keeps what was done to it, and `to_native` undoes it.
+MONAI's transforms do it. A prediction has to lie exactly over its image, so a case that is to be predicted keeps what
+was done to it, and `to_native` undoes it.
 
 Two processes may prepare one case at the same time: each writes a file of its own and renames it, so that there
 is always a whole one. A process that is killed leaves at most a `.partial` file, which a later one removes.

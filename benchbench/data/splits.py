@@ -1,4 +1,4 @@
-"""Which case is trained on, watched and reported: by a hash of its patient, so that none ever moves.
+"""Splits into training, validation and test cases, by a hash of the patient, so that none ever moves.
 
 A patient's fold (of five) follows from the patient's name alone. Adding cases moves nobody, another machine
 finds the same, and a part of a data set splits as the whole does: weights trained on the one never saw a

@@ -1,4 +1,4 @@
-"""Is this data set what it should be? Geometry, labels, missing files, duplicates: one finding a case and fault.
+"""Validation of a data set: geometry, labels, missing files, duplicates; one finding a case and fault.
 
 Nothing is written. A case with a fault is named and the rest goes on.
 """

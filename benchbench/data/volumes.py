@@ -1,8 +1,8 @@
-"""Reading the files of one case, and everything that can be wrong with them.
+"""Reader of a case's image files, and everything that can be wrong with them.
 
-The surprise is the affine: two files of equal shape may lie in different places, and a label that is shifted
-against its image trains a network to be wrong everywhere. So the corners of all files of a case must agree. And a
-file may say where it lies twice, and differently: `geometry.py` has the rule.
+Two files of equal shape may lie in different places, and a label that is shifted against its image trains a network
+to be wrong everywhere. So the corners of all files of a case must agree. And a file may say where it lies twice, and
+differently: `geometry.py` has the rule.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What this machine is: processors, memory, boards. Probing only; nothing here computes.
+"""Devices: processors, memory, boards. Probing only; nothing here computes.
 
 Every probe takes the root of the file system, so that `/proc`, `/sys` and the device tree of a
 board can be laid out in a folder and read on any machine. Only `cuda` looks through torch, which it

@@ -1,4 +1,4 @@
-"""Whether something else took the processor meanwhile: other programs, or a hypervisor (steal time).
+"""Contention: whether other programs, or a hypervisor (steal time), took processor time during a measurement.
 
 The kernel counts busy time for the whole machine, and this process knows its own. The rest is other
 programs'. It disturbs only where no core is left for them, so a machine with idle cores is not marked;

@@ -1,4 +1,4 @@
-"""The processor: its name, the cores and the memory that this process may really use.
+"""CPU: its name, and the cores and memory that this process may really use.
 
 In a container the machine's own figures lie: 64 cores are visible and two may be used, 256 GB are
 there and the kernel ends the process at 8. So the quotas of cgroup v1 and v2 count as well, on every

@@ -1,4 +1,4 @@
-"""What a processor that is no Jetson's tells of its heat, clocks and throttling; in most virtual machines nothing.
+"""Sensors of a CPU that is no Jetson's: temperature, clock, throttling; in most virtual machines none.
 
 The counters of thermal throttling are Intel's: one for each core and one for the package, cumulative since boot.
 

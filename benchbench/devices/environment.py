@@ -1,4 +1,4 @@
-"""Under which conditions a record was made: versions, processor, memory, board.
+"""Environment of a record: versions, processor, memory, board.
 
 A plain dict of JSON values, None where something is not known. `records.fingerprint` hashes it
 without the keys of `records.VOLATILE`, so nothing that changes from minute to minute may have a key

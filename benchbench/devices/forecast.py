@@ -1,4 +1,4 @@
-"""A forward's cost on a device that is not at hand, in three tiers.
+"""Forecast of a forward's latency on a device that is not at hand, in three tiers.
 
 `calibrated`: the profile has calls that were timed on that very device; each operator takes its roof's time and
 the factor of calls near to it, and the interval is how far such forecasts were off.

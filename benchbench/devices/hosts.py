@@ -1,8 +1,8 @@
-"""The machines that a person has named for `--device`, in one small TOML file.
+"""Hosts that a user has named for `--device`, in one small TOML file.
 
-A host is a name for an ssh address. What is behind it is not written here but asked of it each time,
-so the file cannot be out of date about a board. The surprise is how strict the words are: an address
-beginning with a dash would be an option to ssh, and the far side hands what it gets to a shell.
+A host is a name for an ssh address. What is behind it is not written here but asked of it each time, so the file
+cannot be out of date about a board. Words are strict: an address beginning with a dash would be an option to ssh, and
+the far side hands what it gets to a shell.
 """
 
 from __future__ import annotations

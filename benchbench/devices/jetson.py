@@ -1,4 +1,4 @@
-"""Jetson boards, from the device tree: which module, how much memory, which power mode.
+"""Jetson boards, from the device tree: module, memory, power mode.
 
 The device tree names the *family* reliably and the variant not: Linux for Tegra on a 64 GB AGX Orin
 calls itself `p3701-0000` as the 32 GB one does. So the family comes from the part number and the

@@ -1,4 +1,4 @@
-"""`--set-clocks`: run at the highest clocks of the power mode, and put back what was there.
+"""Clocks of a Jetson (`--set-clocks`): the highest of the power mode, and the former ones restored.
 
 NVIDIA's own `jetson_clocks` does both; it stores the former settings in a file of ours. Nothing else here
 ever changes a clock. Without the flag a run only records whether clocks are locked.

@@ -1,9 +1,9 @@
-"""What a Jetson tells of itself in sysfs: power rails, temperatures, clocks, throttle events.
+"""Sensors of a Jetson in sysfs: power rails, temperatures, clocks, throttle events.
 
-Rails keep the names that the device tree gives them. What the module takes in all is one rail on some
-boards (`VDD_IN` on Orin NX, Orin Nano and Xavier NX; the INA238 before a Thor developer kit) and a sum on
-the others; the surprise is that rails nest: an AGX Orin's `VDDQ_VDD2_1V8AO` is fed from its `VIN_SYS_5V0`,
-so a sum of all four counts the memory twice. No figure here is power at the wall.
+Rails keep the names that the device tree gives them. What the module takes in all is one rail on some boards
+(`VDD_IN` on Orin NX, Orin Nano and Xavier NX; the INA238 before a Thor developer kit) and a sum on the others; rails
+nest: an AGX Orin's `VDDQ_VDD2_1V8AO` is fed from its `VIN_SYS_5V0`, so a sum of all four counts the memory twice. No
+figure here is power at the wall.
 
 Sources: the Linux kernel's Documentation/hwmon/ina3221.rst and ina238.rst (files and units) and
 arch/arm64/boot/dts/nvidia/tegra234-p3701.dtsi and tegra234-p3767.dtsi (labels); NVIDIA Jetson Linux

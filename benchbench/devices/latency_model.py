@@ -1,4 +1,4 @@
-"""From operators that were timed to operators that were not: how near each kind comes to its roof, by its size.
+"""Latency model of operators: from those that were timed to those that were not, by kind and size.
 
 A call takes its launch and the larger of arithmetic over the peak and bytes over the bandwidth, times a factor: the
 linear trend of its kind's calls, and how far those near to it are off that trend. Near is meant on logarithms: of MACs,

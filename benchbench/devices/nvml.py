@@ -1,4 +1,4 @@
-"""An NVIDIA GPU as its driver's management library sees it: power, energy, throttling, who else is there.
+"""NVIDIA GPU through its management library (NVML): power, energy, throttling, other processes.
 
 Through nvidia-ml-py, an optional extra (`pip install 'benchbench[nvidia]'`), imported when called; without
 it, or without a driver, `connect` says so in a line. torch counts devices after CUDA_VISIBLE_DEVICES and

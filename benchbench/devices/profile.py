@@ -1,4 +1,4 @@
-"""Device profiles: one TOML a device, every figure with where it is from.
+"""Device profiles: one TOML a device, every figure with its source.
 
 Peaks are dense, never the doubled figure for structured sparsity, and of the GPU alone on a Jetson.
 A type that the device has no units for has no peak: a forecast for it is refused, not made up.

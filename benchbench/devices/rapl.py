@@ -1,4 +1,4 @@
-"""Energy counters of an x86 processor's packages, as the kernel's powercap framework shows them.
+"""Energy counters of an x86 processor's packages (RAPL), from the kernel's powercap framework.
 
 A counter runs from 0 to `max_energy_range_uj` and starts again, at full load after some minutes; so two
 readings far apart lose a round, and who measures long has to read now and then. On most systems only root

@@ -1,4 +1,4 @@
-"""`--device` to a target: what is here and can be measured, or a profile and a banner that says so.
+"""From `--device` to a target: a device that is here and can be measured, or a profile to forecast for.
 
 `jetson` has three steps: this machine is one; a configured host of that name; a prediction. Every other
 name is looked for among the hosts before the profiles. What is never done is to measure one device and

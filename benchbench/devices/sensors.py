@@ -1,4 +1,4 @@
-"""How hot a device is, how fast it is clocked, and whether it holds back: one look at it.
+"""Snapshot of a device's sensors: temperature, clock, throttling.
 
 Two looks, before and after the timed forwards, make a row's conditions. What a board counts of its own
 throttling is cumulative since boot, so only the difference of two looks says anything; the totals do not.

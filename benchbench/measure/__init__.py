@@ -1,1 +1,1 @@
-"""What a network costs and is worth: each file measures one thing on any `nn.Module`."""
+"""Measurements of one `nn.Module`: each file measures one thing."""

@@ -1,4 +1,4 @@
-"""Joules of one forward, from whatever sensor the device has.
+"""Energy of a forward in joules, from whatever sensor the device has.
 
 Two kinds of sensor. A counter of energy (RAPL, most NVIDIA GPUs) is read before, between and after the
 timed forwards, and nothing runs meanwhile. A gauge of power (a Jetson's rails, older GPUs) is logged by a

@@ -1,8 +1,8 @@
-"""The largest patch, and the largest batch, whose forecast stays within a number of bytes.
+"""Largest patch, and largest batch, whose forecast fits a number of bytes.
 
-Nothing is computed: sizes are tried by bisection on the forecast, on tensors without memory. The surprise is
-that the answer is a hope: the forecast is a lower bound of what a process takes, so what it refuses is
-refused for certain, and what it allows has to be confirmed by a run.
+Nothing is computed: sizes are tried by bisection on the forecast, on tensors without memory. The forecast is a lower
+bound of what a process takes, so what it refuses is refused for certain, and what it allows has to be confirmed by a
+run.
 """
 
 from __future__ import annotations

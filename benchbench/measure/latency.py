@@ -1,9 +1,9 @@
-"""Seconds for one forward of one batch: warm, repeated, with every sample kept.
+"""Latency of a forward of one batch: warm-up, repetition, every sample kept.
 
-A first forward is never representative (memory is taken, kernels are chosen), so forwards warm up until
-two windows of them agree. Then they are timed until the interval of their median is narrow enough. The
-surprise: that interval is of one process only, and two processes of one network differ by more. Whoever
-asks for several processes gets the interval over their medians, made from the same samples by the parent.
+A first forward is never representative (memory is taken, kernels are chosen), so forwards warm up until two windows
+of them agree. Then they are timed until the interval of their median is narrow enough. That interval is of one
+process only, and two processes of one network differ by more. Whoever asks for several processes gets the interval
+over their medians, made from the same samples by the parent.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The roofs of a machine: the most multiply-accumulates a second, and the most bytes from memory.
+"""Peak of a machine, for the roofline: most multiply-accumulates a second, and most bytes from memory.
 
-Between them a network's time can be understood: fewer MACs help only until memory is what it waits for.
-The surprise is that neither is the data sheet's: both are the best that PyTorch itself reaches here, with the
-same threads and dtype as the networks, so that a network's distance to the roof is its own.
+Between them a network's time can be understood: fewer MACs help only until memory is what it waits for. Neither is
+the data sheet's: both are the best that PyTorch itself reaches here, with the same threads and dtype as the networks,
+so that a network's distance to the roof is its own.
 
 Source: Williams, Waterman and Patterson 2009, "Roofline"; the triad is that of McCalpin's STREAM.
 """

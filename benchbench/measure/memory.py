@@ -1,4 +1,4 @@
-"""Peak memory of a process, as the box must have it.
+"""Peak memory of a process.
 
 On Linux the kernel keeps a high-water mark of resident memory for each process and lets it be reset:
 `5` written to /proc/self/clear_refs. The mark then holds the true peak, kernels' scratch memory

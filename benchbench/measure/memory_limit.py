@@ -1,9 +1,9 @@
-"""A memory limit that is enforced: past it an allocation fails, as it would on a smaller machine.
+"""Memory limit that is enforced: past it an allocation fails, as it would on a smaller machine.
 
-On Linux RLIMIT_DATA bounds what a process may have mapped for itself (heap, anonymous memory, stacks),
-touched or not. The surprise is what it leaves out: the code of libraries, which is read in page by page as
-kernels are first called and is resident too. So some room is kept free for code that is still to come, and
-the bound is drawn again when more is known. On a GPU PyTorch's allocator keeps the limit.
+On Linux RLIMIT_DATA bounds what a process may have mapped for itself (heap, anonymous memory, stacks), touched or
+not. It leaves out the code of libraries, which is read in page by page as kernels are first called and is resident
+too. So some room is kept free for code that is still to come, and the bound is drawn again when more is known. On a
+GPU PyTorch's allocator keeps the limit.
 """
 
 from __future__ import annotations

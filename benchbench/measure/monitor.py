@@ -1,4 +1,4 @@
-"""What a device went through while its forwards were timed: energy, heat, clocks, throttling, other load.
+"""Monitor of a device during a measurement: energy, temperature, clocks, throttling, other load.
 
 It looks once before the first timed forward and once after the last; between forwards it only reads what
 costs microseconds. A row that was throttled is `unstable`: its latency is that of the cooling, not of the

@@ -1,8 +1,8 @@
-"""Whether what was timed can be believed: outputs that are numbers, and a network that stays the same.
+"""Check of outputs and state: outputs that are numbers, and a network that stays the same.
 
-Equal inputs must give equal outputs, whether a forward is the first or the hundredth; a network that counts
-its forwards, or leaves dropout on, is another network each time. The surprise is how little it takes to see
-that: a few thousand values of an output, looked at between forwards, and one sum for each tensor of the state.
+Equal inputs must give equal outputs, whether a forward is the first or the hundredth; a network that counts its
+forwards, or leaves dropout on, is another network each time. A few thousand values of an output, looked at between
+forwards, and one sum for each tensor of the state are enough to see that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The pace of this machine while a network is timed: two small fixed tasks, read between the forwards.
+"""Pace of this machine while a network is timed: two small fixed tasks, read between the forwards.
 
 A virtual machine's counters do not show what its host does: the host moves the machine's cores about, and its
 neighbours fill caches and memory. Both are felt. Where two cores have no cache in common, handing work from one to
@@ -6,8 +6,8 @@ the other takes half as long again, and a network that hands on every activation
 a matrix product are timed four times a second, and stand beside the latency: two figures whose paces differ are of two
 machines, whatever their names.
 
-The surprise is what is small: all operands together are 2 MB, made before the process's base memory is read,
-so that no peak of a network holds them.
+All operands together are 2 MB, made before the process's base memory is read, so that no peak of a network holds
+them.
 """
 
 from __future__ import annotations

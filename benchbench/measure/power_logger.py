@@ -1,4 +1,4 @@
-"""Power, read again and again by a process of its own while forwards are timed.
+"""Power logger: a process of its own that reads power while forwards are timed.
 
 A thread of the worker would take the interpreter's lock between two kernel launches of what is being timed;
 a small process (no torch) takes a few thousandths of one core at ten samples a second, some 20 MB, and

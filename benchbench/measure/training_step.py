@@ -1,8 +1,8 @@
-"""The cost of training: seconds and peak memory of one step, and what a step needs at least.
+"""Training step: its seconds and peak memory, and a forecast of both.
 
-A step is what training does with each batch: forward by autocast, loss, backward, AdamW. The data are
-random, since time and memory do not depend on them. The surprise is how much a step holds that a forward
-does not: every activation that the backward will read, a gradient for each weight, and AdamW's two moments.
+A step is what training does with each batch: forward by autocast, loss, backward, AdamW. The data are random, since
+time and memory do not depend on them. A step holds what a forward does not: every activation that the backward will
+read, a gradient for each weight, and AdamW's two moments.
 """
 
 from __future__ import annotations

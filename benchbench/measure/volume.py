@@ -1,9 +1,9 @@
-"""A whole patient: the seconds and memory of sliding windows over a volume, not of one patch.
+"""Latency and memory of a whole patient: sliding windows over a volume, not one patch.
 
-What a hospital waits for is the label map of a patient, and the patch's latency times the number of
-windows is not that: the windows overlap, are blended into buffers as large as the volume, and the rest is
-spent outside of the network. The surprise is the crop: most of a scan is air, and windows over the box that
-holds the patient are a fraction of those over the volume.
+What a hospital waits for is the label map of a patient, and the patch's latency times the number of windows is not
+that: the windows overlap, are blended into buffers as large as the volume, and the rest is spent outside of the
+network. Most of a scan is air, and windows over the box that holds the patient are a fraction of those over the
+volume.
 
 Source: the blending is MONAI's sliding_window_inference with Gaussian weights, as for Dice.
 """

@@ -1,4 +1,4 @@
-"""The report: records in, one self-contained HTML page or one table out.
+"""Report: records in, one self-contained HTML page or one table out.
 
 A pure reader. It imports errors, units, records and store, and nothing that measures; the heavy
 libraries (matplotlib, jinja2) load when a page is made, so that the command line may import this

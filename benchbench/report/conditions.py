@@ -1,9 +1,9 @@
-"""Which records may stand in one table: those measured under the same conditions.
+"""Conditions of records: only those measured under the same ones stand in one table.
 
-Everything that can move a number is part of the key: device, threads, precision, input, channels,
-protocol, data, environment. The surprise is how easily folders differ (another commit is enough);
-then the page shows two tables, and says in what they differ. The patch is no condition on a data set of one's
-own, where each network takes the smallest that it can: there they share the cases, not the input.
+Everything that can move a number is part of the key: device, threads, precision, input, channels, protocol, data,
+environment. Folders differ easily (another commit is enough); then the page shows two tables, and says in what they
+differ. The patch is no condition on a data set of one's own, where each network takes the smallest that it can: there
+they share the cases, not the input.
 """
 
 from __future__ import annotations

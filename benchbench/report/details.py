@@ -1,4 +1,4 @@
-"""Each network's own section of the page, with as much detail as the page has room for.
+"""Details of each network on the page, as many as there is room for.
 
 Layer tables, samples and pictures are most of a page's bytes, and none of them is needed to compare. So
 they give way first: a layer table that stood before is named, and where the page would pass its size there

@@ -1,4 +1,4 @@
-"""A table of the paper's section: named columns under shared headings, one line a network.
+"""Table of the paper's section: named columns under shared headings, one line a network.
 
 The table of a run (`tables.Table`) has fixed columns; these have as many as the records give reason
 for, and the same grid becomes a table of the page, of Markdown and of LaTeX.

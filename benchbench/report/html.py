@@ -1,4 +1,4 @@
-"""The template filled in: escaping on, and a content policy that allows this page and nothing else.
+"""HTML page from a template: autoescaping on, and a content security policy for this page alone.
 
 The policy names the page's one stylesheet and one script by their hashes, so a script that came in
 with a model's name or an error text would not run even if escaping failed.

@@ -1,4 +1,4 @@
-"""The layer table of one network: where its MACs and parameters are.
+"""Layer table of one network: where its MACs and parameters are.
 
 The file (artifact kind `layers`) lists every module that owns an operator or a parameter. The page
 shows the heaviest, and folds the rest into one line, so that the shares always add up to one.

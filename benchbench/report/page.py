@@ -1,4 +1,4 @@
-"""From records to the page: gather, arrange, fill the template, write the file whole.
+"""Page of a run: records are grouped, tabulated, drawn, and written whole.
 
 The page depends on the records and their artifacts alone. No clock, no path, no locale goes in, so
 the same folder gives the same bytes anywhere; an artifact that is missing or damaged becomes a note

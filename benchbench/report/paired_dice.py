@@ -1,8 +1,8 @@
-"""Dice of networks against each other, case by case: which differences are more than the choice of cases.
+"""Paired comparison of Dice, case by case: which differences are more than the choice of cases.
 
 Two intervals of means may overlap although one network is better on nearly every case, since hard cases are hard for
-both. So each network is set against the best one over the cases that count for both. The surprise is that such cases
-may be fewer than either network's: one that both leave empty counts for neither.
+both. So each network is set against the best one over the cases that count for both. Such cases may be fewer than
+either network's: one that both leave empty counts for neither.
 
 The artifact (kind `cases`) is somebody else's text until it has been checked.
 

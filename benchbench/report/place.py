@@ -1,4 +1,4 @@
-"""Where a page or an export may be written: over what was made here, never over what it is made from."""
+"""Output path of a page or an export: over what was made here, never over what it is made from."""
 
 from __future__ import annotations
 

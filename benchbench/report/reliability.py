@@ -1,9 +1,8 @@
-"""How far the numbers of one set of conditions may be trusted: noise floor, ranks, disturbance, forecast.
+"""Reliability of one table's numbers: noise floor, ranks, contention, forecast error.
 
-The noise floor is what the suite sees between a network and itself, measured twice in one run as if it
-were two. Two rows closer than that, or than 2 %, share a rank. The surprise: a run measures it once for a
-device, dtype and thread count, so a table of another batch size takes the floor of its neighbour, and
-says where it was measured.
+The noise floor is what the suite sees between a network and itself, measured twice in one run as if it were two. Two
+rows closer than that, or than 2 %, share a rank. A run measures it once for a device, dtype and thread count, so a
+table of another batch size takes the floor of its neighbour, and says where it was measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The page of a search: what the budget meant, what was tried, the front, and whether the search was worth it.
+"""Page of a search: what the budget meant, the trials, the front, and whether the search was worth it.
 
 A reader of `search.json` alone, the record that a search leaves; it neither trains nor measures, and equal files give
 equal bytes.

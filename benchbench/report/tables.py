@@ -1,8 +1,7 @@
-"""Records as rows of cells, every number with its origin: what the page, the terminal and CSV show.
+"""Table of records: rows of cells, every number with its origin; shown on the page, in the terminal and in CSV.
 
-A cell is text plus where it came from, and keeps the plain number for sorting. The surprise is that
-a column may mix origins: one row's memory is measured, another's is only forecast. So the origin
-belongs to the cell and never to the column.
+A cell is text plus where it came from, and keeps the plain number for sorting. A column may mix origins: one row's
+memory is measured, another's is only forecast. So the origin belongs to the cell and never to the column.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Records as CSV, JSON, Markdown or LaTeX, with the origin of every value.
+"""Writers of records as CSV, JSON, Markdown or LaTeX, with the origin of every value.
 
-CSV and JSON are for programs: full values in SI units, `<metric>` beside `<metric>_origin`. Markdown
-and LaTeX are for people: the tables of the page, a letter after each number, and a line that says what
-the letters mean; LaTeX rules its tables by the package booktabs. The surprise: a
-published figure has its own column (`published_macs`), so it can never stand where ours is missing.
-Records of `bench audit` alone become the audit's tables instead, for which their artifacts are read.
+CSV and JSON are for programs: full values in SI units, `<metric>` beside `<metric>_origin`. Markdown and LaTeX are
+for people: the tables of the page, a letter after each number, and a line that says what the letters mean; LaTeX
+rules its tables by the package booktabs. A published figure has its own column (`published_macs`), so it can never
+stand where ours is missing. Records of `bench audit` alone become the audit's tables instead, for which their
+artifacts are read.
 """
 
 from __future__ import annotations

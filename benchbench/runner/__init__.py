@@ -1,1 +1,1 @@
-"""From the cells of a run to its records: planning, worker processes, repetition, other hosts."""
+"""Runner: from the cells of a run to its records, by worker processes, here and on other hosts."""

@@ -1,4 +1,4 @@
-"""What several processes of one cell found, as the measurements of its record.
+"""Aggregation of a cell's processes into the measurements of its record.
 
 Times keep every sample and which process it is of; their interval is over the processes' medians. Of
 memory the largest counts, since a box must have that. Anything else is the median over processes. What is

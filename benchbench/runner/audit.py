@@ -1,4 +1,4 @@
-"""`bench audit`: networks -> audits, and a record of each; nothing is computed or measured.
+"""`bench audit`: audits of networks, and a record of each; nothing is computed or measured.
 
 One child process audits all networks. One that takes its process with it becomes a row, and the next
 ones get a new child. The records of an audit have the protocol `audit` and the device `none`, so that

@@ -1,4 +1,4 @@
-"""`bench calibrate`: this device's own figures, from the calls that the zoo makes, in about ten minutes.
+"""`bench calibrate`: calibration of this device from the operator calls that the zoo makes.
 
 Every different call of every network is timed, and others of every common kind, in an order in which every kind and
 every size comes early, so that a calibration that ends early is coarse and not lopsided. Then whole networks are timed,

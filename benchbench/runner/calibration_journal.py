@@ -1,4 +1,4 @@
-"""The times of a calibration on disk, with all that a fit needs: what was timed, and which network makes which call.
+"""Journal of a calibration on disk: what was timed, and which network makes which call.
 
 One JSON object a line, each on disk before the next time is taken. A calibration that was interrupted goes on from it,
 and how far forecasts are off can be computed again from it, without a network.

@@ -1,4 +1,4 @@
-"""Counts of the zoo's networks, kept on disk: what was traced once is not traced again.
+"""Cache of counts on disk: a network that was traced once is not traced again.
 
 A count depends on the job, on our own code and on torch and MONAI, so all of these are its key; a network whose class
 is not the zoo's own is never kept, since nobody knows what its code depends on.

@@ -1,4 +1,4 @@
-"""The parent's side of a child process: start it, sleep until it says something, end it.
+"""Child process from its parent's side: started, listened to, ended, and its failure explained.
 
 The parent waits in `select` and computes nothing, so it takes nothing from what is being timed. A
 child that is silent past its time limit is killed; one that dies is told apart by how: the kernel's

@@ -1,4 +1,4 @@
-"""Whether this machine can measure: what is there, what is missing, and what to do about each.
+"""Doctor: whether this machine can measure, what is missing, and what to do about it.
 
 Versions and files say little: a torch that imports may still lack the board's architecture, and shows
 it only when a kernel is launched. So one of each kind is launched, in a child process (see

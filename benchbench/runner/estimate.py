@@ -1,4 +1,4 @@
-"""What each cell costs, from the graph alone, before anything is measured.
+"""Estimate of each cell's cost from the graph alone, before anything is measured.
 
 One child counts every network that was not counted before, with no forward computed; that gives the order, the
 estimate, and the memory below which a network is not even started.

@@ -1,7 +1,6 @@
-"""What a doctor says: one finding after the other, from this machine or from another one.
+"""Findings of the doctor, from this machine or from another one.
 
-The surprise: `warn` is for what can be measured all the same, less well or not entirely. Only a `fail`
-stands in the way.
+`warn` is for what can be measured all the same, less well or not entirely. Only a `fail` stands in the way.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""The largest patch and the largest batch that fit a memory limit: forecast in one child, confirmed in others.
+"""Largest patch and batch within a memory limit: forecast in one child, confirmed in others.
 
-The forecast is a lower bound, so the size that it allows is tried for real: one forward, or training step, in
-a child under the limit. Where that fails the next smaller one is tried, three times at most. The surprise is
-what an answer without a confirmation is worth: the forecast still excludes what is larger, so it is told as
-"at most".
+The forecast is a lower bound, so the size that it allows is tried for real: one forward, or training step, in a child
+under the limit. Where that fails the next smaller one is tried, three times at most. An answer without confirmation
+still excludes what is larger, by the forecast, so it is told as "at most".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure a network of one's own in three lines.
+"""`measure_module`: measurement of a user's own network in this process.
 
     import benchbench
     print(benchbench.measure_module(MyNet(), (1, 4, 128, 128, 128)))

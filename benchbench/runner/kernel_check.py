@@ -1,4 +1,4 @@
-"""The doctor's findings about torch, the GPU and the kernels: the parent's side of `kernel_trials`.
+"""Kernel checks of the doctor: torch, the GPU and its kernels, from the parent's side.
 
 The child launches one kernel after the other. Where it dies, the kernel that it had announced is the
 finding, and a new child goes on behind it.

@@ -1,8 +1,8 @@
-"""One kernel of each kind that a network here launches, held against the same in float64 on the CPU.
+"""Kernel trials: one kernel of each kind that a network launches, against float64 on the CPU.
 
-A wheel can be imported and still lack the processor's instructions or the GPU's architecture; the
-first forward then ends the process. So the trials run in a child, and each is announced before it is
-launched. The surprise: where nothing follows an announcement, the announcement is the finding.
+A wheel can be imported and still lack the processor's instructions or the GPU's architecture; the first forward then
+ends the process. So the trials run in a child, and each is announced before it is launched. Where nothing follows an
+announcement, the announcement is the finding.
 
 torch is imported when something is launched, so that the names of the trials can be had without it.
 """

@@ -1,4 +1,4 @@
-"""The cells of one machine to records: a fresh child for each process, in rounds.
+"""Local runner: the cells of one machine to records, a fresh child for each process, in rounds.
 
 The same here and at the far side of a connection: what differs is the desk that the records go to.
 """

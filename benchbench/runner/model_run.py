@@ -1,8 +1,8 @@
-"""One visit to one network: what a child process measures before it ends.
+"""Run of one network in a child process: everything that it measures before it ends.
 
-Inference or training, and then a whole volume if one is asked for. Everything is sent the moment it is
-there. The surprise is the order: the peak of memory is read, and outputs and state are judged, only when the
-last forward has been timed, so that nothing of it is in a sample.
+Inference or training, and then a whole volume if one is asked for. Everything is sent the moment it is there. Order
+matters: the peak of memory is read, and outputs and state are judged, only when the last forward has been timed, so
+that nothing of it is in a sample.
 """
 
 from __future__ import annotations

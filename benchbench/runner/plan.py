@@ -1,8 +1,8 @@
-"""What `bench run` is asked for, as cells: one network, its work, and where.
+"""Plan of a run: from the request to its cells, each one network, its workload and its device.
 
-A cell is fixed before anything is imported or measured, so a wrong name, size or checkpoint ends the
-run at once. The surprise: which weights a network gets, and so whether its row can have a Dice, is
-decided here, since a Dice belongs to a network with its channels, patch and checkpoint.
+A cell is fixed before anything is imported or measured, so a wrong name, size or checkpoint ends the run at once.
+Which weights a network gets, and so whether its row can have a Dice, is decided here, since a Dice belongs to a
+network with its channels, patch and checkpoint.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dice that was measured earlier, elsewhere: the reference records that come with the package.
+"""Reference Dice: measured earlier, elsewhere, in the records that come with the package.
 
 Dice belongs to a network, its weights, its patch and the data, not to the machine, so a figure from
 a reference record may stand in another's row. It says so: its origin is `reference` and it names

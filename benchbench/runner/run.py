@@ -1,4 +1,4 @@
-"""`bench run`: networks x devices -> records.
+"""`bench run`: networks x devices to records.
 
 The cells are counted first (`counting`), then this machine's are measured in rounds (`workbench`), each
 process of a network a fresh child. Each record, and until then each process's samples, is on disk before

@@ -1,9 +1,9 @@
-"""Rounds: which process of which cell runs next, and when a cell is done.
+"""Schedule of processes in rounds: which cell runs next, and when a cell is done.
 
-Each round starts one fresh process of every cell that is not done; the first round goes from the cheapest
-network on, later ones in random order, so that a machine that warms up or gets busy favours nobody. The
-surprise is the cost of interleaving: until its last round no cell has a record. So every process that ended
-is kept in a journal beside the records at once, and a run that is killed goes on from there.
+Each round starts one fresh process of every cell that is not done; the first round goes from the cheapest network on,
+later ones in random order, so that a machine that warms up or gets busy favours nobody. Interleaving has a cost:
+until its last round no cell has a record. So every process that ended is kept in a journal beside the records at
+once, and a run that is killed goes on from there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A whole network, timed in a process of its own, as `bench run` measures it.
+"""Latency of a whole network for a calibration, in a process of its own, as `bench run` measures it.
 
-The surprise that makes this necessary: in a process that had timed two thousand operators before, one network took a
-third less than in a fresh one, twice over.
+A process of its own is necessary: in a process that had timed two thousand operators before, one network took a third
+less than in a fresh one, twice over.
 """
 
 from __future__ import annotations

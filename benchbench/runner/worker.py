@@ -1,4 +1,4 @@
-"""The child process in which a network runs: one request in, JSON events out, then it ends.
+"""Worker process in which a network runs: one request in, JSON events out, then it ends.
 
 A network that crashes, hangs or eats the memory takes only this process with it, and a fresh process
 is what makes a peak of memory mean something. Each measurement is sent the moment it is there, so a

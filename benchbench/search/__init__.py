@@ -1,1 +1,1 @@
-"""The search for smaller networks: a budget, a space, and a front of what is good for its cost."""
+"""Search for smaller networks: from a cost budget to a Pareto front."""

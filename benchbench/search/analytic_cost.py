@@ -1,4 +1,4 @@
-"""What a Slim UNETR of the space costs, by formula: parameters and MACs exactly, memory at least.
+"""Analytic cost of a Slim UNETR of the search space: parameters and MACs exactly, memory as a lower bound.
 
 A forward without values takes a second to count; a search that refuses thousands has milliseconds. So the sums are
 written out, and the tests hold them against the count of the very network.

@@ -1,4 +1,4 @@
-"""What a network may cost: `2GB`, `50ms`, `1GMACs`, `0.5Mparams`, `5MBfile`, as limits of metrics.
+"""Cost budget: `2GB`, `50ms`, `1GMACs`, `0.5Mparams`, `5MBfile`, as limits of metrics.
 
 The unit says what is meant: bytes are the peak memory of the process, seconds the latency of one patch. A forecast of a
 cost is a lower bound, so it may refuse a network and never accept one: what is accepted is measured.

@@ -1,4 +1,4 @@
-"""How long a search has taken, its pauses and the machine's sleep left out, however each of its sittings ended."""
+"""Elapsed time of a search, without its pauses and the machine's sleep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search leaves of each point of its front: weights, a model card, an ONNX file that was checked, one table.
+"""Export of a front's points: weights, a model card, an ONNX file that was checked, one table.
 
 A file that could not be made is a reason in its place, never an omission. An ONNX file counts only when a run of it
 gives what the network gives.

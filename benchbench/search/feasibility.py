@@ -1,4 +1,4 @@
-"""Before any training: what the space costs, what the budget leaves of it, and whether it binds at all.
+"""Feasibility of a budget before any training: what of the space it leaves, and whether it binds at all.
 
 All by formula, so thousands of configurations take a moment; what is said of the unmodified network was measured.
 """

@@ -1,4 +1,4 @@
-"""The weights of a smaller network from those of a larger one: the channels that matter most, in the same places.
+"""Inherited weights: a smaller network from the most important channels of a larger one.
 
 A child of another width is the parent without some channels, and which hang together is known of the parent; so the
 child gets what the parent's layers have at the places that the child has, the best channels of each. What the child has

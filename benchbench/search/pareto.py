@@ -1,4 +1,4 @@
-"""Which points no other point beats, and how much of the plane they cover.
+"""Pareto front and hypervolume.
 
 All objectives are to be made small here: a Dice enters as 1 - Dice. The hypervolume is against a fixed reference point
 that is recorded with it, for without it the number says nothing.

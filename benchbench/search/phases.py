@@ -1,4 +1,4 @@
-"""What a worker does: the parent, proposals, promotions, finals, controls, each part when the one before is done.
+"""Phases of a search's worker: parent, proposals, promotions, finals, controls.
 
 Workers share the storage and nothing else. The time is that of the whole search, by the clock of the storage's first
 worker, so that all of them go from part to part together; whoever is ahead waits for who is still at something, since

@@ -1,4 +1,4 @@
-"""What a search says before it trains: what the budget means here, what of the space it leaves, and how the time goes.
+"""Plan that a search prints before it trains: what the budget means here, and how the time is spent.
 
 The unmodified network and the smallest of the space are measured with random weights, whose values change neither time
 nor memory.

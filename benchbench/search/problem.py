@@ -1,4 +1,4 @@
-"""What all configurations of one search have in common: data, patch, budget, device, and what a network costs on it."""
+"""Search problem: data, patch, budget and device, and what a network costs on it."""
 
 from __future__ import annotations
 

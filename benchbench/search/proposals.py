@@ -1,4 +1,4 @@
-"""The search itself: proposals by Optuna, refused by the budget or tried for a little while.
+"""Proposals by Optuna: refused by the budget, or trained for a short time.
 
 A proposal becomes a configuration; the same one is never trained twice; one that the budget refuses tells the sampler
 by how much, and costs milliseconds. What is told of those that were tried is the lower fidelity's Dice alone, since a

@@ -1,4 +1,4 @@
-"""What `bench search` is asked for, and what of it a folder keeps so that the search can go on."""
+"""Request of `bench search`, and what of it a folder keeps so that the search can be resumed."""
 
 from __future__ import annotations
 

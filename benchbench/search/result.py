@@ -1,4 +1,4 @@
-"""A search in one file, `search.json`: what was asked, tried, promoted and found, for the page and for programs.
+"""Result of a search, `search.json`: request, trials, promotions and front.
 
 Nothing here trains or measures. Points are chosen by `val` alone; `test` is shown beside them and decides nothing.
 """

@@ -1,4 +1,4 @@
-"""`bench search`: from a budget to a front of networks that one can use.
+"""`bench search`: from a budget to a front of networks.
 
 First what the budget means here (the unmodified network and the smallest of the space are measured, the rest is by
 formula) and whether anything can meet it; then the workers' parts; then the finalists are measured, since a forecast

@@ -1,8 +1,8 @@
-"""What can be searched: Slim UNETR's widths, depths, heads, attention, sampling, expansion and stem, and pruning.
+"""Search space: Slim UNETR's widths, depths, heads, attention, sampling, expansion and stem, and pruning.
 
 A configuration is plain numbers in one order, so that two proposals that build the same network are one. Nothing is
-larger than the published network, since what is smaller inherits its weights by slicing. The surprise is how little of
-the space is free: heads have to divide the attention's width, and a patch's sides to be multiples of every stride.
+larger than the published network, since what is smaller inherits its weights by slicing. Little of the space is free:
+heads have to divide the attention's width, and a patch's sides to be multiples of every stride.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The parts of a search whose work is known beforehand: the parent, promotions, finals, controls.
+"""Queued trainings of a search: the parent, promotions, finals, controls.
 
 Each part is a study of Optuna's own, its work queued as trials with a name each; so workers share it, and what a dead
 worker was at is taken up again, by the same engine that proposes configurations. A piece of work that was queued twice

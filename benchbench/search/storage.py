@@ -1,4 +1,4 @@
-"""Where a search keeps what it knows: Optuna's own database, on this machine or on another one.
+"""Storage of a search: Optuna's own database, on this machine or on another one.
 
 Every worker has a heartbeat in it; one that another worker has seen silent for long enough has died, and its trial is
 taken up again. Where it only slept, it notices when it wakes, and goes on with another trial. A database that is away

@@ -1,4 +1,4 @@
-"""One configuration, tried: built, given its parent's weights, trained a little, and judged on `val`.
+"""Trial of one configuration: built, given its parent's weights, trained a little, and judged on `val`.
 
 Fidelities differ in their budget of training alone. What a configuration costs is known before it is built, by formula;
 what the formula cannot know (the exact memory, the latency, what a cut across layers leaves) is looked at when it is

@@ -1,4 +1,4 @@
-"""Where the weights of a search lie, and how another machine of it comes by them."""
+"""Weight files of a search, shared through its database."""
 
 from __future__ import annotations
 

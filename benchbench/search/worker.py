@@ -1,4 +1,4 @@
-"""A worker in a process of its own: `python -m benchbench.search.worker FOLDER INDEX STARTER`."""
+"""Worker process of a search: `python -m benchbench.search.worker FOLDER INDEX STARTER`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Dice of a network on a data set, region by region, and pictures of its best, median and worst case.
+"""Evaluation: Dice of a network on a data set, region by region, and pictures of its best, median and worst case.
 
-The surprise is where it is measured: in the voxels of the label's own file. Where preprocessing resamples or crops, the
-answer is brought back first; a label that was resampled or cropped with the image would flatter every network.
+Dice is measured in the voxels of the label's own file. Where preprocessing resamples or crops, the answer is brought
+back first; a label that was resampled or cropped with the image would flatter every network.
 """
 
 from __future__ import annotations

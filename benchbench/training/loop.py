@@ -1,8 +1,8 @@
-"""Training: one recipe for every network of the zoo, by one process or several.
+"""Training loop: one recipe for every network of the zoo, by one process or several.
 
-Soft Dice plus cross-entropy, a warm-up and a cosine over the budget, patches drawn towards the foreground, an
-average of the weights over the last steps. The surprise is `patch_schedule`: a network that normalises over its
-patch (InstanceNorm) is cheap to train on small patches and must end on the patch it will be used with.
+Soft Dice plus cross-entropy, a warm-up and a cosine over the budget, patches drawn towards the foreground, an average
+of the weights over the last steps. `patch_schedule`: a network that normalises over its patch (InstanceNorm) is cheap
+to train on small patches and must end on the patch it will be used with.
 
 Every step draws from (seed, step), so a training that was interrupted goes on as if it had not been. Under torchrun
 each process draws patches of its own, and DDP averages the gradients.

@@ -1,4 +1,4 @@
-"""The losses that every segmentation network here is trained with; a training step is timed with the first.
+"""Losses of training: soft Dice with cross-entropy, and others.
 
 Regions that overlap are decisions of their own, so there each output channel has a sigmoid. Labels that exclude
 each other, as in most data sets, have one softmax over the background and all of them. Those are MONAI's.

@@ -1,8 +1,8 @@
-"""How well a segmentation agrees with its reference: Dice, 95 % Hausdorff distance, surface Dice.
+"""Metrics of a segmentation: Dice, 95 % Hausdorff distance, surface Dice.
 
-The distances are MONAI's. The surprise is the empty region, which decides more rankings than it should: where
-neither side has any voxel, Dice is 0/0, and where one side has none, no distance exists. Two rules are in use,
-and every figure here says which one it follows.
+The distances are MONAI's. Empty regions decide more rankings than they should: where neither side has any voxel, Dice
+is 0/0, and where one side has none, no distance exists. Two rules are in use, and every figure here says which one it
+follows.
 
 - `brats`: both empty is a perfect answer (Dice 1, distance 0); one empty is the worst (Dice 0, 374 mm).
 - `exclude`: both empty is left out of the mean, as nnU-Net does; one empty is Dice 0, and the distance is the

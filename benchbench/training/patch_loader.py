@@ -1,9 +1,9 @@
-"""Batches for a training: which patch of which case each step sees, and how it is changed.
+"""Patch loader of a training: which patch of which case each step sees, and its augmentation.
 
-Everything follows from (seed, step, process), so a training that goes on sees what it would have seen. Cases
-are read from the cache of prepared ones and kept in memory as far as it reaches. The next batch is made by another
-process while a step runs; how long a step had to wait for it is counted. The surprise is why it is no thread: with one,
-a step of Slim UNETR took twice as long on two cores, since the two fought for the interpreter and for OpenMP's threads.
+Everything follows from (seed, step, process), so a training that goes on sees what it would have seen. Cases are read
+from the cache of prepared ones and kept in memory as far as it reaches. The next batch is made by another process
+while a step runs; how long a step had to wait for it is counted. It is no thread, because with one a step of Slim
+UNETR took twice as long on two cores, since the two fought for the interpreter and for OpenMP's threads.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`bench predict`: images and trained weights in, a label map out that lies exactly over its image.
 
-The weights' sidecar says everything that is needed: channels, preprocessing, regions, labels. The data set that
-they were trained on need not be here. The surprise is only that nothing may be guessed: where a folder has files
-that could be two channels, or none, they are listed and nothing is written.
+The weights' sidecar says everything that is needed: channels, preprocessing, regions, labels. The data set that they
+were trained on need not be here. Nothing is guessed: where a folder has files that could be two channels, or none,
+they are listed and nothing is written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a network is trained: one recipe for every network of the zoo, its budget, and the rate over it.
+"""Training recipe: one for every network of the zoo, its budget, and its learning rate over it.
 
 The budget is minutes, steps or epochs, and every schedule is over the share of it that is used up. So a training of
 twenty minutes and one of a thousand steps follow the same curve, and two networks with equal minutes get equal

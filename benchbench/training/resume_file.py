@@ -1,4 +1,4 @@
-"""The file that an interrupted training goes on from: what is read is checked in full before any of it is used.
+"""Resume file of an interrupted training, checked in full before any of it is used.
 
 It is written by torch and read without unpickling anything but tensors and plain values. Whatever else stands in it
 (half a file, another network's tensors, a step below zero) ends with one line, never inside an optimizer. The

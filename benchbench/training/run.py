@@ -1,4 +1,4 @@
-"""`bench train`: a network, a data set and a recipe, from what is asked; all is checked before anything is trained."""
+"""`bench train`: a network, a data set and a recipe from a request; all is checked before training."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A network's answer on a whole volume: sliding windows of its own patch, then regions or a label map.
+"""Sliding-window inference on a whole volume, then regions or a label map.
 
-The surprise is the padding. A volume smaller than the patch is padded with zeros on both sides alike, so that a
-128-voxel network sees the whole head in one window; a larger one is covered by windows that overlap.
+A volume smaller than the patch is padded with zeros on both sides alike, so that a 128-voxel network sees the whole
+head in one window; a larger one is covered by windows that overlap.
 """
 
 from __future__ import annotations

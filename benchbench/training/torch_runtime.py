@@ -1,9 +1,8 @@
-"""What PyTorch's kernels need on a CPU: wrong numbers avoided, memory and layout that make them fast.
+"""PyTorch runtime settings on a CPU: wrong kernels avoided, memory and layout that make them fast.
 
-The one kernel known to give wrong numbers: on a CPU with AVX512-BF16, PyTorch 2.13's weight gradient of a
-3x3x3 convolution in bf16 holds uninitialised memory where the first two sides of the map are 2 or less (the
-deepest stage of a U-Net on a small patch). The surprise is that the loss shows nothing: only the gradient is
-garbage, and only now and then.
+The one kernel known to give wrong numbers: on a CPU with AVX512-BF16, PyTorch 2.13's weight gradient of a 3x3x3
+convolution in bf16 holds uninitialised memory where the first two sides of the map are 2 or less (the deepest stage
+of a U-Net on a small patch). The loss does not show it: only the gradient is garbage, and only now and then.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cards to networks: a TOML file says what a network is, `build_model` makes it.
+"""Model cards: a TOML file says what a network is, `build_model` makes it.
 
 A card is found by its name in `models/cards`, or read from a path; `pkg.module:Class` needs no card
 at all. Whatever the source, the class gets the keywords `in_channels`, `out_channels` and `spatial`

@@ -1,8 +1,8 @@
-"""Checkpoints: plain weights in `<name>.safetensors`, and what they are in its header and in `<name>.json` beside it.
+"""Checkpoints: weights in `<name>.safetensors`, described in its header and in `<name>.json` beside it.
 
 Nothing is unpickled. A tensor that a network holds under two names (MONAI's DynUNet does) is kept once, under the
-first. The surprise is that the sidecar is written twice: what stands in the header came with the weights in one step,
-so it counts; the `.json` is for people, and for older files, which have it alone.
+first. The sidecar is written twice: what stands in the header came with the weights in one step, so it counts; the
+`.json` is for people, and for older files, which have it alone.
 
 Weights are known by the sha256 of the file without that header's description: of an older file, that of the file. So
 equal weights have one sha256, whatever is said of them, and it is checked before they are used. Equal trainings also

@@ -1,4 +1,4 @@
-"""Which classes may be imported, and where one's own are looked for.
+"""Import of network classes: which may be imported, and where a user's own are looked for.
 
 To import a module is to run it. So whatever is not of `benchbench.models` is imported only where a person has named
 it: as `pkg.module:Class`, by a card, or by `--trust` for weights that came with a name of their own. The refusal comes

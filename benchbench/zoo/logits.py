@@ -1,8 +1,8 @@
-"""What a network's outputs are: its logits first, whatever they come in.
+"""Logits of a network's outputs, whatever they come in.
 
 A segmentation network may answer with a tensor, with several of deep supervision (a list, or the stack of DynUNet),
-with a dictionary, or with its logits beside a loss or a reconstruction. The surprise is that the order says little:
-some list the coarse answers first, so the logits are the first answer of the size of the input.
+with a dictionary, or with its logits beside a loss or a reconstruction. Their order says little: some list the coarse
+answers first, so the logits are the first answer of the size of the input.
 """
 
 from __future__ import annotations

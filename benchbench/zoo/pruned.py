@@ -1,8 +1,8 @@
-"""Networks whose weights have other shapes than their architecture gives them: what is left after channels are cut.
+"""Pruned networks: built from a spec and the shapes of the weights that differ from it.
 
 A pruned network is its spec and the shapes of the weights that differ, nothing else, so it is built from plain JSON
-and never unpickled. The surprise is how little modules keep of their own widths: convolutions count their groups,
-norms their channels, and the rest follows from the weights.
+and never unpickled. Modules keep little of their own widths: convolutions count their groups, norms their channels,
+and the rest follows from the weights.
 """
 
 from __future__ import annotations

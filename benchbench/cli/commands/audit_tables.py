@@ -1,4 +1,4 @@
-"""Audits as rows of text: each counter's MACs, its parameters, the operators, and what to say of them.
+"""Tables of an audit for the terminal: MACs and parameters by each counter, operators, and their differences.
 
 Every table of MACs says that twice its numbers are FLOPs, because papers print MACs under "GFLOPs".
 """

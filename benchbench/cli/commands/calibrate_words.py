@@ -1,4 +1,4 @@
-"""A calibration in words."""
+"""Summary of a calibration for the terminal."""
 
 from __future__ import annotations
 

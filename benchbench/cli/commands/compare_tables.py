@@ -1,4 +1,4 @@
-"""A comparison as text: a line a metric, and below the table everything that has no line in it.
+"""Table of a comparison for the terminal: one line a metric, and below it what has no line.
 
 A is the first folder on the command line and B the second; a change is always from A to B.
 """

@@ -1,4 +1,4 @@
-"""`bench data`: what data sets there are, how to get one, whether one is as it should be, and its cache.
+"""Tables of `bench data`: data sets, their cases, faults, splits and cache.
 
 Rows and lines for a person; `cli.py` prints them.
 """

@@ -1,4 +1,4 @@
-"""What a search has found, as rows and sentences for the terminal and for programs."""
+"""Result of a search for the terminal, as rows and sentences."""
 
 from __future__ import annotations
 

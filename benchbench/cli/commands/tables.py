@@ -1,4 +1,4 @@
-"""What `bench list` and `bench info` show: rows of text, rendered as a table, JSON, CSV or Markdown.
+"""Tables of `bench list`, `bench info` and of a run's end, as text, JSON, CSV or Markdown.
 
 Nothing here needs torch, so a list comes at once.
 """

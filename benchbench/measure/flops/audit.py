@@ -1,10 +1,10 @@
-"""Every counter's FLOPs and parameters of one network side by side, with the reason for each difference.
+"""Audit of FLOP counters: every counter's FLOPs and parameters side by side, with the reason for each difference.
 
     print(benchbench.audit(MyNet(), torch.empty(1, 4, 128, 128, 128)))
 
-Nothing is computed: all counters run on tensors without memory. The surprise: two faults can cancel
-(transposed convolutions too high, attention not counted), so a counter may look right and be wrong
-twice; the differences therefore stand beside the totals. Importing this file loads no torch.
+Nothing is computed: all counters run on tensors without memory. Two faults can cancel (transposed convolutions too
+high, attention not counted), so a counter may look right and be wrong twice; the differences therefore stand beside
+the totals. Importing this file loads no torch.
 """
 
 from __future__ import annotations

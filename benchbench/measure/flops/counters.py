@@ -1,11 +1,11 @@
-"""Five ways to count one forward, each on its own copy of the network and none of them computing it.
+"""Five FLOP counters on one forward, each on its own copy of the network and none of them computing it.
 
 `torch` is the headline recipe of `cost.py`; fvcore, thop and torch-pruning are what tables in papers
 are made with; `thop_fixed` is thop with its rule for transposed convolutions put right. All of them
 run on tensors without memory, so a full-size count costs about a second.
 
-The surprise: a counter that looks plain can depend on how the network is put together. thop hooks a
-module once for every path that leads to it and adds its sum up as often: n paths count n squared.
+A counter that looks plain can depend on how the network is put together. thop hooks a module once for every path that
+leads to it and adds its sum up as often: n paths count n squared.
 """
 
 from __future__ import annotations

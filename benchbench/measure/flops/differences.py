@@ -1,4 +1,4 @@
-"""Where a counter parts from the headline, and why: worked out from the counts, module by module.
+"""Differences between a counter and the headline, explained module by module.
 
 Each reason is a hypothesis that is tested on the numbers of every module it is said of, such as
 "counted over the output volume" (is the count the true one times output voxels over input voxels?).

@@ -1,4 +1,4 @@
-"""Why a network that takes other channels than it was fed has failed: what PyTorch says of it rarely names both."""
+"""Error message for a network whose first layer takes other channels than it was fed."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Parameters, MACs, and what a forward moves and holds: exact, from the graph, with nothing computed.
+"""Parameters, MACs, moved bytes and tensor memory of a forward, exact, from the graph, with nothing computed.
 
 The headline follows one recipe: a copy of the network on the `meta` device, the attention fast path
 off, scaled-dot-product attention in its MATH form, PyTorch's FlopCounterMode, halved. No weight and
 no activation is allocated. A second pass, on fake CPU tensors so that autocast acts as it will, lists
 each operator with the bytes that it reads and writes, and follows the life of every storage.
 
-The surprise: the tensor peak is a lower bound of what the process will need, since kernels take
-scratch memory of their own (on a CPU 2 to 280 % more was seen). It may refuse, never promise.
+The tensor peak is a lower bound of what the process will need, since kernels take scratch memory of their own (on a
+CPU 2 to 280 % more was seen). It may refuse, never promise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Networks without memory: building one with its parameters on the `meta` device, and tracing it there.
+"""Networks on the `meta` device: built and traced there without memory.
 
 `with torch.device("meta")` alone fails for constructors that read a value back, such as MONAI's Swin
 UNETR with its drop rates from `torch.linspace(...).item()`. So only the functions that weights are

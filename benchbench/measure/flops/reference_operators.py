@@ -1,8 +1,8 @@
-"""Operators whose multiply-accumulates are worked out by hand: what each counter makes of them.
+"""Reference operators whose MACs are worked out by hand, and what each counter makes of them.
 
-The headline must be right on every one. The surprise is how few of them the public counters agree
-on: a plain convolution or linear layer, and little else. For operators that multiply and accumulate
-nothing (norms, interpolation) there is no factor; what a counter adds for them is shown instead.
+The headline must be right on every one. The public counters agree on few of them: a plain convolution or linear
+layer, and little else. For operators that multiply and accumulate nothing (norms, interpolation) there is no factor;
+what a counter adds for them is shown instead.
 """
 
 from __future__ import annotations

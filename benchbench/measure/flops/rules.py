@@ -1,7 +1,7 @@
-"""Multiply-accumulates of an operator: PyTorch's own rules, those that it lacks, and the operators that nobody knows.
+"""Rules for the MACs of an operator: PyTorch's own, those that it lacks, and the operators without a rule.
 
 A rule of PyTorch's registry comes first; `torch.utils.flop_counter.register_flop_formula` adds one for an operator of
-one's own. The surprise is what an operator without a rule means. Most of PyTorch's multiply and accumulate nothing, so
+one's own. An operator without a rule may mean several things. Most of PyTorch's multiply and accumulate nothing, so
 for those none is right. But one that a user has made may do anything, and some of PyTorch's (transforms,
 decompositions) have no count that is agreed upon: these are named, and a total with them is told as "at least".
 """

@@ -1,1 +1,1 @@
-"""Time of single operators: traces replayed, and microbenchmarks."""
+"""Latency of single operators: traces replayed, and microbenchmarks."""

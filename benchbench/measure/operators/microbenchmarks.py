@@ -1,4 +1,4 @@
-"""Operators beyond those of the zoo's networks: every common kind over channels and sizes, for a network of one's own.
+"""Microbenchmarks of operators beyond those of the zoo's networks: every common kind over channels and sizes.
 
 Each is a small module, so that its calls are those that PyTorch makes of it under a dtype.
 """

@@ -1,11 +1,11 @@
-"""Single operators of a forward, kept so that they can be run again alone, with values by chance.
+"""Replay of a forward's operators: each kept so that it can be run again alone, with random values.
 
 What a network asks of a device is a list of calls of aten operators with shapes; a device is calibrated by running
 such calls, those that the zoo really makes. A call is kept as plain JSON: its name, and its arguments, tensors as
 shapes, weights told from activations.
 
-The surprise: a call repeated on the same tensors is faster than the same call in a network, since its weights stay in
-the processor's cache. So before each repeat something else is read that fills the cache, and then the activations are
+A call repeated on the same tensors is faster than the same call in a network, since its weights stay in the
+processor's cache. So before each repeat something else is read that fills the cache, and then the activations are
 written, as the operator before would have done.
 """
 

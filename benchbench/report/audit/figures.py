@@ -1,4 +1,4 @@
-"""The figures of the audit: how far each published figure is from the truth, and why one of them is.
+"""Figures of the audit: distance of published figures from the truth, and the reasons of one of them.
 
 On a logarithmic axis a line between two dots has the length of their ratio, so that a small network's
 error shows as well as a large one's. The staircase goes from the truth to what a counter

@@ -1,8 +1,8 @@
-"""The artifact of an audit: what each public counter says of one network, and where it goes wrong.
+"""Artifact of an audit: each public counter's figures for one network, and where they are wrong.
 
-The file (artifact kind `audit`) is somebody else's text until it has been checked, so every value is
-looked at once, here. The surprise: a counter may be off in both directions at once (transposed
-convolutions too high, products of two activations not at all), so differences carry a sign.
+The file (artifact kind `audit`) is somebody else's text until it has been checked, so every value is looked at once,
+here. A counter may be off in both directions at once (transposed convolutions too high, products of two activations
+not at all), so differences carry a sign.
 """
 
 from __future__ import annotations

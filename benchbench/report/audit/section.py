@@ -1,4 +1,4 @@
-"""The section of the page on the reference paper's tables, made where the records hold audits.
+"""Section of the page on the audit and the reference paper's tables, made where the records hold audits.
 
 It gathers the grids, figures and facts, and leaves the words between them to paper.html. Records of
 runs only lend their Dice and latencies to it: they keep their own tables, since an audit runs nothing.

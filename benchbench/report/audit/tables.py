@@ -1,8 +1,8 @@
-"""Audit records made ready to be shown: one network's truth, its published figures, and its counters.
+"""Audit records as rows: one network's truth, its published figures, and its counters.
 
-Truth is the record's own count, never a counter's; a published figure is the card's, or, for an input
-of Table III that the card does not have, the paper's. The surprise is how little may be there: a failed
-audit has only what was published, and an artifact may be gone; each still is a line with its reason.
+Truth is the record's own count, never a counter's; a published figure is the card's, or, for an input of Table III
+that the card does not have, the paper's. Little may be there: a failed audit has only what was published, and an
+artifact may be gone; each still is a line with its reason.
 """
 
 from __future__ import annotations

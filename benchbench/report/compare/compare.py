@@ -1,4 +1,4 @@
-"""Two sets of records, cell by cell: what became slower, what did not, and what cannot be told.
+"""Comparison of two sets of records, cell by cell: slower, the same, or undecided.
 
 Cells pair by what was asked. They must also have been measured under the same conditions, since a
 comparison across two versions of torch says nothing about the network: such pairs are refused by name,

@@ -1,4 +1,4 @@
-"""The page of a comparison: the outcome in a sentence, the verdicts, and what they were drawn from.
+"""Page of a comparison: the outcome in a sentence, the verdicts, and their samples.
 
 Only measured numbers get here. As in the report, no clock and no path goes in (a side is called by the
 last part of its folder's name), so equal records give equal bytes.

@@ -1,4 +1,4 @@
-"""Whether two measurements of one thing differ: effect, interval, test, and one of a few words.
+"""Verdict on two measurements of one thing: effect, interval, test, and one of a few words.
 
 A difference is called only when it is significant after the correction for all tests of the comparison
 *and* larger than the minimum effect; larger but not significant is `ambiguous`. The unit of a time is a

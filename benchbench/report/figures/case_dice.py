@@ -1,4 +1,4 @@
-"""The Dice of every case, region by region: what the mean in the table is made of.
+"""Figure of every case's Dice, region by region.
 
 A mean of 0.85 can be forty cases near it, or thirty at 0.95 and ten where the network saw nothing. Each region of
 each network is a row with a dot a case, its mean, and the interval of that mean.

@@ -1,4 +1,4 @@
-"""Several devices side by side: which network keeps which pace on which of them.
+"""Figures of several devices side by side: which network keeps which pace on which of them.
 
 Sets of conditions stand in tables of their own; here those that ask the same of several devices are joined. A measured
 time is a dot with its interval, a forecast a hatched range: a mark at a lower bound alone would look like a promise.

@@ -1,4 +1,4 @@
-"""What the peak of memory is made of, and how far the forecast was from it.
+"""Figure of peak memory by what holds it, and how far the forecast was from it.
 
 On a CPU the peak is that of a whole process: the framework before any network, then weights, input,
 output, and what remains, which is activations and the kernels' scratch. The forecast knows the tensors

@@ -1,4 +1,4 @@
-"""The figures: accuracy against cost with its Pareto front, and bars of latency and memory.
+"""Overview figures: accuracy against cost with its Pareto front, and bars of latency and memory.
 
 Drawn by matplotlib with fixed places, fixed ids and no date, so that equal records give equal bytes;
 a person's matplotlibrc has no say. A number that was not measured is drawn hollow and hatched, never

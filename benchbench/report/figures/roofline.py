@@ -1,4 +1,4 @@
-"""The roofline: why fewer MACs are not the same factor in time.
+"""Roofline: why fewer MACs are not the same factor in time.
 
 A network that moves many bytes for each MAC waits for memory, and one that moves few can come near the
 peak of the cores. Both limits were measured on this machine, at the table's dtype and threads; each

@@ -1,9 +1,9 @@
-"""Every sample of every row, process by process: what the interval in the table is made of.
+"""Figure of every sample of every row, process by process.
 
-A row is scaled by its own median, since the forwards of a zoo span a factor of a hundred, and each of its
-processes has a lane of its own: where lanes lie apart, processes differ by more than the forwards within
-them, and only an interval over processes is honest. The surprise is in the bytes: one tick a sample as an
-element of its own would fill the page, so a lane is one path with gaps.
+A row is scaled by its own median, since the forwards of a zoo span a factor of a hundred, and each of its processes
+has a lane of its own: where lanes lie apart, processes differ by more than the forwards within them, and only an
+interval over processes is honest. One element for each sample would fill the page with bytes, so a lane is one path
+with gaps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What changes when one condition does: batch, threads, or precision, and nothing else.
+"""Figure of what changes with one condition: batch, threads, or precision.
 
 Sets of conditions stand in tables of their own, since their numbers must not be mixed. Where two of them
 differ in one condition only, this section joins them again, network by network. A cell that ran out of

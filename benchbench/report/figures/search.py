@@ -1,4 +1,4 @@
-"""The figures of a search's page: the front, the hypervolume as it grew, what mattered, and the network chosen."""
+"""Figures of a search: front, hypervolume over time, importance of parameters, the chosen network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stacked bars with a letter in each part: of memory by what holds it, of a patient's time by where it goes.
+"""Stacked bars with a letter in each part: memory by what holds it, a patient's time by where it goes.
 
 Parts stand in a fixed order and carry a letter as well as a colour, so that the bars can be read in
 print. Hatching stays what it is on the whole page, the mark of a number that was not measured.

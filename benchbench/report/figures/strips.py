@@ -1,4 +1,4 @@
-"""A strip for each side of a comparison: every sample a dot, each process in a lane of its own.
+"""Strip plot of a comparison: every sample a dot, each process in a lane of its own.
 
 The lanes show what a box would hide, that forwards of one process resemble each other more than those
 of two: the large marks, the processes' medians, are what was tested. Of many samples a few are drawn,

@@ -1,4 +1,4 @@
-"""What every figure of the page is drawn on: matplotlib tamed so that equal numbers give equal bytes.
+"""Style of figures: matplotlib set up so that equal numbers give equal bytes.
 
 Fixed sizes, fixed ids, no date, plain-text ticks; a person's matplotlibrc has no say. Font sizes are in
 units of the view box, whose width is about a telephone's.

@@ -1,4 +1,4 @@
-"""Matplotlib's SVG made fit to stand inside the page.
+"""SVG of matplotlib made fit to stand inside the page.
 
 Matplotlib writes a document of its own: a stylesheet that would apply to the whole page, ids that
 repeat from figure to figure, inline styles that the page's content policy forbids, fixed colours.

@@ -1,7 +1,7 @@
-"""Training curves: how each network's Dice on the validation cases grew over its budget, and its loss fell.
+"""Training curves: Dice of the validation cases and loss over the budget.
 
-The artifact (kind `training`) is somebody else's text until it has been checked. The surprise is the axis: the share of
-the budget, not steps, since what was equal between the networks is the budget.
+The artifact (kind `training`) is somebody else's text until it has been checked. The axis is the share of the budget,
+not steps, since what was equal between the networks is the budget.
 """
 
 from __future__ import annotations

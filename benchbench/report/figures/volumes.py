@@ -1,4 +1,4 @@
-"""The cost of a whole patient: seconds by sliding windows, and where they go.
+"""Figure of the cost of a whole patient: seconds by sliding windows, and where they go.
 
 A patch is what networks are compared by, a patient what a user waits for. Between the two stand the
 number of windows, which overlap, and the work outside the network (cutting, weighting, stitching), which

@@ -1,8 +1,7 @@
-"""The reference paper's claims: as published, worked out again from its own tables, and from our records.
+"""Claims of the Slim UNETR paper: as published, worked out again from its own tables, and from our records.
 
-The surprise is that a claim may hold and its number still mean little: the speed ratio is that of one
-forward timed once, and the Dice belongs to data that is not here. A verdict therefore says what our
-records can and cannot say, and never more.
+A claim may hold and its number still mean little: the speed ratio is that of one forward timed once, and the Dice
+belongs to data that is not here. A verdict therefore says what our records can and cannot say, and never more.
 
 Source of every published figure: Pang et al., "Slim UNETR: Scale Hybrid Transformers to Efficient 3D
 Medical Image Segmentation Under Limited Computational Resources", IEEE Transactions on Medical

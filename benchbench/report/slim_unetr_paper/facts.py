@@ -1,8 +1,7 @@
-"""What a reader with one minute should take from the audit: four facts, each worked out here and now.
+"""Four facts from the audit for a reader with one minute, each computed from the records.
 
-No number of them is stored: they come from the records and from the paper's tables as shipped. The
-surprise is the third one's direction: what overstates a network's compute also hides how much smaller
-than the others it is.
+No number of them is stored: they come from the records and from the paper's tables as shipped. Mind the third one's
+direction: what overstates a network's compute also hides how much smaller than the others it is.
 """
 
 from __future__ import annotations

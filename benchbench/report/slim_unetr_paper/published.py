@@ -1,8 +1,8 @@
-"""The reference paper's three tables, as printed, and what their numbers say about themselves.
+"""Tables I to III of the Slim UNETR paper as printed, and what their numbers say about themselves.
 
-The figures are kept as text: `44.4` and `44.40` are one number and two precisions. The surprise is in
-the throughputs: nearly all are whole multiples of 0.06 images per minute, which only a rate in images
-per second, rounded to three decimals and multiplied by 60, gives.
+The figures are kept as text: `44.4` and `44.40` are one number and two precisions. Nearly all throughputs are whole
+multiples of 0.06 images per minute, which only a rate in images per second, rounded to three decimals and multiplied
+by 60, gives.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Tables I and II of the paper and the throughput of Table III, as printed, beside what the records hold.
+"""Tables I and II and the throughput of Table III of the Slim UNETR paper, beside what the records hold.
 
-A Dice belongs to its data: ours stands under the paper's only where the data set is the same, and else
-in a column of its own that says so. The surprise is that throughputs may not be compared across columns
-at all, since each was had on another machine; the ratios inside a column may.
+A Dice belongs to its data: ours stands under the paper's only where the data set is the same, and else in a column of
+its own that says so. Throughputs may not be compared across columns, since each was measured on another machine; the
+ratios inside a column may.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The far side of a conversation: what ssh starts on another host, `python -m benchbench.runner.remote.agent`.
+"""Agent on another host, started by ssh as `python -m benchbench.runner.remote.agent`.
 
 Requests come in on stdin, one after the other, and events go out on stdout, each on a line with a mark. It
 ends when stdin closes, and its child with it, so a run that is interrupted or loses its connection leaves nothing

@@ -1,4 +1,4 @@
-"""The doctor at another host: first whether it can be reached and understood, then its own findings.
+"""Doctor of another host: whether it can be reached and understood, then its own findings.
 
 The connection is a finding like the rest. The clocks are compared by a bound, not by a guess of how
 long the way took: what the far clock said has to lie between the asking and the answer.

@@ -1,4 +1,4 @@
-"""Other hosts in a run: what each is, and one queue for each while the run goes on.
+"""Queues of other hosts in a run: one for each host while the run goes on.
 
 A host is asked what it is before the cells are planned, since the threads of a cell and what may be
 reused follow from that. Then one thread a host hands all of its cells over in the same conversation, so

@@ -1,9 +1,9 @@
-"""One conversation with another host: OpenSSH as a child process, JSON lines both ways.
+"""Connection to another host: OpenSSH as a child process, JSON lines both ways.
 
-ssh is the person's own, with their configuration, keys and jump hosts. It asks nothing (there is
-nobody to answer) and never takes an unknown host key. What the far side prints beside our lines (a
-login banner, a library's chatter) is passed over: ours carry a mark. The surprise is that ssh joins
-the words after the address and gives them to a shell over there, so each is quoted for that shell.
+ssh is the person's own, with their configuration, keys and jump hosts. It asks nothing (there is nobody to answer)
+and never takes an unknown host key. What the far side prints beside our lines (a login banner, a library's chatter)
+is passed over: ours carry a mark. ssh joins the words after the address and gives them to a shell over there, so each
+is quoted for that shell.
 
 One conversation holds several requests, each answered up to its `end`. The far side ends when its stdin
 closes; so closing our end is all that Ctrl-C has to do.
