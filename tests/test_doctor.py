@@ -314,7 +314,7 @@ def test_clocks_are_compared_by_what_the_way_cannot_explain(far: object, status:
 
 
 class FarSide:
-    """Stands for `remote.Connection`: answers with what was given to it."""
+    """Stands for `ssh.Connection`: answers with what was given to it."""
 
     def __init__(self, *answers: object, noise: bytes = b"") -> None:
         self.answers, self.noise = answers, noise

@@ -30,7 +30,7 @@ _TOLD = {
 
 
 class TerminalProgress:
-    """`runner.Progress` for a terminal or a log."""
+    """`runner.run.Progress` for a terminal or a log."""
 
     def __init__(self, stream: TextIO, *, shown: bool) -> None:
         """Make it; nothing is written yet.

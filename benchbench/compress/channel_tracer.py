@@ -1,6 +1,6 @@
 """Tracer of channels: the number of its channel on every value of a forward, operator by operator.
 
-What an operator does with the numbers stands in `operators`. Numbers that do not vary along an axis (space,
+What an operator does with the numbers stands in `operator_rules`. Numbers that do not vary along an axis (space,
 mostly) are kept once along it, as views without a stride: that is what makes it quick.
 """
 

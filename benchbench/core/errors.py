@@ -1,6 +1,6 @@
 """Errors that a user meets, one line each: what is wrong, why, and what to do.
 
-Everything else that is raised is a defect of benchbench. `cli.py` turns these into a line on
+Everything else that is raised is a defect of benchbench. `cli/main.py` turns these into a line on
 stderr and the exit code that the class carries; nothing below it prints or exits.
 """
 

@@ -2,7 +2,7 @@
 
 Two kinds of sensor. A counter of energy (RAPL, most NVIDIA GPUs) is read before, between and after the
 timed forwards, and nothing runs meanwhile. A gauge of power (a Jetson's rails, older GPUs) is logged by a
-small process (`power_log`) at the sensor's own pace and integrated afterwards. What a sensor sees differs
+small process (`power_logger`) at the sensor's own pace and integrated afterwards. What a sensor sees differs
 from one to the next (module, package, GPU board) and is never the wall, so `method` always says which.
 """
 
@@ -133,7 +133,7 @@ class PowerMeter:
         """Start to log, well before anything is timed.
 
         Args:
-            request: for `power_log`.
+            request: for `power_logger`.
             what: the sensor in words.
             start: makes the log; `PowerLog` if None.
             clock: seconds, monotonic, the log's own.

@@ -36,7 +36,7 @@ def export(records: Sequence[rec.Record], fmt: str, read_artifact: ReadArtifact 
         records: any; Markdown and LaTeX make one table for each set of conditions. CSV is one table: the
             audits' where there is nothing else, and where there is, one of all records without the counters.
         fmt: `csv`, `json`, `markdown` or `latex`.
-        read_artifact: gives the content of an artifact (`build.folder_reader`); without one an audit has
+        read_artifact: gives the content of an artifact (`page.folder_reader`); without one an audit has
             its counts, but no counters.
 
     Raises:

@@ -1,6 +1,6 @@
 """`bench run`: networks x devices to records.
 
-The cells are counted first (`counting`), then this machine's are measured in rounds (`workbench`), each
+The cells are counted first (`estimate`), then this machine's are measured in rounds (`local`), each
 process of a network a fresh child. Each record, and until then each process's samples, is on disk before
 the next child starts, so whatever stops a run, running the same command again with the same `--out`
 measures only what is missing. Another host does the same with its cells over there (`benchbench.runner.remote.agent`),

@@ -43,7 +43,7 @@ def logits_of(
     """What a network says of a volume.
 
     Args:
-        model: (B, C, D, H, W) -> logits (B, K, D, H, W), in eval mode; of several outputs the one of `outputs.logits`.
+        model: (B, C, D, H, W) -> logits (B, K, D, H, W), in eval mode; of several outputs the one of `zoo.logits`.
         image: (C, D, H, W), any size.
         plan: of the data set.
         spatial: (D, H, W) of the patch, voxels.

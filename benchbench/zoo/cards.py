@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CHANNELS = (4, 3)  # BraTS: four MRI contrasts in, three regions out
 DEFAULT_SPATIAL = (128, 128, 128)
-PRUNED_SHAPES = "pruned_shapes"  # a keyword of specs that `resize` takes, and no class sees
+PRUNED_SHAPES = "pruned_shapes"  # a keyword of specs that `pruned` takes, and no class sees
 SEE_ALL = "'bench list models' shows all"
 
 

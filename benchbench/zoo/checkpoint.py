@@ -82,7 +82,7 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 
 def set_aside(path: Path) -> None:
-    """Give what there is of a checkpoint, finished or not, other names; see `store.set_aside`.
+    """Give what there is of a checkpoint, finished or not, other names; see `core.results.set_aside`.
 
     Raises:
         CheckpointError: it cannot be renamed.

@@ -1,6 +1,6 @@
 """Tables of `bench data`: data sets, their cases, faults, splits and cache.
 
-Rows and lines for a person; `cli.py` prints them.
+Rows and lines for a person; `cli/main.py` prints them.
 """
 
 from __future__ import annotations

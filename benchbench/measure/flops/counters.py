@@ -1,6 +1,6 @@
 """Five FLOP counters on one forward, each on its own copy of the network and none of them computing it.
 
-`torch` is the headline recipe of `cost.py`; fvcore, thop and torch-pruning are what tables in papers
+`torch` is the headline recipe of `graph.py`; fvcore, thop and torch-pruning are what tables in papers
 are made with; `thop_fixed` is thop with its rule for transposed convolutions put right. All of them
 run on tensors without memory, so a full-size count costs about a second.
 

@@ -140,7 +140,7 @@ def printable(text: str) -> str:
 
 
 def _lost(event: ssh.ConnectionLost) -> Finding:
-    """The line that `remote` has for it, which says what to do; and how to install, where that is it."""
+    """The line that `remote.ssh` has for it, which says what to do; and how to install, where that is it."""
     advice = ""
     if "is not installed" in event.error or "No module named" in event.error:
         advice = f"there, leaving its maker's torch in place: {INSTALL}"
