@@ -1,0 +1,66 @@
+"""Text that a spreadsheet would run is text in every CSV, and numbers are numbers."""
+
+import csv
+import io
+
+import pytest
+
+from benchbench import report
+from benchbench.cli.commands import tables as commands_tables
+from benchbench.core import spreadsheet
+from benchbench.core.search_result import ordered, read_search
+from benchbench.search.export import write_table
+from tests import report_examples as examples
+from tests.report.test_pages import REFERENCE
+
+EVIL = '=HYPERLINK("http://example.org","x")'
+
+
+def read(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.mark.parametrize("text", [EVIL, "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "=", "-x", "+(1)"])
+def test_text_that_begins_as_a_formula_gets_an_apostrophe(text):
+    assert spreadsheet.cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize(
+    "value", [-1, -2.5, float("-inf"), 0, True, None, "a=b", "-", "-12.5", "+3 %", "-1e-09", "", "'x"]
+)
+def test_numbers_and_other_text_are_left_as_they_are(value):
+    assert spreadsheet.cell(value) is value
+
+
+def test_columns_are_text_too_and_what_a_row_lacks_is_empty():
+    assert spreadsheet.to_csv(["=a", "b"], [{"=a": -1, "c": 2}, {"b": "@x"}]) == "'=a,b\n-1,\n,'@x\n"
+
+
+def test_tables_of_a_terminal_as_csv():
+    assert commands_tables.render([{"name": EVIL, "share": -3, "of": "-4 %", "none": "-"}], "csv").split("\n")[1] == (
+        '"\'=HYPERLINK(""http://example.org"",""x"")",-3,-4 %,-'
+    )
+    assert EVIL in commands_tables.render([{"name": EVIL}], "markdown")
+
+
+def test_an_export_of_records():
+    found = [examples.failed("slim_unetr", error="-1+cmd"), examples.finished("slim_unetr", model=examples.spec(EVIL))]
+    rows = read(report.export(found, "csv"))
+    assert {row["model"] for row in rows} == {"slim_unetr", f"'{EVIL}"}
+    assert {row["error"] for row in rows} == {"'-1+cmd", ""}
+    assert any(float(row["latency_s"] or 0) > 0 for row in rows)
+
+
+def test_an_export_of_audits(tmp_path):
+    examples.audited(tmp_path, "slim_unetr")
+    found = examples.audited(tmp_path, "slim_unetr", model=examples.spec("slim_unetr"), status="error", error="@broken")
+    rows = read(report.export([found], "csv", report.folder_reader([tmp_path])))
+    assert rows[0]["error"] == "'@broken"
+
+
+def test_the_table_of_a_search(tmp_path):
+    points = [dict(point) for point in read_search(REFERENCE / "search-hippocampus")["points"]]
+    points[0] |= {"name": EVIL, "dice_val": points[0]["dice_val"] | {"mean": -0.5}}
+    write_table(points, tmp_path / "front.csv")
+    row = read((tmp_path / "front.csv").read_text())[ordered(points).index(points[0])]
+    assert (row["name"], row["dice_val"]) == (f"'{EVIL}", "-0.5")

@@ -1,0 +1,483 @@
+"""`bench search` from end to end on boxes in boxes: the plan, the front, its files, going on, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import benchbench
+from benchbench import data
+from benchbench.cli import main as cli_main
+from benchbench.core.results import read_records
+from benchbench.report import render_search
+from benchbench.search import export as search_export
+from benchbench.search import feasibility, pareto, space
+from benchbench.search import phases as search_phases
+from benchbench.search import result as search_result
+from benchbench.search import run as search_run
+from benchbench.search.budget import parse_budget
+from benchbench.search.inheritance import Parent
+from benchbench.search.problem import SearchProblem, check_objective, task_from_json
+from benchbench.search.trial import CachedTeacher, Trial, build, evaluate, parent_of, without_ranking
+from benchbench.training.evaluate import measure_dice
+from benchbench.training.patch_loader import CachedPatchLoader, PatchLoader
+from benchbench.training.recipe import TrainingBudget
+from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import checkpoint
+from tests.data_sets import decathlon
+from tests.shared_files import shared_file
+
+SIDES = (32, 32, 32)
+NOT_HERE = "not looked at here"
+QUICKER = 8
+SMALL = ["--time", "30s", "--trials", "5", "--steps", "3", "--finalists", "2", "--seeds", "1"]
+SMALL += ["--protocol", "quick,half_width=1000,timed_s=0.3"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return decathlon(tmp_path_factory.mktemp("data") / "Task99_Boxes", count=12, sides=SIDES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    """A cache of these tests, and one point of a front as ONNX: each takes a quarter of a minute."""
+    exported, write_onnx = [], search_export.write_onnx
+
+    def one(weights: Path, out: Path) -> tuple[str | None, float | None]:
+        exported.append(weights)
+        return write_onnx(weights, out) if weights == exported[0] else (NOT_HERE, None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCHBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(search_export, "write_onnx", one)
+        patch.setattr(search_run, "_ONNX_S", float("-inf"))  # written also where the time is over
+        # to a search this machine is quick, however busy it is: what is left out otherwise is tested with a clock
+        patch.setattr(search_run.ElapsedTime, "whole_s", property(lambda own: (own.before_s + own.sitting_s) / QUICKER))
+        patch.setattr(search_phases.Worker, "elapsed", lambda own: (time.time() - own.began) / QUICKER)
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole search of some fifty seconds, to itself of fewer."""
+    out = tmp_path_factory.mktemp("search") / "boxes"
+    flags = ["search", "--budget", "2GB", "25MMACs", "--data", str(folder), *SMALL, "--out", str(out)]
+    assert cli_main.main(flags) == 0
+    return out
+
+
+def found(out: Path) -> dict:  # type: ignore[type-arg]
+    return json.loads((out / "search.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+def test_a_search_leaves_a_front_that_can_be_used(done: Path, folder: Path) -> None:
+    points = found(done)["points"]
+    front = [point for point in points if point["front"]]
+    assert [point for point in front if point["files"].get("onnx_reason") != NOT_HERE]
+    for point in front:
+        assert point["keeps"] is True
+        assert point["costs"]["macs"] <= 25e6
+        place = done / point["files"]["weights"]
+        model = benchbench.build_model(str(place)).eval()
+        again = measure_dice(model, data=str(folder), split="test", spatial=SIDES, surfaces=False)
+        assert again.measurements[0].value == pytest.approx(point["dice_test"]["best"], abs=1e-3)
+        assert (place.parent / "card.md").read_text().startswith(f"# {point['name']}")
+        if point["files"].get("onnx_reason") == NOT_HERE:
+            continue
+        if "onnx" in point["files"]:
+            assert point["files"]["onnx_error"] <= 1e-3
+            exported = (done / point["files"]["onnx"]).read_bytes()
+            assert str(Path(benchbench.__file__).parent).encode() not in exported  # no path of the machine that made it
+        else:
+            assert "pip install 'benchbench[onnx]'" in point["files"]["onnx_reason"]
+    rows = list(csv.DictReader((done / "front.csv").open()))
+    assert [row["name"] for row in rows if row["front"] == "True"] == [
+        point["name"] for point in sorted(front, key=lambda p: float(p["objective"]))
+    ]
+
+
+@pytest.mark.slow
+def test_finalists_are_measured_and_not_forecast(done: Path) -> None:
+    records = {record.id: record for record in read_records(done / "measured")}
+    for point in found(done)["points"]:
+        record = records[point["record"]]
+        assert record.get("latency_s").origin == "measured"  # type: ignore[union-attr]
+        assert record.value("latency_s") == point["costs"]["latency_s"]
+        assert record.value("volume_peak_memory_bytes") == point["costs"]["memory_bytes"]
+        assert record.value("dice") == pytest.approx(point["dice_test"]["best"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_no_training_was_spent_on_what_the_budget_refuses(done: Path) -> None:
+    trials = found(done)["trials"]
+    assert trials
+    refused = [trial for trial in trials if trial["refused"]]
+    assert all(trial["dice"] is None and not trial["spent"] for trial in refused)
+    trained = [trial for trial in trials if trial["dice"] is not None and trial["same_as"] is None]
+    assert all(trial["costs"]["macs"] <= 25e6 for trial in trained)
+    assert len({trial["key"] for trial in trained}) == len(trained)
+
+
+@pytest.mark.slow
+def test_children_have_most_of_their_weights_from_the_parent(done: Path) -> None:
+    finals = found(done)["finals"]
+    assert all(one["inherited"] > 0.5 for one in finals)
+    info = checkpoint.read_sidecar(done / "points" / f"{finals[0]['label']}.safetensors")
+    assert info.compression is not None
+    assert info.compression["parent_sha256"] == found(done)["parent"]["sha256"]
+    assert info.train["recipe"]["distil"] == 0.5
+
+
+@pytest.mark.slow
+def test_the_record_names_no_place_of_this_machine(done: Path, folder: Path) -> None:
+    text = (done / "search.json").read_text()
+    assert str(folder) not in text
+    assert str(done) not in text
+    assert (done / "report.html").read_text() == render_search(json.loads(text))
+
+
+@pytest.mark.slow
+def test_going_on_runs_the_controls_and_trains_nothing_again(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = found(done)
+    assert cli_main.main(["search", "--resume", str(done), "--controls"]) == 0
+    after = found(done)
+    assert after["trials"] == before["trials"]
+    assert after["finals"] == before["finals"]
+    kinds = {(one["kind"], one["key"]) for one in after["controls"]}
+    own = {point["key"] for point in before["points"] if not point["published"]}
+    assert kinds == {(kind, key) for kind in ("scratch", "random") for key in own}
+    parent_s = before["parent"]["train_s"]
+    for one in after["controls"]:
+        final = next(f for f in before["finals"] if f["key"] == one["key"])
+        if one["kind"] == "scratch":  # as much computing in all
+            assert one["seconds"] > parent_s + final["seconds"]
+            assert one["inherited"] == 0.0
+        else:
+            assert one["seconds"] == final["seconds"]
+    told = capsys.readouterr().out
+    assert "from scratch with as much computing in all" in told
+    assert "Was the search worth it?" in (done / "report.html").read_text()
+    assert "The controls were not run" not in (done / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_what_proposals_share_changes_nothing_in_them(done: Path, folder: Path, tmp_path: Path) -> None:
+    of = task_from_json(json.loads((done / "job.json").read_text())["job"]["task"])
+    parent = parent_of(done / "points" / "parent.safetensors", of)
+    budget, config = TrainingBudget(steps=3), space.scaled(0.5)
+    recipe = of.recipe(budget, 0)
+    feed = CachedPatchLoader(PatchLoader(data.get_plan(str(folder)), recipe), most_bytes=1e9)
+    teacher = CachedTeacher(parent.model, most_bytes=1e9)
+    trials = [Trial(budget=budget, seed=0), *[Trial(budget=budget, seed=0, feed=feed, teacher=teacher)] * 2]
+    found = [evaluate(of, config, parent, trial, tmp_path / f"{i}.safetensors") for i, trial in enumerate(trials)]
+    feed.end()
+    assert len({one.dice for one in found}) == 1
+    assert len({checkpoint.sha256_of(one.path) for one in found}) == 1
+
+
+@pytest.mark.slow
+def test_another_search_in_that_folder_is_refused(done: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["search", "--budget", "1GB", "--data", str(folder), *SMALL, "--out", str(done)]
+    assert cli_main.main(flags) == 2
+    assert "holds another search (its budget differ)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_known(
+    done: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done / "before", out / "before")  # as measured a minute ago
+    plain, calls = search_phases.evaluate, []
+
+    def broken(*args, **more):  # type: ignore[no-untyped-def]
+        calls.append(args[1].key)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return plain(*args, **more)
+
+    monkeypatch.setattr(search_export, "write_onnx", lambda weights, out: (NOT_HERE, None))
+    monkeypatch.setattr(search_phases, "evaluate", broken)
+    flags = [
+        "search",
+        "--budget",
+        "25MMACs",
+        "--data",
+        str(folder),
+        *SMALL,
+        "--trials",
+        "3",
+        "--time",
+        "30s",
+        "--out",
+        str(out),
+    ]
+    assert cli_main.main(flags) == 130
+    assert f"bench search --resume {out} goes on" in capsys.readouterr().err
+    monkeypatch.setattr(search_phases, "evaluate", plain)
+    assert cli_main.main(["search", "--resume", str(out), "--time", "30s", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["front"] is True
+    tried = [one["key"] for one in found(out)["trials"] if one["dice"] is not None]
+    assert set(calls) <= set(tried)  # the one that was broken off, too
+    assert len(tried) == len(set(tried))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--budget", "2 bananas"], "'2 bananas' is no budget: write 2GB"),
+        (["--budget", "-1GB"], "budget"),
+        (["--budget", "0"], "budget"),
+        (["--budget", "2GB", "1GiB"], "'2GB' and '1GiB' are both budgets of the peak memory"),
+        (["--objective", "beauty"], "'beauty'"),
+        (["--storage", "postgresql://me:secret@127.0.0.1:9/none"], "cannot open the search's storage"),
+        (["--storage", "nonsense"], "cannot open the search's storage nonsense"),
+        (["--resume", "nowhere"], "nowhere is no folder of a search"),
+        (["--resume", "nowhere", "--seeds", "3"], "--seeds cannot be changed of a search that goes on"),
+        (["--parent", "nowhere.safetensors"], "nowhere"),
+    ],
+)
+def test_bad_input_is_a_line(
+    flags: list[str], message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = [] if "--resume" in flags else ["--data", str(folder), "--out", str(tmp_path / "out")]
+    assert cli_main.main(["search", *flags, *where]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "secret" not in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_what_nothing_can_keep_is_said_before_any_training(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli_main.main(["search", "--budget", "1kMACs", "--data", str(folder), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "no network of the space can keep 1kMACs: MACs of one patch of the smallest one is" in error
+    assert not (tmp_path / "out" / "points").exists()
+
+
+def test_data_without_cases_to_choose_by(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = decathlon(tmp_path / "few", count=2, sides=SIDES)
+    assert cli_main.main(["search", "--budget", "2GB", "--data", str(few), "--out", str(tmp_path / "out")]) == 2
+    assert "has no case to" in capsys.readouterr().err
+
+
+def test_a_parent_of_another_network_is_refused(folder: Path) -> None:
+    task = SearchProblem(
+        data=str(folder), key="x", spatial=SIDES, in_channels=1, out_channels=3, budget=parse_budget([]), batch=1
+    )
+    shipped = Path(benchbench.__file__).parent / "models" / "checkpoints"
+    from benchbench.core.errors import CheckpointError
+
+    with pytest.raises(CheckpointError, match="holds 'nnunet_small': the parent of a search is a whole slim_unetr"):
+        parent_of(shipped / "nnunet_small-hippocampus.safetensors", task)
+    with pytest.raises(CheckpointError, match=r"is for 1 channels in, 3 out and a patch of \(64, 64, 64\)"):
+        parent_of(shipped / "slim_unetr-hippocampus.safetensors", task)
+
+
+def test_energy_needs_a_counter(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchbench.core.errors import UsageError
+    from benchbench.search import problem as search_problem
+
+    monkeypatch.setattr(search_problem, "open_meter", lambda backend: "no counter")
+    with pytest.raises(UsageError, match="energy cannot be an objective here: no counter; take latency"):
+        check_objective("energy")
+    check_objective("latency")
+
+
+# -- what is known before any training
+
+
+def task(*budget: str, spatial: tuple[int, int, int] = (64, 64, 64), **more: object) -> SearchProblem:
+    return SearchProblem(
+        data="x",
+        key="x",
+        spatial=spatial,
+        in_channels=1,
+        out_channels=3,
+        budget=parse_budget(budget),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def test_the_smallest_is_smaller_than_anything_drawn() -> None:
+    of = task()
+    least = feasibility.smallest(of)
+    chooser = space.Random(1)
+    for _ in range(300):
+        config = space.suggest(chooser)
+        if config.fits(of.spatial) and config.scope == "layer":
+            assert all(of.costs(config)[metric] >= value for metric, (value, _) in least.items())
+
+
+def test_a_budget_that_does_not_bind_says_what_would() -> None:
+    of = task("2GB", "100MMACs")
+    memory, macs = feasibility.binding(of.budget, {"memory_bytes": 4.84e8, "macs": 2.81e8}, {"memory_bytes": 4.6e8})
+    assert memory.startswith("2GB does not bind: the unmodified network takes 24% of it (484 MB); less than that would")
+    assert macs.startswith("100MMACs binds: the unmodified network takes 2.81 of it")
+    (latency,) = feasibility.binding(parse_budget(["50ms"]), {"latency_s": 2e-4}, {}, predicted=True)
+    assert latency.endswith("takes at least 200 us by the data sheet, so whether it binds cannot be said")
+
+
+def test_the_profile_counts_what_is_feasible() -> None:
+    whole, some = feasibility.profile(task(), drawn=300), feasibility.profile(task("20MMACs"), drawn=300)
+    assert whole.feasible == whole.drawn == some.drawn
+    assert 0 < some.feasible < some.drawn
+    assert whole.spread["macs"].least < whole.spread["macs"].median < whole.spread["macs"].most
+
+
+def test_training_holds_more_than_inference() -> None:
+    config = feasibility.published("slim_unetr")
+    infer, train = task().costs(config), task(phase="train").costs(config)
+    assert train["memory_bytes"] - infer["memory_bytes"] == 12 * infer["params"]
+
+
+def test_a_task_survives_json() -> None:
+    of = task("2GB", "50ms", device="jetson", profile=True, batch=2)
+    assert task_from_json(json.loads(json.dumps(of.to_json()))) == of
+
+
+def test_a_calibrated_profile_gives_a_latency_that_is_no_bound(tmp_path: Path) -> None:
+    from benchbench.devices.forecast import forecast_latency
+    from benchbench.devices.profile import load_profile, write_profile
+    from benchbench.measure.flops.graph import measure_cost
+    from benchbench.search.problem import count
+    from benchbench.zoo import cards as zoo_cards
+    from tests.runner.test_calibrate import PROFILE
+
+    path = tmp_path / "me.toml"
+    write_profile(PROFILE, path)
+    of = task("2GB", "50ms", device=str(path), profile=True)
+    net = zoo_cards.build(zoo_cards.get_card("slim_unetr").spec(in_channels=of.in_channels), of.spatial)
+    forecast = forecast_latency(measure_cost(net, (1, of.in_channels, *of.spatial)).operators, load_profile(path))
+    assert not isinstance(forecast, str)
+    assert forecast.tier == "calibrated"
+    assert count(of, net)["latency_s"] == forecast.seconds > forecast.interval[0]
+
+
+# -- who is promoted
+
+
+def test_the_best_front_comes_first_and_its_ends_before_its_middle() -> None:
+    points = [(0.1, 9.0), (0.2, 5.0), (0.21, 4.9), (0.5, 1.0), (0.3, 9.5), (0.6, 6.0)]
+    order = pareto.by_rank(points)
+    assert order[:2] == [0, 3]
+    assert set(order[:4]) == {0, 1, 2, 3}
+    assert order[4:] == [4, 5]
+    assert pareto.spread(points[:4], 3) == [0, 3, 2]
+
+
+# -- what is said in the end
+
+
+def test_hypervolume_grows_with_what_is_known() -> None:
+    from benchbench.search.proposals import Tried
+
+    of = task(objective="macs")
+
+    def tried(n: int, config: space.Config, dice: float) -> Tried:
+        return Tried(
+            number=n,
+            config=config,
+            dice=dice,
+            costs=of.costs(config),
+            refused={},
+            same_as=None,
+            error=None,
+            spent={},
+            at_s=10.0 * n,
+        )
+
+    known = [tried(0, space.PUBLISHED, 0.8), tried(1, space.scaled(0.5), 0.79), tried(2, space.scaled(0.75), 0.6)]
+    curve = search_result.hypervolume_curve(known, of, 60.0)
+    assert curve["reference"] == {"dice": 0.5, "macs": 1.25 * of.costs(space.PUBLISHED)["macs"]}
+    shares = [one["share"] for one in curve["curve"]]
+    assert shares[0] == pytest.approx(0.6 * 0.2)
+    assert shares[1] > shares[0]
+    assert shares[2] == shares[1]  # beaten by both
+    assert [one["at_s"] for one in curve["curve"]] == [60.0, 70.0, 80.0]
+
+
+def test_the_front_is_chosen_by_val_among_those_that_keep_the_budget() -> None:
+    def point(dice: float, cost: float, keeps: bool | None) -> dict[str, object]:
+        return {"dice_val": {"mean": dice}, "dice_test": {"mean": 1 - dice}, "objective": cost, "keeps": keeps}
+
+    points = [point(0.8, 2.0, True), point(0.7, 1.0, True), point(0.6, 1.5, True), point(0.9, 0.5, False)]
+    search_result.mark_front(points)  # type: ignore[arg-type]
+    assert [one["front"] for one in points] == [True, True, False, False]
+
+
+def test_what_differs_from_the_published_network_is_named() -> None:
+    assert search_result.config_text(space.PUBLISHED) == "as published"
+    config = space.Config(widths=(12, 24, 32, 48), prune=0.3, scope="global", criterion="taylor")
+    assert search_result.config_text(config) == "widths 12-24-32-48, 30% pruned by taylor, global"
+
+
+@pytest.mark.slow
+def test_the_page_shows_the_sampler_beside_chance(done: Path) -> None:
+    curve = [[10.0 * i, 0.02 * i, 0.02 * i - 0.01, 0.02 * i + 0.01] for i in range(1, 21)]
+    own = {"end": 0.4, "ci95": [0.39, 0.41], "curve": curve, "faster_than_nsga2": 1.6, "faster_ci95": [1.2, 2.0]}
+    told = {"table": 256, "feasible": 200, "limit": "100MMACs", "budget_s": 200.0, "seeds": 10}
+    worth = told | {"strategies": {"search": own, "NSGA-II + rejection": own, "random + rejection": own}}
+    page = render_search(found(done) | {"worth": worth})
+    assert "256 configurations were trained beforehand, 200 of them within 100MMACs" in page
+    assert "reaches what NSGA-II ends with 1.60 times as fast (1.20 to 2.00)" in page
+    assert "Beside chance and NSGA-II" not in render_search(found(done))
+
+
+# -- inheritance, on real patients
+
+
+@pytest.fixture(scope="module")
+def hippocampus() -> tuple[SearchProblem, Parent]:
+    plan = data.get_plan(str(shared_file("data/Task04_Hippocampus")))
+    of = dataclasses.replace(task(batch=2), data=plan.where, key=plan.key)
+    shipped = Path(benchbench.__file__).parent / "models" / "checkpoints" / "slim_unetr-hippocampus.safetensors"
+    return of, parent_of(shipped, of)
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", space.VARIANTS)
+def test_a_child_begins_better_than_chance(variant: str, hippocampus: tuple[SearchProblem, Parent]) -> None:
+    of, parent = hippocampus
+    batches, loss = of.gradients(4)
+    cases = list(batches)
+
+    def mean_loss(model: torch.nn.Module) -> float:
+        with torch.no_grad():
+            return float(np.mean([loss(model.eval()(image), target).item() for image, target in cases]))
+
+    for share in (0.75, 0.5):
+        config = space.scaled(share, variant)
+        child, spec, inherited = build(of, config, parent, 0)
+        by_chance = [mean_loss(zoo_cards.build(spec, of.spatial)) for _ in range(2)]
+        assert inherited > 0.8
+        assert mean_loss(child) < 0.9 * min(by_chance)
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_the_ranking_of_the_channels_matters(hippocampus: tuple[SearchProblem, Parent]) -> None:
+    of, parent = hippocampus
+    batches, loss = of.gradients(4)
+    cases = list(batches)
+
+    def mean_loss(of_parent: Parent) -> float:
+        child, _, _ = build(of, space.scaled(0.5), of_parent, 0)
+        with torch.no_grad():
+            return float(np.mean([loss(child.eval()(image), target).item() for image, target in cases]))
+
+    by_chance = [mean_loss(without_ranking(parent, seed)) for seed in range(3)]
+    assert mean_loss(parent) < min(by_chance)
