@@ -157,7 +157,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from benchbench import cells, runner
+    from benchbench import cells, report, runner
     from benchbench.progress import TerminalProgress
 
     request = cells.Request(
@@ -187,6 +187,7 @@ def _run(options: argparse.Namespace) -> int:
         noise=not options.no_noise,
     )
     out = options.out or _new_folder("run")
+    report.check_page(out)
     shown = _shown(options)
     try:
         with TerminalProgress(sys.stderr, shown=shown) as progress:
@@ -283,11 +284,13 @@ def _print_outcome(outcome: Outcome, options: argparse.Namespace, page: Path | N
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from benchbench import audit_tables, auditor, listing
+    from benchbench import audit_tables, auditor, listing, report
 
     if options.operators:
         print(listing.render(audit_tables.operators(), options.format))
         return EXIT_OK
+    if options.out:
+        report.check_page(options.out)
     shown = _shown(options)
     rows = auditor.run(
         options.models,
@@ -473,6 +476,7 @@ def _search(options: argparse.Namespace) -> int:
             **{key: value for key, value in changed.items() if value is not None},
             **{key: getattr(options, key) for key in ("finalists", "seeds") if getattr(options, key) is not None},
         )
+    report.check_page(out)
     shown = _shown(options)
     plain = options.format != "table"
 

@@ -12,7 +12,7 @@ from benchbench.report.comparison import render_comparison, write_comparison
 from benchbench.report.conditions import Group, group
 from benchbench.report.details import ReadArtifact
 from benchbench.report.export import FORMATS, export
-from benchbench.report.place import check_place
+from benchbench.report.place import check_page, check_place
 from benchbench.report.search import read_search, render_search
 from benchbench.report.tables import Cell, Column, Row, Table, missing_dice, summary_rows, to_table
 from benchbench.store import SEARCH
@@ -26,6 +26,7 @@ __all__ = [
     "ReadArtifact",
     "Row",
     "Table",
+    "check_page",
     "check_place",
     "export",
     "folder_reader",
