@@ -159,6 +159,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from benchbench import report
     from benchbench.cli.progress import TerminalProgress
     from benchbench.runner import plan as runner_plan
     from benchbench.runner import run as runner_run
@@ -190,6 +191,7 @@ def _run(options: argparse.Namespace) -> int:
         noise=not options.no_noise,
     )
     out = options.out or _new_folder("run")
+    report.check_page(out)
     shown = _shown(options)
     try:
         with TerminalProgress(sys.stderr, shown=shown) as progress:
@@ -287,6 +289,7 @@ def _print_outcome(outcome: RunResult, options: argparse.Namespace, page: Path |
 
 
 def _audit(options: argparse.Namespace) -> int:
+    from benchbench import report
     from benchbench.cli.commands import audit_tables
     from benchbench.cli.commands import tables as commands_tables
     from benchbench.runner import audit as runner_audit
@@ -294,6 +297,8 @@ def _audit(options: argparse.Namespace) -> int:
     if options.operators:
         print(commands_tables.render(audit_tables.operators(), options.format))
         return EXIT_OK
+    if options.out:
+        report.check_page(options.out)
     shown = _shown(options)
     rows = runner_audit.run(
         options.models,
@@ -482,6 +487,7 @@ def _search(options: argparse.Namespace) -> int:
             **{key: value for key, value in changed.items() if value is not None},
             **{key: getattr(options, key) for key in ("finalists", "seeds") if getattr(options, key) is not None},
         )
+    report.check_page(out)
     shown = _shown(options)
     plain = options.format != "table"
 

@@ -48,6 +48,19 @@ def check_place(out: Path, folders: Sequence[Path], *, page: bool, force: bool =
     check_output(out, inputs=_inputs(out, folders), is_ours=is_page if page else None, force=force)
 
 
+def check_page(folder: Path) -> None:
+    """Refuse a results folder whose page could not be written; called before anything is measured.
+
+    Raises:
+        StoreError: its `report.html` is a folder, cannot be read, or is a file of somebody else.
+    """
+    page = folder / PAGE
+    try:
+        check_output(page, is_ours=is_page)
+    except StoreError as error:
+        raise StoreError(f"{page} is no page of benchbench: move it away, or choose another --out") from error
+
+
 def root_of(place: Path) -> Path:
     """The results folder of a place, which is that or a file in it."""
     return place if place.is_dir() else place.parent

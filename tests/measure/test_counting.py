@@ -164,6 +164,7 @@ class Quantised(nn.Module):
         return self.l(patches[:, 0].flatten(4)).movedim(-1, 1)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_packed_weights_are_not_among_the_parameters_and_that_is_said():
     params = measure_cost(Quantised(), (1, 1, 4, 4, 4)).measurements()[0]
     assert (params.value, params.bound) == (0, "at_least")

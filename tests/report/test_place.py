@@ -97,19 +97,22 @@ def test_a_device_is_no_place_for_a_page(run):
         write_report([run], type(run)("/dev/null"), force=True)
 
 
-def test_a_run_leaves_a_foreign_page_alone_and_keeps_its_records(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run --models slim_unetr --device jetson",
+        "audit --models slim_unetr --input 1 4 32 32 32",
+        "search --budget 2GB",
+    ],
+)
+def test_a_foreign_page_in_the_results_folder_is_refused_before_anything_is_measured(words, capsys, tmp_path):
     folder = tmp_path / "my run"
     folder.mkdir()
     (folder / "report.html").write_text("mine")
-    assert cli_main.main(["run", "--models", "slim_unetr", "--device", "jetson", "--out", str(folder)]) == 2
-    said = capsys.readouterr()
-    assert "slim_unetr" in said.out
+    assert cli_main.main([*words.split(), "--out", str(folder)]) == 2
+    assert "no page of benchbench" in capsys.readouterr().err
+    assert {path.name for path in folder.iterdir()} == {"report.html"}
     assert (folder / "report.html").read_text() == "mine"
-    assert said.err.count("\n") == 1
-    assert "bench report '" in said.err
-    assert (folder / "records.jsonl").stat().st_size
-    assert cli_main.main(["report", str(folder), "--out", "page.html"]) == 0
 
 
 def test_a_list_of_folds_replaces_no_file_of_the_data(capsys, tmp_path, monkeypatch):
