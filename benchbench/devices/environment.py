@@ -7,14 +7,14 @@ of its own here without standing there.
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 import re
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from benchbench.core import installed
 from benchbench.core.errors import DeviceError
+from benchbench.core.version import __version__
 from benchbench.devices import cpu, cuda, jetson, jetson_sensors, nvml
 from benchbench.devices.cpu import ROOT, read_text
 
@@ -43,10 +43,10 @@ def environment(
     gpu = cuda.probe(cuda_index).name if backend == "cuda" else None
     return {
         "python": platform.python_version(),
-        "torch": installed.installed("torch"),
-        "monai": installed.installed("monai"),
-        "numpy": installed.installed("numpy"),
-        "benchbench": sys.modules["benchbench"].__version__,  # of this copy, installed or not
+        "torch": installed("torch"),
+        "monai": installed("monai"),
+        "numpy": installed("numpy"),
+        "benchbench": __version__,  # of this copy, installed or not
         "commit": commit(checkout or Path(__file__).resolve().parents[2]),
         "system": platform.system(),
         "kernel": platform.release(),
@@ -81,6 +81,14 @@ def _gpu_facts(index: int) -> dict[str, Any]:
     except DeviceError:
         return _NO_GPU
     return {"power_limit_w": gpu.power_limit_w(), "mig": gpu.mig, "gpu_processes": gpu.other_processes()}
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, without importing it; None where it is not installed, or came without metadata."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def driver(root: Path = ROOT) -> str | None:
