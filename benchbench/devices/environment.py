@@ -7,14 +7,13 @@ of its own here without standing there.
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import re
 from pathlib import Path
 from typing import Any, Literal
 
 from benchbench.core.errors import DeviceError
-from benchbench.core.version import __version__
+from benchbench.core.version import __version__, installed
 from benchbench.devices import cpu, cuda, jetson, jetson_sensors, nvml
 from benchbench.devices.cpu import ROOT, read_text
 
@@ -81,14 +80,6 @@ def _gpu_facts(index: int) -> dict[str, Any]:
     except DeviceError:
         return _NO_GPU
     return {"power_limit_w": gpu.power_limit_w(), "mig": gpu.mig, "gpu_processes": gpu.other_processes()}
-
-
-def installed(package: str) -> str | None:
-    """The version of a package, without importing it; None where it is not installed, or came without metadata."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def driver(root: Path = ROOT) -> str | None:

@@ -21,7 +21,7 @@ from typing import Literal
 
 from benchbench.core.records import METRIC_UNITS, Measurement, OperatorCost, Workload
 from benchbench.core.units import format_value
-from benchbench.devices.environment import installed
+from benchbench.core.version import installed
 from benchbench.devices.latency_model import FEWEST_FOR_COVERAGE, Efficiency, Roofs
 from benchbench.devices.profile import Calibration, Profile
 

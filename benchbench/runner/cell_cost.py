@@ -18,7 +18,7 @@ from benchbench.core.cache import cache_base
 from benchbench.core.config import read_json
 from benchbench.core.errors import StoreError
 from benchbench.core.results import write_whole
-from benchbench.devices.environment import installed
+from benchbench.core.version import installed
 
 log = logging.getLogger(__name__)
 

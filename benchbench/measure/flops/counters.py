@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchbench.devices.environment import installed
+from benchbench.core.version import installed
 from benchbench.measure.flops import rules
 from benchbench.measure.flops.graph import (
     COUNT_METHOD,
