@@ -23,7 +23,7 @@ from typing import Any
 import optuna
 from search_table import LEVELS, make
 
-from benchbench.report.compare.verdicts import mean_interval
+from benchbench.core.statistics import mean_interval
 from benchbench.search.budget import parse_limit
 from benchbench.search.pareto import hypervolume
 

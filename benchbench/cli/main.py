@@ -583,7 +583,7 @@ def _data(options: argparse.Namespace) -> int:
     from benchbench.cli.commands import data_tables
     from benchbench.cli.commands import tables as commands_tables
     from benchbench.cli.progress import TrainingProgress
-    from benchbench.core import cache_folder
+    from benchbench.core import cache
     from benchbench.core.units import format_value
     from benchbench.data import download as data_download
     from benchbench.data import folder, preprocessing
@@ -603,7 +603,7 @@ def _data(options: argparse.Namespace) -> int:
             bad = preprocessing.prepare_all(plan, progress=progress.case)
         for text in bad.values():
             print(f"left out: {text}")
-        size = cache_folder.size_bytes(folder.prepared_folder(plan))
+        size = cache.size_bytes(folder.prepared_folder(plan))
         print(f"{sum(plan.splits.values()) - len(bad)} cases prepared: {format_value(size, 'B')}")
         print(f"cache: {folder.prepared_folder(plan)}")
         return EXIT_INCOMPLETE if bad else EXIT_OK

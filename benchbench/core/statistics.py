@@ -1,17 +1,25 @@
-"""Medians and their intervals from samples of several processes.
+"""Medians, means and their intervals; tests and their correction; the Pareto front.
 
 Forwards of one process resemble each other more than those of two, so the samples of several processes are never
 pooled: each process gives its median, and the interval is that of those medians. Below five processes, no bootstrap
 of a median means anything; then the range stands, with the coverage that a range of n has exactly, 1 - 2^(1-n).
+
+NumPy and SciPy are imported where they are used: `bench --help` needs neither.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import random
 import statistics
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 LEVEL = 0.95
 FEWEST = 5  # processes from which a bootstrap of their median is shown
@@ -90,9 +98,7 @@ def bootstrap_median(values: Sequence[float], level: float = LEVEL) -> tuple[flo
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
     """
-    n, draw = len(values), random.Random(_SEED)
-    medians = sorted(statistics.median(draw.choices(values, k=n)) for _ in range(RESAMPLES))
-    return _percentiles(medians, level)
+    return _percentiles(_medians(values, *_resamples((len(values),), RESAMPLES)), level)
 
 
 def ratio_interval(before: Sequence[float], after: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
@@ -103,18 +109,50 @@ def ratio_interval(before: Sequence[float], after: Sequence[float], level: float
         after: likewise.
         level: of the interval.
     """
-    draw = random.Random(_SEED)
-    ratios = sorted(
-        statistics.median(draw.choices(after, k=len(after))) / statistics.median(draw.choices(before, k=len(before)))
-        for _ in range(RESAMPLES)
-    )
-    return _percentiles(ratios, level)
+    of_after, of_before = _resamples((len(after), len(before)), RESAMPLES)
+    return _percentiles(_medians(after, of_after) / _medians(before, of_before), level)
 
 
-def _percentiles(ordered: Sequence[float], level: float) -> tuple[float, float]:
-    tail = (1 - level) / 2
-    last = len(ordered) - 1
-    return ordered[math.floor(tail * last)], ordered[math.ceil((1 - tail) * last)]
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Percentile bootstrap of a mean, 95 %."""
+    import numpy as np
+
+    (indices,) = _resamples((len(values),), RESAMPLES)
+    means = np.sort(np.asarray(values)[indices].mean(1))
+    cut = round((1 - LEVEL) / 2 * (RESAMPLES - 1))
+    return float(means[cut]), float(means[-1 - cut])
+
+
+def case_mean_interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The same by other draws: those of every Dice that is recorded, so that an evaluation can be repeated."""
+    import numpy as np
+
+    drawn = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
+    low, high = np.percentile(values[drawn].mean(1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+@functools.lru_cache(maxsize=16)
+def _resamples(sizes: tuple[int, ...], count: int) -> list[npt.NDArray[np.int64]]:
+    """Indices (count, size) into each of several samples, drawn with replacement; equal sizes give equal indices."""
+    import numpy as np
+
+    draw, total = random.Random(_SEED).random, sum(sizes)
+    drawn = np.array([draw() for _ in range(count * total)]).reshape(count, total)
+    sides = np.split(drawn, np.cumsum(sizes)[:-1], axis=1)
+    return [(side * size).astype(np.int64) for side, size in zip(sides, sizes, strict=True)]
+
+
+def _medians(values: Sequence[float], indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    import numpy as np
+
+    return np.asarray(np.median(np.asarray(values)[indices], axis=1))
+
+
+def _percentiles(values: npt.NDArray[np.float64], level: float) -> tuple[float, float]:
+    values.sort()
+    tail, last = (1 - level) / 2, len(values) - 1
+    return float(values[math.floor(tail * last)]), float(values[math.ceil((1 - tail) * last)])
 
 
 def median_interval(samples: Sequence[float], level: float = LEVEL) -> Interval | None:
@@ -159,6 +197,46 @@ def percentile(samples: Sequence[float], q: float) -> float | None:
     return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
 
 
+def welch(a: Sequence[float], b: Sequence[float]) -> float:
+    """The p-value of Welch's t-test on the logarithms, two-sided.
+
+    Args:
+        a: positive, at least two; a process's median each.
+        b: likewise.
+
+    Source: Welch 1947, Biometrika 34; logarithms, since noise of a time is a share of it.
+    """
+    logs = [[math.log(v) for v in side] for side in (a, b)]
+    gap = statistics.fmean(logs[1]) - statistics.fmean(logs[0])
+    shares = [statistics.variance(side) / len(side) for side in logs]
+    if math.sqrt(sum(shares)) < 1e-12:  # the values of each side are equal
+        return 1.0 if abs(gap) < 1e-12 else 0.0
+    from scipy.stats import ttest_ind
+
+    return float(ttest_ind(*logs, equal_var=False).pvalue)
+
+
+def signed_rank(differences: Sequence[float]) -> float:
+    """The p-value of Wilcoxon's signed-rank test, two-sided; 1 where nothing differs."""
+    if not any(differences):
+        return 1.0
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(differences).pvalue)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """P-values corrected for their number, in the order given.
+
+    Source: Holm 1979, Scandinavian Journal of Statistics 6.
+    """
+    corrected, highest = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[i]))
+        corrected[i] = highest
+    return corrected
+
+
 def split_runs(values: Sequence[float], runs: Sequence[int]) -> list[list[float]]:
     """A measurement's samples apart by process.
 
@@ -199,3 +277,13 @@ def tie_groups(values: Sequence[float], tolerance: float) -> list[str]:
             ranks[i] = f"{at}=" if len(members) > 1 else str(at)
         at += len(members)
     return ranks
+
+
+def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether `a` is nowhere larger than `b`, and somewhere smaller."""
+    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+
+
+def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
+    """Indices of the points that no other dominates, all coordinates to be made small; equal points stay."""
+    return [i for i, point in enumerate(points) if not any(dominates(other, point) for other in points)]

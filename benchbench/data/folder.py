@@ -23,7 +23,7 @@ import numpy as np
 
 from benchbench.core import config as core_config
 from benchbench.core import records as rec
-from benchbench.core.cache_folder import PREPARED, cache_base
+from benchbench.core.cache import PREPARED, cache_base
 from benchbench.core.errors import DataError
 from benchbench.core.results import write_whole
 from benchbench.data import splits

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from benchbench.core.cache_folder import cache_base
+from benchbench.core.cache import cache_base
 from benchbench.core.errors import DataError
 from benchbench.core.records import content_hash
 from benchbench.core.results import write_whole

@@ -45,6 +45,14 @@ def read_text(path: Path) -> str | None:
         return None
 
 
+def read_number(path: Path) -> float | None:
+    """The number in a small file of the kernel; None without one."""
+    try:
+        return float(read_text(path) or "")
+    except ValueError:
+        return None
+
+
 def probe(root: Path = ROOT, *, asked: str = "cpu") -> Device:
     """The processor as a Device.
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import platform
 import re
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from benchbench.core import installed
 from benchbench.core.errors import DeviceError
+from benchbench.core.version import __version__, installed
 from benchbench.devices import cpu, cuda, jetson, jetson_sensors, nvml
 from benchbench.devices.cpu import ROOT, read_text
 
@@ -43,10 +42,10 @@ def environment(
     gpu = cuda.probe(cuda_index).name if backend == "cuda" else None
     return {
         "python": platform.python_version(),
-        "torch": installed.installed("torch"),
-        "monai": installed.installed("monai"),
-        "numpy": installed.installed("numpy"),
-        "benchbench": sys.modules["benchbench"].__version__,  # of this copy, installed or not
+        "torch": installed("torch"),
+        "monai": installed("monai"),
+        "numpy": installed("numpy"),
+        "benchbench": __version__,  # of this copy, installed or not
         "commit": commit(checkout or Path(__file__).resolve().parents[2]),
         "system": platform.system(),
         "kernel": platform.release(),

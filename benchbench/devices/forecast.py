@@ -19,9 +19,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from benchbench.core import installed
 from benchbench.core.records import METRIC_UNITS, Measurement, OperatorCost, Workload
 from benchbench.core.units import format_value
+from benchbench.core.version import installed
 from benchbench.devices.latency_model import FEWEST_FOR_COVERAGE, Efficiency, Roofs
 from benchbench.devices.profile import Calibration, Profile
 
@@ -170,7 +170,7 @@ def _from_calls(operators: Sequence[OperatorCost], profile: Profile, timed: Cali
             f"; the machine was not quiet when they were timed: {timed.disturbed} of {timed.repeated} lay far apart in "
             "several rounds"
         )
-    here = installed.installed("torch")
+    here = installed("torch")
     if here and here != timed.versions.get("torch"):
         method += f"; here is torch {here}"
     return Forecast(

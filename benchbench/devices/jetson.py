@@ -1,9 +1,12 @@
-"""Jetson boards, from the device tree: module, memory, power mode.
+"""Jetson boards, from the device tree: module, memory, power mode; and their clocks (`--set-clocks`).
 
 The device tree names the *family* reliably and the variant not: Linux for Tegra on a 64 GB AGX Orin
 calls itself `p3701-0000` as the 32 GB one does. So the family comes from the part number and the
 variant from the memory that the kernel counts. A "Super" module is the same board in another power
 mode, so that comes from nvpmodel. Where no rule is sure, `profile` is None.
+
+NVIDIA's own `jetson_clocks` sets the highest clocks of the power mode and restores the former ones, which it stores in
+a file of ours. Nothing else here ever changes a clock; without the flag a run only records whether clocks are locked.
 
 Source of the part numbers: NVIDIA Jetson Linux Developer Guide, "Jetson EEPROM Layout"; the Linux
 kernel's Documentation/devicetree/bindings/arm/tegra.yaml.
@@ -11,11 +14,22 @@ kernel's Documentation/devicetree/bindings/arm/tegra.yaml.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from benchbench.core.errors import DeviceError
 from benchbench.devices.cpu import ROOT, read_text
+
+log = logging.getLogger(__name__)
+
+_BY_HAND = "or run 'sudo jetson_clocks' yourself and leave --set-clocks out"
+_LIMIT_S = 60.0
 
 _GIB = 2**30
 _SOCS = ("tegra210", "tegra186", "tegra194", "tegra234", "tegra264")
@@ -129,3 +143,62 @@ def _profile(part: str | None, model: str, memory: int | None, mode: str | None)
     if found in _SUPER and "SUPER" in (mode or "").upper():
         return f"{found}-super"
     return found
+
+
+def _call(command: Sequence[str]) -> tuple[int, str]:
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_LIMIT_S, check=False
+    )
+    return done.returncode, (done.stdout + done.stderr).strip()
+
+
+@contextlib.contextmanager
+def clocks_set(root: Path = ROOT, *, call: Callable[[Sequence[str]], tuple[int, str]] = _call) -> Iterator[None]:
+    """Lock the clocks of this Jetson while the block runs.
+
+    Args:
+        root: where the device tree is looked for.
+        call: runs a command, gives its exit code and output.
+
+    Raises:
+        DeviceError: this is no Jetson, there is no jetson_clocks, or it may not set clocks.
+    """
+    if detect(root) is None:
+        raise DeviceError(
+            "--set-clocks runs jetson_clocks, and this machine is no Jetson: "
+            "leave it out, or run bench on the board itself"
+        )
+    kept = Path(tempfile.mkdtemp(prefix="benchbench-")) / "clocks"
+    try:
+        _do(["jetson_clocks", "--store", str(kept)], call)
+        try:
+            _do(["jetson_clocks"], call)
+            yield
+        finally:
+            _restore(kept, call)
+    finally:
+        kept.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            kept.parent.rmdir()
+
+
+def _restore(kept: Path, call: Callable[[Sequence[str]], tuple[int, str]]) -> None:
+    try:
+        _do(["jetson_clocks", "--restore", str(kept)], call)
+    except DeviceError as error:
+        log.warning("clocks stay locked, since they could not be restored (%s); a reboot restores them", error)
+
+
+def _do(command: Sequence[str], call: Callable[[Sequence[str]], tuple[int, str]]) -> None:
+    text = " ".join(command)
+    try:
+        code, output = call(command)
+    except FileNotFoundError as error:
+        raise DeviceError(f"--set-clocks needs jetson_clocks, which is not installed; {_BY_HAND}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DeviceError(f"'{text}' could not be run: {error}; {_BY_HAND}") from error
+    if code:
+        if "root" in output:
+            raise DeviceError(f"--set-clocks needs root, since '{text}' does: run bench with sudo, {_BY_HAND}")
+        last = output.splitlines()[-1] if output else "no output"
+        raise DeviceError(f"'{text}' ended with exit code {code}: {last}; {_BY_HAND}")

@@ -17,8 +17,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchbench.devices.cpu import ROOT, read_text
-from benchbench.devices.sensors import Snapshot
+from benchbench.devices.cpu import ROOT, read_number, read_text
+from benchbench.devices.sensors import Snapshot, cpu_hz, temperatures
 
 #: Rails that hold everything the module takes.
 _INPUTS = ("VDD_IN", "POM_5V_IN")
@@ -42,11 +42,11 @@ class Rail:
     def watts(self) -> float | None:
         """The power now; None where the chip does not answer."""
         if self.power:
-            microwatts = _number(self.power)
+            microwatts = read_number(self.power)
             return None if microwatts is None else microwatts / 1e6
         assert self.volts
         assert self.amperes
-        millivolts, milliamperes = _number(self.volts), _number(self.amperes)
+        millivolts, milliamperes = read_number(self.volts), read_number(self.amperes)
         return None if millivolts is None or milliamperes is None else millivolts * milliamperes / 1e6
 
 
@@ -122,7 +122,7 @@ def tegrastats_watts(line: str) -> tuple[float, tuple[str, ...], str] | None:
 
 def snapshot(root: Path = ROOT) -> Snapshot:
     """One look at the board's zones, clocks and throttling."""
-    gpus = [_number(folder / "cur_freq") for folder in _gpu_folders(root)]
+    gpus = [read_number(folder / "cur_freq") for folder in _gpu_folders(root)]
     states = list(_slowing(root))
     return Snapshot(
         temperatures_c=dict(temperatures(root)),
@@ -133,13 +133,6 @@ def snapshot(root: Path = ROOT) -> Snapshot:
     )
 
 
-def cpu_hz(root: Path = ROOT) -> float | None:
-    """The clock of the fastest core now; None where the kernel does not tell."""
-    cores = [_number(path) for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")]
-    khz = max((v for v in cores if v is not None), default=None)
-    return None if khz is None else khz * 1000
-
-
 def throttle_counts(root: Path = ROOT) -> dict[str, int] | None:
     """Events that slowed the board since boot: `oc1_event_cnt` (voltage) to `oc3_event_cnt` (current peaks).
 
@@ -148,7 +141,7 @@ def throttle_counts(root: Path = ROOT) -> dict[str, int] | None:
     """
     found: dict[str, int] = {}
     for path in sorted(root.glob("sys/class/hwmon/hwmon*/oc*_event_cnt")):
-        number = _number(path)
+        number = read_number(path)
         if number is not None:
             found[path.name] = found.get(path.name, 0) + int(number)
     return found or None
@@ -159,24 +152,16 @@ def clocks_locked(root: Path = ROOT) -> bool | None:
     policies = sorted(root.glob("sys/devices/system/cpu/cpufreq/policy*"))
     pairs = [(folder / "scaling_min_freq", folder / "scaling_max_freq") for folder in policies]
     pairs += [(folder / "min_freq", folder / "max_freq") for folder in _gpu_folders(root)]
-    limits = [(_number(low), _number(high)) for low, high in pairs]
+    limits = [(read_number(low), read_number(high)) for low, high in pairs]
     known = [(low, high) for low, high in limits if low is not None and high is not None]
     return all(low == high for low, high in known) if known else None
-
-
-def temperatures(root: Path) -> Iterator[tuple[str, float]]:
-    """Zones that answer: one that is powered off gives an error, or -256."""
-    for zone in sorted(root.glob("sys/class/thermal/thermal_zone*"), key=lambda path: int(path.name[12:])):
-        name, millidegrees = read_text(zone / "type"), _number(zone / "temp")
-        if name and millidegrees is not None and millidegrees > -60_000:
-            yield name, millidegrees / 1000
 
 
 def _slowing(root: Path) -> Iterator[tuple[str, float]]:
     """(kind, state) of the cooling devices that lower clocks when on; a fan is one too and slows nothing."""
     for device in sorted(root.glob("sys/class/thermal/cooling_device*")):
         kind = read_text(device / "type") or ""
-        state = _number(device / "cur_state")
+        state = read_number(device / "cur_state")
         if state is not None and any(word in kind for word in _SLOWING):
             yield kind, state
 
@@ -194,13 +179,6 @@ def _chips(root: Path, name: str) -> list[Path]:
 
 def _period_s(root: Path) -> float:
     chips = [*_chips(root, "ina3221"), *_chips(root, "ina238")]
-    periods = [_number(chip / "update_interval") for chip in chips]
+    periods = [read_number(chip / "update_interval") for chip in chips]
     told = max((p / 1000 for p in periods if p), default=_INA_PERIOD_S)
     return min(1.0, max(0.02, told))
-
-
-def _number(path: Path) -> float | None:
-    try:
-        return float(read_text(path) or "")
-    except ValueError:
-        return None

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchbench.core.records import METRIC_UNITS, Measurement
-from benchbench.devices import contention, cpu_sensors, jetson, jetson_sensors, nvml
+from benchbench.devices import contention, jetson, jetson_sensors, nvml
 from benchbench.devices.cpu import ROOT
-from benchbench.devices.sensors import Snapshot, throttled
+from benchbench.devices.sensors import Snapshot, cpu_snapshot, throttled
 from benchbench.measure import energy
 
 _ASK_S = 0.5  # between two questions to a GPU what slows it
@@ -87,7 +87,7 @@ class Watch:
         if self.board:
             return jetson_sensors.snapshot(self.root)
         if self.backend == "cpu":
-            return cpu_sensors.snapshot(self.root)
+            return cpu_snapshot(self.root)
         return self.gpu.snapshot() if self.gpu else None
 
     @property

@@ -17,6 +17,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from benchbench.core import records as rec
+from benchbench.core import statistics as core_statistics
 from benchbench.core.config import parse_json
 from benchbench.core.errors import StoreError
 from benchbench.report.compare import verdicts
@@ -58,7 +59,7 @@ class Pair:
     @property
     def ci95(self) -> tuple[float, float]:
         """Of `mean`, by a bootstrap over cases."""
-        return verdicts.mean_interval(self.differences)
+        return core_statistics.mean_interval(self.differences)
 
 
 def parse(content: bytes) -> dict[str, float]:
@@ -102,7 +103,7 @@ def _pair(row: TableRow, own: Mapping[str, float], best: Mapping[str, float]) ->
     if not both:
         return None
     differences = tuple(own[case] - best[case] for case in both)
-    p = verdicts.signed_rank(differences) if len(both) >= verdicts.FEWEST_CASES else None
+    p = core_statistics.signed_rank(differences) if len(both) >= verdicts.FEWEST_CASES else None
     return Pair(row=row, values=tuple(own[case] for case in both), differences=differences, p=p)
 
 
@@ -113,7 +114,9 @@ def grid(rows: Sequence[TableRow], read: ReadArtifact, *, key: str) -> Grid | No
         return None
     best, pairs = found
     tested = [pair for pair in pairs if pair.p is not None]
-    corrected = dict(zip((pair.row.label for pair in tested), verdicts.holm([p.p or 0.0 for p in tested]), strict=True))
+    corrected = dict(
+        zip((pair.row.label for pair in tested), core_statistics.holm([p.p or 0.0 for p in tested]), strict=True)
+    )
     least, most = (pick(len(pair.values) for pair in pairs) for pick in (min, max))
     cases = f"{most} cases" if least == most else f"{least} to {most} cases"
     return Grid(

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from benchbench.core import records as rec
-from benchbench.core import statistics, units
+from benchbench.core import units
 from benchbench.report import reliability
 from benchbench.report.conditions import has_phantom_dice, patches_differ
 
@@ -311,8 +312,8 @@ def range_text(m: rec.Measurement) -> str:
     if m.metric == "warmup_s":  # its value is a total, its samples are single forwards
         return f"{len(m.values)} forwards" if m.values else ""
     if m.metric.endswith("_s") and len(apart := reliability.split(m)) > 1:
-        found = statistics.summarise(apart).medians
-        return f"medians {_span((min(found), max(found)), m.unit)}, {len(found)} processes"
+        medians = [statistics.median(run) for run in apart]
+        return f"medians {_span((min(medians), max(medians)), m.unit)}, {len(medians)} processes"
     if m.metric.endswith("_s") and len(m.values) > 1:
         return f"range {_span((min(m.values), max(m.values)), m.unit)}, n = {len(m.values)}"
     return ""

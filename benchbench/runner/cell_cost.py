@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchbench.core import cache_folder, installed
 from benchbench.core import records as rec
+from benchbench.core.cache import cache_base
 from benchbench.core.config import read_json
 from benchbench.core.errors import StoreError
 from benchbench.core.results import write_whole
+from benchbench.core.version import installed
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def keep(path: Path | None, found: Mapping[str, Any]) -> None:
 
 
 def _folder() -> Path:
-    return cache_folder.cache_base() / "counts"
+    return cache_base() / "counts"
 
 
 _COUNTING = ("core", "models", "models/cards", "zoo", "measure", "measure/flops", "training", "runner")
@@ -76,4 +77,4 @@ def _code(root: Path = Path(__file__).parents[1]) -> str:
             if path.suffix in {".py", ".toml", ".json", ".yaml"}:
                 stat = path.stat()
                 files.append([str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns])
-    return rec.content_hash([sorted(files), *map(installed.installed, ("torch", "monai"))])
+    return rec.content_hash([sorted(files), *map(installed, ("torch", "monai"))])

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from benchbench.core import records as rec
 from benchbench.core.errors import CardError, ShapeError
 from benchbench.core.results import Store
-from benchbench.devices import jetson_clocks
+from benchbench.devices import jetson
 from benchbench.devices.environment import environment
 from benchbench.runner.estimate import CellCost, TimeBreakdown, count, estimate_s
 from benchbench.runner.local import LocalRunner, make_record, now
@@ -203,7 +203,7 @@ class _Desk:
 
 def clocks(wanted: bool) -> contextlib.AbstractContextManager[None]:
     """A Jetson's highest clocks while it lasts, if they are wanted."""
-    return jetson_clocks.clocks_set() if wanted else contextlib.nullcontext()
+    return jetson.clocks_set() if wanted else contextlib.nullcontext()
 
 
 def _warn(environments: Mapping[tuple[str, int | None], Mapping[str, Any]]) -> None:

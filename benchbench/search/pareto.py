@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchbench.core.statistics import pareto_front
+
 Point = tuple[float, ...]
-
-
-def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether `a` is nowhere worse than `b`, and somewhere better."""
-    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
 
 
 def ranks(points: Sequence[Sequence[float]]) -> list[int]:
@@ -21,15 +18,14 @@ def ranks(points: Sequence[Sequence[float]]) -> list[int]:
 
     Source: Deb et al. 2002, "NSGA-II", section III-A.
     """
-    found = [-1] * len(points)
-    level, left = 0, set(range(len(points)))
+    ranked = [-1] * len(points)
+    level, left = 0, list(range(len(points)))
     while left:
-        best = {i for i in left if not any(dominates(points[j], points[i]) for j in left)}
-        for i in best:
-            found[i] = level
-        left -= best
+        for i in pareto_front([points[i] for i in left]):
+            ranked[left[i]] = level
+        left = [i for i in left if ranked[i] < 0]
         level += 1
-    return found
+    return ranked
 
 
 def by_rank(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -37,8 +33,8 @@ def by_rank(points: Sequence[tuple[float, float]]) -> list[int]:
     ranked = ranks(points)
     order: list[int] = []
     for level in range(max(ranked, default=-1) + 1):
-        own = [i for i, rank in enumerate(ranked) if rank == level]
-        order += [own[i] for i in spread([points[i] for i in own], len(own))]
+        front = [i for i, rank in enumerate(ranked) if rank == level]
+        order += [front[i] for i in spread([points[i] for i in front], len(front))]
     return order
 
 

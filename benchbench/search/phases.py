@@ -23,6 +23,7 @@ import torch
 from benchbench import data
 from benchbench.core import records as rec
 from benchbench.core.errors import CheckpointError, UsageError
+from benchbench.core.statistics import pareto_front
 from benchbench.core.units import format_duration
 from benchbench.search import pareto, proposals, space, stage
 from benchbench.search.clock import Sleep
@@ -476,7 +477,7 @@ class Worker:
     def _members(self, promoted: Sequence[stage.TrainingResult]) -> list[Config]:
         promoted = [one for one in promoted if one.result["dice"] > OF_INTEREST] or list(promoted)
         points = [(1 - one.result["dice"], one.result["costs"][self.task.metric]) for one in promoted]
-        best = [i for i, rank in enumerate(pareto.ranks(points)) if rank == 0]
+        best = pareto_front(points)
         kept = pareto.spread([points[i] for i in best], self.job.finalists)
         found = [space.from_json(promoted[best[i]].what["config"]) for i in kept]
         whole = published(space.VARIANTS[0])

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 
 from benchbench.core import records as rec
-from benchbench.report.compare import verdicts
+from benchbench.core import statistics as core_statistics
 from benchbench.search import feasibility, pareto, proposals, space, stage
 from benchbench.search.feasibility import published
 from benchbench.search.phases import OF_INTEREST
@@ -142,7 +142,7 @@ def point(
         "dice_val": {"mean": statistics.fmean(vals), "values": vals},
         "dice_test": {
             "mean": statistics.fmean(over_seeds),
-            "ci95": list(verdicts.mean_interval(over_seeds)),
+            "ci95": list(core_statistics.mean_interval(over_seeds)),
             "cases": len(over_seeds),
             "by_seed": [one.result["test"]["dice"] for one in finals],
             "best": best.result["test"]["dice"],
@@ -201,7 +201,7 @@ def _controls(
             tables[str(one.what["kind"])] = {"error": one.error or "its seed was not trained"}
             continue
         gains = [a - b for a, b in zip(own.result["test"]["values"], one.result["test"]["values"], strict=True)]
-        mean, (low, high) = statistics.fmean(gains), verdicts.mean_interval(gains)
+        mean, (low, high) = statistics.fmean(gains), core_statistics.mean_interval(gains)
         kind = str(one.what["kind"])
         tables[kind] = {
             "dice_val": one.result["dice"],

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from benchbench.core.errors import DataError, UsageError
 from benchbench.core.records import Measurement
+from benchbench.core.statistics import case_mean_interval
 from benchbench.core.units import format_shape
 from benchbench.data import Case, DataPlan, get_plan, load_case
 from benchbench.training.metrics import RULES, Scores, region_dice, score
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 TOLERANCE_MM = 1.0  # of the surface Dice
-_BOOTSTRAPS, _BOOTSTRAP_SEED = 2000, 0
 _RGB = {"wt": (0.20, 0.75, 0.35), "tc": (0.20, 0.45, 0.95), "et": (1.0, 0.85, 0.10)}  # drawn in this order
 
 
@@ -253,16 +253,13 @@ def _measurement(metric: str, values: npt.NDArray[np.float64], method: str) -> M
     if not len(counted):
         why = "neither the label nor the answer of any case has such a region"
         return Measurement(metric=metric, unit=unit, value=None, origin="measured", method=method, reason=why)
-    rng = np.random.default_rng(_BOOTSTRAP_SEED)
-    means = counted[rng.integers(len(counted), size=(_BOOTSTRAPS, len(counted)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
     left_out = len(values) - len(counted)
     return Measurement(
         metric=metric,
         unit=unit,
         value=float(counted.mean()),
         values=tuple(float(v) for v in counted),
-        ci95=(float(low), float(high)) if len(counted) > 1 else None,
+        ci95=case_mean_interval(counted) if len(counted) > 1 else None,
         origin="measured",
         method=f"{method}; {left_out} of {len(values)} cases left out" if left_out else method,
     )

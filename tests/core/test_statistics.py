@@ -122,3 +122,45 @@ def test_ranks_follow_the_order(values, tolerance):
         sorted(zip(values, numbers, strict=True)), sorted(zip(values, numbers, strict=True))[1:], strict=False
     ):
         assert i <= j or a == b
+
+
+def resampled(seed, values, middle, tries=core_statistics.RESAMPLES):
+    draw = random.Random(seed)
+    return sorted(middle(draw.choices(values, k=len(values))) for _ in range(tries))
+
+
+@pytest.mark.parametrize("n", [5, 6, 40])
+def test_the_draws_are_those_of_pythons_generator(n):
+    values = [random.Random(n).gauss(1.0, 0.1) for _ in range(n)]
+    medians = resampled(20231, values, statistics.median)
+    assert core_statistics.bootstrap_median(values) == (medians[99], medians[3900])
+    means = resampled(20231, values, statistics.fmean)
+    assert core_statistics.mean_interval(values) == pytest.approx((means[100], means[3899]), rel=1e-14)
+
+
+def test_holm_by_its_own_example():
+    assert core_statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert core_statistics.holm([]) == []
+    assert core_statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_welch_is_of_logarithms_and_knows_equal_values():
+    a, b = (1.0, 1.2, 1.1), (1.3, 1.5, 1.35, 1.6)
+    assert core_statistics.welch(a, b) == pytest.approx(0.01552092)
+    assert core_statistics.welch(a, b) == pytest.approx(
+        core_statistics.welch([100 * v for v in a], [100 * v for v in b])
+    )
+    assert core_statistics.welch((2.0, 2.0), (2.0, 2.0)) == 1.0
+    assert core_statistics.welch((2.0, 2.0), (3.0, 3.0)) == 0.0
+
+
+def test_equal_cases_are_no_difference():
+    assert core_statistics.signed_rank([0.0] * 8) == 1.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
+def test_the_pareto_front_is_what_no_other_point_beats(points):
+    front = core_statistics.pareto_front(points)
+    for i, (x, y) in enumerate(points):
+        beaten = any(a <= x and b <= y and (a < x or b < y) for a, b in points)
+        assert (i in front) == (not beaten)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchbench import data
-from benchbench.core import cache_folder
+from benchbench.core import cache
 from benchbench.core.errors import DataError
 from benchbench.data import preprocessing
 from benchbench.data.folder import open_source, plan_folder, prepared_folder
@@ -189,10 +189,10 @@ def test_without_a_place_for_it_there_is_a_warning_and_no_cache(boxes, tmp_path,
 
 def test_the_cache_is_measured_and_cleared(boxes):
     preprocessing.prepare_all(plan_folder(boxes))
-    size = cache_folder.size_bytes(cache_folder.cache_base())
+    size = cache.size_bytes(cache.cache_base())
     assert size > 12 * 16 * 18 * 14 * 3
-    assert cache_folder.clear(cache_folder.cache_base() / cache_folder.PREPARED) == size
-    assert cache_folder.size_bytes(cache_folder.cache_base()) == 0
+    assert cache.clear(cache.cache_base() / cache.PREPARED) == size
+    assert cache.size_bytes(cache.cache_base()) == 0
 
 
 def test_a_real_hippocampus_keeps_its_labels():

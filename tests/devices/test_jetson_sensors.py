@@ -10,7 +10,7 @@ import pytest
 from benchbench.cli import main as cli_main
 from benchbench.core.errors import DeviceError
 from benchbench.core.records import Device, Measurement, ModelSpec, Record, Workload
-from benchbench.devices import jetson, jetson_clocks, jetson_sensors
+from benchbench.devices import jetson, jetson_sensors
 from benchbench.devices.environment import environment
 from benchbench.devices.sensors import Snapshot, throttled
 from benchbench.report import conditions
@@ -178,7 +178,7 @@ def _interrupted(calls: Calls) -> None:
 def test_clocks_are_stored_set_and_restored_even_after_an_interrupt(tmp_path: Path) -> None:
     calls = Calls()
     root = trees.orin_nano(tmp_path)
-    with pytest.raises(KeyboardInterrupt), jetson_clocks.clocks_set(root, call=calls):
+    with pytest.raises(KeyboardInterrupt), jetson.clocks_set(root, call=calls):
         _interrupted(calls)
     store, restore = ["jetson_clocks", "--store", "FILE"], ["jetson_clocks", "--restore", "FILE"]
     assert calls.made == [store, ["jetson_clocks"], restore]
@@ -198,7 +198,7 @@ def test_clocks_that_may_not_be_set_are_one_clear_line(
     calls = Calls(answer)
     with (
         pytest.raises(DeviceError, match=says) as caught,
-        jetson_clocks.clocks_set(trees.orin_nx(tmp_path), call=calls),
+        jetson.clocks_set(trees.orin_nx(tmp_path), call=calls),
     ):
         raise AssertionError("it must not begin")
     assert "\n" not in str(caught.value)
@@ -209,7 +209,7 @@ def test_half_set_clocks_are_restored_and_clocks_that_stay_locked_are_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls = Calls((0, ""), (1, "failed"), (1, "failed too"))
-    with pytest.raises(DeviceError), jetson_clocks.clocks_set(trees.orin_nx(tmp_path), call=calls):
+    with pytest.raises(DeviceError), jetson.clocks_set(trees.orin_nx(tmp_path), call=calls):
         raise AssertionError("it must not begin")
     assert [call[1:2] for call in calls.made] == [["--store"], [], ["--restore"]]
     assert "stay locked" in caplog.text
@@ -217,7 +217,7 @@ def test_half_set_clocks_are_restored_and_clocks_that_stay_locked_are_said(
 
 def test_clocks_are_refused_off_a_jetson(tmp_path: Path) -> None:
     calls = Calls()
-    with pytest.raises(DeviceError, match="no Jetson"), jetson_clocks.clocks_set(tmp_path, call=calls):
+    with pytest.raises(DeviceError, match="no Jetson"), jetson.clocks_set(tmp_path, call=calls):
         pass
     assert calls.made == []
 
@@ -254,7 +254,7 @@ def test_a_boards_out_of_memory_that_comes_as_an_assertion_of_nvml_is_oom(monkey
 def test_set_clocks_off_a_jetson_ends_with_a_line_before_anything_is_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jetson_clocks.jetson, "detect", lambda root: None)
+    monkeypatch.setattr(jetson, "detect", lambda root: None)
     out = tmp_path / "out"
     code = cli_main.main(["run", "--models", "slim_unetr", "--device", "cpu", "--set-clocks", "--out", str(out)])
     assert code == 2

@@ -15,8 +15,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchbench.core import records as rec
 from benchbench.core import results as core_results
@@ -508,15 +506,6 @@ def test_the_published_figure_stands_beside_our_count_with_the_factor():
 
 
 # Figures and layers
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
-def test_the_pareto_front_is_what_no_other_point_beats(points):
-    front = figures_overview.pareto_front(points)
-    for i, (x, y) in enumerate(points):
-        beaten = any(a <= x and b >= y and (a < x or b > y) for a, b in points)
-        assert (i in front) == (not beaten)
-    assert [points[i][0] for i in front] == sorted(points[i][0] for i in front)
 
 
 def test_the_scatter_shows_dice_where_two_rows_have_it_and_else_says_why_not():

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from benchbench.compress import importance
 from benchbench.compress.channel_groups import find_structure, remove
 from benchbench.core.errors import UsageError
+from benchbench.core.statistics import dominates
 from benchbench.measure.flops.graph import measure_cost
 from benchbench.search import analytic_cost, space
 from benchbench.search.budget import parse_budget, parse_limit
 from benchbench.search.inheritance import Parent, inherit
-from benchbench.search.pareto import dominates, hypervolume, ranks
+from benchbench.search.pareto import hypervolume, ranks
 from benchbench.zoo import cards as zoo_cards
 
 SIDES = (64, 64, 64)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchbench import data
-from benchbench.core import cache_folder
+from benchbench.core import cache
 from benchbench.core.errors import DataError, StoreError
 from benchbench.core.overwrite import check_output, files_below
 from benchbench.core.results import write_whole
@@ -164,7 +164,7 @@ def facts_of(found: CheckedData) -> list[tuple[str, str]]:
         plan = plan_folder(source.folder)
         pairs.append(("split", ", ".join(f"{n} {name}" for name, n in plan.splits.items())))
         pairs.append(("patch", f"{format_shape(plan.patch)} voxels of {format_spacing(plan.spacing_mm)}"))
-        kept = cache_folder.size_bytes(prepared_folder(plan))
+        kept = cache.size_bytes(prepared_folder(plan))
         pairs.append(("prepared", f"{format_value(kept, 'B')} in {prepared_folder(plan)}" if kept else "not yet"))
     except DataError as error:
         pairs.append(("split", str(error)))
@@ -223,10 +223,10 @@ def _files_of(source: Source) -> Iterator[Path]:
 
 def cache_rows() -> list[Row]:
     """What the cache of data sets holds."""
-    base = cache_folder.cache_base()
-    folders = [*sorted(base.glob("phantom-*")), *sorted((base / cache_folder.PREPARED).glob("*"))]
+    base = cache.cache_base()
+    folders = [*sorted(base.glob("phantom-*")), *sorted((base / cache.PREPARED).glob("*"))]
     return [
-        {"what": path.name, "size": format_value(cache_folder.size_bytes(path), "B"), "folder": str(path)}
+        {"what": path.name, "size": format_value(cache.size_bytes(path), "B"), "folder": str(path)}
         for path in folders
         if path.is_dir()
     ]
@@ -234,7 +234,5 @@ def cache_rows() -> list[Row]:
 
 def clear_cache() -> int:
     """Remove every prepared case; returns the bytes."""
-    base = cache_folder.cache_base()
-    return sum(
-        cache_folder.clear(path) for path in [*base.glob("phantom-*"), base / cache_folder.PREPARED] if path.is_dir()
-    )
+    base = cache.cache_base()
+    return sum(cache.clear(path) for path in [*base.glob("phantom-*"), base / cache.PREPARED] if path.is_dir())

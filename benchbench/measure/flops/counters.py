@@ -13,7 +13,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import importlib.metadata
 import io
 import logging
 import math
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchbench.core.version import installed
 from benchbench.measure.flops import rules
 from benchbench.measure.flops.graph import (
     COUNT_METHOD,
@@ -99,14 +99,6 @@ class Facts:
     used: frozenset[str]  # parameters that enter an operator
 
 
-def version(package: str) -> str | None:
-    """The installed version of a counter, or None."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def count(name: str, module: nn.Module, x: Tensor) -> Tally:
     """What the counter of that name says; whatever it raises becomes the reason why it says nothing.
 
@@ -116,18 +108,18 @@ def count(name: str, module: nn.Module, x: Tensor) -> Tally:
         x: (B, C, D, H, W), on `meta` or with values.
     """
     package, function = _OTHERS[name]
-    installed = version(package)
+    version = installed(package)
     how = f"{_HOW[name]}, on {'tensors without memory' if x.is_meta else 'real tensors'}, full size"
     try:
         with _silence():
             found = function(copied(module), x)
     except ImportError as error:
         hint = "; setuptools brings distutils back" if "distutils" in str(error) else ""
-        why = f"{package} cannot be imported: {error}{hint}" if installed else f"{package} is not installed"
-        return Tally(counter=name, version=installed, reason=why, how=how)
+        why = f"{package} cannot be imported: {error}{hint}" if version else f"{package} is not installed"
+        return Tally(counter=name, version=version, reason=why, how=how)
     except Exception as error:  # a counter may raise anything; it becomes this counter's cell
-        return Tally(counter=name, version=installed, reason=f"{type(error).__name__}: {_first_line(error)}", how=how)
-    return dataclasses.replace(found, version=installed, how=how)
+        return Tally(counter=name, version=version, reason=f"{type(error).__name__}: {_first_line(error)}", how=how)
+    return dataclasses.replace(found, version=version, how=how)
 
 
 def count_torch(module: nn.Module, x: Tensor) -> tuple[Tally, Facts]:

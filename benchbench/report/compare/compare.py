@@ -15,7 +15,7 @@ from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core import results as core_results
-from benchbench.core import units
+from benchbench.core import statistics, units
 from benchbench.core.errors import UsageError
 from benchbench.report.compare.verdicts import (
     METRICS,
@@ -29,7 +29,6 @@ from benchbench.report.compare.verdicts import (
     Sample,
     decide,
     get_metric,
-    holm,
     pace_gap,
     sample,
     weigh,
@@ -95,7 +94,7 @@ def compare(
     if not found and not broken:
         raise UsageError(_nothing_measured(pairs, metrics))
     evidence = [weigh(metric, *both) for _, metric, both in found]
-    corrected = iter(holm([e.p for e in evidence if e.p is not None]))
+    corrected = iter(statistics.holm([e.p for e in evidence if e.p is not None]))
     rows, raised = [], []
     for (pair, metric, both), one in zip(found, evidence, strict=True):
         minimum, why = _minimum(metric, pair, sides, min_effect)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -32,7 +31,6 @@ UNTESTED_MEMORY = 0.05  # the same for peak memory, which hardly varies
 FEWEST_CASES = 6  # below this the signed-rank test cannot reach 5 %
 APART = 1.2  # ratio of hand-over times from which the cores were placed differently, of two processes or sides
 _SLACK = 1e-9  # an effect that is the minimum but for rounding is not above it
-_SEED = 20231  # equal cases give equal intervals
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +117,7 @@ def sample(metric: Metric, m: Measurement | None) -> Sample | None:
         return None
     if metric.kind == "dice":
         return Sample(value=statistics.fmean(runs[0]), runs=runs, medians=())
-    medians = core_statistics.summarise(runs).medians
+    medians = tuple(statistics.median(run) for run in runs)
     return Sample(value=statistics.median(medians), runs=runs, medians=medians)
 
 
@@ -144,7 +142,7 @@ def weigh(metric: Metric, a: Sample, b: Sample) -> Evidence:
     return Evidence(
         effect=b.value / a.value,
         ci95=_ratio_interval(a.medians, b.medians) if enough else None,
-        p=None if few else welch(a.medians, b.medians),
+        p=None if few else core_statistics.welch(a.medians, b.medians),
         apart=max(a.values) < min(b.values) or max(b.values) < min(a.values),
         called_from=UNTESTED_MEMORY if metric.kind == "memory" else UNTESTED,
         note=f"fewer than {FEWEST} processes on a side" if few else "",
@@ -158,8 +156,10 @@ def _weigh_cases(a: Sequence[float], b: Sequence[float]) -> Evidence:
         note = f"{len(a)} and {len(b)} cases cannot be paired" if unpaired else f"fewer than {FEWEST_CASES} cases"
         return Evidence(effect=effect, ci95=None, p=None, apart=False, called_from=0.0, note=note)
     differences = [after - before for before, after in zip(a, b, strict=True)]
-    p = signed_rank(differences)
-    return Evidence(effect=effect, ci95=mean_interval(differences), p=p, apart=False, called_from=0.0, note="")
+    p = core_statistics.signed_rank(differences)
+    return Evidence(
+        effect=effect, ci95=core_statistics.mean_interval(differences), p=p, apart=False, called_from=0.0, note=""
+    )
 
 
 def _ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
@@ -168,55 +168,6 @@ def _ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, floa
         return core_statistics.ratio_interval(a, b)
     low, high = core_statistics.ratio_interval(b, a)
     return 1 / high, 1 / low
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Percentile bootstrap of a mean, 95 %."""
-    draw, n = random.Random(_SEED), len(values)
-    means = sorted(statistics.fmean(draw.choices(values, k=n)) for _ in range(core_statistics.RESAMPLES))
-    cut = round((1 - core_statistics.LEVEL) / 2 * (len(means) - 1))
-    return means[cut], means[-1 - cut]
-
-
-def welch(a: Sequence[float], b: Sequence[float]) -> float:
-    """The p-value of Welch's t-test on the logarithms, two-sided.
-
-    Args:
-        a: positive, at least two; a process's median each.
-        b: likewise.
-
-    Source: Welch 1947, Biometrika 34; logarithms, since noise of a time is a share of it.
-    """
-    logs = [[math.log(v) for v in side] for side in (a, b)]
-    gap = statistics.fmean(logs[1]) - statistics.fmean(logs[0])
-    shares = [statistics.variance(side) / len(side) for side in logs]
-    if math.sqrt(sum(shares)) < 1e-12:  # the values of each side are equal
-        return 1.0 if abs(gap) < 1e-12 else 0.0
-    freedom = sum(shares) ** 2 / sum(s**2 / (len(side) - 1) for s, side in zip(shares, logs, strict=True))
-    from scipy.special import stdtr
-
-    return float(2 * stdtr(freedom, -abs(gap) / math.sqrt(sum(shares))))
-
-
-def signed_rank(differences: Sequence[float]) -> float:
-    """The p-value of Wilcoxon's signed-rank test, two-sided; 1 where nothing differs."""
-    if not any(differences):
-        return 1.0
-    from scipy.stats import wilcoxon
-
-    return float(wilcoxon(differences).pvalue)
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """P-values corrected for their number, in the order given.
-
-    Source: Holm 1979, Scandinavian Journal of Statistics 6.
-    """
-    corrected, highest = [0.0] * len(ps), 0.0
-    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
-        highest = max(highest, min(1.0, (len(ps) - rank) * ps[i]))
-        corrected[i] = highest
-    return corrected
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

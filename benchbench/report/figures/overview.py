@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchbench.core import units
+from benchbench.core import statistics, units
 from benchbench.report import conditions, reliability
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
@@ -45,20 +45,6 @@ class Point:
     of_use: bool = True  # its Dice is one that anybody would want
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other beats: small first coordinate, large second.
-
-    A point is beaten by one that is at least as good in both and better in one; equal points stay.
-    Returns: in the order of the first coordinate.
-    """
-
-    def beaten(x: float, y: float) -> bool:
-        return any(a <= x and b >= y and (a, b) != (x, y) for a, b in points)
-
-    kept = [i for i, (x, y) in enumerate(points) if not beaten(x, y)]
-    return sorted(kept, key=lambda i: (points[i][0], i))
-
-
 def scatter(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     """Dice against latency where two rows have both, else parameters against MACs.
 
@@ -71,7 +57,8 @@ def scatter(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     with_both = _points(rows, time, "dice")
     if len(with_both) >= 2:
         able = [i for i, p in enumerate(with_both) if p.of_use]
-        front = [able[i] for i in pareto_front([(with_both[i].x, with_both[i].y) for i in able])]
+        front = [able[i] for i in statistics.pareto_front([(with_both[i].x, -with_both[i].y) for i in able])]
+        front.sort(key=lambda i: (with_both[i].x, i))
         names = ", ".join(with_both[i].label for i in front) or "none, since no Dice here is of use"
         semi = any(conditions.has_phantom_dice(r.record) for r in rows)
         text = "Higher and further left is better. The line joins the networks that no other beats in both"

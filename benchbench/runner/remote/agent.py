@@ -272,7 +272,7 @@ def _cells(request: Mapping[str, Any], target: Target, emit: Emit, take: Take) -
 
 
 def _weights_folder() -> Path:
-    from benchbench.core.cache_folder import cache_base
+    from benchbench.core.cache import cache_base
 
     return cache_base() / "checkpoints"
 

@@ -1,6 +1,6 @@
 """Heat, clocks and throttling of a processor, from files that the test writes."""
 
-from benchbench.devices import cpu_sensors
+from benchbench.devices.sensors import cpu_snapshot
 from benchbench.measure.monitor import Watch
 from tests.tegra_trees import lay_out
 
@@ -21,14 +21,14 @@ def machine(root, *, throttled=3):
 
 
 def test_a_look_has_the_zone_the_fastest_core_and_the_counters(tmp_path):
-    look = cpu_sensors.snapshot(machine(tmp_path))
+    look = cpu_snapshot(machine(tmp_path))
     assert look.temperatures_c == {"x86_pkg_temp": 61.5}
     assert look.cpu_hz == 3.1e9
     assert look.throttle_counts == {"core_throttle_count": 4, "package_throttle_count": 0}
 
 
 def test_a_machine_that_tells_nothing_gives_nothing(tmp_path):
-    assert cpu_sensors.snapshot(tmp_path) is None
+    assert cpu_snapshot(tmp_path) is None
 
 
 def test_a_row_during_which_the_processor_was_throttled_is_unstable(tmp_path):
