@@ -75,7 +75,7 @@ METRIC_UNITS: Mapping[str, str] = types.MappingProxyType(
         "largest_batch": "patches",
         "noise_ratio": "1",
         "disturbed_processes": "processes",
-        "apart_processes": "processes",
+        "apart_processes": "processes",  # this and the next two: read, no longer measured
         "pace_handover_s": "s",
         "pace_product_s": "s",
         "peak_macs_per_s": "MAC/s",

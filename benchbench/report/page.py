@@ -370,7 +370,6 @@ def _trust_facts(
     pairs = [
         ("Noise floor", reliability.floor_text(floor)),
         ("Disturbed", reliability.disturbed_text(group.records, labels)),
-        ("Placement of the cores", reliability.apart_text(group.records, labels)),
         ("Memory forecast", reliability.forecast_text(error) if error else None),
     ]
     return [(name, text) for name, text in pairs if text]

@@ -160,18 +160,6 @@ def disturbed_text(records: Sequence[rec.Record], labels: Mapping[str, str]) -> 
     return f"in {len(hit)} of {len(told)} rows something else took processor time: {shown}"
 
 
-def apart_text(records: Sequence[rec.Record], labels: Mapping[str, str]) -> str | None:
-    """`in 1 row processes were left out: unetr (4 of 10)`; None where the cores' placement is not known."""
-    told = [r for r in records if (m := r.get("apart_processes")) and m.value is not None]
-    if not told:
-        return None
-    hit = [f"{labels[r.id]} ({int(m.value or 0)})" for r in told if (m := r.get("apart_processes")) and m.value]
-    if not hit:
-        return "one in every row"
-    shown = ", ".join(hit[:6]) + (f" and {len(hit) - 6} more" if len(hit) > 6 else "")
-    return f"in {len(hit)} of {len(told)} rows processes were left out, since the host had moved the cores: {shown}"
-
-
 def forecast(record: rec.Record) -> float | None:
     """The forecast of a row's peak memory: its tensors, and the framework's base where the peak holds it.
 

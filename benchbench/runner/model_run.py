@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from benchbench.measure.memory_limit import MemoryLimit
-    from benchbench.measure.pace import Pace
     from benchbench.runner.worker import Job
 
 Emit = Callable[[dict[str, Any]], None]
@@ -46,7 +45,6 @@ class ModelRun:
         self.stage = "building the network"  # what is going on, for an error
         self.device = f"cuda:{job.gpu}" if job.backend == "cuda" else "cpu"
         self.limit: MemoryLimit | None = None
-        self.pace: Pace | None = None
         self.base_bytes: int | None = None  # resident before the network was built, on a CPU
         self.available: int | None = None  # of a board whose CPU and GPU have one memory
 
@@ -96,10 +94,6 @@ class ModelRun:
             from benchbench.measure.volume import check_channels
 
             check_channels(job.model.in_channels)
-        if job.backend == "cpu":
-            from benchbench.measure.pace import Pace
-
-            self.pace = Pace()
         torch.manual_seed(0)
         self.limit = _limit(job)
         self.base_bytes = memory.resident_bytes() if job.backend == "cpu" else None
@@ -159,7 +153,6 @@ class ModelRun:
 
         def begin() -> None:
             before.append(output_check.TensorChecksums.of(self.module))
-            self._read_pace()
             watch.begin()
 
         def tick(phase: str, count: int) -> None:
@@ -167,7 +160,6 @@ class ModelRun:
                 check.look(last.pop())
             if phase == "timed":
                 watch.between()
-                self._read_pace()
             self._tick(phase, count)
 
         try:
@@ -190,7 +182,7 @@ class ModelRun:
             output_bytes=check.output_bytes,
         )
         watched = watch.measurements(len(found.samples_s))
-        for m in [*found.measurements(), *peak.measurements(self.base_bytes, parts), *watched, *self._paces()]:
+        for m in [*found.measurements(), *peak.measurements(self.base_bytes, parts), *watched]:
             self._send(m)
         if check.bad_share and job.dtype == "fp32":
             return _end(
@@ -237,14 +229,9 @@ class ModelRun:
         job = self.job
         watch = Watch(job.backend, job.gpu)
 
-        def begin() -> None:
-            self._read_pace()
-            watch.begin()
-
         def tick(phase: str, count: int) -> None:
             if phase == "timed":
                 watch.between()
-                self._read_pace()
             self._tick(phase, count)
 
         try:
@@ -256,7 +243,7 @@ class ModelRun:
                     get_protocol(job.protocol),
                     batch=job.batch,
                     timer=latency.cuda_timer() if job.backend == "cuda" else None,
-                    after_warmup=begin,
+                    after_warmup=watch.begin,
                     tick=tick,
                 )
             watch.end()
@@ -264,7 +251,7 @@ class ModelRun:
             watch.close()
         self.emit({"event": "forwards", "seconds": found.forward_s})
         watched = of_steps(watch.measurements(len(found.samples_s)))
-        for m in [*train_time(found, job.dtype), *train_memory(peak, self.base_bytes), *watched, *self._paces()]:
+        for m in [*train_time(found, job.dtype), *train_memory(peak, self.base_bytes), *watched]:
             self._send(m)
         if not step.is_finite():
             return _end("failed", f"the loss is NaN or infinite in {job.dtype}: these steps do not count")
@@ -331,13 +318,6 @@ class ModelRun:
 
     def _tick(self, phase: str, count: int) -> None:
         self.emit({"event": "tick", "phase": phase, "count": count})
-
-    def _read_pace(self) -> None:
-        if self.pace:
-            self.pace.read()
-
-    def _paces(self) -> list[rec.Measurement]:
-        return self.pace.measurements() if self.pace else []
 
     def _send(self, measurement: rec.Measurement) -> None:
         self.emit({"event": "measurement", "measurement": rec.to_json(measurement)})

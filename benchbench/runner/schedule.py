@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from benchbench.core import records as rec
-from benchbench.core import statistics
 from benchbench.core.config import parse_json
 from benchbench.core.errors import StoreError
 from benchbench.core.protocol import Protocol, get_protocol
 from benchbench.core.results import set_aside
 from benchbench.measure.latency import unsteady
-from benchbench.report.compare.verdicts import APART
 from benchbench.runner import aggregate as runner_aggregate
 from benchbench.runner.plan import Cell
 
@@ -31,7 +29,6 @@ JOURNAL = "records.unfinished"
 _SEED = 7  # of the order within rounds
 _TELLING_S = 0.02  # a forward shorter than this is mostly the interpreter's own time
 GOOD = ("ok", "unstable")
-_TIMED_UNITS = ("s", "1/s", "J")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +46,6 @@ class ProcessResult:
     def disturbed(self) -> bool:
         """Whether something else took the processor while it was timed."""
         return any(m.metric == "disturbed_processes" and m.value for m in self.measurements)
-
-    @property
-    def handover_s(self) -> float | None:
-        """What handing work from one core to another took while it was timed; None where that is not known."""
-        return next((m.value for m in self.measurements if m.metric == "pace_handover_s"), None)
 
 
 class CellProgress:
@@ -98,28 +90,12 @@ class CellProgress:
         if n >= p.max_processes or self.seconds >= p.cell_s:
             return True
         # Looked at once, not after each: an interval that may end the search whenever it is narrow is too narrow.
-        return n == p.processes and len(self.counted()) == n and self._doubt() is None
-
-    def counted(self) -> list[ProcessResult]:
-        """The good turns that count: of one placement of the cores, where enough are.
-
-        A virtual machine's host moves its cores: together, where they share a cache, or apart, where handing work
-        over takes longer. Turns are told apart by that time alone, never by what they measured of the network.
-        Too few of either placement for an interval: then all count.
-        """
-        good = [turn for turn in self.turns if turn.status in GOOD]
-        times = [turn.handover_s for turn in good if turn.handover_s]
-        if len(times) < len(good) or not times:
-            return good
-        limit = APART * min(times)
-        together = [turn for turn in good if (turn.handover_s or 0.0) <= limit]
-        apart = [turn for turn in good if (turn.handover_s or 0.0) > limit]
-        return next((side for side in (together, apart) if len(side) >= statistics.FEWEST), good)
+        return n == p.processes and self._doubt() is None
 
     def _samples(self) -> tuple[str, list[list[float]]]:
-        counted = [turn.measurements for turn in self.counted()]
+        good = [turn.measurements for turn in self.turns if turn.status in GOOD]
         for metric in runner_aggregate.TIMES:
-            if runs := runner_aggregate.runs_of(counted, metric):
+            if runs := runner_aggregate.runs_of(good, metric):
                 return metric, runs
         return "", []
 
@@ -137,37 +113,15 @@ class CellProgress:
         if self.protocol.processes == 1 or len(self.turns) == 1:
             doubts = [turn.error for turn in self.turns]
         else:  # what a single process said of its own spread is settled by the others; the rest still holds
-            doubts += [turn.error for turn in self.counted() if turn.status == "unstable"]
+            doubts += [turn.error for turn in self.turns if turn.status == "unstable"]
         told = "; ".join(dict.fromkeys(doubt for doubt in doubts if doubt))
         return ("unstable", told, None) if told else ("ok", None, None)
 
     def measurements(self) -> list[rec.Measurement]:
-        """Of all turns together; times and energies of those that count."""
-        batch, counted = self.cell.workload.batch, self.turns if self.failed else self.counted()
+        """Of all turns together."""
+        batch = self.cell.workload.batch
         found = runner_aggregate.merge([turn.measurements for turn in self.turns], batch=batch) if self.turns else []
-        if len(counted) < len(self.turns):
-            theirs = {m.metric: m for m in runner_aggregate.merge([turn.measurements for turn in counted], batch=batch)}
-            found = [theirs.get(m.metric, m) if m.unit in _TIMED_UNITS else m for m in found]
-        if self.repeated:
-            found = [self._with_repeats(m) if m.metric == "disturbed_processes" else m for m in found]
-        return [*found, *self._apart()]
-
-    def _apart(self) -> list[rec.Measurement]:
-        times = [[turn.handover_s for turn in side if turn.handover_s] for side in (self.counted(), self.turns)]
-        if len(self.turns) < 2 or not times[1]:
-            return []
-        left_out = len(self.turns) - len(self.counted())
-        spread = f"handing work over took {min(times[1]) * 1e6:.2g} to {max(times[1]) * 1e6:.2g} us"
-        used = f", in those that count {min(times[0]) * 1e6:.2g} to {max(times[0]) * 1e6:.2g} us" if left_out else ""
-        return [
-            rec.Measurement(
-                metric="apart_processes",
-                unit="processes",
-                value=left_out,
-                origin="measured",
-                method=f"left out of {len(self.turns)}, since the cores were placed otherwise: {spread}{used}",
-            )
-        ]
+        return [self._with_repeats(m) if m.metric == "disturbed_processes" and self.repeated else m for m in found]
 
     def _with_repeats(self, m: rec.Measurement) -> rec.Measurement:
         return dataclasses.replace(m, method=f"{m.method}; {self.repeated} disturbed processes were run again")

@@ -106,55 +106,6 @@ def test_three_processes_have_a_test_but_no_interval():
     assert row.evidence.ci95 is None
 
 
-class TestPaceOfTheMachine:
-    """What the machine itself was slower by is not held against a network."""
-
-    def row(self, factor, *, handover=(5.5e-6, 5.6e-6), product=(1.00e-3, 1.01e-3)):
-        sides = []
-        for slower, hand, mm in zip((1.0, factor), handover, product, strict=True):
-            found = [examples.latency(*scaled(STEADY, slower))]
-            found += [number("pace_handover_s", hand)] if hand else []
-            found += [number("pace_product_s", mm)] if mm else []
-            sides.append([examples.cell(*found)])
-        found = compare(*sides)
-        (row,) = found.rows
-        return row, " ".join(found.notes)
-
-    def test_an_equal_pace_changes_nothing(self):
-        row, notes = self.row(1.05)
-        assert (row.verdict, row.gap.share) == ("slower", pytest.approx(0.01))
-        assert "machine itself" not in notes
-
-    def test_cores_that_lay_apart_keep_a_call_back_and_the_note_says_so(self):
-        row, notes = self.row(1.2, handover=(5.5e-6, 8.0e-6))
-        assert row.verdict == "ambiguous"
-        assert "slim_unetr: the machine itself differed (handing work over between cores took" in notes
-        assert "up to 45 % is not called" in notes
-
-    @pytest.mark.parametrize(("factor", "word"), [(1.06, "ambiguous"), (1.2, "slower"), (0.93, "ambiguous")])
-    def test_a_slower_product_keeps_back_what_it_explains(self, factor, word):
-        row, _ = self.row(factor, product=(1.00e-3, 1.08e-3))
-        assert row.verdict == word
-
-    def test_a_little_more_of_a_handover_is_nothing(self):
-        row, _ = self.row(1.05, handover=(5.5e-6, 6.3e-6))
-        assert row.verdict == "slower"
-
-    def test_what_is_the_same_stays_the_same(self):
-        row, _ = self.row(1.0, handover=(5.5e-6, 8.0e-6))
-        assert row.verdict == "same"
-
-    def test_a_pace_that_one_side_does_not_know_is_no_difference(self):
-        row, _ = self.row(1.05, handover=(None, 8.0e-6), product=(None, 1.0e-3))
-        assert (row.verdict, row.gap) == ("slower", None)
-
-    def test_memory_and_dice_have_no_pace(self):
-        paces = [number("pace_product_s", 1e-3)], [number("pace_product_s", 2e-3)]
-        a, b = ([examples.cell(memory(*[v] * 5), *pace)] for v, pace in zip((100, 110), paces, strict=True))
-        (row,) = compare(a, b).rows
-        assert (row.verdict, row.gap) == ("more", None)
-
-
 @pytest.mark.parametrize(
     ("a", "b", "word"),
     [

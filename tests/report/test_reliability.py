@@ -164,14 +164,6 @@ def test_disturbed_processes_stand_at_the_row_and_in_the_conditions(zoo_page):
     assert reliability.disturbed_text([with_latency("a", 1.0)], {}) is None
 
 
-def test_processes_that_were_left_out_stand_in_the_conditions():
-    rows = [with_latency(name, 1.0, examples.number("apart_processes", n)) for name, n in (("a", 0), ("b", 4))]
-    names = {r.id: r.model.name for r in rows}
-    assert reliability.apart_text(rows[:1], names) == "one in every row"
-    assert reliability.apart_text(rows, names).endswith("since the host had moved the cores: b (4)")
-    assert reliability.apart_text([with_latency("a", 1.0)], {}) is None
-
-
 def test_the_largest_size_that_fits_stands_at_the_row_that_ran_out_of_memory(zoo, zoo_page):
     assert "largest patch that fits: 884736 voxels (96x96x96, by bisection" in Page(zoo_page).visible
     assert "largest batch that fits: not known, not even one patch fits" in Page(zoo_page).visible

@@ -69,7 +69,6 @@ def _plain(row: ComparedRow) -> dict[str, Any]:
         "p": "" if row.evidence.p is None else row.evidence.p,
         "p_corrected": "" if row.p is None else row.p,
         "min_effect": row.minimum,
-        "machine_gap": "" if row.gap is None else row.gap.share,
         "verdict": row.verdict,
         "regression": row.regression,
         "unstable": row.unstable,

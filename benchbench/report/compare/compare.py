@@ -29,7 +29,6 @@ from benchbench.report.compare.verdicts import (
     Sample,
     decide,
     get_metric,
-    pace_gap,
     sample,
     weigh,
 )
@@ -112,7 +111,6 @@ def compare(
         notes=(
             *notes,
             *dict.fromkeys(filter(None, raised)),
-            *_paces(rows),
             *_untested(rows),
             *_unchecked(rows, limits),
         ),
@@ -124,7 +122,6 @@ def compare(
 def _row(
     label: str, pair: Pair, metric: Metric, both: tuple[Sample, Sample], evidence: Evidence, p: float | None, low: float
 ) -> ComparedRow:
-    gap = pace_gap(*pair) if metric.kind in ("time", "energy") else None
     return ComparedRow(
         label=label,
         metric=metric,
@@ -133,8 +130,7 @@ def _row(
         evidence=evidence,
         p=p,
         minimum=low,
-        gap=gap,
-        verdict=decide(metric, evidence, p=p, minimum=low, gap=gap.share if gap else 0.0),
+        verdict=decide(metric, evidence, p=p, minimum=low),
         regression=False,
     )
 
@@ -366,19 +362,6 @@ def _untested(rows: Sequence[ComparedRow]) -> list[str]:
     lines = [rules[kind] for kind in kinds if kind in rules]
     cases = dict.fromkeys(row.evidence.note for row in rows if row.evidence.p is None and row.metric.kind == "dice")
     return lines + [f"Dice without a test, so never called: {note}" for note in cases]
-
-
-def _paces(rows: Sequence[ComparedRow]) -> list[str]:
-    """Of the rows that the machine's own pace kept from being called, how much it differed."""
-    lines: dict[str, str] = {}
-    for row in rows:
-        would = decide(row.metric, row.evidence, p=row.p, minimum=row.minimum)
-        if row.gap and would != row.verdict:
-            lines[row.label] = (
-                f"{row.label}: the machine itself differed ({row.gap.text}), so a difference up to "
-                f"{_percent(row.gap.share)} is not called: run both again, in turns"
-            )
-    return list(lines.values())
 
 
 def _unchecked(rows: Sequence[ComparedRow], limits: Mapping[str, float] | None) -> list[str]:

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from benchbench.core import statistics as core_statistics
-from benchbench.core import units
 from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_REGRESSION, UsageError, unknown
 from benchbench.core.records import METRIC_UNITS, Measurement, Record
 
@@ -29,7 +28,6 @@ FEWEST = 3  # processes a side that a test needs
 UNTESTED = 0.10  # with fewer, what must be exceeded, with ranges that do not overlap
 UNTESTED_MEMORY = 0.05  # the same for peak memory, which hardly varies
 FEWEST_CASES = 6  # below this the signed-rank test cannot reach 5 %
-APART = 1.2  # ratio of hand-over times from which the cores were placed differently, of two processes or sides
 _SLACK = 1e-9  # an effect that is the minimum but for rounding is not above it
 
 
@@ -170,33 +168,7 @@ def _ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, floa
     return 1 / high, 1 / low
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PaceGap:
-    """By how much the machine itself differed between two sides, in what was timed beside the network."""
-
-    share: float  # a time may differ by so much for that reason alone
-    text: str
-
-
-def pace_gap(a: Record, b: Record) -> PaceGap | None:
-    """The machine's own change from a record to another; None where one of them does not know its pace.
-
-    The hand-over between cores counts only from the ratio on that another placement of the cores makes: below it
-    no network is slower by as much.
-    """
-    found = []
-    for name, what in (("pace_handover_s", "handing work over between cores"), ("pace_product_s", "a matrix product")):
-        old, new = a.value(name), b.value(name)
-        if not old or not new:
-            continue
-        ratio = max(old / new, new / old)
-        if name == "pace_product_s" or ratio > APART:
-            text = f"{what} took {units.format_value(new, 's')} in B and {units.format_value(old, 's')} in A"
-            found.append(PaceGap(share=ratio - 1, text=text))
-    return max(found, key=lambda gap: gap.share, default=None)
-
-
-def decide(metric: Metric, evidence: Evidence, *, p: float | None, minimum: float, gap: float = 0.0) -> Verdict:
+def decide(metric: Metric, evidence: Evidence, *, p: float | None, minimum: float) -> Verdict:
     """The word for one difference.
 
     Args:
@@ -204,7 +176,6 @@ def decide(metric: Metric, evidence: Evidence, *, p: float | None, minimum: floa
         evidence: of `weigh`.
         p: corrected for the other tests; None where there is no test.
         minimum: effect up to which two sides are the same; a share, for Dice absolute.
-        gap: share by which the machine itself differed; a larger difference of times can be called, a smaller not.
     """
     scale = _plain if metric.kind == "dice" else math.log
     size, bound = scale(evidence.effect), minimum if metric.kind == "dice" else math.log1p(minimum)
@@ -217,8 +188,7 @@ def decide(metric: Metric, evidence: Evidence, *, p: float | None, minimum: floa
         significant = evidence.apart and abs(size) > math.log1p(evidence.called_from) + _SLACK
     else:
         significant = p is not None and p <= SIGNIFICANT
-    of_the_machine = metric.kind in ("time", "energy") and abs(size) <= math.log1p(gap) + _SLACK
-    if not significant or of_the_machine:
+    if not significant:
         return "ambiguous"
     return metric.regressed if (size > 0) != (metric.kind == "dice") else metric.improved
 
@@ -238,7 +208,6 @@ class ComparedRow:
     evidence: Evidence
     p: float | None  # corrected
     minimum: float  # effect that had to be exceeded
-    gap: PaceGap | None  # by how much the machine itself differed, of a time or energy
     verdict: Verdict
     regression: bool  # a change for the worse that is significant and above the limit, if there is one
 
