@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from benchbench.core.version import __version__
 
 _PUBLIC = {
-    "AuditResult": "benchbench.measure.flops.audit",
+    "AuditResult": "benchbench.core.audit_result",
     "BenchError": "benchbench.core.errors",
     "audit": "benchbench.measure.flops.audit",
     "build_model": "benchbench.zoo.cards",
@@ -32,9 +32,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from benchbench.core.audit_result import AuditResult
     from benchbench.core.errors import BenchError
     from benchbench.core.results import load_records
-    from benchbench.measure.flops.audit import AuditResult, audit
+    from benchbench.measure.flops.audit import audit
     from benchbench.runner.in_process import measure_module
     from benchbench.zoo.cards import build_model, list_models
 

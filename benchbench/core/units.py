@@ -91,6 +91,19 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{rounded:.{places}f}"
 
 
+def gmac(macs: float) -> str:
+    """MACs in GMAC as papers print them: two decimals, and three significant digits where that is below a tenth."""
+    value = macs / 1e9
+    if not value or value >= 0.1:
+        return f"{value:,.2f}"
+    return f"{value:.{2 - math.floor(math.log10(value))}f}"
+
+
+def signed_gmac(macs: float) -> str:
+    """A difference as `gmac` has it, with its sign: `+9.51 G`."""
+    return f"{'+' if macs >= 0 else '-'}{gmac(abs(macs))} G"
+
+
 def format_shape(sides: tuple[int, ...] | list[int]) -> str:
     """`128x128x128`."""
     return "x".join(str(side) for side in sides)

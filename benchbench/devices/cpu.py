@@ -14,8 +14,6 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import psutil
-
 from benchbench.core.records import Device
 
 ROOT = Path("/")
@@ -154,6 +152,8 @@ def total_memory_bytes(root: Path = ROOT) -> int:
     """Memory of the machine, or the cgroup's limit where that is lower; bytes."""
     total = _meminfo(root, "MemTotal")
     if total is None:
+        import psutil
+
         total = int(psutil.virtual_memory().total)
     return min([total, *(limit for limit, _ in _memory_limits(root))])
 
@@ -162,6 +162,8 @@ def available_memory_bytes(root: Path = ROOT) -> int:
     """Bytes that can be taken now without swapping: what is free, limited by what the cgroup leaves."""
     available = _meminfo(root, "MemAvailable")
     if available is None:
+        import psutil
+
         available = int(psutil.virtual_memory().available)
     return max(0, min([available, *(limit - used for limit, used in _memory_limits(root))]))
 

@@ -17,9 +17,9 @@ from typing import Any
 from benchbench.core import records as rec
 from benchbench.core import results as core_results
 from benchbench.core import search_result, units
+from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import StoreError, UsageError
 from benchbench.report import conditions, details, html, paired_dice, place, reliability, search_page
-from benchbench.report.audit import results as audit_results
 from benchbench.report.audit import section as audit_section
 from benchbench.report.details import ReadArtifact
 from benchbench.report.figures import case_dice, roofline, scaling, training, volumes, warmup
@@ -128,16 +128,14 @@ def render(records: Sequence[rec.Record], read_artifact: ReadArtifact, *, includ
         include_predicted: whether forecasts are ranked, too.
     """
     newest = core_results.latest(records)
-    runs = [
-        r for r in newest if not audit_results.is_audit(r)
-    ]  # an audit ran nothing: it has a section, not a table of its own
+    runs = [r for r in newest if not is_audit(r)]  # an audit ran nothing: it has a section, not a table of its own
     groups = conditions.group(runs)
     section = audit_section.section(newest, read_artifact)
     legend = {**ORIGIN_LEGEND, **COUNTER_LEGEND} if section else ORIGIN_LEGEND
     heading, sentence = (
         (_heading(groups), _sentence(runs, groups)) if runs or not newest else audit_section.heading(newest)
     )
-    first = bool(newest) and audit_results.is_audit(newest[0])
+    first = bool(newest) and is_audit(newest[0])
     if first and runs:
         heading = "The Slim UNETR paper’s tables, counted and timed again"
     rest = PAGE_BYTES - 100_000 - _ROW_BYTES * len(runs)

@@ -16,9 +16,9 @@ from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core import spreadsheet
+from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import StoreError, UsageError, unknown
 from benchbench.report import reliability
-from benchbench.report.audit.results import is_audit
 from benchbench.report.audit.tables import AuditRow, Metric, compute_grid, gather, parameter_grid
 from benchbench.report.conditions import Group, group, input_text, is_semi_synthetic
 from benchbench.report.figures import volumes
@@ -215,8 +215,8 @@ def _audit_row(one: AuditRow) -> dict[str, Any]:
             metric: true,
             f"{metric}_origin": None if true is None else "analytic",
             f"published_per_true_{metric}": one.factor(metric),
-            f"published_{metric}_counter": why.counter if why else None,
-            f"published_{metric}_why": why.why if why else None,
+            f"published_{metric}_counter": why[0] if why else None,
+            f"published_{metric}_why": why[1] if why else None,
         }
     if one.found:
         sizes = one.found.params

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from benchbench.core import records as rec
+from benchbench.core.audit_result import PROTOCOL, AuditResult
 from benchbench.core.errors import CardError, ShapeError, UsageError
 from benchbench.core.results import Store
 from benchbench.core.units import format_shape
 from benchbench.devices.environment import environment
-from benchbench.measure.flops.audit import AuditResult
 from benchbench.runner.child_process import WorkerFailure, run_worker
 from benchbench.runner.worker import Job
 from benchbench.zoo import cards as zoo_cards
@@ -222,7 +222,7 @@ def _record(row: AuditOutcome, store: Store, where: Mapping[str, Any]) -> rec.Re
         status = "unsupported"
     return rec.Record(
         model=job.model,
-        workload=rec.Workload(batch=job.batch, spatial=job.spatial, protocol="audit"),
+        workload=rec.Workload(batch=job.batch, spatial=job.spatial, protocol=PROTOCOL),
         device=DEVICE,
         environment=where,
         status=status,

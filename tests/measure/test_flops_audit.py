@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import benchbench
+from benchbench.core.audit_result import AuditResult
 from benchbench.measure.flops import counters
-from benchbench.measure.flops.audit import AuditResult, audit
+from benchbench.measure.flops.audit import audit
 from benchbench.measure.flops.meta_device import build_without_memory
 from benchbench.zoo import cards as zoo_cards
 
@@ -219,7 +220,7 @@ def test_a_counter_that_raises_or_is_not_there_is_a_cell(monkeypatch):
     monkeypatch.setitem(counters._OTHERS, "fvcore", ("fvcore", broken))
     monkeypatch.setitem(sys.modules, "thop", None)
     monkeypatch.setitem(sys.modules, "torch_pruning.utils", None)
-    monkeypatch.setattr(counters, "version", lambda package: None if package == "torch-pruning" else "1")
+    monkeypatch.setattr(counters, "installed", lambda package: None if package == "torch-pruning" else "1")
     result = audit(nn.Conv3d(1, 2, 1), (1, 1, 4, 4, 4))
     assert result.macs == 128
     assert result.counter("fvcore").reason == "KeyError: 'a bug of its own'"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchbench.core.units import format_shape
-from benchbench.measure.flops.audit import TITLES, Counted, giga, signed
+from benchbench.core.audit_result import TITLES, Counted
+from benchbench.core.units import format_shape, gmac, signed_gmac
 from benchbench.runner.audit import AuditOutcome
 
 GMAC = "GMAC (2x = GFLOP)"
@@ -28,7 +28,7 @@ def macs(rows: Sequence[AuditOutcome]) -> list[Row]:
             least = "at least " if c and c.uncounted else ""
             line[f"{title} {GMAC}" if name == "torch" else title] = least + _macs(c.macs, c.factor) if c else "-"
         p = row.result.published if row.result else None
-        line["published"] = giga(p.macs) if p and p.macs is not None else "-"
+        line["published"] = gmac(p.macs) if p and p.macs is not None else "-"
         line["which is"] = _which(p.macs, p.macs_counter) if p else "-"
         lines.append(line)
     return lines
@@ -87,9 +87,9 @@ def _differences(rows: Sequence[AuditOutcome]) -> list[Row]:
             "kind": d.kind,
             "operator": d.operator,
             "modules": str(d.modules),
-            f"counted {GMAC}": giga(d.counted),
-            "true": giga(d.true),
-            "difference": signed(d.counted - d.true),
+            f"counted {GMAC}": gmac(d.counted),
+            "true": gmac(d.true),
+            "difference": signed_gmac(d.excess),
             "factor": f"{d.counted / d.true:.2f}x" if d.true else "-",
             "why": d.why,
         }
@@ -133,7 +133,7 @@ def verdicts(rows: Sequence[AuditOutcome]) -> list[str]:
         said.append(f"{name}: {row.result.verdict}")
         p = row.result.published
         if p.macs is not None:
-            said.append(f"  published {giga(p.macs)} G: {p.macs_why}")
+            said.append(f"  published {gmac(p.macs)} G: {p.macs_why}")
         if p.params is not None:
             said.append(f"  published {p.params / 1e6:,.2f} M: {p.params_why}")
         if row.counted:
@@ -172,13 +172,13 @@ def operators() -> list[Row]:
 
 
 def _counted(row: AuditOutcome) -> dict[str, Counted]:
-    return {c.counter: c for c in row.result.counters} if row.result else {}
+    return row.result.counts if row.result else {}
 
 
 def _macs(macs: int | None, factor: float | None) -> str:
     if macs is None:
         return "-"
-    return giga(macs) if factor is None or factor == 1 else f"{giga(macs)} ({_times(factor)})"
+    return gmac(macs) if factor is None or factor == 1 else f"{gmac(macs)} ({_times(factor)})"
 
 
 def _times(factor: float) -> str:

@@ -9,14 +9,12 @@ the totals. Importing this file loads no torch.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from benchbench.core import records as rec
+from benchbench.core.audit_result import TITLES, AuditResult, Counted, Difference, Params, PublishedCount
 from benchbench.core.errors import BenchError
-from benchbench.core.units import format_shape
+from benchbench.core.units import gmac, signed_gmac
 from benchbench.measure.flops.first_layer import channels_refused
 
 if TYPE_CHECKING:
@@ -24,153 +22,7 @@ if TYPE_CHECKING:
 
     from benchbench.measure.flops.counters import Tally
 
-TITLES: Mapping[str, str] = {
-    "torch": "PyTorch",
-    "fvcore": "fvcore",
-    "thop": "thop",
-    "thop_fixed": "thop, corrected",
-    "torch_pruning": "torch-pruning",
-}
 CLOSE = 0.01  # relative distance up to which a counter reproduces a figure
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Params:
-    """Parameters by the ways in which they are counted, and what some counts leave out."""
-
-    all: int  # every nn.Parameter once
-    buffers: int  # elements; a state dict holds them too
-    bare: int  # of nn.Parameters that no layer of torch.nn owns
-    shared_modules: tuple[str, ...]  # with parameters, and reached by several paths; the topmost of each
-    unused: int | None  # of nn.Parameters that enter no operator of the forward; None: it could not be traced
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Counted:
-    """What one counter says, or the reason why it says nothing."""
-
-    counter: str
-    version: str | None
-    macs: int | None
-    params: int | None
-    factor: float | None  # its MACs over the headline's
-    reason: str | None
-    how: str
-    uncounted: tuple[str, ...] = ()  # operators that may have MACs, and that the headline has no rule for
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """One kind of operator that a counter gets wrong."""
-
-    counter: str
-    kind: str  # in words, `transposed convolutions`
-    operator: str  # layer class or aten name
-    counted: int  # MACs
-    true: int  # MACs
-    modules: int  # in so many
-    why: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedCount:
-    """The paper's figures, and which counter gives them."""
-
-    macs: float | None = None
-    params: float | None = None
-    macs_counter: str | None = None
-    params_counter: str | None = None
-    macs_why: str = ""
-    params_why: str = ""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class AuditResult:
-    """One network, audited; prints as text."""
-
-    model: str
-    input: tuple[int, ...]  # (B, C, D, H, W)
-    params: Params
-    counters: tuple[Counted, ...]
-    differences: tuple[Difference, ...]  # by counter, the largest first
-    published: PublishedCount
-    verdict: str
-
-    @property
-    def macs(self) -> int | None:
-        """The headline; None where it could not be had."""
-        return self.counter("torch").macs
-
-    def counter(self, name: str) -> Counted:
-        """What one counter says.
-
-        Raises:
-            KeyError: there is no such counter.
-        """
-        return {c.counter: c for c in self.counters}[name]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, as the artifact of kind `audit` holds them."""
-        plain: dict[str, Any] = rec.to_json(self)
-        return plain
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> AuditResult:
-        """The reverse of `to_json`.
-
-        Raises:
-            KeyError: a key is missing.
-            TypeError: a value has another form.
-        """
-        return rec.from_json(cls, data)
-
-    def measurements(self) -> list[rec.Measurement]:
-        """`params`, `macs` and `flops` of the headline, of origin `analytic`."""
-        headline = self.counter("torch")
-        bound: Literal["at_least"] | None = "at_least" if headline.uncounted else None
-
-        def exact(metric: str, unit: str, value: int | None, method: str) -> rec.Measurement:
-            return rec.Measurement(
-                metric=metric, unit=unit, value=value, origin="analytic", method=method,
-                reason=None if value is not None else headline.reason,
-            )  # fmt: skip
-
-        return [
-            exact("params", "parameters", self.params.all, "every nn.Parameter once; buffers not counted"),
-            dataclasses.replace(exact("macs", "MAC", headline.macs, headline.how), bound=bound),
-            dataclasses.replace(
-                exact("flops", "FLOP", None if headline.macs is None else 2 * headline.macs, "2 x macs"), bound=bound
-            ),
-        ]
-
-    def __str__(self) -> str:
-        lines = [f"{self.model}, input {format_shape(self.input)}: {self.verdict}"]
-        for c in self.counters:
-            least = "at least " if c.uncounted else ""
-            macs = c.reason if c.macs is None else f"{least}{c.macs / 1e9:,.3f} GMAC ({_times(c.factor)})"
-            params = "" if c.params is None else f", {c.params:,} parameters"
-            lines.append(f"  {TITLES[c.counter]:<16} {macs}{params}")
-            for d in self.differences:
-                if d.counter == c.counter:
-                    lines.append(f"    {signed(d.counted - d.true)}  {d.kind} ({d.operator}): {d.why}")
-        return "\n".join(lines)
-
-
-def giga(macs: float) -> str:
-    """MACs in GMAC: two decimals, and three significant digits where that is less than a tenth."""
-    value = macs / 1e9
-    if not value or value >= 0.1:
-        return f"{value:,.2f}"
-    return f"{value:.{2 - math.floor(math.log10(value))}f}"
-
-
-def signed(macs: float) -> str:
-    """A difference in GMAC with its sign."""
-    return f"{'+' if macs >= 0 else '-'}{giga(abs(macs))} G"
-
-
-def _times(factor: float | None) -> str:
-    return "-" if factor is None else f"{factor:.2f}x"
 
 
 def audit(
@@ -310,7 +162,7 @@ def verdict(counted: Sequence[Counted], rows: Sequence[Difference]) -> str:
         if c.factor is None or abs(c.factor - 1) <= CLOSE or c.counter == "thop_fixed":  # nobody's tables are made so
             continue
         causes = main_causes([d for d in rows if d.counter == c.counter])
-        text = _off(c.factor) + ": " * bool(causes) + ", ".join(f"{kind}, {signed(n)}" for kind, n in causes)
+        text = _off(c.factor) + ": " * bool(causes) + ", ".join(f"{kind}, {signed_gmac(n)}" for kind, n in causes)
         said.setdefault((_off(c.factor), *(kind for kind, _ in causes)), (text, []))[1].append(TITLES[c.counter])
     left_out = counted[0].uncounted
     silent = [TITLES[c.counter] for c in counted[1:] if c.macs is None]
@@ -342,7 +194,7 @@ def main_causes(rows: Sequence[Difference]) -> list[tuple[str, int]]:
     sums: dict[str, int] = {}
     missed: dict[str, bool] = {}
     for row in rows:
-        sums[row.kind] = sums.get(row.kind, 0) + row.counted - row.true
+        sums[row.kind] = sums.get(row.kind, 0) + row.excess
         missed[row.kind] = missed.get(row.kind, True) and row.counted == 0
     ordered = sorted(sums.items(), key=lambda item: -abs(item[1]))
     largest = abs(ordered[0][1]) if ordered else 0
@@ -364,9 +216,9 @@ def explain_published(
         options = {c: n for c in _LIKELY for n in [by_name[c].macs] if n}
         macs_counter, text = _closest(macs, options, 1e9, "G", tie=0.0025)
         causes = main_causes([d for d in rows if d.counter == macs_counter])
-        macs_why = "; ".join([text, *(f"{kind}, {signed(n)}" for kind, n in causes)])
+        macs_why = "; ".join([text, *(f"{kind}, {signed_gmac(n)}" for kind, n in causes)])
         if counted[0].macs and macs_counter != "torch":
-            macs_why += f"; true {'at least ' if counted[0].uncounted else ''}{giga(counted[0].macs)} G"
+            macs_why += f"; true {'at least ' if counted[0].uncounted else ''}{gmac(counted[0].macs)} G"
         elif counted[0].uncounted:
             macs_why = macs_why.replace("the true count", "PyTorch's count, a lower bound")
     params_counter, params_why = None, ""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from benchbench.measure.flops.audit import Difference
+from benchbench.core.audit_result import Difference
 from benchbench.measure.flops.counters import CountedPart, Facts, Family, Repeat, Tally
 
 

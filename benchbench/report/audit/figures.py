@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from benchbench.core import units
-from benchbench.report.audit import results as audit_results
+from benchbench.core.audit_result import TITLES
 from benchbench.report.audit.tables import SHOWN, AuditRow, Metric
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
@@ -113,7 +113,7 @@ def staircase(part: Sequence[AuditRow], *, prefix: str) -> Drawing | None:
     if one is None or name is None:
         return None
     steps = steps_of(one, name)
-    shown = audit_results.COUNTERS.get(name, name)
+    shown = TITLES.get(name, name)
     added = sum(s.end - s.start for s in steps if s.kind in ("more", "less"))
     first = one.found.shares(name)[0] if one.found else None
     caption = f"{shown} counts {giga(abs(added))} GMAC {'more' if added > 0 else 'less'} than the graph holds."
@@ -153,7 +153,7 @@ def steps_of(one: AuditRow, counter: str) -> list[Step]:
         kind = "more" if excess > 0 else "less"
         steps.append(Step(label=label, start=at, end=at + excess, text=signed(excess), kind=kind))
         at += excess
-    shown = audit_results.COUNTERS.get(counter, counter)
+    shown = TITLES.get(counter, counter)
     if said is not None:
         steps.append(Step(label=f"{shown} says", start=0, end=said, text=giga(said), kind="counter"))
     steps.append(Step(label="published", start=0, end=stated, text=one.published_text("macs"), kind="published"))

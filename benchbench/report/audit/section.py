@@ -13,9 +13,9 @@ from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core import units
+from benchbench.core.audit_result import TITLES, AuditResult, Counted, is_audit
 from benchbench.report import conditions, html
 from benchbench.report.audit import figures as audit_figures
-from benchbench.report.audit import results as audit_results
 from benchbench.report.audit.tables import AuditRow, compute_grid, gather, parameter_grid
 from benchbench.report.grid import Grid, count_text, giga, mega, signed, times
 from benchbench.report.slim_unetr_paper import facts as slim_unetr_paper_facts
@@ -39,7 +39,7 @@ def section(records: Sequence[rec.Record], read: Callable[[rec.Artifact], bytes]
     parts = gather(records, read)
     if not parts:
         return None
-    runs = [r for r in records if not audit_results.is_audit(r)]
+    runs = [r for r in records if not is_audit(r)]
     several = len(parts) > 1
     facts = max((slim_unetr_paper_facts.facts(part) for part in parts), key=len)
     return {
@@ -126,7 +126,7 @@ def _network(one: AuditRow) -> dict[str, Any]:
     }
 
 
-def _sizes(found: audit_results.Audit) -> str:
+def _sizes(found: AuditResult) -> str:
     p = found.params
     return (
         f"{count_text(p.all)} parameters, {count_text(p.bare)} of them bare and "
@@ -135,7 +135,7 @@ def _sizes(found: audit_results.Audit) -> str:
     )
 
 
-def _count(one: AuditRow, count: audit_results.Count) -> dict[str, Any]:
+def _count(one: AuditRow, count: Counted) -> dict[str, Any]:
     def cell(value: int | None, shown: Callable[[float], str]) -> TableCell:
         if value is None:
             return TableCell(text="-", note=count.reason or "no count recorded")
@@ -145,7 +145,7 @@ def _count(one: AuditRow, count: audit_results.Count) -> dict[str, Any]:
 
     true = one.true("macs")
     return {
-        "name": audit_results.COUNTERS.get(count.counter, count.counter),
+        "name": TITLES.get(count.counter, count.counter),
         "version": count.version or "",
         "macs": cell(count.macs, giga),
         "params": cell(count.params, mega),
@@ -154,12 +154,12 @@ def _count(one: AuditRow, count: audit_results.Count) -> dict[str, Any]:
     }
 
 
-def _differences(found: audit_results.Audit) -> list[dict[str, Any]]:
+def _differences(found: AuditResult) -> list[dict[str, Any]]:
     """The differences of every counter, the largest first."""
     ordered = sorted(found.differences, key=lambda d: (-abs(d.excess), d.counter, d.kind, d.operator))
     rows = [
         {
-            "counter": audit_results.COUNTERS.get(d.counter, d.counter),
+            "counter": TITLES.get(d.counter, d.counter),
             "kind": d.kind,
             "operator": d.operator,
             "modules": units.significant(d.modules),

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from benchbench.core import records as rec
+from benchbench.core.audit_result import TITLES, AuditResult, is_audit, read_audit
 from benchbench.core.errors import StoreError
-from benchbench.report.audit import results as audit_results
 from benchbench.report.conditions import input_text
 from benchbench.report.grid import AGREES, GMAC, NOTHING, Grid, GridColumn, GridRow, direction, giga, mega, times
 from benchbench.report.slim_unetr_paper import published
@@ -22,6 +22,7 @@ from benchbench.report.tables import STATUS_TEXT, TableCell, finite, measurement
 Metric = Literal["macs", "params"]
 #: How a figure is written: G or M.
 SHOWN = {"macs": giga, "params": mega}
+_ORDER = ("thop", "thop_fixed", "fvcore", "torch_pruning")  # of the counters' columns
 _SCALE = {"macs": 1e9, "params": 1e6}
 _COLUMN = {"macs": "gflops", "params": "mparams"}  # of Table III, after `brain_` or `vessel_`
 
@@ -33,7 +34,7 @@ class AuditRow:
     record: rec.Record
     label: str  # the paper's name of the network, else the card's
     card: str
-    found: audit_results.Audit | None
+    found: AuditResult | None
     note: str = ""  # why there is no audit, or what is odd about it
 
     @property
@@ -56,8 +57,8 @@ class AuditRow:
         own = finite(self.record.published(metric))
         if own and own.value:
             return float(own.value)
-        if self.found and (value := self.found.published[metric].value):
-            return value
+        if self.found and (printed := getattr(self.found.published, metric)):
+            return float(printed)
         text = self._printed(metric)
         return float(text) * _SCALE[metric] if text else None
 
@@ -79,9 +80,12 @@ class AuditRow:
         stated, true = self.published(metric), self.true(metric)
         return stated / true if stated and true else None
 
-    def explained(self, metric: Metric) -> audit_results.Explained | None:
-        """What the audit says of the published figure."""
-        return self.found.published[metric] if self.found else None
+    def explained(self, metric: Metric) -> tuple[str | None, str] | None:
+        """The counter that gives the published figure, if one does, and why it is not ours; None without an audit."""
+        if self.found is None:
+            return None
+        figures = self.found.published
+        return getattr(figures, f"{metric}_counter"), getattr(figures, f"{metric}_why")
 
 
 def gather(records: Sequence[rec.Record], read: Callable[[rec.Artifact], bytes]) -> list[list[AuditRow]]:
@@ -91,7 +95,7 @@ def gather(records: Sequence[rec.Record], read: Callable[[rec.Artifact], bytes])
         records: any; those that are no audits are passed over.
         read: gives the content of an artifact, or raises StoreError with a line for the page.
     """
-    audits = [r for r in records if audit_results.is_audit(r)]
+    audits = [r for r in records if is_audit(r)]
     by_input: dict[str, list[rec.Record]] = {}
     for record in audits:
         by_input.setdefault(input_text(record), []).append(record)
@@ -110,7 +114,7 @@ def _audited(record: rec.Record, label: str, read: Callable[[rec.Artifact], byte
     found, note = None, ""
     if kept:
         try:
-            found = audit_results.read(read(kept[-1]))
+            found = read_audit(read(kept[-1]))
         except StoreError as error:
             note = str(error)
     elif record.status in ("ok", "unstable"):
@@ -126,8 +130,7 @@ def _audited(record: rec.Record, label: str, read: Callable[[rec.Artifact], byte
 def counters(part: Sequence[AuditRow]) -> list[str]:
     """The public counters that any of these audits asked, ours left out."""
     asked = {name for one in part if one.found for name in one.found.counts}
-    known = [name for name in audit_results.COUNTERS if name in asked and name != "torch"]
-    return known + sorted(asked - set(audit_results.COUNTERS))
+    return [name for name in _ORDER if name in asked] + sorted(asked - {"torch", *_ORDER})
 
 
 def compute_grid(part: Sequence[AuditRow], *, key: str = "compute") -> Grid:
@@ -182,7 +185,7 @@ def _grid(
     columns += [
         GridColumn(
             key=f"by_{name}",
-            title=audit_results.COUNTERS.get(name, name),
+            title=TITLES.get(name, name),
             help=f"what {name} says",
             group=f"{group} by",
         )
@@ -263,12 +266,12 @@ def _why(one: AuditRow, metric: Metric) -> TableCell:
     """The reason in words; of a failure, why there is no audit."""
     if not one.usable:
         return TableCell(text=f"{STATUS_TEXT[one.record.status]}: {one.record.error or 'no reason recorded'}")
-    found = one.explained(metric)
-    if found is None:
+    explained = one.explained(metric)
+    if explained is None:
         return TableCell(text=one.note or NOTHING.note)
-    if found.why:
-        return TableCell(text=found.why[0].upper() + found.why[1:])
+    counter, why = explained
+    if why:
+        return TableCell(text=why[0].upper() + why[1:])
     if one.published(metric) is None:
         return TableCell(text="No figure published.")
-    name = found.counter and audit_results.COUNTERS.get(found.counter, found.counter)
-    return TableCell(text=f"Reproduced by {name}." if name else "No counter reproduces it.")
+    return TableCell(text=f"Reproduced by {TITLES.get(counter, counter)}." if counter else "No counter reproduces it.")

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from benchbench.core import units
-from benchbench.report.audit import results as audit_results
+from benchbench.core.audit_result import TITLES
 from benchbench.report.audit.tables import AuditRow
 from benchbench.report.grid import AGREES, giga, signed, times
 from benchbench.report.slim_unetr_paper import published
@@ -49,7 +49,7 @@ def blamed(one: AuditRow) -> str | None:
     """The counter to explain a network by: the one that gave the published figure, else the one furthest off."""
     if one.found is None:
         return None
-    named = one.found.published["macs"].counter
+    named = one.found.published.macs_counter
     if named and one.found.shares(named):
         return named
     excess = {name: sum(abs(s.excess) for s in one.found.shares(name)) for name in one.found.counts}
@@ -83,7 +83,7 @@ def _cause(one: AuditRow, true: float) -> str:
     if name is None or one.found is None:
         return "The audit names no counter that explains it."
     count, shares = one.found.counts.get(name), one.found.shares(name)
-    said = f"The counter {audit_results.COUNTERS.get(name, name)}"
+    said = f"The counter {TITLES.get(name, name)}"
     if count and count.macs is not None:
         more = count.macs - true
         said += (
