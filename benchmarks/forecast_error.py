@@ -27,9 +27,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from benchbench.core.errors import BenchError
-from benchbench.core.units import format_duration, format_value
-from benchbench.devices.forecast import SCALED_FACTOR, forecast_latency
-from benchbench.devices.profile import Profile, find_profile, load_profile
+from benchbench.core.units import format_duration
+from benchbench.devices.forecast import SCALED_FACTOR
+from benchbench.devices.profile import Profile, load_profile
 from benchbench.runner import calibrate
 from benchbench.runner.calibration_journal import CalibrationJournal
 
@@ -100,11 +100,12 @@ def own_table(devices: list[Device]) -> Iterator[str]:
 
 
 def residuals(devices: list[Device]) -> Iterator[str]:
-    yield f"| network | {' | '.join(device.setting for device in devices)} |"
-    yield "|---" * (1 + len(devices)) + "|"
+    texts = []
     for name in sorted({name for device in devices for name in device.checked.ratios}):
         ratios = [device.checked.ratios.get(name) for device in devices]
-        yield f"| {name} | {' | '.join('-' if ratio is None else f'{ratio:.2f}' for ratio in ratios)} |"
+        texts.append(f"{name} {', '.join('-' if ratio is None else f'{ratio:.2f}' for ratio in ratios)}")
+    settings = "; ".join(device.setting for device in devices)
+    yield from textwrap.wrap(f"Forecast over measured ({settings}): {'; '.join(texts)}.", 118, break_on_hyphens=False)
 
 
 def scaled_table(devices: list[Device]) -> Iterator[str]:
@@ -125,23 +126,6 @@ def scaled_table(devices: list[Device]) -> Iterator[str]:
     )
 
 
-def samples(device: Device) -> Iterator[str]:
-    """What each tier prints of one network."""
-    name = min(device.measured, key=device.measured.__getitem__)
-    calls = device.journal.networks[name]
-    costs = [device.journal.costs[key] for key, n in calls.items() for _ in range(n)]
-    like = dataclasses.replace(find_profile("intel-n100"), name="my-board", like=device.profile)
-    yield "```"
-    for profile in (device.profile, like, find_profile("rtx-4090")):
-        found = forecast_latency(costs, profile)
-        assert not isinstance(found, str)
-        low, high = (format_value(end, "s") for end in found.interval)
-        value = f"{'at least ' if found.bound else ''}{format_value(found.seconds, 's')}"
-        text = f"{profile.name}, {name}: {value} ({low} to {high}); {found.method}"
-        yield from textwrap.wrap(text, 118, subsequent_indent="  ", break_on_hyphens=False)
-    yield "```"
-
-
 def published_table() -> Iterator[str]:
     from datasheet_interval import INTERVAL_FACTOR, ratios  # traces a network: some seconds
 
@@ -157,10 +141,9 @@ def sections(devices: list[Device]) -> str:
     parts = [
         ["**Calibrated**, each network without its own calls and without those networks that share most of them:", ""],
         [*own_table(devices), ""],
-        ["Forecast over measured, network by network:", "", *residuals(devices), ""],
+        [*residuals(devices), ""],
         ["**Scaled**, each network from the calls of another setting:", "", *scaled_table(devices), ""],
-        ["**Data sheet**, against published latencies:", "", *published_table(), ""],
-        ["What each tier prints, as `method` of the row:", "", *samples(devices[-1])],
+        ["**Data sheet**, against published latencies:", "", *published_table()],
     ]
     return "\n".join(itertools.chain.from_iterable(parts))
 

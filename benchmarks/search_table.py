@@ -112,8 +112,8 @@ def main(folder: Path, out: Path, steps: int) -> None:
             with open(path, "a") as file:
                 file.write(rec.canonical_json(row) + "\n")
             print(f"{i + 1} of {len(left)}: Dice {found.dice:.3f} in {row['total_s']:.1f} s", flush=True)
-    if trial.feed:
-        trial.feed.end()
+    if trial.loader:
+        trial.loader.end()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from benchbench import data  # noqa: E402
 from benchbench.data import folder as folders  # noqa: E402
 from benchbench.data import preprocessing  # noqa: E402
 from benchbench.training.losses import make_loss  # noqa: E402
-from benchbench.training.patch_loader import PatchLoader, hold  # noqa: E402
+from benchbench.training.patch_loader import PatchLoader, cached_case  # noqa: E402
 from benchbench.training.recipe import TrainingBudget, TrainRecipe  # noqa: E402
 from benchbench.training.torch_runtime import channels_last, has_fast_bf16  # noqa: E402
 from benchbench.zoo import cards as zoo_cards  # noqa: E402
@@ -37,14 +37,14 @@ class Uncached(PatchLoader):
 
     def _case(self, index: int):
         source, files = folders.case_files(self.plan, "train", index)
-        return hold(preprocessing._prepare_case(source, files, self.plan.preparation))
+        return cached_case(preprocessing._prepare_case(source, files, self.plan.preparation))
 
     def batch(self, step, patch, following=None):
         """The batch of a step, made when it is needed."""
         return self.make(step, patch)
 
 
-def steps(feed: PatchLoader, plan: data.DataPlan, *, ours: bool, bf16: bool, first: int) -> list[float]:
+def steps(loader: PatchLoader, plan: data.DataPlan, *, ours: bool, bf16: bool, first: int) -> list[float]:
     """Seconds of each step."""
     torch.manual_seed(0)
     card = zoo_cards.get_card(MODEL).on(plan)
@@ -56,7 +56,7 @@ def steps(feed: PatchLoader, plan: data.DataPlan, *, ours: bool, bf16: bool, fir
     taken = []
     for step in range(first, first + STEPS):
         start = time.perf_counter()
-        batch = feed.batch(step, plan.patch, plan.patch)
+        batch = loader.batch(step, plan.patch, plan.patch)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = network(batch.image.contiguous(memory_format=layout))
         optimizer.zero_grad(set_to_none=True)

@@ -89,17 +89,17 @@ def find_structure(model: nn.Module, shape: Sequence[int]) -> Structure:
         except Exception as error:  # a forward that reads the values of tensors
             log.debug("followed with values, since it cannot be without: %s", error)
             seen = _follow_with_values(model, shape)
-        found = _without_what_is_held(seen, _structure(seen.follower))
-    if not found.layers:
+        structure = _without_what_is_held(seen, _structure(seen.tracer))
+    if not structure.layers:
         raise UsageError("no channel of this network can be removed without changing what its code does")
-    return found
+    return structure
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Traced:
     """A network that was followed."""
 
-    follower: ChannelTracer
+    tracer: ChannelTracer
     model: nn.Module  # that it was done with: a copy, on `meta` if it runs there
     runs: tuple[tuple[bool, Tensor], ...]  # (training, input) of forwards with unlike outputs
 
@@ -127,8 +127,8 @@ def _follow(model: nn.Module, shape: Sequence[int]) -> _Traced:
     held = dict(model.named_parameters()) | dict(model.named_buffers())
     device = next((value.device for value in held.values()), torch.device("cpu"))
     x = torch.zeros(tuple(shape), device=device)
-    follower = ChannelTracer(held, RULES)
-    with follower:
+    tracer = ChannelTracer(held, RULES)
+    with tracer:
         used = zoo_logits.tensors(model.eval()(x))
         batch = x
         try:
@@ -137,32 +137,32 @@ def _follow(model: nn.Module, shape: Sequence[int]) -> _Traced:
             batch = torch.zeros((2, *shape[1:]), device=device)
             trained = zoo_logits.tensors(model.train()(batch))
     for value in used + trained:
-        if (numbers := follower.of(value)) is not None:
-            follower.forest.freeze(numbers.numpy())
+        if (numbers := tracer.of(value)) is not None:
+            tracer.forest.freeze(numbers.numpy())
     alike = [value.shape[1:] for value in trained] == [value.shape[1:] for value in used]
-    return _Traced(follower=follower, model=model, runs=((False, x),) if alike else ((False, x), (True, batch)))
+    return _Traced(tracer=tracer, model=model, runs=((False, x),) if alike else ((False, x), (True, batch)))
 
 
-def _structure(follower: ChannelTracer) -> Structure:
-    forest = follower.forest
-    frozen = {forest.find(one) for one in forest.frozen}
-    mixed = {forest.find(one) for one in forest.mixed}
-    multiplied = {forest.find(one) for one in forest.multiplied}
+def _structure(tracer: ChannelTracer) -> Structure:
+    forest = tracer.forest
+    frozen = {forest.find(channel) for channel in forest.frozen}
+    mixed = {forest.find(channel) for channel in forest.mixed}
+    multiplied = {forest.find(channel) for channel in forest.multiplied}
     places: dict[int, list[WeightIndex]] = {}
     beside: dict[int, int] = {}  # channel -> a channel of its layer
 
-    def layer_of(one: int) -> int:
-        root = one
+    def layer_of(channel: int) -> int:
+        root = channel
         while beside.setdefault(root, root) != root:
             root = beside[root]
-        beside[one] = root
+        beside[channel] = root
         return root
 
-    for (name, axis), channels in sorted(follower.places.items()):
+    for (name, axis), channels in sorted(tracer.places.items()):
         for index, channel in enumerate(channels.tolist()):
             if channel >= 0:
                 places.setdefault(forest.find(channel), []).append(WeightIndex(name, axis, index))
-    held_in = {root: tuple(sorted((p.name, p.axis) for p in own)) for root, own in places.items()}
+    held_in = {root: tuple(sorted((p.name, p.axis) for p in members)) for root, members in places.items()}
     for roots in _by_axis(places).values():
         first: dict[Any, int] = {}  # one of each kind: two layers may lie in one axis, after a concatenation
         for root in roots:
@@ -172,7 +172,7 @@ def _structure(follower: ChannelTracer) -> Structure:
     for root in places:
         if root not in frozen:
             layers.setdefault(layer_of(root), []).append(root)
-    made = [
+    prunable = [
         PrunableLayer(
             name=min(place.name for place in places[roots[0]]),
             channels=tuple(tuple(places[root]) for root in sorted(roots, key=lambda root: places[root][0])),
@@ -183,24 +183,24 @@ def _structure(follower: ChannelTracer) -> Structure:
         if len(roots) > 1
     ]
     return Structure(
-        layers=tuple(sorted(made, key=lambda layer: layer.channels[0][0])),
+        layers=tuple(sorted(prunable, key=lambda layer: layer.channels[0][0])),
         frozen=sum(root in frozen for root in places) + sum(len(r) for r in layers.values() if len(r) == 1),
-        reads=frozenset(follower.reads),
-        makes=frozenset(follower.makes),
-        unknown=tuple(sorted(follower.unknown)),
+        reads=frozenset(tracer.reads),
+        makes=frozenset(tracer.makes),
+        unknown=tuple(sorted(tracer.unknown)),
     )
 
 
 def _by_axis(places: Mapping[int, Sequence[WeightIndex]]) -> dict[tuple[str, int], list[int]]:
     """(name, axis) -> the channels along it, in order."""
-    found: dict[tuple[str, int], dict[int, int]] = {}
-    for root, own in places.items():
-        for place in own:
-            found.setdefault((place.name, place.axis), {})[place.index] = root
-    return {key: list(dict.fromkeys(own[index] for index in sorted(own))) for key, own in found.items()}
+    by_axis: dict[tuple[str, int], dict[int, int]] = {}
+    for root, members in places.items():
+        for place in members:
+            by_axis.setdefault((place.name, place.axis), {})[place.index] = root
+    return {key: list(dict.fromkeys(members[index] for index in sorted(members))) for key, members in by_axis.items()}
 
 
-def _without_what_is_held(seen: _Traced, found: Structure) -> Structure:
+def _without_what_is_held(seen: _Traced, structure: Structure) -> Structure:
     """The structure without layers whose width the network's own code has as a number: it fails without a channel."""
     shapes = shapes_of(seen.model)
 
@@ -227,14 +227,14 @@ def _without_what_is_held(seen: _Traced, found: Structure) -> Structure:
         half = len(layers) // 2
         if not half:
             return []
-        found = free(layers[:half])
-        for part in _parts(free(layers[half:]), found, works):
-            found += part
-        return found
+        structure = free(layers[:half])
+        for part in _parts(free(layers[half:]), structure, works):
+            structure += part
+        return structure
 
-    kept = free(found.layers)
-    held = found.width - sum(layer.width for layer in kept)
-    return dataclasses.replace(found, layers=tuple(kept), frozen=found.frozen + held)
+    kept = free(structure.layers)
+    held = structure.width - sum(layer.width for layer in kept)
+    return dataclasses.replace(structure, layers=tuple(kept), frozen=structure.frozen + held)
 
 
 def _parts(
@@ -260,9 +260,7 @@ def keep_indices(
     """(name, axis) -> the indices that stay, for every axis that loses something.
 
     Args:
-        layers: of the network.
         removed: for each layer, the numbers of its channels that go.
-        shapes: of the network's parameters and buffers.
 
     Raises:
         ShapeError: a layer would be left without a channel.
@@ -282,37 +280,35 @@ def keep_indices(
 
 def cut_shapes(shapes: Mapping[str, Sequence[int]], keep: Keep) -> dict[str, list[int]]:
     """The shapes of what loses something, after it has."""
-    found: dict[str, list[int]] = {}
+    result: dict[str, list[int]] = {}
     for (name, axis), indices in keep.items():
-        found.setdefault(name, list(shapes[name]))[axis] = len(indices)
-    return found
+        result.setdefault(name, list(shapes[name]))[axis] = len(indices)
+    return result
 
 
 def cut(state: Mapping[str, Tensor], keep: Keep) -> dict[str, Tensor]:
     """A state dict without the channels that go."""
-    found = dict(state)
+    result = dict(state)
     for (name, axis), indices in keep.items():
-        found[name] = found[name].index_select(axis, indices.to(found[name].device))
-    return found
+        result[name] = result[name].index_select(axis, indices.to(result[name].device))
+    return result
 
 
 def mask(state: Mapping[str, Tensor], keep: Keep) -> dict[str, Tensor]:
     """A state dict in which the channels that go are zero; of the same shapes."""
-    found = dict(state)
+    result = dict(state)
     for (name, axis), indices in keep.items():
-        if found[name].is_floating_point():
-            stays = torch.zeros(found[name].shape[axis])
+        if result[name].is_floating_point():
+            stays = torch.zeros(result[name].shape[axis])
             stays[indices] = 1
-            found[name] = found[name] * stays.reshape([-1 if a == axis else 1 for a in range(found[name].ndim)])
-    return found
+            result[name] = result[name] * stays.reshape([-1 if a == axis else 1 for a in range(result[name].ndim)])
+    return result
 
 
 def remove(model: nn.Module, structure: Structure, removed: Sequence[Collection[int]]) -> nn.Module:
     """The network without some channels, as a copy; what stays has the values that it had.
 
     Args:
-        model: the network.
-        structure: of it.
         removed: for each layer, the numbers of its channels that go.
 
     Raises:
@@ -325,7 +321,7 @@ def remove(model: nn.Module, structure: Structure, removed: Sequence[Collection[
     small = cut(state, keep)
     resize(pruned, cut_shapes(shapes, keep))
     with torch.no_grad():
-        own: dict[str, Any] = pruned.state_dict()
+        parameters: dict[str, Any] = pruned.state_dict()
         for name in {name for name, _ in keep}:
-            own[name].copy_(small[name])
+            parameters[name].copy_(small[name])
     return pruned

@@ -22,7 +22,7 @@ Channels = npt.NDArray[np.int64]  # one number for each index of an axis
 _GROUP_NORM = torch.ops.aten.native_group_norm.default
 _BATCH_NORM = torch.ops.aten.native_batch_norm.default
 
-#: (follower, operator, arguments, keywords, result): says where the numbers go.
+#: (tracer, operator, arguments, keywords, result): says where the numbers go.
 Rule = Callable[["ChannelTracer", Any, Sequence[Any], Mapping[str, Any], Any], None]
 
 
@@ -41,13 +41,13 @@ class UnionFind:
         self.parent.extend(range(start, start + count))
         return np.arange(start, start + count)
 
-    def find(self, one: int) -> int:
+    def find(self, member: int) -> int:
         """The channel that stands for all that are one with it."""
-        root = one
+        root = member
         while self.parent[root] != root:
             root = self.parent[root]
-        while self.parent[one] != root:
-            self.parent[one], one = root, self.parent[one]
+        while self.parent[member] != root:
+            self.parent[member], member = root, self.parent[member]
         return root
 
     def join(self, a: Channels, b: Channels) -> None:
@@ -87,8 +87,8 @@ class Quick(TorchDispatchMode):  # type: ignore[no-untyped-call]
             x, groups = args[0], args[6]
             return torch.empty_like(x), x.new_empty((x.shape[0], groups)), x.new_empty((x.shape[0], groups))
         if func is _BATCH_NORM and args[0].device.type == "meta":
-            x, own = args[0], args[0].shape[1] if args[5] else 0
-            return torch.empty_like(x), x.new_empty((own,)), x.new_empty((own,))
+            x, width = args[0], args[0].shape[1] if args[5] else 0
+            return torch.empty_like(x), x.new_empty((width,)), x.new_empty((width,))
         return func(*args, **(kwargs or {}))
 
 
@@ -100,7 +100,6 @@ class ChannelTracer(Quick):
 
         Args:
             held: the network's parameters and buffers.
-            rules: of operators, `benchbench.compress.operator_rules.RULES`.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.rules = rules
@@ -150,15 +149,15 @@ class ChannelTracer(Quick):
     def move(self, source: Any, moved: Callable[[Tensor], Any], out: Any) -> None:
         """`out` has the values of `source` at other places."""
         if (numbers := self.of(source)) is not None:
-            for value, own in zip(as_list(out), as_list(moved(numbers)), strict=True):
-                self.put(value, own)
+            for value, numbering in zip(as_list(out), as_list(moved(numbers)), strict=True):
+                self.put(value, numbering)
         elif self.is_weight(source):
             name, elements = self._weights[id(source)]
             if elements is None:
                 elements = torch.arange(source.numel()).reshape(source.shape)
-            for value, own in zip(as_list(out), as_list(moved(elements)), strict=True):
+            for value, numbering in zip(as_list(out), as_list(moved(elements)), strict=True):
                 self._alive.append(value)
-                self._weights[id(value)] = name, own
+                self._weights[id(value)] = name, numbering
 
     def channels(self, numbers: Numbers, axis: int) -> Channels:
         """The channel of each index of an axis; where one index is of several, they are joined."""
@@ -177,24 +176,23 @@ class ChannelTracer(Quick):
 
         Args:
             value: anything else is passed over.
-            along: a dimension of it.
             channels: one for each of its indices.
             role: `reads` or `makes`, if it does one of them.
         """
         if not self.is_weight(value):
             return
         name, elements = self._weights[id(value)]
-        found: tuple[int, Channels] | None = (along % value.ndim, np.arange(len(channels)))
+        axis_of: tuple[int, Channels] | None = (along % value.ndim, np.arange(len(channels)))
         if value.shape[along] != len(channels):
-            found = None
+            axis_of = None
         elif elements is not None:
-            found = self._axis_of(name, elements, along)
-        if found is None:
+            axis_of = self._axis_of(name, elements, along)
+        if axis_of is None:
             self.forest.freeze(channels)
             return
-        self._bind(name, *found, channels)
+        self._bind(name, *axis_of, channels)
         if role is not None:
-            role.add((name, found[0]))
+            role.add((name, axis_of[0]))
 
     def bind_elements(self, value: Tensor, numbers: Numbers) -> None:
         """A weight that meets an activation of these numbers value by value, as an added embedding does."""
@@ -208,17 +206,17 @@ class ChannelTracer(Quick):
             if size < 2:
                 continue
             order = np.argsort(index[axis], kind="stable")
-            own, met = index[axis][order], channels[order]
-            starts = np.flatnonzero(np.r_[True, own[1:] != own[:-1]])
+            along, met = index[axis][order], channels[order]
+            starts = np.flatnonzero(np.r_[True, along[1:] != along[:-1]])
             high, low = np.maximum.reduceat(met, starts), np.minimum.reduceat(met, starts)
             if (high == low).all() and len(set(high.tolist())) > 1:
-                self._bind(name, axis, own[starts], high)
+                self._bind(name, axis, along[starts], high)
                 return
 
     def _bind(self, name: str, axis: int, indices: Channels, channels: Channels) -> None:
-        own = self.places.setdefault((name, axis), np.full(self._shapes[name][axis], NONE, np.int64))
-        self.forest.join(own[indices], channels)
-        own[indices] = np.where(channels >= 0, channels, own[indices])
+        numbering = self.places.setdefault((name, axis), np.full(self._shapes[name][axis], NONE, np.int64))
+        self.forest.join(numbering[indices], channels)
+        numbering[indices] = np.where(channels >= 0, channels, numbering[indices])
 
     def _axis_of(self, name: str, elements: Tensor, along: int) -> tuple[int, Channels] | None:
         """Which axis of a weight runs along a dimension of a view of it, and with which indices."""
@@ -239,7 +237,7 @@ class ChannelTracer(Quick):
             sides = self._shapes[name]
             strides = torch.empty(sides, device="meta").stride()
             axes = {(size, stride): axis for axis, (size, stride) in enumerate(zip(sides, strides, strict=True))}
-            order = tuple(axes.get(own, -1) for own in zip(elements.shape, elements.stride(), strict=True))
+            order = tuple(axes.get(side, -1) for side in zip(elements.shape, elements.stride(), strict=True))
             turned = sorted(order) == list(range(len(sides)))
             if turned:
                 plain = torch.arange(elements.numel()).as_strided(elements.shape, elements.stride())

@@ -36,13 +36,11 @@ def of_training(plan: DataPlan, recipe: TrainRecipe, count: int) -> tuple[Batche
     """So many batches of training cases, and the loss of the training, for `taylor`.
 
     Args:
-        plan: of the data set.
-        recipe: of the training.
         count: of batches, its first ones; each is made when it is asked for.
     """
-    feed = PatchLoader(plan, recipe)
-    made = (feed.make(step, recipe.patch) for step in range(count))
-    return ((one.image, one.target) for one in made), make_loss(recipe.loss, exclusive=plan.exclusive)
+    loader = PatchLoader(plan, recipe)
+    batches = (loader.make(step, recipe.patch) for step in range(count))
+    return ((batch.image, batch.target) for batch in batches), make_loss(recipe.loss, exclusive=plan.exclusive)
 
 
 def magnitude(model: nn.Module, structure: Structure) -> list[Scores]:
@@ -52,11 +50,13 @@ def magnitude(model: nn.Module, structure: Structure) -> list[Scores]:
     """
     held = {name: p.detach() ** 2 for name, p in model.named_parameters()}
     kernels = {name for name, value in held.items() if value.ndim > 1}
-    found = []
+    scores = []
     for layer in structure.layers:
-        own = _places(layer, lambda place: place.name in kernels) or _places(layer, lambda place: place.name in held)
-        found.append(np.sqrt(_mean(layer.width, own, lambda name, axis: _relative(_sums(held[name], axis)))))
-    return found
+        members = _places(layer, lambda place: place.name in kernels) or _places(
+            layer, lambda place: place.name in held
+        )
+        scores.append(np.sqrt(_mean(layer.width, members, lambda name, axis: _relative(_sums(held[name], axis)))))
+    return scores
 
 
 def batchnorm(model: nn.Module, structure: Structure) -> list[Scores | None]:
@@ -76,17 +76,17 @@ def batchnorm(model: nn.Module, structure: Structure) -> list[Scores | None]:
         if isinstance(module, _NORMS) and isinstance(module.weight, Tensor)
     }
     state = model.state_dict()
-    found: list[Scores | None] = []
+    scores: list[Scores | None] = []
     for layer in structure.layers:
-        own = _places(layer, lambda place: place.name in scales)
-        mean = _mean(layer.width, own, lambda name, axis: _relative(_sums(state[name].abs(), axis)))
-        found.append(mean if own else None)
-    if all(scores is None for scores in found):
+        members = _places(layer, lambda place: place.name in scales)
+        mean = _mean(layer.width, members, lambda name, axis: _relative(_sums(state[name].abs(), axis)))
+        scores.append(mean if members else None)
+    if all(score is None for score in scores):
         raise UsageError(
             "the criterion batchnorm needs norms with scales on channels that can go, and this network has none: "
             "take magnitude or taylor"
         )
-    return found
+    return scores
 
 
 def random(structure: Structure, seed: int) -> list[Scores]:
@@ -100,9 +100,6 @@ def taylor(model: nn.Module, structure: Structure, batches: Batches, loss: Loss)
 
     Args:
         model: in any mode; its norms use what they have learned, and nothing of it is changed.
-        structure: of it.
-        batches: of training cases.
-        loss: of logits and a target.
 
     Raises:
         UsageError: no gradient is finite.
@@ -119,9 +116,9 @@ def taylor(model: nn.Module, structure: Structure, batches: Batches, loss: Loss)
             loss(logits.float(), target).backward()  # type: ignore[no-untyped-call]
             grads = {name: p.detach() * p.grad for name, p in model.named_parameters() if p.grad is not None}
             change = [_first_order(layer, structure, grads) for layer in structure.layers]
-            if all(np.isfinite(one).all() for one in change):
+            if all(np.isfinite(values).all() for values in change):
                 count += 1
-                total = [sum_ + one**2 for sum_, one in zip(total, change, strict=True)]
+                total = [sum_ + values**2 for sum_, values in zip(total, change, strict=True)]
     finally:
         model.zero_grad(set_to_none=True)
         model.train(was_training)
@@ -148,12 +145,12 @@ _Pairs = dict[tuple[str, int], list[tuple[int, int]]]  # (weight, axis) -> numbe
 
 
 def _places(layer: PrunableLayer, wanted: Callable[[WeightIndex], bool]) -> _Pairs:
-    found: _Pairs = {}
+    places: _Pairs = {}
     for number, channel in enumerate(layer.channels):
         for place in channel:
             if wanted(place):
-                found.setdefault((place.name, place.axis), []).append((number, place.index))
-    return found
+                places.setdefault((place.name, place.axis), []).append((number, place.index))
+    return places
 
 
 def _total(width: int, places: _Pairs, of: Callable[[str, int], Scores]) -> Scores:
@@ -196,7 +193,6 @@ def choose(
     """Which channels go.
 
     Args:
-        structure: of the network.
         scores: of each layer's channels; a layer with None keeps all.
         ratio: share of the channels that goes, 0 to below 1.
         scope: `layer`: that share of each layer; `global`: of all together, those that matter least, though every
@@ -213,25 +209,25 @@ def choose(
         raise UsageError(f"the share of channels that goes must be from 0 to below 1, not {ratio}")
     if multiple_of < 1:
         raise UsageError(f"what stays can be a multiple of 1 or more, not of {multiple_of}")
-    asked = [(layer, own) for layer, own in zip(structure.layers, scores, strict=True) if own is not None]
+    asked = [(layer, worth) for layer, worth in zip(structure.layers, scores, strict=True) if worth is not None]
     if scope == "layer":
         stays = [layer.width - round(ratio * layer.width) for layer, _ in asked]
     else:
         stays = _globally(asked, ratio)
     for (layer, _), stay in zip(asked, stays, strict=True):
         if stay < 1:
-            most = min((one.width - 1) / one.width for one, _ in asked)
+            most = min((layer.width - 1) / layer.width for layer, _ in asked)
             raise UsageError(
                 f"{ratio:g} of the {layer.width} channels of {layer.name} leaves none; "
                 f"the most that every layer of this network can give is {int(most * 100) / 100:g}"
             )
     left = iter(stays)
     removed: list[list[int]] = []
-    for layer, own in zip(structure.layers, scores, strict=True):
+    for layer, worth in zip(structure.layers, scores, strict=True):
         keep = layer.width
-        if own is not None:
+        if worth is not None:
             keep = min(layer.width, -(-next(left) // multiple_of) * multiple_of)
-        order = np.argsort(own, kind="stable") if own is not None else np.arange(0)
+        order = np.argsort(worth, kind="stable") if worth is not None else np.arange(0)
         removed.append(sorted(order[: layer.width - keep].tolist()))
     if ratio and not any(removed):
         raise UsageError(f"{ratio:g} of its channels is none in every layer: take a larger share")
@@ -250,8 +246,8 @@ def _globally(asked: Sequence[tuple[PrunableLayer, Scores]], ratio: float) -> li
         )
     free = [  # the best of each layer stay
         (float(value), number)
-        for number, (layer, own) in enumerate(asked)
-        for value in np.sort(own)[: layer.width - least[number]]
+        for number, (layer, worth) in enumerate(asked)
+        for value in np.sort(worth)[: layer.width - least[number]]
     ]
     gone = [number for _, number in sorted(free)[:goes]]
     return [layer.width - gone.count(number) for number, (layer, _) in enumerate(asked)]

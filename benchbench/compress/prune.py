@@ -67,7 +67,6 @@ def prune(
     Args:
         model: on the CPU.
         shape: (B, C, D, H, W) of an input that it takes.
-        recipe: what to remove.
         batches: images and targets, for the criterion `taylor`.
         loss: of logits and a target, likewise.
 
@@ -108,7 +107,7 @@ def prune(
         structure=structure,
         removed=tuple(tuple(numbers) for numbers in removed),
         agreement=agreement,
-        unranked=sum(one is None for one in scores),
+        unranked=sum(worth is None for worth in scores),
     )
 
 
@@ -147,12 +146,12 @@ def _disagreeing(
     model: nn.Module, structure: Structure, removed: Sequence[Sequence[int]], shape: Sequence[int]
 ) -> set[int]:
     """The layers without whose channels alone the network answers otherwise than with zeros."""
-    found = set()
+    disagreeing = set()
     for number in range(len(structure.layers)):
-        alone = [numbers if own == number else [] for own, numbers in enumerate(removed)]
+        alone = [numbers if layer == number else [] for layer, numbers in enumerate(removed)]
         if _judged(model, structure, alone, shape)[1]:
-            found.add(number)
-    return found
+            disagreeing.add(number)
+    return disagreeing
 
 
 def compare_with_zeros(
@@ -163,8 +162,6 @@ def compare_with_zeros(
     Only layers count that no norm or sum takes together, since there zeros are as good as nothing.
 
     Args:
-        model: the whole network.
-        structure: of it.
         removed: for each layer, the numbers of its channels.
         shape: (B, C, D, H, W) of an input that it takes.
 
@@ -176,14 +173,14 @@ def compare_with_zeros(
         return None
     keep = keep_indices(structure.layers, chosen, shapes_of(model))
     whole = copied(model)
-    own = unique_tensors(whole.state_dict())
+    parameters = unique_tensors(whole.state_dict())
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        for name, value in mask(own, keep).items():
-            own[name].copy_(value)
+        for name, value in mask(parameters, keep).items():
+            parameters[name].copy_(value)
         wanted = _output(whole, x)
-        found = _output(remove(model, structure, chosen), x)
-    return float((wanted - found).norm() / wanted.norm().clamp_min(1e-12))
+        answer = _output(remove(model, structure, chosen), x)
+    return float((wanted - answer).norm() / wanted.norm().clamp_min(1e-12))
 
 
 def _output(model: nn.Module, x: Tensor) -> Tensor:

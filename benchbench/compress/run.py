@@ -89,10 +89,8 @@ def compress(asked: Compression, out: Path, *, progress: Progress | None = None,
     """Prune a trained network and train it on.
 
     Args:
-        asked: what to do.
         out: folder for the weights, this one's alone meanwhile; the same one again goes on with a training that was
             interrupted, or tells of one that was finished.
-        progress: told as it goes.
         fresh: set aside what is there of the new network, and start over.
 
     Raises:
@@ -144,13 +142,13 @@ def _compress(asked: Compression, out: Path, progress: Progress | None, fresh: b
     look("whole", whole)
     look("cut", pruned.model)
     if asked.finetune is None:
-        made, earlier = _save(path, pruned.model, spec, info, done)
+        saved, earlier = _save(path, pruned.model, spec, info, done)
     else:
         assert plan is not None
-        made, earlier = _train_on(asked, plan, info, spec, pruned.model, whole, done, path, progress)
+        saved, earlier = _train_on(asked, plan, info, spec, pruned.model, whole, done, path, progress)
         look("trained on", pruned.model.to("cpu"))
     return Compressed(
-        checkpoint=made,
+        checkpoint=saved,
         stages=tuple(stages),
         layers=sum(map(bool, pruned.removed)),
         channels=(pruned.structure.width, pruned.stays),
@@ -193,11 +191,7 @@ def _done(asked: Compression, info: checkpoint.CheckpointInfo) -> dict[str, Any]
 
 
 def _refuse_another(path: Path, done: Mapping[str, Any]) -> None:
-    """Before anything is computed: what is there is of this very compression, or stays.
-
-    Raises:
-        CheckpointError: it is something else.
-    """
+    """Before anything is computed: what is there is of this very compression, or stays."""
     weights, sidecar, _ = checkpoint.files_of(path)
     if not weights.exists() and not sidecar.exists():
         return
@@ -229,7 +223,7 @@ def _save(
         if earlier.sha256 != hashlib.sha256(checkpoint.serialised(state)).hexdigest():
             raise _another(path)
         return earlier, True
-    made = checkpoint.save(
+    saved = checkpoint.save(
         path,
         state,
         model=spec,
@@ -239,15 +233,11 @@ def _save(
         plan=info.plan,
         compression=done,
     )
-    return made, False
+    return saved, False
 
 
 def _plan(asked: Compression, info: checkpoint.CheckpointInfo) -> data.DataPlan | None:
-    """The data set of the weights, in the fold that they were trained in.
-
-    Raises:
-        UsageError: it is needed, and not there; or it is another one.
-    """
+    """The data set of the weights, in the fold that they were trained in."""
     source = asked.data or (info.data if data.is_bundled(info.data) else None)
     needs = [f"the criterion {asked.recipe.criterion} needs gradients"] if asked.recipe.criterion == "taylor" else []
     needs += ["--finetune trains"] if asked.finetune else []
@@ -260,11 +250,11 @@ def _plan(asked: Compression, info: checkpoint.CheckpointInfo) -> data.DataPlan 
         return None
     fold = _fold(info)
     plan = data.get_plan(str(source), fold=fold if asked.data and not data.is_bundled(asked.data) else None)
-    own, its = (info.model.in_channels, info.model.out_channels), (plan.in_channels, plan.out_channels)
-    if own != its:
+    channels, its = (info.model.in_channels, info.model.out_channels), (plan.in_channels, plan.out_channels)
+    if channels != its:
         raise UsageError(
             f"{plan.name} needs a network of {its[0]} channels in and {its[1]} out, and these weights have "
-            f"{own[0]} and {own[1]}: give the data that they were trained on, {info.data.partition(':')[0]}"
+            f"{channels[0]} and {channels[1]}: give the data that they were trained on, {info.data.partition(':')[0]}"
         )
     same = info.plan is not None and info.plan.digest == plan.digest != ""
     if not plan.is_named_by(info.data) and not same:
@@ -325,11 +315,11 @@ def _dice(model: nn.Module, plan: data.DataPlan | None, info: checkpoint.Checkpo
     if plan is None or not plan.splits.get("val"):
         return None
     try:
-        found = measure_dice(model, data=plan.where, split="val", spatial=info.spatial, surfaces=False)
+        scores = measure_dice(model, data=plan.where, split="val", spatial=info.spatial, surfaces=False)
     except (DataError, AccuracyError) as error:
         log.warning("no Dice on val: %s", error)
         return None
-    value = found.measurements[0].value
+    value = scores.measurements[0].value
     return None if value is None else float(value)
 
 
@@ -365,18 +355,17 @@ def _train_on(
     return result.checkpoint, result.earlier
 
 
-def rows(made: Compressed, *, plain: bool) -> list[dict[str, Any]]:
+def rows(compressed: Compressed, *, plain: bool) -> list[dict[str, Any]]:
     """A row for each time of the network.
 
     Args:
-        made: what came out.
         plain: numbers as they are, with their units in the names; else for a person.
     """
-    first = made.stages[0]
+    first = compressed.stages[0]
     if plain:
         return [
-            {"network": s.title, "params": s.params, "macs": s.macs, "dice_val": s.dice, "file": _file(made, s)}
-            for s in made.stages
+            {"network": s.title, "params": s.params, "macs": s.macs, "dice_val": s.dice, "file": _file(compressed, s)}
+            for s in compressed.stages
         ]
     return [
         {
@@ -385,7 +374,7 @@ def rows(made: Compressed, *, plain: bool) -> list[dict[str, Any]]:
             "MACs": _share(stage, first),
             "Dice on val": "—" if stage.dice is None else f"{stage.dice:.3f}",
         }
-        for stage in made.stages
+        for stage in compressed.stages
     ]
 
 
@@ -396,37 +385,38 @@ def _share(stage: Stage, first: Stage) -> str:
     return f"{least}{format_value(stage.macs, 'MAC')}" + (f" ({stage.macs / first.macs:.0%})" if first.macs else "")
 
 
-def _file(made: Compressed, stage: Stage) -> str | None:
-    return str(made.checkpoint.path) if stage is made.stages[-1] else None
+def _file(compressed: Compressed, stage: Stage) -> str | None:
+    return str(compressed.checkpoint.path) if stage is compressed.stages[-1] else None
 
 
-def lines(made: Compressed, source: str | None) -> list[str]:
+def lines(compressed: Compressed, source: str | None) -> list[str]:
     """What else a person wants to know.
 
     Args:
-        made: what came out.
         source: the data set as it was asked for.
     """
-    before, after = made.channels
-    found = ["finished before: the same was asked for, so nothing was trained"] if made.earlier else []
-    found += [f"{before - after} of {before} channels went, in {made.layers} layers"]
-    if made.unranked:
-        found.append(f"{made.unranked} layers keep all their channels: no norm with scales stands behind them")
-    if made.agreement is not None:
-        found.append(
+    before, after = compressed.channels
+    texts = ["finished before: the same was asked for, so nothing was trained"] if compressed.earlier else []
+    texts += [f"{before - after} of {before} channels went, in {compressed.layers} layers"]
+    if compressed.unranked:
+        texts.append(f"{compressed.unranked} layers keep all their channels: no norm with scales stands behind them")
+    if compressed.agreement is not None:
+        texts.append(
             "with zeros in their place the whole network answers the same"
-            + (f", to {made.agreement:.0e} of the output's norm" if made.agreement else "")
+            + (f", to {compressed.agreement:.0e} of the output's norm" if compressed.agreement else "")
             + " (of layers that no norm takes together)"
         )
-    if made.val_cases and any(stage.dice is not None for stage in made.stages):
-        found.append(
-            f"Dice on the {made.val_cases} cases that training watches; 'bench run' has that of the test cases"
+    if compressed.val_cases and any(stage.dice is not None for stage in compressed.stages):
+        texts.append(
+            f"Dice on the {compressed.val_cases} cases that training watches; 'bench run' has that of the test cases"
         )
-    path = made.checkpoint.path
+    path = compressed.checkpoint.path
     flags: list[object] = ["--data", source] if source else []
-    if source and (fold := _fold(made.checkpoint)):
+    if source and (fold := _fold(compressed.checkpoint)):
         flags += ["--fold", fold]
-    if made.checkpoint.model.arch in classes.named():  # of the user's own, which weights alone may not have imported
+    if (
+        compressed.checkpoint.model.arch in classes.named()
+    ):  # of the user's own, which weights alone may not have imported
         flags.append("--trust")
-    both = command("run", "--models", f"{path},{made.parent_path}", *flags)
-    return [*found, f"checkpoint: {path}", f"compare them: {both}"]
+    both = command("run", "--models", f"{path},{compressed.parent_path}", *flags)
+    return [*texts, f"checkpoint: {path}", f"compare them: {both}"]

@@ -325,8 +325,8 @@ class Worker:
         return dataclasses.replace(self._shared, budget=budget)
 
     def _forget(self) -> None:
-        if self._shared and self._shared.feed:
-            self._shared.feed.end()
+        if self._shared and self._shared.loader:
+            self._shared.loader.end()
         self._shared = None
 
     def _evaluate(self, config: Config, parent: Parent | None, trial: Trial, out: Path) -> Evaluation:

@@ -198,7 +198,7 @@ class Trial:
     seed: int
     spec: rec.ModelSpec | None = None  # of a network to train from scratch; None: it is made from the configuration
     criterion: importance.Criterion | None = None  # that it is pruned by; None: its own
-    feed: CachedPatchLoader | None = None  # of batches that other trials see, too
+    loader: CachedPatchLoader | None = None  # of batches that other trials see, too
     teacher: nn.Module | None = None  # the parent, where it remembers its answers to them
 
 
@@ -232,11 +232,11 @@ def sharing(task: SearchProblem, parent: Parent, budget: TrainBudget, seed: int,
         parent: of all of them.
         budget: of a training; with another one the same batches do.
         seed: of the batches.
-        most_bytes: of batches that are kept, and of answers as many; end the feed when it is done with.
+        most_bytes: of batches that are kept, and of answers as many; end the loader when it is done with.
     """
     recipe = task.recipe(budget, seed)
-    feed = CachedPatchLoader(PatchLoader(readable_plan(recipe), recipe), most_bytes=most_bytes)
-    return Trial(budget=budget, seed=seed, feed=feed, teacher=CachedTeacher(parent.model, most_bytes=most_bytes))
+    loader = CachedPatchLoader(PatchLoader(readable_plan(recipe), recipe), most_bytes=most_bytes)
+    return Trial(budget=budget, seed=seed, loader=loader, teacher=CachedTeacher(parent.model, most_bytes=most_bytes))
 
 
 def evaluate(
@@ -291,7 +291,7 @@ def evaluate(
         )
     recipe = task.recipe(trial.budget, trial.seed, distil=taught)
     trained = time.monotonic()
-    result = train(model, spec, recipe, out=out, start=begun, progress=progress, feed=trial.feed)
+    result = train(model, spec, recipe, out=out, start=begun, progress=progress, loader=trial.loader)
     looked = time.monotonic()
     train_s = max(looked - trained, result.seconds)  # the latter has earlier sittings
     if not result.validation:

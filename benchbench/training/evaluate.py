@@ -74,15 +74,10 @@ def measure_dice(
 
     Args:
         model: (B, channels, D, H, W) -> logits (B, K, D, H, W), as the plan of the data has them.
-        data: name or folder of the data set.
-        split: which of its cases.
         spatial: (D, H, W) of the patch, voxels.
         dtype: `fp32`, or `bf16`/`fp16` for autocast.
         overlap: of neighbouring windows, as a share of the patch.
-        device: `cpu` or `cuda`.
-        limit: only the first so many cases.
         surfaces: also the distances of surfaces, which take longer.
-        progress: told after each case.
 
     Returns:
         `dice` (mean over regions and cases) and `dice_<region>`, each with one value a case and a
@@ -103,7 +98,7 @@ def measure_dice(
         raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     count = min(limit or plan.splits[split], plan.splits[split])
 
-    found: list[Scores] = []
+    scores: list[Scores] = []
     shots: list[_Shot] = []
     missing: list[str] = []
     was_training = model.training
@@ -120,7 +115,7 @@ def measure_dice(
             case, predicted = answer.case, answer.predicted
             reference = plan.to_regions(case.label)
             spacing = np.linalg.norm(case.affine[:3, :3], axis=0)
-            found.append(
+            scores.append(
                 score(
                     predicted,
                     reference,
@@ -132,21 +127,21 @@ def measure_dice(
             )
             shots.append(_middle_slice(answer.shown, answer.shown_predicted, plan))
             if progress:
-                progress(len(found), count)
+                progress(len(scores), count)
     finally:
         model.train(was_training)
-    if not found:
+    if not scores:
         raise DataError(f"{plan.name}: none of the {count} {split} cases can be read, such as {missing[0]}")
     decided = "the largest logit" if plan.exclusive else "sigmoid > 0.5 per region"
     method = (
-        f"{plan.key} ({plan.title}), {split}, {len(found)} cases, patch {format_shape(tuple(spatial))}, "
+        f"{plan.key} ({plan.title}), {split}, {len(scores)} cases, patch {format_shape(tuple(spatial))}, "
         f"window overlap {overlap:g}, {dtype}, {decided}; {RULES[plan.empty_rule]}; "
         "95 % bootstrap interval over cases"
     ) + (f"; {len(missing)} could not be read: {'; '.join(missing)}" if missing else "")
-    tables = {"dice": np.array([s.dice for s in found])}
+    tables = {"dice": np.array([s.dice for s in scores])}
     if surfaces:
-        tables["hd95_mm"] = np.array([s.hd95_mm for s in found])
-        tables[f"nsd_{TOLERANCE_MM:g}mm"] = np.array([s.nsd for s in found])
+        tables["hd95_mm"] = np.array([s.hd95_mm for s in scores])
+        tables[f"nsd_{TOLERANCE_MM:g}mm"] = np.array([s.nsd for s in scores])
     columns = {name: v for metric, table in tables.items() for name, v in _columns(metric, table, plan).items()}
     return AccuracyResult(
         measurements=tuple(_measurement(name, values, method) for name, values in columns.items()),
@@ -187,17 +182,17 @@ def _answer(
         return _Answer(case=case, predicted=predicted, shown=case, shown_predicted=predicted)
     from benchbench.data import preprocessing
 
-    native, made = preprocessing.load_native(plan, split, index)
-    image = np.asarray(made.image.numpy(), np.float32)
+    native, prepared = preprocessing.load_native(plan, split, index)
+    image = np.asarray(prepared.image.numpy(), np.float32)
     if not how_made.resample:
         image = image.astype(np.float16).astype(np.float32)  # as it is trained on: half precision, from the cache
     logits = logits_of(model, image, plan, spatial, **how)
-    assert made.label is not None
-    affine = np.asarray(made.image.affine, np.float64)  # type: ignore[attr-defined]
+    assert prepared.label is not None
+    affine = np.asarray(prepared.image.affine, np.float64)  # type: ignore[attr-defined]
     return _Answer(
         case=native,
-        predicted=regions_of(made.to_native(logits), plan),
-        shown=Case(id=native.id, image=image, label=made.label, affine=affine),
+        predicted=regions_of(prepared.to_native(logits), plan),
+        shown=Case(id=native.id, image=image, label=prepared.label, affine=affine),
         shown_predicted=regions_of(logits, plan),
     )
 
@@ -220,16 +215,16 @@ def _slugs(regions: Iterable[str]) -> list[str]:
     names = list(regions)
     plain = [_slug(name) for name in names]
     shared = {slug for slug in plain if plain.count(slug) > 1}
-    found = [
+    slugs = [
         _slug(_spelt(name)) if slug in shared and _spelt(name) != name else slug
         for name, slug in zip(names, plain, strict=True)
     ]
     taken = {slug for slug in plain if slug not in shared}  # these are as they always were
     unique: list[str] = []
-    for slug, own in zip(found, plain, strict=True):
-        if own in shared:
+    for slug, original in zip(slugs, plain, strict=True):
+        if original in shared:
             free = itertools.chain([slug], (f"{slug}_{n}" for n in itertools.count(2)))
-            slug = next(one for one in free if one not in taken)
+            slug = next(candidate for candidate in free if candidate not in taken)
             taken.add(slug)
         unique.append(slug)
     return unique

@@ -94,8 +94,8 @@ class _Group:
     size: int = 1
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes."""
+    def is_main_process(self) -> bool:
+        """True on rank 0, which writes."""
         return self.rank == 0
 
 
@@ -123,21 +123,17 @@ def train(
     device: str = "cpu",
     progress: Progress | None = None,
     start: InitialWeights | None = None,
-    feed: CachedPatchLoader | None = None,
+    loader: CachedPatchLoader | None = None,
     replace: bool = True,
 ) -> TrainResult:
     """Train a network, and write its averaged weights.
 
     Args:
         model: the network; its weights change, and end as the averaged ones.
-        spec: what `model` was built from.
-        recipe: how.
         out: the weights' file, `<name>.safetensors`; beside it come `<name>.json` and, until the end,
             `<name>.resume`, from which an equal call goes on. Where an equal call has ended, its result is returned.
-        device: `cpu` or `cuda`.
-        progress: told after each step.
         start: what the weights of `model` are; None: random, and their last bias is set by `recipe.prior`.
-        feed: of batches that other trainings of this recipe use, too; None: one of its own.
+        loader: of batches that other trainings of this recipe use, too; None: one of its own.
         replace: weights of another training that are there.
 
     Raises:
@@ -146,7 +142,7 @@ def train(
         DataError: unknown data set, or a case that cannot be read.
         UnsupportedError: the network raises in a step, or gives no output that can be trained.
     """
-    plan = feed.feed.plan if feed else readable_plan(recipe, progress)
+    plan = loader.loader.plan if loader else readable_plan(recipe, progress)
     with (
         threads(recipe.threads),
         torch.random.fork_rng(devices=[]),
@@ -155,11 +151,11 @@ def train(
     ):
         if device == "cuda" and group.size > 1:
             device = f"cuda:{os.environ.get('LOCAL_RANK', group.rank)}"
-        training = _Training(model.to(device), spec, recipe, plan, out, device, progress, group, start, feed)
+        training = _Training(model.to(device), spec, recipe, plan, out, device, progress, group, start, loader)
         try:
             return training.run(replace=replace)
         finally:
-            training.feed.close()
+            training.loader.close()
 
 
 def readable_plan(recipe: TrainRecipe, progress: Progress | None = None) -> data.DataPlan:
@@ -168,11 +164,11 @@ def readable_plan(recipe: TrainRecipe, progress: Progress | None = None) -> data
     if plan.folder is not None:
         from benchbench.data import preprocessing
 
-        def told(done: int, count: int) -> None:
+        def report(done: int, count: int) -> None:
             if progress:
                 progress(0.0, f"preparing case {done} of {count}")
 
-        for reason in preprocessing.prepare_all(plan, progress=told).values():
+        for reason in preprocessing.prepare_all(plan, progress=report).values():
             log.warning("left out: %s", reason)
         plan = data.get_plan(recipe.data)
     if not plan.splits.get("train"):
@@ -194,13 +190,13 @@ class _Training:
         progress: Progress | None,
         group: _Group,
         start: InitialWeights | None = None,
-        feed: CachedPatchLoader | None = None,
+        loader: CachedPatchLoader | None = None,
     ) -> None:
         self.start = start
         self.teacher = start.teacher.eval().to(device) if start and start.teacher and recipe.distil else None
         self.model, self.spec, self.recipe, self.plan = model, spec, recipe, plan
         self.out, self.device, self.group = out, device, group
-        self.progress = progress if group.leads else None
+        self.progress = progress if group.is_main_process else None
         self.resume_path = out.with_suffix(checkpoint.RESUME)
         self.steps = recipe.budget.in_steps(plan.splits["train"], recipe.batch * group.size)
         self.optimizer = _optimizer(model, recipe)
@@ -212,8 +208,8 @@ class _Training:
         self.curve: list[tuple[int, float]] = []
         self.validation: list[tuple[int, float]] = []
         self.validation_s, self.waited_s = 0.0, 0.0  # the latter of the sittings before this one
-        self.feed: PatchLoader | CachedPatchLoader = feed or PatchLoader(plan, recipe, process=group.rank)
-        self.feed.waited_s = 0.0
+        self.loader: PatchLoader | CachedPatchLoader = loader or PatchLoader(plan, recipe, process=group.rank)
+        self.loader.waited_s = 0.0
         self.autocast = has_fast_bf16(device) if recipe.bf16 is None else recipe.bf16
         self.trained: nn.Module = model
         if self.teacher:
@@ -238,7 +234,7 @@ class _Training:
             patch = self.recipe.patch_at(used)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.recipe.rate_at(used)
-            loss = self._one_step(self.feed.batch(self.step, patch, patch))
+            loss = self._one_step(self.loader.batch(self.step, patch, patch))
             losses += [loss] if math.isfinite(loss) else []
             self.step += 1
             self.seconds = before + time.monotonic() - start
@@ -268,9 +264,9 @@ class _Training:
         if self.group.size > 1:  # their clocks differ: the first one's counts
             from torch import distributed
 
-            told = torch.tensor([used], dtype=torch.float64, device=self.device)
-            distributed.broadcast(told, 0)
-            used = float(told)
+            shared = torch.tensor([used], dtype=torch.float64, device=self.device)
+            distributed.broadcast(shared, 0)
+            used = float(shared)
         return used
 
     def _one_step(self, batch: Batch) -> float:
@@ -281,13 +277,13 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         with self._of_the_network(image):
             with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.autocast):
-                found = self._answers(self.trained(image), image)
+                outputs = self._answers(self.trained(image), image)
                 with torch.no_grad():
                     taught = self._answers(self.teacher(image), image)[0] if self.teacher else None
-            loss = torch.stack([self._loss(out, target) for out in found]).mean()
+            loss = torch.stack([self._loss(out, target) for out in outputs]).mean()
             if taught is not None:
-                own = distillation(found[0].float(), taught.float(), exclusive=self.plan.exclusive)
-                loss = (1 - self.recipe.distil) * loss + self.recipe.distil * own
+                distance = distillation(outputs[0].float(), taught.float(), exclusive=self.plan.exclusive)
+                loss = (1 - self.recipe.distil) * loss + self.recipe.distil * distance
             loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         if torch.isfinite(norm):
@@ -324,19 +320,15 @@ class _Training:
             ) from error
 
     def _answers(self, output: Any, image: Tensor) -> list[Tensor]:
-        """The logits, and other answers of deep supervision.
-
-        Raises:
-            UnsupportedError: none is dense, has the data's channels, or depends on what can be trained.
-        """
-        found = zoo_logits.segmentations(output, image.shape[2:], self.plan.out_channels)
-        if (channels := found[0].shape[1]) != self.plan.out_channels or len(found[0]) != len(image):
+        """The logits, and other answers of deep supervision."""
+        outputs = zoo_logits.segmentations(output, image.shape[2:], self.plan.out_channels)
+        if (channels := outputs[0].shape[1]) != self.plan.out_channels or len(outputs[0]) != len(image):
             raise UnsupportedError(
-                f"{self.spec.name} answers {format_shape(tuple(found[0].shape))} to a batch of "
+                f"{self.spec.name} answers {format_shape(tuple(outputs[0].shape))} to a batch of "
                 f"{format_shape(tuple(image.shape))}, and {self.plan.name} needs {len(image)} with "
-                f"{self.plan.out_channels} channels, not {len(found[0])} with {channels}"
+                f"{self.plan.out_channels} channels, not {len(outputs[0])} with {channels}"
             )
-        return found
+        return outputs
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
         if logits.shape[2:] != target.shape[2:]:  # a coarser output of deep supervision
@@ -348,7 +340,7 @@ class _Training:
     def _watch(self, last: float, used: float) -> None:
         """Dice on `val`, some times over the budget; never for more than a small share of the time."""
         n = self.recipe.validations
-        due = n and self.group.leads and int(used * n) > int(last * n) and used < 1
+        due = n and self.group.is_main_process and int(used * n) > int(last * n) and used < 1
         if not due or not self.plan.splits.get("val"):
             return
         if self.validation and self.validation_s > _VALIDATION_SHARE * self.seconds:
@@ -364,7 +356,7 @@ class _Training:
     def _validate(self) -> None:
         """Add the Dice on `val` to the curve, if it can be had: without it, a training is as good."""
         try:
-            found = measure_dice(
+            scores = measure_dice(
                 self.model,
                 data=self.plan.where,
                 split="val",
@@ -381,7 +373,7 @@ class _Training:
                 raise
             log.warning("step %d was not evaluated on the validation cases: memory ran out", self.step)
             return
-        if (value := found.measurements[0].value) is not None:
+        if (value := scores.measurements[0].value) is not None:
             self.validation.append((self.step, round(float(value), 5)))
 
     # -- average of the weights
@@ -419,7 +411,7 @@ class _Training:
     def _keep(self) -> None:
         """Write what an equal call needs to go on."""
         self.kept_at = self.seconds
-        if not self.group.leads:
+        if not self.group.is_main_process:
             return
         state = resume_file.TrainingState(
             identity=self._identity(),
@@ -432,7 +424,7 @@ class _Training:
                 "seconds": self.seconds,
                 "averaged_since": self.averaged_since,
                 "validation_s": self.validation_s,
-                "waited_s": self.waited_s + self.feed.waited_s,
+                "waited_s": self.waited_s + self.loader.waited_s,
             },
             curve=self.curve,
             validation=self.validation,
@@ -453,21 +445,19 @@ class _Training:
         self._load(dict(state.model))
         self.average = dict(state.average)
         self.optimizer.load_state_dict(dict(state.optimizer))
-        told = state.progress
-        self.step, self.skipped, self.averaged_since = (int(told[key]) for key in ("step", "skipped", "averaged_since"))
+        saved = state.progress
+        self.step, self.skipped, self.averaged_since = (
+            int(saved[key]) for key in ("step", "skipped", "averaged_since")
+        )
         self.seconds, self.validation_s, self.waited_s = (
-            float(told[key]) for key in ("seconds", "validation_s", "waited_s")
+            float(saved[key]) for key in ("seconds", "validation_s", "waited_s")
         )
         self.kept_at = self.seconds
         self.curve, self.validation = state.curve, state.validation
         log.info("going on from step %d of %s", self.step, self.resume_path)
 
     def _done(self, *, replace: bool) -> TrainResult | None:
-        """The result of an equal call that has ended; None: there is none.
-
-        Raises:
-            CheckpointError: the file is another training's, and is not to be replaced.
-        """
+        """The result of an equal call that has ended; None: there is none."""
         weights, sidecar, going_on = checkpoint.files_of(self.out)
         if not weights.exists() and not sidecar.exists():
             return None
@@ -489,15 +479,15 @@ class _Training:
     def _earlier(self, info: checkpoint.CheckpointInfo) -> TrainResult:
         checkpoint.load_weights(self.model, self.out)
         self.model.eval()
-        told = info.train
-        curves = [tuple((int(step), float(value)) for step, value in told[key]) for key in ("curve", "validation")]
+        summary = info.train
+        curves = [tuple((int(step), float(value)) for step, value in summary[key]) for key in ("curve", "validation")]
         return TrainResult(
             checkpoint=info,
             curve=curves[0],
             validation=curves[1],
-            seconds=float(told.get("seconds", 0.0)),  # which a kill may have left unwritten
-            steps=int(told["steps_done"]),
-            waited_share=float(told.get("waited_for_data", 0.0)),
+            seconds=float(summary.get("seconds", 0.0)),  # which a kill may have left unwritten
+            steps=int(summary["steps_done"]),
+            waited_share=float(summary.get("waited_for_data", 0.0)),
             earlier=True,
         )
 
@@ -507,8 +497,8 @@ class _Training:
             self._keep()  # or a kill before the last Dice would leave a training that looks finished
         self._load(self.average)
         self.model.eval()
-        waited = (self.waited_s + self.feed.waited_s) / self.seconds if self.seconds else 0.0
-        told: dict[str, Any] = {
+        waited = (self.waited_s + self.loader.waited_s) / self.seconds if self.seconds else 0.0
+        summary: dict[str, Any] = {
             "identity": self._identity(),
             "recipe": dataclasses.asdict(self.recipe) | {"data": self.plan.key, "budget": str(self.recipe.budget)},
             "budget": str(self.recipe.budget),
@@ -528,13 +518,13 @@ class _Training:
             "curve": [list(point) for point in self.curve],
             "validation": [list(point) for point in self.validation],
         }
-        if not self.group.leads:
+        if not self.group.is_main_process:
             self._wait()
             return self._result(checkpoint.read_sidecar(self.out), waited)
-        info = self._save(told)  # before anything else can go wrong
+        info = self._save(summary)  # before anything else can go wrong
         if watched:
             self._validate()
-            info = self._save(told | {"validation": [list(point) for point in self.validation]})
+            info = self._save(summary | {"validation": [list(point) for point in self.validation]})
         self.resume_path.unlink(missing_ok=True)
         self._wait()
         return self._result(info, waited)
@@ -544,14 +534,14 @@ class _Training:
         seen = [*self.plan.ids.get("train", ()), *self.plan.ids.get("val", ())]
         return list(dict.fromkeys([*(self.start.cases if self.start else ()), *seen]))
 
-    def _save(self, told: dict[str, Any]) -> checkpoint.CheckpointInfo:
+    def _save(self, summary: dict[str, Any]) -> checkpoint.CheckpointInfo:
         return checkpoint.save(
             self.out,
             self.model.state_dict(),
             model=self.spec,
             data=self.plan.key,
             spatial=self.recipe.patch,
-            train=told | ({"start": self.start.digest} if self.start else {}),
+            train=summary | ({"start": self.start.digest} if self.start else {}),
             plan=self.plan,
             compression=self.start.compression if self.start else None,
         )

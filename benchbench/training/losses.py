@@ -56,8 +56,8 @@ def make_loss(name: str, *, exclusive: bool) -> Loss:
         else {"sigmoid": True}
     )
     if name == "dice_ce":
-        made: Loss = DiceCELoss(**shared)
-        return made
+        loss: Loss = DiceCELoss(**shared)
+        return loss
     focal: Loss = DiceFocalLoss(gamma=2.0, **shared)
     return focal
 
@@ -91,7 +91,6 @@ def set_prior(model: nn.Module, plan: DataPlan, prior: float) -> None:
     The last layer is the last one with a bias of `out_channels` values; a network without is left alone.
 
     Args:
-        model: the network.
         plan: of the data set: a sigmoid a region, or a softmax with the background.
         prior: each region's probability.
 

@@ -55,7 +55,6 @@ def score(
 
     Args:
         predicted: (R, D, H, W).
-        reference: the same shape.
         spacing_mm: of a voxel along each axis.
         rule: for empty regions, `brats` or `exclude`.
         tolerance_mm: distance of two surfaces up to which they agree.
@@ -66,21 +65,21 @@ def score(
     """
     if rule not in RULES:
         raise UsageError(unknown("rule for empty regions", rule, RULES))
-    found = Scores(
+    scores = Scores(
         dice=region_dice(predicted, reference), hd95_mm=np.empty(len(predicted)), nsd=np.empty(len(predicted))
     )
     worst = BRATS_MM if rule == "brats" else float(np.linalg.norm(np.array(predicted.shape[1:]) * spacing_mm))
     for i, (mine, other) in enumerate(zip(predicted, reference, strict=True)):
         if mine.any() and other.any():
             pair = _distances(mine, other, spacing_mm, tolerance_mm) if surfaces else (np.nan, np.nan)
-            found.hd95_mm[i], found.nsd[i] = pair
+            scores.hd95_mm[i], scores.nsd[i] = pair
         elif mine.any() or other.any():
-            found.hd95_mm[i], found.nsd[i] = worst, 0.0
+            scores.hd95_mm[i], scores.nsd[i] = worst, 0.0
         else:
-            found.hd95_mm[i], found.nsd[i] = 0.0, 1.0
+            scores.hd95_mm[i], scores.nsd[i] = 0.0, 1.0
             if rule == "exclude":
-                found.dice[i] = found.hd95_mm[i] = found.nsd[i] = np.nan
-    return found
+                scores.dice[i] = scores.hd95_mm[i] = scores.nsd[i] = np.nan
+    return scores
 
 
 def region_dice(predicted: Mask, reference: Mask) -> Values:

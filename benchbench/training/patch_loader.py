@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import time
-from collections import OrderedDict
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from benchbench.data.plan import LabelMap
 
-_TURNED = 0.3  # share of augmented patches that are rotated and scaled
+_RESAMPLED = 0.3  # share of augmented patches that are rotated and scaled
 _MARGIN = 1.3  # of the piece that is cut for a patch to be rotated and scaled in
 _AROUND = 2  # voxels around a volume that is smaller than the patch, which augmentation may fill
 _SEEDS = 20_000  # voxels of each label that patches are centred on
@@ -55,7 +54,7 @@ class CachedCase:
         return self.image.nbytes + self.label.nbytes + self.inside.nbytes + sum(c.nbytes for c in self.centres)
 
 
-def hold(case: data.Case) -> CachedCase:
+def cached_case(case: data.Case) -> CachedCase:
     """A case as it is kept in memory."""
     draw = np.random.default_rng(0)
 
@@ -83,15 +82,15 @@ class Batch:
 
 Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # image and target of a batch
 
-_there: PatchLoader | None = None  # in the process that makes batches, its own
+_loader: PatchLoader | None = None  # in the process that makes batches, its own
 
 
-def _start(feed: PatchLoader, starter: int) -> None:
+def _start(loader: PatchLoader, starter: int) -> None:
     """Get ready to make batches, in the process that does nothing else; it ends with the one that started it."""
     import torch
 
-    global _there
-    _there = feed
+    global _loader
+    _loader = loader
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, which then ends this
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
@@ -100,9 +99,9 @@ def _start(feed: PatchLoader, starter: int) -> None:
     torch.set_num_threads(1)
 
 
-def _arrays_there(step: int, patch: Patch) -> Arrays:
-    assert _there is not None
-    return _there._arrays(step, patch)
+def _arrays_of_loader(step: int, patch: Patch) -> Arrays:
+    assert _loader is not None
+    return _loader._arrays(step, patch)
 
 
 def _batch(arrays: Arrays, patch: Patch) -> Batch:
@@ -119,21 +118,19 @@ class PatchLoader:
         """Nothing is read yet.
 
         Args:
-            plan: of the data set.
-            recipe: of the training.
             process: of several that train one network, which see different patches.
         """
         import psutil
 
         self.plan, self.recipe, self.process = plan, recipe, process
         self.waited_s = 0.0
-        self._held: OrderedDict[int, CachedCase] = OrderedDict()
-        self._held_bytes = 0
-        self._room_bytes = _MEMORY_SHARE * psutil.virtual_memory().available
+        self._cases: BoundedCache[int, CachedCase] = BoundedCache(
+            most_bytes=_MEMORY_SHARE * psutil.virtual_memory().available, size=lambda case: case.n_bytes
+        )
         self._pool: Executor | None = None
         self._next: tuple[int, Patch, Future[Arrays]] | None = None
-        self._turns: dict[Patch, Any] = {}
-        self._shades = intensity_augmentation()
+        self._affines: dict[Patch, Any] = {}
+        self._intensities = intensity_augmentation()
 
     def batch(self, step: int, patch: Patch, following: Patch | None = None) -> Batch:
         """The batch of a step; the one after it is begun.
@@ -146,7 +143,7 @@ class PatchLoader:
         start = time.perf_counter()
         begun = self._next if self._next and self._next[:2] == (step, patch) else None
         try:
-            found = (begun[2] if begun else self._begin(step, patch)).result()
+            arrays = (begun[2] if begun else self._begin(step, patch)).result()
         except BrokenProcessPool as error:
             if self._pool:
                 self._pool.shutdown(wait=False)
@@ -157,7 +154,7 @@ class PatchLoader:
             ) from error
         self.waited_s += time.perf_counter() - start
         self._next = None if following is None else (step + 1, following, self._begin(step + 1, following))
-        return _batch(found, patch)
+        return _batch(arrays, patch)
 
     def close(self) -> None:
         """End the process that makes batches."""
@@ -166,13 +163,13 @@ class PatchLoader:
 
     def _begin(self, step: int, patch: Patch) -> Future[Arrays]:
         if sys.platform != "linux":
-            self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="feed")
+            self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="patches")
             return self._pool.submit(self._arrays, step, patch)
         if self._pool is None:
             # as PyTorch's DataLoader: it starts at once and inherits the plan
             fork = multiprocessing.get_context("fork")
             self._pool = ProcessPoolExecutor(1, mp_context=fork, initializer=_start, initargs=(self, os.getpid()))
-        return self._pool.submit(_arrays_there, step, patch)
+        return self._pool.submit(_arrays_of_loader, step, patch)
 
     def make(self, step: int, patch: Patch) -> Batch:
         """The batch of a step, made here and now."""
@@ -193,31 +190,22 @@ class PatchLoader:
         return classes
 
     def _case(self, index: int) -> CachedCase:
-        if index in self._held:
-            self._held.move_to_end(index)
-            return self._held[index]
-        held = hold(data.load_case(self.plan.where, "train", index))
-        self._held[index] = held
-        self._held_bytes += held.n_bytes
-        while self._held_bytes > self._room_bytes and len(self._held) > 1:
-            _, oldest = self._held.popitem(last=False)
-            self._held_bytes -= oldest.n_bytes
-        return held
+        return self._cases.get(index, lambda: cached_case(data.load_case(self.plan.where, "train", index)))
 
     def _draw(self, rng: np.random.Generator, patch: Patch) -> tuple[npt.NDArray[np.float32], LabelMap]:
         """One augmented patch: image (C, D, H, W), label (D, H, W)."""
-        held = self._case(int(rng.integers(self.plan.splits["train"])))
-        if held.centres and rng.random() < self.recipe.foreground:
-            near = held.centres[int(rng.integers(len(held.centres)))]
+        case = self._case(int(rng.integers(self.plan.splits["train"])))
+        if case.centres and rng.random() < self.recipe.foreground:
+            near = case.centres[int(rng.integers(len(case.centres)))]
         else:
-            near = held.inside
-        middle = patch_middle(rng, near, held.label.shape, patch)
-        turned = self.recipe.augment and rng.random() < _TURNED
-        inner = _inner(patch, held.label.shape)
-        larger = tuple(side + 2 * round(side * (_MARGIN - 1) / 2) for side in inner) if turned else inner
+            near = case.inside
+        middle = patch_middle(rng, near, case.label.shape, patch)
+        resampled = self.recipe.augment and rng.random() < _RESAMPLED
+        inner = _inner(patch, case.label.shape)
+        larger = tuple(side + 2 * round(side * (_MARGIN - 1) / 2) for side in inner) if resampled else inner
         start = [m - side // 2 for m, side in zip(middle, larger, strict=True)]
-        image: npt.NDArray[np.float32] = cut(held.image, start, larger).astype(np.float32)
-        label: LabelMap = cut(held.label, start, larger)
+        image: npt.NDArray[np.float32] = cut(case.image, start, larger).astype(np.float32)
+        label: LabelMap = cut(case.label, start, larger)
         for axis in self.recipe.mirror:
             if rng.random() < 0.5:
                 image, label = np.flip(image, axis + 1), np.flip(label, axis)
@@ -240,27 +228,26 @@ class PatchLoader:
         if self.plan.preparation is None or self.plan.preparation.foreground:
             item["inside"] = item["image"].any(0, keepdim=True).float()
         if label.shape != sides:
-            if sides not in self._turns:
-                self._turns[sides] = random_affine(sides)
-            item = self._turns[sides].set_random_state(seed=int(rng.integers(2**31)))(item)
-        changed = self._shades.set_random_state(seed=int(rng.integers(2**31)))(item)
-        found = changed["image"].numpy()
+            if sides not in self._affines:
+                self._affines[sides] = random_affine(sides)
+            item = self._affines[sides].set_random_state(seed=int(rng.integers(2**31)))(item)
+        changed = self._intensities.set_random_state(seed=int(rng.integers(2**31)))(item)
+        intensities = changed["image"].numpy()
         if "inside" in changed:  # what is no patient stays exactly 0
-            found = found * (changed["inside"].numpy() > 0.5)
-        return np.ascontiguousarray(found, np.float32), changed["label"].numpy()[0].round().astype(label.dtype)
+            intensities = intensities * (changed["inside"].numpy() > 0.5)
+        return np.ascontiguousarray(intensities, np.float32), changed["label"].numpy()[0].round().astype(label.dtype)
 
 
 class CachedPatchLoader:
-    """The batches of a feed for one training after another of the same recipe but for its budget; each is made once."""
+    """Batches of a loader that several trainings of one recipe (but for its budget) share; each is made once."""
 
-    def __init__(self, feed: PatchLoader, *, most_bytes: float) -> None:
+    def __init__(self, loader: PatchLoader, *, most_bytes: float) -> None:
         """Nothing is made yet.
 
         Args:
-            feed: of the recipe.
             most_bytes: of batches that are kept; those beyond are made anew each time.
         """
-        self.feed = feed
+        self.loader = loader
         self.waited_s = 0.0  # of the training that uses it now
         self._known: BoundedCache[tuple[int, Patch], Batch] = BoundedCache(
             most_bytes=most_bytes, size=lambda batch: batch.image.nbytes + batch.target.nbytes
@@ -269,24 +256,21 @@ class CachedPatchLoader:
     def batch(self, step: int, patch: Patch, following: Patch | None = None) -> Batch:
         """The batch of a step, as `PatchLoader.batch`."""
         start = time.perf_counter()
-        found = self._known.get((step, patch), lambda: self.feed.batch(step, patch, following))
+        batch = self._known.get((step, patch), lambda: self.loader.batch(step, patch, following))
         self.waited_s += time.perf_counter() - start
-        return found
+        return batch
 
     def close(self) -> None:
-        """Nothing: the next training goes on with it; `end` ends it."""
+        """Does nothing, since the next training uses it too; `end` ends it."""
 
     def end(self) -> None:
         """End the process that makes batches, and forget those that were made."""
-        self.feed.close()
+        self.loader.close()
         self._known.clear()
 
 
 def _inner(patch: Patch, volume: tuple[int, ...]) -> Patch:
-    """The part of a patch that holds a volume with two voxels around it, in its middle; the rest stays 0 unchanged.
-
-    It is as much smaller on both sides, so that what is centred in it is centred in the patch.
-    """
+    """The middle part of a patch that holds a volume with two voxels around it, as much smaller on both sides."""
     d, h, w = (p - 2 * (max(0, p - n - 2 * _AROUND) // 2) for p, n in zip(patch, volume, strict=True))
     return d, h, w
 
@@ -300,7 +284,7 @@ def random_affine(patch: Patch) -> Any:
     Args:
         patch: (D, H, W) that comes out.
 
-    Source: as `shades`.
+    Source: as `intensity_augmentation`.
     """
     from monai.transforms import RandAffined
 
@@ -360,7 +344,6 @@ def patch_middle(
     """The middle of a patch, voxels: near one of some voxels, and such that the patch lies inside where it can.
 
     Args:
-        rng: source of chance.
         near: flat indices of the voxels; empty: anywhere.
         sides: (D, H, W) of the volume.
         patch: (D, H, W) voxels; along an axis where it is larger than the volume, the volume lies in its middle.

@@ -64,9 +64,6 @@ def predict_files(
         model: the network's name; it must be the one that the weights are of.
         weights: a `.safetensors` file with its sidecar.
         source: a case's folder, or its file.
-        output: of the label map, `.nii` or `.nii.gz`.
-        overlap: of neighbouring windows, as a share of the patch.
-        device: `cpu` or `cuda`.
         force: replace an output file that is no label map of this command; an input is not replaced even so.
         trust: import the class that weights name, where `model` is their path.
 
@@ -102,10 +99,10 @@ def predict_files(
     inputs = [*files, *_beside(source), weights, weights.with_suffix(".json"), Path(model)]
     check_output(output, inputs=inputs, is_ours=is_label_map, force=force, flag="--output")
     volumes = load_volumes(case)
-    made = prepare(volumes, plan.preparation)
+    prepared = prepare(volumes, plan.preparation)
     network = zoo_cards.build_here(info.model, info.spatial)
     checkpoint.load_weights(network, weights)
-    image = np.asarray(made.image.numpy(), np.float32)
+    image = np.asarray(prepared.image.numpy(), np.float32)
     try:
         logits = logits_of(network.eval().to(device), image, plan, info.spatial, overlap=overlap, device=device)
     except (MemoryError, RuntimeError) as error:
@@ -115,7 +112,7 @@ def predict_files(
             f"memory ran out on {source}, {format_shape(tuple(image.shape[1:]))} voxels as the network sees it: "
             "predict it on a machine with more"
         ) from error
-    label = plan.to_label(regions_of(made.to_native(logits), plan))
+    label = plan.to_label(regions_of(prepared.to_native(logits), plan))
     _write(label, files[0], output)
     return [output]
 
@@ -135,13 +132,9 @@ def is_label_map(head: bytes) -> bool:
 
 
 def _check_place(output: Path) -> None:
-    """Refuse an output whose folder cannot be written to.
-
-    Raises:
-        StoreError: it cannot.
-    """
+    """Refuse an output whose folder cannot be written to."""
     try:
-        folder = next(one for one in output.absolute().parents if one.exists())
+        folder = next(parent for parent in output.absolute().parents if parent.exists())
         why = None if folder.is_dir() else f"{folder} is no folder"
     except OSError as error:
         raise StoreError(f"cannot write {output}: {error.strerror or error}; choose another --output") from error
@@ -155,13 +148,13 @@ def _beside(source: Path) -> list[Path]:
     """The images of a case's folder that are no label map of this command: none of them is replaced."""
     if not source.is_dir():
         return [source]
-    found = []
+    paths = []
     for path in source.iterdir():
         if stem(path.name) and path.is_file():
             with open(path, "rb") as file:
                 if not is_label_map(file.read(4096)):
-                    found.append(path)
-    return found
+                    paths.append(path)
+    return paths
 
 
 def _header(image: Any, label: np.ndarray) -> Any:
@@ -184,10 +177,10 @@ def _write(label: np.ndarray, like: Path, output: Path) -> None:
     image: Any = nib.load(like)
     header = _header(image, label)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    found = kind(label, image.affine, header)
+    nifti = kind(label, image.affine, header)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        content = found.to_bytes()
+        content = nifti.to_bytes()
         if output.name.lower().endswith(".gz"):
             content = gzip.compress(content, 6, mtime=0)
         write_whole(output, content)
@@ -199,7 +192,6 @@ def find_case(source: Path, channels: Sequence[str]) -> CaseFiles:
     """The files of a case, one a channel, in the channels' order.
 
     Args:
-        source: a file, or a folder with one case.
         channels: names, as the data set had them.
 
     Raises:
@@ -221,7 +213,7 @@ def find_case(source: Path, channels: Sequence[str]) -> CaseFiles:
     files = [path for path in listed if stem(path.name) and not _is_label(path)]
     if len(files) == 1:
         return find_case(files[0], channels)
-    found = []
+    images = []
     for i, channel in enumerate(channels):
         near = [path for path in files if _is_channel(stem(path.name) or "", i, channel)]
         if len(near) != 1:
@@ -231,11 +223,11 @@ def find_case(source: Path, channels: Sequence[str]) -> CaseFiles:
                 f"{source}: {what} its channel {channel}; it has {have}. Name them ..._{i:04d}.nii.gz and so on, "
                 f"in the order {', '.join(channels)}"
             )
-        found.append(ImageFile(path=near[0]))
-    more = [path.name for path in files if path not in {file.path for file in found} and _NUMBERED.search(path.name)]
+        images.append(ImageFile(path=near[0]))
+    more = [path.name for path in files if path not in {file.path for file in images} and _NUMBERED.search(path.name)]
     if more:
         raise DataError(f"{source} has more channels than the {len(channels)} of the weights: {', '.join(more)}")
-    return CaseFiles(id=source.name, subject="", images=tuple(found), label=None)
+    return CaseFiles(id=source.name, subject="", images=tuple(images), label=None)
 
 
 def _is_label(path: Path) -> bool:

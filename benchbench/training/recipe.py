@@ -57,9 +57,9 @@ def parse_budget(text: str) -> TrainingBudget:
     """
     from benchbench.core.units import parse_seconds
 
-    found = re.fullmatch(r"(\d+) ?(steps?|epochs?)", text.strip())
-    if found:
-        number, what = int(found[1]), found[2].removesuffix("s")
+    match = re.fullmatch(r"(\d+) ?(steps?|epochs?)", text.strip())
+    if match:
+        number, what = int(match[1]), match[2].removesuffix("s")
         return TrainingBudget(steps=number) if what == "step" else TrainingBudget(epochs=number)
     try:
         seconds = parse_seconds(text)

@@ -52,10 +52,7 @@ def read(
     """A state that fits a training.
 
     Args:
-        path: of the file.
-        identity: of the training.
         weights: of its network, as they are.
-        optimizer: of it.
         device: where the tensors are needed.
 
     Raises:
@@ -64,23 +61,23 @@ def read(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = torch.load(path, map_location=device, weights_only=True)
+            stored = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for what is not its own
         raise _unusable(path, f"is damaged ({first_line(error)})") from error
-    if not isinstance(found, dict) or not isinstance(found.get("identity"), str):
+    if not isinstance(stored, dict) or not isinstance(stored.get("identity"), str):
         raise _unusable(path, "is damaged (it is no state of a training)")
-    if found["identity"] != identity:
+    if stored["identity"] != identity:
         raise _unusable(path, "is of a training with another recipe")
     try:
-        progress = _progress(found.get("progress"))
+        progress = _progress(stored.get("progress"))
         return TrainingState(
             identity=identity,
-            model=_tensors(found.get("model"), weights, "weights"),
-            average=_tensors(found.get("average"), weights, "average"),
-            optimizer=_optimizer(found.get("optimizer"), optimizer, needed=progress["step"] > progress["skipped"]),
+            model=_tensors(stored.get("model"), weights, "weights"),
+            average=_tensors(stored.get("average"), weights, "average"),
+            optimizer=_optimizer(stored.get("optimizer"), optimizer, needed=progress["step"] > progress["skipped"]),
             progress=progress,
-            curve=_points(found.get("curve"), "curve"),
-            validation=_points(found.get("validation"), "validation"),
+            curve=_points(stored.get("curve"), "curve"),
+            validation=_points(stored.get("validation"), "validation"),
         )
     except ValueError as error:
         raise _unusable(path, f"is damaged ({error})") from error
@@ -90,27 +87,27 @@ def _unusable(path: Path, why: str) -> CheckpointError:
     return CheckpointError(f"{path} {why}; give --fresh, or remove it to start over")
 
 
-def _tensors(found: Any, wanted: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
-    if not isinstance(found, dict) or set(found) != set(wanted):
+def _tensors(stored: Any, wanted: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    if not isinstance(stored, dict) or set(stored) != set(wanted):
         raise ValueError(f"its {what} has not the entries of the network")
-    return {key: _like(found[key], like, f"{what} {key}") for key, like in wanted.items()}
+    return {key: _like(stored[key], like, f"{what} {key}") for key, like in wanted.items()}
 
 
-def _like(found: Any, wanted: Tensor, what: str) -> Tensor:
+def _like(stored: Any, wanted: Tensor, what: str) -> Tensor:
     """A tensor of its own that can be written to, if it is as wanted."""
-    fits = isinstance(found, Tensor) and found.layout == torch.strided and not found.is_quantized
-    if not fits or (found.shape, found.dtype, found.device.type) != (wanted.shape, wanted.dtype, wanted.device.type):
+    fits = isinstance(stored, Tensor) and stored.layout == torch.strided and not stored.is_quantized
+    if not fits or (stored.shape, stored.dtype, stored.device.type) != (wanted.shape, wanted.dtype, wanted.device.type):
         raise ValueError(f"its {what} is not as in the network")
-    copy: Tensor = found.detach().clone()
+    copy: Tensor = stored.detach().clone()
     return copy
 
 
-def _optimizer(found: Any, optimizer: torch.optim.Optimizer, *, needed: bool) -> dict[str, Any]:
-    own = optimizer.state_dict()
-    groups, state = (found.get(key) if isinstance(found, dict) else None for key in ("param_groups", "state"))
+def _optimizer(stored: Any, optimizer: torch.optim.Optimizer, *, needed: bool) -> dict[str, Any]:
+    fresh = optimizer.state_dict()
+    groups, state = (stored.get(key) if isinstance(stored, dict) else None for key in ("param_groups", "state"))
     if not isinstance(groups, list) or not isinstance(state, dict) or not all(isinstance(g, dict) for g in groups):
         raise ValueError("its optimizer is none")
-    if [group.get("params") for group in groups] != [group["params"] for group in own["param_groups"]]:
+    if [group.get("params") for group in groups] != [group["params"] for group in fresh["param_groups"]]:
         raise ValueError("its optimizer is of other parameters")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if needed and parameters and not state:
@@ -123,36 +120,38 @@ def _optimizer(found: Any, optimizer: torch.optim.Optimizer, *, needed: bool) ->
         if not isinstance(entry, dict) or set(entry) != kept:
             raise ValueError(f"its optimizer's state of parameter {index} is not {', '.join(sorted(kept))}")
         checked[index] = {key: _moment(key, value, parameters[index]) for key, value in entry.items()}
-    return {"state": checked, "param_groups": own["param_groups"]}
+    return {"state": checked, "param_groups": fresh["param_groups"]}
 
 
-def _moment(key: str, found: Any, parameter: Tensor) -> Tensor:
-    value = _like(found, torch.zeros((), device=parameter.device) if key == "step" else parameter, f"optimizer's {key}")
+def _moment(key: str, stored: Any, parameter: Tensor) -> Tensor:
+    value = _like(
+        stored, torch.zeros((), device=parameter.device) if key == "step" else parameter, f"optimizer's {key}"
+    )
     if not bool(torch.isfinite(value).all()) or (key in _POSITIVE and bool((value < 0).any())):
         raise ValueError(f"its optimizer's {key} is not finite, or is below zero")
     return value
 
 
-def _progress(found: Any) -> dict[str, Any]:
-    if not isinstance(found, dict) or set(found) != {*_COUNTS, *_SECONDS}:
+def _progress(stored: Any) -> dict[str, Any]:
+    if not isinstance(stored, dict) or set(stored) != {*_COUNTS, *_SECONDS}:
         raise ValueError("its progress is not that of a training")
     for key in _COUNTS:
-        if type(found[key]) is not int or not 0 <= found[key] <= (_MOST if key == "step" else found["step"]):
-            raise ValueError(f"its {key} is {found[key]!r:.40}")
+        if type(stored[key]) is not int or not 0 <= stored[key] <= (_MOST if key == "step" else stored["step"]):
+            raise ValueError(f"its {key} is {stored[key]!r:.40}")
     for key in _SECONDS:
-        if not _is_number(found[key]) or found[key] < 0:
-            raise ValueError(f"its {key} is {found[key]!r:.40}")
-    return found
+        if not _is_number(stored[key]) or stored[key] < 0:
+            raise ValueError(f"its {key} is {stored[key]!r:.40}")
+    return stored
 
 
-def _points(found: Any, what: str) -> list[tuple[int, float]]:
-    if not isinstance(found, list):
+def _points(stored: Any, what: str) -> list[tuple[int, float]]:
+    if not isinstance(stored, list):
         raise ValueError(f"its {what} is no list")
-    for point in found:
+    for point in stored:
         whole = isinstance(point, (list, tuple)) and len(point) == 2 and type(point[0]) is int
         if not whole or not 0 <= point[0] <= _MOST or not _is_number(point[1]):
             raise ValueError(f"its {what} has a point that is not a step and a number")
-    return [(int(step), float(value)) for step, value in found]
+    return [(int(step), float(value)) for step, value in stored]
 
 
 def _is_number(value: Any) -> bool:

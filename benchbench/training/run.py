@@ -54,7 +54,6 @@ class PreparedTraining:
 
         Args:
             out: made if it is not there; this training's alone meanwhile.
-            progress: told after each step.
             fresh: set aside what is there of this network, and start over.
 
         Raises:
@@ -62,9 +61,7 @@ class PreparedTraining:
             CheckpointError: it holds another training of this network.
         """
         weights = self.weights(out)
-        with (
-            held(out) if is_main_process() else contextlib.nullcontext()
-        ):  # the others wait for the one that leads in `train`
+        with held(out) if is_main_process() else contextlib.nullcontext():  # the others wait in `train` for rank 0
             if fresh and is_main_process():
                 checkpoint.set_aside(weights)
             torch.manual_seed(self.recipe.seed)
@@ -86,18 +83,18 @@ class PreparedTraining:
 
     def lines(self, result: TrainResult, out: Path) -> list[str]:
         """What came of it, in words."""
-        told = ["finished before: the same was asked for, so nothing was trained"] if result.earlier else []
+        texts = ["finished before: the same was asked for, so nothing was trained"] if result.earlier else []
         loss = f", last mean loss {result.curve[-1][1]:.3f}" if result.curve else ""
-        told.append(f"{result.steps} steps in {result.seconds:.0f} s{loss}")
+        texts.append(f"{result.steps} steps in {result.seconds:.0f} s{loss}")
         if result.validation:
             cases = self.plan.splits["val"]
-            told.append(f"Dice on val {result.validation[-1][1]:.3f} ({cases} cases, watched while it trained)")
+            texts.append(f"Dice on val {result.validation[-1][1]:.3f} ({cases} cases, watched while it trained)")
         weights, asked = self.weights(out), self.asked
-        told.append(f"checkpoint: {weights}")
+        texts.append(f"checkpoint: {weights}")
         fold = [] if asked.fold in (None, 0) else ["--fold", asked.fold]
         more = ["--data", asked.data, *fold, "--checkpoint", weights]
-        told.append(f"evaluate it: {command('run', '--models', asked.model, *more)}")
-        return told
+        texts.append(f"evaluate it: {command('run', '--models', asked.model, *more)}")
+        return texts
 
 
 def prepare(asked: TrainRequest) -> PreparedTraining:

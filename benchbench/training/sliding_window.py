@@ -45,11 +45,9 @@ def logits_of(
     Args:
         model: (B, C, D, H, W) -> logits (B, K, D, H, W), in eval mode; of several outputs the one of `zoo.logits`.
         image: (C, D, H, W), any size.
-        plan: of the data set.
         spatial: (D, H, W) of the patch, voxels.
         dtype: `fp32`, or `bf16`/`fp16` for autocast.
         overlap: of neighbouring windows, as a share of the patch.
-        device: `cpu` or `cuda`.
 
     Returns:
         (K, D, H, W) float32, of the image's size, on the device.
@@ -77,8 +75,8 @@ def logits_of(
     if not torch.isfinite(logits).all():
         raise AccuracyError(f"the network's answer is not finite (NaN or infinite) in {dtype}: no Dice can be had")
     inside = tuple(slice(b, b + side) for b, side in zip(before, sides, strict=True))
-    found: Tensor = logits[0].float()[(slice(None), *inside)]
-    return found
+    inner: Tensor = logits[0].float()[(slice(None), *inside)]
+    return inner
 
 
 def _answer(model: nn.Module, window: Tensor, plan: DataPlan) -> Tensor:

@@ -96,8 +96,8 @@ def has_fast_bf16(device: str) -> bool:
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    found = capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    instructions = capabilities()
+    return bool(instructions.get("avx512_bf16") or instructions.get("amx_bf16"))
 
 
 def describe_device(device: str) -> str:

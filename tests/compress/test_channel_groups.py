@@ -383,7 +383,7 @@ class Positioned(nn.Module):
 
 def test_a_table_is_looked_up_without_values(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (1, 1, 2, 2, 2)
-    with_values = channel_groups._structure(channel_groups._follow_with_values(Positioned(), shape).follower)
+    with_values = channel_groups._structure(channel_groups._follow_with_values(Positioned(), shape).tracer)
     monkeypatch.delattr(channel_groups, "_follow_with_values")  # which takes many times as long
     found = find_structure(Positioned(), shape)
     assert found == with_values
@@ -407,7 +407,7 @@ def test_an_order_of_channels_is_followed_with_its_values() -> None:
     shape = (1, 1, 2, 2, 2)
     with pytest.raises(_Unreal, match="moves channels by an index that has no values"):
         channel_groups._follow(Reordered().to("meta"), shape)
-    (layer,) = channel_groups._structure(channel_groups._follow_with_values(Reordered(), shape).follower).layers
+    (layer,) = channel_groups._structure(channel_groups._follow_with_values(Reordered(), shape).tracer).layers
     pairs = {tuple(p.index for p in one if p.name in ("a.weight", "b.weight")) for one in layer.channels}
     assert pairs == {(2, 0), (0, 1), (3, 2), (1, 3)}
     with pytest.raises(UsageError, match="no channel of this network can be removed"):

@@ -72,8 +72,8 @@ def test_a_wide_label_stays_what_it_is_from_the_file_to_the_prediction(tmp_path,
     recipe = TrainRecipe(
         data=plan.where, patch=plan.patch, budget=TrainingBudget(steps=1), batch=2, augment=True, foreground=1.0
     )
-    feed = PatchLoader(plan, recipe)
-    assert set(np.unique(feed.make(0, plan.patch).target)) == {0, 1, 2}
+    loader = PatchLoader(plan, recipe)
+    assert set(np.unique(loader.make(0, plan.patch).target)) == {0, 1, 2}
 
 
 def test_the_data_of_wide_labels_have_another_key_than_when_they_wrapped(tmp_path):

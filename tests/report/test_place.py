@@ -7,11 +7,11 @@ import pytest
 from benchbench.cli import main as cli_main
 from benchbench.report import write_report
 from benchbench.report.place import is_page
+from benchmarks.pages import REPORTS
 from tests import data_sets as sets
 from tests import report_examples as examples
-from tests.report.test_pages import REFERENCE
 
-PAGES = sorted((REFERENCE.parents[1] / "reports").glob("*.html"))
+PAGES = sorted(REPORTS.glob("*.html"))
 FOREIGN = ["<!doctype html>\n<title>My notes on benchbench</title>", "model  notes", "\0\1"]
 
 

@@ -176,11 +176,11 @@ def test_what_proposals_share_changes_nothing_in_them(done: Path, folder: Path, 
     parent = parent_of(done / "points" / "parent.safetensors", of)
     budget, config = TrainingBudget(steps=3), space.scaled(0.5)
     recipe = of.recipe(budget, 0)
-    feed = CachedPatchLoader(PatchLoader(data.get_plan(str(folder)), recipe), most_bytes=1e9)
+    loader = CachedPatchLoader(PatchLoader(data.get_plan(str(folder)), recipe), most_bytes=1e9)
     teacher = CachedTeacher(parent.model, most_bytes=1e9)
-    trials = [Trial(budget=budget, seed=0), *[Trial(budget=budget, seed=0, feed=feed, teacher=teacher)] * 2]
+    trials = [Trial(budget=budget, seed=0), *[Trial(budget=budget, seed=0, loader=loader, teacher=teacher)] * 2]
     found = [evaluate(of, config, parent, trial, tmp_path / f"{i}.safetensors") for i, trial in enumerate(trials)]
-    feed.end()
+    loader.end()
     assert len({one.dice for one in found}) == 1
     assert len({checkpoint.sha256_of(one.path) for one in found}) == 1
 

@@ -18,7 +18,7 @@ from benchbench.core.errors import CheckpointError, DataError, UsageError
 from benchbench.training import evaluate as training_evaluate
 from benchbench.training.loop import TrainResult, train
 from benchbench.training.losses import dice_bce, make_loss, set_prior
-from benchbench.training.patch_loader import CachedCase, PatchLoader, cut, hold, patch_middle
+from benchbench.training.patch_loader import CachedCase, PatchLoader, cached_case, cut, patch_middle
 from benchbench.training.recipe import TrainingBudget, TrainRecipe, parse_budget, rate
 from benchbench.zoo.checkpoint import load_weights, read_sidecar
 from tests.toy import SHAPE, SPEC, Tiny, use_toy_data
@@ -252,12 +252,12 @@ def test_a_batch_follows_from_seed_step_and_process(augment: bool) -> None:
     plan = data.get_plan("toy")
 
     def batch(process: int = 0, step: int = 3, seed: int = 0) -> Tensor:
-        feed = PatchLoader(plan, recipe(seed=seed, augment=augment, batch=2), process=process)
-        found = feed.batch(step, (16, 16, 16))
+        loader = PatchLoader(plan, recipe(seed=seed, augment=augment, batch=2), process=process)
+        found = loader.batch(step, (16, 16, 16))
         assert found.image.shape == (2, 4, 16, 16, 16)
         assert found.target.shape == (2, 3, 16, 16, 16)
         assert set(found.target.unique().tolist()) <= {0.0, 1.0}
-        feed.close()
+        loader.close()
         return found.image
 
     assert torch.equal(batch(), batch())
@@ -266,21 +266,21 @@ def test_a_batch_follows_from_seed_step_and_process(augment: bool) -> None:
 
 
 def test_the_next_batch_is_made_meanwhile_and_is_the_same() -> None:
-    feed = PatchLoader(data.get_plan("toy"), recipe(augment=True))
-    feed.batch(0, (16, 16, 16), following=(16, 16, 16))
-    ahead = feed.batch(1, (16, 16, 16)).image
-    assert torch.equal(ahead, feed.make(1, (16, 16, 16)).image)
-    feed.batch(2, (16, 16, 16), following=(16, 16, 16))
-    assert feed.batch(3, (8, 8, 8)).image.shape[2:] == (8, 8, 8)  # another patch than was expected
-    feed.close()
+    loader = PatchLoader(data.get_plan("toy"), recipe(augment=True))
+    loader.batch(0, (16, 16, 16), following=(16, 16, 16))
+    ahead = loader.batch(1, (16, 16, 16)).image
+    assert torch.equal(ahead, loader.make(1, (16, 16, 16)).image)
+    loader.batch(2, (16, 16, 16), following=(16, 16, 16))
+    assert loader.batch(3, (8, 8, 8)).image.shape[2:] == (8, 8, 8)  # another patch than was expected
+    loader.close()
 
 
 def test_memory_holds_as_many_cases_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    feed = PatchLoader(data.get_plan("toy"), recipe())
-    feed._room_bytes = 40_000  # of some 15 kB each
+    loader = PatchLoader(data.get_plan("toy"), recipe())
+    loader._cases.most_bytes = 40_000  # of some 15 kB each
     for step in range(20):
-        feed.make(step, (8, 8, 8))
-    assert 1 <= len(feed._held) <= 2
+        loader.make(step, (8, 8, 8))
+    assert 15_000 < loader._cases.bytes <= 40_000
 
 
 class TestExclusive:
@@ -322,7 +322,7 @@ def test_a_full_disk_leaves_the_last_one_whole(tmp_path: Path, monkeypatch: pyte
 
 
 class Turned(PatchLoader):
-    """A feed of one case in which each voxel knows its place along the second axis, label and image alike."""
+    """A loader of one case in which each voxel knows its place along the second axis, label and image alike."""
 
     sides = (40, 71, 38)
 
@@ -330,7 +330,7 @@ class Turned(PatchLoader):
         places = np.broadcast_to(np.arange(self.sides[1])[None, :, None], self.sides) + 1
         image = np.repeat(places[None].astype(np.float32), 4, axis=0)
         case = data.Case(id="x", image=image, label=places.astype(np.uint8).copy(), affine=np.eye(4))
-        return hold(case)
+        return cached_case(case)
 
     def _target(self, label: np.ndarray) -> np.ndarray:
         return label[None].astype(np.float32)
@@ -349,9 +349,9 @@ class Still:
 @pytest.mark.parametrize("patch", [(16, 16, 16), (17, 25, 19), (24, 40, 24)], ids=str)
 def test_an_augmented_label_lies_over_its_image(patch: tuple[int, int, int]) -> None:
     """Whether it is turned or not, and whatever is odd or even: a label is where its voxel went, not half beside it."""
-    feed = Turned(data.get_plan("toy"), recipe(augment=True, patch=patch, batch=40, mirror=()))
-    feed._shades = Still()
-    batch = feed.make(0, patch)
+    loader = Turned(data.get_plan("toy"), recipe(augment=True, patch=patch, batch=40, mirror=()))
+    loader._intensities = Still()
+    batch = loader.make(0, patch)
     assert tuple(batch.image.shape) == (40, 4, *patch)
     middle = (..., *(slice(side // 4, -(side // 4)) for side in patch))  # where no edge of the volume comes in
     apart = (batch.image[:, :1] - batch.target)[middle]
@@ -362,8 +362,8 @@ def test_an_augmented_label_lies_over_its_image(patch: tuple[int, int, int]) -> 
 
 
 def test_a_patch_larger_than_its_volume_is_zero_around_it() -> None:
-    feed = PatchLoader(data.get_plan("toy"), recipe(augment=True, patch=(32, 32, 32), batch=12))
-    image = feed.make(0, (32, 32, 32)).image
+    loader = PatchLoader(data.get_plan("toy"), recipe(augment=True, patch=(32, 32, 32), batch=12))
+    image = loader.make(0, (32, 32, 32)).image
     low = [(32 - side) // 2 - 3 for side in SHAPE]  # two voxels around, and one where the sides are odd
     inner = image[:, :, low[0] : -low[0], low[1] : -low[1], low[2] : -low[2]]
     assert (image != 0).sum() == (inner != 0).sum() > 0
