@@ -116,11 +116,12 @@ def _set_up_logging(options: argparse.Namespace) -> None:
 
 def _list(options: argparse.Namespace) -> int:
     from benchbench.cli.commands import tables as commands_tables
+    from benchbench.report import writers
 
     rows = {"models": commands_tables.models, "devices": commands_tables.devices, "datasets": commands_tables.datasets}[
         options.what
     ]()
-    print(commands_tables.render(rows, options.format))
+    print(writers.write(rows, options.format))
     return EXIT_OK
 
 
@@ -291,11 +292,11 @@ def _print_outcome(outcome: RunResult, options: argparse.Namespace, page: Path |
 def _audit(options: argparse.Namespace) -> int:
     from benchbench import report
     from benchbench.cli.commands import audit_tables
-    from benchbench.cli.commands import tables as commands_tables
+    from benchbench.report import writers
     from benchbench.runner import audit as runner_audit
 
     if options.operators:
-        print(commands_tables.render(audit_tables.operators(), options.format))
+        print(writers.write(audit_tables.operators(), options.format))
         return EXIT_OK
     if options.out:
         report.check_page(options.out)
@@ -313,12 +314,12 @@ def _audit(options: argparse.Namespace) -> int:
     if options.format == "json":
         print(json.dumps([runner_audit.to_json(row) for row in rows], indent=2))
     elif options.by_operator:
-        print(commands_tables.render(audit_tables.by_operator(rows), options.format))
+        print(writers.write(audit_tables.by_operator(rows), options.format))
     elif options.format == "csv":
-        print(commands_tables.render(audit_tables.plain(rows), "csv"))
+        print(writers.write(audit_tables.plain(rows), "csv"))
     else:
-        print(commands_tables.render(audit_tables.macs(rows), options.format), end="\n\n")
-        print(commands_tables.render(audit_tables.params(rows), options.format))
+        print(writers.write(audit_tables.macs(rows), options.format), end="\n\n")
+        print(writers.write(audit_tables.params(rows), options.format))
     if options.format == "table":
         print("\n" + "\n".join([*audit_tables.verdicts(rows), "", *audit_tables.how(rows)]))
         if options.out:
@@ -401,11 +402,11 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _compress(options: argparse.Namespace) -> int:
-    from benchbench.cli.commands import tables as commands_tables
     from benchbench.cli.progress import TrainingProgress
     from benchbench.compress import run as compress_run
     from benchbench.compress.prune import PruneRecipe
     from benchbench.devices import cuda
+    from benchbench.report import writers
 
     if options.device == "cuda":
         cuda.require()
@@ -438,7 +439,7 @@ def _compress(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"bench: interrupted; the same command with --out {shlex.quote(str(out))} goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
-    print(commands_tables.render(compress_run.rows(made, plain=options.format in ("json", "csv")), options.format))
+    print(writers.write(compress_run.rows(made, plain=options.format in ("json", "csv")), options.format))
     if options.format == "table":
         print("\n".join(compress_run.lines(made, options.data)))
     return EXIT_OK
@@ -448,8 +449,8 @@ def _search(options: argparse.Namespace) -> int:
     from benchbench import report
     from benchbench.cli import search_flags
     from benchbench.cli.commands import search_words
-    from benchbench.cli.commands import tables as commands_tables
     from benchbench.cli.progress import TrainingProgress
+    from benchbench.report import writers
     from benchbench.search import run as search_run
     from benchbench.search.budget import parse_budget
     from benchbench.search.feasibility import BudgetError
@@ -507,7 +508,7 @@ def _search(options: argparse.Namespace) -> int:
         print(f"bench: interrupted; {hint}", file=sys.stderr)
         return EXIT_INTERRUPTED
     page, fault = _page_of(out)
-    print(commands_tables.render(search_words.rows(found, plain=plain), options.format))
+    print(writers.write(search_words.rows(found, plain=plain), options.format))
     if not plain:
         print("\n".join([*search_words.lines(found), *([f"report: {page}"] if page else [])]))
     if fault:
@@ -588,11 +589,12 @@ def _data(options: argparse.Namespace) -> int:
     from benchbench.data import download as data_download
     from benchbench.data import folder, preprocessing
     from benchbench.data.plan import ALL
+    from benchbench.report import writers
 
     shown = _shown(options)
     if options.action in (None, "list"):
         rows = data_tables.rows(getattr(options, "folder", None))
-        print(commands_tables.render(rows, getattr(options, "format", "table")))
+        print(writers.write(rows, getattr(options, "format", "table")))
     elif options.action == "fetch":
         print(f"data set: {data_download.fetch(options.name, options.to)}")
     elif options.action == "split":
@@ -611,7 +613,7 @@ def _data(options: argparse.Namespace) -> int:
         if options.clear:
             print(f"{format_value(data_tables.clear_cache(), 'B')} removed")
         else:
-            print(commands_tables.render(data_tables.cache_rows(), options.format))
+            print(writers.write(data_tables.cache_rows(), options.format))
     else:
         with TrainingProgress(sys.stderr, shown=shown) as progress:
             found = data_tables.check_folder(options.folder, progress=progress.case)
@@ -638,6 +640,7 @@ def _new_folder(kind: str) -> Path:
 def _devices(options: argparse.Namespace) -> int:
     from benchbench.cli.commands import tables as commands_tables
     from benchbench.devices import hosts
+    from benchbench.report import writers
 
     if options.action == "add":
         before = hosts.load_hosts().get(options.name)
@@ -655,12 +658,13 @@ def _devices(options: argparse.Namespace) -> int:
     elif options.action == "doctor":
         return _doctor(options.name, options.format)
     else:
-        print(commands_tables.render(commands_tables.devices(), getattr(options, "format", "table")))
+        print(writers.write(commands_tables.devices(), getattr(options, "format", "table")))
     return EXIT_OK
 
 
 def _doctor(name: str | None, fmt: str) -> int:
     from benchbench.cli.commands import tables as commands_tables
+    from benchbench.report import writers
     from benchbench.runner import doctor
     from benchbench.runner.remote import doctor as remote_doctor
 
@@ -670,7 +674,7 @@ def _doctor(name: str | None, fmt: str) -> int:
         if fmt == "table":
             print(commands_tables.finding_lines(finding), flush=True)
     if fmt != "table":
-        print(commands_tables.render(commands_tables.findings(found), fmt))
+        print(writers.write(commands_tables.findings(found), fmt))
     else:
         print(f"ready to measure: {'yes' if doctor.ready(found) else 'no'}")
     return EXIT_OK if doctor.ready(found) else EXIT_INCOMPLETE

@@ -12,11 +12,11 @@ from benchbench.core.search_result import read_search
 from benchbench.report.compare.page import render_comparison, write_comparison
 from benchbench.report.conditions import Group, group
 from benchbench.report.details import ReadArtifact
+from benchbench.report.exports import FORMATS, export
 from benchbench.report.page import folder_reader, render, write_report
 from benchbench.report.place import check_page, check_place
 from benchbench.report.search_page import render_search
 from benchbench.report.tables import Column, Table, TableCell, TableRow, missing_dice, summary_rows, to_table
-from benchbench.report.writers import FORMATS, export
 
 __all__ = [
     "FORMATS",

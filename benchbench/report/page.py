@@ -27,7 +27,6 @@ from benchbench.report.figures import devices as figures_devices
 from benchbench.report.figures import memory as figures_memory
 from benchbench.report.figures import overview as figures_overview
 from benchbench.report.figures import samples as figures_samples
-from benchbench.report.grid import Grid
 from benchbench.report.slim_unetr_paper import claims, published
 from benchbench.report.tables import (
     COUNTER_LEGEND,
@@ -277,7 +276,7 @@ def _joined(groups: Sequence[conditions.Group], budget: _Budget) -> tuple[list[d
 
 def _side(found: figures_devices.Sides, number: int, budget: _Budget) -> dict[str, Any]:
     drawn = figures_devices.figure(found, prefix=f"side{number}f")
-    table = _table(figures_devices.grid(found, key=f"side{number}"))
+    table = figures_devices.table(found, key=f"side{number}")
     return {"table": table, "figure": budget.show(drawn) if drawn else None}
 
 
@@ -295,9 +294,10 @@ def _group(
     records = [row.record for row in rows]
     prefix = f"f{group.letter.lower()}"
     shown = [(d, budget.show(d)) for d in _drawings(rows, main, prefix, budget, read)]
-    roof = roofline.grid(rows, key=f"{prefix}roof") if any(d.title == roofline.TITLE and f for d, f in shown) else None
-    volume = volumes.grid(rows, group, floor, key=f"{prefix}volume")
-    against = paired_dice.grid(rows, read, key=f"{prefix}paired")
+    has_roof = any(drawing.title == roofline.TITLE and figure for drawing, figure in shown)
+    roof = roofline.table(rows, key=f"{prefix}roof") if has_roof else None
+    volume = volumes.table(rows, group, floor, key=f"{prefix}volume")
+    against = paired_dice.table(rows, read, key=f"{prefix}paired")
     unsettled = [row for row in rows if row.record.status == "unstable"]
     return {
         "letter": group.letter,
@@ -316,9 +316,8 @@ def _group(
         "left_out": ", ".join(d.title[0].lower() + d.title[1:] for d, figure in shown if not figure)
         or ("its figures" if budget.spent and not shown else ""),
         "explanation": roofline.explanation(rows),
-        "roofs": [_table(roof)] if roof else [],
-        "volumes": [_table(volume)] if volume else [],
-        "paired": [_table(against)] if against else [],
+        "roof": roof,
+        "tables": [table for table in (volume, against) if table],
         "claims": claims.check(records),
         "comparisons": [
             {"it": one, "factor": f"{units.significant(one.factor)} x"}
@@ -351,11 +350,6 @@ def _drawings(
         warmup.curves(rows, main, prefix=f"{prefix}w"),
     ]
     return [drawing for drawing in made if drawing]
-
-
-def _table(grid: Grid) -> dict[str, Any]:
-    lines = [{"line": line, "sort": json.dumps(line.sort_values, sort_keys=True)} for line in grid.lines]
-    return {"grid": grid, "lines": lines}
 
 
 def _trust_facts(

@@ -22,17 +22,14 @@ from benchbench.core.config import parse_json
 from benchbench.core.errors import StoreError
 from benchbench.report.compare import verdicts
 from benchbench.report.details import ReadArtifact, artifact_of
-from benchbench.report.grid import Grid, GridColumn, GridRow
-from benchbench.report.tables import TableCell, TableRow, valid
+from benchbench.report.tables import Column, Table, TableCell, TableRow, record_row, valid
 
 _COLUMNS = (
-    GridColumn(key="mean", title="Dice", help="mean over the cases that count for both"),
-    GridColumn(key="difference", title="Against the best", help="mean difference, case by case, and its 95 % interval"),
-    GridColumn(
-        key="behind", title="Worse in", help="cases in which it is behind the best, of those that count for both"
-    ),
-    GridColumn(key="p", title="p", help="Wilcoxon's signed-rank test, corrected for the number of networks (Holm)"),
-    GridColumn(key="verdict", title="Verdict", help="worse: p is at most 0.05", kind="text"),
+    Column(key="mean", title="Dice", help="mean over the cases that count for both"),
+    Column(key="difference", title="Against the best", help="mean difference, case by case, and its 95 % interval"),
+    Column(key="behind", title="Worse in", help="cases in which it is behind the best, of those that count for both"),
+    Column(key="p", title="p", help="Wilcoxon's signed-rank test, corrected for the number of networks (Holm)"),
+    Column(key="verdict", title="Verdict", help="worse: p is at most 0.05", kind="text"),
 )
 
 
@@ -107,7 +104,7 @@ def _pair(row: TableRow, own: Mapping[str, float], best: Mapping[str, float]) ->
     return Pair(row=row, values=tuple(own[case] for case in both), differences=differences, p=p)
 
 
-def grid(rows: Sequence[TableRow], read: ReadArtifact, *, key: str) -> Grid | None:
+def table(rows: Sequence[TableRow], read: ReadArtifact, *, key: str) -> Table | None:
     """A line for each network but the best, the nearest first; None where there is nothing to compare."""
     found = against_best(rows, read)
     if found is None:
@@ -119,7 +116,7 @@ def grid(rows: Sequence[TableRow], read: ReadArtifact, *, key: str) -> Grid | No
     )
     least, most = (pick(len(pair.values) for pair in pairs) for pick in (min, max))
     cases = f"{most} cases" if least == most else f"{least} to {most} cases"
-    return Grid(
+    return Table(
         key=key,
         title=f"Dice against {best.label}, case by case",
         caption=(
@@ -127,12 +124,12 @@ def grid(rows: Sequence[TableRow], read: ReadArtifact, *, key: str) -> Grid | No
             "both."
         ),
         columns=_COLUMNS,
-        lines=tuple(_line(pair, corrected.get(pair.row.label)) for pair in pairs),
+        rows=tuple(_line(pair, corrected.get(pair.row.label)) for pair in pairs),
         sorted_by=("difference", "descending"),
     )
 
 
-def _line(pair: Pair, p: float | None) -> GridRow:
+def _line(pair: Pair, p: float | None) -> TableRow:
     dice = pair.row.record.get("dice")
     origin = dice.origin if dice else None
     mean, (low, high) = statistics.fmean(pair.values), pair.ci95
@@ -154,4 +151,4 @@ def _line(pair: Pair, p: float | None) -> GridRow:
         "p": TableCell(text=verdicts.p_text(p), value=p),
         "verdict": TableCell(text=verdict),
     }
-    return GridRow(label=pair.row.label, card=pair.row.record.model.name, cells=cells, status=pair.row.record.status)
+    return record_row(pair.row.record, pair.row.label, cells)

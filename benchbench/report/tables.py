@@ -1,4 +1,4 @@
-"""Table of records: rows of cells, every number with its origin; shown on the page, in the terminal and in CSV.
+"""Tables: columns and rows of cells, every number with its origin; and the table of a run.
 
 A cell is text plus where it came from, and keeps the plain number for sorting. A column may mix origins: one row's
 memory is measured, another's is only forecast. So the origin belongs to the cell and never to the column.
@@ -7,6 +7,8 @@ memory is measured, another's is only forecast. So the origin belongs to the cel
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -61,35 +63,77 @@ class TableCell:
     note: str = ""  # method, source, or why there is no number
 
 
+NOTHING = TableCell(text="-", note="not recorded")
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """What one column holds."""
+    """What one column holds; neighbours with the same `group` share a heading above theirs."""
 
-    key: str  # `latency_s`; `model` and `status` are names, not numbers; `rank` needs no letter of its own
+    key: str  # `latency_s`; `status` is a word, not a number; `rank` needs no letter of its own
     title: str
     help: str  # one sentence
+    group: str = ""
+    kind: Literal["number", "text", "word", "prose"] = "number"  # `text`: a number under a heading of several lines
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TableRow:
-    """One record."""
+    """One network."""
 
-    record: rec.Record
     label: str  # tells apart two rows of one network
-    cells: Mapping[str, TableCell]  # by the key of the column
+    cells: Mapping[str, TableCell]  # by the key of the column; a key that is not there is a dash
+    card: str = ""  # the card's name, where the label is another
+    status: str = "ok"
+    source: rec.Record | None = None  # what the row shows, where that is one record
+
+    @property
+    def record(self) -> rec.Record:
+        """The record of a row that shows one."""
+        assert self.source is not None
+        return self.source
 
     @property
     def usable(self) -> bool:
         """Whether the cell was measured or predicted to its end."""
-        return self.record.status in ("ok", "unstable")
+        return self.status in ("ok", "unstable")
+
+    def cell(self, key: str) -> TableCell:
+        """The cell of a column."""
+        return self.cells.get(key, NOTHING)
+
+    @property
+    def sort_values(self) -> str:
+        """What the page's script sorts by, as JSON."""
+        values = {key: cell.value for key, cell in self.cells.items() if cell.value is not None}
+        return json.dumps(values | {"model": self.label}, sort_keys=True)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Columns and rows; `rows[i].cells[columns[j].key]`."""
+    """Named columns and a row for each network, whose label stands before them."""
 
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
+    key: str = ""  # unique on the page
+    title: str = ""
+    caption: str = ""
+    head: str = "Network"  # of the labels
+    sorted_by: tuple[str, Literal["ascending", "descending"]] | None = None
+    notes: tuple[str, ...] = ()
+    cards: bool = False  # whether each row also names its network of the zoo
+
+    @property
+    def heads(self) -> list[tuple[str, int]]:
+        """The shared headings and how many columns each spans; empty where there are none."""
+        if not any(c.group for c in self.columns):
+            return []
+        return [(name, len(list(members))) for name, members in itertools.groupby(self.columns, lambda c: c.group)]
+
+
+def record_row(record: rec.Record, label: str, cells: Mapping[str, TableCell]) -> TableRow:
+    """The row of one record."""
+    return TableRow(label=label, cells=cells, card=record.model.name, status=record.status, source=record)
 
 
 _RANK = Column(key="rank", title="Rank", help="by time; rows that differ by no more than the noise floor, or 2 %, tie")
@@ -100,7 +144,6 @@ _PATCH = Column(
 
 #: Of a table of inference. `rank` is left out where fewer than two rows have one.
 COLUMNS: tuple[Column, ...] = (
-    Column(key="model", title="Model", help="the card's name; a letter beside each number says its origin"),
     Column(key="params", title="Params", help="elements of every nn.Parameter, each counted once"),
     Column(key="macs", title="MACs", help="multiply-accumulates of one forward of one batch"),
     Column(key="latency_s", title="Latency", help="one forward of one batch, median"),
@@ -113,12 +156,12 @@ COLUMNS: tuple[Column, ...] = (
         help="highest resident memory; where it was not measured, the forecast of the tensors alone, a lower bound",
     ),
     Column(key="dice", title="Dice", help="mean over regions and cases; each region below it"),
-    Column(key="status", title="Status", help="finished, or why not"),
+    Column(key="status", title="Status", help="finished, or why not", kind="word"),
 )
 
 #: Of a table of training: no Dice, and the step in the place of the forward.
 TRAIN_COLUMNS: tuple[Column, ...] = (
-    *COLUMNS[:3],
+    *COLUMNS[:2],
     Column(
         key="train_step_s", title="Training step", help="forward, loss, backward and optimiser of one batch, median"
     ),
@@ -154,21 +197,18 @@ def summary_rows(
     baseline = next((r for r in records if r.model.name == BASELINE and not r.recipe), None)
     origins: tuple[rec.Origin, ...] = ("measured", "predicted") if include_predicted else ("measured",)
     ranked = _ranks(records, floor or reliability.noise_floor(records), origins)
-    rows = tuple(
-        TableRow(record=r, label=labels[r.id], cells=_cells(r, labels[r.id], baseline) | {"rank": ranked[r.id]})
-        for r in records
-    )
+    rows = tuple(record_row(r, labels[r.id], _cells(r, baseline) | {"rank": ranked[r.id]}) for r in records)
     columns = TRAIN_COLUMNS if headline(records) == "train_step_s" else COLUMNS
     if not any(r.get("dice") for r in records):
         columns = tuple(c for c in columns if c.key != "dice")
     if not any(row.cells["ratio"].value is not None for row in rows):  # the baseline is not there
         columns = tuple(c for c in columns if c.key != "ratio")
     if patches_differ(records):
-        columns = (*columns[:3], _PATCH, *columns[3:])
+        columns = (*columns[:2], _PATCH, *columns[2:])
         columns = tuple(c for c in columns if c.key not in ("rank", "ratio"))  # of unlike work; a patient has them
     if sum(cell.value is not None for cell in ranked.values()) < 2:
         columns = tuple(c for c in columns if c is not _RANK)
-    return Table(columns=columns, rows=rows)
+    return Table(columns=columns, rows=rows, head="Model")
 
 
 to_table = summary_rows
@@ -232,12 +272,12 @@ def fits_lines(record: rec.Record) -> list[str]:
     return lines
 
 
-def _cells(record: rec.Record, label: str, baseline: rec.Record | None) -> dict[str, TableCell]:
+def _cells(record: rec.Record, baseline: rec.Record | None) -> dict[str, TableCell]:
     detail = "; ".join(fits_lines(record))
     status = TableCell(text=record.status, detail=detail, note=record.error or STATUS_TEXT[record.status])
     spatial = record.workload.spatial
     patch = TableCell(text=units.format_shape(spatial), value=math.prod(spatial))
-    cells = {"model": TableCell(text=label), "status": status, "patch": patch}
+    cells = {"status": status, "patch": patch}
     main = headline([record])
     for metric in ("params", "macs"):
         cells[metric] = measurement_cell(record.get(metric))
@@ -361,8 +401,12 @@ def ratio_cell(own: rec.Measurement | None, base: rec.Measurement | None) -> Tab
     if (own.bound or base.bound) and own is not base:
         of_bounds = "ratio of bounds"
         note += "; a ratio of two lower bounds is itself no bound"
-    text = f"{units.significant(ratio)} x"
-    return TableCell(text=text, origin=origin, value=ratio, detail=of_bounds, qualifier=of_bounds, note=note)
+    return TableCell(text=times(ratio), origin=origin, value=ratio, detail=of_bounds, qualifier=of_bounds, note=note)
+
+
+def times(factor: float) -> str:
+    """A factor for a person: `4.94 x`."""
+    return f"{units.significant(factor)} x"
 
 
 def _dice_cell(record: rec.Record) -> TableCell:

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchbench.core import spreadsheet
 from benchbench.core.config import read_json
 from benchbench.core.errors import BenchError, StoreError, first_line
 from benchbench.core.results import write_whole
 from benchbench.core.search_result import ordered
 from benchbench.core.units import format_shape, format_value
+from benchbench.report import writers
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 
@@ -188,7 +188,7 @@ def write_table(points: Sequence[Mapping[str, Any]], out: Path) -> None:
                 "config": point["config_text"],
             }
         )
-    write_whole(out, spreadsheet.to_csv(COLUMNS, rows).encode())
+    write_whole(out, writers.to_csv(COLUMNS, rows).encode())
 
 
 def write_card(point: Mapping[str, Any], search: Mapping[str, Any], out: Path) -> None:

@@ -158,9 +158,9 @@ def test_one_patch_keeps_the_time_of_a_forward():
     assert "against latency" in figures_overview.scatter(table.rows, prefix="s").svg
 
 
-def paired_grid(folder, *rows):
+def paired_table(folder, *rows):
     table = summary_rows(list(rows))
-    return paired_dice.grid(table.rows, report.folder_reader([folder]), key="p")
+    return paired_dice.table(table.rows, report.folder_reader([folder]), key="p")
 
 
 def test_a_small_difference_on_every_case_is_told_where_the_intervals_overlap(tmp_path):
@@ -169,9 +169,9 @@ def test_a_small_difference_on_every_case_is_told_where_the_intervals_overlap(tm
     best = with_cases(tmp_path, scored("nnunet", 0.9), [v + 0.01 for v in hard])
     near = with_cases(tmp_path, scored("unetr", 0.9), [v + draw.gauss(0, 0.003) for v in hard])
     alike = with_cases(tmp_path, scored("vnet", 0.9), [v + 0.0099 + draw.gauss(0, 0.02) for v in hard])
-    grid = paired_grid(tmp_path, near, best, alike)
-    assert grid.title == "Dice against nnunet, case by case"
-    found = {line.label: line for line in grid.lines}
+    table = paired_table(tmp_path, near, best, alike)
+    assert table.title == "Dice against nnunet, case by case"
+    found = {line.label: line for line in table.rows}
     assert found["unetr"].cell("verdict").text == "worse"
     assert found["unetr"].cell("difference").value == pytest.approx(-0.01, abs=0.002)
     assert found["vnet"].cell("verdict").text == "not told apart"
@@ -181,11 +181,11 @@ def test_a_small_difference_on_every_case_is_told_where_the_intervals_overlap(tm
 def test_only_cases_that_count_for_both_are_compared(tmp_path):
     best = with_cases(tmp_path, scored("nnunet", 0.9), [0.9, None, *[0.9] * 8])
     other = with_cases(tmp_path, scored("unetr", 0.8), [None, 0.1, *[0.8] * 8])
-    (line,) = paired_grid(tmp_path, best, other).lines
+    (line,) = paired_table(tmp_path, best, other).rows
     assert line.cell("behind").text == "8 of 8"
     assert line.cell("difference").value == pytest.approx(-0.1)
     few = with_cases(tmp_path, scored("vnet", 0.8), [0.8, 0.7])
-    (line,) = paired_grid(tmp_path, best, few).lines
+    (line,) = paired_table(tmp_path, best, few).rows
     assert line.cell("verdict").text == "too few cases (1)"
 
 
@@ -197,14 +197,14 @@ def test_damaged_cases_cost_only_the_comparison(content, tmp_path):
         paired_dice.parse(content)
     whole = with_cases(tmp_path, scored("nnunet", 0.9), [0.9] * 8)
     kept = examples.artifact(tmp_path, "cases", "x.json", content)
-    assert paired_grid(tmp_path, whole, dataclasses.replace(scored("unetr", 0.8), artifacts=(kept,))) is None
+    assert paired_table(tmp_path, whole, dataclasses.replace(scored("unetr", 0.8), artifacts=(kept,))) is None
 
 
 def test_the_verdict_has_the_direction_of_its_test(tmp_path):
     """A mean that a few cases pull down says nothing of the ranks, which are what was tested."""
     best = with_cases(tmp_path, scored("nnunet", 0.9), [0.8] * 40)
     pulled = with_cases(tmp_path, scored("unetr", 0.9), [0.8 + 0.01 * (1 + i / 100) for i in range(35)] + [0.28] * 5)
-    (line,) = paired_grid(tmp_path, best, pulled).lines
+    (line,) = paired_table(tmp_path, best, pulled).rows
     assert line.cell("difference").value < 0
     assert line.cell("verdict").text == "better by its ranks, worse on average"
 

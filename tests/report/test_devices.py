@@ -46,8 +46,8 @@ def test_devices_of_which_the_same_was_asked_are_joined() -> None:
         ("rtx-4090", True),
     ]
     assert found.labels == ("slim_unetr", "unetr", "nnunet")
-    table = figures_devices.grid(found, key="x")
-    first = table.lines[0]
+    table = figures_devices.table(found, key="x")
+    first = table.rows[0]
     assert first.cell("pace0").text == "1/s"  # 168 to 174 ms, measured
     assert first.cell("pace1").origin == "predicted"
     assert first.cell("pace1").text == "30/s"  # at least 2.4 ms, at most four times that

@@ -351,11 +351,11 @@ def test_the_roof_explains_why_fewer_macs_are_not_the_same_factor_in_time():
     )
     assert "At 2 MACs for each byte moved, memory would allow slim_unetr 20 GMAC/s; it reaches 50 % of that." in said
     assert "At 60 MACs for each byte moved, the cores would allow swin_unetr 100 GMAC/s; it reaches 30 %" in said
-    drawn, grid = roofline.figure(rows, prefix="r"), roofline.grid(rows, key="roof")
-    assert drawn is not None and grid is not None  # noqa: PT018
+    drawn, table = roofline.figure(rows, prefix="r"), roofline.table(rows, key="roof")
+    assert drawn is not None and table is not None  # noqa: PT018
     assert "They meet at 10 MACs a byte; 1 of 2 networks lie left of that" in drawn.caption
     assert "1 more without a count of their bytes." in drawn.caption
-    assert [(line.cell("share").text, line.cell("limit").text) for line in grid.lines] == [
+    assert [(line.cell("share").text, line.cell("limit").text) for line in table.rows] == [
         ("50 %", "memory"),
         ("30 %", "cores"),
     ]
@@ -364,7 +364,7 @@ def test_the_roof_explains_why_fewer_macs_are_not_the_same_factor_in_time():
 def test_without_a_roof_or_bytes_there_is_no_figure_but_the_rates_are_still_said():
     rows = rows_of(examples.finished("slim_unetr"), examples.finished("swin_unetr"))
     assert roofline.figure(rows, prefix="r") is None
-    assert roofline.grid(rows, key="roof") is None
+    assert roofline.table(rows, key="roof") is None
     assert re.match(r"swin_unetr does 307 x the MACs of slim_unetr in 159 x the time", roofline.explanation(rows))
     assert roofline.explanation(rows[:1]) == ""
     assert roofline.explanation(rows_of(with_latency("a", NAN), with_latency("b", 0.0))) == ""
@@ -422,11 +422,11 @@ def test_a_whole_volume_has_a_table_and_a_figure_of_where_the_time_goes(tmp_path
     assert "By sliding windows of 128x128x128, overlap 0.5." in page
     assert "240x240x155 voxels, by windows of 128x128x128, overlap 0.5, over all of it" in page
     group = conditions.group(list(core_results.read_records(folder)))[0]
-    grid = volumes.grid(summary_rows(group.records).rows, group, None, key="v")
-    assert grid is not None
-    assert [line.cell("rank").text for line in grid.lines] == ["1=", "1=", "3", "4"]
-    assert grid.lines[0].cell("volume_outside_share").text == "34.7 %"
-    assert "volume_cropped_share" not in [c.key for c in grid.columns]  # nobody cropped
+    table = volumes.table(summary_rows(group.records).rows, group, None, key="v")
+    assert table is not None
+    assert [line.cell("rank").text for line in table.rows] == ["1=", "1=", "3", "4"]
+    assert table.rows[0].cell("volume_outside_share").text == "34.7 %"
+    assert "volume_cropped_share" not in [c.key for c in table.columns]  # nobody cropped
     assert "in the network" in text
     assert "--volume 240 240 155 --overlap 0.5" in page
 
@@ -435,7 +435,7 @@ def test_a_training_is_ranked_by_its_step_and_has_no_column_of_dice(tmp_path):
     group = conditions.group(list(core_results.read_records(examples.patients(tmp_path))))[1]
     table = summary_rows(group.records)
     keys = [c.key for c in table.columns]
-    assert keys[3:] == ["train_step_s", "rank", "ratio", "throughput_patches_per_s", "memory_bytes", "status"]
+    assert keys[2:] == ["train_step_s", "rank", "ratio", "throughput_patches_per_s", "memory_bytes", "status"]
     unetr = next(r for r in table.rows if r.label == "unetr")
     assert unetr.cells["memory_bytes"].text == "6.44 GB"
     assert unetr.cells["ratio"].text == "22.1 x"

@@ -24,10 +24,10 @@ from benchbench.report.audit import figures as audit_figures
 from benchbench.report.audit import section as audit_section
 from benchbench.report.audit import tables as audit_tables
 from benchbench.report.audit.tables import AuditRow
-from benchbench.report.grid import Grid, GridRow
 from benchbench.report.slim_unetr_paper import facts as slim_unetr_paper_facts
 from benchbench.report.slim_unetr_paper import published
 from benchbench.report.slim_unetr_paper import tables as slim_unetr_paper_tables
+from benchbench.report.tables import Table, TableRow
 from tests import report_examples as examples
 from tests.report.test_page import ATTACK, Page
 
@@ -46,8 +46,8 @@ def part_of(folder: Path, *names: str) -> list[AuditRow]:
     return part
 
 
-def line(grid: Grid, card: str) -> GridRow:
-    return next(one for one in grid.lines if one.card == card)
+def line(table: Table, card: str) -> TableRow:
+    return next(one for one in table.rows if one.card == card)
 
 
 # The paper's tables, as shipped
@@ -103,9 +103,9 @@ def test_the_ratios_are_computed_from_the_records(tmp_path):
 
 
 def test_compute_stands_published_true_and_counted_each_with_its_origin(tmp_path):
-    grid = audit_tables.compute_grid(part_of(tmp_path))
-    slim = line(grid, "slim_unetr")
-    shown = {c.key: (slim.cell(c.key).text, slim.cell(c.key).origin) for c in grid.columns}
+    table = audit_tables.compute_table(part_of(tmp_path))
+    slim = line(table, "slim_unetr")
+    shown = {c.key: (slim.cell(c.key).text, slim.cell(c.key).origin) for c in table.columns}
     assert shown["published"] == ("12.42", "published")
     assert shown["true"] == ("2.516", "analytic")
     assert shown["factor"] == ("4.94 x", None)
@@ -114,27 +114,27 @@ def test_compute_stands_published_true_and_counted_each_with_its_origin(tmp_path
     assert shown["by_torch_pruning"] == ("-", None)
     assert slim.cell("by_torch_pruning").note == "the forward cannot run without values"
     assert slim.cell("why").text.startswith("The count of thop; transposed convolutions, counted over")
-    assert {c.group for c in grid.columns} == {"GMAC (2x = GFLOP)", "GMAC (2x = GFLOP) by", ""}
-    factors = [one.cell("factor").value for one in grid.lines]
+    assert {c.group for c in table.columns} == {"GMAC (2x = GFLOP)", "GMAC (2x = GFLOP) by", ""}
+    factors = [one.cell("factor").value for one in table.rows]
     assert factors == sorted(factors, reverse=True)
-    assert line(grid, "unet3d").cell("published").text == "2382.1"  # with the digits of the paper
+    assert line(table, "unet3d").cell("published").text == "2382.1"  # with the digits of the paper
 
 
 def test_parameters_say_which_are_bare_and_which_figure_is_too_low(tmp_path):
-    grid = audit_tables.parameter_grid(part_of(tmp_path))
-    first = grid.lines[0]
+    table = audit_tables.parameter_table(part_of(tmp_path))
+    first = table.rows[0]
     assert first.card == "unetr_pp"
     assert (first.cell("factor").text, first.cell("factor").detail) == ("0.472 x", "too low")
     assert first.cell("why").text == "The count of thop: 22,527,195 bare parameters left out"
-    assert line(grid, "slim_unetr").cell("factor").detail == "agrees"
+    assert line(table, "slim_unetr").cell("factor").detail == "agrees"
 
 
 def test_networks_that_the_paper_does_not_have_stand_beside_it_and_are_not_counted_as_its(tmp_path):
     mine = examples.audited(tmp_path, "unetr", model=examples.spec("segformer3d"))
     records = [examples.audited(tmp_path, name) for name in ("slim_unetr", "segresnet")]
     (part,) = audit_tables.gather([*records, mine], folder_reader([tmp_path]))
-    assert audit_tables.compute_grid(part).title == "Table III and other networks: compute"
-    assert audit_tables.compute_grid(part[:2]).title == "Table III: compute"
+    assert audit_tables.compute_table(part).title == "Table III and other networks: compute"
+    assert audit_tables.compute_table(part[:2]).title == "Table III: compute"
     assert [cell.text for fact in slim_unetr_paper_facts.facts(part) for _, cell in fact.figures][2] == "1 of 2"
     drawn = audit_figures.published_and_true(part, "macs", prefix="m")
     assert drawn is not None
@@ -223,24 +223,24 @@ def runs() -> list[rec.Record]:
 
 
 def test_our_throughput_stands_beside_the_published_one_for_the_same_input_only():
-    grid = slim_unetr_paper_tables.throughput_grid(runs())
-    ours = next(c for c in grid.columns if c.key.startswith("ours"))
+    table = slim_unetr_paper_tables.throughput_table(runs())
+    ours = next(c for c in table.columns if c.key.startswith("ours"))
     assert ours.title == "Ours: Example CPU 9000, 2 threads, fp32"
     assert ours.group == "Images per minute, brain input 1 x 4 x 128x128x128"
-    swin = line(grid, "swin_unetr")
+    swin = line(table, "swin_unetr")
     assert (swin.cell("brain_images_per_min").text, swin.cell("brain_images_per_min").detail) == ("20.82", "13.4 x")
     assert (swin.cell(ours.key).text, swin.cell(ours.key).detail) == ("2.206", "159 x")
     assert swin.cell(ours.key).origin == "measured"
-    assert line(grid, "nnunet").cell("brain_images_per_min").text == "-"  # not in the paper, still a line
+    assert line(table, "nnunet").cell("brain_images_per_min").text == "-"  # not in the paper, still a line
     smaller = dataclasses.replace(examples.WORKLOAD, spatial=(64, 64, 64))
     others = [examples.finished("slim_unetr", workload=smaller), examples.predicted("unetr"), examples.failed("unetr")]
-    grid = slim_unetr_paper_tables.throughput_grid(others)
-    assert [c.key for c in grid.columns] == ["brain_images_per_min", "vessel_images_per_min"]
-    assert "hold no measured latency" in grid.caption
+    table = slim_unetr_paper_tables.throughput_table(others)
+    assert [c.key for c in table.columns] == ["brain_images_per_min", "vessel_images_per_min"]
+    assert "hold no measured latency" in table.caption
 
 
 def test_a_dice_of_other_data_has_a_column_that_says_it_is_not_comparable():
-    first, second = slim_unetr_paper_tables.dice_grids(runs())
+    first, second = slim_unetr_paper_tables.dice_tables(runs())
     (ours,) = [c for c in first.columns if c.key.startswith("ours")]
     assert ours.title == "phantom (semi-synthetic), split test (not comparable: other data)"
     slim = line(first, "slim_unetr")
@@ -249,19 +249,19 @@ def test_a_dice_of_other_data_has_a_column_that_says_it_is_not_comparable():
     assert slim.cell("hd95_avg").text == "5.36"
     assert not [c for c in second.columns if c.key.startswith("ours")]
     assert line(second, "slim_unetr").cell("task08_tumour").text == "74.02"
-    assert "no Dice of ours" in slim_unetr_paper_tables.dice_grids([])[0].caption
+    assert "no Dice of ours" in slim_unetr_paper_tables.dice_tables([])[0].caption
 
 
-@pytest.mark.parametrize(("data", "table"), [("BraTS2021", 0), ("MSD-Task01_BrainTumour", 1), ("Task08", 1)])
-def test_a_dice_of_the_papers_data_stands_in_its_table_with_a_caution(data, table):
+@pytest.mark.parametrize(("data", "number"), [("BraTS2021", 0), ("MSD-Task01_BrainTumour", 1), ("Task08", 1)])
+def test_a_dice_of_the_papers_data_stands_in_its_table_with_a_caution(data, number):
     work = dataclasses.replace(examples.WORKLOAD, data=data)
     found = (examples.number("dice", 0.9012, method="mean"), examples.number("hd95_mm", 5.25))
-    grid = slim_unetr_paper_tables.dice_grids([examples.record("unetr", workload=work, measurements=found)])[table]
-    dice, hd95 = (c for c in grid.columns if c.key.startswith("ours"))
+    table = slim_unetr_paper_tables.dice_tables([examples.record("unetr", workload=work, measurements=found)])[number]
+    dice, hd95 = (c for c in table.columns if c.key.startswith("ours"))
     assert dice.title == f"{data}, split test (the paper's split and training are not ours: compare with care)"
     assert (dice.group, hd95.group) == ("Dice, %, ours", "HD95, mm, ours")
-    assert line(grid, "unetr").cell(dice.key).text == "90.12"
-    assert line(grid, "unetr").cell(hd95.key).text == "5.250"
+    assert line(table, "unetr").cell(dice.key).text == "90.12"
+    assert line(table, "unetr").cell(hd95.key).text == "5.250"
 
 
 def test_of_one_networks_dice_the_newest_counts_and_a_pruned_one_is_not_the_papers():
@@ -270,10 +270,10 @@ def test_of_one_networks_dice_the_newest_counts_and_a_pruned_one_is_not_the_pape
     new = examples.finished("slim_unetr", started_at="2026-11-25T00:00:00Z")
     new = dataclasses.replace(new, measurements=better)
     pruned = examples.finished("unetr", recipe={"kind": "prune"})
-    grid = slim_unetr_paper_tables.dice_grids([new, old, pruned])[0]
-    (ours,) = [c for c in grid.columns if c.key.startswith("ours")]
-    assert line(grid, "slim_unetr").cell(ours.key).text == "90.12"
-    assert line(grid, "unetr").cell(ours.key).text == "-"
+    table = slim_unetr_paper_tables.dice_tables([new, old, pruned])[0]
+    (ours,) = [c for c in table.columns if c.key.startswith("ours")]
+    assert line(table, "slim_unetr").cell(ours.key).text == "90.12"
+    assert line(table, "unetr").cell(ours.key).text == "-"
 
 
 # The page
@@ -314,9 +314,10 @@ def test_runs_and_audits_together_stand_apart(tmp_path):
 
 def test_every_number_of_the_tables_has_an_origin_and_every_gap_a_reason(tmp_path):
     part = part_of(tmp_path)
-    grids = [audit_tables.compute_grid(part), audit_tables.parameter_grid(part)]
-    for grid in [*grids, slim_unetr_paper_tables.throughput_grid(runs()), *slim_unetr_paper_tables.dice_grids(runs())]:
-        for one, column in itertools.product(grid.lines, grid.columns):
+    tables = [audit_tables.compute_table(part), audit_tables.parameter_table(part)]
+    tables += [slim_unetr_paper_tables.throughput_table(runs()), *slim_unetr_paper_tables.dice_tables(runs())]
+    for table in tables:
+        for one, column in itertools.product(table.rows, table.columns):
             cell = one.cell(column.key)
             if column.kind == "prose" or column.key == "factor":
                 assert cell.text
@@ -336,7 +337,7 @@ def test_two_inputs_stand_apart_and_the_vessel_input_has_the_papers_figures(tmp_
     assert page.visible.count("Table III: compute") == 2
     assert "Input 1 x 1 x 96x96x96" in page.visible
     parts = audit_tables.gather([vessel], folder_reader([tmp_path]))
-    assert line(audit_tables.compute_grid(parts[0]), "slim_unetr").cell("published").text == "3.81"
+    assert line(audit_tables.compute_table(parts[0]), "slim_unetr").cell("published").text == "3.81"
 
 
 def test_the_page_is_accessible_and_its_ids_are_there_once(tmp_path):
@@ -462,8 +463,8 @@ def test_a_failed_audit_is_a_row_with_its_reason_and_its_published_figures(tmp_p
     assert page.visible.count("unsupported: needs a GPU") >= 2
     assert len([a for a in page.all("tr") if a.get("class") == "failed"]) == 2  # of compute and of parameters
     ((one,),) = audit_tables.gather([failed], folder_reader([tmp_path]))
-    grid = audit_tables.compute_grid([one])
-    assert (grid.lines[0].cell("published").text, grid.lines[0].cell("true").text) == ("139.44", "-")
+    table = audit_tables.compute_table([one])
+    assert (table.rows[0].cell("published").text, table.rows[0].cell("true").text) == ("139.44", "-")
     assert one.note == ""  # the failure says it all
 
 

@@ -5,12 +5,11 @@ A is the first folder on the command line and B the second; a change is always f
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from benchbench.cli.commands.tables import render
 from benchbench.core.units import format_value
+from benchbench.report import writers
 from benchbench.report.compare.verdicts import ComparedRow, Comparison, change_text, interval_text, p_text, tally
 
 _FEW = 8  # so many names stand in one line
@@ -142,11 +141,11 @@ def text(found: Comparison, names: tuple[str, str], fmt: str, *, page: Path | No
         page: that was written, if one was.
     """
     if fmt == "json":
-        return json.dumps(to_json(found, names), indent=2, ensure_ascii=False)
+        return writers.to_json(to_json(found, names))
     if fmt == "csv":
-        return render(plain(found), fmt)
+        return writers.write(plain(found), fmt)
     parts = [heading(found, names), remarks(found) + ([f"page: {page}"] if page else [])]
     if fmt == "markdown":
         parts = [[f"- {line.strip()}" for line in part] for part in parts]
-    table = [render(rows(found), fmt)] if found.rows else []
+    table = [writers.write(rows(found), fmt)] if found.rows else []
     return "\n\n".join("\n".join(part) for part in (parts[0], table, parts[1]) if part)

@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchbench import data
-from benchbench.core import spreadsheet
 from benchbench.core.errors import DeviceError
 from benchbench.core.records import Record
 from benchbench.core.units import format_duration, format_shape, format_value
 from benchbench.devices import cpu, environment, jetson
 from benchbench.devices.hosts import load_hosts
 from benchbench.devices.profile import CALIBRATIONS, Profile, list_profiles, load_profile, profile_names
-from benchbench.report import reliability
+from benchbench.report import reliability, writers
 from benchbench.report.conditions import group
+from benchbench.report.exports import legend, shown
 from benchbench.report.figures import volumes
-from benchbench.report.grid import Grid
-from benchbench.report.tables import TableCell, fits_lines, headline, row_labels, summary_rows
-from benchbench.report.writers import legend, shown
+from benchbench.report.tables import Table, TableCell, fits_lines, headline, row_labels, summary_rows
 from benchbench.runner.findings import Finding
 from benchbench.runner.remote.queue import HostTiming
 from benchbench.zoo import cards as zoo_cards
@@ -157,25 +154,19 @@ def results(records: Sequence[Record]) -> str:
     for part in groups:
         floor, labels = reliability.floor_of(part, groups), row_labels(part.records)
         table = summary_rows(sorted(part.records, key=_fastest_first), floor)
-        rows = [{c.title: _short(c.key, row.cells[c.key]) for c in table.columns} for row in table.rows]
         below = [] if part.predicted else [f"noise floor: {reliability.floor_text(floor)}"]
         disturbed = reliability.disturbed_text(part.records, labels)
         below += [f"disturbed: {disturbed}"] if disturbed and disturbed != "none" else []
         below += [f"{labels[r.id]}: {line}" for r in part.records for line in fits_lines(r)]
-        whole = volumes.grid(table.rows, part, floor, key="volume")
-        blocks.append("\n".join([part.title, render(rows, "table"), *_volumes(whole), *below]))
+        volume = volumes.table(table.rows, part, floor, key="volume")
+        patients = ["", volume.title, _text(volume)] if volume else []
+        blocks.append("\n".join([part.title, _text(table), *patients, *below]))
     return "\n\n".join([*blocks, legend()])
 
 
-def _volumes(whole: Grid | None) -> list[str]:
-    """The table of whole volumes, where any was asked for."""
-    if whole is None:
-        return []
-    rows = [
-        {"Model": line.label} | {c.title: _short(c.key, line.cell(c.key)) for c in whole.columns}
-        for line in whole.lines
-    ]
-    return ["", whole.title, render(rows, "table")]
+def _text(table: Table) -> str:
+    lines = [[row.label, *(_short(c.key, row.cell(c.key)) for c in table.columns)] for row in table.rows]
+    return writers.to_text(["Model", *(c.title for c in table.columns)], lines)
 
 
 def _short(key: str, cell: TableCell) -> str:
@@ -190,42 +181,10 @@ def _fastest_first(record: Record) -> float:
     return math.inf if time is None or math.isnan(time) else time
 
 
-def render(rows: Sequence[Row], fmt: str) -> str:
-    """Rows as text.
-
-    Args:
-        rows: all with the same keys.
-        fmt: `table`, `json`, `csv`, `markdown` or `latex` (which needs the package booktabs).
-    """
-    if fmt == "json":
-        return json.dumps([dict(row) for row in rows], indent=2, ensure_ascii=False)
-    titles = list(rows[0]) if rows else []
-    cells = [[str(row[title]) for title in titles] for row in rows]
-    if fmt == "csv":
-        plain = ({t: v if isinstance(v, int | float) else str(v) for t, v in row.items()} for row in rows)
-        return spreadsheet.to_csv(titles, plain).rstrip("\n")
-    if fmt == "markdown":
-        lines = [titles, ["---"] * len(titles), *([c.replace("|", "\\|") for c in row] for row in cells)]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    if fmt == "latex":
-        body = [" & ".join(map(_tex, line)) + r" \\" for line in [titles, *cells]]
-        head = r"\begin{tabular}{" + "l" * len(titles) + "}"
-        return "\n".join([head, r"\toprule", *body[:1], r"\midrule", *body[1:], r"\bottomrule", r"\end{tabular}"])
-    widths = [max(len(line[i]) for line in [titles, *cells]) for i in range(len(titles))]
-    lines = [titles, ["-" * w for w in widths], *cells]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
-def _tex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {"<": "$<$", ">": "$>$"} | {char: f"\\{char}" for char in "&%$#_{}"}
-    return "".join(special.get(char, char) for char in text)
-
-
 def render_facts(facts: Mapping[str, Any], fmt: str) -> str:
     """Names and values, a line each; or as one JSON object."""
     if fmt == "json":
-        return json.dumps(facts, indent=2, ensure_ascii=False)
+        return writers.to_json(facts)
     width = max(map(len, facts))
     shown = {k: format_value(v, "B") if k.endswith("_bytes") and v else v for k, v in facts.items()}
     return "\n".join(f"{k.replace('_bytes', ''):<{width}}  {'unknown' if v is None else v}" for k, v in shown.items())

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 from benchbench.core import units
 from benchbench.core.audit_result import TITLES
-from benchbench.report.audit.tables import SHOWN, AuditRow, Metric
+from benchbench.report.audit.tables import AGREES, GMAC, SHOWN, AuditRow, Metric, direction, giga, signed
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
 from benchbench.report.figures.overview import MAX_BARS, Drawing
-from benchbench.report.grid import AGREES, GMAC, direction, giga, signed, times
 from benchbench.report.slim_unetr_paper.facts import blamed, featured
+from benchbench.report.tables import times
 
 _TRUE, _HIGH, _LOW = svg.SERIES[0], svg.SERIES[1], svg.SERIES[3]
 #: Steps of the staircase; the rest become one.

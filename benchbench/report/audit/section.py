@@ -6,7 +6,6 @@ runs only lend their Dice and latencies to it: they keep their own tables, since
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,12 +15,11 @@ from benchbench.core import units
 from benchbench.core.audit_result import TITLES, AuditResult, Counted, is_audit
 from benchbench.report import conditions, html
 from benchbench.report.audit import figures as audit_figures
-from benchbench.report.audit.tables import AuditRow, compute_grid, gather, parameter_grid
-from benchbench.report.grid import Grid, count_text, giga, mega, signed, times
+from benchbench.report.audit.tables import AuditRow, compute_table, gather, giga, mega, parameter_table, signed
 from benchbench.report.slim_unetr_paper import facts as slim_unetr_paper_facts
 from benchbench.report.slim_unetr_paper import published
 from benchbench.report.slim_unetr_paper import tables as slim_unetr_paper_tables
-from benchbench.report.tables import STATUS_TEXT, TableCell, finite
+from benchbench.report.tables import STATUS_TEXT, TableCell, finite, times
 
 #: Differences of one network that have a line of their own; what is beyond them is one line.
 MAX_DIFFERENCES = 12
@@ -47,10 +45,7 @@ def section(records: Sequence[rec.Record], read: Callable[[rec.Artifact], bytes]
         "several": several,
         "facts": facts,
         "parts": [_part(part, f"p{i}" if several else "p") for i, part in enumerate(parts, 1)],
-        "tables": [
-            _table(grid)
-            for grid in (slim_unetr_paper_tables.throughput_grid(runs), *slim_unetr_paper_tables.dice_grids(runs))
-        ],
+        "tables": [slim_unetr_paper_tables.throughput_table(runs), *slim_unetr_paper_tables.dice_tables(runs)],
         "conditions": _conditions([one.record for part in parts for one in part]),
         "commands": [command([one.record for one in part]) for part in parts],
     }
@@ -89,7 +84,6 @@ def _conditions(records: Sequence[rec.Record]) -> list[tuple[str, str]]:
 
 
 def _part(part: Sequence[AuditRow], prefix: str) -> dict[str, Any]:
-    grids = compute_grid(part, key=f"{prefix}compute"), parameter_grid(part, key=f"{prefix}parameters")
     drawings = (
         audit_figures.published_and_true(part, "macs", prefix=f"{prefix}m"),
         audit_figures.staircase(part, prefix=f"{prefix}w"),
@@ -97,15 +91,10 @@ def _part(part: Sequence[AuditRow], prefix: str) -> dict[str, Any]:
     )
     return {
         "title": f"Input {conditions.input_text(part[0].record)}",
-        "tables": [_table(grid) for grid in grids],
+        "tables": [compute_table(part, key=f"{prefix}compute"), parameter_table(part, key=f"{prefix}parameters")],
         "figures": [{"svg": html.safe(d.svg), "title": d.title, "caption": d.caption} for d in drawings if d],
         "networks": [_network(one) for one in part],
     }
-
-
-def _table(grid: Grid) -> dict[str, Any]:
-    lines = [{"line": line, "sort": json.dumps(line.sort_values, sort_keys=True)} for line in grid.lines]
-    return {"grid": grid, "lines": lines}
 
 
 def _network(one: AuditRow) -> dict[str, Any]:
@@ -126,12 +115,17 @@ def _network(one: AuditRow) -> dict[str, Any]:
     }
 
 
+def _elements(count: int) -> str:
+    """A number of elements with its prefix: `3.97 k`."""
+    return units.format_value(count, "parameters")
+
+
 def _sizes(found: AuditResult) -> str:
     p = found.params
     return (
-        f"{count_text(p.all)} parameters, {count_text(p.bare)} of them bare and "
-        f"{'an unknown number' if p.unused is None else count_text(p.unused)} unused; "
-        f"{count_text(p.buffers)} elements of buffers beside them"
+        f"{_elements(p.all)} parameters, {_elements(p.bare)} of them bare and "
+        f"{'an unknown number' if p.unused is None else _elements(p.unused)} unused; "
+        f"{_elements(p.buffers)} elements of buffers beside them"
     )
 
 

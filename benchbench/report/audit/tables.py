@@ -12,14 +12,54 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from benchbench.core import records as rec
+from benchbench.core import units
 from benchbench.core.audit_result import TITLES, AuditResult, is_audit, read_audit
 from benchbench.core.errors import StoreError
 from benchbench.report.conditions import input_text
-from benchbench.report.grid import AGREES, GMAC, NOTHING, Grid, GridColumn, GridRow, direction, giga, mega, times
 from benchbench.report.slim_unetr_paper import published
-from benchbench.report.tables import STATUS_TEXT, TableCell, finite, measurement_cell, row_labels
+from benchbench.report.tables import (
+    NOTHING,
+    STATUS_TEXT,
+    Column,
+    Table,
+    TableCell,
+    TableRow,
+    finite,
+    measurement_cell,
+    record_row,
+    row_labels,
+    times,
+)
 
 Metric = Literal["macs", "params"]
+#: Two figures this close agree to the digits that papers print.
+AGREES = 0.02
+#: What heads every column of compute, whatever the source called it.
+GMAC = "GMAC (2x = GFLOP)"
+
+
+def giga(macs: float) -> str:
+    """MACs in thousand millions, four digits: `2.516`."""
+    return units.significant(macs / 1e9, 4)
+
+
+def signed(macs: float) -> str:
+    """A difference in thousand millions: `+9.51`, `−0.0312`."""
+    return f"{'+' if macs > 0 else '−' if macs < 0 else ''}{units.significant(abs(macs) / 1e9)}"
+
+
+def mega(params: float) -> str:
+    """Parameters in millions, four digits: `1.783`."""
+    return units.significant(params / 1e6, 4)
+
+
+def direction(factor: float) -> str:
+    """Whether published / true means that the published figure is too high, too low, or right."""
+    if abs(factor - 1) <= AGREES:
+        return "agrees"
+    return "too high" if factor > 1 else "too low"
+
+
 #: How a figure is written: G or M.
 SHOWN = {"macs": giga, "params": mega}
 _ORDER = ("thop", "thop_fixed", "fvcore", "torch_pruning")  # of the counters' columns
@@ -133,10 +173,10 @@ def counters(part: Sequence[AuditRow]) -> list[str]:
     return [name for name in _ORDER if name in asked] + sorted(asked - {"torch", *_ORDER})
 
 
-def compute_grid(part: Sequence[AuditRow], *, key: str = "compute") -> Grid:
+def compute_table(part: Sequence[AuditRow], *, key: str = "compute") -> Table:
     """Published compute, the truth, every counter, and why they differ."""
     unit = "thousand millions of multiply-accumulates of one forward of one batch"
-    return _grid(
+    return _table(
         part,
         "macs",
         key=key,
@@ -147,13 +187,13 @@ def compute_grid(part: Sequence[AuditRow], *, key: str = "compute") -> Grid:
     )
 
 
-def parameter_grid(part: Sequence[AuditRow], *, key: str = "parameters") -> Grid:
+def parameter_table(part: Sequence[AuditRow], *, key: str = "parameters") -> Table:
     """Published parameters, the truth, every counter, and why they differ."""
     caption = (
         "In millions of elements. True: every nn.Parameter once, and no buffers. Bare parameters belong to no layer, "
         "so that a counter which asks the layers misses them."
     )
-    return _grid(
+    return _table(
         part,
         "params",
         key=key,
@@ -168,22 +208,22 @@ def _title(part: Sequence[AuditRow]) -> str:
     return "Table III" if all(one.in_paper for one in part) else "Table III and other networks"
 
 
-def _grid(
+def _table(
     part: Sequence[AuditRow], metric: Metric, *, key: str, title: str, group: str, caption: str, true_help: str
-) -> Grid:
+) -> Table:
     names = counters(part)
     columns = [
-        GridColumn(
+        Column(
             key="published",
             title="Published",
             help="as printed, in the paper or, for other networks, in theirs",
             group=group,
         ),
-        GridColumn(key="true", title="True", help=true_help, group=group),
-        GridColumn(key="factor", title="Published / true", help="1 where the paper is right"),
+        Column(key="true", title="True", help=true_help, group=group),
+        Column(key="factor", title="Published / true", help="1 where the paper is right"),
     ]
     columns += [
-        GridColumn(
+        Column(
             key=f"by_{name}",
             title=TITLES.get(name, name),
             help=f"what {name} says",
@@ -191,35 +231,30 @@ def _grid(
         )
         for name in names
     ]
-    columns.append(
-        GridColumn(key="why", title="Why they differ", help="what the published figure counts", kind="prose")
-    )
-    lines = [
-        GridRow(label=one.label, card=one.card, cells=_cells(one, metric, names), status=one.record.status)
-        for one in part
-    ]
+    columns.append(Column(key="why", title="Why they differ", help="what the published figure counts", kind="prose"))
+    rows = [record_row(one.record, one.label, _cells(one, metric, names)) for one in part]
     down = metric == "macs"
-    lines.sort(key=lambda line: _rank(line, down=down))
+    rows.sort(key=lambda row: _rank(row, down=down))
     notes = tuple(f"{one.label}: {one.note}" for one in part if one.note) if down else ()
-    return Grid(
+    return Table(
         key=key,
         title=title,
         caption=caption,
         columns=tuple(columns),
-        lines=tuple(lines),
-        sorted_by=("factor", "descending" if down else "ascending") if _any(lines, "factor") else None,
+        rows=tuple(rows),
+        sorted_by=("factor", "descending" if down else "ascending") if _any(rows, "factor") else None,
         notes=notes,
         cards=down,
     )
 
 
-def _any(lines: Sequence[GridRow], key: str) -> bool:
-    return any(line.cell(key).value is not None for line in lines)
+def _any(rows: Sequence[TableRow], key: str) -> bool:
+    return any(row.cell(key).value is not None for row in rows)
 
 
-def _rank(line: GridRow, *, down: bool) -> tuple[bool, float, str]:
-    factor = line.cell("factor").value
-    return factor is None, (-factor if down else factor) if factor is not None else 0.0, line.label
+def _rank(row: TableRow, *, down: bool) -> tuple[bool, float, str]:
+    factor = row.cell("factor").value
+    return factor is None, (-factor if down else factor) if factor is not None else 0.0, row.label
 
 
 def _cells(one: AuditRow, metric: Metric, names: Sequence[str]) -> dict[str, TableCell]:

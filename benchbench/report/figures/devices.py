@@ -18,8 +18,17 @@ from benchbench.report.conditions import Group
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
 from benchbench.report.figures.overview import MAX_BARS, Drawing
-from benchbench.report.grid import Grid, GridColumn, GridRow
-from benchbench.report.tables import TableCell, finite, headline, measurement_cell, row_labels, valid
+from benchbench.report.tables import (
+    Column,
+    Table,
+    TableCell,
+    TableRow,
+    finite,
+    headline,
+    measurement_cell,
+    row_labels,
+    valid,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,18 +138,18 @@ def pace_text(low_s: float, high_s: float) -> str:
     return f"{sure:g}/s, perhaps {perhaps:g}/s" if sure else f"perhaps {perhaps:g}/s"
 
 
-def grid(found: Sides, *, key: str) -> Grid:
+def table(found: Sides, *, key: str) -> Table:
     """A line a network: on each device its time, and the pace that it keeps."""
     columns = []
     for i, side in enumerate(found.sides):
         heading = f"{side.name}{' (predicted)' if side.predicted else ''}"
-        columns.append(GridColumn(key=f"time{i}", title="One batch", help="as in its own table", group=heading))
+        columns.append(Column(key=f"time{i}", title="One batch", help="as in its own table", group=heading))
         columns.append(
-            GridColumn(
+            Column(
                 key=f"pace{i}", title="Keeps", help="patches in a second, at the slow end", group=heading, kind="text"
             )
         )
-    lines = []
+    rows = []
     for label in found.labels:
         cells = {}
         for i, side in enumerate(found.sides):
@@ -153,15 +162,15 @@ def grid(found: Sides, *, key: str) -> Grid:
                     value=pace(high) or 0.0,
                     note=_ends(side.times[label]),
                 )
-        lines.append(GridRow(label=label, card="", cells=cells))
+        rows.append(TableRow(label=label, cells=cells))
     asked = ", ".join(f"{pace:g}" for pace in PACES)
-    return Grid(
+    return Table(
         key=key,
         title="Which network keeps which pace on which device",
         caption=f"Of {asked} patches in a second the most that a network keeps at the slow end of what is known of it, "
         "and what it perhaps keeps, at the fast end.",
         columns=tuple(columns),
-        lines=tuple(lines),
+        rows=tuple(rows),
     )
 
 

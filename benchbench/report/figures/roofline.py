@@ -18,8 +18,7 @@ from benchbench.core import units
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
 from benchbench.report.figures.overview import Drawing
-from benchbench.report.grid import Grid, GridColumn, GridRow
-from benchbench.report.tables import BASELINE, TableCell, TableRow, finite, valid
+from benchbench.report.tables import BASELINE, Column, Table, TableCell, TableRow, finite, valid
 
 TITLE = "Roofline: compute against memory"
 _RIVAL = "swin_unetr"  # what the reference paper sets itself against
@@ -228,35 +227,35 @@ def _places(at: Sequence[tuple[float, ...]]) -> list[tuple[float, float]]:
 
 
 _COLUMNS = (
-    GridColumn(key="number", title="#", help="the number in the figure"),
-    GridColumn(key="intensity", title="MACs per byte", help="MACs over what the operators read and write"),
-    GridColumn(key="rate", title="Achieved", help="MACs over latency"),
-    GridColumn(key="share", title="Of its limit", help="achieved over what the roof allows at this intensity"),
-    GridColumn(key="limit", title="Limited by", help="which of the two limits is the lower one here", kind="text"),
+    Column(key="number", title="#", help="the number in the figure"),
+    Column(key="intensity", title="MACs per byte", help="MACs over what the operators read and write"),
+    Column(key="rate", title="Achieved", help="MACs over latency"),
+    Column(key="share", title="Of its limit", help="achieved over what the roof allows at this intensity"),
+    Column(key="limit", title="Limited by", help="which of the two limits is the lower one here", kind="text"),
 )
 
 
-def grid(rows: Sequence[TableRow], *, key: str) -> Grid | None:
+def table(rows: Sequence[TableRow], *, key: str) -> Table | None:
     """The points of `figure` as a table; None where there is no figure."""
     limits, found = roof(rows), [r for r in rates(rows) if r.intensity]
     if limits is None or not found:
         return None
-    return Grid(
+    return Table(
         key=key,
         title="The networks under the roof",
         caption="A share above 100 % means that data stayed in a cache instead of coming from memory.",
         columns=_COLUMNS,
-        lines=tuple(_line(i, rate, limits) for i, rate in enumerate(found, 1)),
+        rows=tuple(_line(i, rate, limits) for i, rate in enumerate(found, 1)),
         sorted_by=("number", "ascending"),
     )
 
 
-def _line(number: int, rate: Rate, limits: Roof) -> GridRow:
+def _line(number: int, rate: Rate, limits: Roof) -> TableRow:
     intensity = rate.intensity or 0.0
     limit = limits.limit(intensity)
     memory = limit < limits.macs_per_s
     share = rate.macs_per_s / limit
-    return GridRow(
+    return TableRow(
         label=rate.label,
         card=rate.name,
         cells={

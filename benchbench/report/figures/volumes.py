@@ -17,23 +17,31 @@ from benchbench.report.conditions import Group, windows_text
 from benchbench.report.figures import stacks, svg
 from benchbench.report.figures.overview import MAX_BARS, Drawing
 from benchbench.report.figures.stacks import Stack, StackPart
-from benchbench.report.grid import Grid, GridColumn, GridRow
-from benchbench.report.tables import BASELINE, TableCell, TableRow, finite, measurement_cell, ratio_cell, valid
+from benchbench.report.tables import (
+    BASELINE,
+    Column,
+    Table,
+    TableCell,
+    TableRow,
+    finite,
+    measurement_cell,
+    ratio_cell,
+    record_row,
+    valid,
+)
 
 _INSIDE = StackPart(letter="N", name="in the network", series=0)
 _OUTSIDE = StackPart(letter="S", name="cutting and stitching", series=1)
 
 _COLUMNS = (
-    GridColumn(key="volume_latency_s", title="One patient", help="the whole volume, median"),
-    GridColumn(key="rank", title="Rank", help="by the time of one patient; rows within the noise floor, or 2 %, tie"),
-    GridColumn(key="ratio", title=f"vs {BASELINE}", help=f"one patient as a multiple of {BASELINE}'s"),
-    GridColumn(key="volume_windows", title="Windows", help="patches that cover the volume"),
-    GridColumn(key="window_s", title="A window", help="one patient over the number of windows, everything included"),
-    GridColumn(key="volume_outside_share", title="Outside the network", help="share of the time that no network took"),
-    GridColumn(
-        key="volume_cropped_share", title="Patient's box", help="share of the voxels that the windows had to cover"
-    ),
-    GridColumn(key="volume_peak_memory_bytes", title="Peak memory", help="with the buffers of the stitched volume"),
+    Column(key="volume_latency_s", title="One patient", help="the whole volume, median"),
+    Column(key="rank", title="Rank", help="by the time of one patient; rows within the noise floor, or 2 %, tie"),
+    Column(key="ratio", title=f"vs {BASELINE}", help=f"one patient as a multiple of {BASELINE}'s"),
+    Column(key="volume_windows", title="Windows", help="patches that cover the volume"),
+    Column(key="window_s", title="A window", help="one patient over the number of windows, everything included"),
+    Column(key="volume_outside_share", title="Outside the network", help="share of the time that no network took"),
+    Column(key="volume_cropped_share", title="Patient's box", help="share of the voxels that the windows had to cover"),
+    Column(key="volume_peak_memory_bytes", title="Peak memory", help="with the buffers of the stitched volume"),
 )
 
 
@@ -42,7 +50,7 @@ def has_volumes(rows: Sequence[TableRow]) -> bool:
     return any(row.record.get(metric) for row in rows for metric in ("volume_latency_s", "volume_windows"))
 
 
-def grid(rows: Sequence[TableRow], group: Group, floor: reliability.Floor | None, *, key: str) -> Grid | None:
+def table(rows: Sequence[TableRow], group: Group, floor: reliability.Floor | None, *, key: str) -> Table | None:
     """A line for each row that was asked for a volume, the fastest first; None where none was."""
     if not has_volumes(rows):
         return None
@@ -63,17 +71,17 @@ def grid(rows: Sequence[TableRow], group: Group, floor: reliability.Floor | None
     work = group.first.workload
     size = "" if work.volume is None else f" of {units.format_shape(work.volume)} voxels"
     crop = ", over the box that holds the patient" if work.crop_foreground else ""
-    return Grid(
+    return Table(
         key=key,
         title=f"One patient{size}",
         caption=f"By sliding {windows_text(work)}{crop}.",
         columns=tuple(c for c in _COLUMNS if c.key in used or c.key == "volume_latency_s"),
-        lines=tuple(lines),
+        rows=tuple(lines),
         sorted_by=("volume_latency_s", "ascending"),
     )
 
 
-def _line(row: TableRow, base: rec.Record | None, rank: str | None) -> GridRow:
+def _line(row: TableRow, base: rec.Record | None, rank: str | None) -> TableRow:
     record = row.record
     cells = {}
     for metric in ("volume_latency_s", "volume_windows", "volume_peak_memory_bytes"):
@@ -90,7 +98,7 @@ def _line(row: TableRow, base: rec.Record | None, rank: str | None) -> GridRow:
     if seconds.value and windows.value:
         each = seconds.value / windows.value
         cells["window_s"] = TableCell(text=units.format_value(each, "s"), origin=seconds.origin, value=each)
-    return GridRow(label=row.label, card=record.model.name, cells=cells, status=record.status)
+    return record_row(record, row.label, cells)
 
 
 def _share_cell(record: rec.Record, metric: str) -> TableCell:

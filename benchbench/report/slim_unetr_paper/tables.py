@@ -13,9 +13,18 @@ from collections.abc import Sequence
 from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.report import conditions
-from benchbench.report.grid import Grid, GridColumn, GridRow, times
 from benchbench.report.slim_unetr_paper import published
-from benchbench.report.tables import BASELINE, TableCell, finite, summary_rows, valid
+from benchbench.report.tables import (
+    BASELINE,
+    Column,
+    Table,
+    TableCell,
+    TableRow,
+    finite,
+    summary_rows,
+    times,
+    valid,
+)
 
 _REGIONS = {"avg": "Mean", "wt": "WT", "et": "ET", "tc": "TC"}
 _VESSEL = {"avg": "Mean", "vessel": "Vessel", "tumour": "Tumour"}
@@ -26,11 +35,11 @@ _NO_OTHER = "not comparable: other data"
 class _Ours:
     """A column of our own numbers: one set of conditions."""
 
-    column: GridColumn
+    column: Column
     cells: dict[str, TableCell]  # by card
 
 
-def dice_grids(records: Sequence[rec.Record]) -> list[Grid]:
+def dice_tables(records: Sequence[rec.Record]) -> list[Table]:
     """Tables I and II, each with the Dice and the Hausdorff distance of the records.
 
     Args:
@@ -46,10 +55,10 @@ def dice_grids(records: Sequence[rec.Record]) -> list[Grid]:
     )
     none = "" if ours else " These records hold no Dice of ours."
     return [
-        _dice_grid(
+        _dice_table(
             1, "Table I: Dice and Hausdorff distance on BraTS2021", f"{regions}{none}", first, [o for _, o in other]
         ),
-        _dice_grid(2, "Table II: Dice on two tasks of the MSD", regions, second, [o for _, o in msd]),
+        _dice_table(2, "Table II: Dice on two tasks of the MSD", regions, second, [o for _, o in msd]),
     ]
 
 
@@ -57,29 +66,29 @@ def _is_msd(data: str) -> bool:
     return any(task in data.lower() for task in ("task01", "task08"))
 
 
-def _printed_columns(number: int, groups: Sequence[tuple[str, str, dict[str, str]]]) -> list[GridColumn]:
+def _printed_columns(number: int, groups: Sequence[tuple[str, str, dict[str, str]]]) -> list[Column]:
     return [
-        GridColumn(key=f"{prefix}_{key}", title=title, help=f"{group}: as printed in table {number}", group=group)
+        Column(key=f"{prefix}_{key}", title=title, help=f"{group}: as printed in table {number}", group=group)
         for prefix, group, members in groups
         for key, title in members.items()
     ]
 
 
-def _dice_grid(number: int, title: str, caption: str, columns: list[GridColumn], ours: list[_Ours]) -> Grid:
+def _dice_table(number: int, title: str, caption: str, columns: list[Column], ours: list[_Ours]) -> Table:
     rows = published.table(1 if number == 1 else 2)
     lines = [
-        GridRow(
+        TableRow(
             label=row.name, card=row.card, cells=_printed_cells(row, f"Table {'I' * number}") | _mine(ours, row.card)
         )
         for row in rows
     ]
     lines += _beyond(ours, {row.card for row in rows})
-    return Grid(
+    return Table(
         key=f"table{number}",
         title=title,
         caption=caption,
         columns=(*columns, *(o.column for o in ours)),
-        lines=tuple(lines),
+        rows=tuple(lines),
     )
 
 
@@ -92,10 +101,10 @@ def _mine(ours: Sequence[_Ours], card: str) -> dict[str, TableCell]:
     return {o.column.key: o.cells[card] for o in ours if card in o.cells}
 
 
-def _beyond(ours: Sequence[_Ours], known: set[str]) -> list[GridRow]:
+def _beyond(ours: Sequence[_Ours], known: set[str]) -> list[TableRow]:
     """Lines for networks that the paper does not have."""
     names = dict.fromkeys(card for o in ours for card in o.cells if card not in known)
-    return [GridRow(label=name, card=name, cells=_mine(ours, name)) for name in names]
+    return [TableRow(label=name, card=name, cells=_mine(ours, name)) for name in names]
 
 
 def _our_dice(records: Sequence[rec.Record]) -> list[tuple[str, _Ours]]:
@@ -111,7 +120,7 @@ def _our_dice(records: Sequence[rec.Record]) -> list[tuple[str, _Ours]]:
     for i, ((metric, data, shape, dtype), by_card) in enumerate(sorted(found.items())):
         same = any(name in data.lower() for name in ("brats2021", "task01", "task08"))
         caution = "the paper's split and training are not ours: compare with care" if same else _NO_OTHER
-        column = GridColumn(
+        column = Column(
             key=f"ours_{metric}_{i}",
             title=f"{data} ({caution})",
             help=f"ours, {shape}, {dtype}",
@@ -135,27 +144,25 @@ def _our_cell(record: rec.Record, metric: str) -> TableCell:
     )
 
 
-def throughput_grid(records: Sequence[rec.Record]) -> Grid:
+def throughput_table(records: Sequence[rec.Record]) -> Table:
     """The throughput of Table III beside ours, for the inputs that both have.
 
     Args:
         records: of runs.
     """
-    columns: list[GridColumn] = []
+    columns: list[Column] = []
     mine: list[_Ours] = []
     for shape, task in published.TASKS.items():
         group = f"Images per minute, {task} input {shape}"
         title = "Published"
-        columns.append(
-            GridColumn(key=f"{task}_images_per_min", title=title, help="as printed in Table III", group=group)
-        )
+        columns.append(Column(key=f"{task}_images_per_min", title=title, help="as printed in Table III", group=group))
         for part in conditions.group(records):
             if conditions.input_text(part.first) == shape and (ours := _our_rates(part, group)):
                 mine.append(ours)
                 columns.append(ours.column)
     rows = published.table(3)
     base = published.find(3, BASELINE)
-    lines = [GridRow(label=r.name, card=r.card, cells=_printed_rates(r, base) | _mine(mine, r.card)) for r in rows]
+    lines = [TableRow(label=r.name, card=r.card, cells=_printed_rates(r, base) | _mine(mine, r.card)) for r in rows]
     lines += _beyond(mine, {row.card for row in rows})
     caption = (
         f"The second line is the time of one image as a multiple of {base.name if base else BASELINE}'s in the same "
@@ -163,8 +170,8 @@ def throughput_grid(records: Sequence[rec.Record]) -> Grid:
     )
     if not mine:
         caption += " These records hold no measured latency for these inputs; name a folder of bench run as well."
-    return Grid(
-        key="throughput", title="Table III: throughput", caption=caption, columns=tuple(columns), lines=tuple(lines)
+    return Table(
+        key="throughput", title="Table III: throughput", caption=caption, columns=tuple(columns), rows=tuple(lines)
     )
 
 
@@ -208,7 +215,7 @@ def _our_rates(part: conditions.Group, group: str) -> _Ours | None:
     work = part.first.workload
     threads = "" if work.threads is None else f", {work.threads} threads"
     title = f"Ours: {part.first.device.name}{threads}, {work.dtype}"
-    column = GridColumn(
+    column = Column(
         key=f"ours_rate_{part.letter.lower()}",
         title=title,
         help="batch 1, from the median latency",

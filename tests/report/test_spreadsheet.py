@@ -6,9 +6,8 @@ import io
 import pytest
 
 from benchbench import report
-from benchbench.cli.commands import tables as commands_tables
-from benchbench.core import spreadsheet
 from benchbench.core.search_result import ordered, read_search
+from benchbench.report import writers
 from benchbench.search.export import write_table
 from tests import report_examples as examples
 from tests.report.test_pages import REFERENCE
@@ -22,25 +21,25 @@ def read(text):
 
 @pytest.mark.parametrize("text", [EVIL, "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "=", "-x", "+(1)"])
 def test_text_that_begins_as_a_formula_gets_an_apostrophe(text):
-    assert spreadsheet.cell(text) == f"'{text}"
+    assert writers.csv_cell(text) == f"'{text}"
 
 
 @pytest.mark.parametrize(
     "value", [-1, -2.5, float("-inf"), 0, True, None, "a=b", "-", "-12.5", "+3 %", "-1e-09", "", "'x"]
 )
 def test_numbers_and_other_text_are_left_as_they_are(value):
-    assert spreadsheet.cell(value) is value
+    assert writers.csv_cell(value) is value
 
 
 def test_columns_are_text_too_and_what_a_row_lacks_is_empty():
-    assert spreadsheet.to_csv(["=a", "b"], [{"=a": -1, "c": 2}, {"b": "@x"}]) == "'=a,b\n-1,\n,'@x\n"
+    assert writers.to_csv(["=a", "b"], [{"=a": -1, "c": 2}, {"b": "@x"}]) == "'=a,b\n-1,\n,'@x\n"
 
 
 def test_tables_of_a_terminal_as_csv():
-    assert commands_tables.render([{"name": EVIL, "share": -3, "of": "-4 %", "none": "-"}], "csv").split("\n")[1] == (
+    assert writers.write([{"name": EVIL, "share": -3, "of": "-4 %", "none": "-"}], "csv").split("\n")[1] == (
         '"\'=HYPERLINK(""http://example.org"",""x"")",-3,-4 %,-'
     )
-    assert EVIL in commands_tables.render([{"name": EVIL}], "markdown")
+    assert EVIL in writers.write([{"name": EVIL}], "markdown")
 
 
 def test_an_export_of_records():

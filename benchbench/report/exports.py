@@ -1,0 +1,322 @@
+"""Records as CSV, JSON, Markdown or LaTeX, with the origin of every value.
+
+CSV and JSON are for programs: full values in SI units, `<metric>` beside `<metric>_origin`. Markdown and LaTeX are
+for people: the tables of the page, a letter after each number, and a line that says what the letters mean. A
+published figure has its own column (`published_macs`), so it can never stand where ours is missing. Records of
+`bench audit` alone become the audit's tables instead, for which their artifacts are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchbench.core import records as rec
+from benchbench.core.audit_result import is_audit
+from benchbench.core.errors import StoreError, UsageError, unknown
+from benchbench.report import reliability, writers
+from benchbench.report.audit.tables import AuditRow, Metric, compute_table, gather, parameter_table
+from benchbench.report.conditions import group, input_text, is_semi_synthetic
+from benchbench.report.figures import volumes
+from benchbench.report.slim_unetr_paper import published
+from benchbench.report.tables import (
+    COUNTER_LEGEND,
+    ORIGIN_LEGEND,
+    Column,
+    Table,
+    TableCell,
+    TableRow,
+    bounded_text,
+    summary_rows,
+)
+
+FORMATS = ("csv", "json", "markdown", "latex")
+
+ReadArtifact = Callable[[rec.Artifact], bytes]
+
+
+def export(records: Sequence[rec.Record], fmt: str, read_artifact: ReadArtifact | None = None) -> str:
+    """One text for all records.
+
+    Args:
+        records: any; Markdown and LaTeX make one table for each set of conditions. CSV is one table: the
+            audits' where there is nothing else, and where there is, one of all records without the counters.
+        fmt: `csv`, `json`, `markdown` or `latex`.
+        read_artifact: gives the content of an artifact (`page.folder_reader`); without one an audit has
+            its counts, but no counters.
+
+    Raises:
+        UsageError: another format.
+    """
+    if fmt not in FORMATS:
+        raise UsageError(unknown("format", fmt, FORMATS))
+    parts = gather(records, read_artifact or _unread)
+    runs = [r for r in records if not is_audit(r)]
+    if fmt == "json":
+        return _json(records, parts)
+    if fmt == "csv":
+        return _csv(records) if runs or not parts else _audits_csv(parts)
+    document = _markdown if fmt == "markdown" else _latex
+    documents = [document(_run_tables(runs), legend())] if runs or not parts else []
+    documents += [document(_audit_tables(parts), legend(counters=True))] if parts else []
+    return "\n".join(documents)
+
+
+def _unread(artifact: rec.Artifact) -> bytes:
+    raise StoreError(f"{artifact.path} was not read")
+
+
+def _metrics(records: Sequence[rec.Record]) -> list[str]:
+    """Every metric, in the order of the schema; published figures as `published_<metric>`."""
+    found = {_column(m) for r in records for m in r.measurements}
+    order = list(rec.METRIC_UNITS)
+    return sorted(found, key=lambda c: (c.startswith("published_"), _rank(c.removeprefix("published_"), order), c))
+
+
+def _rank(metric: str, order: Sequence[str]) -> int:
+    family = "dice" if metric.startswith("dice_") else metric
+    return order.index(family) if family in order else len(order)
+
+
+def _column(m: rec.Measurement) -> str:
+    return f"published_{m.metric}" if m.origin == "published" else m.metric
+
+
+def _what(record: rec.Record) -> dict[str, Any]:
+    work = record.workload
+    return {
+        "model": record.model.name,
+        "status": record.status,
+        "error": record.error,
+        "device": record.device.asked,
+        "device_name": record.device.name,
+        "basis": record.device.basis,
+        "phase": work.phase,
+        "batch": work.batch,
+        "in_channels": record.model.in_channels,
+        "out_channels": record.model.out_channels,
+        "spatial": "x".join(map(str, work.spatial)),
+        "dtype": work.dtype,
+        "threads": work.threads,
+        "runtime": work.runtime,
+        "protocol": work.protocol,
+        "volume": None if work.volume is None else "x".join(map(str, work.volume)),
+        "overlap": work.overlap,
+        "crop_foreground": work.crop_foreground or None,
+        "memory_limit_bytes": work.memory_limit_bytes,
+        "data": work.data,
+        "data_kind": "semi-synthetic" if is_semi_synthetic(work.data) else None,
+        "split": work.split,
+        "recipe": rec.canonical_json(rec.to_json(record.recipe)) if record.recipe else None,
+        "checkpoint": record.model.checkpoint,
+        "id": record.id,
+        "cell": record.cell,
+        "started_at": record.started_at,
+    }
+
+
+#: Of what was asked: left out of CSV where no record was asked for it.
+_OPTIONAL = frozenset({"volume", "overlap", "crop_foreground", "memory_limit_bytes"})
+
+
+def _ranked(records: Sequence[rec.Record]) -> dict[str, dict[str, Any]]:
+    """Record id -> its rank among the rows of its conditions, and the share within which those tie."""
+    groups, found = group(records), {}
+    for part in groups:
+        floor = reliability.floor_of(part, groups)
+        for row in summary_rows(part.records, floor).rows:
+            cell = row.cell("rank")
+            if cell.value is not None:
+                found[row.record.id] = {
+                    "rank": cell.text,
+                    "rank_tolerance": reliability.tolerance(floor),
+                    "noise_floor": floor.share if floor else None,
+                }
+    return found
+
+
+def _csv(records: Sequence[rec.Record]) -> str:
+    """One line a record: what was asked, its rank, then `<metric>`, its origin, bound, range, samples and reason."""
+    metrics, ranked = _metrics(records), _ranked(records)
+    rows = []
+    for record in records:
+        row = _what(record) | ranked.get(record.id, {})
+        for m in record.measurements:
+            name = _column(m)
+            if len(m.values) > 1:
+                row |= {f"{name}_samples": len(m.values), f"{name}_processes": len(reliability.split(m))}
+            row |= {name: m.value, f"{name}_origin": m.origin, f"{name}_bound": m.bound, f"{name}_reason": m.reason}
+            for kind, pair in (("", m.interval), ("_ci95", m.ci95)):
+                row |= dict(zip((f"{name}{kind}_low", f"{name}{kind}_high"), pair or (None, None), strict=True))
+        rows.append(row)
+    asked = [*_what(records[0]), "rank", "rank_tolerance", "noise_floor"] if records else []
+    optional_ones = _OPTIONAL | {"rank", "rank_tolerance", "noise_floor"}
+    header = [c for c in asked if c not in optional_ones or any(row.get(c) is not None for row in rows)]
+    for name in metrics:
+        header += [name, f"{name}_origin"]
+        parts = ("bound", "low", "high", "ci95_low", "ci95_high", "samples", "processes", "reason")
+        optional = (f"{name}_{part}" for part in parts)
+        header += [column for column in optional if any(row.get(column) is not None for row in rows)]
+    return writers.to_csv(header, rows)
+
+
+def _json(records: Sequence[rec.Record], parts: Sequence[Sequence[AuditRow]]) -> str:
+    """A list of objects; each value is an object with its unit, origin, method, samples and text.
+
+    An audit has its checked content too, or null and a note that says why.
+    """
+    by_id = {one.record.id: one for part in parts for one in part}
+    ranked = {} if parts else _ranked(records)
+    objects = []
+    for record in records:
+        values = _what(record) | ranked.get(record.id, {}) | {"values": _values(record)}
+        if one := by_id.get(record.id):
+            values |= {"audit": rec.to_json(one.found), "audit_note": one.note or None}
+        objects.append(values)
+    return writers.to_json(objects) + "\n"
+
+
+def _values(record: rec.Record) -> dict[str, Any]:
+    values = {}
+    for m in record.measurements:
+        fields = {k: v for k, v in rec.to_json(m).items() if k not in ("metric", "values")}
+        text = None if m.value is None else bounded_text(m)
+        values[_column(m)] = fields | {"samples": list(m.values), "text": text}
+    return values
+
+
+def _audits_csv(parts: Sequence[Sequence[AuditRow]]) -> str:
+    """One line an audit: published, true and counted, in MACs and parameters, with the reasons."""
+    rows = [_audit_row(one) for part in parts for one in part]
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    return writers.to_csv(header, rows)
+
+
+def _audit_row(one: AuditRow) -> dict[str, Any]:
+    record, paper = one.record, published.find(3, one.card)
+    row: dict[str, Any] = {
+        "model": record.model.name,
+        "paper_name": paper.name if paper else None,
+        "status": record.status,
+        "error": record.error,
+        "input": input_text(record),
+        "id": record.id,
+        "cell": record.cell,
+        "started_at": record.started_at,
+        "verdict": one.found.verdict if one.found else None,
+        "note": one.note or None,
+    }
+    metrics: tuple[Metric, ...] = ("macs", "params")
+    for metric in metrics:
+        stated, true, why = one.published(metric), one.true(metric), one.explained(metric)
+        row |= {
+            f"published_{metric}": stated,
+            f"published_{metric}_origin": None if stated is None else "published",
+            metric: true,
+            f"{metric}_origin": None if true is None else "analytic",
+            f"published_per_true_{metric}": one.factor(metric),
+            f"published_{metric}_counter": why[0] if why else None,
+            f"published_{metric}_why": why[1] if why else None,
+        }
+    if one.found:
+        sizes = one.found.params
+        row |= {"buffers": sizes.buffers, "bare_params": sizes.bare, "unused_params": sizes.unused}
+        row["shared_modules"] = " ".join(sizes.shared_modules)
+    for name, count in one.found.counts.items() if one.found else ():
+        if name != "torch":
+            row |= {f"{name}_macs": count.macs, f"{name}_params": count.params}
+            row[f"{name}_origin"] = None if count.macs is None and count.params is None else "counter"
+            row |= {f"{name}_version": count.version, f"{name}_reason": count.reason}
+    return row
+
+
+def _run_tables(records: Sequence[rec.Record]) -> list[Table]:
+    """For each set of conditions its table, and that of whole volumes if there is one."""
+    groups, tables = group(records), []
+    for part in groups:
+        floor = reliability.floor_of(part, groups)
+        table = summary_rows(part.records, floor)
+        caption = "" if part.predicted else f"Noise floor: {reliability.floor_text(floor)}"
+        tables.append(dataclasses.replace(table, title=part.title, caption=caption))
+        if volume := volumes.table(table.rows, part, floor, key="volume"):
+            tables.append(volume)
+    return tables
+
+
+def _audit_tables(parts: Sequence[Sequence[AuditRow]]) -> list[Table]:
+    """The tables of compute and of parameters, each with a title that names its input."""
+    tables = [(part, make(part)) for part in parts for make in (compute_table, parameter_table)]
+    return [
+        dataclasses.replace(table, title=f"{table.title}, input {input_text(part[0].record)}") for part, table in tables
+    ]
+
+
+def _markdown(tables: Sequence[Table], letters: str) -> str:
+    blocks, escape = [], writers.escape_markdown
+    for table in tables:
+        titles = [escape(title) for title in (table.head, *map(_flat, table.columns))]
+        lines = [list(map(escape, line)) for line in _lines(table)]
+        below = ["", escape(table.caption)] if table.caption else []
+        text = writers.to_markdown(titles, lines, _aligns(table))
+        blocks.append("\n".join([escape(table.title), "", text, *below]) + "\n")
+    return "\n".join([*blocks, f"{letters}\n"])
+
+
+def _latex(tables: Sequence[Table], letters: str) -> str:
+    blocks = ["% needs \\usepackage{booktabs}\n"]
+    for table in tables:
+        titles = [table.head, *(column.title for column in table.columns)]
+        text = writers.to_latex(titles, _lines(table), _aligns(table), table.heads)
+        below = [_comment(table.caption)] if table.caption else []
+        blocks.append("\n".join([_comment(table.title), text, *below]) + "\n")
+    return "\n".join([*blocks, f"% {letters}\n"])
+
+
+def _comment(text: str) -> str:
+    """One line that LaTeX passes over."""
+    return f"% {' '.join(text.split())}"
+
+
+def _lines(table: Table) -> list[list[str]]:
+    return [[_label(row, table), *(shown(c.key, row.cell(c.key)) for c in table.columns)] for row in table.rows]
+
+
+def _label(row: TableRow, table: Table) -> str:
+    """A row's label, with its status where that has no column and is worth a word."""
+    if row.status == "ok" or any(column.key == "status" for column in table.columns):
+        return row.label
+    return f"{row.label} ({row.status.replace('_', ' ')})"
+
+
+def _aligns(table: Table) -> list[str]:
+    return ["l", *({"word": "l", "prose": "p{6cm}"}.get(column.kind, "r") for column in table.columns)]
+
+
+def _flat(column: Column) -> str:
+    """A heading that needs none above it: `thop` under `GMAC by` is `GMAC by thop`."""
+    if column.group.endswith(" by"):
+        return f"{column.group} {column.title}"
+    return f"{column.title}, {column.group}" if column.group else column.title
+
+
+def shown(key: str, cell: TableCell) -> str:
+    """A cell of one column as text; a rank goes without a letter."""
+    if key == "rank" and cell.origin:
+        return cell.text + (f" ({cell.qualifier})" if cell.qualifier else "")
+    return lettered(cell)
+
+
+def lettered(cell: TableCell) -> str:
+    """`171 ms [M]`, with what must stand beside the number; a failure with its reason."""
+    if cell.origin is None:
+        return f"{cell.text}: {cell.note}" if cell.text in rec.STATUSES and cell.text != "ok" else cell.text
+    qualifier = f" ({cell.qualifier})" if cell.qualifier else ""
+    letter, _ = {**ORIGIN_LEGEND, **COUNTER_LEGEND}[cell.origin]
+    return f"{cell.text}{qualifier} [{letter}]"
+
+
+def legend(*, counters: bool = False) -> str:
+    """What the letters mean, in one line; `counters` adds that of the public counters."""
+    letters = {**ORIGIN_LEGEND, **COUNTER_LEGEND} if counters else ORIGIN_LEGEND
+    return "Origin: " + ", ".join(f"[{letter}] {name}" for name, (letter, _) in letters.items())
