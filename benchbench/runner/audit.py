@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from benchbench.core import records as rec
-from benchbench.core.audit_result import PROTOCOL, AuditResult
+from benchbench.core.audit_result import AuditResult
 from benchbench.core.errors import CardError, ShapeError, UsageError
 from benchbench.core.results import Store
 from benchbench.core.units import format_shape
 from benchbench.devices.environment import environment
 from benchbench.runner.child_process import WorkerFailure, run_worker
-from benchbench.runner.worker import Job
+from benchbench.runner.job import Job
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import classes
 
@@ -123,9 +123,7 @@ def _job(card: zoo_cards.Card, shape: Sequence[int] | None) -> Job:
     batch, channels, *spatial = shape or (1, card.in_channels, *card.spatial)
     return Job(
         model=card.spec(in_channels=channels),
-        spatial=tuple(spatial),
-        batch=batch,
-        dtype="fp32",
+        workload=rec.Workload(batch=batch, spatial=tuple(spatial), protocol="audit"),
         folder=card.folder,
         trusted=classes.may_import(card.arch),
     )
@@ -203,8 +201,8 @@ def _some(
 
 def _published(card: zoo_cards.Card, job: Job) -> dict[str, float]:
     """The paper's figures, if they are for this very input."""
-    found = card.published_measurements(job.model.in_channels, job.model.out_channels, job.spatial)
-    wanted = {} if job.batch != 1 else {m.metric: m.value for m in found if m.metric in ("macs", "params")}
+    found = card.published_measurements(job.model.in_channels, job.model.out_channels, job.workload.spatial)
+    wanted = {} if job.workload.batch != 1 else {m.metric: m.value for m in found if m.metric in ("macs", "params")}
     return {metric: float(value) for metric, value in wanted.items() if value is not None}
 
 
@@ -216,13 +214,13 @@ def _record(row: AuditOutcome, store: Store, where: Mapping[str, Any]) -> rec.Re
         name = "".join(c if c.isalnum() or c in "-_" else "-" for c in row.card.name)
         title = f"What each counter says of {row.card.title}"
         artifacts.append(store.add_artifact("audit", f"{name}-audit.json", content, title=title))
-    found += row.card.published_measurements(job.model.in_channels, job.model.out_channels, job.spatial)
+    found += row.card.published_measurements(job.model.in_channels, job.model.out_channels, job.workload.spatial)
     status: rec.Status = "ok" if row.counted else "failed"
     if not row.counted and (row.kind in ("shape", "unsupported") or row.result is not None):
         status = "unsupported"
     return rec.Record(
         model=job.model,
-        workload=rec.Workload(batch=job.batch, spatial=job.spatial, protocol=PROTOCOL),
+        workload=job.workload,
         device=DEVICE,
         environment=where,
         status=status,

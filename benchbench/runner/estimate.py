@@ -18,8 +18,7 @@ from benchbench.core import records as rec
 from benchbench.core.protocol import get_protocol
 from benchbench.runner import cell_cost
 from benchbench.runner.child_process import WorkerFailure, run_worker
-from benchbench.runner.plan import Cell
-from benchbench.runner.worker import Job
+from benchbench.runner.job import Cell, Job
 
 #: For the first estimate only; corrected by the networks that have run. Eager fp32 on one AVX-512 core
 #: reaches 8 to 28 GMAC/s over the zoo, an H100 some thousands.
@@ -78,10 +77,10 @@ def count(cells: Sequence[Cell], spent: TimeBreakdown) -> dict[str, CellCost]:
 
 
 def counted_job(cell: Cell) -> Job:
-    """A cell's job without what decides no count, so that cells which count alike are counted once."""
-    same: dict[str, Any] = {"threads": None, "cores": (), "checkpoint_path": None, "data": None, "split": None}
-    same |= {"backend": "cpu", "protocol": "quick", "volume": None, "memory_limit_bytes": None}
-    return dataclasses.replace(cell.job(), **same)
+    """A cell's job with what decides its count alone, so that cells which count alike are counted once."""
+    w, job = cell.workload, cell.job
+    work = rec.Workload(phase=w.phase, batch=w.batch, spatial=w.spatial, dtype=w.dtype)
+    return Job(model=job.model, workload=work, folder=job.folder, trusted=job.trusted)
 
 
 def _count_some(jobs: Sequence[Any], paths: Sequence[Path | None]) -> list[CellCost]:
@@ -124,6 +123,6 @@ def estimate_s(cell: Cell, cost: CellCost, protocol: str) -> float:
     forwards = max(p.warmup_s if slow else 6 * forward, forward)
     forwards += p.samples_of_slow(forward) * forward if slow else max(p.min_samples * forward, p.timed_s / 2)
     cases = 0
-    if cell.checkpoint_path and cell.data_where:
-        cases = data.get_plan(cell.data_where).splits[cell.workload.split or "test"]
+    if cell.job.checkpoint_path and cell.job.data_where:
+        cases = data.get_plan(cell.job.data_where).splits[cell.workload.split or "test"]
     return p.processes * (_START_S + forwards) + cases * (forward + 1.0)

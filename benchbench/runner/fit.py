@@ -16,7 +16,7 @@ from benchbench.core import records as rec
 from benchbench.core.units import format_shape, format_value
 from benchbench.runner import cell_cost
 from benchbench.runner.child_process import WorkerFailure, run_worker
-from benchbench.runner.worker import Job
+from benchbench.runner.job import Job
 
 Size = tuple[int, ...] | int
 METRICS = {"patch": "largest_patch_voxels", "batch": "largest_batch"}
@@ -35,7 +35,7 @@ def find_fit(job: Job, limit_bytes: int, time_limit_s: float) -> list[rec.Measur
         confirmed them, analytic and "at most" where none did, and null with the reason where nothing fits.
     """
     request = {"task": "fit", "jobs": [rec.to_json(job)], "limit_bytes": limit_bytes}
-    offers, why = _offers(request, time_limit_s, job.threads)
+    offers, why = _offers(request, time_limit_s, job.workload.threads)
     found = {offer["what"]: _confirmed(job, offer, limit_bytes, time_limit_s) for offer in offers}
     return [found.get(what) or _none(metric, why) for what, metric in METRICS.items()]
 
@@ -118,15 +118,17 @@ def _confirmed(job: Job, offer: dict[str, Any], limit_bytes: int, time_limit_s: 
 
 def _sized(job: Job, what: str, size: Size) -> Job:
     if isinstance(size, int):
-        return dataclasses.replace(job, batch=size)
-    return dataclasses.replace(job, spatial=size)
+        return job.with_work(batch=size)
+    return job.with_work(spatial=size)
 
 
 def _try(job: Job, limit_bytes: int, time_limit_s: float) -> tuple[str, str | None]:
     """How one run under the limit ends."""
-    job = dataclasses.replace(job, memory_limit_bytes=limit_bytes, checkpoint_path=None, data=None, first=False)
+    job = dataclasses.replace(job, checkpoint_path=None, data_where=None, first=False)
+    job = job.with_work(memory_limit_bytes=limit_bytes)
     ending: tuple[str, str | None] = ("failed", "its process ended without a word")
-    for event in run_worker({"task": "confirm", "jobs": [rec.to_json(job)]}, limit_s=time_limit_s, threads=job.threads):
+    request = {"task": "confirm", "jobs": [rec.to_json(job)]}
+    for event in run_worker(request, limit_s=time_limit_s, threads=job.workload.threads):
         if isinstance(event, WorkerFailure):
             crashed = event.status == "failed"  # a library that cannot bear a failed allocation takes the process along
             return ("oom" if crashed else event.status, event.error)

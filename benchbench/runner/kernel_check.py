@@ -16,8 +16,8 @@ from benchbench.core.units import format_value
 from benchbench.devices import cpu, jetson
 from benchbench.runner import child_process
 from benchbench.runner.findings import Backend, Finding
+from benchbench.runner.job import Job
 from benchbench.runner.kernel_trials import MAKERS, TOLERANCE, Trial
-from benchbench.runner.worker import Job
 from benchbench.zoo import cards as zoo_cards
 
 _LIMIT_S = 240.0  # of one child; a small board takes half a minute to import torch, and cuDNN starts slowly
@@ -208,7 +208,7 @@ def _fits(
     counted: dict[str, int] = {}
     why = None
     cards = [zoo_cards.get_card(name) for name in zoo_cards.list_models()]
-    jobs = [rec.to_json(Job(model=c.spec(), spatial=c.spatial, batch=1, dtype="fp32")) for c in cards]
+    jobs = [rec.to_json(Job(model=c.spec(), workload=rec.Workload(spatial=c.spatial))) for c in cards]
     for event in child_process.run_worker({"task": "plan", "jobs": jobs}, limit_s=COUNT_LIMIT_S):
         if isinstance(event, child_process.WorkerFailure):
             why = _why(event, COUNT_LIMIT_S)

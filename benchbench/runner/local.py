@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from benchbench import data
@@ -24,7 +25,7 @@ from benchbench.runner import reference as runner_reference
 from benchbench.runner.child_process import WorkerFailure, run_worker
 from benchbench.runner.estimate import CellCost, TimeBreakdown, counted_job, forward_guess_s
 from benchbench.runner.fit import find_fit, forecast_fit
-from benchbench.runner.plan import Cell, label
+from benchbench.runner.job import Cell
 from benchbench.runner.schedule import GOOD, CellProgress, ProcessResult, RunJournal, run_rounds, twin_for
 from benchbench.zoo import checkpoint
 
@@ -120,7 +121,7 @@ class LocalRunner:
             courses.append(course)
         for course in courses:
             if course not in open_courses:  # nothing runs: its row is made at once
-                self.desk.begin(label(course.cell), self._left(courses))
+                self.desk.begin(course.cell.label, self._left(courses))
                 env, cost = environment_of(course.cell), self.costs[course.cell.id]
                 refusal = _refusal(course.cell, cost)
                 fit = self._fit(course.cell) if refusal and refusal[0] in _WANT_OF_MEMORY and not cost.refused else []
@@ -129,7 +130,7 @@ class LocalRunner:
         twins = self._twins(open_courses, settled, environment_of, journal) if self.noise else []
 
         def measure(course: CellProgress) -> ProcessResult:
-            name = label(course.cell) + (" (against itself)" if course.twin_of else "")
+            name = course.cell.label + (" (against itself)" if course.twin_of else "")
             p = course.protocol
             nth = f", process {len(course.turns) + 1} of {p.processes}" if p.max_processes > 1 else ""
             self.desk.begin(name + nth, self._left([*open_courses, *twins]))
@@ -220,7 +221,7 @@ class LocalRunner:
     def _fit(self, cell: Cell) -> list[rec.Measurement]:
         """The largest patch and batch that would have fitted."""
         self.desk.phase("looking for what fits")
-        return find_fit(cell.job(), memory_limit_bytes(cell), self.time_limit_s)
+        return find_fit(cell.job, memory_limit_bytes(cell), self.time_limit_s)
 
     def _forecast_fit(self, cell: Cell, cost: CellCost) -> list[rec.Measurement]:
         """The largest patch that fits a device that is not at hand, where the asked one does not."""
@@ -241,7 +242,7 @@ class LocalRunner:
             return
         self.desk.phase("measuring this machine's peak and memory bandwidth")
         found = self._roofs[key] = []
-        request = {"task": "roof", "jobs": [rec.to_json(dataclasses.asdict(cell.job()))]}
+        request = {"task": "roof", "jobs": [rec.to_json(cell.job)]}
         for event in run_worker(request, limit_s=_ROOF_LIMIT_S, threads=cell.workload.threads):
             if isinstance(event, WorkerFailure):
                 log.warning("this machine's peak could not be measured: %s", event.error)
@@ -275,7 +276,7 @@ def make_record(
     if cost.layers:
         content = json.dumps({"modules": list(cost.layers)}, separators=(",", ":")).encode()
         title = f"Parameters and MACs of each module of {cell.card.title}"
-        name = f"{_file_name(cell.spec.name)}-layers.json"
+        name = f"{_file_name(cell.model.name)}-layers.json"
         artifacts.append(keeper.add_artifact("layers", name, content, title=title))
     artifacts += _training(cell, keeper)
     refusal = None if course.turns else _refusal(cell, cost)
@@ -294,9 +295,9 @@ def make_record(
     found += more
     if not any(m.metric == "dice" for m in found):
         found += _dice_from_elsewhere(cell, ending[0])
-    found += cell.card.published_measurements(cell.spec.in_channels, cell.spec.out_channels, w.spatial)
+    found += cell.card.published_measurements(cell.model.in_channels, cell.model.out_channels, w.spatial)
     return rec.Record(
-        model=cell.spec,
+        model=cell.model,
         workload=w,
         device=cell.target.device,
         environment=env,
@@ -313,17 +314,17 @@ def make_record(
 
 def _training(cell: Cell, keeper: ArtifactSink) -> list[rec.Artifact]:
     """How a cell's weights were trained, for the report: budget and curves, where their sidecar is at hand."""
-    if cell.checkpoint_path is None:
+    if cell.job.checkpoint_path is None:
         return []
     try:
-        told = checkpoint.read_sidecar(cell.checkpoint_path).train
+        told = checkpoint.read_sidecar(Path(cell.job.checkpoint_path)).train
     except CheckpointError:  # older weights that came over a connection have none
         return []
     kept = {key: told[key] for key in ("budget", "steps_done", "curve", "validation") if key in told}
     if not {"budget", "steps_done", "curve"} <= set(kept):
         return []
     content = json.dumps(kept, separators=(",", ":")).encode()
-    name, title = f"{_file_name(cell.spec.name)}-training.json", f"How the weights of {cell.card.title} were trained"
+    name, title = f"{_file_name(cell.model.name)}-training.json", f"How the weights of {cell.card.title} were trained"
     return [keeper.add_artifact("training", name, content, title=title)]
 
 
@@ -389,8 +390,8 @@ def _in_child(
     ready = False
     ending: Ending = ("failed", "its process ended without a word", None)
     progress.phase("starting")
-    job = dataclasses.replace(cell.job(), first=first)
-    request_json = {"task": "measure", "jobs": [rec.to_json(dataclasses.asdict(job))]}
+    job = dataclasses.replace(cell.job, first=first)
+    request_json = {"task": "measure", "jobs": [rec.to_json(job)]}
     for event in run_worker(request_json, limit_s=time_limit_s, threads=cell.workload.threads):
         if isinstance(event, WorkerFailure):
             limit = cell.workload.memory_limit_bytes
@@ -410,12 +411,12 @@ def _in_child(
         elif kind == "accuracy":
             spent.accuracy_s += event["seconds"]
         elif kind == "picture":
-            name = f"{_file_name(cell.spec.name)}-{event['name']}"
+            name = f"{_file_name(cell.model.name)}-{event['name']}"
             content = base64.b64decode(event["content"])
             artifacts.append(keeper.add_artifact("picture", name, content, title=event["title"]))
         elif kind == "cases":
             content = json.dumps(event["cases"], separators=(",", ":")).encode()
-            name, title = f"{_file_name(cell.spec.name)}-cases.json", f"Every case of {cell.card.title}, by name"
+            name, title = f"{_file_name(cell.model.name)}-cases.json", f"Every case of {cell.card.title}, by name"
             artifacts.append(keeper.add_artifact("cases", name, content, title=title))
         elif kind == "end":
             ending = (event["status"], event["error"], event.get("traceback"))
@@ -431,7 +432,7 @@ def _file_name(text: str) -> str:
 def _dice_from_elsewhere(cell: Cell, status: str) -> list[rec.Measurement]:
     """Dice of a network that was not evaluated here: from reference records, or the reason why there is none."""
     w = cell.workload
-    earlier = runner_reference.find_dice(cell.spec, w)
+    earlier = runner_reference.find_dice(cell.model, w)
     if earlier:
         return earlier
     if cell.card.task != "segmentation":
@@ -440,16 +441,16 @@ def _dice_from_elsewhere(cell: Cell, status: str) -> list[rec.Measurement]:
         why = "training steps are timed: nothing is evaluated"
     elif w.data is None:
         plan = data.get_plan("phantom")
-        own = f"{cell.spec.in_channels} in, {cell.spec.out_channels} out"
+        own = f"{cell.model.in_channels} in, {cell.model.out_channels} out"
         its = f"{plan.in_channels} in, {plan.out_channels} out"
         why = (
             "no data set asked for"
             if own == its
             else f"{plan.name} has other channels ({its}) than this network ({own})"
         )
-    elif cell.checkpoint_path and cell.data_where is None:
+    elif cell.job.checkpoint_path and cell.job.data_where is None:
         why = f"not evaluated: {w.data.partition(':')[0]} lies on this machine, and the network runs on another"
-    elif cell.checkpoint_path:
+    elif cell.job.checkpoint_path:
         why = (
             "not evaluated: nothing runs on a profile" if cell.target.profile else f"not evaluated: the row is {status}"
         )
@@ -457,8 +458,8 @@ def _dice_from_elsewhere(cell: Cell, status: str) -> list[rec.Measurement]:
         why = f"no checkpoint for {w.data} at {format_shape(w.spatial)}: " + (
             "here every case is a test case, so add --checkpoint with weights that were trained elsewhere"
             if ":all" in w.data
-            else f"make one with '{_command_to_train(cell.spec.name, w)}', then add --checkpoint with the file that it "
-            "names"
+            else f"make one with '{_command_to_train(cell.model.name, w)}', then add --checkpoint with the file that "
+            "it names"
         )
     return [rec.Measurement(metric="dice", unit="1", value=None, origin="measured", method="none", reason=why)]
 

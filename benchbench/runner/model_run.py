@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from benchbench.measure.memory_limit import MemoryLimit
-    from benchbench.runner.worker import Job
+    from benchbench.runner.job import Job
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -41,7 +41,7 @@ class ModelRun:
             job: what to do.
             emit: gets what happens.
         """
-        self.job, self.emit = job, emit
+        self.job, self.work, self.emit = job, job.workload, emit
         self.stage = "building the network"  # what is going on, for an error
         self.device = f"cuda:{job.gpu}" if job.backend == "cuda" else "cpu"
         self.limit: MemoryLimit | None = None
@@ -56,18 +56,18 @@ class ModelRun:
             UnsupportedError: what is asked cannot be had from this network, or here.
             BenchError: the network cannot be built.
         """
-        job = self.job
+        job, work = self.job, self.work
         self._build()
-        if job.phase == "train":
+        if work.phase == "train":
             self._enter("a training step")
             return self._train()
         self._enter("a forward")
         end = self._infer()
-        if (job.volume or job.crop_foreground) and end["status"] in ("ok", "unstable"):
+        if (work.volume or work.crop_foreground) and end["status"] in ("ok", "unstable"):
             self._enter("the whole volume")
             end = _worse(end, self._volume())
-        finite = end["status"] != "failed" or job.dtype != "fp32"
-        if job.first and job.data and job.checkpoint_path and finite:
+        finite = end["status"] != "failed" or work.dtype != "fp32"
+        if job.first and job.data_where and job.checkpoint_path and finite:
             self._enter("the evaluation of Dice")
             self._dice()
         return end
@@ -79,25 +79,25 @@ class ModelRun:
         from benchbench.measure import latency, memory, output_check  # noqa: F401  now, and not into the limit
         from benchbench.zoo import cards as zoo_cards
 
-        job = self.job
+        job, work = self.job, self.work
         shared = job.backend == "cuda" and jetson.detect() is not None
         self.available = memory.system_available_bytes() if shared else None
         if job.backend == "cuda":
             torch.cuda.set_device(job.gpu)
             torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32; PyTorch's default for convolutions is TF32
-        if job.threads:
-            torch.set_num_threads(job.threads)
+        if work.threads:
+            torch.set_num_threads(work.threads)
         zoo_cards.find_class(job.model.arch)
-        if job.phase == "train":
+        if work.phase == "train":
             from benchbench.measure import training_step  # noqa: F401
-        elif job.crop_foreground:
+        elif work.crop_foreground:
             from benchbench.measure.volume import check_channels
 
             check_channels(job.model.in_channels)
         torch.manual_seed(0)
         self.limit = _limit(job)
         self.base_bytes = memory.resident_bytes() if job.backend == "cpu" else None
-        module = zoo_cards.build(job.model, job.spatial)
+        module = zoo_cards.build(job.model, work.spatial)
         if job.checkpoint_path:
             from benchbench.zoo import checkpoint
 
@@ -119,18 +119,18 @@ class ModelRun:
             BenchError: the network cannot be built, or trained.
         """
         self._build()
-        self._enter("a training step" if self.job.phase == "train" else "a forward")
-        if self.job.phase == "train":
+        self._enter("a training step" if self.work.phase == "train" else "a forward")
+        if self.work.phase == "train":
             from benchbench.measure.training_step import TrainingStep
 
-            step = TrainingStep(self.module, self.x, backend=self.job.backend, dtype=self.job.dtype)
+            step = TrainingStep(self.module, self.x, backend=self.job.backend, dtype=self.work.dtype)
             with step.ready() as one:
                 one()
                 one()
         else:
             from benchbench.measure.latency import forward_function
 
-            forward_function(self.module, self.x, backend=self.job.backend, dtype=self.job.dtype)()
+            forward_function(self.module, self.x, backend=self.job.backend, dtype=self.work.dtype)()
         return {"status": "ok", "error": None}
 
     # -- inference
@@ -139,9 +139,9 @@ class ModelRun:
         from benchbench.measure import latency, memory, output_check
         from benchbench.measure.monitor import Watch
 
-        job = self.job
-        forward = latency.forward_function(self.module, self.x, backend=job.backend, dtype=job.dtype)
-        check = output_check.OutputCheck(job.dtype)
+        job, work = self.job, self.work
+        forward = latency.forward_function(self.module, self.x, backend=job.backend, dtype=work.dtype)
+        check = output_check.OutputCheck(work.dtype)
         watch = Watch(job.backend, job.gpu)
         last: list[Any] = []
         before: list[output_check.TensorChecksums] = []
@@ -166,8 +166,8 @@ class ModelRun:
             peak = memory.PeakMemory(job.backend, gpu=job.gpu, available_before=self.available)
             found = latency.time_forwards(
                 kept,
-                get_protocol(job.protocol),
-                batch=job.batch,
+                get_protocol(work.protocol),
+                batch=work.batch,
                 timer=latency.cuda_timer() if job.backend == "cuda" else None,
                 after_warmup=begin,
                 tick=tick,
@@ -184,14 +184,14 @@ class ModelRun:
         watched = watch.measurements(len(found.samples_s))
         for m in [*found.measurements(), *peak.measurements(self.base_bytes, parts), *watched]:
             self._send(m)
-        if check.bad_share and job.dtype == "fp32":
+        if check.bad_share and work.dtype == "fp32":
             return _end(
                 "failed", f"{check.bad_share:.2%} of its output is NaN or infinite: these latencies do not count"
             )
-        if job.dtype != "fp32" and job.first:
+        if work.dtype != "fp32" and job.first:
             error = self._output_error(forward())
             if not error <= OUTPUT_TOLERANCE:  # also when it is NaN
-                why = f"its output in {job.dtype} is off the fp32 output by {error:.1%} (limit {OUTPUT_TOLERANCE:.0%})"
+                why = f"its output in {work.dtype} is off the fp32 output by {error:.1%} (limit {OUTPUT_TOLERANCE:.0%})"
                 return _end("failed", f"{why}: these latencies do not count; use --dtype fp32")
         state = output_check.changed_state(before[0].changed(self.module))
         doubts = [why for why in (state, check.unstable, found.unstable, watch.unstable) if why]
@@ -226,7 +226,7 @@ class ModelRun:
         from benchbench.measure.monitor import Watch
         from benchbench.measure.training_step import TrainingStep, of_steps, train_memory, train_time
 
-        job = self.job
+        job, work = self.job, self.work
         watch = Watch(job.backend, job.gpu)
 
         def tick(phase: str, count: int) -> None:
@@ -235,13 +235,13 @@ class ModelRun:
             self._tick(phase, count)
 
         try:
-            step = TrainingStep(self.module, self.x, backend=job.backend, dtype=job.dtype)
+            step = TrainingStep(self.module, self.x, backend=job.backend, dtype=work.dtype)
             with step.ready() as one:
                 peak = memory.PeakMemory(job.backend, gpu=job.gpu, available_before=self.available)
                 found = latency.time_forwards(
                     one,
-                    get_protocol(job.protocol),
-                    batch=job.batch,
+                    get_protocol(work.protocol),
+                    batch=work.batch,
                     timer=latency.cuda_timer() if job.backend == "cuda" else None,
                     after_warmup=watch.begin,
                     tick=tick,
@@ -251,10 +251,10 @@ class ModelRun:
             watch.close()
         self.emit({"event": "forwards", "seconds": found.forward_s})
         watched = of_steps(watch.measurements(len(found.samples_s)))
-        for m in [*train_time(found, job.dtype), *train_memory(peak, self.base_bytes), *watched]:
+        for m in [*train_time(found, work.dtype), *train_memory(peak, self.base_bytes), *watched]:
             self._send(m)
         if not step.is_finite():
-            return _end("failed", f"the loss is NaN or infinite in {job.dtype}: these steps do not count")
+            return _end("failed", f"the loss is NaN or infinite in {work.dtype}: these steps do not count")
         doubts = [why for why in (found.unstable, watch.unstable) if why]
         return _end("unstable", "; ".join(doubts)) if doubts else _end("ok")
 
@@ -263,20 +263,22 @@ class ModelRun:
     def _volume(self) -> dict[str, Any]:
         from benchbench.measure import volume
 
-        job = self.job
+        job, work = self.job, self.work
         channels = job.model.in_channels
-        if job.crop_foreground:
-            x = volume.phantom_volume(channels, job.volume)
+        if work.crop_foreground:
+            x = volume.phantom_volume(channels, work.volume)
         else:
-            assert job.volume is not None
-            x = volume.random_volume(channels, job.volume)
+            assert work.volume is not None
+            x = volume.random_volume(channels, work.volume)
         found = volume.measure_volume(
             self.module,
             x.to(self.device),
-            volume.Plan(patch=job.spatial, batch=job.batch, overlap=job.overlap, crop_foreground=job.crop_foreground),
-            get_protocol(job.protocol),
+            volume.Plan(
+                patch=work.spatial, batch=work.batch, overlap=job.overlap, crop_foreground=work.crop_foreground
+            ),
+            get_protocol(work.protocol),
             backend=job.backend,
-            dtype=job.dtype,
+            dtype=work.dtype,
             gpu=job.gpu,
             tick=lambda phase, count: self._tick(f"volume, {phase}", count),
         )
@@ -288,15 +290,15 @@ class ModelRun:
     def _dice(self) -> None:
         from benchbench.training.evaluate import measure_dice
 
-        job, emit = self.job, self.emit
+        job, work, emit = self.job, self.work, self.emit
         start = time.perf_counter()
         try:
             result = measure_dice(
                 self.module,
-                data=job.data or "",
-                split=job.split or "test",
-                spatial=job.spatial,
-                dtype=job.dtype,
+                data=job.data_where or "",
+                split=work.split or "test",
+                spatial=work.spatial,
+                dtype=work.dtype,
                 overlap=job.overlap,
                 device=self.device,
                 progress=lambda done, total: self._tick(f"Dice, case {done} of {total}", done),
@@ -324,12 +326,12 @@ class ModelRun:
 
 
 def _limit(job: Job) -> MemoryLimit | None:
-    if job.memory_limit_bytes is None:
+    if job.workload.memory_limit_bytes is None:
         return None
     from benchbench.measure.memory_limit import MemoryLimit
 
     mapped = Path(job.checkpoint_path).stat().st_size if job.checkpoint_path else 0
-    return MemoryLimit(job.memory_limit_bytes, backend=job.backend, gpu=job.gpu, file_bytes=mapped)
+    return MemoryLimit(job.workload.memory_limit_bytes, backend=job.backend, gpu=job.gpu, file_bytes=mapped)
 
 
 def _end(status: str, error: str | None = None) -> dict[str, Any]:

@@ -17,13 +17,12 @@ from benchbench import data
 from benchbench.core import records as rec
 from benchbench.core.errors import CheckpointError, UsageError
 from benchbench.core.protocol import get_protocol
-from benchbench.core.units import format_shape
 from benchbench.data.plan import ALL
 from benchbench.devices import cpu
 from benchbench.devices.resolve import Target, resolve
 from benchbench.runner import child_process
+from benchbench.runner.job import Cell, Job, make_cell
 from benchbench.runner.remote import queue as remote_queue
-from benchbench.runner.worker import Job
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint, classes
 
@@ -60,60 +59,6 @@ class RunRequest:
     set_clocks: bool = False  # jetson_clocks while the run lasts
     trust: bool = False  # import the class that weights name, also where it is not of benchbench
     noise: bool = True  # measure one network twice, and the machine's peak, for the run's noise floor and roofline
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One row to be: a network, what it is to do, and where."""
-
-    card: zoo_cards.Card
-    spec: rec.ModelSpec
-    workload: rec.Workload
-    target: Target
-    checkpoint_path: Path | None
-    data_where: str | None = None  # what finds the data set here
-
-    @property
-    def id(self) -> str:
-        """Hash of what is asked."""
-        return rec.cell_id(self.spec, self.workload, self.target.device.asked, self.card.compression)
-
-    def job(self) -> Job:
-        """The cell as the child's work."""
-        return Job(
-            model=self.spec,
-            spatial=self.workload.spatial,
-            batch=self.workload.batch,
-            dtype=self.workload.dtype,
-            threads=self.workload.threads,
-            backend=self.target.backend or "cpu",
-            gpu=self.target.index,
-            protocol=self.workload.protocol,
-            checkpoint_path=str(self.checkpoint_path) if self.checkpoint_path else None,
-            data=self.data_where,
-            split=self.workload.split,
-            folder=self.card.folder,
-            trusted=classes.may_import(self.spec.arch),
-            phase=self.workload.phase,
-            volume=self.workload.volume,
-            overlap=0.5 if self.workload.overlap is None else self.workload.overlap,
-            crop_foreground=self.workload.crop_foreground,
-            memory_limit_bytes=self.workload.memory_limit_bytes,
-            cores=cpu.cores_for(self.workload.threads) if self.target.backend == "cpu" else (),
-        )
-
-
-def label(cell: Cell) -> str:
-    """A cell in a few words: what differs from the plain one is named."""
-    w = cell.workload
-    more = [
-        "training step" if w.phase == "train" else "",
-        f"batch {w.batch}" if w.batch != 1 else "",
-        w.dtype if w.dtype != "fp32" else "",
-        f"volume {format_shape(w.volume)}" if w.volume else "",
-    ]
-    words = " ".join([cell.spec.name, format_shape(w.spatial), *filter(None, more)])
-    return f"{words} on {cell.target.device.asked}"
 
 
 def plan_cells(request: RunRequest, lines: remote_queue.ConnectionPool) -> list[Cell]:
@@ -213,9 +158,7 @@ def _patches(
     jobs = [
         Job(
             model=card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels),
-            spatial=plan.patch,
-            batch=1,
-            dtype="fp32",
+            workload=rec.Workload(spatial=plan.patch),
             folder=card.folder,
             trusted=classes.may_import(card.arch),
         )
@@ -224,7 +167,7 @@ def _patches(
     found: dict[str, tuple[int, ...]] = {}
     left = list(zip(cards, jobs, strict=True))
     while left:  # behind a network that ends the process, in a new one
-        task = {"task": "sides", "jobs": [rec.to_json(dataclasses.asdict(job)) for _, job in left]}
+        task = {"task": "sides", "jobs": [rec.to_json(job) for _, job in left]}
         begun, lost = 0, False
         for event in child_process.run_worker(task, limit_s=_SIDES_LIMIT_S):
             if isinstance(event, child_process.WorkerFailure):
@@ -292,4 +235,4 @@ def _cell(
         memory_limit_bytes=request.memory_limit_bytes,
     )
     where = plan.where if plan and fits and not (target.host and plan.folder) else None
-    return Cell(card=card, spec=spec, workload=workload, target=target, checkpoint_path=path, data_where=where)
+    return make_cell(card, spec, workload, target, checkpoint_path=path, data_where=where)

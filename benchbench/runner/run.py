@@ -24,8 +24,9 @@ from benchbench.core.results import Store
 from benchbench.devices import jetson
 from benchbench.devices.environment import environment
 from benchbench.runner.estimate import CellCost, TimeBreakdown, count, estimate_s
+from benchbench.runner.job import Cell
 from benchbench.runner.local import LocalRunner, make_record, now
-from benchbench.runner.plan import Cell, RunRequest, label, plan_cells
+from benchbench.runner.plan import RunRequest, plan_cells
 from benchbench.runner.remote import queue as remote_queue
 from benchbench.runner.schedule import CellProgress, ProcessResult, RunJournal
 
@@ -102,7 +103,7 @@ def _run(
         todo = sorted((c for c in left if not c.target.host), key=lambda c: costs[c.id].value("macs"))
         away = [c for c in left if c.target.host]
         estimates = {c.id: estimate_s(c, costs[c.id], request.protocol) for c in todo}
-        progress.plan([(label(c), estimates.get(c.id, 0.0)) for c in [*todo, *away]], out, reused)
+        progress.plan([(c.label, estimates.get(c.id, 0.0)) for c in [*todo, *away]], out, reused)
         journal = RunJournal(out, fresh=fresh)
         desk = _Desk(store, progress, done, journal)
         others = remote_queue.HostQueues(

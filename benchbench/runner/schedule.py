@@ -23,7 +23,7 @@ from benchbench.core.protocol import Protocol, get_protocol
 from benchbench.core.results import set_aside
 from benchbench.measure.latency import unsteady
 from benchbench.runner import aggregate as runner_aggregate
-from benchbench.runner.plan import Cell
+from benchbench.runner.job import Cell
 
 JOURNAL = "records.unfinished"
 _SEED = 7  # of the order within rounds

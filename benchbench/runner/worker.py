@@ -23,6 +23,7 @@ from benchbench.core import records as rec
 from benchbench.core.errors import BenchError, CardError, ShapeError, UnsupportedError, is_out_of_memory
 from benchbench.core.units import format_value
 from benchbench.devices import cpu
+from benchbench.runner.job import Job
 from benchbench.zoo import classes
 
 if TYPE_CHECKING:
@@ -31,37 +32,6 @@ if TYPE_CHECKING:
     from benchbench.runner.model_run import ModelRun
 
 Emit = Callable[[dict[str, Any]], None]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What the child is to do with one network; plain JSON on the wire."""
-
-    model: rec.ModelSpec
-    spatial: tuple[int, ...]
-    batch: int
-    dtype: str
-    threads: int | None = None
-    backend: str = "cpu"
-    gpu: int = 0
-    protocol: str = "quick"
-    checkpoint_path: str | None = None
-    data: str | None = None  # evaluate Dice on it; only with a checkpoint
-    split: str | None = None
-    folder: str | None = None  # of a user's card: put at the end of the import path
-    trusted: bool = True  # its class is of benchbench, or a person has named it
-    phase: str = "infer"  # or `train`: one step of training
-    volume: tuple[int, ...] | None = None  # (D, H, W) of a whole patient, by sliding windows
-    overlap: float = 0.5  # of them
-    crop_foreground: bool = False
-    memory_limit_bytes: int | None = None  # of the process
-    cores: tuple[int, ...] = ()  # that it may use; empty: as it is started
-    first: bool = True  # the first process of its cell, which also evaluates what is the same in each
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """(B, C, D, H, W)."""
-        return (self.batch, self.model.in_channels, *self.spatial)
 
 
 def main() -> int:
@@ -133,7 +103,8 @@ def sides(jobs: list[Job], emit: Emit) -> None:
         emit({"event": "begin", "index": index})
         _vouch(job)
         with contextlib.suppress(Exception, SystemExit):  # of a user's own constructor, too: its row will tell
-            emit({"event": "sides", "index": index, "spatial": list(zoo_cards.fitting_sides(job.model, job.spatial))})
+            spatial = zoo_cards.fitting_sides(job.model, job.workload.spatial)
+            emit({"event": "sides", "index": index, "spatial": list(spatial)})
 
 
 def plan(jobs: list[Job], emit: Emit) -> None:
@@ -175,7 +146,7 @@ def _audit(job: Job, published: dict[str, float], full: bool) -> dict[str, Any]:
     _vouch(job)
 
     def make() -> nn.Module:
-        return zoo_cards.build(job.model, job.spatial)
+        return zoo_cards.build(job.model, job.workload.spatial)
 
     module, weightless = (make(), False) if full else build_without_memory(make)
     found = auditing.audit(module, job.input_shape, name=job.model.name, published=published, full=full, make=make)
@@ -196,16 +167,16 @@ def _cost(job: Job) -> dict[str, Any]:
     _vouch(job)
 
     def make() -> nn.Module:
-        return zoo_cards.build(job.model, job.spatial)
+        return zoo_cards.build(job.model, job.workload.spatial)
 
     module, _ = build_without_memory(make)
     try:
         module = costing.materialised(module, job.input_shape, make)
-        cost = costing.measure_cost(module, job.input_shape, job.dtype, make=make)
+        cost = costing.measure_cost(module, job.input_shape, job.workload.dtype, make=make)
     except UnsupportedError as error:
         found = costing.uncounted(module, str(error))
         return {"measurements": rec.to_json(found), "layers": [], "operators": []}
-    training = [_training_memory(module, job)] if job.phase == "train" else []
+    training = [_training_memory(module, job)] if job.workload.phase == "train" else []
     return {
         "measurements": rec.to_json([*cost.measurements(), *training]),
         "layers": [dataclasses.asdict(layer) for layer in costing.layers(cost, module)],
@@ -217,7 +188,7 @@ def _training_memory(module: nn.Module, job: Job) -> rec.Measurement:
     from benchbench.measure.training_step import forecast_step
 
     try:
-        return forecast_step(module, job.input_shape, job.dtype).measurement()
+        return forecast_step(module, job.input_shape, job.workload.dtype).measurement()
     except UnsupportedError as error:
         return _without("train_tensor_memory_bytes", "B", str(error))
     except Exception as error:  # what a step raises without values, it need not raise with them
@@ -248,13 +219,13 @@ def fit(job: Job, limit_bytes: int, emit: Emit, *, bare: bool = False) -> None:
     def make(spatial: tuple[int, ...]) -> nn.Module:
         return build_without_memory(lambda: zoo_cards.build(job.model, spatial))[0]
 
-    channels, rest = job.model.in_channels, (job.dtype, room, job.phase)
+    channels, rest = job.model.in_channels, (job.workload.dtype, room, job.workload.phase)
     try:
         for what in ("patch",) if bare else ("patch", "batch"):
             if what == "patch":
-                found = fitting.largest_patch(make, channels, job.batch, job.spatial, *rest)
+                found = fitting.largest_patch(make, channels, job.workload.batch, job.workload.spatial, *rest)
             else:
-                found = fitting.largest_batch(make, channels, job.spatial, *rest)
+                found = fitting.largest_batch(make, channels, job.workload.spatial, *rest)
             emit(
                 {
                     "event": "fit",
@@ -280,7 +251,7 @@ def roof(job: Job, emit: Emit) -> None:
     from benchbench.measure.machine_peak import measure_roof
 
     try:
-        for m in measure_roof(job.dtype, threads=job.threads, backend=job.backend, gpu=job.gpu):
+        for m in measure_roof(job.workload.dtype, threads=job.workload.threads, backend=job.backend, gpu=job.gpu):
             emit({"event": "measurement", "measurement": rec.to_json(m)})
         emit({"event": "end", "status": "ok", "error": None})
     except Exception as error:  # a broken library may raise anything
@@ -313,7 +284,7 @@ def measure(job: Job, emit: Emit, *, once: bool = False) -> None:
         emit({"event": "end", "status": "oom", "error": str(error), "traceback": _trace()})
     except Exception as error:  # a network may raise anything; it becomes this network's row
         trace = _trace()
-        if is_out_of_memory(error, limited=job.memory_limit_bytes is not None):
+        if is_out_of_memory(error, limited=job.workload.memory_limit_bytes is not None):
             emit({"event": "end", "status": "oom", "error": _what_was_needed(visit, error), "traceback": trace})
         else:
             status, why = _failed(visit, error)
@@ -342,14 +313,15 @@ def _what_was_needed(visit: ModelRun, error: BaseException) -> str:
     job = visit.job
     if visit.limit:
         visit.limit.lift()
-    end = f"limit {format_value(job.memory_limit_bytes, 'B')}" if job.memory_limit_bytes else _line(error)
+    limit = job.workload.memory_limit_bytes
+    end = f"limit {format_value(limit, 'B')}" if limit else _line(error)
     where = f"out of memory in {visit.stage}"
     try:
-        module, _ = build_without_memory(lambda: zoo_cards.build(job.model, job.spatial))
-        needed = needed_bytes(module, job.input_shape, job.dtype, job.phase)
+        module, _ = build_without_memory(lambda: zoo_cards.build(job.model, job.workload.spatial))
+        needed = needed_bytes(module, job.input_shape, job.workload.dtype, job.workload.phase)
     except Exception:  # whatever keeps it from being counted is said elsewhere
         return f"{where}: {end}"
-    what = "weights, gradients, AdamW's moments, input" if job.phase == "train" else "weights, input"
+    what = "weights, gradients, AdamW's moments, input" if job.workload.phase == "train" else "weights, input"
     own = visit.limit.framework_bytes if visit.limit else visit.base_bytes
     beside = f" beside the framework's {format_value(own, 'B')}" if own else ""
     return f"{where}: needs at least {format_value(needed, 'B')} for {what} and activations{beside}; {end}"

@@ -15,6 +15,7 @@ from benchbench.devices.environment import environment
 from benchbench.devices.sensors import Snapshot, throttled
 from benchbench.report import conditions
 from benchbench.runner import worker
+from benchbench.runner.job import Job
 from tests import tegra_trees as trees
 
 
@@ -247,7 +248,7 @@ def test_a_boards_out_of_memory_that_comes_as_an_assertion_of_nvml_is_oom(monkey
     monkeypatch.setattr(worker, "_measure", fail)
     said: list[dict[str, object]] = []
     spec = ModelSpec(name="x", arch="x:X", kwargs={}, in_channels=4, out_channels=3)
-    worker.measure(worker.Job(model=spec, spatial=(8, 8, 8), batch=1, dtype="fp32"), said.append)
+    worker.measure(Job(model=spec, workload=Workload(spatial=(8, 8, 8))), said.append)
     assert said[-1]["status"] == "oom"
 
 

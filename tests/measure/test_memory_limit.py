@@ -10,7 +10,7 @@ from benchbench.core import records as rec
 from benchbench.core.errors import UnsupportedError
 from benchbench.measure import memory, memory_limit
 from benchbench.runner.child_process import run_worker
-from benchbench.runner.worker import Job
+from benchbench.runner.job import Job
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA bounds all memory on Linux")
 
@@ -50,16 +50,18 @@ def spec(name):
     return rec.ModelSpec(name=name, arch=f"tests.tiny_nets:{name}", kwargs={}, in_channels=4, out_channels=3)
 
 
+def job(name, limit_bytes):
+    work = rec.Workload(spatial=(8, 8, 8), threads=1, memory_limit_bytes=limit_bytes)
+    return Job(model=spec(name), workload=work)
+
+
 def ending(job, task="measure"):
     return list(run_worker({"task": task, "jobs": [rec.to_json(job)]}, limit_s=120, threads=1))[-1]
 
 
 @pytest.mark.parametrize("task", ["measure", "confirm"])
 def test_a_network_that_needs_more_is_out_of_memory_and_says_what_it_needs(task):
-    job = Job(
-        model=spec("Hungry"), spatial=(8, 8, 8), batch=1, dtype="fp32", threads=1, memory_limit_bytes=1_000_000_000
-    )
-    end = ending(job, task)
+    end = ending(job("Hungry", 1_000_000_000), task)
     assert end["status"] == "oom"
     assert end["error"].startswith("out of memory in a forward: needs at least 1.60 GB for weights, input and act")
     assert end["error"].endswith("; limit 1 GB")
@@ -67,15 +69,13 @@ def test_a_network_that_needs_more_is_out_of_memory_and_says_what_it_needs(task)
 
 
 def test_a_limit_below_the_framework_says_so():
-    job = Job(model=spec("Tiny"), spatial=(8, 8, 8), batch=1, dtype="fp32", threads=1, memory_limit_bytes=50_000_000)
-    end = ending(job)
+    end = ending(job("Tiny", 50_000_000))
     assert end["status"] == "oom"
     assert "the limit of 50 MB is below the" in end["error"]
 
 
 def test_a_network_that_fits_runs_under_its_limit():
-    job = Job(model=spec("Tiny"), spatial=(8, 8, 8), batch=1, dtype="fp32", threads=1, memory_limit_bytes=2 * 10**9)
-    assert ending(job, "confirm")["status"] == "ok"
+    assert ending(job("Tiny", 2 * 10**9), "confirm")["status"] == "ok"
 
 
 def test_errors_of_an_allocation_are_told_from_others():

@@ -12,8 +12,8 @@ from benchbench.runner import cell_cost
 from benchbench.runner import estimate as runner_estimate
 from benchbench.runner import fit as runner_fit
 from benchbench.runner import plan as runner_plan
+from benchbench.runner.job import Cell, Job
 from benchbench.runner.run import run
-from benchbench.runner.worker import Job
 from tests.runner.test_run import Heard
 
 SIDES = (32, 32, 32)
@@ -25,7 +25,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "counts"
 
 
-def some_cells(models: str = "slim_unetr,unet_small") -> list[runner_plan.Cell]:
+def some_cells(models: str = "slim_unetr,unet_small") -> list[Cell]:
     from benchbench.runner.remote import queue as remote_queue
 
     request = runner_plan.RunRequest(models=models, devices=("jetson",), spatial=SIDES, data="none")
@@ -53,14 +53,14 @@ def test_one_that_is_not_kept_is_counted_beside_those_that_are() -> None:
     runner_estimate.count(some_cells("unet_small"), runner_estimate.TimeBreakdown())
     both = some_cells()
     found = runner_estimate.count(both, runner_estimate.TimeBreakdown())
-    by_name = {cell.spec.name: found[cell.id].value("params") for cell in both}
+    by_name = {cell.model.name: found[cell.id].value("params") for cell in both}
     assert by_name["slim_unetr"] == 1_777_377  # four classes, a patch of 32 x 32 x 32
     assert by_name["unet_small"] > 4e6
 
 
 def job(arch: str = "benchbench.models.unet:UNet", folder: str | None = None, side: int = 32) -> dict[str, object]:
     spec = ModelSpec(name="a", arch=arch, kwargs={}, in_channels=1, out_channels=2)
-    plain = rec.to_json(Job(model=spec, spatial=(side,) * 3, batch=1, dtype="fp32", folder=folder))
+    plain = rec.to_json(Job(model=spec, workload=rec.Workload(spatial=(side,) * 3), folder=folder))
     assert isinstance(plain, dict)
     return plain
 

@@ -6,15 +6,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from benchbench.core.errors import ShapeError, UnsupportedError
-from benchbench.core.records import ModelSpec
+from benchbench.core.records import ModelSpec, Workload
 from benchbench.measure import largest_fit
 from benchbench.runner import fit as runner_fit
 from benchbench.runner.child_process import WorkerFailure
-from benchbench.runner.worker import Job
+from benchbench.runner.job import Job
 from tests import tiny_nets
 
 SPEC = ModelSpec(name="tiny", arch="tests.tiny_nets:Tiny", kwargs={}, in_channels=4, out_channels=3)
-JOB = Job(model=SPEC, spatial=(64, 64, 64), batch=1, dtype="fp32", threads=1)
+JOB = Job(model=SPEC, workload=Workload(spatial=(64, 64, 64), threads=1))
 
 
 def test_patches_shrink_by_sixteen_voxels_and_keep_their_form():
@@ -102,14 +102,14 @@ def test_what_a_run_confirms_is_measured_and_names_what_did_not_fit(monkeypatch)
     assert "patch 32x32x32 ran in 1 GB" in patch.method
     assert "patch 48x48x48 did not fit" in patch.method
     assert (batch.metric, batch.value, batch.origin, batch.bound) == ("largest_batch", 13, "measured", None)
-    assert [(job["spatial"], job["batch"]) for job in ran] == [
+    assert [(job["workload"]["spatial"], job["workload"]["batch"]) for job in ran] == [
         ([48, 48, 48], 1),
         ([32, 32, 32], 1),
         ([64, 64, 64], 16),
         ([64, 64, 64], 14),
         ([64, 64, 64], 13),
     ]
-    assert all(job["memory_limit_bytes"] == 10**9 for job in ran)
+    assert all(job["workload"]["memory_limit_bytes"] == 10**9 for job in ran)
 
 
 def test_steps_of_batches_that_leave_some_out_are_a_lower_bound(monkeypatch):

@@ -10,7 +10,7 @@ from benchbench.runner import child_process
 from benchbench.runner import estimate as runner_estimate
 from benchbench.runner import fit as runner_fit
 from benchbench.runner.estimate import TimeBreakdown
-from benchbench.runner.worker import Job
+from benchbench.runner.job import Job
 
 SOURCE = """
 import os, sys
@@ -70,7 +70,7 @@ def answers(*events):
 
 def job():
     spec = rec.ModelSpec(name="one", arch="tests.tiny_nets:Tiny", kwargs={}, in_channels=4, out_channels=3)
-    return Job(model=spec, spatial=(8, 8, 8), batch=1, dtype="fp32")
+    return Job(model=spec, workload=rec.Workload(spatial=(8, 8, 8)))
 
 
 def test_a_counting_process_that_says_nothing_at_all_is_not_started_for_ever(monkeypatch):

@@ -363,9 +363,7 @@ def test_the_parent_sleeps_while_the_child_works():
             "out_channels": 3,
             "checkpoint": None,
         },
-        "spatial": [8, 8, 8],
-        "batch": 1,
-        "dtype": "fp32",
+        "workload": {"spatial": [8, 8, 8]},
     }
     (*_, death) = child_process.run_worker({"task": "measure", "jobs": [job]}, limit_s=6.0, threads=1)
     assert death.status == "timeout"

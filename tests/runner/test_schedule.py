@@ -41,7 +41,7 @@ class World:
 
     def run(self, courses):
         def measure(c):
-            self.order.append((c.cell.spec.name.partition(":")[2], c.twin_of is not None))
+            self.order.append((c.cell.model.name.partition(":")[2], c.twin_of is not None))
             return self.give(c)
 
         run_rounds(
@@ -88,12 +88,12 @@ def test_no_further_process_once_the_cell_has_had_its_time():
 
 def test_a_failure_ends_its_cell_alone_and_keeps_what_was_known():
     def give(c):
-        if c.cell.spec.name.endswith("Wider") and len(c.turns) == 2:
+        if c.cell.model.name.endswith("Wider") and len(c.turns) == 2:
             return ProcessResult(status="oom", error="killed by the kernel: out of memory")
         return turn()
 
     world = World(give).run([course("Tiny"), course("Wider")])
-    rows = {c.cell.spec.name.partition(":")[2]: c for c, _ in world.finished}
+    rows = {c.cell.model.name.partition(":")[2]: c for c, _ in world.finished}
     assert rows["Tiny"].ending()[0] == "ok"
     status, why, _ = rows["Wider"].ending()
     assert status == "oom"
@@ -148,7 +148,7 @@ def test_a_row_waits_for_its_double_but_not_for_one_that_failed():
 def test_the_double_is_of_the_cheapest_network_that_says_something():
     courses = [course("Tiny"), course("Wider"), course("Lists")]
     seconds = {"Tiny": 0.001, "Wider": 0.2, "Lists": 0.1}
-    twin = twin_for(courses, lambda cell: seconds[cell.spec.name.partition(":")[2]])
+    twin = twin_for(courses, lambda cell: seconds[cell.model.name.partition(":")[2]])
     assert twin.twin_of is courses[2]
     assert twin_for(courses[:1], lambda cell: 0.001).twin_of is courses[0]
     assert twin_for([], lambda cell: 1.0) is None

@@ -9,6 +9,7 @@ from torch import nn
 from benchbench.core import records as rec
 from benchbench.measure import output_check
 from benchbench.runner import worker
+from benchbench.runner.job import Job
 from tests import tiny_nets
 
 PROTOCOL = "quick,min_samples=3,max_samples=3,warmup_s=0,half_width=1000"
@@ -16,8 +17,9 @@ PROTOCOL = "quick,min_samples=3,max_samples=3,warmup_s=0,half_width=1000"
 
 def job(name="Tiny", **changed):
     spec = rec.ModelSpec(name=name, arch=f"tests.tiny_nets:{name}", kwargs={}, in_channels=4, out_channels=3)
-    fixed = {"model": spec, "spatial": (8, 8, 8), "batch": 1, "dtype": "fp32", "threads": None, "protocol": PROTOCOL}
-    return worker.Job(**(fixed | changed))
+    work = {"spatial": (8, 8, 8), "protocol": PROTOCOL}
+    work |= {key: changed.pop(key) for key in list(changed) if key not in ("model", "cores", "first")}
+    return Job(**({"model": spec, "workload": rec.Workload(**work)} | changed))
 
 
 def visit(wanted, **options):

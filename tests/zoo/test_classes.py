@@ -14,7 +14,8 @@ from benchbench.core.errors import BenchError, CardError, CheckpointError, Shape
 from benchbench.measure.flops.audit import audit
 from benchbench.measure.flops.first_layer import channels_refused
 from benchbench.runner.in_process import measure_module
-from benchbench.runner.worker import Job, plan
+from benchbench.runner.job import Job
+from benchbench.runner.worker import plan
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint, classes
 
@@ -113,9 +114,7 @@ def test_a_library_s_name_in_the_current_folder_is_not_imported_by_a_process_of_
         (tmp_path / f"{name}.py").write_text("open('imported', 'w').close()\nraise SystemExit('taken')\n")
     job = Job(
         model=zoo_cards.Card(name="n", title="N", arch="torch.nn:Identity").spec(),
-        spatial=(4, 4, 4),
-        batch=1,
-        dtype="fp32",
+        workload=rec.Workload(spatial=(4, 4, 4)),
     )
     request = json.dumps({"task": "plan", "jobs": [rec.to_json(job)]}) + "\n"
     with subprocess.Popen(
@@ -227,7 +226,7 @@ def test_a_class_of_one_channel_that_is_fed_four_is_refused_in_the_plan_with_the
     )
     found = zoo_cards.find_cards("onecontrast:Net")[0]
     events = []
-    plan([Job(model=found.spec(), spatial=(8, 8, 8), batch=1, dtype="fp32", folder=found.folder)], events.append)
+    plan([Job(model=found.spec(), workload=rec.Workload(spatial=(8, 8, 8)), folder=found.folder)], events.append)
     told = events[-1]
     assert (told["event"], told["kind"]) == ("refused", "shape")
     assert "first layer, 0 (Conv3d), takes 1 channel, and 4 were fed: add --in-channels 1" in told["error"]

@@ -41,7 +41,7 @@ from benchbench.zoo import classes
 
 if TYPE_CHECKING:
     from benchbench.devices.resolve import Target
-    from benchbench.runner.plan import Cell
+    from benchbench.runner.job import Cell
     from benchbench.runner.schedule import ProcessResult
 
 Emit = Callable[[dict[str, Any]], None]
@@ -242,18 +242,21 @@ def _lock(emit: Emit) -> int:
 def _cells(request: Mapping[str, Any], target: Target, emit: Emit, take: Take) -> tuple[list[Cell], dict[str, str]]:
     """The cells, their weights at hand; and cell -> why its weights could not be had."""
     from benchbench import data
-    from benchbench.runner.plan import Cell
+    from benchbench.runner.job import make_cell
     from benchbench.zoo import cards as zoo_cards
 
-    wanted = []
+    asked = [
+        (
+            rec.from_json(zoo_cards.Card, item["card"]),
+            rec.from_json(rec.ModelSpec, item["model"]),
+            rec.from_json(rec.Workload, item["workload"]),
+        )
+        for item in request["cells"]
+    ]
     for item in request["cells"]:
-        card = rec.from_json(zoo_cards.Card, item["card"])
-        spec, work = rec.from_json(rec.ModelSpec, item["model"]), rec.from_json(rec.Workload, item["workload"])
         if item.get("trusted"):  # the one who asks has named its class
-            classes.vouch(spec.arch)
-        here = work.data if data.is_bundled(work.data) else None  # a data set of the other side's own is not over here
-        wanted.append(Cell(card=card, spec=spec, workload=work, target=target, checkpoint_path=None, data_where=here))
-    digests = list(dict.fromkeys(c.spec.checkpoint for c in wanted if c.spec.checkpoint))
+            classes.vouch(item["model"]["arch"])
+    digests = list(dict.fromkeys(model.checkpoint for _, model, _ in asked if model.checkpoint))
     have = {digest: path for digest in digests if (path := _find_weights(digest))}
     missing = [digest for digest in digests if digest not in have]
     emit({"event": "need", "sha256": missing})
@@ -264,11 +267,15 @@ def _cells(request: Mapping[str, Any], target: Target, emit: Emit, take: Take) -
         except CheckpointError as error:
             why[digest] = str(error)
     emit({"event": "files"})
-    refused = {c.id: why[c.spec.checkpoint] for c in wanted if c.spec.checkpoint in why}
-    return [
-        dataclasses.replace(c, checkpoint_path=have.get(c.spec.checkpoint) if c.spec.checkpoint else None)
-        for c in wanted
-    ], refused
+    cells, refused = [], {}
+    for card, model, work in asked:
+        here = work.data if data.is_bundled(work.data) else None  # a data set of the other side's own is not over here
+        weights = have.get(model.checkpoint or "")
+        cell = make_cell(card, model, work, target, checkpoint_path=weights, data_where=here)
+        cells.append(cell)
+        if model.checkpoint in why:
+            refused[cell.id] = why[model.checkpoint]
+    return cells, refused
 
 
 def _weights_folder() -> Path:

@@ -28,7 +28,7 @@ from benchbench.runner.remote.ssh import Connection, ConnectionLost, disagreemen
 from benchbench.zoo import classes
 
 if TYPE_CHECKING:
-    from benchbench.runner.plan import Cell
+    from benchbench.runner.job import Cell
 
 log = logging.getLogger(__name__)
 
@@ -184,9 +184,9 @@ def cell_to_json(cell: Cell) -> dict[str, Any]:
     card = dataclasses.replace(cell.card, folder=None, checkpoint=None)
     return {
         "card": rec.to_json(card),
-        "model": rec.to_json(cell.spec),
+        "model": rec.to_json(cell.model),
         "workload": rec.to_json(cell.workload),
-        "trusted": classes.may_import(cell.spec.arch),
+        "trusted": classes.may_import(cell.model.arch),
     }
 
 
@@ -273,7 +273,7 @@ class HostQueue(threading.Thread):
             "noise": self.noise,
             "cells": [cell_to_json(cell) | {"turns": self._turns(cell)} for cell in self.cells],
         }
-        files = {c.spec.checkpoint: c.checkpoint_path for c in self.cells if c.spec.checkpoint and c.checkpoint_path}
+        files = {c.model.checkpoint: Path(c.job.checkpoint_path) for c in self.cells if c.job.checkpoint_path}
         mark = time.monotonic()
         again = "; the same command with the same --out measures the rest"
         for event in self._conversation(request):
