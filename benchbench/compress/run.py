@@ -22,17 +22,16 @@ from benchbench import data
 from benchbench.compress import importance
 from benchbench.compress.prune import Pruned, PruneRecipe, prune
 from benchbench.core import records as rec
-from benchbench.core.errors import CheckpointError, DataError, UnsupportedError, UsageError, command
+from benchbench.core.errors import CheckpointError, DataError, UnsupportedError, UsageError
 from benchbench.core.overwrite import check_output
 from benchbench.core.results import held
-from benchbench.core.units import format_value
 from benchbench.measure.flops.graph import measure_cost
 from benchbench.training.evaluate import AccuracyError, measure_dice
 from benchbench.training.loop import InitialWeights, Progress, train
 from benchbench.training.recipe import TrainingBudget, TrainRecipe, default_batch
 from benchbench.training.torch_runtime import threads
 from benchbench.zoo import cards as zoo_cards
-from benchbench.zoo import checkpoint, classes
+from benchbench.zoo import checkpoint
 from benchbench.zoo.pruned import differing_shapes
 
 log = logging.getLogger(__name__)
@@ -363,70 +362,3 @@ def _train_on(
         replace=False,
     )
     return result.checkpoint, result.earlier
-
-
-def rows(made: Compressed, *, plain: bool) -> list[dict[str, Any]]:
-    """A row for each time of the network.
-
-    Args:
-        made: what came out.
-        plain: numbers as they are, with their units in the names; else for a person.
-    """
-    first = made.stages[0]
-    if plain:
-        return [
-            {"network": s.title, "params": s.params, "macs": s.macs, "dice_val": s.dice, "file": _file(made, s)}
-            for s in made.stages
-        ]
-    return [
-        {
-            "network": stage.title,
-            "params": f"{format_value(stage.params, 'parameters')} ({stage.params / first.params:.0%})",
-            "MACs": _share(stage, first),
-            "Dice on val": "—" if stage.dice is None else f"{stage.dice:.3f}",
-        }
-        for stage in made.stages
-    ]
-
-
-def _share(stage: Stage, first: Stage) -> str:
-    if stage.macs is None:
-        return "—"
-    least = "at least " if stage.at_least else ""
-    return f"{least}{format_value(stage.macs, 'MAC')}" + (f" ({stage.macs / first.macs:.0%})" if first.macs else "")
-
-
-def _file(made: Compressed, stage: Stage) -> str | None:
-    return str(made.checkpoint.path) if stage is made.stages[-1] else None
-
-
-def lines(made: Compressed, source: str | None) -> list[str]:
-    """What else a person wants to know.
-
-    Args:
-        made: what came out.
-        source: the data set as it was asked for.
-    """
-    before, after = made.channels
-    found = ["finished before: the same was asked for, so nothing was trained"] if made.earlier else []
-    found += [f"{before - after} of {before} channels went, in {made.layers} layers"]
-    if made.unranked:
-        found.append(f"{made.unranked} layers keep all their channels: no norm with scales stands behind them")
-    if made.agreement is not None:
-        found.append(
-            "with zeros in their place the whole network answers the same"
-            + (f", to {made.agreement:.0e} of the output's norm" if made.agreement else "")
-            + " (of layers that no norm takes together)"
-        )
-    if made.val_cases and any(stage.dice is not None for stage in made.stages):
-        found.append(
-            f"Dice on the {made.val_cases} cases that training watches; 'bench run' has that of the test cases"
-        )
-    path = made.checkpoint.path
-    flags: list[object] = ["--data", source] if source else []
-    if source and (fold := _fold(made.checkpoint)):
-        flags += ["--fold", fold]
-    if made.checkpoint.model.arch in classes.named():  # of the user's own, which weights alone may not have imported
-        flags.append("--trust")
-    both = command("run", "--models", f"{path},{made.parent_path}", *flags)
-    return [*found, f"checkpoint: {path}", f"compare them: {both}"]

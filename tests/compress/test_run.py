@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import benchbench
 from benchbench import data
 from benchbench.cli import main as cli_main
+from benchbench.cli.commands.compress import lines, rows
 from benchbench.compress.prune import PruneRecipe
-from benchbench.compress.run import Compression, compress, lines, rows
+from benchbench.compress.run import Compression, compress
 from benchbench.core.errors import CheckpointError, UsageError
 from benchbench.core.records import to_json
 from benchbench.core.results import read_records

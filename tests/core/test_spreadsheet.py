@@ -6,7 +6,7 @@ import io
 import pytest
 
 from benchbench import report
-from benchbench.cli.commands import tables as commands_tables
+from benchbench.cli import output
 from benchbench.core import spreadsheet
 from benchbench.core.search_result import ordered, read_search
 from benchbench.search.export import write_table
@@ -37,10 +37,10 @@ def test_columns_are_text_too_and_what_a_row_lacks_is_empty():
 
 
 def test_tables_of_a_terminal_as_csv():
-    assert commands_tables.render([{"name": EVIL, "share": -3, "of": "-4 %", "none": "-"}], "csv").split("\n")[1] == (
+    assert output.render([{"name": EVIL, "share": -3, "of": "-4 %", "none": "-"}], "csv").split("\n")[1] == (
         '"\'=HYPERLINK(""http://example.org"",""x"")",-3,-4 %,-'
     )
-    assert EVIL in commands_tables.render([{"name": EVIL}], "markdown")
+    assert EVIL in output.render([{"name": EVIL}], "markdown")
 
 
 def test_an_export_of_records():

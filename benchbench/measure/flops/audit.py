@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from benchbench.core import records as rec
 from benchbench.core.errors import BenchError
 from benchbench.core.units import format_shape
-from benchbench.measure.flops.first_layer import channels_refused
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -257,6 +256,7 @@ def _anyhow(module: nn.Module, ghost: nn.Module, shape: Sequence[int], make: Cal
     import torch
 
     from benchbench.measure.flops import counters
+    from benchbench.measure.flops.first_layer import channels_refused
 
     try:
         return counters.count_anyhow(module, shape, make)

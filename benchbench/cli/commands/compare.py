@@ -1,19 +1,95 @@
-"""Table of a comparison for the terminal: one line a metric, and below it what has no line.
+"""`bench compare`: two sets of records, one line a metric, and below it what has no line.
 
 A is the first folder on the command line and B the second; a change is always from A to B.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from benchbench.cli.commands.tables import render
+from benchbench import report
+from benchbench.cli.output import render
+from benchbench.cli.parser import add_shared
+from benchbench.core import arguments as to
+from benchbench.core.errors import UsageError
+from benchbench.core.results import read_records
 from benchbench.core.units import format_value
-from benchbench.report.compare.verdicts import ComparedRow, Comparison, change_text, interval_text, p_text, tally
+from benchbench.report.compare.compare import compare, parse_limits
+from benchbench.report.compare.verdicts import (
+    ComparedRow,
+    Comparison,
+    Metric,
+    change_text,
+    get_metric,
+    interval_text,
+    p_text,
+    tally,
+)
 
 _FEW = 8  # so many names stand in one line
+
+
+def _metrics(text: str) -> tuple[Metric, ...]:
+    """`latency,dice`, each once."""
+    return tuple(dict.fromkeys(get_metric(name.strip()) for name in text.split(",")))
+
+
+def _min_effect(text: str) -> float:
+    return to.share(text, example=", such as 0.02")
+
+
+def add(sub: argparse.ArgumentParser) -> None:
+    """The flags."""
+    sub.add_argument("before", type=Path, metavar="A", help="results folder or records.jsonl of what was")
+    sub.add_argument("after", type=Path, metavar="B", help="results folder or records.jsonl of what is")
+    sub.add_argument(
+        "--fail-on",
+        type=parse_limits,
+        metavar="METRIC:RATIO[,...]",
+        help="exit 1 only where one of these is worse by more than that, such as latency:1.10,peak_memory:1.05,"
+        "dice:0.01 (default: anything that is worse)",
+    )
+    sub.add_argument(
+        "--min-effect",
+        type=_min_effect,
+        metavar="SHARE",
+        help="change up to which two values are the same (default: 0.02; Dice: 0.01 absolute)",
+    )
+    sub.add_argument(
+        "--metrics",
+        type=_metrics,
+        metavar="NAME[,NAME]",
+        help="metrics to compare, such as latency,dice (default: all)",
+    )
+    sub.add_argument("--anyway", action="store_true", help="compare also under different conditions, and list them")
+    add_shared(sub, "--format")
+    add_shared(sub, "--out", metavar="FILE.html", help="page to write with the distributions (default: none)")
+    add_shared(sub, "--force", help="replace an --out that is no page of benchbench")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare two folders; the exit code tells whether anything became worse."""
+    for name in options.fail_on or ():
+        if options.metrics and name not in [m.short for m in options.metrics]:
+            raise UsageError(f"--fail-on {name} is not among --metrics")
+    if options.out:
+        report.check_place(options.out, [options.before, options.after], page=True, force=options.force)
+    sides = (list(read_records(options.before)), list(read_records(options.after)))
+    wanted = {"metrics": options.metrics, "min_effect": options.min_effect}
+    found = compare(
+        *sides,
+        limits=options.fail_on,
+        anyway=options.anyway,
+        **{key: value for key, value in wanted.items() if value is not None},
+    )
+    names = (str(options.before), str(options.after))
+    if options.out:
+        report.write_comparison(found, names, options.out, force=options.force)
+    print(text(found, names, options.format, page=options.out))
+    return found.exit_code
 
 
 def rows(found: Comparison) -> list[dict[str, Any]]:

@@ -1,20 +1,91 @@
-"""Tables of an audit for the terminal: MACs and parameters by each counter, operators, and their differences.
+"""`bench audit`: MACs and parameters of networks by each counter, and where and why counters differ.
 
 Every table of MACs says that twice its numbers are FLOPs, because papers print MACs under "GFLOPs".
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+from benchbench.cli.output import render, write_page
+from benchbench.cli.parser import add_shared
+from benchbench.cli.progress import is_shown
+from benchbench.core import arguments as to
+from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK
 from benchbench.core.units import format_shape
 from benchbench.measure.flops.audit import TITLES, Counted, giga, signed
+from benchbench.runner import audit as runner_audit
 from benchbench.runner.audit import AuditOutcome
 
 GMAC = "GMAC (2x = GFLOP)"
 
 Row = dict[str, Any]
+
+
+def add(sub: argparse.ArgumentParser) -> None:
+    """The flags."""
+    add_shared(sub, "--models", "--in-channels", "--out-channels", "--trust")
+    sub.add_argument(
+        "--input",
+        nargs=5,
+        type=to.positive,
+        metavar=("B", "C", "D", "H", "W"),
+        help="shape of the input (default: one of the card's own channels and size)",
+    )
+    sub.add_argument("--by-operator", action="store_true", help="show each operator that a counter gets wrong, and why")
+    sub.add_argument(
+        "--operators",
+        action="store_true",
+        help="instead of networks, show each counter's factor on operators counted by hand",
+    )
+    sub.add_argument(
+        "--full", action="store_true", help="run the other counters on real tensors, which takes time and memory"
+    )
+    add_shared(sub, "--out", help="folder that also gets a record of each network (default: none)")
+    add_shared(sub, "--format", choices=("table", "json", "csv", "markdown", "latex"))
+    add_shared(sub, "--config")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Audit networks, or show the counters on operators counted by hand."""
+    if options.operators:
+        print(render(operators(), options.format))
+        return EXIT_OK
+    shown = is_shown(options)
+    rows = runner_audit.run(
+        options.models,
+        shape=options.input,
+        in_channels=options.in_channels,
+        out_channels=options.out_channels,
+        full=options.full,
+        trust=options.trust,
+        out=options.out,
+        tell=lambda text: print(text, file=sys.stderr, flush=True) if shown else None,
+    )
+    if options.format == "json":
+        print(json.dumps([runner_audit.to_json(row) for row in rows], indent=2))
+    elif options.by_operator:
+        print(render(by_operator(rows), options.format))
+    elif options.format == "csv":
+        print(render(plain(rows), "csv"))
+    else:
+        print(render(macs(rows), options.format), end="\n\n")
+        print(render(params(rows), options.format))
+    if options.format == "table":
+        print("\n" + "\n".join([*verdicts(rows), "", *how(rows)]))
+        if options.out:
+            print(f"records: {options.out / 'records.jsonl'}")
+    if options.out:
+        page, fault = write_page(options.out)
+        if fault:
+            raise fault
+        if options.format == "table":
+            print(f"report: {page}")
+    return EXIT_OK if all(row.counted for row in rows) else EXIT_INCOMPLETE
 
 
 def macs(rows: Sequence[AuditOutcome]) -> list[Row]:
