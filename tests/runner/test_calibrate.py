@@ -154,7 +154,7 @@ def test_a_machine_that_was_not_quiet_is_told(path: Path) -> None:
     work = Workload(spatial=(8, 8, 8), threads=2)
     profile = load_profile(path)
     assert "not quiet when they were timed: 2 of 3 lay" in predict([operator()], profile, work, None)[0].method
-    assert any("this machine was not quiet" in line for line in calibrate_command.lines(profile))
+    assert any("this machine was not quiet" in line for line in calibrate_command.summary(profile))
 
 
 def test_another_torch_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,13 +250,13 @@ def test_the_banner_says_what_the_figures_are_from(path: Path) -> None:
 
 
 def test_a_calibration_in_words() -> None:
-    text = "\n".join(calibrate_command.lines(PROFILE))
+    text = "\n".join(calibrate_command.summary(PROFILE))
     assert "forecasts of 2 networks, each without its own calls: 8.0% off on average" in text
     assert "farthest off: a +10%, b b -10%" in text
     assert "not quiet" not in text
     assert PROFILE.calibration
     loud = dataclasses.replace(PROFILE, calibration=dataclasses.replace(PROFILE.calibration, disturbed=1))
-    assert "this machine was not quiet" in "\n".join(calibrate_command.lines(loud))
+    assert "this machine was not quiet" in "\n".join(calibrate_command.summary(loud))
 
 
 def test_devices_are_listed_with_their_tiers_and_own_calibrations(

@@ -195,29 +195,29 @@ def plain(rows: Sequence[AuditOutcome]) -> list[Row]:
 
 def verdicts(rows: Sequence[AuditOutcome]) -> list[str]:
     """One line a network, and one for each figure of a paper and each counter without a count."""
-    said = []
+    lines = []
     for row in rows:
         name = row.card.name
         if row.result is None:
-            said.append(f"{name}: no headline: {row.error}")
+            lines.append(f"{name}: no headline: {row.error}")
             continue
-        said.append(f"{name}: {row.result.verdict}")
+        lines.append(f"{name}: {row.result.verdict}")
         p = row.result.published
         if p.macs is not None:
-            said.append(f"  published {giga(p.macs)} G: {p.macs_why}")
+            lines.append(f"  published {giga(p.macs)} G: {p.macs_why}")
         if p.params is not None:
-            said.append(f"  published {p.params / 1e6:,.2f} M: {p.params_why}")
+            lines.append(f"  published {p.params / 1e6:,.2f} M: {p.params_why}")
         if row.counted:
-            said += [f"  {TITLES[c.counter]}: {c.reason}" for c in row.result.counters[1:] if c.macs is None]
+            lines += [f"  {TITLES[c.counter]}: {c.reason}" for c in row.result.counters[1:] if c.macs is None]
         if not row.weightless:
-            said.append("  built with memory for its weights")
-    return said
+            lines.append("  built with memory for its weights")
+    return lines
 
 
 def how(rows: Sequence[AuditOutcome]) -> list[str]:
     """How each counter's numbers were obtained, once."""
-    found = dict.fromkeys((c.counter, c.version, c.how) for row in rows for c in _counted(row).values() if c.how)
-    return [f"{TITLES[counter]} {version or '(not installed)'}: {text}" for counter, version, text in found]
+    counters = dict.fromkeys((c.counter, c.version, c.how) for row in rows for c in _counted(row).values() if c.how)
+    return [f"{TITLES[counter]} {version or '(not installed)'}: {text}" for counter, version, text in counters]
 
 
 def operators() -> list[Row]:
@@ -231,13 +231,13 @@ def operators() -> list[Row]:
             "input": format_shape(operator.shape),
             "MAC by hand": str(operator.macs),
         }
-        for name, found in reference_operators.check(operator).items():
-            if found.macs is None:
-                line[TITLES[name]] = str(found.reason)
-            elif found.factor is not None:
-                line[TITLES[name]] = _times(found.factor)
+        for name, count in reference_operators.check(operator).items():
+            if count.macs is None:
+                line[TITLES[name]] = str(count.reason)
+            elif count.factor is not None:
+                line[TITLES[name]] = _times(count.factor)
             else:
-                line[TITLES[name]] = "0" if not found.macs else f"{found.per_element:g} per element"
+                line[TITLES[name]] = "0" if not count.macs else f"{count.per_element:g} per element"
         lines.append(line)
     return lines
 

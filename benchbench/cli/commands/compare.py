@@ -43,8 +43,10 @@ def _min_effect(text: str) -> float:
 
 def add(sub: argparse.ArgumentParser) -> None:
     """The flags."""
-    sub.add_argument("before", type=Path, metavar="A", help="results folder or records.jsonl of what was")
-    sub.add_argument("after", type=Path, metavar="B", help="results folder or records.jsonl of what is")
+    sub.add_argument(
+        "before", type=Path, metavar="A", help="records before the change: a results folder or a records.jsonl"
+    )
+    sub.add_argument("after", type=Path, metavar="B", help="records after it: a results folder or a records.jsonl")
     sub.add_argument(
         "--fail-on",
         type=parse_limits,
@@ -79,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         report.check_place(options.out, [options.before, options.after], page=True, force=options.force)
     sides = (list(read_records(options.before)), list(read_records(options.after)))
     wanted = {"metrics": options.metrics, "min_effect": options.min_effect}
-    found = compare(
+    comparison = compare(
         *sides,
         limits=options.fail_on,
         anyway=options.anyway,
@@ -87,12 +89,12 @@ def run(options: argparse.Namespace) -> int:
     )
     names = (str(options.before), str(options.after))
     if options.out:
-        report.write_comparison(found, names, options.out, force=options.force)
-    print(text(found, names, options.format, page=options.out))
-    return found.exit_code
+        report.write_comparison(comparison, names, options.out, force=options.force)
+    print(text(comparison, names, options.format, page=options.out))
+    return comparison.exit_code
 
 
-def rows(found: Comparison) -> list[dict[str, Any]]:
+def rows(comparison: Comparison) -> list[dict[str, Any]]:
     """One line a metric of a cell, for a person."""
     return [
         {
@@ -106,7 +108,7 @@ def rows(found: Comparison) -> list[dict[str, Any]]:
             "values": values_text(row),
             "verdict": row.verdict + (f" ({row.unstable} unstable)" if row.unstable else ""),
         }
-        for row in found.rows
+        for row in comparison.rows
     ]
 
 
@@ -116,12 +118,12 @@ def values_text(row: ComparedRow) -> str:
     return f"{a}, {b} {'cases' if row.metric.kind == 'dice' else 'processes'}"
 
 
-def plain(found: Comparison) -> list[dict[str, Any]]:
+def plain(comparison: Comparison) -> list[dict[str, Any]]:
     """One line a metric for a program: unrounded SI values; cells that were not compared have lines without them."""
-    lines = [_plain(row) for row in found.rows]
+    lines = [_plain(row) for row in comparison.rows]
     blank = dict.fromkeys(lines[0] if lines else _KEYS, "")
-    lines += [blank | {"network": b.label, "verdict": "broken", "note": b.text} for b in found.broken]
-    for name, labels in zip("AB", found.only, strict=True):
+    lines += [blank | {"network": b.label, "verdict": "broken", "note": b.text} for b in comparison.broken]
+    for name, labels in zip("AB", comparison.only, strict=True):
         lines += [blank | {"network": label, "verdict": f"only in {name}"} for label in labels]
     return lines
 
@@ -153,55 +155,59 @@ def _plain(row: ComparedRow) -> dict[str, Any]:
     }
 
 
-def to_json(found: Comparison, names: tuple[str, str]) -> dict[str, Any]:
+def to_json(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
     """Everything, for a program; what is not known is null."""
     return {
         "a": names[0],
         "b": names[1],
-        "min_effect": found.min_effect,
-        "fail_on": dict(found.limits),
-        "rows": [{k: None if v == "" and k not in _TEXTS else v for k, v in _plain(row).items()} for row in found.rows],
-        "broken": [{"network": b.label, "status": [r.status for r in b.records], "why": b.text} for b in found.broken],
-        "only_in_a": list(found.only[0]),
-        "only_in_b": list(found.only[1]),
-        "unmeasured": list(found.unmeasured),
-        "condition_differences": list(found.differences),
-        "notes": list(found.notes),
-        "exit_code": found.exit_code,
+        "min_effect": comparison.min_effect,
+        "fail_on": dict(comparison.limits),
+        "rows": [
+            {k: None if v == "" and k not in _TEXTS else v for k, v in _plain(row).items()} for row in comparison.rows
+        ],
+        "broken": [
+            {"network": b.label, "status": [r.status for r in b.records], "why": b.text} for b in comparison.broken
+        ],
+        "only_in_a": list(comparison.only[0]),
+        "only_in_b": list(comparison.only[1]),
+        "unmeasured": list(comparison.unmeasured),
+        "condition_differences": list(comparison.differences),
+        "notes": list(comparison.notes),
+        "exit_code": comparison.exit_code,
     }
 
 
 _TEXTS = ("unstable", "note")
 
 
-def heading(found: Comparison, names: tuple[str, str]) -> list[str]:
+def heading(comparison: Comparison, names: tuple[str, str]) -> list[str]:
     """What A and B are, and in what their conditions differ."""
     lines = [f"{side}: {name}" for side, name in zip("AB", names, strict=True)]
-    if found.differences:
+    if comparison.differences:
         lines.append("compared anyway, under different conditions:")
-        lines += [f"  {text}" for text in found.differences]
+        lines += [f"  {text}" for text in comparison.differences]
     return lines
 
 
-def remarks(found: Comparison) -> list[str]:
+def remarks(comparison: Comparison) -> list[str]:
     """The outcome, what was not compared and why, and how it was decided where that is not as usual."""
-    lines = [tally(found.rows)]
-    for name, labels in zip("AB", found.only, strict=True):
+    lines = [tally(comparison.rows)]
+    for name, labels in zip("AB", comparison.only, strict=True):
         if labels:
             lines.append(f"only in {name}: {_listed(labels)}")
-    if found.unmeasured:
-        lines.append(f"nothing measured on both sides: {_listed(found.unmeasured)}")
-    lines += [f"broken: {b.label}: {b.text}" for b in found.broken]
-    lines += found.notes
-    lines += [f"regression: {regression_text(found, row)}" for row in found.regressions]
+    if comparison.unmeasured:
+        lines.append(f"nothing measured on both sides: {_listed(comparison.unmeasured)}")
+    lines += [f"broken: {b.label}: {b.text}" for b in comparison.broken]
+    lines += comparison.notes
+    lines += [f"regression: {regression_text(comparison, row)}" for row in comparison.regressions]
     return lines
 
 
-def regression_text(found: Comparison, row: ComparedRow) -> str:
+def regression_text(comparison: Comparison, row: ComparedRow) -> str:
     """`slim_unetr latency +12.3 % (limit 1.10)`."""
-    limit = found.limits.get(row.metric.short)
-    said = "" if limit is None else f" (limit {limit:g})"
-    return f"{row.label} {row.metric.title} {change_text(row.metric, row.evidence.effect)}{said}"
+    limit = comparison.limits.get(row.metric.short)
+    limit_text = "" if limit is None else f" (limit {limit:g})"
+    return f"{row.label} {row.metric.title} {change_text(row.metric, row.evidence.effect)}{limit_text}"
 
 
 def _listed(labels: tuple[str, ...]) -> str:
@@ -209,21 +215,14 @@ def _listed(labels: tuple[str, ...]) -> str:
     return "; ".join(labels[:_FEW]) + more
 
 
-def text(found: Comparison, names: tuple[str, str], fmt: str, *, page: Path | None = None) -> str:
-    """What goes to stdout.
-
-    Args:
-        found: the comparison.
-        names: of A and B, as they were given.
-        fmt: `table`, `json`, `csv` or `markdown`.
-        page: that was written, if one was.
-    """
+def text(comparison: Comparison, names: tuple[str, str], fmt: str, *, page: Path | None = None) -> str:
+    """What goes to stdout, in one of the formats; `page` is the one that was written."""
     if fmt == "json":
-        return json.dumps(to_json(found, names), indent=2, ensure_ascii=False)
+        return json.dumps(to_json(comparison, names), indent=2, ensure_ascii=False)
     if fmt == "csv":
-        return render(plain(found), fmt)
-    parts = [heading(found, names), remarks(found) + ([f"page: {page}"] if page else [])]
+        return render(plain(comparison), fmt)
+    parts = [heading(comparison, names), remarks(comparison) + ([f"page: {page}"] if page else [])]
     if fmt == "markdown":
         parts = [[f"- {line.strip()}" for line in part] for part in parts]
-    table = [render(rows(found), fmt)] if found.rows else []
+    table = [render(rows(comparison), fmt)] if comparison.rows else []
     return "\n\n".join("\n".join(part) for part in (parts[0], table, parts[1]) if part)

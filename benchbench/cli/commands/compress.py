@@ -102,27 +102,27 @@ def run(options: argparse.Namespace) -> int:
     out = options.out or new_folder("compress")
     try:
         with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
-            made = compress_run.compress(asked, out, progress=progress.step, fresh=options.fresh)
+            result = compress_run.compress(asked, out, progress=progress.step, fresh=options.fresh)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command with --out {shlex.quote(str(out))} goes on") from None
-    print(render(rows(made, plain=options.format in ("json", "csv")), options.format))
+    print(render(rows(result, plain=options.format in ("json", "csv")), options.format))
     if options.format == "table":
-        print("\n".join(lines(made, options.data)))
+        print("\n".join(summary(result, options.data)))
     return EXIT_OK
 
 
-def rows(made: Compressed, *, plain: bool) -> list[dict[str, Any]]:
+def rows(result: Compressed, *, plain: bool) -> list[dict[str, Any]]:
     """A row for each time of the network.
 
     Args:
-        made: what came out.
+        result: of the compression.
         plain: numbers as they are, with their units in the names; else for a person.
     """
-    first = made.stages[0]
+    first = result.stages[0]
     if plain:
         return [
-            {"network": s.title, "params": s.params, "macs": s.macs, "dice_val": s.dice, "file": _file(made, s)}
-            for s in made.stages
+            {"network": s.title, "params": s.params, "macs": s.macs, "dice_val": s.dice, "file": _file(result, s)}
+            for s in result.stages
         ]
     return [
         {
@@ -131,7 +131,7 @@ def rows(made: Compressed, *, plain: bool) -> list[dict[str, Any]]:
             "MACs": _share(stage, first),
             "Dice on val": "—" if stage.dice is None else f"{stage.dice:.3f}",
         }
-        for stage in made.stages
+        for stage in result.stages
     ]
 
 
@@ -142,32 +142,32 @@ def _share(stage: Stage, first: Stage) -> str:
     return f"{least}{format_value(stage.macs, 'MAC')}" + (f" ({stage.macs / first.macs:.0%})" if first.macs else "")
 
 
-def _file(made: Compressed, stage: Stage) -> str | None:
-    return str(made.checkpoint.path) if stage is made.stages[-1] else None
+def _file(result: Compressed, stage: Stage) -> str | None:
+    return str(result.checkpoint.path) if stage is result.stages[-1] else None
 
 
-def lines(made: Compressed, source: str | None) -> list[str]:
+def summary(result: Compressed, source: str | None) -> list[str]:
     """What else a person wants to know; `source` is the data set as it was asked for."""
-    before, after = made.channels
-    lines = ["finished before: the same was asked for, so nothing was trained"] if made.earlier else []
-    lines += [f"{before - after} of {before} channels went, in {made.layers} layers"]
-    if made.unranked:
-        lines.append(f"{made.unranked} layers keep all their channels: no norm with scales stands behind them")
-    if made.agreement is not None:
+    before, after = result.channels
+    lines = ["finished before: the same was asked for, so nothing was trained"] if result.earlier else []
+    lines += [f"{before - after} of {before} channels went, in {result.layers} layers"]
+    if result.unranked:
+        lines.append(f"{result.unranked} layers keep all their channels: no norm with scales stands behind them")
+    if result.agreement is not None:
         lines.append(
             "with zeros in their place the whole network answers the same"
-            + (f", to {made.agreement:.0e} of the output's norm" if made.agreement else "")
+            + (f", to {result.agreement:.0e} of the output's norm" if result.agreement else "")
             + " (of layers that no norm takes together)"
         )
-    if made.val_cases and any(stage.dice is not None for stage in made.stages):
+    if result.val_cases and any(stage.dice is not None for stage in result.stages):
         lines.append(
-            f"Dice on the {made.val_cases} cases that training watches; 'bench run' has that of the test cases"
+            f"Dice on the {result.val_cases} cases that training watches; 'bench run' has that of the test cases"
         )
-    path = made.checkpoint.path
+    path = result.checkpoint.path
     flags: list[object] = ["--data", source] if source else []
-    if source and (fold := made.checkpoint.train.get("fold")):
+    if source and (fold := result.checkpoint.train.get("fold")):
         flags += ["--fold", fold]
-    if made.checkpoint.model.arch in classes.named():  # of the user's own, which weights alone may not have imported
+    if result.checkpoint.model.arch in classes.named():  # of the user's own, which weights alone may not have imported
         flags.append("--trust")
-    both = command("run", "--models", f"{path},{made.parent_path}", *flags)
+    both = command("run", "--models", f"{path},{result.parent_path}", *flags)
     return [*lines, f"checkpoint: {path}", f"compare them: {both}"]

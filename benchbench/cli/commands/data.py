@@ -111,7 +111,7 @@ def rows(below: Path | None = None) -> list[Row]:
     Raises:
         DataError: it is no folder.
     """
-    found: list[Row] = [
+    data_sets: list[Row] = [
         {
             "name": plan.name,
             "what": plan.title,
@@ -125,15 +125,15 @@ def rows(below: Path | None = None) -> list[Row]:
         if not below.is_dir():
             raise DataError(f"{below} is no folder")
         try:
-            found += _rows_below(below)
+            data_sets += _rows_below(below)
         except OSError as error:
             raise DataError(f"cannot read {below}: {error.strerror or error}") from error
     for known in list_known():
         size = f" ({known.gigabytes:g} GB)" if known.gigabytes else ""
-        found.append(
+        data_sets.append(
             {"name": known.name, "what": known.title, "cases": "-", "where": known.how + size, "licence": known.licence}
         )
-    return found
+    return data_sets
 
 
 def _rows_below(below: Path) -> Iterator[Row]:
@@ -186,9 +186,9 @@ def check_folder(folder: Path, *, progress: Callable[[int, int], None] | None = 
     source = open_source(folder)
     facts, faults = [], list(source.faults)
     for done, case in enumerate(source.cases, 1):
-        fact, found = data_validate.examine(case, source)
+        fact, faults_of_case = data_validate.examine(case, source)
         facts += [fact] if fact else []
-        faults += found
+        faults += faults_of_case
         if progress:
             progress(done, len(source.cases))
     faults += data_validate.of_the_whole(source, facts)
@@ -210,21 +210,21 @@ def check_folder(folder: Path, *, progress: Callable[[int, int], None] | None = 
     return CheckedData(source=source, facts=tuple(facts), faults=tuple(faults))
 
 
-def facts_of(found: CheckedData) -> list[tuple[str, str]]:
+def facts_of(checked: CheckedData) -> list[tuple[str, str]]:
     """Name and text of what the whole data set is."""
-    source = found.source
-    shapes = sorted({one.shape for one in found.facts})
-    spacings = sorted({tuple(round(s, 3) for s in one.spacing_mm) for one in found.facts})
+    source = checked.source
+    shapes = sorted({fact.shape for fact in checked.facts})
+    spacings = sorted({tuple(round(s, 3) for s in fact.spacing_mm) for fact in checked.facts})
     labels = []
     for value, name in source.labels.items():
         if value:
-            having = sum(one.voxels.get(value, 0) > 0 for one in found.facts)
-            labels.append(f"{value} {name} (in {having} of {len(found.facts)})")
+            having = sum(fact.voxels.get(value, 0) > 0 for fact in checked.facts)
+            labels.append(f"{value} {name} (in {having} of {len(checked.facts)})")
     patients = len({case.subject for case in source.cases})
     pairs = [
         ("data set", f"{source.name}: {source.title}"),
         ("layout", source.layout),
-        ("cases", f"{len(source.cases)} of {patients} patients, {len(found.facts)} can be read"),
+        ("cases", f"{len(source.cases)} of {patients} patients, {len(checked.facts)} can be read"),
         ("channels", ", ".join(source.channels)),
         ("labels", ", ".join(labels)),
         ("regions", ", ".join(f"{name} = {'+'.join(map(str, v))}" for name, v in source.regions.items())),
@@ -246,19 +246,19 @@ def facts_of(found: CheckedData) -> list[tuple[str, str]]:
     return pairs
 
 
-def fault_lines(found: CheckedData) -> list[str]:
+def fault_lines(checked: CheckedData) -> list[str]:
     """One line a fault, the fatal ones first."""
-    ordered = sorted(found.faults, key=lambda fault: fault.level)
+    ordered = sorted(checked.faults, key=lambda fault: fault.level)
     return [f"{fault.level}: {fault.case + ': ' if fault.case else ''}{fault.text}" for fault in ordered]
 
 
-def to_json(found: CheckedData) -> dict[str, Any]:
+def to_json(checked: CheckedData) -> dict[str, Any]:
     """Everything, for a program."""
     return {
-        "data": dict(facts_of(found)),
-        "faults": [dataclasses.asdict(fault) for fault in found.faults],
-        "cases": [dataclasses.asdict(one) for one in found.facts],
-        "ok": found.ok,
+        "data": dict(facts_of(checked)),
+        "faults": [dataclasses.asdict(fault) for fault in checked.faults],
+        "cases": [dataclasses.asdict(fact) for fact in checked.facts],
+        "ok": checked.ok,
     }
 
 

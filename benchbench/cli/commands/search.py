@@ -127,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         out = options.out or new_folder("search")
         given = values_of(SearchRequest, options) | {"budget": parse_budget(options.budget)}
-        if options.parent is None:
+        if not options.parent:
             given["parent"] = search_run.bundled_parent(options.data, options.fold, given.get("spatial"))
         else:
             given["parent"] = None if options.parent == "train" else Path(options.parent)
@@ -139,7 +139,7 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
-            found = search_run.search(asked, out, plan=plan, progress=progress.step)
+            outcome = search_run.search(asked, out, plan=plan, progress=progress.step)
     except BudgetError:
         if (out / report.SEARCH).exists():
             write_page(out)
@@ -150,9 +150,9 @@ def run(options: argparse.Namespace) -> int:
             f"{command('search', '--resume', out)} goes on" if begun else "nothing was begun yet"
         ) from None
     page, fault = write_page(out)
-    print(render(rows(found, plain=plain), options.format))
+    print(render(rows(outcome, plain=plain), options.format))
     if not plain:
-        print("\n".join([*lines(found), *([f"report: {page}"] if page else [])]))
+        print("\n".join([*summary(outcome), *([f"report: {page}"] if page else [])]))
     if fault:
         raise fault
     return EXIT_OK
@@ -172,16 +172,16 @@ def _check_resume(options: argparse.Namespace) -> None:
             )
 
 
-def rows(found: SearchOutcome, *, plain: bool) -> list[dict[str, Any]]:
+def rows(outcome: SearchOutcome, *, plain: bool) -> list[dict[str, Any]]:
     """A row for each finalist, those of the front first.
 
     Args:
-        found: by a search.
+        outcome: of a search.
         plain: numbers as they are, with their units in the names; else for a person.
     """
-    metric = found.summary["metric"]
+    metric = outcome.summary["metric"]
     table = []
-    for point in ordered(found.summary["points"]):
+    for point in ordered(outcome.summary["points"]):
         low, high = point["dice_test"]["ci95"]
         if plain:
             table.append(
@@ -195,7 +195,7 @@ def rows(found: SearchOutcome, *, plain: bool) -> list[dict[str, Any]]:
                     "dice_test_high": high,
                     **{key: point["costs"].get(key) for key in ("latency_s", "macs", "params", "memory_bytes")},
                     "latency_origin": point["origin"],
-                    "weights": str(found.folder / point["files"]["weights"]) if "weights" in point["files"] else None,
+                    "weights": str(outcome.folder / point["files"]["weights"]) if "weights" in point["files"] else None,
                 }
             )
             continue
@@ -215,26 +215,26 @@ def rows(found: SearchOutcome, *, plain: bool) -> list[dict[str, Any]]:
     return table
 
 
-def lines(found: SearchOutcome) -> list[str]:
+def summary(outcome: SearchOutcome) -> list[str]:
     """What else a person wants to know."""
-    s = found.summary
-    trained = [one for one in s["trials"] if one["dice"] is not None and one["same_as"] is None]
-    refused = sum(bool(one["refused"]) and one["dice"] is None for one in s["trials"])
+    s = outcome.summary
+    trained = [trial for trial in s["trials"] if trial["dice"] is not None and trial["same_as"] is None]
+    refused = sum(bool(trial["refused"]) and trial["dice"] is None for trial in s["trials"])
     spent = s["accounting"]
-    told = [
+    lines = [
         f"{len(trained)} configurations trained, {refused} refused untrained, {len(s['promotions'])} promoted; "
         f"{spent['other_s'] / max(spent['whole_s'], 1e-9):.1%} of {format_duration(spent['whole_s'])} outside "
         "training, evaluation and measurement"
     ]
     if left := s.get("left_out"):
-        told.append(
+        lines.append(
             f"left out, for the {format_duration(s['asked']['time_s'])} of the search were too short: {'; '.join(left)}"
         )
     for point in s["points"]:
-        told += [f"{point['name']}: {text}" for text in point["verdicts"]]
+        lines += [f"{point['name']}: {text}" for text in point["verdicts"]]
         if point["keeps"] is None:
-            told.append(f"{point['name']}: whether it keeps the budget was not measured on {s['task']['device']}")
+            lines.append(f"{point['name']}: whether it keeps the budget was not measured on {s['task']['device']}")
     if not s["controls"]:
-        told.append(f"whether the search was worth it: {command('search', '--resume', found.folder, '--controls')}")
-    told.append(f"front: {found.folder / 'front.csv'}")
-    return told
+        lines.append(f"whether the search was worth it: {command('search', '--resume', outcome.folder, '--controls')}")
+    lines.append(f"front: {outcome.folder / 'front.csv'}")
+    return lines

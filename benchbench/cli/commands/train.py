@@ -116,11 +116,11 @@ def run(options: argparse.Namespace) -> int:
         again = f"the same command with --out {shlex.quote(str(out))} goes on from the last checkpoint"
         raise KeyboardInterrupt(again) from None
     if training_run.is_main_process():
-        print("\n".join(_lines(training, result, out)))
+        print("\n".join(_summary(training, result, out)))
     return EXIT_OK
 
 
-def _lines(training: PreparedTraining, result: TrainResult, out: Path) -> list[str]:
+def _summary(training: PreparedTraining, result: TrainResult, out: Path) -> list[str]:
     """What came of it, and how to evaluate it."""
     lines = ["finished before: the same was asked for, so nothing was trained"] if result.earlier else []
     loss = f", last mean loss {result.curve[-1][1]:.3f}" if result.curve else ""
