@@ -1,20 +1,21 @@
-"""Argument parser of `bench`: every command and flag, files of flags, and errors that name the nearest flag.
+"""Argument parser of `bench`: its commands, the flags that several of them have, and errors that name the nearest flag.
 
-argparse, which imports in milliseconds. A `--config` file is read as flags placed before those of the
-command line, so it can say nothing that a flag cannot, and the command line wins.
+argparse, which imports in milliseconds; only the command that is asked for is imported, which adds its own flags. A
+`--config` file is read as flags placed before those of the command line, so it can say nothing that a flag cannot, and
+the command line wins.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import importlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchbench.cli import calibration_flags, search_flags, training_flags
-from benchbench.cli import types as to
-from benchbench.cli.types import FORMATS
+from benchbench.core import arguments as to
 from benchbench.core.config import read_toml
 from benchbench.core.errors import UsageError, unknown
 from benchbench.core.version import __version__
@@ -36,6 +37,109 @@ examples:
   bench list models                               what there is
 """
 
+#: Each command, a module of `benchbench.cli.commands` with its flags (`add`) and its handler (`run`), and what it does.
+COMMANDS: Mapping[str, str] = {
+    "list": "models, devices or data sets that there are",
+    "run": "measure, or predict, networks on devices and write a report",
+    "audit": "count parameters and MACs by every counter, and say which is wrong, by how much and why",
+    "compare": "what became slower, larger or worse from one set of records to another; exit 1 if any did",
+    "report": "write the report of results folders again, from their records alone",
+    "train": "train one network on a data set, by the one recipe",
+    "compress": "a smaller network from a trained one: channels cut, then trained on",
+    "search": "networks that fit a budget: a Pareto front of Slim UNETR variants, each trained",
+    "calibrate": "time this device's operators, so that any network can be forecast for it",
+    "predict": "segment images with trained weights; the result lies exactly over its image",
+    "data": "data sets: what there is, how to get one, whether one is as it should be",
+    "devices": "where networks can be measured: list, add and remove hosts, and examine them",
+    "info": "what benchbench sees of this machine",
+}
+
+#: Settings of the flags that several commands have.
+_SHARED: Mapping[str, Mapping[str, Any]] = {
+    "--models": {
+        "default": "all",
+        "metavar": "WHICH",
+        "help": "networks: all | names and globs, by commas | card.toml | weights.safetensors | pkg.module:Class "
+        "(default: all)",
+    },
+    "--in-channels": {
+        "type": to.positive,
+        "metavar": "N",
+        "help": "channels of the image (default: the data set's, or the card's: 4)",
+    },
+    "--out-channels": {
+        "type": to.positive,
+        "metavar": "N",
+        "help": "channels of the output (default: the data set's, or the card's: 3)",
+    },
+    "--trust": {
+        "action": "store_true",
+        "help": "import the class that weights name even if it is not part of benchbench: its code then runs here",
+    },
+    "--checkpoint": {"type": Path, "metavar": "FILE", "help": "trained weights (.safetensors)"},
+    "--data": {
+        "default": "phantom",
+        "metavar": "NAME|DIR",
+        "help": "data set to train on, or its folder (default: phantom)",
+    },
+    "--fold": {
+        "type": to.fold,
+        "metavar": "N",
+        "help": "which of the five folds is kept apart as the test cases (default: 0)",
+    },
+    "--spatial": {"nargs": 3, "type": to.positive, "metavar": ("D", "H", "W")},
+    "--volume": {"nargs": 3, "type": to.positive, "metavar": ("D", "H", "W")},
+    "--overlap": {
+        "type": to.share,
+        "default": 0.5,
+        "metavar": "SHARE",
+        "help": "overlap of neighbouring windows, as a share of their sides (default: 0.5)",
+    },
+    "--batch-size": {
+        "dest": "batch",
+        "type": to.positive,
+        "metavar": "N",
+        "help": "patches per training step (default: 2, or 1 if they are large)",
+    },
+    "--device": {
+        "default": "cpu",
+        "choices": ("cpu", "cuda"),
+        "help": "device to compute on (default: cpu)",
+    },
+    "--threads": {"type": to.positive, "metavar": "N", "help": "CPU threads (default: PyTorch's own choice)"},
+    "--protocol": {
+        "type": to.protocol,
+        "default": "quick",
+        "metavar": "NAME[,KEY=NUMBER]",
+        "help": "how often measurements are repeated: quick, standard (five processes) or thorough, or numbers of your "
+        "own, such as standard,processes=8,half_width=0.02 (default: quick)",
+    },
+    "--seed": {
+        "type": to.natural,
+        "default": 0,
+        "metavar": "N",
+        "help": "seed of the random numbers (default: 0)",
+    },
+    "--out": {
+        "type": Path,
+        "metavar": "DIR",
+        "help": "folder for the results; the same one again goes on there (default: a new one under results/local)",
+    },
+    "--fresh": {
+        "action": "store_true",
+        "help": "start over in --out: what is there is set aside, as .old, .old.2, ...",
+    },
+    "--force": {"action": "store_true"},
+    "--format": {
+        "default": "table",
+        "choices": ("table", "json", "csv", "markdown"),
+        "help": "format of the output (default: table)",
+    },
+    "--config": {
+        "metavar": "FILE.toml",
+        "help": "file with these flags as keys; flags on the command line win",
+    },
+}
 
 #: What a word without a flag is called in an error.
 _SPOKEN = {"command": "command", "what": "list", "action": "action"}
@@ -54,17 +158,25 @@ class _Parser(argparse.ArgumentParser):
                 unknown(kind, str(value), [str(c) for c in action.choices], hint=f"see '{self.prog} --help'")
             )
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            if isinstance(error.__context__, UsageError):  # it says what is expected
+                raise argparse.ArgumentError(action, str(error.__context__)) from error
+            raise
+
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of one command line.
+    """The options of one command line; `handler` is the function that carries them out.
 
     Raises:
         UsageError: an unknown command, flag or value, with the nearest one that is known.
     """
     if any("\0" in argument for argument in arguments):
         raise UsageError("an argument holds a NUL character, which no name or path can")
-    parser = build_parser()
     arguments = _with_signs(arguments)
+    parser = _build_parser(next((a for a in arguments if not a.startswith("-")), None))
     options, left = parser.parse_known_args(arguments)
     if getattr(options, "config", None):
         options, left = _with_config(parser, arguments, options)
@@ -132,12 +244,8 @@ def _with_config(
     return parser.parse_known_args([*arguments[:at], *before, *arguments[at:]])
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Every command and flag."""
-    common = _Parser(add_help=False)
-    common.add_argument("-q", "--quiet", action="store_true", help="no progress, errors only")
-    common.add_argument("-v", "--verbose", action="store_true", help="progress also without a terminal; tracebacks")
-
+def _build_parser(asked: str | None) -> argparse.ArgumentParser:
+    """Every command, and the flags of the one that is asked for."""
     parser = _Parser(
         prog="bench",
         description=DESCRIPTION,
@@ -146,320 +254,59 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"benchbench {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common], allow_abbrev=False
-        )
-        return sub
-
-    sub = command("list", "models, devices or data sets that there are")
-    sub.add_argument("what", nargs="?", default="models", choices=("models", "devices", "datasets"))
-    sub.add_argument("--format", default="table", choices=FORMATS)
-
-    sub = command("run", "measure, or predict, networks on devices and write a report")
-    sub.add_argument(
-        "--models",
-        default="all",
-        metavar="WHICH",
-        help="all | names and globs, by commas | card.toml | weights.safetensors | pkg.module:Class",
-    )
-    training_flags.add_channels(sub)
-    training_flags.add_trust(sub)
-    sub.add_argument(
-        "--device",
-        default="cpu",
-        metavar="D[,D]",
-        help="cpu | cuda | jetson | a host of 'bench devices' | jetson:agx-orin-64gb | a profile's name or file "
-        "(default: cpu)",
-    )
-    sub.add_argument(
-        "--spatial",
-        nargs=3,
-        type=to.positive,
-        metavar=("D", "H", "W"),
-        help="input size in voxels (default: the data set's patch, 128 128 128)",
-    )
-    sub.add_argument(
-        "--batch-size",
-        type=to.positives,
-        default=(1,),
-        metavar="N[,N]",
-        help="patches in one forward (default: 1)",
-    )
-    sub.add_argument(
-        "--dtype",
-        type=to.dtypes,
-        default=("fp32",),
-        metavar="T[,T]",
-        help="fp32, or autocast to bf16 / fp16 (default: fp32)",
-    )
-    sub.add_argument(
-        "--threads",
-        type=to.positives,
-        default=(None,),
-        metavar="N[,N]",
-        help="CPU threads (default: all usable cores)",
-    )
-    sub.add_argument(
-        "--protocol",
-        type=to.protocol,
-        default="quick",
-        metavar="NAME[,KEY=NUMBER]",
-        help="how often to repeat: quick, standard (five processes) or thorough, or one's own numbers, such as "
-        "standard,processes=8,half_width=0.02 (default: quick)",
-    )
-    sub.add_argument(
-        "--phase",
-        default="infer",
-        choices=("infer", "train"),
-        help="train: time and memory of one training step instead of a forward (default: infer)",
-    )
-    sub.add_argument(
-        "--volume",
-        nargs=3,
-        type=to.positive,
-        metavar=("D", "H", "W"),
-        help="also measure a whole patient of so many voxels, by sliding windows of the network's patch",
-    )
-    sub.add_argument(
-        "--overlap",
-        type=to.share,
-        default=0.5,
-        metavar="SHARE",
-        help="of neighbouring windows (default: 0.5)",
-    )
-    sub.add_argument(
-        "--crop-foreground",
-        action="store_true",
-        help="windows over the patient's box alone, on a phantom case (of --volume, or its own size)",
-    )
-    sub.add_argument(
-        "--memory-limit",
-        type=to.memory,
-        metavar="SIZE",
-        help="of each network's process, such as 2GB; enforced",
-    )
-    sub.add_argument(
-        "--data",
-        metavar="NAME|DIR",
-        help="data set for Dice, or its folder; 'none' for no Dice (default: phantom, where the network fits it)",
-    )
-    sub.add_argument(
-        "--fold",
-        type=to.fold_or_all,
-        metavar="N|all",
-        help="of the folder's five, whose Dice is reported; 'all': every case, of a folder that no network has seen "
-        "(default: 0)",
-    )
-    sub.add_argument(
-        "--empty-rule",
-        choices=("brats", "exclude"),
-        help="a region that label and answer lack: Dice 1, or left out (default: brats for the regions of BraTS)",
-    )
-    sub.add_argument(
-        "--checkpoints",
-        type=Path,
-        nargs="+",
-        default=[Path("results/local")],
-        metavar="DIR",
-        help="where trained weights are looked for (default: results/local)",
-    )
-    sub.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="weights (.safetensors) of the one network in --models"
-    )
-    sub.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="results folder; the same one again measures what is missing (default: a new one under results/local)",
-    )
-    sub.add_argument(
-        "--fresh",
-        action="store_true",
-        help="start over in --out: records that are there are set aside, as .old, .old.2, ...",
-    )
-    sub.add_argument(
-        "--no-noise",
-        action="store_true",
-        help="do not measure one network twice for the run's noise floor, nor the machine's peak for the roofline",
-    )
-    sub.add_argument("--require-measured", action="store_true", help="exit 3 rather than predict")
-    sub.add_argument(
-        "--set-clocks", action="store_true", help="on a Jetson: run at jetson_clocks, and restore the clocks afterwards"
-    )
-    sub.add_argument(
-        "--time-limit",
-        type=to.seconds,
-        default=1200.0,
-        metavar="TIME",
-        help="for one network, such as 20min (default: 20min)",
-    )
-    sub.add_argument("--format", default="table", choices=FORMATS, help="of the table at the end (default: table)")
-    sub.add_argument("--config", metavar="FILE.toml", help="these flags from a file; flags on the command line win")
-
-    _add_audit(command)
-    _add_compare(command)
-
-    sub = command("report", "write the report of results folders again, from their records alone")
-    sub.add_argument("folders", nargs="+", type=Path, metavar="DIR")
-    sub.add_argument("--out", type=Path, metavar="FILE", help="(default: report.html in the first folder)")
-    sub.add_argument("--force", action="store_true", help="replace an --out that is no page of benchbench")
-    sub.add_argument(
-        "--format",
-        default="html",
-        choices=("html", "csv", "markdown", "latex", "json"),
-        help="html writes a file, the others go to stdout or --out",
-    )
-    sub.add_argument("--include-predicted", action="store_true", help="rank forecasts, too, on a page in HTML")
-
-    training_flags.add_train(command)
-    training_flags.add_compress(command)
-    search_flags.add_search(command)
-    calibration_flags.add_calibrate(command)
-    training_flags.add_predict(command)
-    _add_data(command, common)
-    _add_devices(command, common)
-
-    sub = command("info", "what benchbench sees of this machine")
-    sub.add_argument("--format", default="table", choices=("table", "json"))
+    add = _adder(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
+    for name, text in COMMANDS.items():
+        sub = add(name, text)
+        if name == asked:
+            module = importlib.import_module(f"benchbench.cli.commands.{name}")
+            module.add(sub)
+            sub.set_defaults(handler=module.run)
     return parser
 
 
-def _add_audit(command: Any) -> None:
-    sub = command("audit", "count parameters and MACs by every counter, and say which is wrong, by how much and why")
-    sub.add_argument(
-        "--models",
-        default="all",
-        metavar="WHICH",
-        help="all | names and globs, by commas | card.toml | weights.safetensors | pkg.module:Class",
+def _adder(commands: Any) -> Callable[[str, str], argparse.ArgumentParser]:
+    """A function that adds a command, or an action of one, from its name and what it does."""
+    common = _Parser(add_help=False)
+    common.add_argument("-q", "--quiet", action="store_true", help="show errors only, no progress")
+    common.add_argument(
+        "-v", "--verbose", action="store_true", help="show progress also without a terminal; tracebacks"
     )
-    training_flags.add_channels(sub)
-    training_flags.add_trust(sub)
-    sub.add_argument(
-        "--input",
-        nargs=5,
-        type=to.positive,
-        metavar=("B", "C", "D", "H", "W"),
-        help="shape of the input (default: one of the card's own channels and size)",
-    )
-    sub.add_argument("--by-operator", action="store_true", help="each operator that a counter gets wrong, and why")
-    sub.add_argument(
-        "--operators", action="store_true", help="no network: each counter's factor on operators counted by hand"
-    )
-    sub.add_argument(
-        "--full", action="store_true", help="run the other counters on real tensors, which takes time and memory"
-    )
-    sub.add_argument("--out", type=Path, metavar="DIR", help="also keep a record of each network there")
-    sub.add_argument("--format", default="table", choices=(*FORMATS, "latex"), help="(default: table)")
-    sub.add_argument("--config", metavar="FILE.toml", help="these flags from a file; flags on the command line win")
 
-
-def _add_compare(command: Any) -> None:
-    sub = command(
-        "compare", "what became slower, larger or worse from one set of records to another; exit 1 if any did"
-    )
-    sub.add_argument("before", type=Path, metavar="A", help="a results folder or a records.jsonl: what was")
-    sub.add_argument("after", type=Path, metavar="B", help="likewise: what is")
-    sub.add_argument(
-        "--fail-on",
-        type=to.limits,
-        metavar="METRIC:RATIO[,...]",
-        help="exit 1 only where one of these is worse by more than that, such as latency:1.10,peak_memory:1.05,"
-        "dice:0.01 (default: anything that is worse)",
-    )
-    sub.add_argument(
-        "--min-effect",
-        type=to.min_effect,
-        metavar="SHARE",
-        help="up to which two values are the same (default: 0.02; Dice: 0.01 absolute)",
-    )
-    sub.add_argument(
-        "--metrics",
-        type=to.metrics,
-        metavar="NAME[,NAME]",
-        help="to compare, such as latency,dice (default: all)",
-    )
-    sub.add_argument("--anyway", action="store_true", help="compare also under different conditions, and list them")
-    sub.add_argument("--format", default="table", choices=FORMATS)
-    sub.add_argument("--out", type=Path, metavar="FILE.html", help="also write a page with the distributions")
-    sub.add_argument("--force", action="store_true", help="replace an --out that is no page of benchbench")
-
-
-def _actions(
-    sub: argparse.ArgumentParser, common: argparse.ArgumentParser
-) -> Callable[[str, str], argparse.ArgumentParser]:
-    """What adds an action below a command: its name, and its help."""
-    actions = sub.add_subparsers(dest="action", metavar="ACTION")
-
-    def action(name: str, text: str) -> argparse.ArgumentParser:
-        described = text[0].upper() + text[1:] + "."
-        added: argparse.ArgumentParser = actions.add_parser(
-            name, help=text, description=described, parents=[common], allow_abbrev=False
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", parents=[common], allow_abbrev=False
         )
         return added
 
-    return action
+    return add
 
 
-def _add_data(command: Any, common: argparse.ArgumentParser) -> None:
-    sub = command("data", "data sets: what there is, how to get one, whether one is as it should be")
-    action = _actions(sub, common)
-
-    sub = action("list", "those that come with benchbench, those in a folder, and how to get others")
-    sub.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="a folder whose data sets are listed, too")
-    sub.add_argument("--format", default="table", choices=FORMATS)
-
-    sub = action("fetch", "download a data set of the Medical Segmentation Decathlon, and check it")
-    sub.add_argument("name", metavar="NAME", help="as 'bench data list' has it, such as msd:Task04")
-    sub.add_argument("--to", type=Path, default=Path("data"), metavar="DIR", help="folder for it (default: data)")
-
-    sub = action("check", "read every case: geometry, labels, missing and damaged files, duplicates; exit 3 on a fault")
-    sub.add_argument("folder", type=Path, metavar="DIR")
-    sub.add_argument("--format", default="table", choices=("table", "json"))
-
-    sub = action("prepare", "preprocess every case into the cache, which training does by itself")
-    sub.add_argument("folder", type=Path, metavar="DIR")
-
-    sub = action("split", "write the five folds as nnU-Net's splits_final.json")
-    sub.add_argument("folder", type=Path, metavar="DIR")
-    sub.add_argument(
-        "--out", type=Path, default=Path("splits_final.json"), metavar="FILE", help="(default: splits_final.json)"
-    )
-    sub.add_argument("--force", action="store_true", help="replace an --out that says something else")
-
-    sub = action("cache", "what prepared cases take, and where")
-    sub.add_argument("--clear", action="store_true", help="remove them")
-    sub.add_argument("--format", default="table", choices=FORMATS)
+def actions(sub: argparse.ArgumentParser) -> Callable[[str, str], argparse.ArgumentParser]:
+    """A function that adds an action below a command, from its name and what it does."""
+    return _adder(sub.add_subparsers(dest="action", metavar="ACTION"))
 
 
-def _add_devices(command: Any, common: argparse.ArgumentParser) -> None:
-    sub = command("devices", "where networks can be measured: list, add and remove hosts, and examine them")
-    action = _actions(sub, common)
+def add_shared(sub: argparse.ArgumentParser, *flags: str, **settings: Any) -> None:
+    """Add flags that several commands have.
 
-    sub = action("list", "this machine, the hosts that were added, and the profiles (also without an ACTION)")
-    sub.add_argument("--format", default="table", choices=FORMATS)
+    Args:
+        sub: the command.
+        flags: such as `--out`.
+        settings: for `add_argument`, where they differ from those of the other commands.
+    """
+    for flag in flags:
+        sub.add_argument(flag, **{**_SHARED[flag], **settings})
 
-    sub = action("add", "name a machine that is reached by ssh, for --device")
-    sub.add_argument("name", metavar="NAME", help="what to call it, such as jetson")
-    sub.add_argument("url", metavar="URL", help="ssh://user@address, with :port where it is not ssh's own")
-    sub.add_argument(
-        "--python",
-        metavar="PATH",
-        help="the Python over there that has benchbench (default: the one it was added with, else python3)",
-    )
-    sub.add_argument(
-        "--folder",
-        metavar="DIR",
-        help="folder over there to start in, such as a clone of benchbench (default: as it was added, if it was)",
-    )
 
-    sub = action("remove", "forget a host")
-    sub.add_argument("name", metavar="NAME", help="as it was added")
+def add_fields(sub: argparse.ArgumentParser, request: type) -> None:
+    """Add a flag for each field of a request that was declared with `core.arguments.flag`."""
+    for field in dataclasses.fields(request):
+        settings = {"default": field.default, **field.metadata, "dest": field.name}
+        flag = settings.pop("flag")
+        sub.add_argument(flag, **{**_SHARED.get(flag, {}), **settings})
 
-    sub = action("doctor", "what a device has, what it lacks, and whether it can measure; exit 3 if it cannot")
-    sub.add_argument(
-        "name", nargs="?", metavar="NAME", help="cpu | cuda | jetson | a host that was added (default: this machine)"
-    )
-    sub.add_argument("--format", default="table", choices=FORMATS)
+
+def values_of(request: type, options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a request that the options have a value for."""
+    values = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(request)}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not None}

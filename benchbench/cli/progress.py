@@ -6,6 +6,8 @@ written plainly, so that a log of a run reads well.
 
 from __future__ import annotations
 
+import argparse
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +29,11 @@ _TOLD = {
     "volume_latency_s": "{} a volume",
     "dice": "Dice {}",
 }
+
+
+def is_shown(options: argparse.Namespace) -> bool:
+    """Whether progress is told: on a terminal, unless it is not wanted, and with -v anywhere."""
+    return bool(options.verbose or (sys.stderr.isatty() and not options.quiet))
 
 
 class TerminalProgress:

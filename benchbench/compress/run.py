@@ -22,17 +22,16 @@ from benchbench import data
 from benchbench.compress import importance
 from benchbench.compress.prune import Pruned, PruneRecipe, prune
 from benchbench.core import records as rec
-from benchbench.core.errors import CheckpointError, DataError, UnsupportedError, UsageError, command
+from benchbench.core.errors import CheckpointError, DataError, UnsupportedError, UsageError
 from benchbench.core.overwrite import check_output
 from benchbench.core.results import held
-from benchbench.core.units import format_value
 from benchbench.measure.flops.graph import measure_cost
 from benchbench.training.evaluate import AccuracyError, measure_dice
 from benchbench.training.loop import InitialWeights, Progress, train
 from benchbench.training.recipe import TrainingBudget, TrainRecipe, default_batch
 from benchbench.training.torch_runtime import threads
 from benchbench.zoo import cards as zoo_cards
-from benchbench.zoo import checkpoint, classes
+from benchbench.zoo import checkpoint
 from benchbench.zoo.pruned import differing_shapes
 
 log = logging.getLogger(__name__)
@@ -353,70 +352,3 @@ def _train_on(
         replace=False,
     )
     return result.checkpoint, result.earlier
-
-
-def rows(compressed: Compressed, *, plain: bool) -> list[dict[str, Any]]:
-    """A row for each time of the network.
-
-    Args:
-        plain: numbers as they are, with their units in the names; else for a person.
-    """
-    first = compressed.stages[0]
-    if plain:
-        return [
-            {"network": s.title, "params": s.params, "macs": s.macs, "dice_val": s.dice, "file": _file(compressed, s)}
-            for s in compressed.stages
-        ]
-    return [
-        {
-            "network": stage.title,
-            "params": f"{format_value(stage.params, 'parameters')} ({stage.params / first.params:.0%})",
-            "MACs": _share(stage, first),
-            "Dice on val": "—" if stage.dice is None else f"{stage.dice:.3f}",
-        }
-        for stage in compressed.stages
-    ]
-
-
-def _share(stage: Stage, first: Stage) -> str:
-    if stage.macs is None:
-        return "—"
-    least = "at least " if stage.at_least else ""
-    return f"{least}{format_value(stage.macs, 'MAC')}" + (f" ({stage.macs / first.macs:.0%})" if first.macs else "")
-
-
-def _file(compressed: Compressed, stage: Stage) -> str | None:
-    return str(compressed.checkpoint.path) if stage is compressed.stages[-1] else None
-
-
-def lines(compressed: Compressed, source: str | None) -> list[str]:
-    """What else a person wants to know.
-
-    Args:
-        source: the data set as it was asked for.
-    """
-    before, after = compressed.channels
-    texts = ["finished before: the same was asked for, so nothing was trained"] if compressed.earlier else []
-    texts += [f"{before - after} of {before} channels went, in {compressed.layers} layers"]
-    if compressed.unranked:
-        texts.append(f"{compressed.unranked} layers keep all their channels: no norm with scales stands behind them")
-    if compressed.agreement is not None:
-        texts.append(
-            "with zeros in their place the whole network answers the same"
-            + (f", to {compressed.agreement:.0e} of the output's norm" if compressed.agreement else "")
-            + " (of layers that no norm takes together)"
-        )
-    if compressed.val_cases and any(stage.dice is not None for stage in compressed.stages):
-        texts.append(
-            f"Dice on the {compressed.val_cases} cases that training watches; 'bench run' has that of the test cases"
-        )
-    path = compressed.checkpoint.path
-    flags: list[object] = ["--data", source] if source else []
-    if source and (fold := _fold(compressed.checkpoint)):
-        flags += ["--fold", fold]
-    if (
-        compressed.checkpoint.model.arch in classes.named()
-    ):  # of the user's own, which weights alone may not have imported
-        flags.append("--trust")
-    both = command("run", "--models", f"{path},{compressed.parent_path}", *flags)
-    return [*texts, f"checkpoint: {path}", f"compare them: {both}"]

@@ -6,7 +6,6 @@ stderr and the exit code that the class carries; nothing below it prints or exit
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Iterable
 
@@ -72,7 +71,6 @@ def first_line(error: BaseException) -> str:
 
 
 _FEW = 6  # so many names are listed in the message itself
-_ALIKE = 0.7  # share of letters in common, in order, from which a name may be a slip for another
 _SAME_START = 3  # letters from which a name is one cut short
 
 
@@ -80,24 +78,22 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The name that was probably meant; None where none is near enough for that.
 
     Near is what a slip of the hand makes: at most two letters and a third of the name missing, added, wrong or
-    swapped, with most letters in common; or a name cut short. Upper case, dashes, underscores and spaces do not count.
+    swapped; or a name cut short by less than half. Upper case, dashes, underscores and spaces do not count.
 
     Args:
         name: what was given.
         known: every name that would have done.
     """
     given = _bare(name)
-    found: list[tuple[float, float, str]] = []
+    near: list[tuple[int, str]] = []
     for choice in sorted(known):
         plain = _bare(choice)
-        alike = difflib.SequenceMatcher(None, plain, given).ratio()
         slips = _slips(given, plain)
-        most = min(2, max(1, max(len(given), len(plain)) // 3))
-        slip = slips <= most and (alike >= _ALIKE or (slips == 1 and min(len(given), len(plain)) > 1))
-        cut = len(given) >= _SAME_START and plain.startswith(given) and alike >= _ALIKE
+        slip = slips <= min(2, max(len(given), len(plain)) // 3)
+        cut = len(given) >= _SAME_START and plain.startswith(given) and len(given) > len(plain) / 2
         if given and plain and (slip or cut):
-            found.append((-slips, alike, choice))
-    return max(found)[2] if found else None
+            near.append((slips, choice))
+    return min(near)[1] if near else None
 
 
 def _bare(name: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchbench import data
 from benchbench.core import records as rec
+from benchbench.core.arguments import dtypes, flag, fold, memory, names, positives, seconds
 from benchbench.core.errors import CheckpointError, UsageError
 from benchbench.core.protocol import get_protocol
 from benchbench.data.plan import ALL
@@ -31,34 +32,117 @@ log = logging.getLogger(__name__)
 _SIDES_LIMIT_S = 120.0  # to build every network without memory, several times each
 
 
+def _fold_or_all(text: str) -> int:
+    return ALL if text == "all" else fold(text)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """What `bench run` was asked for."""
+    """What `bench run` was asked for; each field is a flag of the command."""
 
-    models: str
-    in_channels: int | None = None  # of every network; None: its card's, or the data set's
-    out_channels: int | None = None
-    devices: tuple[str, ...] = ("cpu",)
-    spatial: tuple[int, ...] | None = None  # None: the data set's patch, or the card's own size
-    batch: tuple[int, ...] = (1,)
-    dtype: tuple[str, ...] = ("fp32",)
-    threads: tuple[int | None, ...] = (None,)  # None: all usable cores
-    protocol: str = "quick"
-    phase: str = "infer"
-    volume: tuple[int, ...] | None = None  # (D, H, W) of a whole patient; None: the median one of a data set's folder
-    overlap: float = 0.5
-    crop_foreground: bool = False
-    memory_limit_bytes: int | None = None
-    data: str | None = None  # name or folder; None: the phantom for networks that fit it; "none": no Dice
-    fold: int | None = None  # of a folder's cases, whose Dice is reported
-    empty_rule: str | None = None  # `brats` or `exclude`; None: what is usual for the data
-    checkpoints: tuple[Path, ...] = ()  # folders with trained weights, beside those that come with benchbench
-    checkpoint: Path | None = None
-    require_measured: bool = False
-    time_limit_s: float = 1200.0
-    set_clocks: bool = False  # jetson_clocks while the run lasts
-    trust: bool = False  # import the class that weights name, also where it is not of benchbench
-    noise: bool = True  # measure one network twice, and the machine's peak, for the run's noise floor and roofline
+    models: str = flag("--models", "all")
+    in_channels: int | None = flag("--in-channels")
+    out_channels: int | None = flag("--out-channels")
+    trust: bool = flag("--trust", False)
+    devices: tuple[str, ...] = flag(
+        "--device",
+        ("cpu",),
+        type=names,
+        choices=None,
+        metavar="D[,D]",
+        help="devices to measure on, or to predict for: cpu | cuda | jetson | a host of 'bench devices' | "
+        "jetson:agx-orin-64gb | a profile's name or file (default: cpu)",
+    )
+    spatial: tuple[int, ...] | None = flag(
+        "--spatial", help="input size in voxels (default: the data set's patch, or the card's size)"
+    )
+    batch: tuple[int, ...] = flag(
+        "--batch-size", (1,), type=positives, metavar="N[,N]", help="patches per forward (default: 1)"
+    )
+    dtype: tuple[str, ...] = flag(
+        "--dtype",
+        ("fp32",),
+        type=dtypes,
+        metavar="T[,T]",
+        help="precision: fp32, or autocast to bf16 or fp16 (default: fp32)",
+    )
+    threads: tuple[int | None, ...] = flag(
+        "--threads", (None,), type=positives, metavar="N[,N]", help="CPU threads (default: all usable cores)"
+    )
+    protocol: str = flag("--protocol", "quick")
+    phase: str = flag(
+        "--phase",
+        "infer",
+        choices=("infer", "train"),
+        help="what is timed: a forward, or a whole training step with its memory (default: infer)",
+    )
+    volume: tuple[int, ...] | None = flag(
+        "--volume",
+        help="also measure a whole patient of this many voxels, by sliding windows of the network's patch (default: "
+        "the median one of a data set's folder)",
+    )
+    overlap: float = flag("--overlap", 0.5)
+    crop_foreground: bool = flag(
+        "--crop-foreground",
+        False,
+        action="store_true",
+        help="place windows over the patient's bounding box alone, on a phantom case (of --volume, or its own size)",
+    )
+    memory_limit_bytes: int | None = flag(
+        "--memory-limit",
+        type=memory,
+        metavar="SIZE",
+        help="memory that each network's process may take, such as 2GB; enforced",
+    )
+    data: str | None = flag(
+        "--data",
+        help="data set for Dice, or its folder; 'none' for no Dice (default: phantom, where the network fits it)",
+    )
+    fold: int | None = flag(
+        "--fold",
+        type=_fold_or_all,
+        metavar="N|all",
+        help="which of the five folds of a folder the Dice is reported on; 'all': on every case, of a folder that no "
+        "network has seen (default: 0)",
+    )
+    empty_rule: str | None = flag(
+        "--empty-rule",
+        choices=("brats", "exclude"),
+        help="Dice of a region that both label and answer lack: 1, or left out (default: brats for the regions of "
+        "BraTS)",
+    )
+    checkpoints: tuple[Path, ...] = flag(
+        "--checkpoints",
+        (),
+        default=[Path("results/local")],
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="folders with trained weights, beside those that come with benchbench (default: results/local)",
+    )
+    checkpoint: Path | None = flag("--checkpoint", help="weights (.safetensors) of the one network in --models")
+    require_measured: bool = flag(
+        "--require-measured", False, action="store_true", help="exit with code 3 rather than predict"
+    )
+    time_limit_s: float = flag(
+        "--time-limit",
+        1200.0,
+        type=seconds,
+        metavar="TIME",
+        help="longest time for one network, such as 20min (default: 20min)",
+    )
+    set_clocks: bool = flag(
+        "--set-clocks",
+        False,
+        action="store_true",
+        help="on a Jetson: run at jetson_clocks, and restore the clocks afterwards",
+    )
+    noise: bool = flag(
+        "--no-noise",
+        True,
+        action="store_false",
+        help="do not measure one network twice for the run's noise floor, nor the machine's peak for the roofline",
+    )
 
 
 def plan_cells(request: RunRequest, lines: remote_queue.ConnectionPool) -> list[Cell]:

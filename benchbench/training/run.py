@@ -13,7 +13,7 @@ import torch
 
 from benchbench import data
 from benchbench.core import records as rec
-from benchbench.core.errors import UsageError, command
+from benchbench.core.errors import UsageError
 from benchbench.core.results import held
 from benchbench.devices import cuda
 from benchbench.training.loop import Progress, TrainResult, train
@@ -80,21 +80,6 @@ class PreparedTraining:
     def weights(self, out: Path) -> Path:
         """Where the weights are kept."""
         return out / f"{checkpoint.file_name(self.spec.name)}.safetensors"
-
-    def lines(self, result: TrainResult, out: Path) -> list[str]:
-        """What came of it, in words."""
-        texts = ["finished before: the same was asked for, so nothing was trained"] if result.earlier else []
-        loss = f", last mean loss {result.curve[-1][1]:.3f}" if result.curve else ""
-        texts.append(f"{result.steps} steps in {result.seconds:.0f} s{loss}")
-        if result.validation:
-            cases = self.plan.splits["val"]
-            texts.append(f"Dice on val {result.validation[-1][1]:.3f} ({cases} cases, watched while it trained)")
-        weights, asked = self.weights(out), self.asked
-        texts.append(f"checkpoint: {weights}")
-        fold = [] if asked.fold in (None, 0) else ["--fold", asked.fold]
-        more = ["--data", asked.data, *fold, "--checkpoint", weights]
-        texts.append(f"evaluate it: {command('run', '--models', asked.model, *more)}")
-        return texts
 
 
 def prepare(asked: TrainRequest) -> PreparedTraining:

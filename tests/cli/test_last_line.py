@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from benchbench.cli import main as cli_main
+from benchbench.cli.commands import info
 
 
 def _raise(error):
@@ -22,7 +23,7 @@ def _raise(error):
 
 @pytest.mark.parametrize("error", [KeyError("channels"), MemoryError(), RecursionError("deep"), OSError(5, "I/O")])
 def test_a_defect_is_one_line_and_code_70(error, monkeypatch, capsys):
-    monkeypatch.setitem(cli_main.COMMANDS, "info", _raise(error))
+    monkeypatch.setattr(info, "run", _raise(error))
     assert cli_main.main(["info"]) == 70
     told = capsys.readouterr().err
     assert told.count("\n") == 1
@@ -38,7 +39,7 @@ def test_a_name_that_is_too_long_is_wrong_use(capsys):
 def test_a_signal_ends_as_ctrl_c_does(number, monkeypatch, capsys):
     outside = signal.signal(number, signal.SIG_DFL)  # a test run under nohup ignores SIGHUP
     before = signal.getsignal(number)
-    monkeypatch.setitem(cli_main.COMMANDS, "info", lambda options: os.kill(os.getpid(), number))
+    monkeypatch.setattr(info, "run", lambda options: os.kill(os.getpid(), number))
     try:
         assert cli_main.main(["info"]) == 130
         assert signal.getsignal(number) is before
@@ -77,7 +78,7 @@ def _words(process):
 
 
 def test_code_that_exits_ends_no_command_as_if_it_had_succeeded(monkeypatch, capsys):
-    monkeypatch.setitem(cli_main.COMMANDS, "info", _raise(SystemExit(0)))
+    monkeypatch.setattr(info, "run", _raise(SystemExit(0)))
     assert cli_main.main(["info"]) == 70
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from benchbench.cli import main as cli_main
+from benchbench.cli import parser
 from benchbench.core.records import SCHEMA
+from benchbench.runner.plan import RunRequest
+from benchbench.search.budget import parse_budget
+from benchbench.search.request import SearchRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -255,3 +259,31 @@ def test_answers_that_need_no_network_load_no_torch(arguments):
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stderr.strip() == "[]"
+
+
+def test_the_help_of_every_command_loads_no_torch():
+    script = (
+        "import sys\nfrom benchbench.cli import main, parser\n"
+        "for command in parser.COMMANDS:\n"
+        "    try: main.main([command, '--help'])\n"
+        "    except SystemExit as end: assert not end.code\n"
+        "print(sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'monai')), file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stderr.strip() == "[]"
+    assert run.stdout.count("usage: bench ") == len(parser.COMMANDS)
+
+
+def test_flags_that_are_not_given_are_the_defaults_of_the_request():
+    request = RunRequest(**parser.values_of(RunRequest, parser.parse(["run"])))
+    assert request == RunRequest(checkpoints=(Path("results/local"),))
+    options = parser.parse(["search"])
+    values = parser.values_of(SearchRequest, options) | {"budget": parse_budget(options.budget)}
+    assert SearchRequest(**values) == SearchRequest(budget=parse_budget([]))
+
+
+def test_flags_become_the_fields_of_the_request():
+    words = "run --device cpu,jetson --spatial 1 2 3 --batch-size 1,2 --memory-limit 2GB --time-limit 1min --no-noise"
+    request = RunRequest(**parser.values_of(RunRequest, parser.parse(words.split())))
+    assert (request.devices, request.spatial, request.batch) == (("cpu", "jetson"), (1, 2, 3), (1, 2))
+    assert (request.memory_limit_bytes, request.time_limit_s, request.noise) == (2_000_000_000, 60.0, False)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import benchbench
 from benchbench import data
 from benchbench.cli import main as cli_main
+from benchbench.cli.commands.compress import rows, summary
 from benchbench.compress.prune import PruneRecipe
-from benchbench.compress.run import Compression, compress, lines, rows
+from benchbench.compress.run import Compression, compress
 from benchbench.core.errors import CheckpointError, UsageError
 from benchbench.core.records import to_json
 from benchbench.core.results import read_records
@@ -215,9 +216,9 @@ def test_layers_without_a_norm_keep_all(tmp_path: Path) -> None:
     path = tmp_path / "deeper.safetensors"
     checkpoint.save(path, Deeper().state_dict(), model=spec, data="toy", spatial=PATCH, train={})
     made = compress(ask(path, model=spec.arch, criterion="batchnorm"), tmp_path / "out")
-    assert "4 of 12 channels went, in 1 layers" in lines(made, None)
-    assert any("1 layers keep all their channels" in line for line in lines(made, None))
-    assert lines(made, None)[-1].endswith(" --trust")  # as its weights name a class of the user's own
+    assert "4 of 12 channels went, in 1 layers" in summary(made, None)
+    assert any("1 layers keep all their channels" in line for line in summary(made, None))
+    assert summary(made, None)[-1].endswith(" --trust")  # as its weights name a class of the user's own
 
 
 def test_a_run_measures_it_beside_the_whole_one(

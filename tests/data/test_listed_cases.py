@@ -11,7 +11,7 @@ import pytest
 from monai.apps import DecathlonDataset
 
 from benchbench import data
-from benchbench.cli.commands import data_tables
+from benchbench.cli.commands import data as data_command
 from benchbench.core.errors import DataError
 from benchbench.data import download as data_download
 from benchbench.data.folder import open_source, plan_folder
@@ -39,8 +39,8 @@ def renamed(folder, change):
 
 
 def checked(folder):
-    found = data_tables.check_folder(folder)
-    return len(found.facts), data_tables.fault_lines(found)
+    found = data_command.check_folder(folder)
+    return len(found.facts), data_command.fault_lines(found)
 
 
 # Ways to name a file

@@ -5,7 +5,7 @@ import html
 
 import pytest
 
-from benchbench.cli.commands import compare_tables
+from benchbench.cli.commands import compare as compare_command
 from benchbench.core.errors import UsageError
 from benchbench.report.compare import page as compare_page
 from benchbench.report.compare.compare import compare
@@ -40,7 +40,7 @@ def test_cells_of_one_family_are_paired_anyway_and_what_differs_is_told(a, b, sa
     assert found.only == ((), ())
     assert found.differences[0].startswith(says)
     for form in ("table", "json"):
-        assert says in compare_tables.text(found, ("a", "b"), form)
+        assert says in compare_command.text(found, ("a", "b"), form)
 
 
 @pytest.mark.parametrize(("a", "b", "says"), CASES)

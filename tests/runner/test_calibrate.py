@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchbench.cli.commands import calibrate_words
-from benchbench.cli.commands import tables as commands_tables
+from benchbench.cli.commands import calibrate as calibrate_command
+from benchbench.cli.commands import list as list_command
 from benchbench.cli.main import main
 from benchbench.core.errors import DeviceError
 from benchbench.core.records import Measurement, OperatorCost, Workload
@@ -154,7 +154,7 @@ def test_a_machine_that_was_not_quiet_is_told(path: Path) -> None:
     work = Workload(spatial=(8, 8, 8), threads=2)
     profile = load_profile(path)
     assert "not quiet when they were timed: 2 of 3 lay" in predict([operator()], profile, work, None)[0].method
-    assert any("this machine was not quiet" in line for line in calibrate_words.lines(profile))
+    assert any("this machine was not quiet" in line for line in calibrate_command.summary(profile))
 
 
 def test_another_torch_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,13 +250,13 @@ def test_the_banner_says_what_the_figures_are_from(path: Path) -> None:
 
 
 def test_a_calibration_in_words() -> None:
-    text = "\n".join(calibrate_words.lines(PROFILE))
+    text = "\n".join(calibrate_command.summary(PROFILE))
     assert "forecasts of 2 networks, each without its own calls: 8.0% off on average" in text
     assert "farthest off: a +10%, b b -10%" in text
     assert "not quiet" not in text
     assert PROFILE.calibration
     loud = dataclasses.replace(PROFILE, calibration=dataclasses.replace(PROFILE.calibration, disturbed=1))
-    assert "this machine was not quiet" in "\n".join(calibrate_words.lines(loud))
+    assert "this machine was not quiet" in "\n".join(calibrate_command.summary(loud))
 
 
 def test_devices_are_listed_with_their_tiers_and_own_calibrations(
@@ -267,7 +267,7 @@ def test_devices_are_listed_with_their_tiers_and_own_calibrations(
     folder.mkdir(parents=True)
     path.replace(folder / "me.toml")
     (folder / "broken.toml").write_text("name =")
-    rows = {row["name"]: row for row in commands_tables.devices()}
+    rows = {row["name"]: row for row in list_command.devices()}
     assert rows["results/local/me.toml"]["basis"] == "predicted, calibrated"
     assert rows["rtx-4090"]["basis"] == "predicted, datasheet"
     assert not any("broken" in name for name in rows)

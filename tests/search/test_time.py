@@ -14,7 +14,7 @@ import optuna
 import pytest
 import torch
 
-from benchbench.cli.commands import search_words
+from benchbench.cli.commands import search as search_command
 from benchbench.core import records as rec
 from benchbench.core.errors import CheckpointError, UsageError
 from benchbench.core.search_result import SearchOutcome
@@ -268,7 +268,7 @@ def test_what_was_left_out_stands_on_the_page_and_in_the_terminal() -> None:
     found = json.loads(searched(left_out=["the finalist slim_unetr-0123ab"]))
     text = "Left out, for the 30 min of the search were too short: the finalist slim_unetr-0123ab."
     assert text in render_search(found)
-    assert text[0].lower() + text[1:-1] in search_words.lines(SearchOutcome(folder=Path("x"), summary=found))
+    assert text[0].lower() + text[1:-1] in search_command.summary(SearchOutcome(folder=Path("x"), summary=found))
     assert "Left out" not in render_search(json.loads(searched()))
 
 

@@ -1,1 +1,1 @@
-"""What each command of `bench` prints."""
+"""Commands of `bench`, one file each: its flags (`add`), its handler (`run`) and what it prints."""

@@ -1,20 +1,95 @@
-"""Tables of an audit for the terminal: MACs and parameters by each counter, operators, and their differences.
+"""`bench audit`: MACs and parameters of networks by each counter, and where and why counters differ.
 
 Every table of MACs says that twice its numbers are FLOPs, because papers print MACs under "GFLOPs".
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+from benchbench import report
+from benchbench.cli.output import write_page
+from benchbench.cli.parser import add_shared
+from benchbench.cli.progress import is_shown
+from benchbench.core import arguments as to
 from benchbench.core.audit_result import TITLES, Counted
+from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK
 from benchbench.core.units import format_shape, gmac, signed_gmac
+from benchbench.report import writers
+from benchbench.runner import audit as runner_audit
 from benchbench.runner.audit import AuditOutcome
 
 GMAC = "GMAC (2x = GFLOP)"
 
 Row = dict[str, Any]
+
+
+def add(sub: argparse.ArgumentParser) -> None:
+    """The flags."""
+    add_shared(sub, "--models", "--in-channels", "--out-channels", "--trust")
+    sub.add_argument(
+        "--input",
+        nargs=5,
+        type=to.positive,
+        metavar=("B", "C", "D", "H", "W"),
+        help="shape of the input (default: one of the card's own channels and size)",
+    )
+    sub.add_argument("--by-operator", action="store_true", help="show each operator that a counter gets wrong, and why")
+    sub.add_argument(
+        "--operators",
+        action="store_true",
+        help="instead of networks, show each counter's factor on operators counted by hand",
+    )
+    sub.add_argument(
+        "--full", action="store_true", help="run the other counters on real tensors, which takes time and memory"
+    )
+    add_shared(sub, "--out", help="folder that also gets a record of each network (default: none)")
+    add_shared(sub, "--format", choices=("table", "json", "csv", "markdown", "latex"))
+    add_shared(sub, "--config")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Audit networks, or show the counters on operators counted by hand."""
+    if options.operators:
+        print(writers.write(operators(), options.format))
+        return EXIT_OK
+    if options.out:
+        report.check_page(options.out)
+    shown = is_shown(options)
+    rows = runner_audit.run(
+        options.models,
+        shape=options.input,
+        in_channels=options.in_channels,
+        out_channels=options.out_channels,
+        full=options.full,
+        trust=options.trust,
+        out=options.out,
+        tell=lambda text: print(text, file=sys.stderr, flush=True) if shown else None,
+    )
+    if options.format == "json":
+        print(json.dumps([runner_audit.to_json(row) for row in rows], indent=2))
+    elif options.by_operator:
+        print(writers.write(by_operator(rows), options.format))
+    elif options.format == "csv":
+        print(writers.write(plain(rows), "csv"))
+    else:
+        print(writers.write(macs(rows), options.format), end="\n\n")
+        print(writers.write(params(rows), options.format))
+    if options.format == "table":
+        print("\n" + "\n".join([*verdicts(rows), "", *how(rows)]))
+        if options.out:
+            print(f"records: {options.out / 'records.jsonl'}")
+    if options.out:
+        page, fault = write_page(options.out)
+        if fault:
+            raise fault
+        if options.format == "table":
+            print(f"report: {page}")
+    return EXIT_OK if all(row.counted for row in rows) else EXIT_INCOMPLETE
 
 
 def macs(rows: Sequence[AuditOutcome]) -> list[Row]:
@@ -124,29 +199,29 @@ def plain(rows: Sequence[AuditOutcome]) -> list[Row]:
 
 def verdicts(rows: Sequence[AuditOutcome]) -> list[str]:
     """One line a network, and one for each figure of a paper and each counter without a count."""
-    said = []
+    lines = []
     for row in rows:
         name = row.card.name
         if row.result is None:
-            said.append(f"{name}: no headline: {row.error}")
+            lines.append(f"{name}: no headline: {row.error}")
             continue
-        said.append(f"{name}: {row.result.verdict}")
+        lines.append(f"{name}: {row.result.verdict}")
         p = row.result.published
         if p.macs is not None:
-            said.append(f"  published {gmac(p.macs)} G: {p.macs_why}")
+            lines.append(f"  published {gmac(p.macs)} G: {p.macs_why}")
         if p.params is not None:
-            said.append(f"  published {p.params / 1e6:,.2f} M: {p.params_why}")
+            lines.append(f"  published {p.params / 1e6:,.2f} M: {p.params_why}")
         if row.counted:
-            said += [f"  {TITLES[c.counter]}: {c.reason}" for c in row.result.counters[1:] if c.macs is None]
+            lines += [f"  {TITLES[c.counter]}: {c.reason}" for c in row.result.counters[1:] if c.macs is None]
         if not row.weightless:
-            said.append("  built with memory for its weights")
-    return said
+            lines.append("  built with memory for its weights")
+    return lines
 
 
 def how(rows: Sequence[AuditOutcome]) -> list[str]:
     """How each counter's numbers were obtained, once."""
-    found = dict.fromkeys((c.counter, c.version, c.how) for row in rows for c in _counted(row).values() if c.how)
-    return [f"{TITLES[counter]} {version or '(not installed)'}: {text}" for counter, version, text in found]
+    counters = dict.fromkeys((c.counter, c.version, c.how) for row in rows for c in _counted(row).values() if c.how)
+    return [f"{TITLES[counter]} {version or '(not installed)'}: {text}" for counter, version, text in counters]
 
 
 def operators() -> list[Row]:
@@ -160,13 +235,13 @@ def operators() -> list[Row]:
             "input": format_shape(operator.shape),
             "MAC by hand": str(operator.macs),
         }
-        for name, found in reference_operators.check(operator).items():
-            if found.macs is None:
-                line[TITLES[name]] = str(found.reason)
-            elif found.factor is not None:
-                line[TITLES[name]] = _times(found.factor)
+        for name, count in reference_operators.check(operator).items():
+            if count.macs is None:
+                line[TITLES[name]] = str(count.reason)
+            elif count.factor is not None:
+                line[TITLES[name]] = _times(count.factor)
             else:
-                line[TITLES[name]] = "0" if not found.macs else f"{found.per_element:g} per element"
+                line[TITLES[name]] = "0" if not count.macs else f"{count.per_element:g} per element"
         lines.append(line)
     return lines
 

@@ -1,42 +1,118 @@
-"""Tables of `bench data`: data sets, their cases, faults, splits and cache.
-
-Rows and lines for a person; `cli/main.py` prints them.
-"""
+"""`bench data`: data sets are listed, downloaded, checked, prepared and split, and their cache is shown."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from benchbench import data
+from benchbench.cli.output import Row, render_facts
+from benchbench.cli.parser import actions, add_shared
+from benchbench.cli.progress import TrainingProgress, is_shown
 from benchbench.core import cache
-from benchbench.core.errors import DataError, StoreError
+from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, DataError, StoreError
 from benchbench.core.overwrite import check_output, files_below
 from benchbench.core.results import write_whole
 from benchbench.core.units import format_shape, format_value
-from benchbench.data import splits
+from benchbench.data import preprocessing, splits
 from benchbench.data import validate as data_validate
-from benchbench.data.download import list_known
+from benchbench.data.download import fetch, list_known
 from benchbench.data.folder import open_source, plan_folder, prepared_folder
 from benchbench.data.layout import Source
+from benchbench.data.plan import ALL
 from benchbench.data.volumes import format_spacing
+from benchbench.report import writers
 
-Row = dict[str, Any]
+
+def add(sub: argparse.ArgumentParser) -> None:
+    """The actions and their flags."""
+    action = actions(sub)
+    sub = action("list", "those that come with benchbench, those in a folder, and how to get others")
+    sub.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="folder whose data sets are listed, too")
+    add_shared(sub, "--format")
+
+    sub = action("fetch", "download a data set of the Medical Segmentation Decathlon, and check it")
+    sub.add_argument("name", metavar="NAME", help="name of 'bench data list', such as msd:Task04")
+    sub.add_argument("--to", type=Path, default=Path("data"), metavar="DIR", help="folder to put it in (default: data)")
+
+    sub = action("check", "read every case: geometry, labels, missing and damaged files, duplicates; exit 3 on a fault")
+    sub.add_argument("folder", type=Path, metavar="DIR", help="folder of the data set")
+    add_shared(sub, "--format", choices=("table", "json"))
+
+    sub = action("prepare", "preprocess every case into the cache, which training does by itself")
+    sub.add_argument("folder", type=Path, metavar="DIR", help="folder of the data set")
+
+    sub = action("split", "write the five folds as nnU-Net's splits_final.json")
+    sub.add_argument("folder", type=Path, metavar="DIR", help="folder of the data set")
+    add_shared(
+        sub,
+        "--out",
+        default=Path(splits.SPLITS_FILE),
+        metavar="FILE",
+        help="file to write (default: splits_final.json)",
+    )
+    add_shared(sub, "--force", help="replace an --out that says something else")
+
+    sub = action("cache", "what prepared cases take, and where")
+    sub.add_argument("--clear", action="store_true", help="remove the prepared cases")
+    add_shared(sub, "--format")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out an action."""
+    if options.action in (None, "list"):
+        print(writers.write(rows(getattr(options, "folder", None)), getattr(options, "format", "table")))
+    elif options.action == "fetch":
+        print(f"data set: {fetch(options.name, options.to)}")
+    elif options.action == "split":
+        print(write_splits(options.folder, options.out, force=options.force))
+    elif options.action == "prepare":
+        return _prepare(options)
+    elif options.action == "check":
+        return _check(options)
+    elif options.clear:
+        print(f"{format_value(clear_cache(), 'B')} removed")
+    else:
+        print(writers.write(cache_rows(), options.format))
+    return EXIT_OK
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    plan = plan_folder(options.folder, fold=ALL)
+    with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
+        bad = preprocessing.prepare_all(plan, progress=progress.case)
+    for text in bad.values():
+        print(f"left out: {text}")
+    size = cache.size_bytes(prepared_folder(plan))
+    print(f"{sum(plan.splits.values()) - len(bad)} cases prepared: {format_value(size, 'B')}")
+    print(f"cache: {prepared_folder(plan)}")
+    return EXIT_INCOMPLETE if bad else EXIT_OK
+
+
+def _check(options: argparse.Namespace) -> int:
+    with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
+        checked = check_folder(options.folder, progress=progress.case)
+    if options.format == "json":
+        print(json.dumps(to_json(checked), indent=2))
+    else:
+        print(render_facts(dict(facts_of(checked)), "table"))
+        print("\n".join(fault_lines(checked) or ["no fault"]))
+    return EXIT_OK if checked.ok else EXIT_INCOMPLETE
 
 
 def rows(below: Path | None = None) -> list[Row]:
-    """The data sets that come with benchbench, those in a folder, and those that are publicly known.
-
-    Args:
-        below: a folder whose own folders are looked at; None: none is.
+    """The data sets that come with benchbench, those in the folder `below`, and those that are publicly known.
 
     Raises:
         DataError: it is no folder.
     """
-    found = [
+    data_sets: list[Row] = [
         {
             "name": plan.name,
             "what": plan.title,
@@ -50,15 +126,15 @@ def rows(below: Path | None = None) -> list[Row]:
         if not below.is_dir():
             raise DataError(f"{below} is no folder")
         try:
-            found += _rows_below(below)
+            data_sets += _rows_below(below)
         except OSError as error:
             raise DataError(f"cannot read {below}: {error.strerror or error}") from error
     for known in list_known():
         size = f" ({known.gigabytes:g} GB)" if known.gigabytes else ""
-        found.append(
+        data_sets.append(
             {"name": known.name, "what": known.title, "cases": "-", "where": known.how + size, "licence": known.licence}
         )
-    return found
+    return data_sets
 
 
 def _rows_below(below: Path) -> Iterator[Row]:
@@ -111,9 +187,9 @@ def check_folder(folder: Path, *, progress: Callable[[int, int], None] | None = 
     source = open_source(folder)
     facts, faults = [], list(source.faults)
     for done, case in enumerate(source.cases, 1):
-        fact, found = data_validate.examine(case, source)
+        fact, faults_of_case = data_validate.examine(case, source)
         facts += [fact] if fact else []
-        faults += found
+        faults += faults_of_case
         if progress:
             progress(done, len(source.cases))
     faults += data_validate.of_the_whole(source, facts)
@@ -135,21 +211,21 @@ def check_folder(folder: Path, *, progress: Callable[[int, int], None] | None = 
     return CheckedData(source=source, facts=tuple(facts), faults=tuple(faults))
 
 
-def facts_of(found: CheckedData) -> list[tuple[str, str]]:
+def facts_of(checked: CheckedData) -> list[tuple[str, str]]:
     """Name and text of what the whole data set is."""
-    source = found.source
-    shapes = sorted({one.shape for one in found.facts})
-    spacings = sorted({tuple(round(s, 3) for s in one.spacing_mm) for one in found.facts})
+    source = checked.source
+    shapes = sorted({fact.shape for fact in checked.facts})
+    spacings = sorted({tuple(round(s, 3) for s in fact.spacing_mm) for fact in checked.facts})
     labels = []
     for value, name in source.labels.items():
         if value:
-            having = sum(one.voxels.get(value, 0) > 0 for one in found.facts)
-            labels.append(f"{value} {name} (in {having} of {len(found.facts)})")
+            having = sum(fact.voxels.get(value, 0) > 0 for fact in checked.facts)
+            labels.append(f"{value} {name} (in {having} of {len(checked.facts)})")
     patients = len({case.subject for case in source.cases})
     pairs = [
         ("data set", f"{source.name}: {source.title}"),
         ("layout", source.layout),
-        ("cases", f"{len(source.cases)} of {patients} patients, {len(found.facts)} can be read"),
+        ("cases", f"{len(source.cases)} of {patients} patients, {len(checked.facts)} can be read"),
         ("channels", ", ".join(source.channels)),
         ("labels", ", ".join(labels)),
         ("regions", ", ".join(f"{name} = {'+'.join(map(str, v))}" for name, v in source.regions.items())),
@@ -171,19 +247,19 @@ def facts_of(found: CheckedData) -> list[tuple[str, str]]:
     return pairs
 
 
-def fault_lines(found: CheckedData) -> list[str]:
+def fault_lines(checked: CheckedData) -> list[str]:
     """One line a fault, the fatal ones first."""
-    ordered = sorted(found.faults, key=lambda fault: fault.level)
+    ordered = sorted(checked.faults, key=lambda fault: fault.level)
     return [f"{fault.level}: {fault.case + ': ' if fault.case else ''}{fault.text}" for fault in ordered]
 
 
-def to_json(found: CheckedData) -> dict[str, Any]:
+def to_json(checked: CheckedData) -> dict[str, Any]:
     """Everything, for a program."""
     return {
-        "data": dict(facts_of(found)),
-        "faults": [dataclasses.asdict(fault) for fault in found.faults],
-        "cases": [dataclasses.asdict(one) for one in found.facts],
-        "ok": found.ok,
+        "data": dict(facts_of(checked)),
+        "faults": [dataclasses.asdict(fault) for fault in checked.faults],
+        "cases": [dataclasses.asdict(fact) for fact in checked.facts],
+        "ok": checked.ok,
     }
 
 

@@ -1,0 +1,109 @@
+"""`bench calibrate`: a profile of this machine from the times of its operators."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from benchbench.cli.parser import add_shared
+from benchbench.cli.progress import TrainingProgress, is_shown
+from benchbench.core import arguments as to
+from benchbench.core.errors import EXIT_OK, UsageError, command
+from benchbench.core.units import format_duration, format_value
+from benchbench.devices import cpu, cuda
+from benchbench.devices.latency_model import FEWEST_FOR_COVERAGE
+from benchbench.devices.profile import CALIBRATIONS, Profile
+from benchbench.zoo import cards as zoo_cards
+
+
+def add(sub: argparse.ArgumentParser) -> None:
+    """The flags."""
+    add_shared(sub, "--device", help="device to calibrate (default: cpu)")
+    add_shared(sub, "--threads", help="CPU threads that PyTorch computes with (default: all usable cores)")
+    sub.add_argument("--dtype", default="fp32", choices=to.DTYPES, help="precision of the operators (default: fp32)")
+    add_shared(
+        sub,
+        "--models",
+        metavar="LIST",
+        help="networks whose operators are timed: names, globs, cards (default: all)",
+    )
+    sub.add_argument(
+        "--time",
+        type=to.seconds,
+        default="10min",
+        metavar="TIME",
+        help="time for timing; tracing takes half a minute more (default: 10min)",
+    )
+    add_shared(
+        sub,
+        "--out",
+        metavar="FILE.toml",
+        help="profile to write; times are kept beside it, so the same command goes on (default: "
+        "results/local/<device>.toml)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Calibrate, or go on with a calibration, and print what came of it."""
+    if options.device == "cuda":
+        cuda.require()
+        if options.dtype != "fp32":  # the trace casts as the processor does
+            raise UsageError(f"--dtype {options.dtype} cannot be calibrated on a GPU yet: take --dtype fp32")
+    count = options.threads or (cpu.usable_cores() if options.device == "cpu" else None)
+    cpu.set_affinity(cpu.cores_for(count))  # before torch is imported, which counts its cores
+    name = f"{options.device}{f'-{count}-threads' if count else ''}-{options.dtype}"
+    out = options.out or CALIBRATIONS / f"{name}.toml"
+    if out.suffix != ".toml":
+        raise UsageError(f"--out {out} must end in .toml, since 'bench run --device {out}' tells a profile by that")
+    with contextlib.suppress(FileNotFoundError):
+        out.stat()  # a name that cannot be is refused before anything is timed
+    if any(part.strip().endswith(".safetensors") for part in options.models.split(",")):
+        raise UsageError(
+            f"--models {options.models}: operators are timed without weights; name the network, not a file"
+        )
+    cards = zoo_cards.find_cards(options.models)
+    from benchbench.runner import calibrate
+
+    setting = calibrate.Setting(device=options.device, threads=count, dtype=options.dtype)
+    try:
+        with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
+            networks = calibrate.networks_of(cards, options.dtype, progress=progress.step)
+            profile = calibrate.calibrate(networks, setting, out, time_s=options.time, progress=progress.step)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on") from None
+    use = command("run", "--models", "all", "--device", out)
+    print("\n".join([*summary(profile), f"profile: {out}", f"use it: {use}"]))
+    return EXIT_OK
+
+
+def summary(profile: Profile) -> Iterator[str]:
+    """What was timed, what the device can do, and how far forecasts are off."""
+    calibration = profile.calibration
+    assert calibration is not None
+    yield f"{profile.title}: {calibration.calls} calls timed in {format_duration(calibration.seconds)}"
+    if calibration.failed:
+        yield f"could not be timed: {calibration.failed}"
+    if calibration.without_room:
+        yield f"not tried, since too little memory was free: {calibration.without_room}"
+    if calibration.repeated:
+        yield f"timed twice: {calibration.repeated}; far apart: {calibration.disturbed}"
+    else:
+        yield "none was timed twice, so a disturbance would not be seen: give more --time, the same command goes on"
+    if calibration.restless:
+        yield "  so this machine was not quiet: close other programs, delete the profile's .ndjson, and calibrate again"
+    peak = format_value(profile.peaks[calibration.dtype] / 2, "MAC/s")
+    yield (
+        f"at most {peak} and {format_value(profile.bandwidth_bytes_per_s, 'B/s')} from memory; at least "
+        f"{format_value(calibration.launch_s, 's')} a call"
+    )
+    yield f"a whole forward takes {calibration.scale:.2f} times the sum of its calls"
+    n = len(calibration.ratios)
+    held = f"that of the others held {calibration.held}" if n >= FEWEST_FOR_COVERAGE else f"the worst of only {n}"
+    yield (
+        f"forecasts of {len(calibration.ratios)} networks, each without its own calls: {calibration.error:.1%} off on "
+        f"average; range: a factor of {calibration.interval:.2f} up and down, {held}"
+    )
+    worst = sorted(calibration.ratios.items(), key=lambda item: -abs(item[1] - 1))[:3]
+    yield "  farthest off: " + ", ".join(f"{name} {ratio - 1:+.0%}" for name, ratio in worst)

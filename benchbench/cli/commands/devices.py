@@ -1,0 +1,100 @@
+"""`bench devices`: machines to measure on are listed, added, removed and examined."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchbench.cli.commands import list as list_command
+from benchbench.cli.output import Row
+from benchbench.cli.parser import actions, add_shared
+from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, DeviceError
+from benchbench.devices import hosts
+from benchbench.devices.profile import profile_names
+from benchbench.report import writers
+from benchbench.runner.findings import Finding
+
+
+def add(sub: argparse.ArgumentParser) -> None:
+    """The actions and their flags."""
+    action = actions(sub)
+    add_shared(
+        action("list", "this machine, the hosts that were added, and the profiles (also without an ACTION)"), "--format"
+    )
+
+    sub = action("add", "name a machine that is reached by ssh, for --device")
+    sub.add_argument("name", metavar="NAME", help="what to call it, such as jetson")
+    sub.add_argument("url", metavar="URL", help="ssh://user@address, with :port where it is not ssh's own")
+    sub.add_argument(
+        "--python",
+        metavar="PATH",
+        help="the Python over there that has benchbench (default: the one it was added with, else python3)",
+    )
+    sub.add_argument(
+        "--folder",
+        metavar="DIR",
+        help="folder over there to start in, such as a clone of benchbench (default: the one it was added with)",
+    )
+
+    sub = action("remove", "forget a host")
+    sub.add_argument("name", metavar="NAME", help="name that it was added with")
+
+    sub = action("doctor", "what a device has, what it lacks, and whether it can measure; exit 3 if it cannot")
+    sub.add_argument(
+        "name", nargs="?", metavar="NAME", help="cpu | cuda | jetson | a host that was added (default: this machine)"
+    )
+    add_shared(sub, "--format")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out an action."""
+    if options.action == "add":
+        _add_host(options)
+    elif options.action == "remove":
+        hosts.remove_host(options.name)
+        print(f"{options.name} is forgotten")
+    elif options.action == "doctor":
+        return _examine(options.name, options.format)
+    else:
+        print(writers.write(list_command.devices(), getattr(options, "format", "table")))
+    return EXIT_OK
+
+
+def _add_host(options: argparse.Namespace) -> None:
+    before = hosts.load_hosts().get(options.name)
+    python = options.python if options.python is not None else before.python if before else "python3"
+    folder = options.folder if options.folder is not None else before.folder if before else None
+    host = hosts.parse_url(options.url, name=options.name, python=python, folder=folder)
+    if host.name in profile_names():  # its predictions could not be asked for any more
+        raise DeviceError(f"a host cannot be called {host.name!r}: that is a profile; 'bench list devices' shows all")
+    hosts.add_host(host)
+    print(f"{host.name}: {host.url}" + (f", which was {before.url}" if before and before != host else ""))
+    print(f"starts {host.python} there" + (f" in {host.folder}" if host.folder else ""))
+    print(f"kept in {hosts.config_path()}; whether it can measure: bench devices doctor {host.name}")
+
+
+def _examine(name: str | None, fmt: str) -> int:
+    from benchbench.runner import doctor
+    from benchbench.runner.remote import doctor as remote_doctor
+
+    findings = []
+    for finding in remote_doctor.find_patient(name, results=Path("results")):
+        findings.append(finding)
+        if fmt == "table":
+            print(_lines(finding), flush=True)
+    if fmt == "table":
+        print(f"ready to measure: {'yes' if doctor.ready(findings) else 'no'}")
+    else:
+        print(writers.write(_rows(findings), fmt))
+    return EXIT_OK if doctor.ready(findings) else EXIT_INCOMPLETE
+
+
+def _rows(findings: Sequence[Finding]) -> list[Row]:
+    return [{"finding": f.name, "status": f.status, "found": f.text, "advice": f.advice} for f in findings]
+
+
+def _lines(finding: Finding) -> str:
+    """One finding in a table whose rows come one by one; the advice on a line below it."""
+    line = f"{finding.status:<4}  {finding.name:<16}  {finding.text}"
+    return f"{line}\n{'':<24}-> {finding.advice}" if finding.advice else line

@@ -1,0 +1,51 @@
+"""`bench report`: the report of results folders, from their records alone."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchbench import report
+from benchbench.cli.output import print_text
+from benchbench.cli.parser import add_shared
+from benchbench.core.errors import EXIT_OK, StoreError
+from benchbench.core.results import latest, read_records, write_whole
+
+
+def add(sub: argparse.ArgumentParser) -> None:
+    """The flags."""
+    sub.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="results folders")
+    add_shared(sub, "--out", metavar="FILE", help="file to write (default: report.html in the first folder)")
+    add_shared(sub, "--force", help="replace an --out that is no page of benchbench")
+    add_shared(
+        sub,
+        "--format",
+        default="html",
+        choices=("html", *report.FORMATS),
+        help="html writes a file, the others go to stdout or --out (default: html)",
+    )
+    sub.add_argument("--include-predicted", action="store_true", help="rank forecasts, too, on a page in HTML")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the page, or the records in another format."""
+    if options.format == "html":
+        print(
+            report.write_report(
+                options.folders, options.out, include_predicted=options.include_predicted, force=options.force
+            )
+        )
+        return EXIT_OK
+    if options.out is not None:
+        report.check_place(options.out, options.folders, page=False, force=options.force)
+    records = latest(record for folder in options.folders for record in read_records(folder))
+    text = report.export(records, options.format, report.folder_reader(options.folders))
+    if options.out is None:
+        print_text(text)
+        return EXIT_OK
+    try:
+        write_whole(options.out, text.encode())
+    except OSError as error:
+        raise StoreError(f"cannot write {options.out}: {error.strerror or error}; choose another --out") from error
+    print(options.out)
+    return EXIT_OK

@@ -1,0 +1,173 @@
+"""`bench run`: networks measured, or predicted, on devices; the table at its end, and its page."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import math
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchbench import report
+from benchbench.cli.output import new_folder, print_text, write_page
+from benchbench.cli.parser import add_fields, add_shared, values_of
+from benchbench.cli.progress import TerminalProgress, is_shown
+from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, PLACE, BenchError
+from benchbench.core.records import Record
+from benchbench.core.units import format_duration, format_value
+from benchbench.report import reliability, writers
+from benchbench.report.conditions import group
+from benchbench.report.exports import legend, shown
+from benchbench.report.figures import volumes
+from benchbench.report.tables import Table, TableCell, fits_lines, headline, row_labels, summary_rows
+from benchbench.runner.plan import RunRequest
+from benchbench.runner.remote.queue import HostTiming
+
+if TYPE_CHECKING:
+    from benchbench.runner.run import RunResult
+
+
+def add(sub: argparse.ArgumentParser) -> None:
+    """The flags."""
+    add_fields(sub, RunRequest)
+    add_shared(sub, "--out", "--fresh")
+    add_shared(sub, "--format", help="format of the table at the end (default: table)")
+    add_shared(sub, "--config")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure what is missing in the folder, and print the table."""
+    from benchbench.runner import run as runner_run
+
+    request = RunRequest(**values_of(RunRequest, options))
+    out = options.out or new_folder("run")
+    report.check_page(out)
+    try:
+        with TerminalProgress(sys.stderr, shown=is_shown(options)) as progress:
+            result = runner_run.run(request, out, fresh=options.fresh, progress=progress)
+    except (KeyboardInterrupt, BenchError) as error:
+        _write_page_of_what_is_finished(out)
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(_what_is_kept(out)) from None
+        raise
+    page, fault = write_page(out)
+    _print_result(result, options, page)
+    if fault:
+        raise fault
+    return EXIT_INCOMPLETE if runner_run.failed(result.records) else EXIT_OK
+
+
+def _write_page_of_what_is_finished(out: Path) -> None:
+    """After a break, which itself is what gets reported."""
+    with contextlib.suppress(BenchError):
+        if (out / "records.jsonl").exists() and (out / "records.jsonl").stat().st_size:
+            report.write_report([out])
+
+
+def _what_is_kept(out: Path) -> str:
+    """What an interrupted run leaves, and how it goes on."""
+    again = f"the same command with --out {shlex.quote(str(out))}"
+
+    def is_there(name: str) -> bool:
+        with contextlib.suppress(OSError):
+            return (out / name).stat().st_size > 0
+        return False
+
+    if is_there("records.jsonl"):
+        return f"finished records are kept in {out}: {again} measures the rest"
+    if is_there("records.unfinished"):
+        return f"no record is finished yet, and the processes that ended are kept in {out}: {again} goes on"
+    return "nothing was finished yet: the same command begins anew"
+
+
+def _print_result(result: RunResult, options: argparse.Namespace, page: Path | None) -> None:
+    if options.format != "table":
+        for banner in result.banners:  # beside the text, which has to stay readable for a program
+            print(f"bench: {banner}", file=sys.stderr)
+        text = report.export(list(result.records), options.format)
+        if options.format == "markdown":
+            text = "".join(f"> {banner}\n\n" for banner in result.banners) + text
+        print_text(text)
+        return
+    for banner in result.banners:
+        print(f"{banner}\n")
+    print(results_table(list(result.records)))
+    for record in result.records:
+        if record.status != "ok":
+            print(f"{record.model.name}: {record.status}: {record.error}")
+    for line in report.missing_dice(result.records):
+        print(
+            re.sub(rf"{PLACE}\S+", lambda _: shlex.quote(str(options.data)), line)
+        )  # records do not tell where it lies
+    spent = result.spent
+    if spent.forward_s:
+        print(
+            f"\n{format_duration(spent.total_s)} in all: {spent.share:.0%} in forwards, Dice and the networks' start-up"
+            f" ({format_duration(spent.forward_s)} forwards, {format_duration(spent.accuracy_s)} Dice, "
+            f"{format_duration(spent.start_s)} start-up)"
+        )
+    for timing in result.visits:
+        print(_host_line(timing))
+    if result.reused:
+        print(
+            f"{result.reused} of {len(result.records)} rows were measured before under the same conditions and reused"
+            " (--fresh measures again)"
+        )
+    print(f"records: {result.folder / 'records.jsonl'}")
+    if page:
+        print(f"report:  {page}")
+
+
+def _host_line(timing: HostTiming) -> str:
+    """Where the time with another host went, beside what was timed over there."""
+    parts = [f"{format_duration(timing.connect_s)} to connect"]
+    if timing.sent_bytes > 1_000_000:
+        parts.append(f"{format_duration(timing.transfer_s)} for {format_value(timing.sent_bytes, 'B')} of weights")
+    if timing.waited_s:
+        parts.append(f"{format_duration(timing.waited_s)} waiting for another run")
+    return (
+        f"{timing.name}: {format_duration(timing.total_s)} in all, {format_duration(timing.measured_s)} of it "
+        f"measuring over there; {', '.join(parts)}, in none of the latencies"
+    )
+
+
+def results_table(records: Sequence[Record]) -> str:
+    """The table at the end of a run: one for each set of conditions, every number with its origin's letter.
+
+    Below each stand the noise floor by which its rows tie, the rows that something disturbed, and what would have
+    fitted of those that ran out of memory.
+    """
+    blocks, groups = [], group(records)
+    for part in groups:
+        floor, labels = reliability.floor_of(part, groups), row_labels(part.records)
+        table = summary_rows(sorted(part.records, key=_fastest_first), floor)
+        below = [] if part.predicted else [f"noise floor: {reliability.floor_text(floor)}"]
+        disturbed = reliability.disturbed_text(part.records, labels)
+        below += [f"disturbed: {disturbed}"] if disturbed and disturbed != "none" else []
+        below += [f"{labels[r.id]}: {line}" for r in part.records for line in fits_lines(r)]
+        volume = volumes.table(table.rows, part, floor, key="volume")
+        patients = ["", volume.title, _text(volume)] if volume else []
+        blocks.append("\n".join([part.title, _text(table), *patients, *below]))
+    return "\n\n".join([*blocks, legend()])
+
+
+def _text(table: Table) -> str:
+    lines = [[row.label, *(_short(c.key, row.cell(c.key)) for c in table.columns)] for row in table.rows]
+    return writers.to_text(["Model", *(c.title for c in table.columns)], lines)
+
+
+def _short(key: str, cell: TableCell) -> str:
+    """A cell in few columns: reasons come below the table, and the range of a throughput is that of its latency."""
+    if key == "status":
+        return cell.text
+    return shown(key, dataclasses.replace(cell, qualifier="") if key == "throughput_patches_per_s" else cell)
+
+
+def _fastest_first(record: Record) -> float:
+    time = record.value(headline([record]))
+    return math.inf if time is None or math.isnan(time) else time

@@ -1,0 +1,102 @@
+"""Flags as fields of a request, and the values of flags from their text: `20min`, `2GB`, `fp32,bf16`.
+
+Each parser is an argparse `type`; its error is a `UsageError`, beside which the command line names the flag.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from benchbench.core import units
+from benchbench.core.errors import UsageError, unknown
+from benchbench.core.protocol import get_protocol
+
+DTYPES = ("fp32", "bf16", "fp16")
+
+
+def flag(name: str, default: Any = None, /, **settings: Any) -> Any:
+    """A field of a request that is also a flag of its command.
+
+    Args:
+        name: such as `--batch-size`.
+        default: of the field, and of the flag unless the settings have another.
+        settings: for argparse's `add_argument`; the rest is as for every command that has this flag.
+    """
+    return dataclasses.field(default=default, metadata={"flag": name, **settings})
+
+
+def natural(text: str) -> int:
+    """A whole number from 0."""
+    return _whole(text, 0, "is not a whole number from 0")
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    return _whole(text, 1, "is not a positive whole number")
+
+
+def fold(text: str) -> int:
+    """The number of a fold, from 0."""
+    return _whole(text, 0, "is no fold: write a whole number from 0")
+
+
+def _whole(text: str, least: int, otherwise: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise UsageError(f"{text!r} {otherwise}")
+    return value
+
+
+def positives(text: str) -> tuple[int, ...]:
+    """`1,2,4`, each once."""
+    return tuple(dict.fromkeys(positive(part) for part in text.split(",")))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """`cpu,jetson`."""
+    return tuple(name for name in text.split(",") if name)
+
+
+def dtypes(text: str) -> tuple[str, ...]:
+    """`fp32,bf16`, each once."""
+    found = tuple(dict.fromkeys(text.split(",")))
+    for name in found:
+        if name not in DTYPES:
+            raise UsageError(unknown("dtype", name, DTYPES))
+    return found
+
+
+def share(text: str, *, example: str = "") -> float:
+    """From 0 to below 1; `example` ends the error."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise UsageError(f"{text!r} is no share from 0 to below 1{example}")
+    return value
+
+
+def protocol(text: str) -> str:
+    """A name or numbers of a protocol, as its full name."""
+    return get_protocol(text).name
+
+
+def memory(text: str) -> int:
+    """`2GB`, as bytes."""
+    value = units.parse_bytes(text)
+    if value <= 0:
+        raise UsageError(f"{text!r} is no memory to run in")
+    return value
+
+
+def seconds(text: str) -> float:
+    """`5min`, as seconds."""
+    value = units.parse_seconds(text)
+    if value <= 0:
+        raise UsageError(f"{text!r} is no time to wait")
+    return value
