@@ -14,7 +14,7 @@ _PUBLIC = {
     "AuditResult": "benchbench.core.audit_result",
     "BenchError": "benchbench.core.errors",
     "audit": "benchbench.measure.flops.audit",
-    "build_model": "benchbench.zoo.cards",
+    "build_model": "benchbench.zoo.build",
     "list_models": "benchbench.zoo.cards",
     "load_records": "benchbench.core.results",
     "measure_module": "benchbench.runner.in_process",
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from benchbench.core.results import load_records
     from benchbench.measure.flops.audit import audit
     from benchbench.runner.in_process import measure_module
-    from benchbench.zoo.cards import build_model, list_models
+    from benchbench.zoo.build import build_model
+    from benchbench.zoo.cards import list_models
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 from benchbench import data  # noqa: E402
 from benchbench.data import preprocessing  # noqa: E402
 from benchbench.training.evaluate import measure_dice  # noqa: E402
+from benchbench.zoo import build as zoo_build  # noqa: E402
 from benchbench.zoo import cards as zoo_cards  # noqa: E402
 
 CASES, BOUND_S = 40, 20.0
@@ -33,8 +34,8 @@ def main() -> int:
     preprocessing.prepare_all(plan)
     card = zoo_cards.get_card(name).on(plan)
     spec = card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
-    patch = zoo_cards.fitting_sides(spec, plan.patch)
-    network = zoo_cards.build(spec, patch)
+    patch = zoo_build.fitting_sides(spec, plan.patch)
+    network = zoo_build.build(spec, patch)
     taken = []
     for _ in range(rounds):
         start = time.perf_counter()

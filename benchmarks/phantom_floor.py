@@ -76,11 +76,11 @@ def network_dice(
 ) -> npt.NDArray[np.float64]:
     """(cases, regions) Dice of the network of a checkpoint, at the patch it was trained for."""
     from benchbench.training.evaluate import measure_dice
-    from benchbench.zoo import cards as zoo_cards
+    from benchbench.zoo import build as zoo_build
     from benchbench.zoo.checkpoint import load_weights, read_sidecar
 
     info = read_sidecar(checkpoint)
-    module = zoo_cards.build(info.model, info.spatial)
+    module = zoo_build.build(info.model, info.spatial)
     load_weights(module, checkpoint)
     result = measure_dice(module, data=plan.name, split=split, spatial=info.spatial, limit=limit, dtype=dtype)
     by_name = {m.metric: m.values for m in result.measurements}

@@ -30,7 +30,7 @@ from benchbench.search.problem import SearchProblem, published_spec
 from benchbench.search.space import Config
 from benchbench.search.trial import evaluate, parent_of, sharing
 from benchbench.training.recipe import TrainingBudget, default_batch
-from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import build as zoo_build
 
 _MEMORY_BYTES = 4e9  # for batches that all see, and as much for the parent's answers
 
@@ -70,7 +70,7 @@ def choices() -> Iterator[dict[str, object]]:
 
 def main(folder: Path, out: Path, steps: int) -> None:
     plan = data.get_plan(str(folder))
-    spatial = zoo_cards.fitting_sides(published_spec(plan), plan.patch)
+    spatial = zoo_build.fitting_sides(published_spec(plan), plan.patch)
     task = SearchProblem(
         data=plan.where,
         key=plan.key,

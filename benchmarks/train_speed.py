@@ -26,6 +26,7 @@ from benchbench.training.losses import make_loss  # noqa: E402
 from benchbench.training.patch_loader import PatchLoader, cached_case  # noqa: E402
 from benchbench.training.recipe import TrainingBudget, TrainRecipe  # noqa: E402
 from benchbench.training.torch_runtime import channels_last, has_fast_bf16  # noqa: E402
+from benchbench.zoo import build as zoo_build  # noqa: E402
 from benchbench.zoo import cards as zoo_cards  # noqa: E402
 
 MODEL, BATCH, STEPS = "nnunet_small", 2, 16
@@ -48,7 +49,7 @@ def steps(loader: PatchLoader, plan: data.DataPlan, *, ours: bool, bf16: bool, f
     """Seconds of each step."""
     torch.manual_seed(0)
     card = zoo_cards.get_card(MODEL).on(plan)
-    network = zoo_cards.build(
+    network = zoo_build.build(
         card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels), plan.patch
     ).train()
     layout = torch.channels_last_3d if ours and channels_last(network, "cpu") else torch.contiguous_format

@@ -30,6 +30,7 @@ from benchbench.training.evaluate import AccuracyError, measure_dice
 from benchbench.training.loop import InitialWeights, Progress, train
 from benchbench.training.recipe import TrainingBudget, TrainRecipe, default_batch
 from benchbench.training.torch_runtime import threads
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 from benchbench.zoo.pruned import differing_shapes
@@ -117,7 +118,7 @@ def _compress(asked: Compression, out: Path, progress: Progress | None, fresh: b
         checkpoint.set_aside(path)
     done = _done(asked, info)
     _refuse_another(path, done)
-    whole = zoo_cards.build_here(info.model, info.spatial).eval()
+    whole = zoo_build.build_here(info.model, info.spatial).eval()
     checkpoint.load_weights(whole, asked.weights)
     shape = (1, info.model.in_channels, *info.spatial)
 
@@ -278,11 +279,11 @@ def _name(parent: str, recipe: PruneRecipe) -> str:
 
 
 def _spec(info: checkpoint.CheckpointInfo, pruned: Pruned, name: str) -> rec.ModelSpec:
-    kwargs = {key: value for key, value in info.model.kwargs.items() if key != zoo_cards.PRUNED_SHAPES}
-    plain = zoo_cards.build(dataclasses.replace(info.model, kwargs=kwargs), info.spatial)
+    kwargs = {key: value for key, value in info.model.kwargs.items() if key != zoo_build.PRUNED_SHAPES}
+    plain = zoo_build.build(dataclasses.replace(info.model, kwargs=kwargs), info.spatial)
     shapes = differing_shapes(pruned.model, plain)
     return dataclasses.replace(
-        info.model, name=name, kwargs=kwargs | {zoo_cards.PRUNED_SHAPES: shapes}, checkpoint=None
+        info.model, name=name, kwargs=kwargs | {zoo_build.PRUNED_SHAPES: shapes}, checkpoint=None
     )
 
 

@@ -42,7 +42,7 @@ VERSION = 1
 _LOOK = 2  # changes whenever a fingerprint may change for equal files, as with what can be read
 
 _ANISOTROPIC = 3.0  # ratio of a case's spacings from which the coarse axis gets a finer target than the median
-_MULTIPLE = 8  # of a patch's sides, voxels; a network that needs a larger one gets it (`zoo.cards.fitting_sides`)
+_MULTIPLE = 8  # of a patch's sides, voxels; a network that needs a larger one gets it (`zoo.build.fitting_sides`)
 _LARGEST = 128  # side of a patch, voxels
 _LOOKED_AT = 16  # cases whose voxels are read for the background and for Hounsfield units
 _BACKGROUND = 0.2  # share of voxels with one and the same value, from which the rest is the patient

@@ -36,6 +36,7 @@ from benchbench.measure.operators.replay import Call
 from benchbench.runner import whole_networks
 from benchbench.runner.calibration_journal import CalibrationJournal
 from benchbench.training.torch_runtime import threads
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def networks_of(cards: Sequence[zoo_cards.Card], dtype: str, *, progress: Progre
         if progress:
             progress(0.0, f"tracing {card.name}, {i + 1} of {len(cards)}")
         try:
-            module, _ = build_without_memory(functools.partial(zoo_cards.build, card.spec(), card.spatial))
+            module, _ = build_without_memory(functools.partial(zoo_build.build, card.spec(), card.spatial))
             calls, peak = replay.calls_of(module, (1, card.in_channels, *card.spatial), dtype)
         except Exception as error:  # a network may raise anything
             log.warning("%s is left out: %s", card.name, first_line(error))

@@ -77,7 +77,7 @@ class ModelRun:
 
         from benchbench.devices import jetson
         from benchbench.measure import latency, memory, output_check  # noqa: F401  now, and not into the limit
-        from benchbench.zoo import cards as zoo_cards
+        from benchbench.zoo import build as zoo_build
 
         job, work = self.job, self.work
         shared = job.backend == "cuda" and jetson.detect() is not None
@@ -87,7 +87,7 @@ class ModelRun:
             torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32; PyTorch's default for convolutions is TF32
         if work.threads:
             torch.set_num_threads(work.threads)
-        zoo_cards.find_class(job.model.arch)
+        zoo_build.find_class(job.model.arch)
         if work.phase == "train":
             from benchbench.measure import training_step  # noqa: F401
         elif work.crop_foreground:
@@ -97,7 +97,7 @@ class ModelRun:
         torch.manual_seed(0)
         self.limit = _limit(job)
         self.base_bytes = memory.resident_bytes() if job.backend == "cpu" else None
-        module = zoo_cards.build(job.model, work.spatial)
+        module = zoo_build.build(job.model, work.spatial)
         if job.checkpoint_path:
             from benchbench.zoo import checkpoint
 

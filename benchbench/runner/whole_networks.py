@@ -73,7 +73,7 @@ def _seconds(spec: rec.ModelSpec, spatial: tuple[int, ...], asked: dict[str, Any
     import torch
 
     from benchbench.measure.latency import forward_function
-    from benchbench.zoo import cards as zoo_cards
+    from benchbench.zoo import build as zoo_build
 
     device = asked["device"]
     if device == "cuda":
@@ -81,7 +81,7 @@ def _seconds(spec: rec.ModelSpec, spatial: tuple[int, ...], asked: dict[str, Any
     if asked["threads"]:
         torch.set_num_threads(asked["threads"])
     torch.manual_seed(0)
-    module = zoo_cards.build(spec, spatial).eval().to(device)
+    module = zoo_build.build(spec, spatial).eval().to(device)
     x = torch.randn(1, spec.in_channels, *spatial, generator=torch.Generator().manual_seed(0)).to(device)
     forward = forward_function(module, x, backend=device, dtype=asked["dtype"])
     start = time.perf_counter()

@@ -97,13 +97,13 @@ def _end_with_parent() -> None:
 
 def sides(jobs: list[Job], emit: Emit) -> None:
     """The patch that each network takes for a data set's; a network that takes none near it is left out."""
-    from benchbench.zoo import cards as zoo_cards
+    from benchbench.zoo import build as zoo_build
 
     for index, job in enumerate(jobs):
         emit({"event": "begin", "index": index})
         _vouch(job)
         with contextlib.suppress(Exception, SystemExit):  # of a user's own constructor, too: its row will tell
-            spatial = zoo_cards.fitting_sides(job.model, job.workload.spatial)
+            spatial = zoo_build.fitting_sides(job.model, job.workload.spatial)
             emit({"event": "sides", "index": index, "spatial": list(spatial)})
 
 
@@ -141,12 +141,12 @@ def audit(jobs: list[Job], published: list[dict[str, float]], emit: Emit, *, ful
 def _audit(job: Job, published: dict[str, float], full: bool) -> dict[str, Any]:
     from benchbench.measure.flops import audit as auditing
     from benchbench.measure.flops.meta_device import build_without_memory
-    from benchbench.zoo import cards as zoo_cards
+    from benchbench.zoo import build as zoo_build
 
     _vouch(job)
 
     def make() -> nn.Module:
-        return zoo_cards.build(job.model, job.workload.spatial)
+        return zoo_build.build(job.model, job.workload.spatial)
 
     module, weightless = (make(), False) if full else build_without_memory(make)
     found = auditing.audit(module, job.input_shape, name=job.model.name, published=published, full=full, make=make)
@@ -162,12 +162,12 @@ def _kind(error: BenchError) -> str:
 def _cost(job: Job) -> dict[str, Any]:
     from benchbench.measure.flops import graph as costing
     from benchbench.measure.flops.meta_device import build_without_memory
-    from benchbench.zoo import cards as zoo_cards
+    from benchbench.zoo import build as zoo_build
 
     _vouch(job)
 
     def make() -> nn.Module:
-        return zoo_cards.build(job.model, job.workload.spatial)
+        return zoo_build.build(job.model, job.workload.spatial)
 
     module, _ = build_without_memory(make)
     try:
@@ -209,15 +209,15 @@ def fit(job: Job, limit_bytes: int, emit: Emit, *, bare: bool = False) -> None:
     from benchbench.measure import largest_fit as fitting
     from benchbench.measure import memory, memory_limit
     from benchbench.measure.flops.meta_device import build_without_memory
-    from benchbench.zoo import cards as zoo_cards
+    from benchbench.zoo import build as zoo_build
 
     _vouch(job)
-    zoo_cards.find_class(job.model.arch)
+    zoo_build.find_class(job.model.arch)
     framework = memory.resident_bytes() + memory_limit.CODE_BYTES if job.backend == "cpu" and not bare else 0
     room = limit_bytes - framework
 
     def make(spatial: tuple[int, ...]) -> nn.Module:
-        return build_without_memory(lambda: zoo_cards.build(job.model, spatial))[0]
+        return build_without_memory(lambda: zoo_build.build(job.model, spatial))[0]
 
     channels, rest = job.model.in_channels, (job.workload.dtype, room, job.workload.phase)
     try:
@@ -308,7 +308,7 @@ def _what_was_needed(visit: ModelRun, error: BaseException) -> str:
     """One line on a network that did not fit: what it needs at least, what there was, and where it ended."""
     from benchbench.measure.flops.meta_device import build_without_memory
     from benchbench.measure.largest_fit import needed_bytes
-    from benchbench.zoo import cards as zoo_cards
+    from benchbench.zoo import build as zoo_build
 
     job = visit.job
     if visit.limit:
@@ -317,7 +317,7 @@ def _what_was_needed(visit: ModelRun, error: BaseException) -> str:
     end = f"limit {format_value(limit, 'B')}" if limit else _line(error)
     where = f"out of memory in {visit.stage}"
     try:
-        module, _ = build_without_memory(lambda: zoo_cards.build(job.model, job.workload.spatial))
+        module, _ = build_without_memory(lambda: zoo_build.build(job.model, job.workload.spatial))
         needed = needed_bytes(module, job.input_shape, job.workload.dtype, job.workload.phase)
     except Exception:  # whatever keeps it from being counted is said elsewhere
         return f"{where}: {end}"

@@ -19,7 +19,7 @@ from benchbench.core.results import write_whole
 from benchbench.core.search_result import ordered
 from benchbench.core.units import format_shape, format_value
 from benchbench.report import writers
-from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import checkpoint
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def write_onnx(weights: Path, out: Path) -> tuple[str | None, float | None]:
     import torch
 
     info = checkpoint.read_sidecar(weights)
-    model = zoo_cards.build_model(str(weights)).eval()
+    model = zoo_build.build_model(str(weights)).eval()
     x = torch.randn(1, info.model.in_channels, *info.spatial, generator=torch.Generator().manual_seed(0))
     partial = out.with_name(f"{out.stem}.partial.onnx")
     try:

@@ -47,7 +47,7 @@ from benchbench.search.weight_store import WeightStore
 from benchbench.training.evaluate import measure_dice
 from benchbench.training.loop import train
 from benchbench.training.recipe import TrainingBudget as TrainBudget
-from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import checkpoint
 
 PARTS = ("parent", "promotions", "finals", "controls")
@@ -250,7 +250,7 @@ class Worker:
             check_parent(source, self.task)
             checkpoint.copy(source, target)
             info = checkpoint.read_sidecar(target)
-            model = zoo_cards.build(info.model, info.spatial).eval()
+            model = zoo_build.build(info.model, info.spatial).eval()
             checkpoint.load_weights(model, target)
             self.tell("Dice of the parent on val")
             judged = measure_dice(model, data=self.task.data, split="val", spatial=self.task.spatial, surfaces=False)
@@ -272,7 +272,7 @@ class Worker:
     def _train_parent(self, budget: TrainBudget, out: Path) -> tuple[float, float, checkpoint.CheckpointInfo]:
         spec = published_spec(self.task)
         torch.manual_seed(self.job.seed)
-        model = zoo_cards.build(spec, self.task.spatial)
+        model = zoo_build.build(spec, self.task.spatial)
         recipe = self.task.recipe(budget, self.job.seed, validations=3)
         result = train(model, spec, recipe, out=out, progress=lambda used, line: self.going_on(f"parent: {line}"))
         if not result.validation:
@@ -496,7 +496,7 @@ class Worker:
         self._put(label)
         start = time.monotonic()
         info = checkpoint.read_sidecar(found.path)
-        model = zoo_cards.build_model(str(found.path)).eval()
+        model = zoo_build.build_model(str(found.path)).eval()
         judged = measure_dice(model, data=self.task.data, split="test", spatial=self.task.spatial, surfaces=False)
         whole = judged.measurements[0]
         return self._result(found) | {

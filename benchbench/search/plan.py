@@ -21,7 +21,7 @@ from benchbench.search import feasibility, space
 from benchbench.search.phases import FINAL_SHARE, PARENT_SHARE, PROMOTION_SHARE, PROPOSAL_SHARE, SearchJob
 from benchbench.search.problem import SearchProblem, spec_of
 from benchbench.search.space import Config
-from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import checkpoint
 
 _EXACT = ("params", "macs", "file_bytes")  # by formula
@@ -58,7 +58,7 @@ def networks(task: SearchProblem, folder: Path) -> list[Path]:
         if not path.exists():
             spec = spec_of(task, config, f"{title} of the space")
             torch.manual_seed(0)
-            state = zoo_cards.build(spec, task.spatial).state_dict()
+            state = zoo_build.build(spec, task.spatial).state_dict()
             checkpoint.save(path, state, model=spec, data="none", spatial=task.spatial, train={})
         paths.append(path)
     return paths

@@ -49,7 +49,7 @@ from benchbench.search.storage import open_storage, requeue_interrupted
 from benchbench.search.trial import load_parent, name_of
 from benchbench.training.recipe import default_batch
 from benchbench.training.torch_runtime import threads
-from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import checkpoint
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def bundled_parent(source: str, fold: int | None = None, spatial: tuple[int, int
     """
     plan = data.get_plan(source, fold=fold)
     spec = published_spec(plan)
-    sides = spatial or zoo_cards.fitting_sides(spec, plan.patch)
+    sides = spatial or zoo_build.fitting_sides(spec, plan.patch)
     return checkpoint.find(spec.name, spec.in_channels, spec.out_channels, sides, plan)
 
 
@@ -219,8 +219,8 @@ class _Search:
 
     def _task(self, source: data.DataPlan, target: Target) -> SearchProblem:
         spec = published_spec(source)
-        spatial = self.asked.spatial or zoo_cards.fitting_sides(spec, source.patch)
-        zoo_cards.build(spec, spatial)  # refuses a patch that it cannot take
+        spatial = self.asked.spatial or zoo_build.fitting_sides(spec, source.patch)
+        zoo_build.build(spec, spatial)  # refuses a patch that it cannot take
         if target.profile and "fp32" not in target.profile.peaks:
             raise UsageError(f"{target.profile.name} has no fp32 units, so no latency of it can be told")
         own = target.profile.calibration if target.profile else None
@@ -334,7 +334,7 @@ class _Search:
     def _fitting_steps(self, task: SearchProblem, left_s: float) -> int:
         """As many that some 45 proposals fit: each about as dear as the published network, with a teacher beside it."""
         with threads(task.threads):
-            each = step_seconds(task, zoo_cards.build(published_spec(task), task.spatial))
+            each = step_seconds(task, zoo_build.build(published_spec(task), task.spatial))
         fitting = (PROPOSAL_SHARE * left_s * self.asked.workers / _WISHED - _OVERHEAD_S) / (_DEARER * each)
         return max(_STEPS[0], min(_STEPS[1], math.floor(fitting)))
 

@@ -31,6 +31,7 @@ from benchbench.search.space import Config
 from benchbench.training.loop import InitialWeights, Progress, readable_plan, train
 from benchbench.training.patch_loader import CachedPatchLoader, PatchLoader
 from benchbench.training.recipe import TrainingBudget as TrainBudget
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 from benchbench.zoo import logits as zoo_logits
@@ -105,8 +106,8 @@ def load_parent(weights: Path, task: SearchProblem) -> tuple[checkpoint.Checkpoi
     whole = card.spec(in_channels=task.in_channels, out_channels=task.out_channels)
     own, its = rec.to_json(whole.kwargs), rec.to_json(spec.kwargs)
     other = sorted(key for key in own if key in its and its[key] != own[key])
-    model = zoo_cards.build(spec, info.spatial).eval()
-    if other or shapes_of(model) != shapes_of(zoo_cards.build(whole, info.spatial)):
+    model = zoo_build.build(spec, info.spatial).eval()
+    if other or shapes_of(model) != shapes_of(zoo_build.build(whole, info.spatial)):
         what = f" (its {', '.join(other)} differ)" if other else ""
         raise CheckpointError(
             f"{weights} holds a {card.name} of another size{what}: the parent of a search is of the published one"
@@ -167,7 +168,7 @@ def build(
     """
     spec = spec_of(task, config, name_of(config))
     torch.manual_seed(seed)
-    model = zoo_cards.build(spec, task.spatial)
+    model = zoo_build.build(spec, task.spatial)
     share = inherit(model, parent) if parent else 0.0
     if config.prune:
         how = criterion or config.criterion
@@ -181,7 +182,7 @@ def build(
         made = prune(model, (1, task.in_channels, *task.spatial), recipe, batches=batches, loss=loss)
         shapes = differing_shapes(made.model, model)
         model = made.model
-        spec = dataclasses.replace(spec, kwargs={**spec.kwargs, zoo_cards.PRUNED_SHAPES: shapes})
+        spec = dataclasses.replace(spec, kwargs={**spec.kwargs, zoo_build.PRUNED_SHAPES: shapes})
     return model, spec, share
 
 
@@ -264,7 +265,7 @@ def evaluate(
     task.check(task.costs(config))
     if trial.spec:
         torch.manual_seed(trial.seed)
-        model, spec, share = zoo_cards.build(trial.spec, task.spatial), trial.spec, 0.0
+        model, spec, share = zoo_build.build(trial.spec, task.spatial), trial.spec, 0.0
     else:
         model, spec, share = build(task, config, parent, trial.seed, criterion=trial.criterion)
     looked = time.monotonic()

@@ -33,6 +33,7 @@ from benchbench.data.preprocessing import prepare
 from benchbench.data.volumes import load_volumes
 from benchbench.devices import cuda
 from benchbench.training.sliding_window import logits_of, regions_of
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 
@@ -100,7 +101,7 @@ def predict_files(
     check_output(output, inputs=inputs, is_ours=is_label_map, force=force, flag="--output")
     volumes = load_volumes(case)
     prepared = prepare(volumes, plan.preparation)
-    network = zoo_cards.build_here(info.model, info.spatial)
+    network = zoo_build.build_here(info.model, info.spatial)
     checkpoint.load_weights(network, weights)
     image = np.asarray(prepared.image.numpy(), np.float32)
     try:

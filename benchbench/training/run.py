@@ -19,6 +19,7 @@ from benchbench.devices import cuda
 from benchbench.training.loop import Progress, TrainResult, train
 from benchbench.training.recipe import Patch, TrainingBudget, TrainRecipe, default_batch
 from benchbench.training.torch_runtime import keep_freed_memory
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 
@@ -65,7 +66,7 @@ class PreparedTraining:
             if fresh and is_main_process():
                 checkpoint.set_aside(weights)
             torch.manual_seed(self.recipe.seed)
-            model = zoo_cards.build_here(self.spec, self.recipe.patch)
+            model = zoo_build.build_here(self.spec, self.recipe.patch)
             keep_freed_memory()
             return train(
                 model,
@@ -103,7 +104,7 @@ def prepare(asked: TrainRequest) -> PreparedTraining:
         cuda.require()
     zoo_cards.check_channels(plan, asked.in_channels, asked.out_channels)
     spec = card.on(plan, asked.patch).spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
-    d, h, w = asked.patch or zoo_cards.fitting_sides(spec, plan.patch)
+    d, h, w = asked.patch or zoo_build.fitting_sides(spec, plan.patch)
     patch = (d, h, w)
     recipe = TrainRecipe(
         data=plan.where,

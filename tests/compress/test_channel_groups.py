@@ -17,6 +17,7 @@ from benchbench.compress.channel_tracer import Quick, reshaped
 from benchbench.compress.operator_rules import _Unreal
 from benchbench.compress.prune import PruneRecipe, compare_with_zeros, prune
 from benchbench.core.errors import ShapeError, UsageError
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo.pruned import differing_shapes, resize, shapes_of
 
@@ -52,7 +53,7 @@ def third(structure: Structure, seed: int = 0) -> list[list[int]]:
 def test_a_pruned_network_of_the_zoo_answers_as_the_whole_one_with_zeros(name: str) -> None:
     shape = shape_of(name)
     card = zoo_cards.get_card(name)
-    model = lived_in(zoo_cards.build(card.spec(), shape[2:]))
+    model = lived_in(zoo_build.build(card.spec(), shape[2:]))
     structure = find_structure(model, shape)
     assert structure.unknown == ()
     assert structure.width > 100
@@ -70,7 +71,7 @@ def test_a_pruned_network_of_the_zoo_answers_as_the_whole_one_with_zeros(name: s
     wanted = (1, 3, *shape[2:])
     assert (out[0] if isinstance(out, (list, tuple)) else out).shape == wanted
 
-    plain = zoo_cards.build(card.spec(), shape[2:])
+    plain = zoo_build.build(card.spec(), shape[2:])
     resize(plain, differing_shapes(small, plain))  # what a sidecar holds is enough to build it
     assert shapes_of(plain) == shapes_of(small)
     plain.load_state_dict(small.state_dict())
@@ -510,7 +511,7 @@ def test_weights_of_two_names_stay_one() -> None:
 )
 def test_torch_pruning_removes_the_same(name: str, but: tuple[str, ...]) -> None:
     tp = pytest.importorskip("torch_pruning")
-    model = zoo_cards.build(zoo_cards.get_card(name).spec(), (32, 32, 32)).eval()
+    model = zoo_build.build(zoo_cards.get_card(name).spec(), (32, 32, 32)).eval()
     structure = find_structure(model, (1, 4, 32, 32, 32))
     owner = {
         (place.name, place.axis): (number, channel)

@@ -22,6 +22,7 @@ from benchbench.core.results import read_records
 from benchbench.runner import plan as runner_plan
 from benchbench.training.loop import InitialWeights, train
 from benchbench.training.recipe import TrainingBudget, TrainRecipe
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 from tests.toy import SPEC, Tiny, use_toy_data
@@ -88,7 +89,7 @@ def test_the_file_is_enough_to_build_it(weights: Path, tmp_path: Path) -> None:
     network = benchbench.build_model(str(made.checkpoint.path)).eval()
     assert network.body.out_channels == 4
     x = torch.randn(1, 4, *PATCH)
-    again = zoo_cards.build(made.checkpoint.model, PATCH)
+    again = zoo_build.build(made.checkpoint.model, PATCH)
     checkpoint.load_weights(again, made.checkpoint.path)
     assert torch.equal(network(x), again.eval()(x))
     sidecar = made.checkpoint.path.with_suffix(".json")

@@ -17,6 +17,7 @@ from benchbench.runner import cell_cost
 from benchbench.runner.calibration_journal import CalibrationJournal
 from benchbench.runner.schedule import JOURNAL
 from benchbench.runner.schedule import RunJournal as Turns
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 from tests.report_examples import finished
@@ -231,13 +232,13 @@ def test_keywords_of_a_network_larger_than_memory_are_refused_before_it_is_made(
         out_channels=2,
     )
     with pytest.raises(ShapeError, match="its weights alone take"):
-        zoo_cards.build_here(spec, (32, 32, 32))
+        zoo_build.build_here(spec, (32, 32, 32))
 
 
 def test_looking_at_the_size_of_a_network_changes_no_weights():
     spec = zoo_cards.get_card("slim_unetr").spec()
     torch.manual_seed(3)
-    one = zoo_cards.build(spec, (64, 64, 64)).state_dict()
+    one = zoo_build.build(spec, (64, 64, 64)).state_dict()
     torch.manual_seed(3)
-    two = zoo_cards.build_here(spec, (64, 64, 64)).state_dict()
+    two = zoo_build.build_here(spec, (64, 64, 64)).state_dict()
     assert all(torch.equal(one[key], two[key]) for key in one)

@@ -30,6 +30,7 @@ from benchbench.search.trial import CachedTeacher, Trial, build, evaluate, paren
 from benchbench.training.evaluate import measure_dice
 from benchbench.training.patch_loader import CachedPatchLoader, PatchLoader
 from benchbench.training.recipe import TrainingBudget
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 from tests.data_sets import decathlon
@@ -353,13 +354,13 @@ def test_a_calibrated_profile_gives_a_latency_that_is_no_bound(tmp_path: Path) -
     from benchbench.devices.profile import load_profile, write_profile
     from benchbench.measure.flops.graph import measure_cost
     from benchbench.search.problem import count
-    from benchbench.zoo import cards as zoo_cards
+    from benchbench.zoo import build as zoo_build
     from tests.runner.test_calibrate import PROFILE
 
     path = tmp_path / "me.toml"
     write_profile(PROFILE, path)
     of = task("2GB", "50ms", device=str(path), profile=True)
-    net = zoo_cards.build(zoo_cards.get_card("slim_unetr").spec(in_channels=of.in_channels), of.spatial)
+    net = zoo_build.build(zoo_cards.get_card("slim_unetr").spec(in_channels=of.in_channels), of.spatial)
     forecast = forecast_latency(measure_cost(net, (1, of.in_channels, *of.spatial)).operators, load_profile(path))
     assert not isinstance(forecast, str)
     assert forecast.tier == "calibrated"
@@ -462,7 +463,7 @@ def test_a_child_begins_better_than_chance(variant: str, hippocampus: tuple[Sear
     for share in (0.75, 0.5):
         config = space.scaled(share, variant)
         child, spec, inherited = build(of, config, parent, 0)
-        by_chance = [mean_loss(zoo_cards.build(spec, of.spatial)) for _ in range(2)]
+        by_chance = [mean_loss(zoo_build.build(spec, of.spatial)) for _ in range(2)]
         assert inherited > 0.8
         assert mean_loss(child) < 0.9 * min(by_chance)
 

@@ -20,6 +20,7 @@ from benchbench.search import analytic_cost, space
 from benchbench.search.budget import parse_budget, parse_limit
 from benchbench.search.inheritance import Parent, inherit
 from benchbench.search.pareto import hypervolume, ranks
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 
 SIDES = (64, 64, 64)
@@ -107,11 +108,11 @@ def some(count: int, *, seed: int = 0, pruned: bool | None = None) -> list[space
 def build(config: space.Config) -> torch.nn.Module:
     spec = zoo_cards.get_card(config.variant).spec()
     torch.manual_seed(0)
-    return zoo_cards.build(dataclasses.replace(spec, kwargs=config.kwargs()), SIDES).eval()
+    return zoo_build.build(dataclasses.replace(spec, kwargs=config.kwargs()), SIDES).eval()
 
 
 def test_the_published_network_is_in_it() -> None:
-    plain = zoo_cards.build(zoo_cards.get_card("slim_unetr").spec(), SIDES)
+    plain = zoo_build.build(zoo_cards.get_card("slim_unetr").spec(), SIDES)
     built = build(space.PUBLISHED)
     assert [tuple(p.shape) for p in plain.parameters()] == [tuple(p.shape) for p in built.parameters()]
 
@@ -124,7 +125,7 @@ def test_what_is_suggested_fits_or_says_that_it_does_not(seed: int) -> None:
     assert again == config
     if config.fits(SIDES):
         with torch.device("meta"):
-            zoo_cards.build(
+            zoo_build.build(
                 dataclasses.replace(zoo_cards.get_card(config.variant).spec(), kwargs=config.kwargs()), SIDES
             )
 

@@ -34,7 +34,7 @@ from benchbench.search.trial import Evaluation, Trial, load_parent
 from benchbench.training.loop import train
 from benchbench.training.recipe import TrainingBudget as TrainBudget
 from benchbench.training.recipe import TrainRecipe
-from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import checkpoint
 from tests import report_examples as examples
 from tests.data_sets import decathlon
@@ -352,7 +352,7 @@ def slim(folder: Path, name: str = "slim_unetr", **kwargs: Any) -> Path:
         kwargs={**search_phases.published_spec(TASK).kwargs, **config.kwargs()},
     )
     torch.manual_seed(0)
-    state = zoo_cards.build(spec, TASK.spatial).state_dict()
+    state = zoo_build.build(spec, TASK.spatial).state_dict()
     path = folder / "slim.safetensors"
     checkpoint.save(path, state, model=spec, data="x", spatial=TASK.spatial, train={"cases": []})
     return path

@@ -25,6 +25,7 @@ from benchbench.training import predict
 from benchbench.training.evaluate import measure_dice
 from benchbench.training.loop import _Group, _Training
 from benchbench.training.recipe import TrainingBudget, TrainRecipe
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 from tests import data_sets as sets
@@ -413,7 +414,7 @@ def test_what_a_run_on_a_folder_refuses(tmp_path, words, message):
     card = zoo_cards.get_card("nnunet_small").planned(plan.patch)
     spec = card.spec(in_channels=1, out_channels=3)
     small = tmp_path / "nnunet_small.safetensors"
-    state = zoo_cards.build(spec, plan.patch).state_dict()
+    state = zoo_build.build(spec, plan.patch).state_dict()
     checkpoint.save(small, state, model=spec, data=plan.key, spatial=plan.patch, train={}, plan=plan)
     said = bench("run", "--data", folder, *(word.format(small=small) for word in words), check=2)
     assert message in said

@@ -8,6 +8,7 @@ import torch
 import benchbench
 from benchbench.core.errors import BenchError, CardError, ShapeError, UsageError
 from benchbench.measure.flops.graph import measure_cost
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import classes
 
@@ -247,7 +248,7 @@ def test_nnunet_plans_its_stages_for_the_data(patch, filters):
     assert card.kwargs["filters"] == filters
     assert len(card.kwargs["strides"]) == len(filters)
     assert card.kwargs["strides"][:2] == [1, 2]
-    zoo_cards.build(card.spec(in_channels=1, out_channels=3), patch)
+    zoo_build.build(card.spec(in_channels=1, out_channels=3), patch)
 
 
 def test_a_plan_that_nobody_has_named_is_refused_before_its_import():
@@ -278,7 +279,7 @@ def test_a_plan_that_is_not_there_is_refused(plan, message, monkeypatch):
 )
 def test_a_volume_is_padded_to_what_a_network_takes(name, sides):
     spec = zoo_cards.get_card(name).planned((40, 56, 40)).spec(in_channels=1, out_channels=3)
-    assert zoo_cards.fitting_sides(spec, (40, 56, 40)) == sides
+    assert zoo_build.fitting_sides(spec, (40, 56, 40)) == sides
 
 
 def test_nnunet_halves_a_coarse_axis_later():
@@ -286,17 +287,17 @@ def test_nnunet_halves_a_coarse_axis_later():
     card = zoo_cards.get_card("nnunet").planned((128, 128, 24), (1.0, 1.0, 5.0))
     assert card.kwargs["strides"] == [1, [2, 2, 1], [2, 2, 1], 2, 2, [2, 2, 1]]
     assert card.kwargs["kernel_size"][:3] == [[3, 3, 1], [3, 3, 1], [3, 3, 3]]
-    network = zoo_cards.build(card.spec(in_channels=1, out_channels=2), (128, 128, 24))
+    network = zoo_build.build(card.spec(in_channels=1, out_channels=2), (128, 128, 24))
     assert network.multiple_of == (32, 32, 4)
     with pytest.raises(ShapeError, match="multiple of 32x32x4"):
-        zoo_cards.build(card.spec(), (128, 128, 26))
+        zoo_build.build(card.spec(), (128, 128, 26))
 
 
 def test_a_constructor_that_asserts_gets_the_next_size_and_one_that_breaks_says_so():
     cards = {name: zoo_cards.find_cards(f"tests.tiny_nets:{name}")[0] for name in ("Asserts", "NeedsValues")}
-    assert zoo_cards.fitting_sides(cards["Asserts"].spec(), (20, 30, 20)) == (32, 32, 32)
-    assert zoo_cards.fitting_sides(cards["NeedsValues"].spec(), (16, 16, 16)) == (16, 16, 16)
+    assert zoo_build.fitting_sides(cards["Asserts"].spec(), (20, 30, 20)) == (32, 32, 32)
+    assert zoo_build.fitting_sides(cards["NeedsValues"].spec(), (16, 16, 16)) == (16, 16, 16)
     with pytest.raises(CardError, match="cannot be built: RuntimeError: a bug of its own"):
-        zoo_cards.fitting_sides(cards["NeedsValues"].spec(), (40, 40, 40))
+        zoo_build.fitting_sides(cards["NeedsValues"].spec(), (40, 40, 40))
     with pytest.raises(ShapeError, match="an assertion of its constructor failed"):
-        zoo_cards.build(cards["Asserts"].spec(), (20, 30, 20))
+        zoo_build.build(cards["Asserts"].spec(), (20, 30, 20))

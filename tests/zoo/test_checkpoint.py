@@ -15,6 +15,7 @@ from torch import nn
 from benchbench import data
 from benchbench.core.errors import CheckpointError
 from benchbench.core.records import ModelSpec
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 from benchbench.zoo.checkpoint import CheckpointInfo, load_weights, read_sidecar, save
@@ -144,7 +145,7 @@ def test_shipped_weights_are_found_by_all_that_they_are_for() -> None:
     card = zoo_cards.get_card("slim_unetr")
     assert info.model == card.spec()
     assert {"recipe", "steps_done", "seconds", "seed", "versions", "curve", "val"} <= set(info.train)
-    load_weights(zoo_cards.build(info.model, info.spatial), found)
+    load_weights(zoo_build.build(info.model, info.spatial), found)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from benchbench.measure.flops.first_layer import channels_refused
 from benchbench.runner.in_process import measure_module
 from benchbench.runner.job import Job
 from benchbench.runner.worker import plan
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint, classes
 
@@ -74,7 +75,7 @@ def card(path, arch):
 @pytest.mark.parametrize("arch", ["os:system", "subprocess:Popen", "ownnets:make", "ownnets:Plain"])
 def test_what_a_card_names_that_is_no_network_is_refused_and_not_called(own, tmp_path, arch):
     with pytest.raises(CardError, match=r"no(t a)? subclass of torch\.nn\.Module"):
-        zoo_cards.build_model(str(card(tmp_path / "own.toml", arch)))
+        zoo_build.build_model(str(card(tmp_path / "own.toml", arch)))
     assert not (tmp_path / "called").exists()
 
 
@@ -82,7 +83,7 @@ def test_what_a_card_names_that_is_no_network_is_refused_and_not_called(own, tmp
 def test_what_weights_name_is_not_even_imported(own, tmp_path, arch, capsys):
     path = weights(tmp_path / "own.safetensors", arch)
     with pytest.raises(CardError, match=r"not of benchbench.*--trust"):
-        zoo_cards.build_model(str(path))
+        zoo_build.build_model(str(path))
     assert main(["audit", "--models", str(path)]) == 2
     assert "--trust" in capsys.readouterr().err
     assert not (tmp_path / "mark").exists()
@@ -93,20 +94,20 @@ def test_what_weights_name_is_not_even_imported(own, tmp_path, arch, capsys):
 @pytest.mark.parametrize("arch", ["os:system", "ownnets:make", "ownnets:Plain"])
 def test_trust_does_not_make_a_network_of_what_is_none(own, tmp_path, arch):
     with pytest.raises(CardError, match=r"no(t a)? subclass of torch\.nn\.Module"):
-        zoo_cards.build_model(str(weights(tmp_path / "own.safetensors", arch)), trust=True)
+        zoo_build.build_model(str(weights(tmp_path / "own.safetensors", arch)), trust=True)
     assert not (tmp_path / "called").exists()
 
 
 def test_weights_of_an_own_class_are_read_where_they_are_trusted(own, tmp_path):
     path = weights(own / "own.safetensors", "ownnets:MyNet")
-    assert type(zoo_cards.build_model(str(path), trust=True)).__name__ == "MyNet"
+    assert type(zoo_build.build_model(str(path), trust=True)).__name__ == "MyNet"
     assert (tmp_path / "mark").exists()
 
 
 def test_a_class_is_found_beside_its_card(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = zoo_cards.find_cards(str(card(own / "own.toml", "ownnets:MyNet")))[0]
-    assert type(zoo_cards.build(found.spec(), (8, 8, 8))).__name__ == "MyNet"
+    assert type(zoo_build.build(found.spec(), (8, 8, 8))).__name__ == "MyNet"
 
 
 def test_a_library_s_name_in_the_current_folder_is_not_imported_by_a_process_of_ours(tmp_path):
