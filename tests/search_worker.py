@@ -11,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from benchbench.search import proposals, stage
+from benchbench.search import proposals
+from benchbench.search import storage as search_storage
 from benchbench.search.budget import parse_budget
 from benchbench.search.problem import SearchProblem
 from benchbench.search.space import Config
@@ -55,7 +56,7 @@ def main(url: str, index: int, trials: int, log: Path, stop: int | None = None) 
             dice=0.8, costs=costs, inherited=1.0, train_s=1.0, measure_s=0.0, total_s=1.0, steps=1, path=Path("x")
         )
 
-    def do(work: stage.QueuedTraining) -> dict[str, float]:
+    def do(work: search_storage.QueuedTraining) -> dict[str, float]:
         say(f"{index} piece {work.label}")
         time.sleep(SLEEP_S)
         return {"value": 1.0}
@@ -64,9 +65,11 @@ def main(url: str, index: int, trials: int, log: Path, stop: int | None = None) 
     proposals.search(
         own, TASK, evaluate, elapsed=lambda: 0.0, until=lambda known: len(proposals.distinct(known)) >= trials
     )
-    part = stage.open_stage(storage, "s/finals")
-    stage.queue(part, [stage.QueuedTraining(label=f"piece {i}", what={}) for i in range(PIECES)])
-    stage.work_off(part, do, poll_s=0.2)
+    part = search_storage.open_phase(storage, "s/finals")
+    search_storage.queue_trainings(
+        part, [search_storage.QueuedTraining(label=f"piece {i}", what={}) for i in range(PIECES)]
+    )
+    search_storage.run_queue(part, do, poll_s=0.2)
 
 
 if __name__ == "__main__":

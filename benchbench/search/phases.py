@@ -7,6 +7,8 @@ a promotion needs to know all that was tried.
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import dataclasses
 import re
 import socket
@@ -22,17 +24,27 @@ import torch
 
 from benchbench import data
 from benchbench.core import records as rec
-from benchbench.core.errors import CheckpointError, UsageError
+from benchbench.core.errors import CheckpointError, StoreError, UsageError
+from benchbench.core.results import write_whole
 from benchbench.core.statistics import pareto_front
 from benchbench.core.units import format_duration
-from benchbench.search import pareto, proposals, space, stage
-from benchbench.search.clock import Sleep
+from benchbench.search import pareto, proposals, space
 from benchbench.search.feasibility import BudgetError, published
 from benchbench.search.inheritance import Parent
 from benchbench.search.problem import SearchProblem, published_spec, task_from_json
 from benchbench.search.space import Config
-from benchbench.search.stage import OutOfTime
-from benchbench.search.storage import agree, check_own, errors
+from benchbench.search.storage import (
+    OutOfTime,
+    QueuedTraining,
+    TrainingResult,
+    agree,
+    check_own,
+    errors,
+    finished_trainings,
+    open_phase,
+    queue_trainings,
+    run_queue,
+)
 from benchbench.search.trial import (
     Evaluation,
     Trial,
@@ -43,7 +55,6 @@ from benchbench.search.trial import (
     sharing,
     without_ranking,
 )
-from benchbench.search.weight_store import WeightStore
 from benchbench.training.evaluate import measure_dice
 from benchbench.training.loop import train
 from benchbench.training.recipe import TrainingBudget as TrainBudget
@@ -60,6 +71,7 @@ _NO_PARENT = "the parent's training was broken off too often: the same command t
 _MEMORY_SHARE = 0.2  # of what is free: for batches that several trainings see, and as much for the parent's answers
 _OVER = "the time of the search is used up"
 _OTHER_TIME = re.compile(r"-\d+s$")  # what ends the keys of a search that was given more time
+_SLEPT_S = 30.0  # by which the wall clock gets ahead of the process's own where the machine sleeps
 _EXHAUSTED = 60  # proposals in a row that were tried before: then there is nothing new
 
 #: Told what happens: a line for a person.
@@ -122,6 +134,67 @@ def job_from_json(plain: Mapping[str, Any]) -> SearchJob:
     return job
 
 
+class MachineSleep:
+    """How long this machine has slept, or was set to another time, since it was last asked."""
+
+    def __init__(self) -> None:
+        self._wall, self._process = time.time(), time.monotonic()
+
+    def seconds(self) -> float:
+        """Since the last time; what is short counts as none."""
+        wall, process = time.time(), time.monotonic()
+        slept = (wall - self._wall) - (process - self._process)
+        self._wall, self._process = wall, process
+        return slept if abs(slept) > _SLEPT_S else 0.0
+
+
+class WeightStore:
+    """The weights of a search: in its folder, and where several machines search, in the storage as well."""
+
+    def __init__(self, folder: Path, storage: optuna.storages.BaseStorage, name: str, *, shared: bool) -> None:
+        """Open it.
+
+        Args:
+            name: of the study that holds weights, where they are shared.
+            shared: with other machines.
+        """
+        self.folder = folder
+        self._study = open_phase(storage, name) if shared else None
+
+    def place(self, label: str) -> Path:
+        """Where weights lie, or are to lie."""
+        return self.folder / f"{label}.safetensors"
+
+    def put(self, label: str) -> None:
+        """Let other machines have weights that are in their place."""
+        if self._study:
+            path = self.place(label)
+            content = {
+                "sidecar": sidecar.read_text() if (sidecar := path.with_suffix(".json")).exists() else "",
+                "weights": base64.b64encode(path.read_bytes()).decode(),
+            }
+            self._study.set_user_attr(label, content)
+
+    def get(self, label: str) -> Path:
+        """Weights, fetched if another machine has made them.
+
+        Raises:
+            StoreError: they are nowhere.
+        """
+        path = self.place(label)
+        if path.exists():
+            with contextlib.suppress(CheckpointError):
+                return checkpoint.read_sidecar(path).path
+        content = self._study.user_attrs.get(label) if self._study else None
+        if content is None:
+            raise StoreError(f"{path} is gone, and no other machine of the search has it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content["sidecar"]:
+            write_whole(path.with_suffix(".json"), content["sidecar"].encode())
+        write_whole(path, base64.b64decode(content["weights"]))  # last: who finds them has all
+        return path
+
+
 class Worker:
     """One of those that work on a search."""
 
@@ -153,8 +226,8 @@ class Worker:
         several = shared or job.workers > 1
         here = zlib.crc32(f"{socket.gethostname()}:{folder.absolute()}".encode()) % 10**6 if shared else 0
         self.study = proposals.open_study(storage, job.name, job.task, seed=job.seed + index + here, several=several)
-        self.shelf = WeightStore(folder / "points", storage, f"{job.name}/weights", shared=shared)
-        self._sleep = Sleep()
+        self.weights = WeightStore(folder / "points", storage, f"{job.name}/weights", shared=shared)
+        self._sleep = MachineSleep()
         self.began = float(_agreed(self.study, "began", time.time() - job.before_s))
         low, high = _agreed(self.study, "steps", [job.low_steps, job.high_steps])
         self.low_steps, self.high_steps = int(low), int(high)
@@ -198,7 +271,7 @@ class Worker:
 
     def part(self, part: str) -> optuna.Study:
         """The study of a part."""
-        return stage.open_stage(self.storage, f"{self.job.name}/{part}")
+        return open_phase(self.storage, f"{self.job.name}/{part}")
 
     def run(self) -> None:
         """All parts, one after the other."""
@@ -224,9 +297,9 @@ class Worker:
             part = self.part("parent")
             seconds = max(_LEAST_S, self.job.part_s(PARENT_SHARE))
             what = {"given": self.job.parent is not None, "seconds": seconds}
-            stage.queue(part, [stage.QueuedTraining(label="parent", what=what)])
+            queue_trainings(part, [QueuedTraining(label="parent", what=what)])
             self._until = self.job.end_s
-            done = stage.work_off(part, self._make_parent, strict=True, late=lambda: self.elapsed() > self.job.end_s)
+            done = run_queue(part, self._make_parent, strict=True, late=lambda: self.elapsed() > self.job.end_s)
             self._until = None
             if not done:
                 why = errors(part)
@@ -239,11 +312,11 @@ class Worker:
             (found,) = done
             self.parent_s, self.parent_at_s = float(found.result["train_s"]), float(found.result["at_s"])
             self.tell(f"ranking the channels of the parent (Dice {found.result['value']:.3f} on val)")
-            self._parent = parent_of(self.shelf.get("parent"), self.task)
+            self._parent = parent_of(self.weights.get("parent"), self.task)
         return self._parent
 
-    def _make_parent(self, work: stage.QueuedTraining) -> dict[str, Any]:
-        target = self.shelf.place("parent")
+    def _make_parent(self, work: QueuedTraining) -> dict[str, Any]:
+        target = self.weights.place("parent")
         given = self.job.parent
         if given:
             source = Path(given)
@@ -303,7 +376,7 @@ class Worker:
             if self.elapsed() >= last:  # one that was queued, or that another worker has left
                 raise OutOfTime(_OVER)
             self.tell(f"trial {number}: {name_of(config)}")
-            place = self.shelf.place(f"low-{config.key}")
+            place = self.weights.place(f"low-{config.key}")
             found = self._evaluate(config, parent, self._alike(budget, self.job.seed), place)
             for path in checkpoint.files_of(place):  # only its Dice is of use
                 path.unlink(missing_ok=True)
@@ -352,11 +425,14 @@ class Worker:
             if n in by_number
         ]
         self._until = last + 0.2 * max(0.0, end - last)
-        stage.queue(part, pieces, alone=not self.shared)
-        stage.work_off(
-            part, self._longer, told=self._told, late=lambda: self.elapsed() > last and bool(stage.done(part))
+        queue_trainings(part, pieces, alone=not self.shared)
+        run_queue(
+            part,
+            self._longer,
+            report=self._report,
+            late=lambda: self.elapsed() > last and bool(finished_trainings(part)),
         )
-        done = {one.label for one in stage.done(part)}
+        done = {one.label for one in finished_trainings(part)}
         missing = [piece for piece in pieces if piece.label not in done]
         self._leave_out([f"the promotion of {_name(piece)}" for piece in missing])
 
@@ -388,11 +464,13 @@ class Worker:
         own = [key for key in known if key.endswith(self.again) and (self.again or not _OTHER_TIME.search(key))]
         return [key.removesuffix(self.again) for key in own]
 
-    def _longer(self, work: stage.QueuedTraining) -> dict[str, Any]:
+    def _longer(self, work: QueuedTraining) -> dict[str, Any]:
         config = space.from_json(work.what["config"])
         each = self.job.part_s(PROMOTION_SHARE + (1 - _KEPT) * FINAL_SHARE)
         budget = TrainBudget(steps=int(work.what["steps"]), most_s=max(_LEAST_S, float(work.what.get("most_s", each))))
-        found = self._evaluate(config, self.parent(), self._alike(budget, self.job.seed), self.shelf.place(work.label))
+        found = self._evaluate(
+            config, self.parent(), self._alike(budget, self.job.seed), self.weights.place(work.label)
+        )
         return self._result(found) | {"val_s": self._val_s(found)}
 
     def _val_s(self, found: Evaluation) -> float:
@@ -404,7 +482,7 @@ class Worker:
     def finals(self) -> None:
         """Train the members of the front, and the published network, anew with several seeds."""
         part = self.part("finals")
-        promoted = [one for one in stage.done(self.part("promotions")) if not one.error]
+        promoted = [one for one in finished_trainings(self.part("promotions")) if not one.error]
         if not promoted:
             return
         chosen = _agreed(part, f"chosen{self.again}", self._fitting(promoted))
@@ -413,16 +491,18 @@ class Worker:
         each_s = float(chosen["seconds"]) + float(chosen.get("overhead_s", 0.0))
 
         def late() -> bool:
-            return self.elapsed() + 0.75 * each_s > self.job.end_s and any(not d.error for d in stage.done(part))
+            return self.elapsed() + 0.75 * each_s > self.job.end_s and any(
+                not d.error for d in finished_trainings(part)
+            )
 
         self._until = self.job.end_s + self.job.reserve_s / 2
-        stage.queue(part, pieces, alone=not self.shared)
-        stage.work_off(part, self._final, told=self._told, late=late)
-        done = {one.label for one in stage.done(part)}
+        queue_trainings(part, pieces, alone=not self.shared)
+        run_queue(part, self._final, report=self._report, late=late)
+        done = {one.label for one in finished_trainings(part)}
         missing = [piece for piece in pieces if piece.label not in done]
         self._leave_out([f"the final training of {_name(p)} with seed {p.what['seed']}" for p in missing])
 
-    def _fitting(self, promoted: Sequence[stage.TrainingResult]) -> dict[str, Any]:
+    def _fitting(self, promoted: Sequence[TrainingResult]) -> dict[str, Any]:
         """Which finals the time is enough for, and how long each trains.
 
         A final is as long as a promotion at least, since less would be a step back; so where time is short there are
@@ -462,7 +542,7 @@ class Worker:
         splits = data.get_plan(self.task.data).splits
         return splits.get("test", 0) / max(1, splits.get("val", 0))
 
-    def _finals(self, chosen: Mapping[str, Any]) -> list[stage.QueuedTraining]:
+    def _finals(self, chosen: Mapping[str, Any]) -> list[QueuedTraining]:
         return [
             self._piece(
                 "final",
@@ -474,7 +554,7 @@ class Worker:
             for plain in chosen["configs"]
         ]
 
-    def _members(self, promoted: Sequence[stage.TrainingResult]) -> list[Config]:
+    def _members(self, promoted: Sequence[TrainingResult]) -> list[Config]:
         promoted = [one for one in promoted if one.result["dice"] > OF_INTEREST] or list(promoted)
         points = [(1 - one.result["dice"], one.result["costs"][self.task.metric]) for one in promoted]
         best = pareto_front(points)
@@ -486,10 +566,10 @@ class Worker:
             found.append(whole)
         return found
 
-    def _final(self, work: stage.QueuedTraining) -> dict[str, Any]:
+    def _final(self, work: QueuedTraining) -> dict[str, Any]:
         config = space.from_json(work.what["config"])
         trial = self._alike(TrainBudget(seconds=float(work.what["seconds"])), int(work.what["seed"]))
-        return self._judged(work.label, self._evaluate(config, self.parent(), trial, self.shelf.place(work.label)))
+        return self._judged(work.label, self._evaluate(config, self.parent(), trial, self.weights.place(work.label)))
 
     def _judged(self, label: str, found: Evaluation) -> dict[str, Any]:
         """A result with the Dice on the cases that the search has never seen."""
@@ -505,11 +585,11 @@ class Worker:
             "sha256": info.sha256,
         }
 
-    def finished(self) -> list[stage.TrainingResult]:
+    def finished(self) -> list[TrainingResult]:
         """The finals of the time that the search has now, without those that failed."""
         chosen = self.part("finals").user_attrs.get(f"chosen{self.again}")
         labels = [piece.label for piece in self._finals(chosen)] if chosen else []
-        return [one for one in stage.done(self.part("finals")) if one.label in labels and not one.error]
+        return [one for one in finished_trainings(self.part("finals")) if one.label in labels and not one.error]
 
     # -- controls
 
@@ -520,7 +600,7 @@ class Worker:
         earlier: dict[str, float] = {}
         for proposal in proposals.distinct(proposals.tried(self.study)):
             earlier[proposal.config.key] = proposal.spent["train_s"]
-        for longer in stage.done(self.part("promotions")):
+        for longer in finished_trainings(self.part("promotions")):
             key = str(longer.what["key"])
             earlier[key] = earlier.get(key, 0.0) + float(longer.result.get("train_s", 0.0))
         self.parent()
@@ -535,33 +615,33 @@ class Worker:
             seed = {"seed": self.job.seed, "of": one.label}
             pieces.append(self._piece("scratch", config, {**seed, "seconds": whole_s}, self.again))
             pieces.append(self._piece("random", config, {**seed, "seconds": own_s}, self.again))
-        stage.queue(part, pieces)
-        stage.work_off(part, self._control, told=self._told)
+        queue_trainings(part, pieces)
+        run_queue(part, self._control, report=self._report)
 
-    def _control(self, work: stage.QueuedTraining) -> dict[str, Any]:
+    def _control(self, work: QueuedTraining) -> dict[str, Any]:
         config, seed = space.from_json(work.what["config"]), int(work.what["seed"])
         alike = self._alike(TrainBudget(seconds=float(work.what["seconds"])), seed)
         if work.what["kind"] == "scratch":
-            same = checkpoint.read_sidecar(self.shelf.get(str(work.what["of"]))).model  # cut alike, too
+            same = checkpoint.read_sidecar(self.weights.get(str(work.what["of"]))).model  # cut alike, too
             trial = dataclasses.replace(alike, spec=same, teacher=None)
-            found = self._evaluate(config, None, trial, self.shelf.place(work.label))
+            found = self._evaluate(config, None, trial, self.weights.place(work.label))
         else:
             by_chance = without_ranking(self.parent(), seed)
             trial = dataclasses.replace(alike, criterion="random")
-            found = self._evaluate(config, by_chance, trial, self.shelf.place(work.label))
+            found = self._evaluate(config, by_chance, trial, self.weights.place(work.label))
         return self._judged(work.label, found)
 
     def _put(self, label: str) -> None:
         """Let other machines have weights, unless the piece is another worker's by now."""
         check_own(self.study, now=True)
-        self.shelf.put(label)
+        self.weights.put(label)
 
     # -- words
 
-    def _piece(self, kind: str, config: Config, what: Mapping[str, Any], suffix: str = "") -> stage.QueuedTraining:
+    def _piece(self, kind: str, config: Config, what: Mapping[str, Any], suffix: str = "") -> QueuedTraining:
         named = f"{kind}-{config.key}{suffix}"
         plain = rec.to_json(config)
-        return stage.QueuedTraining(label=named, what={"kind": kind, "key": config.key, "config": plain, **what})
+        return QueuedTraining(label=named, what={"kind": kind, "key": config.key, "config": plain, **what})
 
     def _result(self, found: Evaluation) -> dict[str, Any]:
         return {
@@ -576,13 +656,13 @@ class Worker:
             "at_s": self.elapsed(),
         }
 
-    def _told(self, one: stage.TrainingResult) -> None:
+    def _report(self, one: TrainingResult) -> None:
         name = name_of(space.from_json(one.what["config"]))
         what = f"Dice {one.result['dice']:.3f} on val" if not one.error else one.error
         self.tell(f"{one.what['kind']} {name}: {what}")
 
 
-def _name(piece: stage.QueuedTraining) -> str:
+def _name(piece: QueuedTraining) -> str:
     return name_of(space.from_json(piece.what["config"]))
 
 

@@ -14,11 +14,12 @@ import optuna
 
 from benchbench.core import records as rec
 from benchbench.core import statistics as core_statistics
-from benchbench.search import feasibility, pareto, proposals, space, stage
+from benchbench.search import feasibility, pareto, proposals, space
 from benchbench.search.feasibility import published
 from benchbench.search.phases import OF_INTEREST
 from benchbench.search.problem import SearchProblem
 from benchbench.search.space import Config
+from benchbench.search.storage import TrainingResult
 from benchbench.search.trial import name_of
 
 REFERENCE_DICE = OF_INTEREST  # of hypervolumes
@@ -47,7 +48,7 @@ def trial_rows(known: Sequence[proposals.Tried]) -> list[dict[str, Any]]:
     ]
 
 
-def stage_rows(done: Sequence[stage.TrainingResult]) -> list[dict[str, Any]]:
+def stage_rows(done: Sequence[TrainingResult]) -> list[dict[str, Any]]:
     """What was promoted, or trained in the end, as JSON values."""
     return [{**one.what, "label": one.label, "error": one.error, **one.result} for one in done]
 
@@ -106,8 +107,8 @@ def importances(of: optuna.Study) -> dict[str, Any]:
 
 def point(
     config: Config,
-    finals: Sequence[stage.TrainingResult],
-    controls: Sequence[stage.TrainingResult],
+    finals: Sequence[TrainingResult],
+    controls: Sequence[TrainingResult],
     measured: rec.Record | None,
     file_bytes: float,
     task: SearchProblem,
@@ -189,7 +190,7 @@ _CONTROL_TEXT = {
 
 
 def _controls(
-    found: Mapping[str, Any], finals: Sequence[stage.TrainingResult], controls: Sequence[stage.TrainingResult]
+    found: Mapping[str, Any], finals: Sequence[TrainingResult], controls: Sequence[TrainingResult]
 ) -> tuple[dict[str, Any], list[str]]:
     """What the controls came to, beside the training of the same seed, and a sentence on each."""
     by_seed = {one.what["seed"]: one for one in finals}
@@ -252,7 +253,7 @@ def config_text(config: Config) -> str:
 
 def accounting(
     known: Sequence[proposals.Tried],
-    done: Sequence[stage.TrainingResult],
+    done: Sequence[TrainingResult],
     *,
     parent_s: float,
     measured_s: float,

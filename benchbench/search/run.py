@@ -25,7 +25,8 @@ import optuna
 from benchbench import data
 from benchbench.core import launch
 from benchbench.core import records as rec
-from benchbench.core.errors import UsageError, command
+from benchbench.core.config import read_json
+from benchbench.core.errors import StoreError, UsageError, command, first_line
 from benchbench.core.protocol import get_protocol
 from benchbench.core.results import SEARCH, held, remove_torn, write_whole
 from benchbench.core.search_result import SCHEMA, SearchOutcome, read_search
@@ -36,16 +37,15 @@ from benchbench.devices.resolve import Target, resolve
 from benchbench.runner import plan as runner_plan
 from benchbench.runner import run as runner_run
 from benchbench.search import export as search_export
-from benchbench.search import feasibility, proposals, space, stage
+from benchbench.search import feasibility, proposals, space
 from benchbench.search import plan as search_plan
 from benchbench.search import result as search_result
 from benchbench.search.budget import METRICS
-from benchbench.search.clock import ElapsedTime
 from benchbench.search.feasibility import BudgetError
 from benchbench.search.phases import PARTS, PROPOSAL_SHARE, SearchJob, Worker
 from benchbench.search.problem import SearchProblem, check_objective, published_spec, step_seconds
 from benchbench.search.request import FREE, JOB, SearchRequest, check_asked, read_job
-from benchbench.search.storage import open_storage, requeue_interrupted
+from benchbench.search.storage import TrainingResult, finished_trainings, open_storage, requeue_interrupted
 from benchbench.search.trial import load_parent, name_of
 from benchbench.training.recipe import default_batch
 from benchbench.training.torch_runtime import threads
@@ -68,12 +68,58 @@ _TIMED = 2  # kinds of forwards of a process that are timed: of a patch, and of 
 _ONNX_S = 15.0  # that writing and running an ONNX file take
 _LEAST_LIMIT_S = 30.0  # of a step of measuring, most of which is the start of a process
 _LONGEST_S = 1200.0  # of a step of measuring, as of `bench run`
+_TICK_S = 1.0  # between two writes of the elapsed time
 _LEAVING_S = 60.0  # that a worker has to leave in when it is told to
 
 #: Told what is about to happen, before any training: lines for a person.
 Plan = Callable[[Sequence[str]], None]
 #: Told as it goes: the share of the time that is used, and a line.
 Progress = Callable[[float, str], None]
+
+
+class ElapsedTime:
+    """Elapsed time of a search in one folder, over all its sittings."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin a sitting.
+
+        Args:
+            path: where earlier ones are kept; not there: there were none; not readable: nor, with a warning.
+        """
+        self.path, self._began, self._written = path, time.monotonic(), 0.0
+        self.before_s = self.measured_s = self.pause_s = 0.0
+        try:
+            known = read_json(path, "the times of a search", StoreError) if path.exists() else None
+            if known is not None:
+                whole, measured, seen = (max(0.0, float(known[key])) for key in ("whole_s", "measured_s", "seen"))
+                self.before_s, self.measured_s = whole, measured
+                self.pause_s = max(0.0, time.time() - seen)
+        except (StoreError, ValueError, KeyError, TypeError, OverflowError) as error:
+            log.warning("%s is of no use (%s): the search counts its time from now on", path, first_line(error))
+
+    @property
+    def sitting_s(self) -> float:
+        """Of this sitting."""
+        return time.monotonic() - self._began
+
+    @property
+    def whole_s(self) -> float:
+        """All sittings together."""
+        return self.before_s + self.sitting_s
+
+    def measured(self, seconds: float) -> None:
+        """So much was spent on measuring before or after the search itself."""
+        self.measured_s += seconds
+        self._written = 0.0
+        self.tick()
+
+    def tick(self) -> None:
+        """A sign of life."""
+        if time.monotonic() - self._written < _TICK_S:
+            return
+        self._written = time.monotonic()
+        known = {"whole_s": self.whole_s, "measured_s": self.measured_s, "seen": time.time()}
+        write_whole(self.path, json.dumps(known).encode())
 
 
 def bundled_parent(source: str, fold: int | None = None, spatial: tuple[int, int, int] | None = None) -> Path | None:
@@ -395,17 +441,17 @@ class _Search:
         source: data.DataPlan,
     ) -> SearchOutcome:
         task = worker.task
-        finals, every = worker.finished(), stage.done(worker.part("finals"))
+        finals, every = worker.finished(), finished_trainings(worker.part("finals"))
         labels = {one.label for one in finals}
-        controls = stage.done(worker.part("controls"))
-        promotions = stage.done(worker.part("promotions"))
-        (parent,) = stage.done(worker.part("parent"))
+        controls = finished_trainings(worker.part("controls"))
+        promotions = finished_trainings(worker.part("promotions"))
+        (parent,) = finished_trainings(worker.part("parent"))
         tried = proposals.tried(worker.study)
-        by_key: dict[str, list[stage.TrainingResult]] = {}
+        by_key: dict[str, list[TrainingResult]] = {}
         for one in finals:
             by_key.setdefault(str(one.what["key"]), []).append(one)
         best = {key: max(own, key=lambda one: float(one.result["dice"])) for key, own in by_key.items()}
-        paths = {key: worker.shelf.get(one.label) for key, one in best.items()}
+        paths = {key: worker.weights.get(one.label) for key, one in best.items()}
         records: dict[str, rec.Record] = {}
         if fitting := self._measurable(worker, list(paths), by_key):
             self.tell("measuring the finalists")
@@ -485,7 +531,7 @@ class _Search:
         return self.asked.time_s - worker.elapsed() + worker.controls_s
 
     def _measurable(
-        self, worker: Worker, keys: Sequence[str], finals: Mapping[str, Sequence[stage.TrainingResult]]
+        self, worker: Worker, keys: Sequence[str], finals: Mapping[str, Sequence[TrainingResult]]
     ) -> list[str]:
         """The finalists that there is time to measure, the best on `val` first; the others are left out.
 

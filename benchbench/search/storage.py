@@ -9,20 +9,21 @@ make a living worker look dead.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import optuna
 from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import FrozenTrial, TrialState
 
-from benchbench.core.errors import StoreError, first_line
+from benchbench.core.errors import BenchError, StoreError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -490,3 +491,142 @@ def _broken_off(study: optuna.Study) -> list[FrozenTrial]:
 
 def _has_a_task(trial: FrozenTrial) -> bool:
     return bool(trial.params or trial.user_attrs)
+
+
+# -- queued trainings: each phase is a study, in which a training that was queued twice is done once
+
+_LABEL, _WORK, _RESULT, _ERROR = "label", "work", "result", "error"
+_POLL_S = 1.0
+
+
+class OutOfTime(BenchError):
+    """The time of a search is used up: what is being done is left out, and stays to be done with more time."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedTraining:
+    """A parent, promotion, final or control that waits."""
+
+    label: str  # unique in its phase
+    what: Mapping[str, Any]  # JSON values
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingResult:
+    """A queued training that is finished."""
+
+    label: str
+    what: Mapping[str, Any]
+    result: Mapping[str, Any]  # JSON values
+    error: str | None = None  # why there is no result
+
+
+def open_phase(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
+    """The study of a phase, created if it is not there."""
+    return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+
+
+def queue_trainings(phase: optuna.Study, pieces: Sequence[QueuedTraining], *, alone: bool = False) -> None:
+    """Queue trainings that are not there yet.
+
+    Args:
+        pieces: in the order in which they are to be done.
+        alone: whether nobody else adds any: then what waits since the search had less time, and is not asked for any
+            more, is dropped.
+    """
+    if alone:
+        labels = {piece.label for piece in pieces}
+        for trial in phase.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            if trial.user_attrs.get(_LABEL) not in labels:
+                drop_waiting(phase, trial)
+    trials = phase.get_trials(deepcopy=False)
+    there = {trial.user_attrs.get(_LABEL) for trial in trials if trial.state != TrialState.FAIL}
+    there |= {trial.user_attrs.get(_LABEL) for trial in trials if trial.state == TrialState.FAIL and not alone}
+    for piece in pieces:
+        if piece.label not in there:
+            phase.enqueue_trial({}, user_attrs={_LABEL: piece.label, _WORK: dict(piece.what)})
+
+
+def run_queue(
+    phase: optuna.Study,
+    do: Callable[[QueuedTraining], Mapping[str, Any]],
+    *,
+    strict: bool = False,
+    report: Callable[[TrainingResult], None] | None = None,
+    late: Callable[[], bool] | None = None,
+    poll_s: float = _POLL_S,
+) -> list[TrainingResult]:
+    """Train what is queued until nothing waits and no other worker is at anything.
+
+    Args:
+        do: a piece -> its result; what goes wrong in it becomes the piece's error.
+        strict: an error of a piece ends the work instead; the piece stays to be done.
+        report: told of each training that was done here.
+        late: whether no further piece is to be begun; what waits then stays to be done with more time, as does one
+            that is out of time.
+        poll_s: between two looks at what other workers do.
+    """
+
+    def train(trial: optuna.Trial) -> float:
+        label = trial.user_attrs.get(_LABEL)
+        if (
+            label is None
+            or any(d.label == label for d in finished_trainings(phase))
+            or _runs_elsewhere(phase, label, trial.number)
+        ):
+            raise optuna.TrialPruned
+        piece = QueuedTraining(label=label, what=trial.user_attrs[_WORK])
+        try:
+            result = dict(do(piece))
+        except (StoreError, OutOfTime):
+            raise
+        except (BenchError, ValueError, RuntimeError) as error:
+            if strict:
+                raise
+            trial.set_user_attr(_ERROR, first_line(error))
+            return float("-inf")
+        trial.set_user_attr(_RESULT, result)
+        return float(result.get("value", 0.0))
+
+    def after(trial: FrozenTrial) -> None:
+        if report and trial.state == TrialState.COMPLETE:
+            report(_done(trial))
+
+    over = False
+    while True:
+        over = over or bool(late and late())
+        try:
+            if not over and run_trial(phase, train, after=after, only_queued=True):
+                continue
+        except OutOfTime:
+            over = True
+        running = phase.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if any(_LABEL in trial.user_attrs for trial in running):
+            time.sleep(poll_s)
+            fail_stale_trials(phase)
+        elif over or not take_up_the_left(phase):
+            return finished_trainings(phase)
+
+
+def _runs_elsewhere(phase: optuna.Study, label: str, number: int) -> bool:
+    """Whether an older trial of the same piece, queued by another worker in the same moment, is at it."""
+    running = phase.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return any(trial.number < number and trial.user_attrs.get(_LABEL) == label for trial in running)
+
+
+def finished_trainings(phase: optuna.Study) -> list[TrainingResult]:
+    """What is finished, each piece once, in the order in which they were queued."""
+    by_label: dict[str, TrainingResult] = {}
+    for trial in phase.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        by_label.setdefault(trial.user_attrs[_LABEL], _done(trial))
+    return list(by_label.values())
+
+
+def _done(trial: FrozenTrial) -> TrainingResult:
+    attributes = trial.user_attrs
+    return TrainingResult(
+        label=attributes[_LABEL],
+        what=attributes[_WORK],
+        result=attributes.get(_RESULT, {}),
+        error=attributes.get(_ERROR),
+    )

@@ -14,9 +14,9 @@ import pytest
 from benchbench.cli import main as cli_main
 from benchbench.core.errors import StoreError
 from benchbench.report import read_search, render_search
-from benchbench.search import clock, storage
 from benchbench.search import export as search_export
 from benchbench.search import run as search_run
+from benchbench.search import storage
 from benchbench.search.budget import parse_budget
 from benchbench.search.phases import SearchJob
 from benchbench.search.problem import SearchProblem
@@ -134,11 +134,11 @@ def test_times_that_cannot_be_read_are_counted_anew_with_a_warning(
 ) -> None:
     path = tmp_path / ".sittings.json"
     path.write_text(content)
-    found = clock.ElapsedTime(path)
+    found = search_run.ElapsedTime(path)
     assert (found.before_s, found.measured_s, found.pause_s) == (0.0, 0.0, 0.0)
     assert "the search counts its time from now on" in caplog.text
     found.measured(3.0)
-    assert math.isfinite(clock.ElapsedTime(path).whole_s)
+    assert math.isfinite(search_run.ElapsedTime(path).whole_s)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weights_sha256": 3}', "[[", "\x00", "null"])

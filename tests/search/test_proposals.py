@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from benchbench.core.errors import StoreError, UsageError
-from benchbench.search import clock, space, stage, storage
+from benchbench.search import phases, space, storage
 from benchbench.search import proposals as studies
 from benchbench.search.budget import parse_budget
 from benchbench.search.problem import SearchProblem
@@ -174,61 +174,61 @@ def test_what_was_broken_off_is_taken_up_again(url: str) -> None:
 # -- work that is known beforehand
 
 
-def pieces(n: int) -> list[stage.QueuedTraining]:
-    return [stage.QueuedTraining(label=f"piece {i}", what={"i": i}) for i in range(n)]
+def pieces(n: int) -> list[storage.QueuedTraining]:
+    return [storage.QueuedTraining(label=f"piece {i}", what={"i": i}) for i in range(n)]
 
 
 def test_work_is_done_once(url: str) -> None:
-    part = stage.open_stage(open_storage(url), "s/part")
+    part = storage.open_phase(open_storage(url), "s/part")
     done: list[str] = []
 
-    def do(work: stage.QueuedTraining) -> dict[str, float]:
+    def do(work: storage.QueuedTraining) -> dict[str, float]:
         done.append(work.label)
         return {"value": float(work.what["i"])}
 
-    stage.queue(part, pieces(3))
-    stage.queue(part, pieces(4))  # another worker, with the same in mind
+    storage.queue_trainings(part, pieces(3))
+    storage.queue_trainings(part, pieces(4))  # another worker, with the same in mind
     part.enqueue_trial({}, user_attrs={"label": "piece 0", "work": {"i": 0}})  # at the very same time
-    found = stage.work_off(part, do)
+    found = storage.run_queue(part, do)
     assert done == [f"piece {i}" for i in range(4)]
     assert [(one.label, one.result["value"]) for one in found] == [(f"piece {i}", float(i)) for i in range(4)]
-    assert stage.work_off(part, do) == found
+    assert storage.run_queue(part, do) == found
     assert len(done) == 4
 
 
 def test_a_piece_that_fails_is_a_row(url: str) -> None:
-    part = stage.open_stage(open_storage(url), "s/part")
+    part = storage.open_phase(open_storage(url), "s/part")
 
-    def do(work: stage.QueuedTraining) -> dict[str, float]:
+    def do(work: storage.QueuedTraining) -> dict[str, float]:
         if work.what["i"] == 1:
             raise ValueError("its gradient is not finite\nand more")
         return {"value": 1.0}
 
-    stage.queue(part, pieces(3))
-    assert [one.error for one in stage.work_off(part, do)] == [None, "its gradient is not finite", None]
+    storage.queue_trainings(part, pieces(3))
+    assert [one.error for one in storage.run_queue(part, do)] == [None, "its gradient is not finite", None]
 
 
 def test_a_broken_off_piece_is_taken_up_again(url: str) -> None:
-    part = stage.open_stage(open_storage(url), "s/part")
-    stage.queue(part, pieces(2))
+    part = storage.open_phase(open_storage(url), "s/part")
+    storage.queue_trainings(part, pieces(2))
 
-    def stop(work: stage.QueuedTraining) -> dict[str, float]:
+    def stop(work: storage.QueuedTraining) -> dict[str, float]:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stage.work_off(part, stop)
+        storage.run_queue(part, stop)
     assert requeue_interrupted(part) == 1
-    found = stage.work_off(part, lambda work: {"value": 0.0})
+    found = storage.run_queue(part, lambda work: {"value": 0.0})
     assert sorted(one.label for one in found) == ["piece 0", "piece 1"]
 
 
 def test_a_trial_whose_worker_died_before_its_first_sign_of_life_is_taken_up_again(url: str) -> None:
-    part = stage.open_stage(open_storage(url, heartbeat_s=1, grace_s=1), "s/part")
-    stage.queue(part, pieces(1))
+    part = storage.open_phase(open_storage(url, heartbeat_s=1, grace_s=1), "s/part")
+    storage.queue_trainings(part, pieces(1))
     part.ask()  # takes it, and never beats
     fail_stale_trials(part)
     assert [trial.state.name for trial in part.get_trials()] == ["RUNNING"]  # it may be about to
-    found = stage.work_off(part, lambda work: {"value": 1.0}, poll_s=0.1)
+    found = storage.run_queue(part, lambda work: {"value": 1.0}, poll_s=0.1)
     assert [one.label for one in found] == ["piece 0"]
     assert [trial.state.name for trial in part.get_trials()] == ["FAIL", "COMPLETE"]
 
@@ -263,8 +263,8 @@ def test_only_who_is_seen_silent_again_and_again_is_dead(url: str, monkeypatch: 
 
 def test_who_has_lost_a_trial_stops_at_it_and_goes_on(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage.PatientStorage, "record_heartbeat", lambda *_: None)  # which would show it, too
-    mine, theirs = (stage.open_stage(open_storage(url), "s/part") for _ in range(2))
-    stage.queue(mine, pieces(1))
+    mine, theirs = (storage.open_phase(open_storage(url), "s/part") for _ in range(2))
+    storage.queue_trainings(mine, pieces(1))
     went_on, settled = [], []
 
     def one(trial: optuna.Trial) -> float:
@@ -282,8 +282,8 @@ def test_who_has_lost_a_trial_stops_at_it_and_goes_on(url: str, monkeypatch: pyt
 
 def test_a_sign_of_life_shows_that_a_trial_is_lost(url: str) -> None:
     mine, theirs = open_storage(url), open_storage(url)
-    part = stage.open_stage(mine, "s/part")
-    stage.queue(part, pieces(1))
+    part = storage.open_phase(mine, "s/part")
+    storage.queue_trainings(part, pieces(1))
 
     def one(trial: optuna.Trial) -> float:
         theirs.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
@@ -297,8 +297,8 @@ def test_a_sign_of_life_shows_that_a_trial_is_lost(url: str) -> None:
 
 
 def test_an_error_of_a_piece_is_told_even_if_the_piece_was_lost(url: str) -> None:
-    mine, theirs = (stage.open_stage(open_storage(url), "s/part") for _ in range(2))
-    stage.queue(mine, pieces(1))
+    mine, theirs = (storage.open_phase(open_storage(url), "s/part") for _ in range(2))
+    storage.queue_trainings(mine, pieces(1))
 
     def one(trial: optuna.Trial) -> float:
         theirs._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
@@ -309,22 +309,22 @@ def test_an_error_of_a_piece_is_told_even_if_the_piece_was_lost(url: str) -> Non
 
 
 def test_an_error_that_ends_a_worker_is_not_tried_again_by_itself(url: str) -> None:
-    part = stage.open_stage(open_storage(url), "s/part")
-    stage.queue(part, pieces(2))
+    part = storage.open_phase(open_storage(url), "s/part")
+    storage.queue_trainings(part, pieces(2))
 
-    def full(work: stage.QueuedTraining) -> dict[str, float]:
+    def full(work: storage.QueuedTraining) -> dict[str, float]:
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        stage.work_off(part, full)
-    assert [one.label for one in stage.work_off(part, lambda work: {"value": 0.0})] == ["piece 1"]
+        storage.run_queue(part, full)
+    assert [one.label for one in storage.run_queue(part, lambda work: {"value": 0.0})] == ["piece 1"]
     assert errors(part) == ["no space left"]
     assert requeue_interrupted(part) == 1  # a person says so
-    assert len(stage.work_off(part, lambda work: {"value": 0.0})) == 2
+    assert len(storage.run_queue(part, lambda work: {"value": 0.0})) == 2
 
 
 def test_what_the_first_worker_says_stays(url: str) -> None:
-    one, two = (stage.open_stage(open_storage(url), "s/part") for _ in range(2))
+    one, two = (storage.open_phase(open_storage(url), "s/part") for _ in range(2))
     assert agree(one, "seconds", 1.5) == (1.5, True)
     assert agree(two, "seconds", 2.5) == (1.5, False)
     assert one.user_attrs["seconds"] == 1.5
@@ -333,8 +333,8 @@ def test_what_the_first_worker_says_stays(url: str) -> None:
 def test_a_night_is_no_time_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
     now = {"time": 1000.0, "monotonic": 10.0}
     set_by_hand = SimpleNamespace(time=lambda: now["time"], monotonic=lambda: now["monotonic"])
-    monkeypatch.setattr(clock, "time", set_by_hand)
-    sleep = clock.Sleep()
+    monkeypatch.setattr(phases, "time", set_by_hand)
+    sleep = phases.MachineSleep()
     now.update(time=1100.0, monotonic=109.0)  # a clock that is set right by a second
     assert sleep.seconds() == 0
     now.update(time=30_000.0, monotonic=209.0)

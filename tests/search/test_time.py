@@ -21,7 +21,7 @@ from benchbench.core.search_result import SearchOutcome
 from benchbench.report import render_search
 from benchbench.search import phases as search_phases
 from benchbench.search import run as search_run
-from benchbench.search import space, stage
+from benchbench.search import space, storage
 from benchbench.search import trial as search_trial
 from benchbench.search.budget import parse_budget
 from benchbench.search.feasibility import BudgetError, at_least, check_feasible
@@ -175,12 +175,12 @@ def test_what_was_left_out_is_done_with_more_time(tmp_path: Path, monkeypatch: p
     machine.step_s = lambda elapsed: 0.02
     machine.look_s = 0.1
     for part in ("s", *(f"s/{name}" for name in PARTS)):
-        requeue_interrupted(stage.open_stage(first.storage, part) if part != "s" else first.study)
+        requeue_interrupted(storage.open_phase(first.storage, part) if part != "s" else first.study)
     more = worker(tmp_path, time_s=4 * TIME_S, trials=12)
     more.run()
     assert more.left_out() == []
     assert len(more.finished()) == len(more._finals(more.part("finals").user_attrs[f"chosen{more.again}"])) > 1
-    assert not stage.open_stage(more.storage, "s/finals").get_trials(states=(optuna.trial.TrialState.WAITING,))
+    assert not storage.open_phase(more.storage, "s/finals").get_trials(states=(optuna.trial.TrialState.WAITING,))
 
 
 def test_no_time_at_all_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +248,7 @@ def measurable(elapsed: float, *, leisure: bool = False) -> tuple[list[str], lis
     one.asked, one._at_leisure, one._left_out = SearchRequest(budget=parse_budget([]), time_s=TIME_S), leisure, []
     config = rec.to_json(space.PUBLISHED)
     finals = {
-        key: [stage.TrainingResult(label=key, what={"config": config}, result={"dice": dice, "test_s": 2.0})]
+        key: [storage.TrainingResult(label=key, what={"config": config}, result={"dice": dice, "test_s": 2.0})]
         for key, dice in (("a", 0.7), ("b", 0.9), ("c", 0.8))
     }
     at: Any = SimpleNamespace(job=worker_job(before_s=36.0, reserve_s=40.0), elapsed=lambda: elapsed, controls_s=0.0)

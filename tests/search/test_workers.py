@@ -26,7 +26,7 @@ from optuna.trial import TrialState
 from sqlalchemy import event
 
 from benchbench.core.errors import StoreError
-from benchbench.search import proposals, stage, storage
+from benchbench.search import proposals, storage
 from benchbench.search.storage import open_storage, run_trial
 from tests.search_worker import PIECES
 
@@ -154,7 +154,7 @@ def check(url: str, log: Path) -> list[optuna.trial.FrozenTrial]:
     lost = Counter(trial.user_attrs.get("key") for trial in known.get_trials(states=(TrialState.FAIL,)))
     assert all(times <= 1 + lost[key] for key, times in begun.items())  # and trained again only where one was lost
     assert not known.get_trials(states=(TrialState.RUNNING,))
-    done = stage.done(stage.open_stage(there, "s/finals"))
+    done = storage.finished_trainings(storage.open_phase(there, "s/finals"))
     assert sorted(one.label for one in done) == [f"piece {i}" for i in range(PIECES)]
     return known.get_trials()
 
@@ -194,22 +194,22 @@ def test_the_database_is_started_again_in_the_middle(
 
 @needs_postgres
 def test_a_database_that_stays_away_ends_a_search_clearly(server: Server, url: str) -> None:
-    part = stage.open_stage(open_storage(url, patience_s=1.5), "away")
+    part = storage.open_phase(open_storage(url, patience_s=1.5), "away")
     server.stop()
     try:
         with pytest.raises(StoreError, match=r"has been away for 2 s .*everything told to it is kept: run the same"):
-            stage.queue(part, [stage.QueuedTraining(label="x", what={})])
+            storage.queue_trainings(part, [storage.QueuedTraining(label="x", what={})])
     finally:
         server.start()
-    part = stage.open_stage(open_storage(url), "away")
-    stage.queue(part, [stage.QueuedTraining(label="x", what={})])
-    assert [one.label for one in stage.work_off(part, lambda work: {"value": 1.0})] == ["x"]
+    part = storage.open_phase(open_storage(url), "away")
+    storage.queue_trainings(part, [storage.QueuedTraining(label="x", what={})])
+    assert [one.label for one in storage.run_queue(part, lambda work: {"value": 1.0})] == ["x"]
 
 
 @needs_postgres
 def test_who_wants_to_leave_waits_for_no_database(url: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    part = stage.open_stage(open_storage(url), "left")
-    stage.queue(part, [stage.QueuedTraining(label="x", what={})])
+    part = storage.open_phase(open_storage(url), "left")
+    storage.queue_trainings(part, [storage.QueuedTraining(label="x", what={})])
 
     waits: list[str] = []
 
