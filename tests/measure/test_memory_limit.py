@@ -20,7 +20,7 @@ from benchbench.core import errors
 from benchbench.measure import memory, memory_limit as limit
 torch.set_num_threads(2)
 top = memory.resident_bytes() + 300_000_000
-kept = limit.Limit(top)
+kept = limit.MemoryLimit(top)
 blocks = []
 try:
     while True:
