@@ -37,7 +37,7 @@ def is_shown(options: argparse.Namespace) -> bool:
 
 
 class TerminalProgress:
-    """`runner.run.Progress` for a terminal or a log."""
+    """`RunListener` for a terminal or a log."""
 
     def __init__(self, stream: TextIO, *, shown: bool) -> None:
         """Make it; nothing is written yet.
@@ -48,7 +48,7 @@ class TerminalProgress:
         """
         self.stream, self.shown = stream, shown
         self._live: Status | None = None
-        self._now: dict[str, tuple[str, float]] = {}  # lane -> what runs there, and until when
+        self._now: dict[str, tuple[str, float]] = {}  # host -> what runs there, and until when
         self._texts: dict[str, str] = {}
         self._done, self._total = 0, 0
 
@@ -82,26 +82,26 @@ class TerminalProgress:
             about = f", about {format_duration(here)} (a guess from the MACs)" if here else ""
             self._say(f"{len(cells)} to do, the cheapest first{about}; records go to {folder}")
 
-    def begin(self, label: str, remaining_s: float, lane: str = "") -> None:
+    def begin(self, label: str, remaining_s: float, host: str = "") -> None:
         """A row starts, here or on another host."""
-        self._now[lane] = (label, time.monotonic() + remaining_s)
-        self.phase("starting", lane)
+        self._now[host] = (label, time.monotonic() + remaining_s)
+        self.phase("starting", host)
 
-    def phase(self, text: str, lane: str = "") -> None:
+    def phase(self, text: str, host: str = "") -> None:
         """Renew the live line."""
-        self._texts[lane] = text
-        if lane not in self._now:
-            self._now[lane] = (lane, 0.0)
+        self._texts[host] = text
+        if host not in self._now:
+            self._now[host] = (host, 0.0)
             if not self._live:
-                self._say(f"{lane}: {text}")  # waiting for the board, before any row of it
+                self._say(f"{host}: {text}")  # waiting for the board, before any row of it
         if self._live:
             parts = [self._part(key) for key in self._now]
             self._live.update(f"[{self._done + 1}/{self._total}] {' | '.join(parts)}".replace("[", "\\["))
 
-    def _part(self, lane: str) -> str:
-        label, until = self._now[lane]
+    def _part(self, host: str) -> str:
+        label, until = self._now[host]
         left = max(0.0, until - time.monotonic())
-        return f"{label}: {self._texts[lane]}{f', about {format_duration(left)} left' if until else ''}"
+        return f"{label}: {self._texts[host]}{f', about {format_duration(left)} left' if until else ''}"
 
     def end(self, record: Record) -> None:
         """A row is done: one line that stays."""

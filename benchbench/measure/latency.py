@@ -40,11 +40,6 @@ class Latency:
     protocol: Protocol
     unstable: str | None  # why the row is unstable, and what to try
 
-    @property
-    def forward_s(self) -> float:
-        """Time inside forwards, warm-up included."""
-        return self.spent_s
-
     def measurements(self, metric: str = "latency_s") -> list[Measurement]:
         """`latency_s` (or another time), for a latency also throughput, and `warmup_s`; all measured."""
         return [

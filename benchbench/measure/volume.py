@@ -27,8 +27,7 @@ from benchbench.core.records import METRIC_UNITS, Measurement
 from benchbench.core.units import format_shape
 from benchbench.data import get_plan, load_case
 from benchbench.measure.flops.graph import DTYPES
-from benchbench.measure.latency import cuda_timer, time_forwards
-from benchbench.measure.memory import PeakMemory
+from benchbench.measure.timed import time_calls
 from benchbench.zoo import logits as zoo_logits
 
 BLENDING = "gaussian"
@@ -221,15 +220,8 @@ def measure_volume(
     run = Inference(module, x, plan, backend=backend, dtype=dtype)
     if backend == "cuda":
         torch.cuda.empty_cache()
-    peak = PeakMemory(backend, gpu=gpu)
-    timed = time_forwards(
-        run,
-        protocol,
-        timer=cuda_timer() if backend == "cuda" else None,
-        after_warmup=run.forget,
-        tick=tick,
-    )
-    (memory, *_) = peak.measurements()
+    timed = time_calls(run, protocol, backend=backend, gpu=gpu, after_warmup=run.forget, tick=tick)
+    (memory, *_) = timed.peak.measurements()
     how = (
         f"windows of {format_shape(plan.patch)}, overlap {plan.overlap:g}, {plan.batch} at a time, "
         f"{BLENDING} blending, from a volume of {format_shape(sides)} to its label map"
@@ -237,7 +229,7 @@ def measure_volume(
     if plan.crop_foreground:
         how += f", over the box that holds the head of a {PHANTOM} case"
     counted = f"{how}; the whole volume has {windows_of(sides, plan.patch, plan.overlap)}"
-    seconds = timed.measurements("volume_latency_s")[0]
+    seconds = timed.latency.measurements("volume_latency_s")[0]
     outside = max(0.0, 1 - sum(run.inside_s) / sum(run.total_s))
     found = [
         dataclasses.replace(seconds, method=f"{seconds.method}; {how}"),
@@ -247,7 +239,7 @@ def measure_volume(
     ]
     if plan.crop_foreground:
         found.append(_measured("volume_cropped_share", run.left_share, "share of the voxels that the box holds"))
-    return VolumeResult(measurements=tuple(found), unstable=timed.unstable, spent_s=timed.spent_s)
+    return VolumeResult(measurements=tuple(found), unstable=timed.latency.unstable, spent_s=timed.latency.spent_s)
 
 
 def _measured(metric: str, value: float, method: str) -> Measurement:

@@ -77,8 +77,8 @@ def measure_module(
     import torch
 
     from benchbench.measure.flops.graph import DTYPES, measure_cost, uncounted
-    from benchbench.measure.latency import forward_function, time_forwards
-    from benchbench.measure.memory import PeakMemory
+    from benchbench.measure.latency import forward_function
+    from benchbench.measure.timed import time_calls
 
     if device not in ("cpu", "cuda"):
         raise UsageError(unknown("device", device, ("cpu", "cuda")))
@@ -94,16 +94,14 @@ def measure_module(
         cost, why = None, str(error)
     module = module.eval().to(device)
     x = torch.randn(*input_shape, generator=torch.Generator().manual_seed(0)).to(device)
-    memory = PeakMemory(device)
-    latency = time_forwards(
-        forward_function(module, x, backend=device, dtype=dtype), get_protocol(protocol), batch=input_shape[0]
-    )
+    forward = forward_function(module, x, backend=device, dtype=dtype)
+    timed = time_calls(forward, get_protocol(protocol), backend=device, batch=input_shape[0])
     return Measured(
         name=type(module).__name__,
         input_shape=tuple(input_shape),
         measurements=(
             *(uncounted(module, why) if cost is None else cost),
-            *latency.measurements(),
-            *memory.measurements(),
+            *timed.latency.measurements(),
+            *timed.peak.measurements(),
         ),
     )

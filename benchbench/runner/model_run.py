@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from benchbench.measure.memory_limit import MemoryLimit
+    from benchbench.measure.timed import Timed
     from benchbench.runner.job import Job
 
 Emit = Callable[[dict[str, Any]], None]
@@ -65,7 +66,7 @@ class ModelRun:
         end = self._infer()
         if (work.volume or work.crop_foreground) and end["status"] in ("ok", "unstable"):
             self._enter("the whole volume")
-            end = _worse(end, self._volume())
+            end = _end_with([end["error"], self._volume()])
         finite = end["status"] != "failed" or work.dtype != "fp32"
         if job.first and job.data_where and job.checkpoint_path and finite:
             self._enter("the evaluation of Dice")
@@ -76,7 +77,7 @@ class ModelRun:
         import torch
 
         from benchbench.devices import jetson
-        from benchbench.measure import latency, memory, output_check  # noqa: F401  now, and not into the limit
+        from benchbench.measure import memory, output_check, timed  # noqa: F401  now, and not into the limit
         from benchbench.zoo import build as zoo_build
 
         job, work = self.job, self.work
@@ -137,12 +138,10 @@ class ModelRun:
 
     def _infer(self) -> dict[str, Any]:
         from benchbench.measure import latency, memory, output_check
-        from benchbench.measure.monitor import Watch
 
         job, work = self.job, self.work
         forward = latency.forward_function(self.module, self.x, backend=job.backend, dtype=work.dtype)
         check = output_check.OutputCheck(work.dtype)
-        watch = Watch(job.backend, job.gpu)
         last: list[Any] = []
         before: list[output_check.TensorChecksums] = []
 
@@ -151,39 +150,18 @@ class ModelRun:
             last.clear()
             last.append(out)
 
-        def begin() -> None:
-            before.append(output_check.TensorChecksums.of(self.module))
-            watch.begin()
-
-        def tick(phase: str, count: int) -> None:
-            if last:
-                check.look(last.pop())
-            if phase == "timed":
-                watch.between()
-            self._tick(phase, count)
-
-        try:
-            peak = memory.PeakMemory(job.backend, gpu=job.gpu, available_before=self.available)
-            found = latency.time_forwards(
-                kept,
-                get_protocol(work.protocol),
-                batch=work.batch,
-                timer=latency.cuda_timer() if job.backend == "cuda" else None,
-                after_warmup=begin,
-                tick=tick,
-            )
-            watch.end()
-        finally:
-            watch.close()
-        self.emit({"event": "forwards", "seconds": found.forward_s})
+        timed = self._time(
+            kept,
+            after_warmup=lambda: before.append(output_check.TensorChecksums.of(self.module)),
+            after_each=lambda: check.look(last.pop()),
+        )
         parts = memory.Parts(
             weights_bytes=memory.weights_bytes(self.module),
             input_bytes=memory.storage_bytes([self.x]),
             output_bytes=check.output_bytes,
         )
-        watched = watch.measurements(len(found.samples_s))
-        for m in [*found.measurements(), *peak.measurements(self.base_bytes, parts), *watched]:
-            self._send(m)
+        self._send(*timed.latency.measurements(), *timed.peak.measurements(self.base_bytes, parts))
+        self._send(*timed.watched())
         if check.bad_share and work.dtype == "fp32":
             return _end(
                 "failed", f"{check.bad_share:.2%} of its output is NaN or infinite: these latencies do not count"
@@ -194,8 +172,36 @@ class ModelRun:
                 why = f"its output in {work.dtype} is off the fp32 output by {error:.1%} (limit {OUTPUT_TOLERANCE:.0%})"
                 return _end("failed", f"{why}: these latencies do not count; use --dtype fp32")
         state = output_check.changed_state(before[0].changed(self.module))
-        doubts = [why for why in (state, check.unstable, found.unstable, watch.unstable) if why]
-        return _end("unstable", "; ".join(doubts)) if doubts else _end("ok")
+        return _end_with([state, check.unstable, *timed.doubts])
+
+    def _time(
+        self,
+        call: Callable[[], object],
+        *,
+        after_warmup: Callable[[], None] | None = None,
+        after_each: Callable[[], None] | None = None,
+    ) -> Timed:
+        """Time a forward or a training step, with the device watched over those that count."""
+        from benchbench.measure.timed import time_calls
+
+        def tick(phase: str, count: int) -> None:
+            if after_each:
+                after_each()
+            self._tick(phase, count)
+
+        timed = time_calls(
+            call,
+            get_protocol(self.work.protocol),
+            backend=self.job.backend,
+            gpu=self.job.gpu,
+            batch=self.work.batch,
+            available_before=self.available,
+            watched=True,
+            after_warmup=after_warmup,
+            tick=tick,
+        )
+        self.emit({"event": "forwards", "seconds": timed.latency.spent_s})
+        return timed
 
     def _output_error(self, out: Any) -> float:
         """Relative L2 distance of a reduced dtype's output to the fp32 one; sent as a measurement."""
@@ -222,45 +228,22 @@ class ModelRun:
     # -- training
 
     def _train(self) -> dict[str, Any]:
-        from benchbench.measure import latency, memory
-        from benchbench.measure.monitor import Watch
         from benchbench.measure.training_step import TrainingStep, of_steps, train_memory, train_time
 
-        job, work = self.job, self.work
-        watch = Watch(job.backend, job.gpu)
-
-        def tick(phase: str, count: int) -> None:
-            if phase == "timed":
-                watch.between()
-            self._tick(phase, count)
-
-        try:
-            step = TrainingStep(self.module, self.x, backend=job.backend, dtype=work.dtype)
-            with step.ready() as one:
-                peak = memory.PeakMemory(job.backend, gpu=job.gpu, available_before=self.available)
-                found = latency.time_forwards(
-                    one,
-                    get_protocol(work.protocol),
-                    batch=work.batch,
-                    timer=latency.cuda_timer() if job.backend == "cuda" else None,
-                    after_warmup=watch.begin,
-                    tick=tick,
-                )
-            watch.end()
-        finally:
-            watch.close()
-        self.emit({"event": "forwards", "seconds": found.forward_s})
-        watched = of_steps(watch.measurements(len(found.samples_s)))
-        for m in [*train_time(found, work.dtype), *train_memory(peak, self.base_bytes), *watched]:
-            self._send(m)
+        work = self.work
+        step = TrainingStep(self.module, self.x, backend=self.job.backend, dtype=work.dtype)
+        with step.ready() as one:
+            timed = self._time(one)
+        self._send(*train_time(timed.latency, work.dtype), *train_memory(timed.peak, self.base_bytes))
+        self._send(*of_steps(timed.watched()))
         if not step.is_finite():
             return _end("failed", f"the loss is NaN or infinite in {work.dtype}: these steps do not count")
-        doubts = [why for why in (found.unstable, watch.unstable) if why]
-        return _end("unstable", "; ".join(doubts)) if doubts else _end("ok")
+        return _end_with(timed.doubts)
 
     # -- a whole volume, and Dice
 
-    def _volume(self) -> dict[str, Any]:
+    def _volume(self) -> str | None:
+        """Time it; why its time is unstable."""
         from benchbench.measure import volume
 
         job, work = self.job, self.work
@@ -283,9 +266,8 @@ class ModelRun:
             tick=lambda phase, count: self._tick(f"volume, {phase}", count),
         )
         self.emit({"event": "forwards", "seconds": found.spent_s})
-        for m in found.measurements:
-            self._send(m)
-        return _end("unstable", f"whole volume: {found.unstable}") if found.unstable else _end("ok")
+        self._send(*found.measurements)
+        return f"whole volume: {found.unstable}" if found.unstable else None
 
     def _dice(self) -> None:
         from benchbench.training.evaluate import measure_dice
@@ -310,8 +292,7 @@ class ModelRun:
                 )
             )
             return
-        for m in result.measurements:
-            self._send(m)
+        self._send(*result.measurements)
         for picture in result.pictures:
             content = base64.b64encode(picture.png).decode()
             emit({"event": "picture", "name": picture.name, "title": picture.title, "content": content})
@@ -321,8 +302,9 @@ class ModelRun:
     def _tick(self, phase: str, count: int) -> None:
         self.emit({"event": "tick", "phase": phase, "count": count})
 
-    def _send(self, measurement: rec.Measurement) -> None:
-        self.emit({"event": "measurement", "measurement": rec.to_json(measurement)})
+    def _send(self, *measurements: rec.Measurement) -> None:
+        for m in measurements:
+            self.emit({"event": "measurement", "measurement": rec.to_json(m)})
 
 
 def _limit(job: Job) -> MemoryLimit | None:
@@ -338,7 +320,7 @@ def _end(status: str, error: str | None = None) -> dict[str, Any]:
     return {"status": status, "error": error}
 
 
-def _worse(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """The ending of two parts that are each ok or unstable."""
-    errors = [end["error"] for end in (first, second) if end["error"]]
-    return _end("unstable", "; ".join(errors)) if errors else _end("ok")
+def _end_with(doubts: Sequence[str | None]) -> dict[str, Any]:
+    """`unstable` where there is a doubt."""
+    why = "; ".join(doubt for doubt in doubts if doubt)
+    return _end("unstable", why) if why else _end("ok")

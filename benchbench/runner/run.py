@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core.errors import CardError, ShapeError
@@ -25,10 +25,11 @@ from benchbench.devices import jetson
 from benchbench.devices.environment import environment
 from benchbench.runner.estimate import CellCost, TimeBreakdown, count, estimate_s
 from benchbench.runner.job import Cell
-from benchbench.runner.local import LocalRunner, make_record, now
+from benchbench.runner.listener import RunListener
+from benchbench.runner.local import LocalRunner
 from benchbench.runner.plan import RunRequest, plan_cells
 from benchbench.runner.remote import queue as remote_queue
-from benchbench.runner.schedule import CellProgress, ProcessResult, RunJournal
+from benchbench.runner.schedule import ProcessResult, RunJournal
 
 log = logging.getLogger(__name__)
 
@@ -45,26 +46,7 @@ class RunResult:
     visits: tuple[remote_queue.HostTiming, ...] = ()  # one a host
 
 
-class Progress(Protocol):
-    """How a run tells what it does; every method may be ignored.
-
-    A lane is another host's name; several run at the same time as this machine's cells, which have none.
-    """
-
-    def plan(self, cells: Sequence[tuple[str, float]], folder: Path, reused: int) -> None:
-        """(label, estimated seconds) of each cell to come."""
-
-    def begin(self, label: str, remaining_s: float, lane: str = "") -> None:
-        """A cell starts; so much is left of the whole run, or of the lane."""
-
-    def phase(self, text: str, lane: str = "") -> None:
-        """What the running cell does now."""
-
-    def end(self, record: rec.Record) -> None:
-        """A cell is done and on disk."""
-
-
-def run(request: RunRequest, out: Path, *, fresh: bool = False, progress: Progress) -> RunResult:
+def run(request: RunRequest, out: Path, *, fresh: bool = False, progress: RunListener) -> RunResult:
     """Measure, or predict, every network on every device.
 
     Args:
@@ -83,7 +65,7 @@ def run(request: RunRequest, out: Path, *, fresh: bool = False, progress: Progre
 
 
 def _run(
-    request: RunRequest, out: Path, lines: remote_queue.ConnectionPool, *, fresh: bool, progress: Progress
+    request: RunRequest, out: Path, lines: remote_queue.ConnectionPool, *, fresh: bool, progress: RunListener
 ) -> RunResult:
     began = time.monotonic()
     spent = TimeBreakdown()
@@ -93,10 +75,11 @@ def _run(
         _warn(environments)
         costs = count([c for c in cells if c.target.host is None], spent)
         _refuse(list(costs.values()))
-        done: dict[str, rec.Record] = {}
+        journal = RunJournal(out, fresh=fresh)
+        recorder = _RunRecorder(store, journal, progress, environments)
+        done = recorder.done
         for cell in cells:
-            earlier = store.finished(cell.id, environments[_setting(cell)])
-            if earlier:
+            if earlier := store.finished(cell.id, recorder.environment(cell)):
                 done[cell.id] = earlier
         reused = len(done)
         left = [c for c in cells if c.id not in done]
@@ -104,14 +87,17 @@ def _run(
         away = [c for c in left if c.target.host]
         estimates = {c.id: estimate_s(c, costs[c.id], request.protocol) for c in todo}
         progress.plan([(c.label, estimates.get(c.id, 0.0)) for c in [*todo, *away]], out, reused)
-        journal = RunJournal(out, fresh=fresh)
-        desk = _Desk(store, progress, done, journal)
         others = remote_queue.HostQueues(
-            away, request.time_limit_s, set_clocks=request.set_clocks, noise=request.noise, listener=desk, lines=lines
+            away,
+            request.time_limit_s,
+            set_clocks=request.set_clocks,
+            noise=request.noise,
+            recorder=recorder,
+            lines=lines,
         )
         with others:
-            bench = LocalRunner(costs, estimates, request.time_limit_s, desk, spent, noise=request.noise)
-            bench.run(todo, lambda c: environments[_setting(c)], store, journal, settled=list(done.values()))
+            runner = LocalRunner(costs, estimates, request.time_limit_s, recorder, spent, noise=request.noise)
+            runner.run(todo, settled=list(done.values()))
             spent.total_s = time.monotonic() - began  # of this machine's own part
             others.join()
         if not failed(done.values()):  # else what is kept of a board that was lost is of use to the next run
@@ -127,7 +113,10 @@ def _run(
     )
 
 
-def _setting(cell: Cell) -> tuple[str, int | None]:
+_Setting = tuple[str, int | None]  # the device that was asked for, threads
+
+
+def _setting(cell: Cell) -> _Setting:
     """What an environment depends on."""
     return cell.target.device.asked, cell.workload.threads
 
@@ -148,58 +137,43 @@ def _environment(cell: Cell) -> dict[str, Any]:
     return found
 
 
-class _Desk:
-    """Where the rows of this machine and of every host's thread come together, one at a time."""
+class _RunRecorder:
+    """The rows of this machine and of every host's thread, into one folder and one at a time."""
 
-    def __init__(self, store: Store, progress: Progress, done: dict[str, rec.Record], journal: RunJournal) -> None:
-        self.store, self.progress, self.done, self.journal = store, progress, done, journal
-        self._lock = threading.Lock()
+    def __init__(
+        self, store: Store, journal: RunJournal, listener: RunListener, environments: Mapping[_Setting, dict[str, Any]]
+    ) -> None:
+        self.store, self.journal, self.listener, self.environments = store, journal, listener, environments
+        self.done: dict[str, rec.Record] = {}
+        self._lock = threading.RLock()
 
-    def plan(self, cells: Sequence[tuple[str, float]], folder: Path, reused: int) -> None:
+    def begin(self, label: str, remaining_s: float, host: str = "") -> None:
         with self._lock:
-            self.progress.plan(cells, folder, reused)
+            self.listener.begin(label, remaining_s, host)
 
-    def begin(self, label: str, remaining_s: float, lane: str = "") -> None:
+    def phase(self, text: str, host: str = "") -> None:
         with self._lock:
-            self.progress.begin(label, remaining_s, *([lane] if lane else []))
+            self.listener.phase(text, host)
 
-    def phase(self, text: str, lane: str = "") -> None:
+    def environment(self, cell: Cell) -> dict[str, Any]:
+        return self.environments[_setting(cell)]
+
+    def earlier(self, cell: Cell, *, repeat: bool = False) -> list[ProcessResult]:
+        return self.journal.results(cell.id, self.environment(cell), repeat=repeat)
+
+    def keep(self, cell: Cell, result: ProcessResult, *, repeat: bool = False) -> None:
         with self._lock:
-            self.progress.phase(text, *([lane] if lane else []))
+            self.journal.keep(cell.id, self.environment(cell), result, repeat=repeat)
 
-    def end(self, record: rec.Record) -> None:
+    def add_artifact(self, kind: str, name: str, content: bytes, *, title: str = "") -> rec.Artifact:
         with self._lock:
-            self.progress.end(record)
-
-    def send_turn(self, cell: Cell, turn: ProcessResult) -> None:
-        """Nothing: this machine's own turns are in the journal."""
+            return self.store.add_artifact(kind, name, content, title=title)
 
     def finish(self, cell: Cell, record: rec.Record) -> None:
         with self._lock:
             self.store.append(record)
             self.done[cell.id] = record
-            self.progress.end(record)
-
-    def turns(self, cell: Cell) -> list[ProcessResult]:
-        """What an earlier run kept of another host's cell."""
-        return self.journal.turns(cell.id, _environment(cell))
-
-    def turn(self, cell: Cell, turn: Mapping[str, Any], contents: Sequence[remote_queue.Content]) -> None:
-        with self._lock:
-            kept = [self.store.add_artifact(c.kind, c.name, c.content, title=c.title) for c in contents]
-            whole = dataclasses.replace(rec.from_json(ProcessResult, turn), artifacts=tuple(kept))
-            self.journal.keep(cell.id, _environment(cell), whole)
-
-    def deliver(self, cell: Cell, record: rec.Record, contents: Sequence[remote_queue.Content]) -> None:
-        with self._lock:
-            kept = [self.store.add_artifact(c.kind, c.name, c.content, title=c.title) for c in contents]
-            earlier = [a for turn in [*self.turns(cell), *self.journal.came(cell.id)] for a in turn.artifacts]
-            together = {artifact.path: artifact for artifact in [*kept, *earlier]}
-        self.finish(cell, dataclasses.replace(record, artifacts=tuple(together.values())))
-
-    def absent(self, cell: Cell, why: str, known: Sequence[rec.Measurement]) -> None:
-        cost = CellCost(measurements=tuple(known), refused=("away", why, None))
-        self.finish(cell, make_record(CellProgress(cell, started_at=now()), cost, _environment(cell), self.store))
+            self.listener.end(record)
 
 
 def clocks(wanted: bool) -> contextlib.AbstractContextManager[None]:

@@ -148,10 +148,10 @@ class _Silent:
             whole = format_duration(sum(seconds for _, seconds in cells))
             self.tell(f"measuring {len(cells)} network{'s' * (len(cells) != 1)}, about {whole}")
 
-    def begin(self, label: str, remaining_s: float, lane: str = "") -> None:
+    def begin(self, label: str, remaining_s: float, host: str = "") -> None:
         self.tell(f"measuring {label}")
 
-    def phase(self, text: str, lane: str = "") -> None:
+    def phase(self, text: str, host: str = "") -> None:
         """Nothing: too fine for a line."""
 
     def end(self, record: rec.Record) -> None:

@@ -167,7 +167,7 @@ def test_fresh_twice_keeps_the_records_of_both(tmp_path: Path) -> None:
         (tmp_path / RECORDS).write_bytes(line * (number + 1))
         (tmp_path / JOURNAL).write_bytes(b"{}\n" * (number + 1))
         Store(tmp_path, fresh=True).close()
-        assert RunJournal(tmp_path, fresh=True).turns("cell", {}) == []
+        assert RunJournal(tmp_path, fresh=True).results("cell", {}) == []
         tmp_path.mkdir(exist_ok=True)
     for ending, number in ((".old", 1), (".old.2", 2), (".old.3", 3)):
         assert (tmp_path / f"{RECORDS}{ending}").read_bytes() == line * number

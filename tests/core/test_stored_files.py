@@ -201,7 +201,7 @@ def test_a_journal_with_a_wrong_line_is_refused(tmp_path, row):
 @pytest.mark.parametrize("line", ["[1]", "[" * 3000, '{"cell": "c", "environment": "e", "twin": false, "turn": []}'])
 def test_turns_that_cannot_be_read_are_measured_again(tmp_path, line):
     (tmp_path / JOURNAL).write_text(line + "\n")
-    assert Turns(tmp_path).turns("c", {}) == []
+    assert Turns(tmp_path).results("c", {}) == []
 
 
 @pytest.mark.parametrize("content", ["[" * 3000, "NaN", "[]", '{"a": 1e999}'])

@@ -43,13 +43,13 @@ class Heard(Silent):
         super().__init__()
         self.phases, self.at_end, self.at_phase = [], at_end, at_phase
 
-    def begin(self, label, remaining_s, lane=""):
+    def begin(self, label, remaining_s, host=""):
         self.began.append(label)
 
-    def phase(self, text, lane=""):
-        self.phases.append((lane, text))
+    def phase(self, text, host=""):
+        self.phases.append((host, text))
         if self.at_phase:
-            self.at_phase(text, lane)
+            self.at_phase(text, host)
 
     def end(self, record):
         super().end(record)
@@ -197,8 +197,8 @@ class TestOverSsh:
 
     def test_a_connection_cut_between_processes_goes_on_from_the_one_that_ended(self, board, tmp_path):
         class Cuts(Heard):
-            def begin(self, label, remaining_s, lane=""):
-                super().begin(label, remaining_s, lane)
+            def begin(self, label, remaining_s, host=""):
+                super().begin(label, remaining_s, host)
                 if "process 2 of 2" in label:
                     cut(board)
 
@@ -228,7 +228,7 @@ class TestOverSsh:
     def test_two_runs_queue_and_the_second_is_told(self, board, tmp_path):
         lock = os.open(board.tmp / "benchbench.lock", os.O_RDONLY | os.O_CREAT, 0o644)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        heard = Heard(at_phase=lambda text, lane: "waiting" in text and fcntl.flock(lock, fcntl.LOCK_UN))
+        heard = Heard(at_phase=lambda text, host: "waiting" in text and fcntl.flock(lock, fcntl.LOCK_UN))
         outcome = runner_run.run(ask(nets("Tiny")), tmp_path, progress=heard)
         os.close(lock)
         assert ("board", "another run has this board: waiting for its end") in heard.phases

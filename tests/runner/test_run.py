@@ -17,6 +17,7 @@ from benchbench.core.results import read_records
 from benchbench.runner import child_process
 from benchbench.runner import local as runner_local
 from benchbench.runner import plan as runner_plan
+from benchbench.runner import record as runner_record
 from benchbench.runner import run as runner_run
 from benchbench.runner.remote import queue as remote_queue
 
@@ -33,10 +34,10 @@ class Heard:
     def plan(self, cells, folder, reused):
         self.planned = ([label for label, _ in cells], reused)
 
-    def begin(self, label, remaining_s):
+    def begin(self, label, remaining_s, host=""):
         self.began.append(label)
 
-    def phase(self, text):
+    def phase(self, text, host=""):
         pass
 
     def end(self, record):
@@ -120,7 +121,7 @@ def test_a_forward_that_does_not_end_is_a_timeout_with_what_was_known(tmp_path):
 
 def test_a_child_killed_from_outside_is_a_row_and_the_run_goes_on(tmp_path):
     class KillsTheSleeper(Heard):
-        def phase(self, text):
+        def phase(self, text, host=""):
             pass
 
     killed = []
@@ -144,9 +145,9 @@ def test_a_child_killed_from_outside_is_a_row_and_the_run_goes_on(tmp_path):
 
 
 def test_a_network_that_would_not_fit_is_not_started(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner_local.cpu, "available_memory_bytes", lambda *_: 330_000_000)
+    monkeypatch.setattr(runner_record.cpu, "available_memory_bytes", lambda *_: 330_000_000)
     started = []
-    monkeypatch.setattr(runner_local, "_in_child", lambda *a, **_: started.append(a))
+    monkeypatch.setattr(runner_local.LocalRunner, "_measure", lambda *a, **_: started.append(a))
     outcome = runner_run.run(
         dataclasses.replace(ask(nets("Tiny")), spatial=(128, 128, 128)), tmp_path, progress=Heard()
     )

@@ -9,16 +9,17 @@ from benchbench.core import records as rec
 from benchbench.core.errors import StoreError
 from benchbench.core.protocol import get_protocol
 from benchbench.runner import plan as runner_plan
+from benchbench.runner.record import ending_of_processes
 from benchbench.runner.remote import queue as remote_queue
-from benchbench.runner.schedule import JOURNAL, CellProgress, ProcessResult, RunJournal, run_rounds, twin_for
+from benchbench.runner.schedule import JOURNAL, CellProgress, ProcessResult, RunJournal, repeat_for, run_rounds
 
 SIDES = (8, 8, 8)
 
 
-def course(name="Tiny", protocol="standard", twin_of=None):
+def course(name="Tiny", protocol="standard", repeat_of=None):
     request = runner_plan.RunRequest(models=f"tests.tiny_nets:{name}", spatial=SIDES, threads=(1,), protocol=protocol)
     (cell,) = runner_plan.plan_cells(request, remote_queue.ConnectionPool())
-    return CellProgress(cell, started_at="2026-01-01T00:00:00.000+00:00", twin_of=twin_of)
+    return CellProgress(cell, started_at="2026-01-01T00:00:00.000+00:00", repeat_of=repeat_of)
 
 
 def turn(seconds=1.0, status="ok", disturbed=0, took=1.0, error=None):
@@ -41,13 +42,13 @@ class World:
 
     def run(self, courses):
         def measure(c):
-            self.order.append((c.cell.model.name.partition(":")[2], c.twin_of is not None))
+            self.order.append((c.cell.model.name.partition(":")[2], c.repeat_of is not None))
             return self.give(c)
 
         run_rounds(
             courses,
             measure,
-            lambda c, twin: self.finished.append((c, twin)),
+            lambda c, repeat: self.finished.append((c, repeat)),
             lambda c, t: self.kept.append((c, t)),
         )
         return self
@@ -67,14 +68,14 @@ def test_rounds_interleave_and_the_first_goes_from_the_cheapest():
 def test_quick_is_one_process():
     world = World(lambda c: turn()).run([course(protocol="quick")])
     assert len(world.order) == 1
-    assert world.finished[0][0].ending() == ("ok", None, None)
+    assert ending_of_processes(world.finished[0][0]) == ("ok", None, None)
 
 
 def test_a_wide_interval_asks_for_more_processes_and_is_unstable_at_the_last():
     seconds = iter([1.0, 1.3] * 10)
     world = World(lambda c: turn(next(seconds))).run([course()])
     assert len(world.order) == get_protocol("standard").max_processes
-    status, why, _ = world.finished[0][0].ending()
+    status, why, _ = ending_of_processes(world.finished[0][0])
     assert status == "unstable"
     assert "10 processes" in why
 
@@ -83,19 +84,19 @@ def test_no_further_process_once_the_cell_has_had_its_time():
     seconds = iter([1.0, 1.3] * 10)
     world = World(lambda c: turn(next(seconds), took=40.0)).run([course()])
     assert len(world.order) == 5
-    assert world.finished[0][0].ending()[0] == "unstable"
+    assert ending_of_processes(world.finished[0][0])[0] == "unstable"
 
 
 def test_a_failure_ends_its_cell_alone_and_keeps_what_was_known():
     def give(c):
-        if c.cell.model.name.endswith("Wider") and len(c.turns) == 2:
+        if c.cell.model.name.endswith("Wider") and len(c.results) == 2:
             return ProcessResult(status="oom", error="killed by the kernel: out of memory")
         return turn()
 
     world = World(give).run([course("Tiny"), course("Wider")])
     rows = {c.cell.model.name.partition(":")[2]: c for c, _ in world.finished}
-    assert rows["Tiny"].ending()[0] == "ok"
-    status, why, _ = rows["Wider"].ending()
+    assert ending_of_processes(rows["Tiny"])[0] == "ok"
+    status, why, _ = ending_of_processes(rows["Wider"])
     assert status == "oom"
     assert why.startswith("in process 3 of 5: killed")
     assert rows["Wider"].measurements()[0].runs == (3, 3)
@@ -120,38 +121,38 @@ def test_two_groups_of_processes_that_a_host_made_are_one_unstable_row():
     done = world.finished[0][0]
     assert len(world.order) == 10
     assert len(done.measurements()[0].runs) == 10
-    status, why, _ = done.ending()
+    status, why, _ = ending_of_processes(done)
     assert status == "unstable"
     assert "10 processes" in why
 
 
 def test_a_network_is_measured_against_itself_in_the_same_rounds():
     one, other = course("Tiny"), course("Wider")
-    twin = course("Tiny", twin_of=one)
-    world = World(lambda c: turn(1.01 if c.twin_of else 1.0)).run([one, other, twin])
+    repeat = course("Tiny", repeat_of=one)
+    world = World(lambda c: turn(1.01 if c.repeat_of else 1.0)).run([one, other, repeat])
     assert world.order.count(("Tiny", True)) == 5
     partner = next(t for c, t in world.finished if c is one)
-    assert partner is twin
-    (noise,) = one.noise(twin)
+    assert partner is repeat
+    (noise,) = one.noise(repeat)
     assert noise.value == pytest.approx(1.01)
     assert len(world.finished) == 2  # the double has no row of its own
 
 
 def test_a_row_waits_for_its_double_but_not_for_one_that_failed():
     one = course("Tiny")
-    twin = course("Tiny", twin_of=one)
-    world = World(lambda c: ProcessResult(status="failed", error="x") if c.twin_of else turn()).run([one, twin])
-    assert world.finished[0][0].ending()[0] == "ok"
-    assert one.noise(twin) == []
+    repeat = course("Tiny", repeat_of=one)
+    world = World(lambda c: ProcessResult(status="failed", error="x") if c.repeat_of else turn()).run([one, repeat])
+    assert ending_of_processes(world.finished[0][0])[0] == "ok"
+    assert one.noise(repeat) == []
 
 
 def test_the_double_is_of_the_cheapest_network_that_says_something():
     courses = [course("Tiny"), course("Wider"), course("Lists")]
     seconds = {"Tiny": 0.001, "Wider": 0.2, "Lists": 0.1}
-    twin = twin_for(courses, lambda cell: seconds[cell.model.name.partition(":")[2]])
-    assert twin.twin_of is courses[2]
-    assert twin_for(courses[:1], lambda cell: 0.001).twin_of is courses[0]
-    assert twin_for([], lambda cell: 1.0) is None
+    repeat = repeat_for(courses, lambda cell: seconds[cell.model.name.partition(":")[2]])
+    assert repeat.repeat_of is courses[2]
+    assert repeat_for(courses[:1], lambda cell: 0.001).repeat_of is courses[0]
+    assert repeat_for([], lambda cell: 1.0) is None
 
 
 ENVIRONMENT = {"cpu": "x", "threads": 1, "load_average": 0.5}
@@ -161,13 +162,13 @@ def test_a_journal_gives_back_what_was_kept_under_equal_conditions(tmp_path):
     c = course()
     journal = RunJournal(tmp_path)
     journal.keep(c.cell.id, ENVIRONMENT, turn(1.0))
-    journal.keep(c.cell.id, ENVIRONMENT, turn(1.5), twin=True)
+    journal.keep(c.cell.id, ENVIRONMENT, turn(1.5), repeat=True)
     journal.keep(c.cell.id, ENVIRONMENT, ProcessResult(status="oom", error="x"))
     again = RunJournal(tmp_path)
-    assert again.turns(c.cell.id, ENVIRONMENT | {"load_average": 9.0}) == [turn(1.0)]
-    assert again.turns(c.cell.id, ENVIRONMENT, twin=True) == [turn(1.5)]
-    assert again.turns(c.cell.id, ENVIRONMENT | {"threads": 2}) == []
-    assert again.turns("another", ENVIRONMENT) == []
+    assert again.results(c.cell.id, ENVIRONMENT | {"load_average": 9.0}) == [turn(1.0)]
+    assert again.results(c.cell.id, ENVIRONMENT, repeat=True) == [turn(1.5)]
+    assert again.results(c.cell.id, ENVIRONMENT | {"threads": 2}) == []
+    assert again.results("another", ENVIRONMENT) == []
 
 
 def test_a_torn_or_foreign_line_of_a_journal_is_passed_over(tmp_path):
@@ -175,12 +176,12 @@ def test_a_torn_or_foreign_line_of_a_journal_is_passed_over(tmp_path):
     journal.keep("c", ENVIRONMENT, turn())
     with open(tmp_path / JOURNAL, "ab") as file:
         file.write(b"nonsense\n{}\n" + json.dumps({"cell": "c"}).encode()[:5])
-    assert RunJournal(tmp_path).turns("c", ENVIRONMENT) == [turn()]
+    assert RunJournal(tmp_path).results("c", ENVIRONMENT) == [turn()]
 
 
 def test_fresh_forgets_a_journal_and_the_end_removes_it(tmp_path):
     RunJournal(tmp_path).keep("c", ENVIRONMENT, turn())
-    assert RunJournal(tmp_path, fresh=True).turns("c", ENVIRONMENT) == []
+    assert RunJournal(tmp_path, fresh=True).results("c", ENVIRONMENT) == []
     journal = RunJournal(tmp_path)
     journal.keep("c", ENVIRONMENT, turn())
     journal.close()

@@ -29,7 +29,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,19 +192,12 @@ def run(request: Mapping[str, Any], emit: Emit, take: Take) -> None:
             cells.sort(key=lambda c: costs[c.id].value("macs"))
             estimates = {c.id: estimate_s(c, costs[c.id], c.workload.protocol) for c in cells}
             conditions = {n: environment(target.backend, n) for n in {c.workload.threads for c in cells}}
-            before = {
-                cell.id: [rec.from_json(ProcessResult, turn) for turn in item.get("turns", ())]
+            earlier = {
+                cell.id: [rec.from_json(ProcessResult, result) for result in item.get("turns", ())]
                 for cell, item in zip(asked, request["cells"], strict=True)
             }
-            teller = _Teller(emit)
-            bench = LocalRunner(costs, estimates, request["time_limit_s"], teller, spent, noise=request["noise"])
-            bench.run(
-                cells,
-                lambda c: conditions[c.workload.threads],
-                teller.basket,
-                None,
-                turns_of=lambda c: before.get(c.id, ()),
-            )
+            recorder = _WireRecorder(emit, conditions, earlier)
+            LocalRunner(costs, estimates, request["time_limit_s"], recorder, spent, noise=request["noise"]).run(cells)
             emit({"event": "end", "measured_s": spent.start_s + spent.forward_s + spent.accuracy_s})
     finally:
         os.close(lock)
@@ -336,46 +329,51 @@ def _receive(digest: str, take: Take) -> Path:
     raise CheckpointError(message.get("error") or "the weights' file is not the one that its .json describes")
 
 
-class _Basket:
-    """Files beside a record, on their way to the other side."""
+class _WireRecorder:
+    """`Recorder` whose results go to the asking side: files with the first event after them, phases once a second."""
 
-    def __init__(self) -> None:
-        self.items: list[dict[str, str]] = []
+    def __init__(
+        self,
+        emit: Emit,
+        environments: Mapping[int | None, Mapping[str, Any]],
+        earlier: Mapping[str, Sequence[ProcessResult]],
+    ) -> None:
+        self._emit, self._environments, self._earlier = emit, environments, earlier
+        self._last_phase = 0.0
+        self._files: list[dict[str, str]] = []
 
-    def empty(self) -> list[dict[str, str]]:
-        """What is in it, which is then sent."""
-        items, self.items = self.items, []
-        return items
+    def begin(self, label: str, remaining_s: float, host: str = "") -> None:
+        self._emit({"event": "begin", "label": label, "remaining_s": remaining_s})
+
+    def phase(self, text: str, host: str = "") -> None:
+        now = time.monotonic()
+        if now - self._last_phase >= _PHASE_EVERY_S:
+            self._last_phase = now
+            self._emit({"event": "phase", "text": text})
+
+    def environment(self, cell: Cell) -> Mapping[str, Any]:
+        return self._environments[cell.workload.threads]
+
+    def earlier(self, cell: Cell, *, repeat: bool = False) -> Sequence[ProcessResult]:
+        return () if repeat else self._earlier.get(cell.id, ())
+
+    def keep(self, cell: Cell, result: ProcessResult, *, repeat: bool = False) -> None:
+        if not repeat:  # which the asking side keeps nothing of
+            plain = rec.to_json(dataclasses.replace(result, artifacts=()))
+            self._emit({"event": "turn", "cell": cell.id, "turn": plain, "artifacts": self._take_files()})
 
     def add_artifact(self, kind: str, name: str, content: bytes, *, title: str = "") -> rec.Artifact:
         digest = hashlib.sha256(content).hexdigest()
         text = base64.b64encode(content).decode()
-        self.items.append({"kind": kind, "name": name, "title": title, "sha256": digest, "content": text})
+        self._files.append({"kind": kind, "name": name, "title": title, "sha256": digest, "content": text})
         return rec.Artifact(kind=kind, path=name, sha256=digest, title=title)
 
-
-class _Teller:
-    """`RunListener` over the wire; phases not more than once a second."""
-
-    def __init__(self, emit: Emit) -> None:
-        self._emit, self._last = emit, 0.0
-        self.basket = _Basket()
-
-    def begin(self, label: str, remaining_s: float, lane: str = "") -> None:
-        self._emit({"event": "begin", "label": label, "remaining_s": remaining_s})
-
     def finish(self, cell: Cell, record: rec.Record) -> None:
-        self._emit({"event": "record", "record": rec.record_to_json(record), "artifacts": self.basket.empty()})
+        self._emit({"event": "record", "record": rec.record_to_json(record), "artifacts": self._take_files()})
 
-    def send_turn(self, cell: Cell, turn: ProcessResult) -> None:
-        plain = rec.to_json(dataclasses.replace(turn, artifacts=()))
-        self._emit({"event": "turn", "cell": cell.id, "turn": plain, "artifacts": self.basket.empty()})
-
-    def phase(self, text: str, lane: str = "") -> None:
-        now = time.monotonic()
-        if now - self._last >= _PHASE_EVERY_S:
-            self._last = now
-            self._emit({"event": "phase", "text": text})
+    def _take_files(self) -> list[dict[str, str]]:
+        files, self._files = self._files, []
+        return files
 
 
 if __name__ == "__main__":

@@ -18,32 +18,24 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core.errors import DeviceError
 from benchbench.devices.hosts import Host
 from benchbench.devices.resolve import Target
+from benchbench.runner.estimate import CellCost
+from benchbench.runner.job import Cell
+from benchbench.runner.listener import Recorder
+from benchbench.runner.record import make_record, now
 from benchbench.runner.remote.ssh import Connection, ConnectionLost, disagreement
+from benchbench.runner.schedule import CellProgress, ProcessResult
 from benchbench.zoo import classes
-
-if TYPE_CHECKING:
-    from benchbench.runner.job import Cell
 
 log = logging.getLogger(__name__)
 
 HELLO_LIMIT_S = 120.0  # a board imports torch in some 10 s, and a sleepy one in more
 CHUNK_BYTES = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Content:
-    """A file that came with a record."""
-
-    kind: str
-    name: str
-    title: str
-    content: bytes
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -58,28 +50,6 @@ class HostTiming:
     received_bytes: int = 0
     measured_s: float = 0.0  # over there: children's start-up, forwards, Dice
     total_s: float = 0.0  # from starting ssh to the last row, without what was done here in between
-
-
-class QueueListener(Protocol):
-    """What a queue tells; called from its thread, so each method takes a lock of its own."""
-
-    def deliver(self, cell: Cell, record: rec.Record, contents: Sequence[Content]) -> None:
-        """A row is finished over there."""
-
-    def turns(self, cell: Cell) -> Sequence[Any]:
-        """Processes of a cell that an earlier run has, as plain dataclasses."""
-
-    def turn(self, cell: Cell, turn: Mapping[str, Any], contents: Sequence[Content]) -> None:
-        """A process of a cell has ended over there."""
-
-    def absent(self, cell: Cell, why: str, known: Sequence[rec.Measurement]) -> None:
-        """A row will not come; so much was known of it."""
-
-    def begin(self, label: str, remaining_s: float, lane: str) -> None:
-        """A cell starts over there."""
-
-    def phase(self, text: str, lane: str) -> None:
-        """What happens over there now."""
 
 
 class ConnectionPool:
@@ -201,7 +171,7 @@ class HostQueue(threading.Thread):
         time_limit_s: float,
         set_clocks: bool,
         noise: bool,
-        listener: QueueListener,
+        recorder: Recorder,
         lines: ConnectionPool,
     ) -> None:
         """Make it; `start` hands the cells over.
@@ -212,16 +182,17 @@ class HostQueue(threading.Thread):
             time_limit_s: of one cell, over there.
             set_clocks: at a Jetson's highest clocks.
             noise: measure one network twice.
-            listener: told what comes.
+            recorder: gets the results; called from this thread.
             lines: has the conversation that began with the greeting.
         """
         super().__init__(daemon=True, name=f"lane-{host.name}")
-        self.host, self.cells, self.time_limit_s, self.listener = host, cells, time_limit_s, listener
+        self.host, self.cells, self.time_limit_s, self.recorder = host, cells, time_limit_s, recorder
         self.set_clocks, self.noise, self.lines = set_clocks, noise, lines
         self.visit = HostTiming(name=cells[0].target.device.asked)
         self.error: Exception | None = None
         self._open = {cell.id: cell for cell in cells}
         self._known: dict[str, list[rec.Measurement]] = {}
+        self._artifacts: dict[str, list[rec.Artifact]] = {}  # of each cell, so far
         self._stopped = False
         self._greeting_s = 0.0  # of the conversation, before this thread began
 
@@ -232,7 +203,7 @@ class HostQueue(threading.Thread):
             why = self._talk()
             if not self._stopped:
                 for cell in list(self._open.values()):
-                    self.listener.absent(cell, why, self._known.get(cell.id, ()))
+                    _finish_absent(cell, why, self._known.get(cell.id, ()), self.recorder)
         except Exception as error:  # raised again by Fleet.join, where somebody hears it
             self.error = error
         self.visit.total_s = time.monotonic() - start + self._greeting_s
@@ -271,7 +242,7 @@ class HostQueue(threading.Thread):
             "time_limit_s": self.time_limit_s,
             "set_clocks": self.set_clocks,
             "noise": self.noise,
-            "cells": [cell_to_json(cell) | {"turns": self._turns(cell)} for cell in self.cells],
+            "cells": [cell_to_json(cell) | {"turns": self._earlier(cell)} for cell in self.cells],
         }
         files = {c.model.checkpoint: Path(c.job.checkpoint_path) for c in self.cells if c.job.checkpoint_path}
         mark = time.monotonic()
@@ -282,7 +253,7 @@ class HostQueue(threading.Thread):
             kind, now = event["event"], time.monotonic()
             try:
                 if kind == "waiting":
-                    self.listener.phase("another run has this board: waiting for its end", visit.name)
+                    self.recorder.phase("another run has this board: waiting for its end", visit.name)
                     mark = now
                 elif kind == "locked":
                     visit.waited_s = now - mark if event["waited"] else 0.0
@@ -295,11 +266,11 @@ class HostQueue(threading.Thread):
                 elif kind == "plan":
                     self._learn(event["cells"])
                 elif kind == "begin":
-                    self.listener.begin(str(event["label"]), float(event["remaining_s"]), visit.name)
+                    self.recorder.begin(str(event["label"]), float(event["remaining_s"]), visit.name)
                 elif kind == "phase":
-                    self.listener.phase(str(event["text"]), visit.name)
+                    self.recorder.phase(str(event["text"]), visit.name)
                 elif kind == "turn":
-                    self._turn(event)
+                    self._keep(event)
                 elif kind == "record":
                     self._receive(event)
                 elif kind == "end":
@@ -309,14 +280,26 @@ class HostQueue(threading.Thread):
                 return f"{self.host.url} sent what this benchbench cannot read ({kind}: {error}){again}"
         return f"{self.host.name} ended without a word on this network{again}"
 
-    def _turns(self, cell: Cell) -> list[Any]:
-        return [rec.to_json(turn) | {"artifacts": []} for turn in self.listener.turns(cell)]
+    def _earlier(self, cell: Cell) -> list[Any]:
+        return [rec.to_json(result) | {"artifacts": []} for result in self.recorder.earlier(cell)]
 
-    def _turn(self, event: Mapping[str, Any]) -> None:
+    def _keep(self, event: Mapping[str, Any]) -> None:
         cell = self._open.get(str(event["cell"]))
         if cell is None:
             raise ValueError("a process of a cell that was not asked for")
-        self.listener.turn(cell, event["turn"], [_content(item) for item in event["artifacts"]])
+        result = rec.from_json(ProcessResult, event["turn"])
+        artifacts = self._receive_files(cell, event)
+        self.recorder.keep(cell, dataclasses.replace(result, artifacts=artifacts))
+
+    def _receive_files(self, cell: Cell, event: Mapping[str, Any]) -> tuple[rec.Artifact, ...]:
+        """Keep the files of an event, which the far side sends once, with the first that has them."""
+        contents = [(item, _content(item)) for item in event["artifacts"]]
+        artifacts = [
+            self.recorder.add_artifact(str(item["kind"]), str(item["name"]), content, title=str(item["title"]))
+            for item, content in contents
+        ]
+        self._artifacts.setdefault(cell.id, []).extend(artifacts)
+        return tuple(artifacts)
 
     def _learn(self, cells: Mapping[str, Any]) -> None:
         for cell, measurements in cells.items():
@@ -327,21 +310,24 @@ class HostQueue(threading.Thread):
         cell = self._open.get(record.cell)
         if cell is None:
             raise ValueError("a record that was not asked for")
-        contents = [_content(item) for item in event["artifacts"]]
+        earlier = [artifact for result in self.recorder.earlier(cell) for artifact in result.artifacts]
+        artifacts = [*self._receive_files(cell, event), *earlier, *self._artifacts[cell.id]]
+        unique = {artifact.path: artifact for artifact in artifacts}
         environment = {**record.environment, "host": self.host.place}
-        self.listener.deliver(cell, dataclasses.replace(record, environment=environment), contents)
+        record = dataclasses.replace(record, environment=environment, artifacts=tuple(unique.values()))
+        self.recorder.finish(cell, record)
         del self._open[record.cell]
         self.visit.measured_s += record.duration_s  # until the end tells it without the counting
 
 
-def _content(item: Mapping[str, Any]) -> Content:
+def _content(item: Mapping[str, Any]) -> bytes:
     content = base64.b64decode(item["content"], validate=True)
     if hashlib.sha256(content).hexdigest() != item["sha256"]:
         raise ValueError("a file whose hash is not the one it came with")
     name = str(item["name"])
     if not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
         raise ValueError(f"a file called {name!r}")
-    return Content(kind=str(item["kind"]), name=name, title=str(item["title"]), content=content)
+    return content
 
 
 def _send_file(connection: Connection, digest: str, path: Path) -> None:
@@ -355,6 +341,12 @@ def _send_file(connection: Connection, digest: str, path: Path) -> None:
     connection.send({"file": digest, "content": None})
 
 
+def _finish_absent(cell: Cell, why: str, known: Sequence[rec.Measurement], recorder: Recorder) -> None:
+    """The record of a cell whose host is not there, with what was known of it."""
+    cost = CellCost(measurements=tuple(known), refused=("away", why, None))
+    recorder.finish(cell, make_record(CellProgress(cell, started_at=now()), cost, recorder))
+
+
 class HostQueues:
     """The queues of all hosts of a run, from `with` to its end."""
 
@@ -365,14 +357,14 @@ class HostQueues:
         *,
         set_clocks: bool = False,
         noise: bool = True,
-        listener: QueueListener,
+        recorder: Recorder,
         lines: ConnectionPool,
     ) -> None:
         """Make a queue for each host that can be used, and say of the others' cells why they are absent."""
         by_device: dict[str, list[Cell]] = {}
         for cell in cells:
             if cell.target.lost:
-                listener.absent(cell, cell.target.lost, ())
+                _finish_absent(cell, cell.target.lost, (), recorder)
             else:
                 by_device.setdefault(cell.target.device.asked, []).append(cell)
         self.lanes = [
@@ -382,7 +374,7 @@ class HostQueues:
                 time_limit_s=time_limit_s,
                 set_clocks=set_clocks,
                 noise=noise,
-                listener=listener,
+                recorder=recorder,
                 lines=lines,
             )
             for group in by_device.values()

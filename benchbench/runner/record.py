@@ -1,0 +1,221 @@
+"""Record of one cell: its status, its measurements and the files beside it.
+
+A row's status is decided here alone: by a refusal before anything runs, or by how its processes ended.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchbench import data
+from benchbench.core import records as rec
+from benchbench.core.errors import CheckpointError, command, data_flags
+from benchbench.core.units import format_shape, format_value
+from benchbench.devices import cpu, cuda
+from benchbench.devices import forecast as devices_forecast
+from benchbench.runner import reference as runner_reference
+from benchbench.runner.child_process import WorkerFailure
+from benchbench.runner.estimate import CellCost
+from benchbench.runner.job import Cell
+from benchbench.runner.listener import Recorder
+from benchbench.runner.schedule import CellProgress
+from benchbench.zoo import checkpoint
+
+#: What PyTorch and MONAI take before there is a network: 320 MB resident, PyTorch 2.13 CPU on x86-64.
+FRAMEWORK_BYTES = 320_000_000
+#: What it takes at least; only what exceeds this as well is refused without a try where a limit is enforced.
+LEAST_FRAMEWORK_BYTES = 200_000_000
+
+Ending = tuple[rec.Status, str | None, str | None]  # status, error, traceback
+
+
+def make_record(
+    progress: CellProgress, cost: CellCost, recorder: Recorder, more: Sequence[rec.Measurement] = ()
+) -> rec.Record:
+    """The record of one cell, whatever became of it.
+
+    Args:
+        progress: of the cell, done; or without a process, where nothing is to be run.
+        cost: of the cell, by `count`.
+        recorder: takes the files beside the record, and knows the conditions.
+        more: measurements that no single process made.
+    """
+    cell, w = progress.cell, progress.cell.workload
+    found = list(cost.measurements)
+    artifacts = []
+    if cost.layers:
+        content = json.dumps({"modules": list(cost.layers)}, separators=(",", ":")).encode()
+        title = f"Parameters and MACs of each module of {cell.card.title}"
+        name = f"{file_name(cell.model.name)}-layers.json"
+        artifacts.append(recorder.add_artifact("layers", name, content, title=title))
+    artifacts += _training(cell, recorder)
+    status, error, trace = ending(progress, cost)
+    if cell.target.profile is not None and status == "ok":
+        tensors = int(cost.value("tensor_memory_bytes")) or None
+        is_complete = not any(m.metric == "macs" and m.bound for m in cost.measurements)
+        found += devices_forecast.predict(cost.operators, cell.target.profile, w, tensors, is_complete=is_complete)
+    found += progress.measurements()
+    artifacts += [artifact for result in progress.results for artifact in result.artifacts]
+    found += more
+    if not any(m.metric == "dice" for m in found):
+        found += _dice_from_elsewhere(cell, status)
+    found += cell.card.published_measurements(cell.model.in_channels, cell.model.out_channels, w.spatial)
+    return rec.Record(
+        model=cell.model,
+        workload=w,
+        device=cell.target.device,
+        environment=recorder.environment(cell),
+        status=status,
+        error=error,
+        traceback=trace,
+        started_at=progress.started_at,
+        duration_s=round(progress.seconds, 3),
+        measurements=tuple(found),
+        artifacts=tuple(artifacts),
+        recipe=cell.card.compression,
+    )
+
+
+def _training(cell: Cell, recorder: Recorder) -> list[rec.Artifact]:
+    """How a cell's weights were trained, for the report: budget and curves, where their sidecar is at hand."""
+    if cell.job.checkpoint_path is None:
+        return []
+    try:
+        told = checkpoint.read_sidecar(Path(cell.job.checkpoint_path)).train
+    except CheckpointError:  # older weights that came over a connection have none
+        return []
+    kept = {key: told[key] for key in ("budget", "steps_done", "curve", "validation") if key in told}
+    if not {"budget", "steps_done", "curve"} <= set(kept):
+        return []
+    content = json.dumps(kept, separators=(",", ":")).encode()
+    name, title = f"{file_name(cell.model.name)}-training.json", f"How the weights of {cell.card.title} were trained"
+    return [recorder.add_artifact("training", name, content, title=title)]
+
+
+def now() -> str:
+    """ISO 8601, UTC, to the millisecond."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+
+
+def ending(progress: CellProgress, cost: CellCost) -> Ending:
+    """Status, error and traceback of a cell.
+
+    Args:
+        progress: with all its processes; without one, where the cell was refused or is only forecast.
+        cost: of the cell.
+    """
+    if not progress.results:
+        return refusal(progress.cell, cost) or ("ok", None, None)
+    return ending_of_processes(progress)
+
+
+def ending_of_processes(progress: CellProgress) -> Ending:
+    """How processes that have run end their cell: by the first that failed, else by doubts about the samples."""
+    if bad := progress.failed:
+        n = len(progress.results)
+        nth = f"in process {n} of {progress.protocol.processes}: " if n > 1 else ""
+        return bad.status, f"{nth}{bad.error}", bad.traceback
+    doubts = [progress.doubt()]
+    if progress.protocol.processes == 1 or len(progress.results) == 1:
+        doubts = [result.error for result in progress.results]
+    else:  # what a single process said of its own spread is settled by the others; the rest still holds
+        doubts += [result.error for result in progress.results if result.status == "unstable"]
+    why = "; ".join(dict.fromkeys(doubt for doubt in doubts if doubt))
+    return ("unstable", why, None) if why else ("ok", None, None)
+
+
+def ending_of_failure(failure: WorkerFailure, limit_bytes: int | None) -> Ending:
+    """How a process that ended by itself counts; under a memory limit a library may not bear a failed allocation."""
+    error = failure.error
+    if limit_bytes is None or failure.status != "failed":
+        return failure.status, error, failure.stderr or None
+    return "oom", f"{error}, under its memory limit of {format_value(limit_bytes, 'B')}", failure.stderr
+
+
+def refusal(cell: Cell, cost: CellCost) -> Ending | None:
+    """Why a cell is not even started, if so."""
+    if cost.refused:
+        kind, error, trace = cost.refused
+        if kind == "away":
+            return ("not_run", error, None)
+        return ("unsupported" if kind in ("shape", "unsupported") else "failed", error, trace)
+    w = cell.workload
+    needed = int(cost.value("train_tensor_memory_bytes" if w.phase == "train" else "tensor_memory_bytes"))
+    if cell.target.backend is None or not needed:
+        return None
+    if cell.target.backend == "cpu":
+        needed += FRAMEWORK_BYTES if w.memory_limit_bytes is None else LEAST_FRAMEWORK_BYTES
+    limit = memory_limit_bytes(cell)
+    if needed <= limit:
+        return None
+    if w.memory_limit_bytes is not None and limit == w.memory_limit_bytes:
+        return (
+            "oom",
+            f"needs at least {format_value(needed, 'B')} of memory and its limit is {format_value(limit, 'B')}: "
+            "not started; take a smaller --spatial or --batch-size, or a larger --memory-limit",
+            None,
+        )
+    return (
+        "not_run",
+        f"needs at least {format_value(needed, 'B')} of memory and {format_value(limit, 'B')} is free: "
+        "close other programs, or take a smaller --spatial or --batch-size",
+        None,
+    )
+
+
+def memory_limit_bytes(cell: Cell) -> int:
+    """What a cell's process may take at most: what is free, or less where a limit is asked for."""
+    on_gpu = cell.target.backend == "cuda"
+    free = cuda.memory_bytes(cell.target.index)[0] if on_gpu else cpu.available_memory_bytes()
+    asked = cell.workload.memory_limit_bytes
+    return free if asked is None else min(asked, free)
+
+
+def file_name(text: str) -> str:
+    """A name of a network as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in text)
+
+
+def _dice_from_elsewhere(cell: Cell, status: str) -> list[rec.Measurement]:
+    """Dice of a network that was not evaluated here: from reference records, or the reason why there is none."""
+    w = cell.workload
+    earlier = runner_reference.find_dice(cell.model, w)
+    if earlier:
+        return earlier
+    if cell.card.task != "segmentation":
+        why = "a classifier: it has no dense output, so no Dice"
+    elif w.phase == "train":
+        why = "training steps are timed: nothing is evaluated"
+    elif w.data is None:
+        plan = data.get_plan("phantom")
+        own = f"{cell.model.in_channels} in, {cell.model.out_channels} out"
+        its = f"{plan.in_channels} in, {plan.out_channels} out"
+        why = (
+            "no data set asked for"
+            if own == its
+            else f"{plan.name} has other channels ({its}) than this network ({own})"
+        )
+    elif cell.job.checkpoint_path and cell.job.data_where is None:
+        why = f"not evaluated: {w.data.partition(':')[0]} lies on this machine, and the network runs on another"
+    elif cell.job.checkpoint_path:
+        why = (
+            "not evaluated: nothing runs on a profile" if cell.target.profile else f"not evaluated: the row is {status}"
+        )
+    else:
+        why = f"no checkpoint for {w.data} at {format_shape(w.spatial)}: " + (
+            "here every case is a test case, so add --checkpoint with weights that were trained elsewhere"
+            if ":all" in w.data
+            else f"make one with '{_command_to_train(cell.model.name, w)}', then add --checkpoint with the file that "
+            "it names"
+        )
+    return [rec.Measurement(metric="dice", unit="1", value=None, origin="measured", method="none", reason=why)]
+
+
+def _command_to_train(name: str, work: rec.Workload) -> str:
+    """The command that trains a network for some work; how empty regions are judged is none of training's."""
+    words = data_flags(str(work.data))
+    words = words[: words.index("--empty-rule")] if "--empty-rule" in words else words
+    return command("train", name, *words, "--spatial", *work.spatial)
