@@ -138,11 +138,14 @@ def _report(options: argparse.Namespace) -> int:
     from benchbench.core.results import latest, read_records, write_whole
 
     if options.format == "html":
-        print(
-            report.write_report(
-                options.folders, options.out, include_predicted=options.include_predicted, force=options.force
-            )
+        page = report.write_report(
+            options.folders,
+            options.out,
+            include_predicted=options.include_predicted,
+            paper=options.paper,
+            force=options.force,
         )
+        print(page)
         return EXIT_OK
     if options.out is not None:
         report.check_place(options.out, options.folders, page=False, force=options.force)

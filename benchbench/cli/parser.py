@@ -313,6 +313,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="html writes a file, the others go to stdout or --out",
     )
     sub.add_argument("--include-predicted", action="store_true", help="rank forecasts, too, on a page in HTML")
+    sub.add_argument(
+        "--paper",
+        action="store_true",
+        help="show the claims and tables of the Slim UNETR paper on a page of any networks (default: where slim_unetr "
+        "and a network that the paper compares it with are there)",
+    )
 
     training_flags.add_train(command)
     training_flags.add_compress(command)
