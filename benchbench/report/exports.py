@@ -19,7 +19,7 @@ from benchbench.report import reliability, writers
 from benchbench.report.audit.tables import AuditRow, Metric, compute_table, gather, parameter_table
 from benchbench.report.conditions import group, input_text, is_semi_synthetic
 from benchbench.report.figures import volumes
-from benchbench.report.slim_unetr_paper import published
+from benchbench.report.slim_unetr_paper import section as slim_unetr_paper
 from benchbench.report.tables import (
     COUNTER_LEGEND,
     ORIGIN_LEGEND,
@@ -52,6 +52,8 @@ def export(records: Sequence[rec.Record], fmt: str, read_artifact: ReadArtifact 
     if fmt not in FORMATS:
         raise UsageError(unknown("format", fmt, FORMATS))
     parts = gather(records, read_artifact or _unread)
+    if slim_unetr_paper.applies(records):
+        parts = slim_unetr_paper.with_paper(parts)
     runs = [r for r in records if not is_audit(r)]
     if fmt == "json":
         return _json(records, parts)
@@ -190,14 +192,16 @@ def _audits_csv(parts: Sequence[Sequence[AuditRow]]) -> str:
     """One line an audit: published, true and counted, in MACs and parameters, with the reasons."""
     rows = [_audit_row(one) for part in parts for one in part]
     header = list(dict.fromkeys(key for row in rows for key in row))
+    if not any(row["paper_name"] for row in rows):
+        header.remove("paper_name")
     return writers.to_csv(header, rows)
 
 
 def _audit_row(one: AuditRow) -> dict[str, Any]:
-    record, paper = one.record, published.find(3, one.card)
+    record = one.record
     row: dict[str, Any] = {
         "model": record.model.name,
-        "paper_name": paper.name if paper else None,
+        "paper_name": one.paper.name if one.paper else None,
         "status": record.status,
         "error": record.error,
         "input": input_text(record),

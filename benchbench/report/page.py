@@ -16,18 +16,21 @@ from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core import results as core_results
-from benchbench.core import search_result, units
+from benchbench.core import search_result
 from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import StoreError, UsageError
 from benchbench.report import conditions, details, html, paired_dice, place, reliability, search_page
 from benchbench.report.audit import section as audit_section
+from benchbench.report.audit.sizes import published_beside_ours
+from benchbench.report.audit.tables import gather
 from benchbench.report.details import ReadArtifact
-from benchbench.report.figures import case_dice, roofline, scaling, training, volumes, warmup
+from benchbench.report.figures import case_dice, curves, roofline, scaling, volumes
 from benchbench.report.figures import devices as figures_devices
 from benchbench.report.figures import memory as figures_memory
 from benchbench.report.figures import overview as figures_overview
 from benchbench.report.figures import samples as figures_samples
 from benchbench.report.slim_unetr_paper import claims, published
+from benchbench.report.slim_unetr_paper import section as slim_unetr_paper
 from benchbench.report.tables import (
     COUNTER_LEGEND,
     ORIGIN_LEGEND,
@@ -51,7 +54,12 @@ _NOT_SETTLED = "its timings did not settle"
 
 
 def write_report(
-    folders: Sequence[Path], out: Path | None = None, *, include_predicted: bool = False, force: bool = False
+    folders: Sequence[Path],
+    out: Path | None = None,
+    *,
+    include_predicted: bool = False,
+    paper: bool = False,
+    force: bool = False,
 ) -> Path:
     """Make one page from one or several results folders.
 
@@ -59,6 +67,7 @@ def write_report(
         folders: each holds `*.jsonl` and the artifacts that they name; or the only one holds a search.
         out: where to write; `report.html` in the first folder if None.
         include_predicted: whether forecasts are ranked, too.
+        paper: show the Slim UNETR paper's claims and tables whatever the networks; see `render`.
         force: replace a file that is no page of ours; one that the page is made from is not replaced even so.
 
     Returns: the file written.
@@ -78,7 +87,7 @@ def write_report(
         text = search_page.render_search(search_result.read_search(folders[0]))
     else:
         records = [record for folder in folders for record in core_results.read_records(folder)]
-        text = render(records, folder_reader(folders), include_predicted=include_predicted)
+        text = render(records, folder_reader(folders), include_predicted=include_predicted, paper=paper)
     content = text.encode()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -118,31 +127,41 @@ def folder_reader(folders: Sequence[Path]) -> ReadArtifact:
     return read
 
 
-def render(records: Sequence[rec.Record], read_artifact: ReadArtifact, *, include_predicted: bool = False) -> str:
+def render(
+    records: Sequence[rec.Record], read_artifact: ReadArtifact, *, include_predicted: bool = False, paper: bool = False
+) -> str:
     """The page as text.
 
     Args:
         records: any number, none included; of a cell that was measured again the newest counts.
         read_artifact: gives the content of an artifact; see `folder_reader`.
         include_predicted: whether forecasts are ranked, too.
+        paper: show the Slim UNETR paper's claims and tables even where the records do not hold its network and one
+            that it is compared with.
     """
     newest = core_results.latest(records)
     runs = [r for r in newest if not is_audit(r)]  # an audit ran nothing: it has a section, not a table of its own
     groups = conditions.group(runs)
-    section = audit_section.section(newest, read_artifact)
+    paper = paper or slim_unetr_paper.applies(newest)
+    audits = gather(newest, read_artifact)
+    audits = slim_unetr_paper.with_paper(audits) if paper else audits
+    section = audit_section.section(audits) if audits else None
+    if section and paper:
+        section |= slim_unetr_paper.section(audits, runs)
     legend = {**ORIGIN_LEGEND, **COUNTER_LEGEND} if section else ORIGIN_LEGEND
-    heading, sentence = (
-        (_heading(groups), _sentence(runs, groups)) if runs or not newest else audit_section.heading(newest)
-    )
+    heading, sentence = _heading(groups), _sentence(runs, groups)
+    if section and not runs:
+        heading, tally = audit_section.heading(newest)
+        sentence = f"{section['sentence']} {tally}"
     first = bool(newest) and is_audit(newest[0])
-    if first and runs:
-        heading = "The Slim UNETR paper’s tables, counted and timed again"
+    if first and runs and paper:
+        heading = slim_unetr_paper.HEADING
     rest = PAGE_BYTES - 100_000 - _ROW_BYTES * len(runs)
     budget = _Budget(max(FIGURE_BUDGET_BYTES // 5, min(FIGURE_BUDGET_BYTES, rest)))
     joined, joined_out = _joined(groups, budget)
     read = details.Cache(read_artifact)
     sides = [_side(found, i, budget) for i, found in enumerate(figures_devices.find(groups))]
-    parts = [_group(g, groups, budget, read_artifact, include_predicted) for g in groups]
+    parts = [_group(g, groups, budget, read_artifact, include_predicted, paper) for g in groups]
     shared = [pair for pair in parts[0]["facts"] if all(pair in p["facts"] for p in parts)] if len(parts) > 1 else []
     for part in parts:
         part["facts"] = [pair for pair in part["facts"] if pair not in shared]
@@ -162,7 +181,7 @@ def render(records: Sequence[rec.Record], read_artifact: ReadArtifact, *, includ
         "section": section,
         "section_first": first,
         "commands": [conditions.reproduce(g) for g in groups] + (section["commands"] if section else []),
-        "paper": published.PAPER,
+        "paper": published.PAPER if paper else "",
         "n_failed": sum(r.status not in ("ok", "unstable") for r in newest),
     }
     return _fitting(context, read)
@@ -286,6 +305,7 @@ def _group(
     budget: _Budget,
     read: ReadArtifact,
     include_predicted: bool,
+    paper: bool,
 ) -> dict[str, Any]:
     floor, main = reliability.floor_of(group, groups), headline(group.records)
     unsorted = summary_rows(group.records, floor, include_predicted=include_predicted)
@@ -318,11 +338,8 @@ def _group(
         "explanation": roofline.explanation(rows),
         "roof": roof,
         "tables": [table for table in (volume, against) if table],
-        "claims": claims.check(records),
-        "comparisons": [
-            {"it": one, "factor": f"{units.significant(one.factor)} x"}
-            for one in claims.published_beside_ours(records, labels)
-        ],
+        "claims": claims.check(records) if paper else [],
+        "sizes": published_beside_ours(records, labels),
         "network_rows": rows,
     }
 
@@ -345,9 +362,9 @@ def _drawings(
         figures_samples.strip_plot(rows, main, prefix=f"{prefix}d"),
         roofline.figure(rows, prefix=f"{prefix}r"),
         case_dice.strip_plot(rows, prefix=f"{prefix}c"),
-        training.curves(rows, read, prefix=f"{prefix}t"),
+        curves.training(rows, read, prefix=f"{prefix}t"),
         volumes.figure(rows, prefix=f"{prefix}v"),
-        warmup.curves(rows, main, prefix=f"{prefix}w"),
+        curves.warmup(rows, main, prefix=f"{prefix}w"),
     ]
     return [drawing for drawing in made if drawing]
 

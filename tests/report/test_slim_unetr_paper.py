@@ -19,13 +19,15 @@ import pytest
 from benchbench.core import records as rec
 from benchbench.core.audit_result import read_audit
 from benchbench.core.errors import StoreError
+from benchbench.core.results import read_records
 from benchbench.report import conditions, export, folder_reader, render, write_report
+from benchbench.report.audit import facts as audit_facts
 from benchbench.report.audit import figures as audit_figures
 from benchbench.report.audit import section as audit_section
 from benchbench.report.audit import tables as audit_tables
 from benchbench.report.audit.tables import AuditRow
 from benchbench.report.slim_unetr_paper import facts as slim_unetr_paper_facts
-from benchbench.report.slim_unetr_paper import published
+from benchbench.report.slim_unetr_paper import published, section
 from benchbench.report.slim_unetr_paper import tables as slim_unetr_paper_tables
 from benchbench.report.tables import Table, TableRow
 from tests import report_examples as examples
@@ -41,9 +43,13 @@ def page_of(*folders: Path) -> str:
 
 def part_of(folder: Path, *names: str) -> list[AuditRow]:
     """The audits of these networks, read back."""
-    records = [examples.audited(folder, name) for name in names or examples.AUDITS]
-    (part,) = audit_tables.gather(records, folder_reader([folder]))
+    (part,) = parts_of(folder, [examples.audited(folder, name) for name in names or examples.AUDITS])
     return part
+
+
+def parts_of(folder: Path, records: list[rec.Record]) -> list[list[AuditRow]]:
+    """Audits with the names and figures of the paper, apart by input."""
+    return section.with_paper(audit_tables.gather(records, folder_reader([folder])))
 
 
 def line(table: Table, card: str) -> TableRow:
@@ -98,7 +104,7 @@ def test_the_ratios_are_computed_from_the_records(tmp_path):
     changed = [examples.number("macs", 8e9, "analytic"), examples.number("macs", 12.42e9, "published")]
     record = examples.audited(tmp_path, "slim_unetr", measurements=tuple(changed))
     others = [examples.audited(tmp_path, "swin_unetr"), record]
-    (part,) = audit_tables.gather(others, folder_reader([tmp_path]))
+    (part,) = parts_of(tmp_path, others)
     assert slim_unetr_paper_facts.facts(part)[1].figures[1][1].text == "96.5 x"
 
 
@@ -132,7 +138,7 @@ def test_parameters_say_which_are_bare_and_which_figure_is_too_low(tmp_path):
 def test_networks_that_the_paper_does_not_have_stand_beside_it_and_are_not_counted_as_its(tmp_path):
     mine = examples.audited(tmp_path, "unetr", model=examples.spec("segformer3d"))
     records = [examples.audited(tmp_path, name) for name in ("slim_unetr", "segresnet")]
-    (part,) = audit_tables.gather([*records, mine], folder_reader([tmp_path]))
+    (part,) = parts_of(tmp_path, [*records, mine])
     assert audit_tables.compute_table(part).title == "Table III and other networks: compute"
     assert audit_tables.compute_table(part[:2]).title == "Table III: compute"
     assert [cell.text for fact in slim_unetr_paper_facts.facts(part) for _, cell in fact.figures][2] == "1 of 2"
@@ -162,7 +168,7 @@ def test_what_the_differences_leave_open_is_a_step_of_its_own_and_many_are_one(t
     text = examples.audit_text("slim_unetr")
     text["differences"] = [examples.difference(f"kind {i}", "op", 10**9 * (i + 1), 0, 1, "") for i in range(9)]
     record = examples.audited(tmp_path, "slim_unetr", text)
-    ((one,),) = audit_tables.gather([record], folder_reader([tmp_path]))
+    ((one,),) = parts_of(tmp_path, [record])
     labels = [s.label for s in audit_figures.steps_of(one, "thop")]
     assert labels == [
         "true",
@@ -187,7 +193,7 @@ def test_one_kind_under_two_operators_is_one_share():
 
 def test_without_the_papers_own_network_the_one_furthest_off_is_explained(tmp_path):
     part = part_of(tmp_path, "vnet", "unetr_pp", "segresnet")
-    featured = slim_unetr_paper_facts.featured(part)
+    featured = audit_facts.featured(part)
     assert featured is not None
     assert featured.card == "unetr_pp"
     drawing = audit_figures.staircase(part, prefix="w")
@@ -199,7 +205,7 @@ def test_a_figure_that_no_counter_reproduces_is_explained_by_the_one_furthest_of
     (transvw,) = part_of(tmp_path, "transvw")
     assert transvw.found is not None
     assert transvw.found.published.macs_counter is None
-    assert slim_unetr_paper_facts.blamed(transvw) == "thop"
+    assert audit_facts.blamed(transvw) == "thop"
 
 
 def test_the_compute_figure_says_in_words_what_it_draws(tmp_path):
@@ -333,10 +339,10 @@ def test_two_inputs_stand_apart_and_the_vessel_input_has_the_papers_figures(tmp_
         tmp_path, "slim_unetr", model=one_channel, workload=VESSEL, measurements=(macs,), artifacts=()
     )
     folder = examples.write(tmp_path, [examples.audited(tmp_path, "slim_unetr"), vessel])
-    page = Page(page_of(folder))
+    page = Page(write_report([folder], paper=True).read_text(encoding="utf-8"))
     assert page.visible.count("Table III: compute") == 2
     assert "Input 1 x 1 x 96x96x96" in page.visible
-    parts = audit_tables.gather([vessel], folder_reader([tmp_path]))
+    parts = parts_of(tmp_path, [vessel])
     assert line(audit_tables.compute_table(parts[0]), "slim_unetr").cell("published").text == "3.81"
 
 
@@ -421,9 +427,9 @@ def test_an_audit_whose_artifact_is_gone_changed_or_missing_keeps_its_counts_and
     (tmp_path / changed.artifacts[0].path).write_text("{}")
     none = examples.audited(tmp_path, "segresnet", artifacts=())
     page = Page(page_of(examples.write(tmp_path, [gone, changed, none])))
-    assert "Note: UNETR: artifacts/unetr.json is not beside the records" in page.visible
-    assert "VNet: artifacts/vnet.json was changed after the run" in page.visible
-    assert "SegResNet: the record names no audit, so no counter can be shown" in page.visible
+    assert "Note: unetr: artifacts/unetr.json is not beside the records" in page.visible
+    assert "vnet: artifacts/vnet.json was changed after the run" in page.visible
+    assert "segresnet: the record names no audit, so no counter can be shown" in page.visible
     assert "183.6" in page.visible  # the count is the record's own
 
 
@@ -462,7 +468,7 @@ def test_a_failed_audit_is_a_row_with_its_reason_and_its_published_figures(tmp_p
     assert "1 of 2 audits finished; unetr_pp unsupported." in page.visible
     assert page.visible.count("unsupported: needs a GPU") >= 2
     assert len([a for a in page.all("tr") if a.get("class") == "failed"]) == 2  # of compute and of parameters
-    ((one,),) = audit_tables.gather([failed], folder_reader([tmp_path]))
+    ((one,),) = parts_of(tmp_path, [failed])
     table = audit_tables.compute_table([one])
     assert (table.rows[0].cell("published").text, table.rows[0].cell("true").text) == ("139.44", "-")
     assert one.note == ""  # the failure says it all
@@ -501,16 +507,67 @@ def test_one_network_alone_has_no_ratio_and_no_share(tmp_path):
 
 def test_an_audit_that_disagrees_with_its_record_says_so(tmp_path):
     record = examples.audited(tmp_path, "slim_unetr", examples.audit_text("unetr"))
-    ((one,),) = audit_tables.gather([record], folder_reader([tmp_path]))
+    ((one,),) = parts_of(tmp_path, [record])
     assert one.note == "the audit counts 183.6 GMAC by PyTorch, the record 2.516"
 
 
 def test_two_audits_of_one_network_can_be_told_apart(tmp_path):
     first = examples.audited(tmp_path, "slim_unetr")
     second = dataclasses.replace(first, environment=examples.ENVIRONMENT | {"torch": "2.14.0"})
-    (part,) = audit_tables.gather([first, second], folder_reader([tmp_path]))
+    (part,) = parts_of(tmp_path, [first, second])
     assert len({one.label for one in part}) == 2
     assert all(one.label.startswith("Slim UNETR #") for one in part)
+
+
+# Networks that are not the paper's
+
+
+def foreign(folder: Path) -> Path:
+    """A run and an audit of a network that no paper of the zoo has."""
+    mine = examples.spec("mynets:MyNet")
+    text = examples.audit_text("slim_unetr")
+    text["published"] = dict.fromkeys(text["published"]) | {"macs_why": "", "params_why": ""}
+    audit = examples.audited(folder, "slim_unetr", text, model=mine, measurements=COUNTED)
+    run = examples.finished("slim_unetr", model=mine)
+    own = tuple(m for m in run.measurements if m.origin != "published")
+    return examples.write(folder, [dataclasses.replace(run, measurements=own), audit])
+
+
+def test_a_page_of_one_foreign_network_names_no_paper(tmp_path):
+    text = page_of(foreign(tmp_path))
+    for name in ("Slim UNETR", "Swin UNETR", "slim_unetr", "IEEE", "Table III", "paper’s"):
+        assert name not in text
+    assert "mynets:MyNet" in text
+    assert "Counters side by side" in text
+    assert "Published, true and counted: compute" in text
+    table = export(list(read_records(tmp_path)), "csv", folder_reader([tmp_path]))
+    assert "paper_name" not in table
+
+
+def test_the_paper_is_shown_where_it_is_asked_for(tmp_path):
+    page = Page(write_report([foreign(tmp_path)], paper=True).read_text(encoding="utf-8"))
+    assert "Claims of the paper" in page.visible
+    assert "Table III and other networks: compute" not in page.visible
+    assert "Table III: throughput" in page.visible
+
+
+@pytest.mark.parametrize(
+    ("names", "whether"),
+    [
+        (["slim_unetr"], False),
+        (["swin_unetr", "unetr"], False),
+        (["slim_unetr", "slim_unetr_fixed"], False),
+        (["slim_unetr", "unetr"], True),
+    ],
+)
+def test_the_paper_belongs_to_its_network_and_one_that_it_compares_it_with(names, whether):
+    assert section.applies([examples.record(name) for name in names]) is whether
+
+
+def test_published_sizes_stand_beside_ours_without_the_papers_claims(tmp_path):
+    page = Page(render([examples.finished("slim_unetr")], folder_reader([tmp_path])))
+    assert "Claims of the paper" not in page.visible
+    assert "Published sizes beside our counts" in page.visible
 
 
 # Export

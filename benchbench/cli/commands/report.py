@@ -25,16 +25,25 @@ def add(sub: argparse.ArgumentParser) -> None:
         help="html writes a file, the others go to stdout or --out (default: html)",
     )
     sub.add_argument("--include-predicted", action="store_true", help="rank forecasts, too, on a page in HTML")
+    sub.add_argument(
+        "--paper",
+        action="store_true",
+        help="show the claims and tables of the Slim UNETR paper on a page of any networks (default: where slim_unetr "
+        "and a network that the paper compares it with are there)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the page, or the records in another format."""
     if options.format == "html":
-        print(
-            report.write_report(
-                options.folders, options.out, include_predicted=options.include_predicted, force=options.force
-            )
+        page = report.write_report(
+            options.folders,
+            options.out,
+            include_predicted=options.include_predicted,
+            paper=options.paper,
+            force=options.force,
         )
+        print(page)
         return EXIT_OK
     if options.out is not None:
         report.check_place(options.out, options.folders, page=False, force=options.force)

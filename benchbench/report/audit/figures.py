@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 from benchbench.core import units
 from benchbench.core.audit_result import TITLES
+from benchbench.report.audit.facts import blamed, featured
 from benchbench.report.audit.tables import AGREES, GMAC, SHOWN, AuditRow, Metric, direction, giga, signed
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
 from benchbench.report.figures.overview import MAX_BARS, Drawing
-from benchbench.report.slim_unetr_paper.facts import blamed, featured
 from benchbench.report.tables import times
 
 _TRUE, _HIGH, _LOW = svg.SERIES[0], svg.SERIES[1], svg.SERIES[3]
@@ -59,7 +59,8 @@ def published_and_true(part: Sequence[AuditRow], metric: Metric, *, prefix: str)
         for one, f in pairs
     )
     caption = "Open: as published. Filled: true. The line is the error, the number published / true."
-    if elsewhere := [one.label for one, _ in pairs if not one.in_paper]:
+    elsewhere = [one.label for one, _ in pairs if not one.paper]
+    if elsewhere and any(one.paper for one in part):
         caption += f" Published elsewhere: {', '.join(elsewhere)}."
     if agreeing:
         caption += f" The other {agreeing} agree within {units.significant(100 * AGREES)} %."

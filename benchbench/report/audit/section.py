@@ -1,7 +1,7 @@
-"""Section of the page on the audit and the reference paper's tables, made where the records hold audits.
+"""Section of the page on the audits: counters side by side and what they get wrong.
 
-It gathers the grids, figures and facts, and leaves the words between them to paper.html. Records of
-runs only lend their Dice and latencies to it: they keep their own tables, since an audit runs nothing.
+It gathers the tables and figures, and leaves the words between them to audit.html. A paper whose tables the audits
+are set against adds its own title, facts and tables.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core import units
-from benchbench.core.audit_result import TITLES, AuditResult, Counted, is_audit
+from benchbench.core.audit_result import TITLES, AuditResult, Counted
 from benchbench.report import conditions, html
+from benchbench.report.audit import facts as audit_facts
 from benchbench.report.audit import figures as audit_figures
-from benchbench.report.audit.tables import AuditRow, compute_table, gather, giga, mega, parameter_table, signed
-from benchbench.report.slim_unetr_paper import facts as slim_unetr_paper_facts
-from benchbench.report.slim_unetr_paper import published
-from benchbench.report.slim_unetr_paper import tables as slim_unetr_paper_tables
+from benchbench.report.audit.tables import AuditRow, compute_table, giga, mega, parameter_table, signed
 from benchbench.report.tables import STATUS_TEXT, TableCell, finite, times
 
 #: Differences of one network that have a line of their own; what is beyond them is one line.
@@ -27,32 +25,28 @@ MAX_DIFFERENCES = 12
 _FACTS = ("Input", "Versions", "Commit", "System", "When")
 
 
-def section(records: Sequence[rec.Record], read: Callable[[rec.Artifact], bytes]) -> dict[str, Any] | None:
-    """What paper.html needs, or None where no record is an audit.
+def section(parts: Sequence[Sequence[AuditRow]]) -> dict[str, Any]:
+    """What audit.html needs.
 
     Args:
-        records: the newest of each cell; runs and audits.
-        read: gives the content of an artifact, or raises StoreError.
+        parts: the audits apart by input (`tables.gather`), at least one.
     """
-    parts = gather(records, read)
-    if not parts:
-        return None
-    runs = [r for r in records if not is_audit(r)]
     several = len(parts) > 1
-    facts = max((slim_unetr_paper_facts.facts(part) for part in parts), key=len)
     return {
-        "paper": published.PAPER,
+        "title": "Counters side by side",
+        "sentence": "What FLOP counters say of these networks, beside what their graphs hold.",
+        "source": "",
         "several": several,
-        "facts": facts,
+        "facts": [fact for fact in map(audit_facts.compute, parts) if fact][:1],
         "parts": [_part(part, f"p{i}" if several else "p") for i, part in enumerate(parts, 1)],
-        "tables": [slim_unetr_paper_tables.throughput_table(runs), *slim_unetr_paper_tables.dice_tables(runs)],
+        "tables": [],
         "conditions": _conditions([one.record for part in parts for one in part]),
         "commands": [command([one.record for one in part]) for part in parts],
     }
 
 
 def heading(records: Sequence[rec.Record]) -> tuple[str, str]:
-    """The heading and the first sentence of a page of audits alone."""
+    """The heading of a page of audits alone, and how many of them were finished."""
     names = {r.model.name for r in records}
     done = [r for r in records if r.status in ("ok", "unstable")]
     failed = [f"{r.model.name} {STATUS_TEXT[r.status]}" for r in records if r not in done]
@@ -60,9 +54,7 @@ def heading(records: Sequence[rec.Record]) -> tuple[str, str]:
     if failed:
         tally += f"; {', '.join(failed[:6])}" + (f" and {len(failed) - 6} more" if len(failed) > 6 else "")
     title = f"{len(names)} network{'s' * (len(names) != 1)} audited"
-    return title, (
-        f"What the tables of the Slim UNETR paper print, beside what the networks hold. Nothing was timed. {tally}."
-    )
+    return title, f"Nothing was timed. {tally}."
 
 
 def command(records: Sequence[rec.Record]) -> str:

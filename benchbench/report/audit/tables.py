@@ -1,14 +1,14 @@
 """Audit records as rows: one network's truth, its published figures, and its counters.
 
-Truth is the record's own count, never a counter's; a published figure is the card's, or, for an input of Table III
-that the card does not have, the paper's. Little may be there: a failed audit has only what was published, and an
-artifact may be gone; each still is a line with its reason.
+Truth is the record's own count, never a counter's; a published figure is the card's, or, for an input that the card
+does not have, that of the paper which the audits are set against. Little may be there: a failed audit has only what was
+published, and an artifact may be gone; each still is a line with its reason.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from benchbench.core import records as rec
@@ -16,7 +16,6 @@ from benchbench.core import units
 from benchbench.core.audit_result import TITLES, AuditResult, is_audit, read_audit
 from benchbench.core.errors import StoreError
 from benchbench.report.conditions import input_text
-from benchbench.report.slim_unetr_paper import published
 from benchbench.report.tables import (
     NOTHING,
     STATUS_TEXT,
@@ -64,7 +63,16 @@ def direction(factor: float) -> str:
 SHOWN = {"macs": giga, "params": mega}
 _ORDER = ("thop", "thop_fixed", "fvcore", "torch_pruning")  # of the counters' columns
 _SCALE = {"macs": 1e9, "params": 1e6}
-_COLUMN = {"macs": "gflops", "params": "mparams"}  # of Table III, after `brain_` or `vessel_`
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PaperRow:
+    """What a paper prints of one network and input."""
+
+    name: str  # the paper's
+    table: str  # `Table III`
+    source: str
+    figures: Mapping[str, str]  # by metric, in G or M as printed
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +84,12 @@ class AuditRow:
     card: str
     found: AuditResult | None
     note: str = ""  # why there is no audit, or what is odd about it
+    paper: PaperRow | None = None  # of the paper that the audits are set against
 
     @property
     def usable(self) -> bool:
         """Whether the audit came to its end."""
         return self.record.status in ("ok", "unstable")
-
-    @property
-    def in_paper(self) -> bool:
-        """Whether the network is a row of the paper."""
-        return published.find(3, self.card) is not None
 
     def true(self, metric: Metric) -> int | float | None:
         """Our count; a count needs no run that ended well."""
@@ -103,7 +107,7 @@ class AuditRow:
         return float(text) * _SCALE[metric] if text else None
 
     def published_text(self, metric: Metric) -> str:
-        """The published figure in G or M; with the digits of Table III where it is from there."""
+        """The published figure in G or M; with the paper's digits where it is from there."""
         value, text = self.published(metric), self._printed(metric)
         if value is None:
             return "-"
@@ -111,9 +115,7 @@ class AuditRow:
         return text if text is not None and same else SHOWN[metric](value)
 
     def _printed(self, metric: Metric) -> str | None:
-        task = published.TASKS.get(input_text(self.record))
-        row = published.find(3, self.card)
-        return row.values.get(f"{task}_{_COLUMN[metric]}") if row and task else None
+        return self.paper.figures.get(metric) if self.paper else None
 
     def factor(self, metric: Metric) -> float | None:
         """Published over true."""
@@ -147,9 +149,6 @@ def gather(records: Sequence[rec.Record], read: Callable[[rec.Artifact], bytes])
 
 
 def _audited(record: rec.Record, label: str, read: Callable[[rec.Artifact], bytes]) -> AuditRow:
-    name = record.model.name
-    row = published.find(3, name)
-    shown = label.replace(name, row.name, 1) if row else label
     kept = [a for a in record.artifacts if a.kind == "audit"]
     found, note = None, ""
     if kept:
@@ -159,7 +158,7 @@ def _audited(record: rec.Record, label: str, read: Callable[[rec.Artifact], byte
             note = str(error)
     elif record.status in ("ok", "unstable"):
         note = "the record names no audit, so no counter can be shown"
-    one = AuditRow(record=record, label=shown, card=name, found=found, note=note)
+    one = AuditRow(record=record, label=label, card=record.model.name, found=found, note=note)
     own = found.counts.get("torch") if found else None
     if own and own.macs is not None and one.true("macs") not in (None, own.macs):
         odd = f"the audit counts {giga(own.macs)} GMAC by PyTorch, the record {giga(one.true('macs') or 0)}"
@@ -176,13 +175,14 @@ def counters(part: Sequence[AuditRow]) -> list[str]:
 def compute_table(part: Sequence[AuditRow], *, key: str = "compute") -> Table:
     """Published compute, the truth, every counter, and why they differ."""
     unit = "thousand millions of multiply-accumulates of one forward of one batch"
+    whose = "the paper heads" if any(one.paper for one in part) else "papers head"
     return _table(
         part,
         "macs",
         key=key,
-        title=f"{_title(part)}: compute",
+        title=_title(part, "compute"),
         group=GMAC,
-        caption=f"In {unit}; the paper heads the column GFLOPs. A second line says how far from the truth a figure is.",
+        caption=f"In {unit}; {whose} the column GFLOPs. A second line says how far from the truth a figure is.",
         true_help=f"counted from the graph: {unit}",
     )
 
@@ -197,15 +197,18 @@ def parameter_table(part: Sequence[AuditRow], *, key: str = "parameters") -> Tab
         part,
         "params",
         key=key,
-        title=f"{_title(part)}: parameters",
+        title=_title(part, "parameters"),
         group="Million parameters",
         caption=caption,
         true_help="elements of every nn.Parameter, each counted once",
     )
 
 
-def _title(part: Sequence[AuditRow]) -> str:
-    return "Table III" if all(one.in_paper for one in part) else "Table III and other networks"
+def _title(part: Sequence[AuditRow], what: str) -> str:
+    tables = [one.paper.table for one in part if one.paper]
+    if not tables:
+        return f"Published, true and counted: {what}"
+    return f"{tables[0]}{' and other networks' if len(tables) < len(part) else ''}: {what}"
 
 
 def _table(
@@ -216,11 +219,11 @@ def _table(
         Column(
             key="published",
             title="Published",
-            help="as printed, in the paper or, for other networks, in theirs",
+            help="as printed in a paper",
             group=group,
         ),
         Column(key="true", title="True", help=true_help, group=group),
-        Column(key="factor", title="Published / true", help="1 where the paper is right"),
+        Column(key="factor", title="Published / true", help="1 where the published figure is right"),
     ]
     columns += [
         Column(
@@ -269,7 +272,7 @@ def _cells(one: AuditRow, metric: Metric, names: Sequence[str]) -> dict[str, Tab
     }
     if stated is not None:
         source = one.record.published(metric)
-        note = (source.source if source else None) or f"{published.PAPER}, Table III"
+        note = (source.source if source else None) or (one.paper.source if one.paper else "as the audit has it")
         cells["published"] = TableCell(text=one.published_text(metric), origin="published", value=stated, note=note)
     if true is not None:
         cells["true"] = dataclasses.replace(ours, text=shown(true), detail="", note=f"{true}; {ours.note}")

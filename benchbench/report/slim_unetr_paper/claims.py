@@ -37,18 +37,6 @@ class Claim:
     verdict: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimCheck:
-    """A published figure beside ours."""
-
-    label: str
-    quantity: str
-    published: str
-    ours: str
-    origin: rec.Origin
-    factor: float  # published / ours
-
-
 def check(records: Sequence[rec.Record]) -> list[Claim]:
     """The three claims against records of one set of conditions."""
     slim, swin = (next((r for r in records if r.model.name == n and not r.recipe), None) for n in (_SLIM, _SWIN))
@@ -164,26 +152,6 @@ def _sample_range(m: rec.Measurement) -> tuple[float, float] | None:
     return (min(m.values), max(m.values)) if len(m.values) > 1 else None
 
 
-def published_beside_ours(records: Sequence[rec.Record], labels: dict[str, str]) -> list[ClaimCheck]:
-    """Params and MACs of each network: the paper's figure, ours, and the factor between them."""
-    rows = []
-    for record in records:
-        for metric, quantity in (("params", "parameters"), ("macs", "compute")):
-            theirs, ours = finite(record.published(metric)), finite(record.get(metric))
-            if theirs is None or ours is None or not theirs.value or not ours.value:
-                continue
-            comparison = ClaimCheck(
-                label=labels[record.id],
-                quantity=quantity,
-                published=_four_digits(theirs, "G, called GFLOPs"),
-                ours=_four_digits(ours, "GMAC"),
-                origin=ours.origin,
-                factor=theirs.value / ours.value,
-            )
-            rows.append(comparison)
-    return rows
-
-
 def _pair(
     slim: rec.Record | None, swin: rec.Record | None, metric: str
 ) -> tuple[rec.Measurement, rec.Measurement] | None:
@@ -205,12 +173,6 @@ def _value(m: rec.Measurement) -> float:
 
 def _plain(m: rec.Measurement) -> str:
     return units.format_value(m.value, m.unit)
-
-
-def _four_digits(m: rec.Measurement, giga: str) -> str:
-    """Parameters in millions, compute in thousand millions; `giga` is what the source calls the latter."""
-    scale, unit = (1e6, "M") if m.metric == "params" else (1e9, giga)
-    return f"{units.significant(_value(m) / scale, 4)} {unit}"
 
 
 def _percent(share: float) -> str:
