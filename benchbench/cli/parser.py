@@ -106,6 +106,11 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
         "choices": ("cpu", "cuda"),
         "help": "device to compute on (default: cpu)",
     },
+    "--dtype": {
+        "default": "auto",
+        "choices": ("auto", "fp32", "bf16"),
+        "help": "precision of the training; auto: autocast to bf16 where that is faster (default: auto)",
+    },
     "--threads": {"type": to.positive, "metavar": "N", "help": "CPU threads (default: PyTorch's own choice)"},
     "--protocol": {
         "type": to.protocol,

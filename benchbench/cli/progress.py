@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 
-#: What the line of a finished row tells.
-_TOLD = {
+#: Texts of the metrics in the line of a finished row.
+_METRIC_TEXTS = {
     "latency_s": "{}",
     "train_step_s": "{} a step",
     "peak_memory_bytes": "{}",
@@ -32,7 +32,7 @@ _TOLD = {
 
 
 def is_shown(options: argparse.Namespace) -> bool:
-    """Whether progress is told: on a terminal, unless it is not wanted, and with -v anywhere."""
+    """Whether to show progress: on a terminal without -q, and anywhere with -v."""
     return bool(options.verbose or (sys.stderr.isatty() and not options.quiet))
 
 
@@ -114,7 +114,7 @@ class TerminalProgress:
             self._say(f"{where}{record.status}: {record.error}")
             return
         parts = []
-        for metric, words in _TOLD.items():
+        for metric, words in _METRIC_TEXTS.items():
             m = record.get(metric)
             if m and m.value is not None:
                 bound = "at least " if m.bound == "at_least" else ""

@@ -63,6 +63,7 @@ class RunRequest:
         "--dtype",
         ("fp32",),
         type=dtypes,
+        choices=None,
         metavar="T[,T]",
         help="precision: fp32, or autocast to bf16 or fp16 (default: fp32)",
     )

@@ -22,7 +22,7 @@ def add(sub: argparse.ArgumentParser) -> None:
     """The flags."""
     add_shared(sub, "--device", help="device to calibrate (default: cpu)")
     add_shared(sub, "--threads", help="CPU threads that PyTorch computes with (default: all usable cores)")
-    sub.add_argument("--dtype", default="fp32", choices=to.DTYPES, help="precision of the operators (default: fp32)")
+    add_shared(sub, "--dtype", default="fp32", choices=to.DTYPES, help="precision of the operators (default: fp32)")
     add_shared(
         sub,
         "--models",

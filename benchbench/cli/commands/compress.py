@@ -81,13 +81,7 @@ def add(sub: argparse.ArgumentParser) -> None:
         help="data set that the weights were trained on, or its folder (default: the one that comes with benchbench)",
     )
     sub.add_argument("--name", metavar="NAME", help="name of the new network (default: such as slim_unetr-taylor50)")
-    sub.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", "fp32", "bf16"),
-        help="precision of the fine-tuning; auto: autocast to bf16 where that is faster (default: auto)",
-    )
-    add_shared(sub, "--device", "--threads", "--seed", "--out", "--fresh", "--format", "--config")
+    add_shared(sub, "--dtype", "--device", "--threads", "--seed", "--out", "--fresh", "--format", "--config")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -89,13 +89,7 @@ def add(sub: argparse.ArgumentParser) -> None:
         metavar="DxHxW:SHARE,...",
         help="patches of growing size, each for a share of the steps; the last one is --spatial",
     )
-    sub.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", "fp32", "bf16"),
-        help="precision; auto: autocast to bf16 where that is faster (default: auto)",
-    )
-    add_shared(sub, "--device", "--threads", "--seed", "--out", "--fresh", "--config")
+    add_shared(sub, "--dtype", "--device", "--threads", "--seed", "--out", "--fresh", "--config")
 
 
 def run(options: argparse.Namespace) -> int:
