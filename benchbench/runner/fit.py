@@ -132,7 +132,7 @@ def _try(job: Job, limit_bytes: int, time_limit_s: float) -> tuple[str, str | No
         if isinstance(event, WorkerFailure):
             crashed = event.status == "failed"  # a library that cannot bear a failed allocation takes the process along
             return ("oom" if crashed else event.status, event.error)
-        if event["event"] == "end":
+        if event["event"] in ("end", "refused"):
             ending = (event["status"], event["error"])
     return ending
 

@@ -185,7 +185,7 @@ class LocalRunner:
                 content = json.dumps(event["cases"], separators=(",", ":")).encode()
                 title = f"Every case of {cell.card.title}, by name"
                 artifacts.append(self.recorder.add_artifact("cases", f"{stem}-cases.json", content, title=title))
-            elif kind == "end":
+            elif kind in ("end", "refused"):
                 ending = (event["status"], event["error"], event.get("traceback"))
         if not ready:
             self.spent.start_s += time.monotonic() - start

@@ -9,14 +9,14 @@ The child ends by itself when its parent is gone: the parent holds the other end
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from benchbench.core import records as rec
@@ -32,48 +32,96 @@ if TYPE_CHECKING:
     from benchbench.runner.model_run import ModelRun
 
 Emit = Callable[[dict[str, Any]], None]
+Request = Mapping[str, Any]
 
 
 def main() -> int:
     """Read one request from stdin and answer it on stdout; the last event is `done`, unless something ends us."""
     emit = _private_stdout()
-    answer(json.loads(sys.stdin.readline()), emit)
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    answer(request, emit)
     emit({"event": "done"})
     return 0
 
 
-def answer(request: dict[str, Any], emit: Emit) -> None:
-    """Do what is asked.
+def answer(request: Request, emit: Emit) -> None:
+    """Do one task with each job, one after the other.
+
+    Every event of a job has its `index`, and the first is `begin`. A job that raises ends with `refused` {status, kind,
+    error, traceback}, and the next one begins.
 
     Args:
-        request: `task` and what it needs.
+        request: `task`, `jobs`, and what the task needs besides.
         emit: gets the events.
     """
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     if request["task"] == "kernels":
         from benchbench.runner import kernel_trials
 
         kernel_trials.run([tuple(trial) for trial in request["trials"]], emit)
         return
-    jobs = [rec.from_json(Job, job) for job in request["jobs"]]
-    if request["task"] == "plan":
-        plan(jobs, emit)
-    elif request["task"] == "audit":
-        audit(jobs, request["published"], emit, full=request["full"])
-    elif request["task"] == "fit":
-        fit(jobs[0], request["limit_bytes"], emit, bare=request.get("bare", False))
-    elif request["task"] == "sides":
-        sides(jobs, emit)
-    elif request["task"] == "roof":
-        roof(jobs[0], emit)
-    else:
-        measure(jobs[0], emit, once=request["task"] == "confirm")
+    for index, job in enumerate(request["jobs"]):
+        _do(rec.from_json(Job, job), {**request, "index": index}, functools.partial(_emit_of, index, emit))
 
 
-def _vouch(job: Job) -> None:
-    """Let the job's class be imported, as the parent has decided."""
-    if job.trusted:
-        classes.vouch(job.model.arch, job.folder)
+def _emit_of(index: int, emit: Emit, event: dict[str, Any]) -> None:
+    emit({**event, "index": index})
+
+
+def _do(job: Job, request: Request, emit: Emit) -> None:
+    run: ModelRun | None = None
+    emit({"event": "begin"})
+    try:
+        cpu.set_affinity(job.cores)
+        if job.trusted:  # as the parent has decided
+            classes.vouch(job.model.arch, job.folder)
+        if request["task"] in ("measure", "confirm"):
+            from benchbench.runner.model_run import ModelRun
+
+            run = ModelRun(job, emit)
+            emit({"event": "end", **(run.run() if request["task"] == "measure" else run.once())})
+        else:
+            _TASKS[request["task"]](job, request, emit)
+    except Exception as error:  # a network may raise anything; it becomes this network's row
+        emit({"event": "refused", **_refusal(error, run)})
+
+
+def _refusal(error: Exception, run: ModelRun | None) -> dict[str, Any]:
+    """Status, kind, error and traceback of what a task has raised.
+
+    Args:
+        error: what it is.
+        run: the network that was to be measured; None where a network was counted only.
+    """
+    trace = traceback.format_exc(limit=-12)
+    if isinstance(error, BenchError):
+        kind = _kind(error, run)
+        status = "unsupported" if kind in ("shape", "unsupported") else "failed"
+        return {"status": status, "kind": kind, "error": str(error), "traceback": trace if run else None}
+    status, why = _failed_run(error, run) if run else ("failed", _line(error))
+    return {"status": status, "kind": status, "error": why, "traceback": trace}
+
+
+def _kind(error: BenchError, run: ModelRun | None) -> str:
+    if isinstance(error, ShapeError):
+        return "shape"
+    if isinstance(error, CardError):
+        return "usage"
+    return "unsupported" if run is None or isinstance(error, UnsupportedError) else "failed"
+
+
+def _failed_run(error: Exception, run: ModelRun) -> tuple[str, str]:
+    """The status and the line of a network that has raised something while it ran."""
+    from benchbench.measure import memory_limit
+    from benchbench.measure.flops.first_layer import channels_refused
+
+    if isinstance(error, memory_limit.LimitError):
+        return "oom", str(error)
+    if is_out_of_memory(error, limited=run.work.memory_limit_bytes is not None):
+        return "oom", _what_was_needed(run, error)
+    module = getattr(run, "module", None)  # none where its constructor has raised
+    refused = channels_refused(module, run.job.input_shape) if module is not None else None
+    return ("unsupported", str(refused)) if refused else ("failed", _line(error))
 
 
 def _private_stdout() -> Emit:
@@ -95,76 +143,18 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def sides(jobs: list[Job], emit: Emit) -> None:
-    """The patch that each network takes for a data set's; a network that takes none near it is left out."""
+def _sides(job: Job, request: Request, emit: Emit) -> None:
+    """The patch that a network takes for a data set's: event `sides` {spatial}."""
     from benchbench.zoo import build as zoo_build
 
-    for index, job in enumerate(jobs):
-        emit({"event": "begin", "index": index})
-        _vouch(job)
-        with contextlib.suppress(Exception, SystemExit):  # of a user's own constructor, too: its row will tell
-            spatial = zoo_build.fitting_sides(job.model, job.workload.spatial)
-            emit({"event": "sides", "index": index, "spatial": list(spatial)})
+    emit({"event": "sides", "spatial": list(zoo_build.fitting_sides(job.model, job.workload.spatial))})
 
 
-def plan(jobs: list[Job], emit: Emit) -> None:
-    """Count every network, one after the other, without computing a forward.
-
-    Events: `begin` {index}, then `cost` {index, measurements, layers, operators} or `refused`
-    {index, kind, error}.
-    """
-    for index, job in enumerate(jobs):
-        emit({"event": "begin", "index": index})
-        try:
-            emit({"event": "cost", "index": index} | _cost(job))
-        except BenchError as error:
-            emit({"event": "refused", "index": index, "kind": _kind(error), "error": str(error)})
-        except Exception as error:  # a network may raise anything; it becomes this network's row
-            emit({"event": "refused", "index": index, "kind": "failed", "error": _line(error), "traceback": _trace()})
-
-
-def audit(jobs: list[Job], published: list[dict[str, float]], emit: Emit, *, full: bool) -> None:
-    """Count every network by every counter, one network after the other.
-
-    Events: `begin` {index}, then `audit` {index, result} or `refused` {index, kind, error}.
-    """
-    for index, (job, figures) in enumerate(zip(jobs, published, strict=True)):
-        emit({"event": "begin", "index": index})
-        try:
-            emit({"event": "audit", "index": index, "result": _audit(job, figures, full)})
-        except BenchError as error:
-            emit({"event": "refused", "index": index, "kind": _kind(error), "error": str(error)})
-        except Exception as error:  # a network may raise anything; it becomes this network's row
-            emit({"event": "refused", "index": index, "kind": "failed", "error": _line(error), "traceback": _trace()})
-
-
-def _audit(job: Job, published: dict[str, float], full: bool) -> dict[str, Any]:
-    from benchbench.measure.flops import audit as auditing
-    from benchbench.measure.flops.meta_device import build_without_memory
-    from benchbench.zoo import build as zoo_build
-
-    _vouch(job)
-
-    def make() -> nn.Module:
-        return zoo_build.build(job.model, job.workload.spatial)
-
-    module, weightless = (make(), False) if full else build_without_memory(make)
-    found = auditing.audit(module, job.input_shape, name=job.model.name, published=published, full=full, make=make)
-    return found.to_json() | {"weightless": weightless or full}
-
-
-def _kind(error: BenchError) -> str:
-    if isinstance(error, ShapeError):
-        return "shape"
-    return "usage" if isinstance(error, CardError) else "unsupported"
-
-
-def _cost(job: Job) -> dict[str, Any]:
+def _plan(job: Job, request: Request, emit: Emit) -> None:
+    """Count a network without computing a forward: event `cost` {measurements, layers, operators}."""
     from benchbench.measure.flops import graph as costing
     from benchbench.measure.flops.meta_device import build_without_memory
     from benchbench.zoo import build as zoo_build
-
-    _vouch(job)
 
     def make() -> nn.Module:
         return zoo_build.build(job.model, job.workload.spatial)
@@ -174,14 +164,18 @@ def _cost(job: Job) -> dict[str, Any]:
         module = costing.materialised(module, job.input_shape, make)
         cost = costing.measure_cost(module, job.input_shape, job.workload.dtype, make=make)
     except UnsupportedError as error:
-        found = costing.uncounted(module, str(error))
-        return {"measurements": rec.to_json(found), "layers": [], "operators": []}
+        uncounted = costing.uncounted(module, str(error))
+        emit({"event": "cost", "measurements": rec.to_json(uncounted), "layers": [], "operators": []})
+        return
     training = [_training_memory(module, job)] if job.workload.phase == "train" else []
-    return {
-        "measurements": rec.to_json([*cost.measurements(), *training]),
-        "layers": [dataclasses.asdict(layer) for layer in costing.layers(cost, module)],
-        "operators": [rec.to_json(o) for o in cost.operators],
-    }
+    emit(
+        {
+            "event": "cost",
+            "measurements": rec.to_json([*cost.measurements(), *training]),
+            "layers": [dataclasses.asdict(layer) for layer in costing.layers(cost, module)],
+            "operators": [rec.to_json(o) for o in cost.operators],
+        }
+    )
 
 
 def _training_memory(module: nn.Module, job: Job) -> rec.Measurement:
@@ -199,130 +193,96 @@ def _without(metric: str, unit: str, why: str) -> rec.Measurement:
     return rec.Measurement(metric=metric, unit=unit, value=None, origin="analytic", method="none", reason=why)
 
 
-def fit(job: Job, limit_bytes: int, emit: Emit, *, bare: bool = False) -> None:
+def _audit(job: Job, request: Request, emit: Emit) -> None:
+    """Count a network by every counter: event `audit` {result}."""
+    from benchbench.measure.flops import audit as auditing
+    from benchbench.measure.flops.meta_device import build_without_memory
+    from benchbench.zoo import build as zoo_build
+
+    def make() -> nn.Module:
+        return zoo_build.build(job.model, job.workload.spatial)
+
+    full, published = request["full"], request["published"][request["index"]]
+    module, weightless = (make(), False) if full else build_without_memory(make)
+    result = auditing.audit(module, job.input_shape, name=job.model.name, published=published, full=full, make=make)
+    emit({"event": "audit", "result": result.to_json() | {"weightless": weightless or full}})
+
+
+def _fit(job: Job, request: Request, emit: Emit) -> None:
     """Find the largest patch, and the largest batch at the asked patch, whose forecasts stay within a limit.
 
-    `bare`: the limit is of tensors alone, on another device, and only the patch is asked.
+    With `bare` the limit is of tensors alone, on another device, and only the patch is asked.
 
-    Events: `fit` {what, sizes, needs_bytes, all, framework_bytes} for `patch` and `batch`, or `refused` {kind, error}.
+    Events: `fit` {what, sizes, needs_bytes, all, framework_bytes} for `patch` and `batch`.
     """
     from benchbench.measure import largest_fit as fitting
     from benchbench.measure import memory, memory_limit
     from benchbench.measure.flops.meta_device import build_without_memory
     from benchbench.zoo import build as zoo_build
 
-    _vouch(job)
+    bare = request.get("bare", False)
     zoo_build.find_class(job.model.arch)
     framework = memory.resident_bytes() + memory_limit.CODE_BYTES if job.backend == "cpu" and not bare else 0
-    room = limit_bytes - framework
+    room = request["limit_bytes"] - framework
 
     def make(spatial: tuple[int, ...]) -> nn.Module:
         return build_without_memory(lambda: zoo_build.build(job.model, spatial))[0]
 
     channels, rest = job.model.in_channels, (job.workload.dtype, room, job.workload.phase)
-    try:
-        for what in ("patch",) if bare else ("patch", "batch"):
-            if what == "patch":
-                found = fitting.largest_patch(make, channels, job.workload.batch, job.workload.spatial, *rest)
-            else:
-                found = fitting.largest_batch(make, channels, job.workload.spatial, *rest)
-            emit(
-                {
-                    "event": "fit",
-                    "what": what,
-                    "sizes": rec.to_json(found.sizes),
-                    "needs_bytes": found.needs_bytes,
-                    "all": found.is_all_asked,
-                    "framework_bytes": framework,
-                }
-            )
-    except BenchError as error:
-        emit({"event": "refused", "kind": _kind(error), "error": str(error)})
-    except Exception as error:  # a network may raise anything
-        emit({"event": "refused", "kind": "failed", "error": _line(error), "traceback": _trace()})
+    for what in ("patch",) if bare else ("patch", "batch"):
+        if what == "patch":
+            found = fitting.largest_patch(make, channels, job.workload.batch, job.workload.spatial, *rest)
+        else:
+            found = fitting.largest_batch(make, channels, job.workload.spatial, *rest)
+        emit(
+            {
+                "event": "fit",
+                "what": what,
+                "sizes": rec.to_json(found.sizes),
+                "needs_bytes": found.needs_bytes,
+                "all": found.is_all_asked,
+                "framework_bytes": framework,
+            }
+        )
 
 
-def roof(job: Job, emit: Emit) -> None:
-    """Measure what this machine reaches at the job's threads and dtype, whatever its network.
-
-    Events: two `measurement`s, then `end` {status, error}.
-    """
-    cpu.set_affinity(job.cores)
+def _roof(job: Job, request: Request, emit: Emit) -> None:
+    """What this machine reaches at the job's threads and dtype, whatever its network: two `measurement`s."""
     from benchbench.measure.machine_peak import measure_roof
 
-    try:
-        for m in measure_roof(job.workload.dtype, threads=job.workload.threads, backend=job.backend, gpu=job.gpu):
-            emit({"event": "measurement", "measurement": rec.to_json(m)})
-        emit({"event": "end", "status": "ok", "error": None})
-    except Exception as error:  # a broken library may raise anything
-        emit({"event": "end", "status": "failed", "error": _line(error), "traceback": _trace()})
+    work = job.workload
+    for m in measure_roof(work.dtype, threads=work.threads, backend=job.backend, gpu=job.gpu):
+        emit({"event": "measurement", "measurement": rec.to_json(m)})
 
 
-def measure(job: Job, emit: Emit, *, once: bool = False) -> None:
-    """Run one network: time and memory of a forward or a training step, a whole volume, and Dice.
-
-    Events: `ready`, `tick` {phase, count}, `measurement`, `forwards` {seconds}, `picture`, and as the last one
-    `end` {status, error, traceback}.
-
-    Args:
-        job: what to do.
-        emit: gets the events.
-        once: only see whether it runs: one forward, or two training steps, without any measurement.
-    """
-    from benchbench.measure import memory_limit
-    from benchbench.runner.model_run import ModelRun
-
-    cpu.set_affinity(job.cores)
-    _vouch(job)
-    visit = ModelRun(job, emit)
-    try:
-        emit({"event": "end"} | _measure(visit, once))
-    except BenchError as error:
-        status = "unsupported" if isinstance(error, (UnsupportedError, ShapeError)) else "failed"
-        emit({"event": "end", "status": status, "error": str(error), "traceback": _trace()})
-    except memory_limit.LimitError as error:
-        emit({"event": "end", "status": "oom", "error": str(error), "traceback": _trace()})
-    except Exception as error:  # a network may raise anything; it becomes this network's row
-        trace = _trace()
-        if is_out_of_memory(error, limited=job.workload.memory_limit_bytes is not None):
-            emit({"event": "end", "status": "oom", "error": _what_was_needed(visit, error), "traceback": trace})
-        else:
-            status, why = _failed(visit, error)
-            emit({"event": "end", "status": status, "error": why, "traceback": trace})
+_TASKS: Mapping[str, Callable[[Job, Request, Emit], None]] = {
+    "sides": _sides,
+    "plan": _plan,
+    "audit": _audit,
+    "fit": _fit,
+    "roof": _roof,
+}
 
 
-def _failed(visit: ModelRun, error: Exception) -> tuple[str, str]:
-    """The status and the line of a network that has raised something."""
-    from benchbench.measure.flops.first_layer import channels_refused
-
-    module = getattr(visit, "module", None)  # none where its constructor has raised
-    refused = channels_refused(module, visit.job.input_shape) if module is not None else None
-    return ("unsupported", str(refused)) if refused else ("failed", _line(error))
-
-
-def _measure(visit: ModelRun, once: bool) -> dict[str, Any]:
-    return visit.once() if once else visit.run()
-
-
-def _what_was_needed(visit: ModelRun, error: BaseException) -> str:
+def _what_was_needed(run: ModelRun, error: BaseException) -> str:
     """One line on a network that did not fit: what it needs at least, what there was, and where it ended."""
     from benchbench.measure.flops.meta_device import build_without_memory
     from benchbench.measure.largest_fit import needed_bytes
     from benchbench.zoo import build as zoo_build
 
-    job = visit.job
-    if visit.limit:
-        visit.limit.lift()
+    job = run.job
+    if run.limit:
+        run.limit.lift()
     limit = job.workload.memory_limit_bytes
     end = f"limit {format_value(limit, 'B')}" if limit else _line(error)
-    where = f"out of memory in {visit.stage}"
+    where = f"out of memory in {run.stage}"
     try:
         module, _ = build_without_memory(lambda: zoo_build.build(job.model, job.workload.spatial))
         needed = needed_bytes(module, job.input_shape, job.workload.dtype, job.workload.phase)
     except Exception:  # whatever keeps it from being counted is said elsewhere
         return f"{where}: {end}"
     what = "weights, gradients, AdamW's moments, input" if job.workload.phase == "train" else "weights, input"
-    own = visit.limit.framework_bytes if visit.limit else visit.base_bytes
+    own = run.limit.framework_bytes if run.limit else run.base_bytes
     beside = f" beside the framework's {format_value(own, 'B')}" if own else ""
     return f"{where}: needs at least {format_value(needed, 'B')} for {what} and activations{beside}; {end}"
 
@@ -330,10 +290,6 @@ def _what_was_needed(visit: ModelRun, error: BaseException) -> str:
 def _line(error: BaseException) -> str:
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
-
-
-def _trace() -> str:
-    return traceback.format_exc(limit=-12)
 
 
 if __name__ == "__main__":

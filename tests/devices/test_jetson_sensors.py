@@ -9,13 +9,14 @@ import pytest
 
 from benchbench.cli import main as cli_main
 from benchbench.core.errors import DeviceError
-from benchbench.core.records import Device, Measurement, ModelSpec, Record, Workload
+from benchbench.core.records import Device, Measurement, ModelSpec, Record, Workload, to_json
 from benchbench.devices import jetson, jetson_sensors
 from benchbench.devices.environment import environment
 from benchbench.devices.sensors import Snapshot, throttled
 from benchbench.report import conditions
 from benchbench.runner import worker
 from benchbench.runner.job import Job
+from benchbench.runner.model_run import ModelRun
 from tests import tegra_trees as trees
 
 
@@ -245,10 +246,11 @@ def test_a_boards_out_of_memory_that_comes_as_an_assertion_of_nvml_is_oom(monkey
             'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/opt/pytorch/c10/cuda/CUDACachingAllocator.cpp"'
         )
 
-    monkeypatch.setattr(worker, "_measure", fail)
+    monkeypatch.setattr(ModelRun, "run", fail)
     said: list[dict[str, object]] = []
     spec = ModelSpec(name="x", arch="x:X", kwargs={}, in_channels=4, out_channels=3)
-    worker.measure(Job(model=spec, workload=Workload(spatial=(8, 8, 8))), said.append)
+    job = Job(model=spec, workload=Workload(spatial=(8, 8, 8)))
+    worker.answer({"task": "measure", "jobs": [to_json(job)]}, said.append)
     assert said[-1]["status"] == "oom"
 
 

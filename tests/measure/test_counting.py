@@ -194,7 +194,9 @@ def test_the_counting_process_gives_a_cost_for_it(make):
         name="odd", arch=f"tests.measure.test_counting:{make.__name__}", kwargs={}, in_channels=1, out_channels=2
     )
     said = []
-    worker.plan([Job(model=spec, workload=rec.Workload(spatial=(4, 4, 4)))], said.append)
+    worker.answer(
+        {"task": "plan", "jobs": [rec.to_json(Job(model=spec, workload=rec.Workload(spatial=(4, 4, 4))))]}, said.append
+    )
     assert [event["event"] for event in said] == ["begin", "cost"]
     found = {m["metric"]: m["value"] for m in said[1]["measurements"]}
     assert found["macs"] == 4**3 * 2 * 27
@@ -247,7 +249,13 @@ def test_a_step_that_cannot_be_forecast_keeps_no_network_from_being_trained():
         name="odd", arch="tests.measure.test_counting:Selects", kwargs={}, in_channels=1, out_channels=2
     )
     said = []
-    worker.plan([Job(model=spec, workload=rec.Workload(phase="train", spatial=(4, 4, 4)))], said.append)
+    worker.answer(
+        {
+            "task": "plan",
+            "jobs": [rec.to_json(Job(model=spec, workload=rec.Workload(phase="train", spatial=(4, 4, 4))))],
+        },
+        said.append,
+    )
     found = {m["metric"]: m for m in said[1]["measurements"]}
     assert found["train_tensor_memory_bytes"]["value"] is None
     assert found["train_tensor_memory_bytes"]["reason"]

@@ -22,10 +22,16 @@ def job(name="Tiny", **changed):
     return Job(**({"model": spec, "workload": rec.Workload(**work)} | changed))
 
 
-def visit(wanted, **options):
-    """Measurements by name, the last event, and all of them."""
+def answer(task, *jobs, **more):
+    """The events of a task, without those that only say that a job begins."""
     said = []
-    worker.measure(wanted, said.append, **options)
+    worker.answer({"task": task, "jobs": [rec.to_json(job) for job in jobs], **more}, said.append)
+    return [event for event in said if event["event"] != "begin"]
+
+
+def visit(wanted, task="measure"):
+    """Measurements by name, the last event, and all of them."""
+    said = answer(task, wanted)
     found = [rec.from_json(rec.Measurement, e["measurement"]) for e in said if e["event"] == "measurement"]
     assert len({m.metric for m in found}) == len(found)
     assert all(rec.METRIC_UNITS[m.metric] == m.unit for m in found)
@@ -98,7 +104,7 @@ def test_a_crop_needs_the_phantoms_channels_and_is_refused_before_anything_runs(
 
 def test_a_confirming_run_measures_nothing():
     for phase in ("infer", "train"):
-        found, end, _ = visit(job(phase=phase), once=True)
+        found, end, _ = visit(job(phase=phase), "confirm")
         assert (found, end["status"]) == ({}, "ok")
 
 
@@ -110,8 +116,7 @@ def test_what_does_not_fit_says_what_it_needs_at_least():
 
 
 def test_counting_a_training_cell_forecasts_its_step():
-    said = []
-    worker.plan([job(phase="train"), job()], said.append)
+    said = answer("plan", job(phase="train"), job())
     first, second = ({m["metric"]: m for m in e["measurements"]} for e in said if e["event"] == "cost")
     assert first["train_tensor_memory_bytes"]["value"] > first["tensor_memory_bytes"]["value"]
     assert "train_tensor_memory_bytes" not in second
@@ -120,32 +125,28 @@ def test_counting_a_training_cell_forecasts_its_step():
 
 
 def test_the_search_for_what_fits_tells_patches_and_batches():
-    said = []
-    worker.fit(job(spatial=(32, 32, 32)), 10**12, said.append)
+    said = answer("fit", job(spatial=(32, 32, 32)), limit_bytes=10**12)
     assert [(e["event"], e["what"], e["sizes"][0], e["all"]) for e in said] == [
         ("fit", "patch", [32, 32, 32], True),
         ("fit", "batch", 1024, True),
     ]
-    said = []
-    worker.fit(job("NeedsArguments"), 10**12, said.append)
+    said = answer("fit", job("NeedsArguments"), limit_bytes=10**12)
     assert said[0]["event"] == "refused"
 
 
 def test_a_roof_has_two_sides():
-    said = []
-    worker.roof(job(), said.append)
-    found = {e["measurement"]["metric"]: e["measurement"] for e in said[:-1]}
+    said = answer("roof", job())
+    found = {e["measurement"]["metric"]: e["measurement"] for e in said}
     assert set(found) == {"peak_macs_per_s", "memory_bandwidth_bytes_per_s"}
     assert all(m["value"] > 0 and m["origin"] == "measured" for m in found.values())
-    assert said[-1]["status"] == "ok"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process")
 def test_a_job_is_kept_to_its_cores(monkeypatch):
     pinned = []
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: pinned.append((pid, cores)))
-    visit(job(cores=(0,)), once=True)
-    visit(job(), once=True)
+    visit(job(cores=(0,)), "confirm")
+    visit(job(), "confirm")
     assert pinned == [(0, (0,))]
 
 

@@ -13,9 +13,9 @@ from benchbench.core import records as rec
 from benchbench.core.errors import BenchError, CardError, CheckpointError, ShapeError, UsageError
 from benchbench.measure.flops.audit import audit
 from benchbench.measure.flops.first_layer import channels_refused
+from benchbench.runner import worker
 from benchbench.runner.in_process import measure_module
 from benchbench.runner.job import Job
-from benchbench.runner.worker import plan
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint, classes
@@ -227,7 +227,8 @@ def test_a_class_of_one_channel_that_is_fed_four_is_refused_in_the_plan_with_the
     )
     found = zoo_cards.find_cards("onecontrast:Net")[0]
     events = []
-    plan([Job(model=found.spec(), workload=rec.Workload(spatial=(8, 8, 8)), folder=found.folder)], events.append)
+    job = Job(model=found.spec(), workload=rec.Workload(spatial=(8, 8, 8)), folder=found.folder)
+    worker.answer({"task": "plan", "jobs": [rec.to_json(job)]}, events.append)
     told = events[-1]
     assert (told["event"], told["kind"]) == ("refused", "shape")
     assert "first layer, 0 (Conv3d), takes 1 channel, and 4 were fed: add --in-channels 1" in told["error"]
