@@ -15,4 +15,4 @@ def counts(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_counts_of_before(counts, monkeypatch):
-    monkeypatch.setattr("benchbench.runner.cell_cost._folder", lambda: counts)
+    monkeypatch.setattr("benchbench.runner.estimate._folder", lambda: counts)

@@ -1,13 +1,17 @@
 """Estimate of each cell's cost from the graph alone, before anything is measured.
 
 One child counts every network that was not counted before, with no forward computed; that gives the order, the
-estimate, and the memory below which a network is not even started.
+estimate, and the memory below which a network is not even started. Counts are kept on disk: a count depends on the
+job, on our own code and on torch and MONAI, so all of these are its key; of a network whose class is not the zoo's own
+nothing is kept, since nobody knows what its code depends on.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +19,12 @@ from typing import Any
 
 from benchbench import data
 from benchbench.core import records as rec
+from benchbench.core.cache import cache_base
+from benchbench.core.config import read_json
+from benchbench.core.errors import StoreError
 from benchbench.core.protocol import get_protocol
-from benchbench.runner import cell_cost
+from benchbench.core.results import write_whole
+from benchbench.core.version import installed
 from benchbench.runner.child_process import WorkerFailure, run_worker
 from benchbench.runner.job import Cell, Job
 
@@ -25,6 +33,12 @@ from benchbench.runner.job import Cell, Job
 _MACS_PER_S = {"cpu": 14e9, "cuda": 2e12}
 _START_S = 4.0
 _PLAN_LIMIT_S = 600.0
+_OURS = "benchbench."
+_MOST = 400  # files of counts; some 100 kB each
+#: Whose code decides a count.
+_COUNTING = ("core", "models", "models/cards", "zoo", "measure", "measure/flops", "training", "runner")
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +81,8 @@ def count(cells: Sequence[Cell], spent: TimeBreakdown) -> dict[str, CellCost]:
     for cell in cells:
         by_job.setdefault(rec.canonical_json(rec.to_json(counted_job(cell))), []).append(cell)
     jobs = {text: json.loads(text) for text in by_job}
-    paths = {text: cell_cost.path_of(job) for text, job in jobs.items()}
-    found = {text: _cost(kept) for text, path in paths.items() if (kept := cell_cost.get(path))}
+    paths = {text: count_path(job) for text, job in jobs.items()}
+    found = {text: _cost(kept) for text, path in paths.items() if (kept := read_count(path))}
     while left := [text for text in jobs if text not in found]:
         counts = _count_some([jobs[text] for text in left], [paths[text] for text in left])
         found |= dict(zip(left, counts, strict=False))  # fewer, where a network killed the child
@@ -91,7 +105,7 @@ def _count_some(jobs: Sequence[Any], paths: Sequence[Path | None]) -> list[CellC
         elif event["event"] == "refused":
             found.append(CellCost(refused=(event["kind"], event["error"], event.get("traceback"))))
         elif event["event"] == "cost":
-            cell_cost.keep(paths[len(found)], {key: event[key] for key in ("measurements", "layers", "operators")})
+            keep_count(paths[len(found)], {key: event[key] for key in ("measurements", "layers", "operators")})
             found.append(_cost(event))
     return found or [CellCost(refused=("failed", "its process ended without a word while it was counted", None))]
 
@@ -126,3 +140,54 @@ def estimate_s(cell: Cell, cost: CellCost, protocol: str) -> float:
     if cell.job.checkpoint_path and cell.job.data_where:
         cases = data.get_plan(cell.job.data_where).splits[cell.workload.split or "test"]
     return p.processes * (_START_S + forwards) + cases * (forward + 1.0)
+
+
+def count_path(job: Mapping[str, Any], what: str = "cost") -> Path | None:
+    """Where the count of a job is, or would be; None for a network that is not the zoo's own.
+
+    Args:
+        job: as JSON values.
+        what: is asked of it.
+    """
+    if job["folder"] is not None or not str(job["model"]["arch"]).startswith(_OURS):
+        return None
+    return _folder() / f"{rec.content_hash([what, job, _code()])}.json"
+
+
+def read_count(path: Path | None) -> dict[str, Any] | None:
+    """What was kept; None for nothing."""
+    try:
+        found = read_json(path, "the count", StoreError) if path else None
+    except StoreError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def keep_count(path: Path | None, count: Mapping[str, Any]) -> None:
+    """Keep a count; a folder that cannot be written costs time alone."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(count, separators=(",", ":")).encode())
+        kept = sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)
+        for old in kept[: max(0, len(kept) - _MOST)]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        log.info("counts are not kept: %s", error)
+
+
+def _folder() -> Path:
+    return cache_base() / "counts"
+
+
+@functools.cache
+def _code(root: Path = Path(__file__).parents[1]) -> str:
+    """Of all code that decides a count: our files as they lie there, and the versions of torch and MONAI."""
+    files = []
+    for folder in (root / name for name in _COUNTING):
+        for path in folder.iterdir():
+            if path.suffix in {".py", ".toml", ".json", ".yaml"}:
+                stat = path.stat()
+                files.append([str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns])
+    return rec.content_hash([sorted(files), *map(installed, ("torch", "monai"))])

@@ -14,8 +14,8 @@ from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core.units import format_shape, format_value
-from benchbench.runner import cell_cost
 from benchbench.runner.child_process import WorkerFailure, run_worker
+from benchbench.runner.estimate import count_path, keep_count, read_count
 from benchbench.runner.job import Job
 
 Size = tuple[int, ...] | int
@@ -53,13 +53,13 @@ def forecast_fit(job: Job, limit_bytes: int, where: str, time_limit_s: float) ->
         `largest_patch_voxels`, predicted, or null with the reason.
     """
     request = {"task": "fit", "jobs": [rec.to_json(job)], "limit_bytes": limit_bytes, "bare": True}
-    path = cell_cost.path_of(rec.to_json(job), f"patch in {limit_bytes} B")
-    offer, why = cell_cost.get(path), "every patch is refused by the network"
+    path = count_path(rec.to_json(job), f"patch in {limit_bytes} B")
+    offer, why = read_count(path), "every patch is refused by the network"
     if offer is None:
         offers, none = _offers(request, time_limit_s)
         if offers:
             (offer,) = offers
-            cell_cost.keep(path, offer)
+            keep_count(path, offer)
         else:
             why = none
     if offer is None or not offer["sizes"]:

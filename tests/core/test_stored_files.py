@@ -13,7 +13,7 @@ from benchbench.core.results import read_records
 from benchbench.data.plan import plan_from_json, plan_to_json
 from benchbench.report import paired_dice
 from benchbench.report.figures import training
-from benchbench.runner import cell_cost
+from benchbench.runner import estimate as runner_estimate
 from benchbench.runner.calibration_journal import CalibrationJournal
 from benchbench.runner.schedule import JOURNAL
 from benchbench.runner.schedule import RunJournal as Turns
@@ -207,7 +207,7 @@ def test_turns_that_cannot_be_read_are_measured_again(tmp_path, line):
 @pytest.mark.parametrize("content", ["[" * 3000, "NaN", "[]", '{"a": 1e999}'])
 def test_a_count_that_cannot_be_read_is_made_again(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
-    assert cell_cost.get(tmp_path / "a.json") is None
+    assert runner_estimate.read_count(tmp_path / "a.json") is None
 
 
 @pytest.mark.parametrize("content", [b"[" * 3000, b'{"ids": "ab", "values": {"dice": [1, 1]}}', b"\xff", b"[]"])

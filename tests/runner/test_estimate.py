@@ -8,7 +8,6 @@ import pytest
 
 from benchbench.core import records as rec
 from benchbench.core.records import ModelSpec
-from benchbench.runner import cell_cost
 from benchbench.runner import estimate as runner_estimate
 from benchbench.runner import fit as runner_fit
 from benchbench.runner import plan as runner_plan
@@ -21,7 +20,7 @@ SIDES = (32, 32, 32)
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(cell_cost, "_folder", lambda: tmp_path / "counts")
+    monkeypatch.setattr(runner_estimate, "_folder", lambda: tmp_path / "counts")
     return tmp_path / "counts"
 
 
@@ -66,40 +65,44 @@ def job(arch: str = "benchbench.models.unet:UNet", folder: str | None = None, si
 
 
 def test_code_of_ones_own_is_never_kept() -> None:
-    assert cell_cost.path_of(job()) is not None
-    assert cell_cost.path_of(job("tests.tiny_nets:Tiny")) is None
-    assert cell_cost.path_of(job(folder="mine")) is None
+    assert runner_estimate.count_path(job()) is not None
+    assert runner_estimate.count_path(job("tests.tiny_nets:Tiny")) is None
+    assert runner_estimate.count_path(job(folder="mine")) is None
 
 
 def test_another_job_another_question_or_other_code_is_another_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [cell_cost.path_of(job()), cell_cost.path_of(job(side=64)), cell_cost.path_of(job(), "patch in 5 B")]
-    monkeypatch.setattr(cell_cost, "_code", lambda: "changed")
-    paths.append(cell_cost.path_of(job()))
+    paths = [
+        runner_estimate.count_path(job()),
+        runner_estimate.count_path(job(side=64)),
+        runner_estimate.count_path(job(), "patch in 5 B"),
+    ]
+    monkeypatch.setattr(runner_estimate, "_code", lambda: "changed")
+    paths.append(runner_estimate.count_path(job()))
     assert len(set(paths)) == 4
 
 
 def test_a_changed_file_of_ours_changes_the_key(tmp_path: Path) -> None:
-    for folder in cell_cost._COUNTING:
+    for folder in runner_estimate._COUNTING:
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     for name in ("zoo/cards.py", "models/unet.py", "models/cards/unet.toml", "measure/flops/graph.py"):
         (tmp_path / name).write_text("a = 1\n")
-    before = cell_cost._code(tmp_path)
-    cell_cost._code.cache_clear()
-    assert cell_cost._code(tmp_path) == before
+    before = runner_estimate._code(tmp_path)
+    runner_estimate._code.cache_clear()
+    assert runner_estimate._code(tmp_path) == before
     for name in ("zoo/cards.py", "models/unet.py", "models/cards/unet.toml", "measure/flops/graph.py"):
         (tmp_path / name).write_text("a = 22\n")
-        cell_cost._code.cache_clear()
-        after = cell_cost._code(tmp_path)
+        runner_estimate._code.cache_clear()
+        after = runner_estimate._code(tmp_path)
         assert after != before, name
         before = after
 
 
 def test_a_folder_that_cannot_be_written_costs_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(cell_cost, "_folder", lambda: tmp_path / "file" / "counts")
-    path = cell_cost.path_of(job())
-    cell_cost.keep(path, {"a": 1})
-    assert cell_cost.get(path) is None
+    monkeypatch.setattr(runner_estimate, "_folder", lambda: tmp_path / "file" / "counts")
+    path = runner_estimate.count_path(job())
+    runner_estimate.keep_count(path, {"a": 1})
+    assert runner_estimate.read_count(path) is None
 
 
 BOARD = """
