@@ -208,7 +208,7 @@ def test_a_training_behind_the_reference_can_be_asked_for_again(path):
     recipe = told["train"]["recipe"]
     assert told["model"]["kwargs"] == json.loads(json.dumps(dict(zoo_cards.get_card(name).kwargs)))
     assert (recipe["steps"], recipe["seed"]) == (options.budget.steps, options.seed)
-    assert recipe["patch"] == list(options.spatial)
+    assert recipe["patch"] == list(options.patch)
     assert recipe["lr"] == (options.lr or 1e-3)
     schedule = [[list(patch), share] for patch, share in options.patch_schedule or ()]
     assert recipe["patch_schedule"] == schedule
