@@ -24,7 +24,7 @@ from benchbench.report.audit import section as audit_section
 from benchbench.report.audit.sizes import published_beside_ours
 from benchbench.report.audit.tables import gather
 from benchbench.report.details import ReadArtifact
-from benchbench.report.figures import case_dice, roofline, scaling, training, volumes, warmup
+from benchbench.report.figures import case_dice, curves, roofline, scaling, volumes
 from benchbench.report.figures import devices as figures_devices
 from benchbench.report.figures import memory as figures_memory
 from benchbench.report.figures import overview as figures_overview
@@ -364,9 +364,9 @@ def _drawings(
         figures_samples.strip_plot(rows, main, prefix=f"{prefix}d"),
         roofline.figure(rows, prefix=f"{prefix}r"),
         case_dice.strip_plot(rows, prefix=f"{prefix}c"),
-        training.curves(rows, read, prefix=f"{prefix}t"),
+        curves.training(rows, read, prefix=f"{prefix}t"),
         volumes.figure(rows, prefix=f"{prefix}v"),
-        warmup.curves(rows, main, prefix=f"{prefix}w"),
+        curves.warmup(rows, main, prefix=f"{prefix}w"),
     ]
     return [drawing for drawing in made if drawing]
 

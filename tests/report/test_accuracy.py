@@ -9,7 +9,7 @@ import pytest
 from benchbench import report
 from benchbench.core.errors import StoreError
 from benchbench.report import conditions, paired_dice
-from benchbench.report.figures import case_dice, training
+from benchbench.report.figures import case_dice, curves
 from benchbench.report.figures import overview as figures_overview
 from benchbench.report.tables import summary_rows
 from tests import report_examples as examples
@@ -84,7 +84,7 @@ def test_a_training_is_drawn_over_the_share_of_its_budget(folder):
 
 
 def test_the_curve_is_read_as_shares():
-    found = training.parse(json.dumps(CURVE).encode())
+    found = curves.parse_training(json.dumps(CURVE).encode())
     assert found.loss[0] == (0.005, 1.495)
     assert found.validation[-1] == (1.0, pytest.approx(1000 / 1200))
 
@@ -95,14 +95,14 @@ def test_the_curve_is_read_as_shares():
 )
 def test_what_is_no_curve_is_refused(content):
     with pytest.raises(StoreError, match="could not be read"):
-        training.parse(content)
+        curves.parse_training(content)
 
 
 def test_steps_beyond_the_last_are_left_out_and_what_is_no_number_is_refused():
     text = '{"budget": "b", "steps_done": 10, "curve": [[10, 1.0], [99, 1.0]]}'
-    assert training.parse(text.encode()).loss == ((1.0, 1.0),)
+    assert curves.parse_training(text.encode()).loss == ((1.0, 1.0),)
     with pytest.raises(StoreError, match="could not be read"):
-        training.parse(text.replace("[99, 1.0]", "[5, NaN]").encode())
+        curves.parse_training(text.replace("[99, 1.0]", "[5, NaN]").encode())
 
 
 def test_a_damaged_curve_costs_only_its_figure(folder):

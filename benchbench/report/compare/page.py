@@ -17,7 +17,7 @@ from benchbench.core import units
 from benchbench.core.errors import StoreError
 from benchbench.report import conditions, html
 from benchbench.report.compare.verdicts import ComparedRow, Comparison, change_text, interval_text, p_text, tally
-from benchbench.report.figures import strips
+from benchbench.report.figures import samples as figures_samples
 from benchbench.report.place import check_place
 
 #: Figures beyond this many bytes are left out, those of rows that are the same first.
@@ -160,7 +160,7 @@ def _figures(rows: Sequence[ComparedRow]) -> tuple[list[dict[str, Any]], list[st
     """The strips by network, and the names of those that there was no room for."""
     spent, drawn, left_out = 0, {}, []
     for i in sorted(range(len(rows)), key=lambda i: (rows[i].verdict == "same", i)):
-        drawing = strips.strip(rows[i], prefix=f"s{i}")
+        drawing = figures_samples.compared(rows[i], prefix=f"s{i}")
         if drawing is None:
             continue
         spent += len(drawing.svg)

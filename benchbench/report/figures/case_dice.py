@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
 from benchbench.report.figures.overview import MAX_BARS, Drawing
+from benchbench.report.figures.samples import thin
 from benchbench.report.tables import TableRow, dice_classes, region_name
 
 if TYPE_CHECKING:
@@ -91,12 +92,9 @@ def _line(axes: Axes, i: int, line: RegionDice) -> None:
         axes.barh(
             i, line.ci95[1] - line.ci95[0], left=line.ci95[0], height=0.8, color=svg.SERIES[1], alpha=0.3, linewidth=0
         )
-    ordered, last = sorted(line.values), len(line.values) - 1
-    keep = list(range(len(ordered)))
-    if len(ordered) > _MOST_DOTS:
-        keep = sorted({round(k * last / (_MOST_DOTS - 1)) for k in range(_MOST_DOTS)})
-    spread = [i + 0.24 * ((k * 0.618) % 1 - 0.5) for k in keep]  # no two dots of equal cases on each other
-    axes.plot(
-        [ordered[k] for k in keep], spread, marker="o", markersize=3, color=svg.SERIES[0], linestyle="none", alpha=0.6
-    )
+    values = thin(line.values, _MOST_DOTS)
+    spread = [
+        i + 0.24 * ((k * 0.618) % 1 - 0.5) for k in range(len(values))
+    ]  # equal cases lie apart
+    axes.plot(values, spread, marker="o", markersize=3, color=svg.SERIES[0], linestyle="none", alpha=0.6)
     axes.plot([line.mean, line.mean], [i - 0.4, i + 0.4], color=svg.INK, linewidth=1.6)

@@ -15,10 +15,10 @@ from typing import Any, Literal
 from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.report.conditions import Group
-from benchbench.report.figures import panels, svg
+from benchbench.report.figures import curves, svg
 from benchbench.report.figures import style as figures_style
+from benchbench.report.figures.curves import Curve, Panel, Scale
 from benchbench.report.figures.overview import MAX_BARS, Drawing
-from benchbench.report.figures.panels import Curve, Panel, Scale
 from benchbench.report.tables import STATUS_TEXT, finite, headline, row_labels, valid
 
 What = Literal["batch", "threads", "dtype"]
@@ -227,7 +227,7 @@ def _drawing(
     caption += f" Crosses: {', '.join(crosses[:6])}{' and more' * (len(crosses) > 6)}." if crosses else ""
     spoken = "; ".join(f"{p.title} {p.note}" for p in made)
     return Drawing(
-        svg=svg.inline(panels.draw(made, x, y), prefix=prefix, label=f"{title}: {spoken}."),
+        svg=svg.inline(curves.draw(made, x, y), prefix=prefix, label=f"{title}: {spoken}."),
         title=title,
         caption=f"{caption} Tables {family.letters}.",
     )

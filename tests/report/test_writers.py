@@ -1,4 +1,4 @@
-"""Text that a spreadsheet would run is text in every CSV, and numbers are numbers."""
+"""Tables in every format; text that a spreadsheet would run is text in every CSV, and numbers are numbers."""
 
 import csv
 import io
@@ -63,3 +63,43 @@ def test_the_table_of_a_search(tmp_path):
     write_table(points, tmp_path / "front.csv")
     row = read((tmp_path / "front.csv").read_text())[ordered(points).index(points[0])]
     assert (row["name"], row["dice_val"]) == (f"'{EVIL}", "-0.5")
+
+
+# Text, Markdown and LaTeX
+
+
+def test_columns_of_text_are_as_wide_as_their_widest_cell():
+    assert writers.write([{"name": "a", "share": 1}, {"name": "long", "share": 22}], "table").split("\n") == [
+        "name  share",
+        "----  -----",
+        "a     1",
+        "long  22",
+    ]
+
+
+def test_markdown_aligns_columns_and_a_bar_in_a_cell_ends_none():
+    assert writers.to_markdown(["a", "b"], [["x|y", "1"]], "lr").split("\n") == [
+        "| a | b |",
+        "| --- | ---: |",
+        r"| x\|y | 1 |",
+    ]
+
+
+def test_latex_escapes_what_it_would_run_and_rules_shared_headings():
+    text = writers.to_latex(["n", "a", "b"], [["x_1", "5%", "<"]], "lrr", [("both", 2)])
+    assert text.split("\n") == [
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r" & \multicolumn{2}{c}{both} \\",
+        r"\cmidrule(lr){2-3}",
+        r"n & a & b \\",
+        r"\midrule",
+        r"x\_1 & 5\% & $<$ \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+@pytest.mark.parametrize("fmt", ["table", "markdown", "latex", "csv", "json"])
+def test_a_table_without_rows_is_no_error(fmt):
+    assert isinstance(writers.write([], fmt), str)
