@@ -93,8 +93,6 @@ def _line(axes: Axes, i: int, line: RegionDice) -> None:
             i, line.ci95[1] - line.ci95[0], left=line.ci95[0], height=0.8, color=svg.SERIES[1], alpha=0.3, linewidth=0
         )
     values = thin(line.values, _MOST_DOTS)
-    spread = [
-        i + 0.24 * ((k * 0.618) % 1 - 0.5) for k in range(len(values))
-    ]  # equal cases lie apart
+    spread = [i + 0.24 * ((k * 0.618) % 1 - 0.5) for k in range(len(values))]  # equal cases lie apart
     axes.plot(values, spread, marker="o", markersize=3, color=svg.SERIES[0], linestyle="none", alpha=0.6)
     axes.plot([line.mean, line.mean], [i - 0.4, i + 0.4], color=svg.INK, linewidth=1.6)
