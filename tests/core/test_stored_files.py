@@ -12,7 +12,7 @@ from benchbench.core.errors import CardError, CheckpointError, ShapeError, Store
 from benchbench.core.results import read_records
 from benchbench.data.plan import plan_from_json, plan_to_json
 from benchbench.report import paired_dice
-from benchbench.report.figures import training
+from benchbench.report.figures import curves
 from benchbench.runner import estimate as runner_estimate
 from benchbench.runner.calibration_journal import CalibrationJournal
 from benchbench.runner.schedule import JOURNAL
@@ -215,7 +215,7 @@ def test_broken_artifacts_are_said(content):
     with pytest.raises(StoreError):
         paired_dice.parse(content)
     with pytest.raises(StoreError):
-        training.parse(content)
+        curves.parse_training(content)
 
 
 def test_a_dice_above_one_is_none():

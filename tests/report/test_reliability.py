@@ -16,8 +16,8 @@ from benchbench.core import records as rec
 from benchbench.core import results as core_results
 from benchbench.core.errors import StoreError
 from benchbench.report import conditions, details, export, reliability, render, summary_rows, write_report
+from benchbench.report.figures import curves, roofline, scaling, volumes
 from benchbench.report.figures import memory as figures_memory
-from benchbench.report.figures import roofline, scaling, volumes, warmup
 from benchbench.report.figures import samples as figures_samples
 from tests import report_examples as examples
 from tests.report.test_page import Page
@@ -231,7 +231,7 @@ def test_a_sample_far_beyond_the_others_is_an_arrow_and_not_a_longer_axis():
 def test_a_row_without_a_distribution_is_left_out_and_the_page_is_whole(value, of_latency):
     record = with_latency("a", value, examples.number("warmup_s", 0.0), **of_latency)
     assert figures_samples.strip_plot(rows_of(record), "latency_s", prefix="d") is None
-    assert warmup.curves(rows_of(record), "latency_s", prefix="w") is None
+    assert curves.warmup(rows_of(record), "latency_s", prefix="w") is None
     words = [w for w in page_of(record).visible.split() if w.lower() in ("nan", "inf", "none", "undefined")]
     assert words == []
 
@@ -261,7 +261,7 @@ def test_a_warm_up_is_drawn_against_the_later_median_and_one_that_ends_slow_is_n
     slow = with_latency("cold", 1.0, examples.number("warmup_s", 5.0, values=forwards, runs=(3, 3)))
     fast = with_latency("warm", 1.0, examples.number("warmup_s", 3.0, values=(1.9, 1.0, 1.0)))
     once = with_latency("huge", 1.0, examples.number("warmup_s", 1.3, values=(1.3,)))
-    drawn = warmup.curves(rows_of(slow, fast, once), "latency_s", prefix="w")
+    drawn = curves.warmup(rows_of(slow, fast, once), "latency_s", prefix="w")
     assert drawn is not None
     assert "Still more than 10 % slow at the end: cold (1.25 x)." in drawn.caption
     assert "1 more, too slow for a second warm-up: 1.30 x." in drawn.caption

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _ROW_IN = 0.34
 _LETTER_UNITS = 11.0  # width that a part needs for its letter
 _TINT = 0.4
+_COLUMNS = 3  # of the legend
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +59,10 @@ def draw(stacks: Sequence[Stack], x_title: str, divisor: float, *, mark: str = "
         mark: what the open diamond means, if there is one.
     """
     legend = list(dict.fromkeys(part for stack in stacks for part, _ in stack.parts))
-    names = [(part.letter, part.name, part.series) for part in legend]
-    marked = bool(mark) and any(stack.mark is not None for stack in stacks)
-    lines = _wrapped(names, mark if marked else "")
+    mark = mark if any(stack.mark is not None for stack in stacks) else ""
+    lines = -(-(len(legend) + bool(mark)) // _COLUMNS)
     with figures_style.plain_matplotlib():
-        figure, axes = figures_style.row_axes([s.label for s in stacks], _ROW_IN, head_in=0.24 * len(lines))
+        figure, axes = figures_style.row_axes([s.label for s in stacks], _ROW_IN, head_in=0.26 * lines)
         highest = max(max(s.end, s.mark or 0.0) for s in stacks) / divisor or 1.0
         axes.set_xlim(0, highest * 1.02)
         figures_style.label_ticks(axes.xaxis, (0, highest), log=False)
@@ -71,7 +72,7 @@ def draw(stacks: Sequence[Stack], x_title: str, divisor: float, *, mark: str = "
             _row(axes, i, stack, divisor, units_each)
             end = max(stack.end, stack.mark or 0.0) / divisor
             figures_style.beside(axes, end, i, stack.text)
-        _legend(axes, lines)
+        _legend(figure, legend, mark)
         return figures_style.save(figure)
 
 
@@ -116,67 +117,20 @@ def _free(left: float, width: float, mark: float | None, room: float) -> float |
     return left + before / 2 if before >= after else mark + after / 2
 
 
-_Item = tuple[str, str, int]
-
-
-def _wrapped(names: Sequence[_Item], mark: str) -> list[list[_Item]]:
-    """The legend in lines that fit the width; series -1 is the diamond."""
-    items = [*names, *([("", mark, -1)] if mark else [])]
-    lines: list[list[_Item]] = []
-    at = 0.0
-    for item in items:
-        width = _item_units(item)
-        if not lines or at + width > 72 * figures_style.WIDTH_IN - 12:
-            lines.append([])
-            at = 0.0
-        lines[-1].append(item)
-        at += width
-    return lines
-
-
-def _item_units(item: _Item) -> float:
-    return 32.0 + 6.2 * len(item[1])
-
-
-def _legend(axes: Axes, lines: Sequence[Sequence[_Item]]) -> None:
+def _legend(figure: Figure, parts: Sequence[StackPart], mark: str) -> None:
     """Above the rows, from the left edge of the figure."""
-    box = axes.get_position()
-    start = -72 * figures_style.WIDTH_IN * box.x0
-    top = axes.get_ylim()[1]
-    for k, line in enumerate(lines):
-        x, y = start + 6.0, 17.0 * (len(lines) - k) - 6.0
-        for item in line:
-            letter, name, series = item
-            if series < 0:
-                _mark(axes, x, y, "D", svg.PAPER, svg.INK, 6.0, 1.0)
-            else:
-                _mark(axes, x, y, "s", svg.SERIES[series], svg.SERIES[series], 13.0, _TINT)
-                _label(axes, letter, x, y, top, "center")
-            _label(axes, name, x + 11, y, top, "left")
-            x += _item_units(item)
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-
-def _label(axes: Axes, text: str, x: float, y: float, top: float, align: Literal["left", "center"]) -> None:
-    axes.annotate(
-        text,
-        (0, top),
-        (x, y),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        ha=align,
-        va="center",
-        annotation_clip=False,
-        parse_math=False,
-    )
-
-
-def _mark(axes: Axes, x: float, y: float, marker: str, face: str, edge: str, size: float, alpha: float) -> None:
-    """A marker at an offset in points from the top left corner of the axes."""
-    from matplotlib.transforms import ScaledTranslation
-
-    figure = axes.figure
-    shift = ScaledTranslation(x / 72, y / 72, figure.dpi_scale_trans)
-    axes.plot(
-        [0], [1], marker=marker, markersize=size, markerfacecolor=face, markeredgecolor=edge, alpha=alpha,
-        linestyle="none", transform=axes.transAxes + shift, clip_on=False,
-    )  # fmt: skip
+    handles: list[Any] = [
+        Patch(color=svg.SERIES[part.series], alpha=_TINT, label=f"{part.letter}  {part.name}") for part in parts
+    ]
+    if mark:
+        diamond = Line2D([], [], marker="D", markersize=6, markerfacecolor=svg.PAPER, linestyle="none", label=mark)
+        diamond.set_markeredgecolor(svg.INK)
+        handles.append(diamond)
+    if handles:
+        figure.legend(
+            handles=handles, loc="upper left", ncols=_COLUMNS, frameon=False, fontsize=figures_style.FONT,
+            borderaxespad=0, borderpad=0.2, handlelength=1.2, handleheight=1.0, columnspacing=1.6,
+        )  # fmt: skip
