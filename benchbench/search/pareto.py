@@ -21,15 +21,15 @@ def ranks(points: Sequence[Sequence[float]]) -> list[int]:
 
     Source: Deb et al. 2002, "NSGA-II", section III-A.
     """
-    found = [-1] * len(points)
+    levels = [-1] * len(points)
     level, left = 0, set(range(len(points)))
     while left:
         best = {i for i in left if not any(dominates(points[j], points[i]) for j in left)}
         for i in best:
-            found[i] = level
+            levels[i] = level
         left -= best
         level += 1
-    return found
+    return levels
 
 
 def by_rank(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -37,8 +37,8 @@ def by_rank(points: Sequence[tuple[float, float]]) -> list[int]:
     ranked = ranks(points)
     order: list[int] = []
     for level in range(max(ranked, default=-1) + 1):
-        own = [i for i, rank in enumerate(ranked) if rank == level]
-        order += [own[i] for i in spread([points[i] for i in own], len(own))]
+        members = [i for i, rank in enumerate(ranked) if rank == level]
+        order += [members[i] for i in spread([points[i] for i in members], len(members))]
     return order
 
 
@@ -47,7 +47,6 @@ def spread(points: Sequence[tuple[float, float]], count: int) -> list[int]:
 
     Args:
         points: of two objectives, each to be made small; they are compared on the scale of their own range.
-        count: how many.
     """
     if not points:
         return []
