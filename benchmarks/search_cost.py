@@ -84,7 +84,7 @@ def of_a_refusal() -> None:
 
         until = TRIED + REFUSED
         proposals.search(
-            opened, tight, evaluate, elapsed=lambda: 0.0, until=lambda known: len(known) >= until, told=told
+            opened, tight, evaluate, elapsed=lambda: 0.0, until=lambda known: len(known) >= until, report=told
         )
     print(f"a refusal takes {statistics.median(times):.3f} s (median of {len(times)}; the longest {max(times):.3f} s)")
 

@@ -35,9 +35,6 @@ def count(config: Config, in_channels: int, out_channels: int, spatial: Sequence
     they are what is left at least, where every layer keeps a tenth.
 
     Args:
-        config: of the space.
-        in_channels: of the image.
-        out_channels: logits.
         spatial: (D, H, W) of the patch, voxels.
     """
     fixed = config.variant == "slim_unetr_fixed"
@@ -60,10 +57,10 @@ def count(config: Config, in_channels: int, out_channels: int, spatial: Sequence
         macs += voxels[stage] * before[stage] * c * kernel
         params += outer[stage] * c * kernel + outer[stage] + (0 if fixed and stage == 0 else 2 * outer[stage])
         macs += voxels[stage] * outer[stage] * c * kernel
-        own, work, held = _block(config, stage, widths[stage], voxels[stage], ratio)
-        params += 2 * config.depths[stage] * own
-        macs += 2 * config.depths[stage] * work
-        buffers += 2 * config.depths[stage] * held
+        block_params, block_macs, block_buffers = _block(config, stage, widths[stage], voxels[stage], ratio)
+        params += 2 * config.depths[stage] * block_params
+        macs += 2 * config.depths[stage] * block_macs
+        buffers += 2 * config.depths[stage] * block_buffers
     params += voxels[3] * widths[3]
     weights = FLOAT * params + buffers
     return {

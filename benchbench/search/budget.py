@@ -117,12 +117,12 @@ def parse_budget(texts: Iterable[str]) -> CostBudget:
     Raises:
         UsageError: one cannot be read, or two are of one metric.
     """
-    found: dict[str, CostLimit] = {}
+    limits: dict[str, CostLimit] = {}
     for limit in map(parse_limit, texts):
-        if limit.metric in found:
-            first = found[limit.metric].text
+        if limit.metric in limits:
+            first = limits[limit.metric].text
             raise UsageError(
                 f"{first!r} and {limit.text!r} are both budgets of the {METRICS[limit.metric][1]}: give one"
             )
-        found[limit.metric] = limit
-    return CostBudget(tuple(found.values()))
+        limits[limit.metric] = limit
+    return CostBudget(tuple(limits.values()))

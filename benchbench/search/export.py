@@ -34,9 +34,7 @@ def export_point(weights: Path, folder: Path, name: str, *, onnx: bool = True) -
     """Copy a point's weights, and write its ONNX file.
 
     Args:
-        weights: `.safetensors`, its sidecar beside it.
         folder: of the point, made if it is not there.
-        name: of the network.
         onnx: whether there is time for an ONNX file that is not there yet.
 
     Returns:
@@ -46,40 +44,36 @@ def export_point(weights: Path, folder: Path, name: str, *, onnx: bool = True) -
     target = folder / f"{name}.safetensors"
     if not target.exists() or target.read_bytes() != weights.read_bytes():
         checkpoint.copy(weights, target)
-    found: dict[str, Any] = {"weights": target.name}
+    files: dict[str, Any] = {"weights": target.name}
     exported, checked = folder / f"{name}.onnx", folder / f"{name}.onnx.json"
     digest = checkpoint.sha256_of(target)
     if exported.exists() and checked.exists():
         known = _checked(checked)
         if known.get("weights_sha256") == digest and isinstance(known.get("error"), float):
-            return found | {"onnx": exported.name, "onnx_error": known["error"]}
+            return files | {"onnx": exported.name, "onnx_error": known["error"]}
     exported.unlink(missing_ok=True)
     checked.unlink(missing_ok=True)
     if not onnx:
-        return found | {"onnx_reason": NO_TIME}
+        return files | {"onnx_reason": NO_TIME}
     reason, error = write_onnx(target, exported)
     if reason:
-        return found | {"onnx_reason": reason}
+        return files | {"onnx_reason": reason}
     write_whole(checked, json.dumps({"weights_sha256": digest, "error": error}).encode())
-    return found | {"onnx": exported.name, "onnx_error": error}
+    return files | {"onnx": exported.name, "onnx_error": error}
 
 
 def _checked(path: Path) -> Mapping[str, Any]:
     """What is kept of an ONNX file's check; nothing where it cannot be read: then the file is made anew."""
     try:
-        found = read_json(path, "the check of an ONNX file", StoreError)
+        check = read_json(path, "the check of an ONNX file", StoreError)
     except StoreError as error:
         log.debug("%s", error)
         return {}
-    return found if isinstance(found, dict) else {}
+    return check if isinstance(check, dict) else {}
 
 
 def write_onnx(weights: Path, out: Path) -> tuple[str | None, float | None]:
     """Write a network as ONNX, run it, and compare.
-
-    Args:
-        weights: of the network, with their sidecar.
-        out: the file.
 
     Returns:
         Why there is no file, or None; and how far it is from the network, as a share of the largest logit.
@@ -114,8 +108,8 @@ def write_onnx(weights: Path, out: Path) -> tuple[str | None, float | None]:
                 node.metadata_props.clear()
             program.save(str(partial), external_data=False)
             session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-            found = session.run(None, {"image": x.numpy()})[0]
-        apart = float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-12))
+            answer = session.run(None, {"image": x.numpy()})[0]
+        apart = float(np.abs(answer - wanted).max() / max(float(np.abs(wanted).max()), 1e-12))
         if not apart <= ONNX_AGREEMENT:
             return f"its ONNX file answers otherwise, by {apart:.1e} of the largest logit, so it was not kept", None
         partial.replace(out)
@@ -132,13 +126,13 @@ class _quiet:
 
     def __enter__(self) -> None:
         self._loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-        self._levels = [one.level for one in self._loggers]
-        for one in self._loggers:
-            one.setLevel(logging.ERROR)
+        self._levels = [logger.level for logger in self._loggers]
+        for logger in self._loggers:
+            logger.setLevel(logging.ERROR)
 
     def __exit__(self, *_: object) -> None:
-        for one, level in zip(self._loggers, self._levels, strict=True):
-            one.setLevel(level)
+        for logger, level in zip(self._loggers, self._levels, strict=True):
+            logger.setLevel(level)
 
 
 COLUMNS = (
@@ -192,13 +186,7 @@ def write_table(points: Sequence[Mapping[str, Any]], out: Path) -> None:
 
 
 def write_card(point: Mapping[str, Any], search: Mapping[str, Any], out: Path) -> None:
-    """The model card of a point, as Markdown.
-
-    Args:
-        point: of the search's summary.
-        search: the summary.
-        out: the file.
-    """
+    """The model card of a point, as Markdown."""
     task, test, files = search["task"], point["dice_test"], point["files"]
     splits = search["data"]["splits"]
     channels = f"{task['in_channels']} channel{'s' * (task['in_channels'] != 1)}"

@@ -59,23 +59,21 @@ def profile(task: SearchProblem, *, seed: int = 0, drawn: int = DRAWN) -> SpaceS
     """Look at configurations that were drawn by chance.
 
     Args:
-        task: the search's.
-        seed: of chance.
         drawn: how many proposals; those that cannot take the patch are left out.
     """
     chooser = space.Random(seed)
-    found = {
+    by_key = {
         config.key: config for config in (space.suggest(chooser) for _ in range(drawn)) if config.fits(task.spatial)
     }
-    costs = [task.costs(config) for config in found.values()]
+    costs = [task.costs(config) for config in by_key.values()]
     return SpaceSummary(
         drawn=len(costs),
-        feasible=sum(not task.budget.excesses(one) for one in costs),
+        feasible=sum(not task.budget.excesses(cost) for cost in costs),
         spread={
             metric: Spread(
-                least=min(one[metric] for one in costs),
-                median=statistics.median(one[metric] for one in costs),
-                most=max(one[metric] for one in costs),
+                least=min(cost[metric] for cost in costs),
+                median=statistics.median(cost[metric] for cost in costs),
+                most=max(cost[metric] for cost in costs),
             )
             for metric in ("params", "macs", "file_bytes", "memory_bytes")
         },
@@ -111,7 +109,6 @@ def smallest(task: SearchProblem, *, bound: bool = False) -> dict[str, tuple[flo
     """Metric -> the least that a configuration needs, and the one that does.
 
     Args:
-        task: the search's.
         bound: also of what is cut across layers, whose costs are known from below alone.
     """
     all_costs = [(task.costs(config), config) for config in corners(task) if bound or config.scope == "layer"]
@@ -152,7 +149,6 @@ def costs_of(record: rec.Record | None, phase: str) -> dict[str, float]:
 
     Args:
         record: None, and one without a result, say nothing.
-        phase: `infer` or `train`.
     """
     if record is None or record.status not in ("ok", "unstable"):
         return {}
@@ -168,14 +164,13 @@ def at_least(record: rec.Record | None, phase: str) -> dict[str, float]:
 
     Args:
         record: of a device that was at hand.
-        phase: `infer` or `train`.
     """
     if record is None or record.status not in ("ok", "unstable"):
         return {}
-    found = record.get(MEASURED["latency_s"][phase == "train"])
-    if found is None or found.origin != "measured" or len(found.values) < _FEWEST:
+    latency = record.get(MEASURED["latency_s"][phase == "train"])
+    if latency is None or latency.origin != "measured" or len(latency.values) < _FEWEST:
         return {}
-    return {"latency_s": min(float(value) for value in (*found.values, *(found.ci95 or ())))}
+    return {"latency_s": min(float(value) for value in (*latency.values, *(latency.ci95 or ())))}
 
 
 def confirmed_by(record: rec.Record | None, phase: str) -> set[str]:
@@ -183,17 +178,16 @@ def confirmed_by(record: rec.Record | None, phase: str) -> set[str]:
 
     Args:
         record: None, and one without a result, confirm nothing.
-        phase: `infer` or `train`.
     """
     if record is None or record.status not in ("ok", "unstable"):
         return set()
-    found = set(_EXACT)
+    confirmed = set(_EXACT)
     if record.device.basis == "probed":
         for metric, pair in MEASURED.items():
-            one = record.get(pair[phase == "train"])
-            if one and one.value is not None and one.origin == "measured":
-                found.add(metric)
-    return found
+            measurement = record.get(pair[phase == "train"])
+            if measurement and measurement.value is not None and measurement.origin == "measured":
+                confirmed.add(metric)
+    return confirmed
 
 
 _PARTS = (
@@ -225,50 +219,49 @@ def binding(
     """For each limit a sentence on whether the unmodified network keeps it, and what would bind.
 
     Args:
-        budget: the search's.
         whole: what the unmodified network takes, measured.
         least: what the smallest network of the space takes.
         predicted: whether times are lower bounds from a data sheet.
     """
-    found = []
+    sentences = []
     for limit in budget.limits:
         unit, title = METRICS[limit.metric]
         value, low = whole.get(limit.metric), least.get(limit.metric)
         if value is None:
-            found.append(f"{limit.text}: the unmodified network's {title} is not known on this device")
+            sentences.append(f"{limit.text}: the unmodified network's {title} is not known on this device")
         elif value > limit.most:
-            found.append(
+            sentences.append(
                 f"{limit.text} binds: the unmodified network takes {value / limit.most:.2f} of it "
                 f"({format_value(value, unit)})"
             )
         elif predicted and limit.metric == "latency_s":
-            found.append(
+            sentences.append(
                 f"{limit.text}: the unmodified network takes at least {format_value(value, unit)} by the data sheet, "
                 "so whether it binds cannot be said"
             )
         else:
             between = f", and the smallest of the space takes {format_value(low, unit)}" if low is not None else ""
-            found.append(
+            sentences.append(
                 f"{limit.text} does not bind: the unmodified network takes {value / limit.most:.0%} of it "
                 f"({format_value(value, unit)}); less than that would bind{between}"
             )
-    return found
+    return sentences
 
 
-def space_lines(found: SpaceSummary, least: Mapping[str, tuple[float, Config]]) -> list[str]:
+def space_lines(summary: SpaceSummary, least: Mapping[str, tuple[float, Config]]) -> list[str]:
     """The profile in words."""
-    share = found.feasible / max(1, found.drawn)
+    share = summary.feasible / max(1, summary.drawn)
     texts = []
     for metric in ("macs", "params", "memory_bytes"):
         unit, title = METRICS[metric]
-        one = found.spread[metric]
+        spread = summary.spread[metric]
         at_least = "at least " if metric == "memory_bytes" else ""
         texts.append(
-            f"{title} {at_least}{format_value(min(one.least, least[metric][0]), unit)} to "
-            f"{format_value(one.most, unit)}, half of them below {format_value(one.median, unit)}"
+            f"{title} {at_least}{format_value(min(spread.least, least[metric][0]), unit)} to "
+            f"{format_value(spread.most, unit)}, half of them below {format_value(spread.median, unit)}"
         )
     return [
-        f"space: of {found.drawn} configurations drawn by chance {share:.1%} keep the budget, as far as can be said "
+        f"space: of {summary.drawn} configurations drawn by chance {share:.1%} keep the budget, as far as can be said "
         "without building them",
         *(f"  {text}" for text in texts),
     ]

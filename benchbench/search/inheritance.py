@@ -36,15 +36,15 @@ def inherit(child: nn.Module, parent: Parent) -> float:
 
     Args:
         child: of the same architecture, nowhere wider or deeper.
-        parent: trained.
 
     Returns:
         The share of the child's parameters that it has from its parent.
     """
-    own = shapes_of(child)
+    shapes = shapes_of(child)
     whole = shapes_of(parent.model)
     removed = [
-        _losers(layer, scores, own, whole) for layer, scores in zip(parent.structure.layers, parent.scores, strict=True)
+        _losers(layer, scores, shapes, whole)
+        for layer, scores in zip(parent.structure.layers, parent.scores, strict=True)
     ]
     state = cut(parent.model.state_dict(), keep_indices(parent.structure.layers, removed, whole))
     total = inherited = 0
@@ -63,16 +63,13 @@ def inherit(child: nn.Module, parent: Parent) -> float:
 
 
 def _losers(
-    layer: PrunableLayer, scores: Scores, own: dict[str, tuple[int, ...]], whole: dict[str, tuple[int, ...]]
+    layer: PrunableLayer, scores: Scores, shapes: dict[str, tuple[int, ...]], whole: dict[str, tuple[int, ...]]
 ) -> Sequence[int]:
-    """The numbers of a parent's channels that a child has no place for: those that matter least.
-
-    A layer may lie in weights that the child does not have (a block that it is without): any one that it has will do.
-    """
+    """The numbers of a parent's channels that a child has no place for: those that matter least."""
     for channel in layer.channels[:1]:
         for place in channel:
-            if place.name in own and len(own[place.name]) > place.axis:
-                stays = round(layer.width * own[place.name][place.axis] / whole[place.name][place.axis])
+            if place.name in shapes and len(shapes[place.name]) > place.axis:
+                stays = round(layer.width * shapes[place.name][place.axis] / whole[place.name][place.axis])
                 if 0 < stays <= layer.width:
                     order = np.argsort(scores, kind="stable")
                     return sorted(order[: layer.width - stays].tolist())

@@ -33,8 +33,8 @@ def by_rank(points: Sequence[tuple[float, float]]) -> list[int]:
     ranked = ranks(points)
     order: list[int] = []
     for level in range(max(ranked, default=-1) + 1):
-        front = [i for i, rank in enumerate(ranked) if rank == level]
-        order += [front[i] for i in spread([points[i] for i in front], len(front))]
+        members = [i for i, rank in enumerate(ranked) if rank == level]
+        order += [members[i] for i in spread([points[i] for i in members], len(members))]
     return order
 
 
@@ -43,7 +43,6 @@ def spread(points: Sequence[tuple[float, float]], count: int) -> list[int]:
 
     Args:
         points: of two objectives, each to be made small; they are compared on the scale of their own range.
-        count: how many.
     """
     if not points:
         return []

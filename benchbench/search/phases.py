@@ -118,7 +118,7 @@ class SearchJob:
 
 
 def job_from_json(plain: Mapping[str, Any]) -> SearchJob:
-    """The reverse of `Job.to_json`.
+    """The reverse of `SearchJob.to_json`.
 
     Raises:
         KeyError: something is missing.
@@ -211,12 +211,9 @@ class Worker:
         """Join a search, or begin it.
 
         Args:
-            job: the search.
-            folder: of this machine's results.
             storage: of all workers.
             index: of this worker, unlike every other one's.
             shared: whether workers of other machines may be at it.
-            tell: told what happens.
 
         Raises:
             UsageError: the storage has another search under this name.
@@ -245,7 +242,7 @@ class Worker:
         """Tell what happens.
 
         Raises:
-            Lost: another worker has taken up what this one is at.
+            TrialReassigned: another worker has taken up what this one is at.
         """
         check_own(self.study)
         self._tell(text)
@@ -254,7 +251,7 @@ class Worker:
         """Tell what is being trained.
 
         Raises:
-            Lost: another worker has taken up what this one is at.
+            TrialReassigned: another worker has taken up what this one is at.
             OutOfTime: it has to be over by now.
         """
         self.tell(text)
@@ -309,9 +306,9 @@ class Worker:
                         "same command goes on, with a longer --time"
                     )
                 raise CheckpointError(f"no worker could make the parent: {why[-1]}" if why else _NO_PARENT)
-            (found,) = done
-            self.parent_s, self.parent_at_s = float(found.result["train_s"]), float(found.result["at_s"])
-            self.tell(f"ranking the channels of the parent (Dice {found.result['value']:.3f} on val)")
+            (training,) = done
+            self.parent_s, self.parent_at_s = float(training.result["train_s"]), float(training.result["at_s"])
+            self.tell(f"ranking the channels of the parent (Dice {training.result['value']:.3f} on val)")
             self._parent = parent_of(self.weights.get("parent"), self.task)
         return self._parent
 
@@ -370,23 +367,23 @@ class Worker:
             wanted = job.finalists if elapsed < (end + last) / 2 else 1  # without one, the time was for nothing
             if elapsed >= last or (elapsed >= end and len(tried) >= wanted):
                 return True
-            return len(known) >= _EXHAUSTED and all(one.same_as is not None for one in known[-_EXHAUSTED:])
+            return len(known) >= _EXHAUSTED and all(trial.same_as is not None for trial in known[-_EXHAUSTED:])
 
-        def one(config: Config, number: int) -> Evaluation:
+        def train(config: Config, number: int) -> Evaluation:
             if self.elapsed() >= last:  # one that was queued, or that another worker has left
                 raise OutOfTime(_OVER)
             self.tell(f"trial {number}: {name_of(config)}")
             place = self.weights.place(f"low-{config.key}")
-            found = self._evaluate(config, parent, self._alike(budget, self.job.seed), place)
+            evaluation = self._evaluate(config, parent, self._alike(budget, self.job.seed), place)
             for path in checkpoint.files_of(place):  # only its Dice is of use
                 path.unlink(missing_ok=True)
-            return found
+            return evaluation
 
-        def told(one: proposals.Tried) -> None:
-            if one.dice is not None and one.same_as is None:
-                self.tell(f"trial {one.number}: {name_of(one.config)} Dice {one.dice:.3f} on val")
+        def report(trial: proposals.Tried) -> None:
+            if trial.dice is not None and trial.same_as is None:
+                self.tell(f"trial {trial.number}: {name_of(trial.config)} Dice {trial.dice:.3f} on val")
 
-        proposals.search(self.study, self.task, one, elapsed=self.elapsed, until=enough, told=told)
+        proposals.search(self.study, self.task, train, elapsed=self.elapsed, until=enough, report=report)
         self._until = None
 
     def _alike(self, budget: TrainBudget, seed: int) -> Trial:
@@ -414,8 +411,8 @@ class Worker:
         tried = proposals.distinct(proposals.tried(self.study))
         if not tried:
             return
-        chosen = _agreed(part, f"chosen{self.again}", [one.number for one in self._promoted(tried)])
-        by_number = {one.number: one for one in tried}
+        chosen = _agreed(part, f"chosen{self.again}", [trial.number for trial in self._promoted(tried)])
+        by_number = {trial.number: trial for trial in tried}
         now, end = self.elapsed(), self.job.end_s
         last = max(end - _KEPT * self.job.part_s(FINAL_SHARE), now + (1 - _KEPT) * (end - now))
         most_s = max(_LEAST_S, (last - now) * min(1.0, self.job.workers / len(chosen)))
@@ -432,19 +429,19 @@ class Worker:
             report=self._report,
             late=lambda: self.elapsed() > last and bool(finished_trainings(part)),
         )
-        done = {one.label for one in finished_trainings(part)}
+        done = {training.label for training in finished_trainings(part)}
         missing = [piece for piece in pieces if piece.label not in done]
         self._leave_out([f"the promotion of {_name(piece)}" for piece in missing])
 
     def _promoted(self, tried: Sequence[proposals.Tried]) -> list[proposals.Tried]:
         factor, room = self.high_steps / self.low_steps, self.job.workers * self._left()
-        each = sum(one.spent["total_s"] + (factor - 1) * one.spent["train_s"] for one in tried) / len(tried)
+        each = sum(trial.spent["total_s"] + (factor - 1) * trial.spent["train_s"] for trial in tried) / len(tried)
         each = max(each, 1e-6)
         count = int(PROMOTION_SHARE / (PROMOTION_SHARE + FINAL_SHARE) * room / each)
         wished = self.job.finalists + 1
         count = max(1, count, min(wished, int((1 - _KEPT) * room / each)))  # finals give some of their time for these
-        good = [one for one in tried if (one.dice or 0.0) > OF_INTEREST] or list(tried)
-        order = pareto.by_rank([(1 - (one.dice or 0.0), one.costs[self.task.metric]) for one in good])
+        good = [trial for trial in tried if (trial.dice or 0.0) > OF_INTEREST] or list(tried)
+        order = pareto.by_rank([(1 - (trial.dice or 0.0), trial.costs[self.task.metric]) for trial in good])
         self.tell(f"{min(count, len(good))} of {len(good)} are trained for longer")
         if count < min(wished, len(good)):
             self._leave_out([f"{min(wished, len(good)) - count} of {min(wished, len(good))} promotions"])
@@ -455,34 +452,34 @@ class Worker:
 
     def _leave_out(self, what: Sequence[str]) -> None:
         """Keep what the time was too short for, where all workers find it."""
-        for one in what:
-            agree(self.part("left out"), f"{one}{self.again}", True)
+        for part in what:
+            agree(self.part("left out"), f"{part}{self.again}", True)
 
     def left_out(self) -> list[str]:
         """What the time was too short for, that the search has now."""
         known = self.part("left out").user_attrs
-        own = [key for key in known if key.endswith(self.again) and (self.again or not _OTHER_TIME.search(key))]
-        return [key.removesuffix(self.again) for key in own]
+        ours = [key for key in known if key.endswith(self.again) and (self.again or not _OTHER_TIME.search(key))]
+        return [key.removesuffix(self.again) for key in ours]
 
     def _longer(self, work: QueuedTraining) -> dict[str, Any]:
         config = space.from_json(work.what["config"])
         each = self.job.part_s(PROMOTION_SHARE + (1 - _KEPT) * FINAL_SHARE)
         budget = TrainBudget(steps=int(work.what["steps"]), most_s=max(_LEAST_S, float(work.what.get("most_s", each))))
-        found = self._evaluate(
+        evaluation = self._evaluate(
             config, self.parent(), self._alike(budget, self.job.seed), self.weights.place(work.label)
         )
-        return self._result(found) | {"val_s": self._val_s(found)}
+        return self._result(evaluation) | {"val_s": self._val_s(evaluation)}
 
-    def _val_s(self, found: Evaluation) -> float:
+    def _val_s(self, evaluation: Evaluation) -> float:
         """Seconds of looking at `val` once."""
-        return float(checkpoint.read_sidecar(found.path).train.get("validation_seconds", 0.0))
+        return float(checkpoint.read_sidecar(evaluation.path).train.get("validation_seconds", 0.0))
 
     # -- finals
 
     def finals(self) -> None:
         """Train the members of the front, and the published network, anew with several seeds."""
         part = self.part("finals")
-        promoted = [one for one in finished_trainings(self.part("promotions")) if not one.error]
+        promoted = [training for training in finished_trainings(self.part("promotions")) if not training.error]
         if not promoted:
             return
         chosen = _agreed(part, f"chosen{self.again}", self._fitting(promoted))
@@ -498,7 +495,7 @@ class Worker:
         self._until = self.job.end_s + self.job.reserve_s / 2
         queue_trainings(part, pieces, alone=not self.shared)
         run_queue(part, self._final, report=self._report, late=late)
-        done = {one.label for one in finished_trainings(part)}
+        done = {training.label for training in finished_trainings(part)}
         missing = [piece for piece in pieces if piece.label not in done]
         self._leave_out([f"the final training of {_name(p)} with seed {p.what['seed']}" for p in missing])
 
@@ -509,11 +506,13 @@ class Worker:
         fewer seeds, then fewer finalists, and only of a single one a shorter training.
         """
         members, seeds = self._members(promoted), self.job.seeds
-        least = max(float(one.result["train_s"]) for one in promoted)
+        least = max(float(training.result["train_s"]) for training in promoted)
         test = self._test_to_val()
         overhead = max(
-            float(one.result["total_s"]) - float(one.result["train_s"]) + test * float(one.result.get("val_s", 0.0))
-            for one in promoted
+            float(training.result["total_s"])
+            - float(training.result["train_s"])
+            + test * float(training.result.get("val_s", 0.0))
+            for training in promoted
         )
         left = self._left()
         room, left_out = self.job.workers * left, list[str]()
@@ -532,7 +531,7 @@ class Worker:
         return {
             "seconds": seconds,
             "overhead_s": overhead,
-            "configs": [rec.to_json(one) for one in members],
+            "configs": [rec.to_json(config) for config in members],
             "seeds": seeds,
             "left_out": left_out,
         }
@@ -555,31 +554,31 @@ class Worker:
         ]
 
     def _members(self, promoted: Sequence[TrainingResult]) -> list[Config]:
-        promoted = [one for one in promoted if one.result["dice"] > OF_INTEREST] or list(promoted)
-        points = [(1 - one.result["dice"], one.result["costs"][self.task.metric]) for one in promoted]
+        promoted = [training for training in promoted if training.result["dice"] > OF_INTEREST] or list(promoted)
+        points = [(1 - training.result["dice"], training.result["costs"][self.task.metric]) for training in promoted]
         best = pareto_front(points)
         kept = pareto.spread([points[i] for i in best], self.job.finalists)
-        found = [space.from_json(promoted[best[i]].what["config"]) for i in kept]
+        configs = [space.from_json(promoted[best[i]].what["config"]) for i in kept]
         whole = published(space.VARIANTS[0])
-        kept_it = any(one.config == whole for one in proposals.distinct(proposals.tried(self.study)))
-        if whole not in found and kept_it:  # else it is above the budget, as far as is known
-            found.append(whole)
-        return found
+        kept_it = any(trial.config == whole for trial in proposals.distinct(proposals.tried(self.study)))
+        if whole not in configs and kept_it:  # else it is above the budget, as far as is known
+            configs.append(whole)
+        return configs
 
     def _final(self, work: QueuedTraining) -> dict[str, Any]:
         config = space.from_json(work.what["config"])
         trial = self._alike(TrainBudget(seconds=float(work.what["seconds"])), int(work.what["seed"]))
         return self._judged(work.label, self._evaluate(config, self.parent(), trial, self.weights.place(work.label)))
 
-    def _judged(self, label: str, found: Evaluation) -> dict[str, Any]:
+    def _judged(self, label: str, evaluation: Evaluation) -> dict[str, Any]:
         """A result with the Dice on the cases that the search has never seen."""
         self._put(label)
         start = time.monotonic()
-        info = checkpoint.read_sidecar(found.path)
-        model = zoo_build.build_model(str(found.path)).eval()
+        info = checkpoint.read_sidecar(evaluation.path)
+        model = zoo_build.build_model(str(evaluation.path)).eval()
         judged = measure_dice(model, data=self.task.data, split="test", spatial=self.task.spatial, surfaces=False)
         whole = judged.measurements[0]
-        return self._result(found) | {
+        return self._result(evaluation) | {
             "test": {"dice": whole.value, "values": list(whole.values), "ids": judged.cases["ids"]},
             "test_s": time.monotonic() - start,
             "sha256": info.sha256,
@@ -589,7 +588,11 @@ class Worker:
         """The finals of the time that the search has now, without those that failed."""
         chosen = self.part("finals").user_attrs.get(f"chosen{self.again}")
         labels = [piece.label for piece in self._finals(chosen)] if chosen else []
-        return [one for one in finished_trainings(self.part("finals")) if one.label in labels and not one.error]
+        return [
+            training
+            for training in finished_trainings(self.part("finals"))
+            if training.label in labels and not training.error
+        ]
 
     # -- controls
 
@@ -605,14 +608,14 @@ class Worker:
             earlier[key] = earlier.get(key, 0.0) + float(longer.result.get("train_s", 0.0))
         self.parent()
         pieces = []
-        for one in finals:
-            if int(one.what["seed"]) != self.job.seed:
+        for final in finals:
+            if int(final.what["seed"]) != self.job.seed:
                 continue
-            config, own_s = space.from_json(one.what["config"]), float(one.what["seconds"])
+            config, own_s = space.from_json(final.what["config"]), float(final.what["seconds"])
             if config == published(config.variant):  # no find of the search
                 continue
             whole_s = self.parent_s + earlier.get(config.key, 0.0) + own_s
-            seed = {"seed": self.job.seed, "of": one.label}
+            seed = {"seed": self.job.seed, "of": final.label}
             pieces.append(self._piece("scratch", config, {**seed, "seconds": whole_s}, self.again))
             pieces.append(self._piece("random", config, {**seed, "seconds": own_s}, self.again))
         queue_trainings(part, pieces)
@@ -624,12 +627,12 @@ class Worker:
         if work.what["kind"] == "scratch":
             same = checkpoint.read_sidecar(self.weights.get(str(work.what["of"]))).model  # cut alike, too
             trial = dataclasses.replace(alike, spec=same, teacher=None)
-            found = self._evaluate(config, None, trial, self.weights.place(work.label))
+            evaluation = self._evaluate(config, None, trial, self.weights.place(work.label))
         else:
             by_chance = without_ranking(self.parent(), seed)
             trial = dataclasses.replace(alike, criterion="random")
-            found = self._evaluate(config, by_chance, trial, self.weights.place(work.label))
-        return self._judged(work.label, found)
+            evaluation = self._evaluate(config, by_chance, trial, self.weights.place(work.label))
+        return self._judged(work.label, evaluation)
 
     def _put(self, label: str) -> None:
         """Let other machines have weights, unless the piece is another worker's by now."""
@@ -643,29 +646,29 @@ class Worker:
         plain = rec.to_json(config)
         return QueuedTraining(label=named, what={"kind": kind, "key": config.key, "config": plain, **what})
 
-    def _result(self, found: Evaluation) -> dict[str, Any]:
+    def _result(self, evaluation: Evaluation) -> dict[str, Any]:
         return {
-            "value": found.dice,
-            "dice": found.dice,
-            "costs": dict(found.costs),
-            "inherited": found.inherited,
-            "steps": found.steps,
-            "train_s": found.train_s,
-            "measure_s": found.measure_s,
-            "total_s": found.total_s,
+            "value": evaluation.dice,
+            "dice": evaluation.dice,
+            "costs": dict(evaluation.costs),
+            "inherited": evaluation.inherited,
+            "steps": evaluation.steps,
+            "train_s": evaluation.train_s,
+            "measure_s": evaluation.measure_s,
+            "total_s": evaluation.total_s,
             "at_s": self.elapsed(),
         }
 
-    def _report(self, one: TrainingResult) -> None:
-        name = name_of(space.from_json(one.what["config"]))
-        what = f"Dice {one.result['dice']:.3f} on val" if not one.error else one.error
-        self.tell(f"{one.what['kind']} {name}: {what}")
+    def _report(self, training: TrainingResult) -> None:
+        name = name_of(space.from_json(training.what["config"]))
+        what = f"Dice {training.result['dice']:.3f} on val" if not training.error else training.error
+        self.tell(f"{training.what['kind']} {name}: {what}")
 
 
 def _name(piece: QueuedTraining) -> str:
     return name_of(space.from_json(piece.what["config"]))
 
 
-def _agreed(of: optuna.Study, key: str, own: Any) -> Any:
+def _agreed(study: optuna.Study, key: str, value: Any) -> Any:
     """What the first worker has said; nobody else's word counts."""
-    return agree(of, key, own)[0]
+    return agree(study, key, value)[0]

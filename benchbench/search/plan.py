@@ -49,7 +49,6 @@ def networks(task: SearchProblem, folder: Path) -> list[Path]:
     """Write weights by chance of the unmodified network and of the smallest one, in this order.
 
     Args:
-        task: the search's.
         folder: where; what is there stays.
     """
     paths = []
@@ -69,18 +68,16 @@ def look(task: SearchProblem, whole: rec.Record, least: rec.Record) -> Before:
 
     Args:
         task: the search's, of a process that takes nothing by itself.
-        whole: of the unmodified network.
-        least: of the smallest one.
     """
-    own = feasibility.costs_of(whole, task.phase), feasibility.costs_of(least, task.phase)
+    costs = feasibility.costs_of(whole, task.phase), feasibility.costs_of(least, task.phase)
     tensors = [
         task.costs(config)["memory_bytes"] for config in (feasibility.published(space.VARIANTS[0]), _smallest(task))
     ]
-    floors = [one["memory_bytes"] - held for one, held in zip(own, tensors, strict=True) if "memory_bytes" in one]
+    floors = [cost["memory_bytes"] - held for cost, held in zip(costs, tensors, strict=True) if "memory_bytes" in cost]
     probed = whole.device.basis == "probed"
     return Before(
-        published=own[0],
-        smallest=own[1],
+        published=costs[0],
+        smallest=costs[1],
         least=feasibility.at_least(least, task.phase) if probed else {},
         floor=max(0.0, min(floors, default=0.0)) if probed else 0.0,
         decomposition=feasibility.decomposition(whole, task.phase),
@@ -93,46 +90,40 @@ def first_lines(task: SearchProblem, source: data.DataPlan, target: Target, time
     """What a search is of, before anything is measured, for a person.
 
     Args:
-        task: the search's.
-        source: its data.
         target: the device that the budget is of.
-        time_s: of the search.
     """
     splits = source.splits
-    told = [target.banner] if target.banner else []
-    told.append(
+    texts = [target.banner] if target.banner else []
+    texts.append(
         f"search: Slim UNETR for {source.name} ({splits['train']} cases to train on, {splits['val']} to choose by, "
         f"{splits['test']} kept for the end), patch {format_shape(task.spatial)}, Dice against {task.objective}"
     )
-    told.append(f"budget: {task.budget}" + (", of training" if task.phase == "train" else ""))
-    told.append(
+    texts.append(f"budget: {task.budget}" + (", of training" if task.phase == "train" else ""))
+    texts.append(
         f"time: {format_duration(time_s)} in all; first the unmodified network and the smallest one are measured"
     )
-    return told
+    return texts
 
 
 def lines(job: SearchJob, known: Before, profile: feasibility.SpaceSummary, target: Target) -> list[str]:
     """The plan of a search after its first lines, for a person.
 
     Args:
-        job: the search.
-        known: what was measured.
-        profile: of the space.
         target: the device that the budget is of.
     """
     task = job.task
     least = feasibility.smallest(task)
     exact = {k: v for k, v in task.costs(feasibility.published(space.VARIANTS[0])).items() if k in _EXACT}
-    told = []
+    texts = []
     if known.decomposition:
-        told.append(f"  unmodified ({space.VARIANTS[0]}), {known.origin}: {known.decomposition}")
+        texts.append(f"  unmodified ({space.VARIANTS[0]}), {known.origin}: {known.decomposition}")
     smallest = {metric: value for metric, (value, _) in least.items()} | dict(known.smallest)
     whole = {**exact, **known.published}
     bounds = target.profile is not None and target.profile.tier_for("fp32") == "datasheet"
-    told += [f"  {text}" for text in feasibility.binding(task.budget, whole, smallest, predicted=bounds)]
+    texts += [f"  {text}" for text in feasibility.binding(task.budget, whole, smallest, predicted=bounds)]
     if target.backend != "cpu" and not target.profile:
-        told.append(f"  times of proposals are this CPU's and stand in for those of {task.device}")
-    told += feasibility.space_lines(profile, least)
+        texts.append(f"  times of proposals are this CPU's and stand in for those of {task.device}")
+    texts += feasibility.space_lines(profile, least)
     given = job.parent is not None
     shift = PARENT_SHARE / 2 if given else 0.0
     shares = {
@@ -145,11 +136,11 @@ def lines(job: SearchJob, known: Before, profile: feasibility.SpaceSummary, targ
     seconds["measuring"] = max(0.0, job.time_s - sum(seconds.values())) if job.scale else job.reserve_s
     split = ", ".join(f"{name} {format_duration(value)}" for name, value in seconds.items() if value)
     if given:
-        told.append(f"parent: {Path(str(job.parent)).name}, trained before")
-    told.append(f"time: {format_duration(job.time_s)}, about: {split}")
-    told.append(
+        texts.append(f"parent: {Path(str(job.parent)).name}, trained before")
+    texts.append(f"time: {format_duration(job.time_s)}, about: {split}")
+    texts.append(
         f"  a proposal trains {job.low_steps} steps, a promotion {job.high_steps}; up to {job.finalists} finalists and "
         f"the published network, {job.seeds} seeds each"
         + ("; then the controls, about as long again" if job.controls else "; no controls (--controls runs them)")
     )
-    return told
+    return texts

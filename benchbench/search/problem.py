@@ -74,32 +74,29 @@ class SearchProblem:
 
     def costs(self, config: Config) -> dict[str, float]:
         """By formula: exact, but memory, which is a lower bound."""
-        found = analytic_cost.count(config, self.in_channels, self.out_channels, self.spatial)
-        more = _TRAINED * analytic_cost.FLOAT * found["params"] if self.phase == "train" else 0.0
-        return found | {"memory_bytes": self.base_bytes + found["tensor_bytes"] + more}
+        costs = analytic_cost.count(config, self.in_channels, self.out_channels, self.spatial)
+        more = _TRAINED * analytic_cost.FLOAT * costs["params"] if self.phase == "train" else 0.0
+        return costs | {"memory_bytes": self.base_bytes + costs["tensor_bytes"] + more}
 
-    def check(self, found: Mapping[str, float]) -> None:
+    def check(self, costs: Mapping[str, float]) -> None:
         """Refuse what is above the budget.
 
         Args:
-            found: metric -> value, or a lower bound.
+            costs: metric -> value, or a lower bound.
 
         Raises:
             Infeasible: it is.
         """
-        excesses = self.budget.excesses(found)
+        excesses = self.budget.excesses(costs)
         if excesses:
-            over = {str(one.limit.metric): one.value / one.limit.most - 1 for one in excesses}
+            over = {str(excess.limit.metric): excess.value / excess.limit.most - 1 for excess in excesses}
             raise Infeasible(over, "; ".join(map(str, excesses)))
 
     def recipe(self, budget: TrainBudget, seed: int, *, distil: float = 0.0, validations: int = 1) -> TrainRecipe:
         """How a configuration is trained.
 
         Args:
-            budget: of the training.
-            seed: of it.
             distil: share of the loss that comes from a teacher.
-            validations: times that `val` is looked at.
         """
         return TrainRecipe(
             data=self.data,
@@ -130,7 +127,7 @@ class SearchProblem:
 
 
 def task_from_json(plain: Mapping[str, Any]) -> SearchProblem:
-    """The reverse of `Task.to_json`.
+    """The reverse of `SearchProblem.to_json`.
 
     Raises:
         KeyError: something is missing.
@@ -188,7 +185,7 @@ def count(task: SearchProblem, model: nn.Module) -> dict[str, float]:
     shape = (1, task.in_channels, *task.spatial)
     cost = measure_cost(model, shape)
     tensors = forecast_step(model, shape).tensor_memory_bytes if task.phase == "train" else cost.tensor_memory_bytes
-    found = {
+    costs = {
         "params": float(cost.params),
         "macs": float(cost.macs),
         "file_bytes": float(analytic_cost.FLOAT * (cost.params + cost.buffer_elements)),
@@ -198,8 +195,8 @@ def count(task: SearchProblem, model: nn.Module) -> dict[str, float]:
         forecast = forecast_latency(cost.operators, _profile(task.device, task.machine))
         if isinstance(forecast, str):
             raise UsageError(forecast)
-        found["latency_s"] = forecast.seconds
-    return found
+        costs["latency_s"] = forecast.seconds
+    return costs
 
 
 @functools.lru_cache(maxsize=4)
@@ -213,7 +210,6 @@ def measure_in_passing(task: SearchProblem, model: nn.Module, *, quick: bool = F
 
     Args:
         task: the search's; with a profile nothing is measured.
-        model: on the CPU.
         quick: only as many forwards as show whether it is above its limit.
 
     Returns:
@@ -234,10 +230,10 @@ def measure_in_passing(task: SearchProblem, model: nn.Module, *, quick: bool = F
             with torch.inference_mode():
                 times = _times(lambda: model(x), _QUICK if quick else _FORWARDS)
     kept = times[1:] if quick or task.phase == "train" else times[2:]
-    found = {"latency_s": min(kept) if quick else sorted(kept)[len(kept) // 2]}
+    costs = {"latency_s": min(kept) if quick else sorted(kept)[len(kept) // 2]}
     if task.objective == "energy" and not quick:
-        found["energy_j"] = _energy_j(model, x)
-    return found
+        costs["energy_j"] = _energy_j(model, x)
+    return costs
 
 
 def _times(run: Callable[[], Any], n: int) -> list[float]:

@@ -54,9 +54,6 @@ def open_study(
     """The study of a task, made if it is not there.
 
     Args:
-        storage: shared by all workers.
-        name: of the study.
-        task: all its configurations'.
         seed: of this worker's sampler.
         several: whether other workers propose at the same time.
 
@@ -67,14 +64,14 @@ def open_study(
     study = optuna.create_study(
         storage=storage, study_name=name, directions=["maximize", "minimize"], sampler=sampler, load_if_exists=True
     )
-    own = identity(task)
-    there, first = agree(study, "identity", own)
+    ours = identity(task)
+    there, first = agree(study, "identity", ours)
     if first:
         for config in space.starting_points():
             if config.fits(task.spatial):
                 study.enqueue_trial(space.parameters(config), skip_if_exists=True)
-    if there != own:
-        changed = sorted(key for key in own if own[key] != there.get(key))
+    if there != ours:
+        changed = sorted(key for key in ours if ours[key] != there.get(key))
         raise UsageError(
             f"the study {name!r} is of another search (its {', '.join(changed)} differ): give --study another name"
         )
@@ -94,8 +91,8 @@ def identity(task: SearchProblem) -> dict[str, Any]:
         "machine": task.machine,
         "space": space.description(),
     }
-    found: dict[str, Any] = json.loads(rec.canonical_json(rec.to_json(plain)))
-    return found
+    identity: dict[str, Any] = json.loads(rec.canonical_json(rec.to_json(plain)))
+    return identity
 
 
 def search(
@@ -105,20 +102,18 @@ def search(
     *,
     elapsed: Callable[[], float],
     until: Callable[[Sequence[Tried]], bool],
-    told: Told | None = None,
+    report: Told | None = None,
 ) -> list[Tried]:
     """Propose and try until enough is known.
 
     Args:
-        study: of this worker.
-        task: what all have in common.
         evaluate: trains a configuration, and judges it; given the trial's number, too.
         elapsed: seconds since the search began, pauses left out.
         until: whether to stop, asked before each proposal with all that is known.
-        told: each proposal and what came of it.
+        report: told of each proposal and what came of it.
     """
 
-    def one(trial: optuna.Trial) -> tuple[float, float]:
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
         start = time.monotonic()
         try:
             values = attempt(trial, start)
@@ -152,7 +147,7 @@ def search(
             if same is not None:  # another worker is at it
                 trial.set_user_attr(_SAME, same.number)
                 raise optuna.TrialPruned
-            found = evaluate(config, trial.number)
+            evaluation = evaluate(config, trial.number)
         except Infeasible as error:
             for metric, over in error.excess.items():
                 trial.set_constraint(metric, over)
@@ -162,17 +157,17 @@ def search(
         except (BenchError, ValueError, RuntimeError) as error:  # of this configuration alone
             trial.set_user_attr(_ERROR, first_line(error))
             raise optuna.TrialPruned from error
-        keep(trial, found.costs)
-        trial.set_user_attr(_COSTS, dict(found.costs))
+        keep(trial, evaluation.costs)
+        trial.set_user_attr(_COSTS, dict(evaluation.costs))
         spent = {
-            "inherited": found.inherited,
-            "steps": found.steps,
-            "train_s": found.train_s,
-            "measure_s": found.measure_s,
+            "inherited": evaluation.inherited,
+            "steps": evaluation.steps,
+            "train_s": evaluation.train_s,
+            "measure_s": evaluation.measure_s,
             "total_s": time.monotonic() - start,
         }
         trial.set_user_attr(_SPENT, spent)
-        return found.dice, found.costs[task.metric]
+        return evaluation.dice, evaluation.costs[task.metric]
 
     def keep(trial: optuna.Trial, costs: Mapping[str, float]) -> None:
         for limit in task.budget.limits:  # by how much; told once, since a second word on it would not count
@@ -181,16 +176,16 @@ def search(
                 trial.set_constraint(limit.metric, costs[limit.metric] / limit.most - 1)
 
     def after(frozen: FrozenTrial) -> None:
-        if told and _KEY in frozen.user_attrs:
-            told(_tried(frozen))
+        if report and _KEY in frozen.user_attrs:
+            report(_tried(frozen))
 
     while not until(tried(study)):
-        run_trial(study, one, after=after)
+        run_trial(study, objective, after=after)
     while True:  # what a worker that died was at is not lost; starting points that nobody came to are
         for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             if "retry_history" not in trial.system_attrs:
                 drop_waiting(study, trial)
-        if run_trial(study, one, after=after, only_queued=True):
+        if run_trial(study, objective, after=after, only_queued=True):
             continue
         if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             time.sleep(_POLL_S)
@@ -200,14 +195,7 @@ def search(
 
 
 def _same(study: optuna.Study, config: Config, number: int, *, trains: bool = True) -> FrozenTrial | None:
-    """A trial that has tried, or is trying, the same configuration; one that is done first.
-
-    Args:
-        study: of all workers.
-        config: that is to be tried.
-        number: of the trial that asks.
-        trains: whether a younger trial counts that is training already; else older ones alone do.
-    """
+    """A trial that has tried, or is trying, the same configuration; one that is done first."""
     others = [
         trial
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
@@ -247,7 +235,7 @@ def _tried(trial: FrozenTrial) -> Tried:
 def distinct(all_tried: Sequence[Tried]) -> list[Tried]:
     """Those that were really trained, each configuration once, whatever became of its worker."""
     first: dict[str, Tried] = {}
-    for one in all_tried:
-        if one.dice is not None and one.same_as is None:
-            first.setdefault(one.config.key, one)
+    for trial in all_tried:
+        if trial.dice is not None and trial.same_as is None:
+            first.setdefault(trial.config.key, trial)
     return list(first.values())

@@ -98,13 +98,7 @@ def read_job(folder: Path) -> Begun:
 
 
 def _asked(plain: Mapping[str, Any]) -> SearchRequest:
-    """The reverse of `SearchRequest.to_json`.
-
-    Raises:
-        KeyError: something is missing.
-        TypeError: a value is not of its form.
-        ValueError: a value that nobody could have asked for.
-    """
+    """The reverse of `SearchRequest.to_json`."""
     if unknown_ones := sorted(set(plain) - {field.name for field in dataclasses.fields(SearchRequest)}):
         raise ValueError(f"nothing is known of {', '.join(map(repr, unknown_ones))}")
     budget, parent = plain["budget"], plain.get("parent")
@@ -145,7 +139,6 @@ def resumed(folder: Path, storage: str | None, **changes: Any) -> SearchRequest:
     """What the search in a folder was asked for.
 
     Args:
-        folder: of the search.
         storage: its address, where it is not in the folder and has a password.
         changes: fields of `SearchRequest` that may differ from then; None: as then.
 

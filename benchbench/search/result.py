@@ -31,26 +31,26 @@ def trial_rows(known: Sequence[proposals.Tried]) -> list[dict[str, Any]]:
     """Every proposal, as JSON values."""
     return [
         {
-            "number": one.number,
-            "name": name_of(one.config),
-            "key": one.config.key,
-            "config": rec.to_json(one.config),
-            "published": one.config in [published(variant) for variant in space.VARIANTS],
-            "dice": one.dice,
-            "costs": dict(one.costs),
-            "refused": dict(one.refused),
-            "same_as": one.same_as,
-            "error": one.error,
-            "spent": dict(one.spent),
-            "at_s": one.at_s,
+            "number": trial.number,
+            "name": name_of(trial.config),
+            "key": trial.config.key,
+            "config": rec.to_json(trial.config),
+            "published": trial.config in [published(variant) for variant in space.VARIANTS],
+            "dice": trial.dice,
+            "costs": dict(trial.costs),
+            "refused": dict(trial.refused),
+            "same_as": trial.same_as,
+            "error": trial.error,
+            "spent": dict(trial.spent),
+            "at_s": trial.at_s,
         }
-        for one in known
+        for trial in known
     ]
 
 
 def stage_rows(done: Sequence[TrainingResult]) -> list[dict[str, Any]]:
     """What was promoted, or trained in the end, as JSON values."""
-    return [{**one.what, "label": one.label, "error": one.error, **one.result} for one in done]
+    return [{**training.what, "label": training.label, "error": training.error, **training.result} for training in done]
 
 
 def reference_point(known: Sequence[proposals.Tried], task: SearchProblem) -> tuple[float, float] | None:
@@ -60,8 +60,8 @@ def reference_point(known: Sequence[proposals.Tried], task: SearchProblem) -> tu
     """
     tried = proposals.distinct(known)
     whole = [published(variant) for variant in space.VARIANTS]
-    costs = [one.costs[task.metric] for one in tried if one.config in whole]
-    costs = costs or [max((one.costs[task.metric] for one in tried), default=0.0)]
+    costs = [trial.costs[task.metric] for trial in tried if trial.config in whole]
+    costs = costs or [max((trial.costs[task.metric] for trial in tried), default=0.0)]
     return (1 - REFERENCE_DICE, REFERENCE_FACTOR * max(costs)) if costs[0] else None
 
 
@@ -69,8 +69,6 @@ def hypervolume_curve(known: Sequence[proposals.Tried], task: SearchProblem, bef
     """The hypervolume of what was known after each training, as a share of the reference box.
 
     Args:
-        known: every proposal.
-        task: the search's.
         before_s: what a given parent's training took before the search began.
     """
     reference = reference_point(known, task)
@@ -78,11 +76,11 @@ def hypervolume_curve(known: Sequence[proposals.Tried], task: SearchProblem, bef
         return {"reference": None, "curve": []}
     points: list[tuple[float, float]] = []
     curve = []
-    for one in sorted(proposals.distinct(known), key=lambda one: one.at_s):
-        assert one.dice is not None
-        points.append((1 - one.dice, one.costs[task.metric]))
+    for trial in sorted(proposals.distinct(known), key=lambda trial: trial.at_s):
+        assert trial.dice is not None
+        points.append((1 - trial.dice, trial.costs[task.metric]))
         share = pareto.hypervolume(points, reference) / (reference[0] * reference[1])
-        curve.append({"at_s": one.at_s + before_s, "trainings": len(points), "share": share})
+        curve.append({"at_s": trial.at_s + before_s, "trainings": len(points), "share": share})
     return {"reference": {"dice": REFERENCE_DICE, task.metric: reference[1]}, "curve": curve}
 
 
@@ -97,12 +95,12 @@ def importances(of: optuna.Study) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = optuna.importance.get_param_importances(
+            shares = optuna.importance.get_param_importances(
                 of, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), target=lambda trial: trial.values[0]
             )
     except (ValueError, RuntimeError) as error:
         return {"reason": f"it cannot be computed: {error}"}
-    return {"shares": {name: float(value) for name, value in found.items()}}
+    return {"shares": {name: float(value) for name, value in shares.items()}}
 
 
 def point(
@@ -116,15 +114,12 @@ def point(
     """One finalist, all its seeds together.
 
     Args:
-        config: of it.
         finals: its trainings, one a seed.
-        controls: its controls.
         measured: its record, where it was measured or predicted.
         file_bytes: of its weights.
-        task: the search's.
     """
-    best = max(finals, key=lambda one: one.result["dice"])
-    vals = [one.result["dice"] for one in finals]
+    best = max(finals, key=lambda final: final.result["dice"])
+    vals = [final.result["dice"] for final in finals]
     said = feasibility.costs_of(measured, task.phase)
     costs = {**best.result["costs"], **said, "file_bytes": file_bytes}
     sure = feasibility.confirmed_by(measured, task.phase) | {"file_bytes"}
@@ -132,9 +127,9 @@ def point(
     confirmed = all(limit.metric in sure for limit in task.budget.limits)
     origins = {metric: _origin(metric, sure, said) for metric in costs}
     over_seeds = [
-        statistics.fmean(values) for values in zip(*(one.result["test"]["values"] for one in finals), strict=True)
+        statistics.fmean(values) for values in zip(*(final.result["test"]["values"] for final in finals), strict=True)
     ]
-    found: dict[str, Any] = {
+    row: dict[str, Any] = {
         "name": name_of(config),
         "key": config.key,
         "config": rec.to_json(config),
@@ -145,11 +140,11 @@ def point(
             "mean": statistics.fmean(over_seeds),
             "ci95": list(core_statistics.mean_interval(over_seeds)),
             "cases": len(over_seeds),
-            "by_seed": [one.result["test"]["dice"] for one in finals],
+            "by_seed": [final.result["test"]["dice"] for final in finals],
             "best": best.result["test"]["dice"],
         },
         "best": best.label,
-        "seeds": [one.what["seed"] for one in finals],
+        "seeds": [final.what["seed"] for final in finals],
         "costs": dict(costs),
         "origins": origins,
         "origin": origins.get("latency_s", "not known"),
@@ -157,23 +152,17 @@ def point(
         "objective_origin": origins.get(task.metric, "not known"),
         "use": task.budget.use(costs),
         "keeps": False if over else True if confirmed else None,
-        "excesses": [str(one) for one in over],
+        "excesses": [str(final) for final in over],
         "inherited": best.result["inherited"],
-        "train_s": statistics.fmean(one.result["train_s"] for one in finals),
+        "train_s": statistics.fmean(final.result["train_s"] for final in finals),
         "record": measured.id if measured else None,
     }
-    found["controls"], found["verdicts"] = _controls(found, finals, controls)
-    return found
+    row["controls"], row["verdicts"] = _controls(row, finals, controls)
+    return row
 
 
 def _origin(metric: str, sure: Collection[str], said: Collection[str]) -> str:
-    """How a cost of a finalist is known.
-
-    Args:
-        metric: of the cost.
-        sure: metrics that were measured, or are exact.
-        said: metrics that a record says anything of.
-    """
+    """How a cost of a finalist is known."""
     if metric in ("params", "macs", "file_bytes"):
         return "exact"
     if metric in sure:
@@ -190,34 +179,34 @@ _CONTROL_TEXT = {
 
 
 def _controls(
-    found: Mapping[str, Any], finals: Sequence[TrainingResult], controls: Sequence[TrainingResult]
+    row: Mapping[str, Any], finals: Sequence[TrainingResult], controls: Sequence[TrainingResult]
 ) -> tuple[dict[str, Any], list[str]]:
     """What the controls came to, beside the training of the same seed, and a sentence on each."""
-    by_seed = {one.what["seed"]: one for one in finals}
+    by_seed = {final.what["seed"]: final for final in finals}
     tables: dict[str, Any] = {}
     sentences = []
-    for one in controls:
-        own = by_seed.get(one.what["seed"])
-        if one.error or own is None:
-            tables[str(one.what["kind"])] = {"error": one.error or "its seed was not trained"}
+    for control in controls:
+        final = by_seed.get(control.what["seed"])
+        if control.error or final is None:
+            tables[str(control.what["kind"])] = {"error": control.error or "its seed was not trained"}
             continue
-        gains = [a - b for a, b in zip(own.result["test"]["values"], one.result["test"]["values"], strict=True)]
+        gains = [a - b for a, b in zip(final.result["test"]["values"], control.result["test"]["values"], strict=True)]
         mean, (low, high) = statistics.fmean(gains), core_statistics.mean_interval(gains)
-        kind = str(one.what["kind"])
+        kind = str(control.what["kind"])
         tables[kind] = {
-            "dice_val": one.result["dice"],
-            "dice_test": one.result["test"]["dice"],
-            "own_dice_test": own.result["test"]["dice"],
-            "train_s": one.result["train_s"],
+            "dice_val": control.result["dice"],
+            "dice_test": control.result["test"]["dice"],
+            "own_dice_test": final.result["test"]["dice"],
+            "train_s": control.result["train_s"],
             "gain": mean,
             "ci95": [low, high],
             "verdict": "better" if low > 0 else "worse" if high < 0 else "no difference shown",
         }
         word = {"better": "beats", "worse": "loses to", "no difference shown": "is not told apart from"}
         sentences.append(
-            f"It {word[tables[kind]['verdict']]} {_CONTROL_TEXT[kind]}: Dice on test {own.result['test']['dice']:.3f} "
-            f"against {one.result['test']['dice']:.3f} ({mean:+.3f}, {low:+.3f} to {high:+.3f}; seed "
-            f"{one.what['seed']})."
+            f"It {word[tables[kind]['verdict']]} {_CONTROL_TEXT[kind]}: Dice on test "
+            f"{final.result['test']['dice']:.3f} against {control.result['test']['dice']:.3f} "
+            f"({mean:+.3f}, {low:+.3f} to {high:+.3f}; seed {control.what['seed']})."
         )
     return tables, sentences
 
@@ -227,13 +216,13 @@ def mark_front(points: Sequence[dict[str, Any]]) -> None:
 
     One that finds next to nothing is not on it however cheap it is, unless all are like that.
     """
-    able = [one for one in points if one["keeps"] is not False and one["objective"] is not None]
-    able = [one for one in able if one["dice_val"]["mean"] > OF_INTEREST] or able
-    levels = pareto.ranks([(1 - one["dice_val"]["mean"], one["objective"]) for one in able])
-    for one in points:
-        one["front"] = False
-    for one, level in zip(able, levels, strict=True):
-        one["front"] = level == 0
+    able = [point for point in points if point["keeps"] is not False and point["objective"] is not None]
+    able = [point for point in able if point["dice_val"]["mean"] > OF_INTEREST] or able
+    levels = pareto.ranks([(1 - point["dice_val"]["mean"], point["objective"]) for point in able])
+    for point in points:
+        point["front"] = False
+    for point, level in zip(able, levels, strict=True):
+        point["front"] = level == 0
 
 
 def config_text(config: Config) -> str:
@@ -241,9 +230,9 @@ def config_text(config: Config) -> str:
     plain = published(config.variant)
     parts = []
     for name in ("widths", "depths", "attention", "heads", "sampling", "expansion"):
-        own = getattr(config, name)
-        if own != getattr(plain, name):
-            parts.append(f"{name} {'-'.join(map(str, own))}")
+        value = getattr(config, name)
+        if value != getattr(plain, name):
+            parts.append(f"{name} {'-'.join(map(str, value))}")
     if config.stem != plain.stem:
         parts.append(f"stem {config.stem}")
     if config.prune:
@@ -262,17 +251,20 @@ def accounting(
     """Where the time went, in seconds of workers.
 
     Args:
-        known: every proposal.
         done: promotions, finals and controls.
         parent_s: of the parent's training, if the search did it.
         measured_s: of measuring before and after.
         whole_s: all of it, times workers.
     """
     tried = proposals.distinct(known)
-    train = parent_s + sum(one.spent["train_s"] for one in tried) + sum(one.result.get("train_s", 0.0) for one in done)
+    train = (
+        parent_s
+        + sum(trial.spent["train_s"] for trial in tried)
+        + sum(training.result.get("train_s", 0.0) for training in done)
+    )
     measure = (
         measured_s
-        + sum(one.spent["measure_s"] for one in tried)
-        + sum(one.result.get("measure_s", 0.0) + one.result.get("test_s", 0.0) for one in done)
+        + sum(trial.spent["measure_s"] for trial in tried)
+        + sum(training.result.get("measure_s", 0.0) + training.result.get("test_s", 0.0) for training in done)
     )
     return {"whole_s": whole_s, "train_s": train, "measure_s": measure, "other_s": max(0.0, whole_s - train - measure)}

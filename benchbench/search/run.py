@@ -126,8 +126,6 @@ def bundled_parent(source: str, fold: int | None = None, spatial: tuple[int, int
     """Weights of the published network that come with benchbench, for a data set and its patch; None: there are none.
 
     Args:
-        source: name or folder of the data set.
-        fold: of its cases.
         spatial: (D, H, W) of the patch; None: as a search chooses it.
     """
     plan = data.get_plan(source, fold=fold)
@@ -164,8 +162,6 @@ def search(asked: SearchRequest, out: Path, *, plan: Plan, progress: Progress | 
     Args:
         asked: what for; for a folder that holds a search, the same as it was.
         out: folder, made if need be.
-        plan: told the plan before any training.
-        progress: told as it goes.
 
     Raises:
         BudgetError: nothing can meet the budget; or nothing that was found does, when measured.
@@ -228,16 +224,16 @@ class _Search:
         lines = [*first, *then]
         worker = self._worker = Worker(job, self.out, storage, index=0, shared=self.shared, tell=self.tell)
         self._work(worker)
-        found = self._after(worker, known, profile, lines, source)
-        if not found.front:
-            over = "; ".join(f"{p['name']}: {text}" for p in found.summary["points"] for text in p["excesses"])
+        outcome = self._after(worker, known, profile, lines, source)
+        if not outcome.front:
+            over = "; ".join(f"{p['name']}: {text}" for p in outcome.summary["points"] for text in p["excesses"])
             what = "no finalist keeps the budget when it is measured" if over else "no finalist was finished in time"
             more = f"{math.ceil(2 * self.asked.time_s / 60)}min"
             raise BudgetError(
                 f"{what}{f' ({over})' if over else ''}; what was found is in {self.out}, and this goes on with more "
                 f"time: {command('search', '--resume', self.out, '--time', more)}"
             )
-        return found
+        return outcome
 
     # -- before
 
@@ -269,9 +265,9 @@ class _Search:
         zoo_build.build(spec, spatial)  # refuses a patch that it cannot take
         if target.profile and "fp32" not in target.profile.peaks:
             raise UsageError(f"{target.profile.name} has no fp32 units, so no latency of it can be told")
-        own = target.profile.calibration if target.profile else None
-        if own and own.dtype != "fp32":
-            raise UsageError(f"{self.asked.device} was calibrated for {own.dtype}, and a search is of fp32")
+        calibration = target.profile.calibration if target.profile else None
+        if calibration and calibration.dtype != "fp32":
+            raise UsageError(f"{self.asked.device} was calibrated for {calibration.dtype}, and a search is of fp32")
         here = target.backend == "cpu" and target.host is None
         times = self.asked.objective in ("latency", "energy") or any(
             limit.metric == "latency_s" for limit in self.asked.budget.limits
@@ -304,16 +300,7 @@ class _Search:
         most_s: float,
         protocol: str | None = None,
     ) -> list[rec.Record]:
-        """The records of some weights on the device, in their order.
-
-        Args:
-            networks: weights.
-            folder: of the records.
-            source: the search's data.
-            judged: whether they get their Dice on its test cases.
-            most_s: for each step of it; one that takes longer is a row without that figure.
-            protocol: None: as was asked for.
-        """
+        """The records of some weights on the device, in their order."""
         start = time.monotonic()
         request = runner_plan.RunRequest(
             models=",".join(map(str, networks)),
@@ -391,10 +378,10 @@ class _Search:
 
     def _resume(self, storage: optuna.storages.BaseStorage, name: str) -> None:
         """Take up what was broken off; on this machine's own storage also leave the pause out of the time."""
-        names = {one.study_name for one in optuna.get_all_study_summaries(storage, include_best_trial=False)}
-        for one in [name, *(f"{name}/{part}" for part in PARTS)]:
-            if one in names:
-                requeue_interrupted(optuna.load_study(study_name=one, storage=storage), alone=not self.shared)
+        names = {study.study_name for study in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+        for study in [name, *(f"{name}/{part}" for part in PARTS)]:
+            if study in names:
+                requeue_interrupted(optuna.load_study(study_name=study, storage=storage), alone=not self.shared)
         if not self.shared and name in names:
             first = optuna.load_study(study_name=name, storage=storage)
             if (began := first.user_attrs.get("began")) is not None:
@@ -442,16 +429,16 @@ class _Search:
     ) -> SearchOutcome:
         task = worker.task
         finals, every = worker.finished(), finished_trainings(worker.part("finals"))
-        labels = {one.label for one in finals}
+        labels = {final.label for final in finals}
         controls = finished_trainings(worker.part("controls"))
         promotions = finished_trainings(worker.part("promotions"))
         (parent,) = finished_trainings(worker.part("parent"))
         tried = proposals.tried(worker.study)
         by_key: dict[str, list[TrainingResult]] = {}
-        for one in finals:
-            by_key.setdefault(str(one.what["key"]), []).append(one)
-        best = {key: max(own, key=lambda one: float(one.result["dice"])) for key, own in by_key.items()}
-        paths = {key: worker.weights.get(one.label) for key, one in best.items()}
+        for final in finals:
+            by_key.setdefault(str(final.what["key"]), []).append(final)
+        best = {key: max(members, key=lambda final: float(final.result["dice"])) for key, members in by_key.items()}
+        paths = {key: worker.weights.get(final.label) for key, final in best.items()}
         records: dict[str, rec.Record] = {}
         if fitting := self._measurable(worker, list(paths), by_key):
             self.tell("measuring the finalists")
@@ -460,11 +447,11 @@ class _Search:
             measured = self._measure(networks, self.out / "measured", source, judged=True, most_s=most_s)
             records = dict(zip(fitting, measured, strict=True))
         points = []
-        for key, own in by_key.items():
-            config = space.from_json(own[0].what["config"])
-            mine = [one for one in controls if one.what["key"] == key and one.what["of"] in labels]
+        for key, members in by_key.items():
+            config = space.from_json(members[0].what["config"])
+            mine = [control for control in controls if control.what["key"] == key and control.what["of"] in labels]
             size = paths[key].stat().st_size
-            points.append(search_result.point(config, own, mine, records.get(key), size, task))
+            points.append(search_result.point(config, members, mine, records.get(key), size, task))
         search_result.mark_front(points)
         done = [*promotions, *every, *controls]
         given = bool(parent.result["given"])
@@ -503,7 +490,7 @@ class _Search:
             },
             "trials": search_result.trial_rows(tried),
             "promotions": search_result.stage_rows(promotions),
-            "finals": search_result.stage_rows([*finals, *(one for one in every if one.error)]),
+            "finals": search_result.stage_rows([*finals, *(final for final in every if final.error)]),
             "controls": search_result.stage_rows(controls),
             "points": points,
             "hypervolume": search_result.hypervolume_curve(
@@ -533,15 +520,14 @@ class _Search:
     def _measurable(
         self, worker: Worker, keys: Sequence[str], finals: Mapping[str, Sequence[TrainingResult]]
     ) -> list[str]:
-        """The finalists that there is time to measure, the best on `val` first; the others are left out.
-
-        A search whose time was over when it was taken up again measures all of them.
-        """
+        """The finalists that there is time to measure, the best on `val` first; the others are left out."""
         job = worker.job
-        order = sorted(keys, key=lambda key: -max(float(one.result["dice"]) for one in finals[key]))
+        order = sorted(keys, key=lambda key: -max(float(final.result["dice"]) for final in finals[key]))
         if self._at_leisure or not order:
             return order
-        test_s = max((float(one.result.get("test_s", 0.0)) for own in finals.values() for one in own), default=0.0)
+        test_s = max(
+            (float(final.result.get("test_s", 0.0)) for members in finals.values() for final in members), default=0.0
+        )
         each = self._each_s(job.before_s) + test_s
         count = max(0, int(self._left(worker) / each + 0.2))  # what begins a little late is not too late
         for key in order[count:]:

@@ -101,8 +101,8 @@ def suggest(trial: Chooser, variants: Sequence[str] = VARIANTS) -> Config:
     """
 
     def each(name: str, choices: Sequence[Sequence[int]]) -> tuple[int, int, int, int]:
-        found = [trial.suggest_categorical(f"{name}{stage}", list(of)) for stage, of in enumerate(choices, 1)]
-        return (found[0], found[1], found[2], found[3])
+        values = [trial.suggest_categorical(f"{name}{stage}", list(of)) for stage, of in enumerate(choices, 1)]
+        return (values[0], values[1], values[2], values[3])
 
     attention = each("attention", ATTENTION)
     heads = each("heads", HEADS)
@@ -125,7 +125,7 @@ def suggest(trial: Chooser, variants: Sequence[str] = VARIANTS) -> Config:
 
 def parameters(config: Config) -> dict[str, Any]:
     """A configuration as the choices that a trial would make, so that it can be enqueued; the reverse of `suggest`."""
-    found: dict[str, Any] = {}
+    choices: dict[str, Any] = {}
     for name, values in (
         ("attention", config.attention),
         ("heads", config.heads),
@@ -134,20 +134,16 @@ def parameters(config: Config) -> dict[str, Any]:
         ("sampling", config.sampling),
         ("expansion", config.expansion),
     ):
-        found |= {f"{name}{stage}": value for stage, value in enumerate(values, 1)}
+        choices |= {f"{name}{stage}": value for stage, value in enumerate(values, 1)}
     plain = {key: getattr(config, key) for key in ("variant", "stem", "prune", "scope", "criterion")}
-    return found | plain
+    return choices | plain
 
 
 class Random:
     """A trial that chooses by chance."""
 
     def __init__(self, seed: int) -> None:
-        """Begin.
-
-        Args:
-            seed: of all its choices.
-        """
+        """Begin."""
         self._rng = random.Random(seed)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
@@ -174,8 +170,8 @@ def scaled(share: float, variant: str = "slim_unetr") -> Config:
     """The published network with so much of its width everywhere, as near as the space has it."""
 
     def near(choices: Sequence[Sequence[int]], whole: Sequence[int]) -> tuple[int, int, int, int]:
-        found = [min(of, key=lambda n: abs(n - share * all_of)) for of, all_of in zip(choices, whole, strict=True)]
-        return (found[0], found[1], found[2], found[3])
+        nearest = [min(of, key=lambda n: abs(n - share * all_of)) for of, all_of in zip(choices, whole, strict=True)]
+        return (nearest[0], nearest[1], nearest[2], nearest[3])
 
     attention = near(ATTENTION, PUBLISHED.attention)
     heads = [math.gcd(width, n) for width, n in zip(attention, PUBLISHED.heads, strict=True)]

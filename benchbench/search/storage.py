@@ -84,7 +84,6 @@ class PatientStorage(optuna.storages.RDBStorage):
 
         Args:
             url: as SQLAlchemy has it.
-            heartbeat_s: between two signs of life of a worker.
             grace_s: after which a silent one has died.
             patience_s: how long the database may be away.
         """
@@ -110,9 +109,9 @@ class PatientStorage(optuna.storages.RDBStorage):
             from optuna.storages._rdb import models
 
             session = self.scoped_session()  # this thread's own, which Optuna goes on in
-            own = session.query(models.TrialModel).filter(models.TrialModel.trial_id == trial_id)
+            row = session.query(models.TrialModel).filter(models.TrialModel.trial_id == trial_id)
             try:
-                own.update({models.TrialModel.trial_id: trial_id}, synchronize_session=False)
+                row.update({models.TrialModel.trial_id: trial_id}, synchronize_session=False)
             except BaseException:
                 session.rollback()
                 session.close()
@@ -174,7 +173,7 @@ class PatientStorage(optuna.storages.RDBStorage):
             now: ask the storage; else what the last sign of life showed.
 
         Raises:
-            Lost: another worker has taken up the trial.
+            TrialReassigned: another worker has taken up the trial.
         """
         if now and self._at is not None and self.get_trial(self._at).state != TrialState.RUNNING:
             self._is_lost = True
@@ -266,7 +265,6 @@ def open_storage(
 
     Args:
         url: `sqlite:///study.db`, `postgresql://user@host/database`.
-        heartbeat_s: between two signs of life of a worker.
         grace_s: after which a silent one has died.
         patience_s: how long the database may be away later on; here it is not waited for.
 
@@ -314,7 +312,7 @@ def without_password(url: str) -> str:
 
 def run_trial(
     study: optuna.Study,
-    one: Callable[[optuna.Trial], Any],
+    objective: Callable[[optuna.Trial], Any],
     *,
     after: Callable[[FrozenTrial], None],
     only_queued: bool = False,
@@ -325,8 +323,7 @@ def run_trial(
     told to.
 
     Args:
-        study: of a storage of ours.
-        one: a trial -> its value, or values.
+        objective: a trial -> its value, or values.
         after: told the trial where it was settled here.
         only_queued: no new one.
 
@@ -345,7 +342,7 @@ def run_trial(
     try:
         with backend.at(trial._trial_id):
             try:
-                values = one(trial)
+                values = objective(trial)
             except optuna.TrialPruned:
                 state = TrialState.PRUNED
     except (TrialReassigned, optuna.exceptions.UpdateFinishedTrialError):
@@ -369,8 +366,8 @@ def run_trial(
 
 def _next(study: optuna.Study, *, only_queued: bool) -> optuna.Trial | None:
     if only_queued:
-        found = study._pop_waiting_trial_id()
-        return None if found is None else optuna.Trial(study, found)
+        number = study._pop_waiting_trial_id()
+        return None if number is None else optuna.Trial(study, number)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Heartbeat of storage")  # it has one, in `run_trial`
         return study.ask()
@@ -381,34 +378,33 @@ def _say_it_is_lost(trial: optuna.Trial) -> bool:
     return True
 
 
-def agree(study: optuna.Study, key: str, own: Any) -> tuple[Any, bool]:
+def agree(study: optuna.Study, key: str, value: Any) -> tuple[Any, bool]:
     """What the first worker has said under a key, and whether that was this one.
 
     Args:
         study: of a storage of ours.
         key: what is to be agreed on.
-        own: what this worker would say; JSON values.
+        value: what this worker would say; JSON values.
     """
-    return _backend(study).agree(study._study_id, key, own)
+    return _backend(study).agree(study._study_id, key, value)
 
 
 def check_own(study: optuna.Study, *, now: bool = False) -> None:
     """Stop what is not this worker's own any more: in a long training, and before it hands on what it has made.
 
     Args:
-        study: of a storage of ours.
         now: ask the storage; else what the last sign of life showed.
 
     Raises:
-        Lost: another worker has taken up the trial.
+        TrialReassigned: another worker has taken up the trial.
     """
     _backend(study).check(now=now)
 
 
 def _backend(study: optuna.Study) -> PatientStorage:
-    found = getattr(study._storage, "_backend", study._storage)
-    assert isinstance(found, PatientStorage)
-    return found
+    backend = getattr(study._storage, "_backend", study._storage)
+    assert isinstance(backend, PatientStorage)
+    return backend
 
 
 def fail_stale_trials(study: optuna.Study) -> None:
@@ -443,7 +439,6 @@ def requeue_interrupted(study: optuna.Study, *, alone: bool = True) -> int:
     """Queue what was broken off, by a person or by an error of the machine.
 
     Args:
-        study: of the search, or of a part of it.
         alone: whether no other process uses the storage: then what runs by its word does not run either.
 
     Returns:
@@ -460,9 +455,6 @@ def requeue_interrupted(study: optuna.Study, *, alone: bool = True) -> int:
 
 def take_up_the_left(study: optuna.Study) -> int:
     """Queue what workers have left that were told to stop, while others go on; not what an error has ended.
-
-    Args:
-        study: of the search, or of a part of it.
 
     Returns:
         How many trials were queued.

@@ -59,7 +59,6 @@ def check_parent(weights: Path, task: SearchProblem) -> checkpoint.CheckpointInf
 
     Args:
         weights: of a Slim UNETR of the published size for the task's patch and channels.
-        task: the search's.
 
     Raises:
         CheckpointError: they are of another network, for other data, or of test cases.
@@ -71,10 +70,10 @@ def check_parent(weights: Path, task: SearchProblem) -> checkpoint.CheckpointInf
         raise CheckpointError(
             f"{weights} holds {spec.name!r}: the parent of a search is a whole {' or '.join(space.VARIANTS)}"
         )
-    own = (spec.in_channels, spec.out_channels, tuple(info.spatial))
-    if own != (task.in_channels, task.out_channels, task.spatial):
+    theirs = (spec.in_channels, spec.out_channels, tuple(info.spatial))
+    if theirs != (task.in_channels, task.out_channels, task.spatial):
         raise CheckpointError(
-            f"{weights} is for {own[0]} channels in, {own[1]} out and a patch of {own[2]}, and the search for "
+            f"{weights} is for {theirs[0]} channels in, {theirs[1]} out and a patch of {theirs[2]}, and the search for "
             f"{task.in_channels}, {task.out_channels} and {task.spatial}: train one by "
             f"{command('train', names[0], *data_flags(task.key), '--spatial', *task.spatial)}"
         )
@@ -94,7 +93,6 @@ def load_parent(weights: Path, task: SearchProblem) -> tuple[checkpoint.Checkpoi
 
     Args:
         weights: of a Slim UNETR of the published size for the task's patch and channels.
-        task: the search's.
 
     Raises:
         CheckpointError: they are of another network or another size, for other data, or of test cases; or they are
@@ -104,8 +102,8 @@ def load_parent(weights: Path, task: SearchProblem) -> tuple[checkpoint.Checkpoi
     spec = info.model
     card = next(zoo_cards.get_card(name) for name in space.VARIANTS if zoo_cards.get_card(name).arch == spec.arch)
     whole = card.spec(in_channels=task.in_channels, out_channels=task.out_channels)
-    own, its = rec.to_json(whole.kwargs), rec.to_json(spec.kwargs)
-    other = sorted(key for key in own if key in its and its[key] != own[key])
+    expected, given = rec.to_json(whole.kwargs), rec.to_json(spec.kwargs)
+    other = sorted(key for key in expected if key in given and given[key] != expected[key])
     model = zoo_build.build(spec, info.spatial).eval()
     if other or shapes_of(model) != shapes_of(zoo_build.build(whole, info.spatial)):
         what = f" (its {', '.join(other)} differ)" if other else ""
@@ -121,7 +119,6 @@ def parent_of(weights: Path, task: SearchProblem) -> Parent:
 
     Args:
         weights: of a Slim UNETR of the published size for the task's patch and channels.
-        task: the search's.
 
     Raises:
         CheckpointError: they are of another network, for other data, or of test cases.
@@ -157,7 +154,6 @@ def build(
     """The network of a configuration, its spec, and the share of its parameters that it has inherited.
 
     Args:
-        task: the search's.
         config: within the budget.
         parent: whose weights it gets; None: it begins at random.
         seed: of what begins at random.
@@ -179,9 +175,9 @@ def build(
             seed=seed,
         )
         batches, loss = task.gradients(CHILD_BATCHES) if how == "taylor" else (None, None)
-        made = prune(model, (1, task.in_channels, *task.spatial), recipe, batches=batches, loss=loss)
-        shapes = differing_shapes(made.model, model)
-        model = made.model
+        pruned = prune(model, (1, task.in_channels, *task.spatial), recipe, batches=batches, loss=loss)
+        shapes = differing_shapes(pruned.model, model)
+        model = pruned.model
         spec = dataclasses.replace(spec, kwargs={**spec.kwargs, zoo_build.PRUNED_SHAPES: shapes})
     return model, spec, share
 
@@ -229,10 +225,7 @@ def sharing(task: SearchProblem, parent: Parent, budget: TrainBudget, seed: int,
     """How to try one configuration after another on the same batches: they, and the parent's answers, are made once.
 
     Args:
-        task: the search's.
-        parent: of all of them.
         budget: of a training; with another one the same batches do.
-        seed: of the batches.
         most_bytes: of batches that are kept, and of answers as many; end the loader when it is done with.
     """
     recipe = task.recipe(budget, seed)
@@ -251,12 +244,8 @@ def evaluate(
     """Train a configuration and judge it.
 
     Args:
-        task: the search's.
-        config: of its space.
         parent: whose weights it begins with, and whose answers it learns; None: neither.
-        trial: how.
         out: `<name>.safetensors`, of its weights.
-        progress: told as it trains.
 
     Raises:
         Infeasible: the budget refuses it; nothing was trained.
@@ -269,8 +258,8 @@ def evaluate(
     else:
         model, spec, share = build(task, config, parent, trial.seed, criterion=trial.criterion)
     looked = time.monotonic()
-    found = count(task, model)
-    task.check(found)
+    costs = count(task, model)
+    task.check(costs)
     if task.times_count and any(limit.metric == "latency_s" for limit in task.budget.limits):
         task.check(measure_in_passing(task, model, quick=True))
     measured_s = time.monotonic() - looked
@@ -297,11 +286,11 @@ def evaluate(
     train_s = max(looked - trained, result.seconds)  # the latter has earlier sittings
     if not result.validation:
         raise UsageError(f"{spec.name} has no Dice on val: its answers are not finite, or no case can be read")
-    found = found | measure_in_passing(task, model)
+    costs = costs | measure_in_passing(task, model)
     measured_s += time.monotonic() - looked
     return Evaluation(
         dice=result.validation[-1][1],
-        costs=found,
+        costs=costs,
         inherited=share,
         train_s=train_s,
         measure_s=measured_s,

@@ -17,8 +17,6 @@ def main(folder: Path, index: int, starter: int) -> int:
     """Work on the search of a folder until it is done; returns the exit code.
 
     Args:
-        folder: of the search.
-        index: of this worker.
         starter: the process that this one ends with.
     """
     logging.basicConfig(level=logging.WARNING, format=f"bench: worker {index}: %(message)s", stream=sys.stderr)

@@ -411,7 +411,7 @@ def test_an_order_of_channels_is_followed_with_its_values() -> None:
     (layer,) = channel_groups._structure(channel_groups._follow_with_values(Reordered(), shape).tracer).layers
     pairs = {tuple(p.index for p in one if p.name in ("a.weight", "b.weight")) for one in layer.channels}
     assert pairs == {(2, 0), (0, 1), (3, 2), (1, 3)}
-    with pytest.raises(UsageError, match="no channel of this network can be removed"):
+    with pytest.raises(UsageError):
         find_structure(Reordered(), shape)  # the order has as many numbers as there are channels
 
 
