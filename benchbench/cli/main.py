@@ -30,7 +30,7 @@ from benchbench.core.errors import (
     BenchError,
     UsageError,
     command,
-    first_line,
+    named_line,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _main(arguments: list[str]) -> int:
             print(f"bench: cannot use {error.filename}: {error.strerror}; choose another place", file=sys.stderr)
             return EXIT_USAGE
         more = "" if verbose else "; -v shows where"
-        print(f"bench: a defect of benchbench: {type(error).__name__}: {first_line(error)}{more}", file=sys.stderr)
+        print(f"bench: a defect of benchbench: {named_line(error)}{more}", file=sys.stderr)
         return EXIT_SOFTWARE
     finally:
         for number, handler in previous.items():

@@ -71,6 +71,12 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+def named_line(error: BaseException) -> str:
+    """`ValueError: the first line of its text`; its kind alone where it has none."""
+    kind, line = type(error).__name__, first_line(error)
+    return kind if line == kind else f"{kind}: {line}"
+
+
 _FEW = 6  # so many names are listed in the message itself
 _ALIKE = 0.7  # share of letters in common, in order, from which a name may be a slip for another
 _SAME_START = 3  # letters from which a name is one cut short

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import hashlib
 import json
@@ -190,6 +191,11 @@ class Record:
         return cell_id(self.model, self.workload, self.device.asked, self.recipe)
 
     @property
+    def ok(self) -> bool:
+        """Whether it came to its end; the timings of an unstable one did not settle."""
+        return self.status in ("ok", "unstable")
+
+    @property
     def id(self) -> str:
         """Hash of what was asked, where, and when: of this run alone."""
         return content_hash([self.cell, fingerprint(self.environment), self.started_at])
@@ -245,6 +251,11 @@ def cell_id(model: ModelSpec, workload: Workload, device_asked: str, recipe: Map
 
 #: Keys of an environment that differ between two runs on one unchanged machine.
 VOLATILE = frozenset({"load_average", "available_memory_bytes", "cpu_mhz", "commit_dirty_files", "gpu_processes"})
+
+
+def utc_now(timespec: Literal["milliseconds", "seconds"] = "milliseconds") -> str:
+    """ISO 8601, UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec=timespec)
 
 
 def fingerprint(environment: Mapping[str, Any]) -> str:

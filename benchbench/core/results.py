@@ -141,7 +141,7 @@ class Store:
         wanted = rec.fingerprint(environment)
         for record in reversed(self.records):
             if record.cell == cell and rec.fingerprint(record.environment) == wanted:
-                return record if record.status in ("ok", "unstable", "unsupported") else None
+                return record if record.ok or record.status == "unsupported" else None
         return None
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
-from benchbench.core.errors import DataError, unknown
+from benchbench.core.errors import DataError, first_line, unknown
 
 _DECATHLON = (
     ("Task01_BrainTumour", "glioma, 4 contrasts of MRI", 7.1),
@@ -128,9 +128,8 @@ def _download(known: Known, to: Path) -> None:
     except DataError:  # a ValueError, too
         raise
     except (OSError, EOFError, urllib.error.URLError, RuntimeError, ValueError, tarfile.TarError) as error:
-        reason = str(error).partition("\n")[0]
         raise DataError(
-            f"cannot get {known.name} from {url}: {reason}; it can also be downloaded by hand into {to}"
+            f"cannot get {known.name} from {url}: {first_line(error)}; it can also be downloaded by hand into {to}"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -73,29 +73,9 @@ class Grid:
         return [(name, len(list(members))) for name, members in itertools.groupby(self.columns, lambda c: c.group)]
 
 
-def giga(macs: float) -> str:
-    """MACs in thousand millions, four digits: `2.516`."""
-    return units.significant(macs / 1e9, 4)
-
-
-def signed(macs: float) -> str:
-    """A difference in thousand millions: `+9.51`, `−0.0312`."""
-    return f"{'+' if macs > 0 else '−' if macs < 0 else ''}{units.significant(abs(macs) / 1e9)}"
-
-
-def mega(params: float) -> str:
-    """Parameters in millions, four digits: `1.783`."""
-    return units.significant(params / 1e6, 4)
-
-
 def count_text(elements: int) -> str:
     """A number of elements with its prefix: `3.97 k`."""
     return units.format_value(elements, "parameters")
-
-
-def times(factor: float) -> str:
-    """A factor for a person: `4.94 x`."""
-    return f"{units.significant(factor)} x"
 
 
 def direction(factor: float) -> str:

@@ -81,7 +81,7 @@ class TableRow:
     @property
     def usable(self) -> bool:
         """Whether the cell was measured or predicted to its end."""
-        return self.record.status in ("ok", "unstable")
+        return self.record.ok
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +208,7 @@ def _ranks(
     for record in records:
         if rank := found.get(record.id):
             unsure = "unstable" if record.status == "unstable" else ""
-            note = f"by {main}; within {reliability.percent(within)} rows tie"
+            note = f"by {main}; within {units.percent(within, trim=True)} rows tie"
             value = float(rank.rstrip("="))
             cells[record.id] = TableCell(
                 text=rank, origin=timed[record.id].origin, value=value, qualifier=unsure, note=note
@@ -269,7 +269,7 @@ def valid(record: rec.Record | None, metric: str) -> rec.Measurement | None:
 
     A network in half precision whose output is wrong has latencies, and status `failed`.
     """
-    if record is None or record.status not in ("ok", "unstable"):
+    if record is None or not record.ok:
         return None
     return record.get(metric)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import datetime
 import json
 import logging
 import time
@@ -111,7 +110,7 @@ class LocalRunner:
         """
         courses, open_courses = [], []
         for cell in cells:
-            course = CellProgress(cell, started_at=now())
+            course = CellProgress(cell, started_at=rec.utc_now())
             if _refusal(cell, self.costs[cell.id]) is None and cell.target.profile is None:
                 before = journal.turns(cell.id, environment_of(cell)) if journal else []
                 for turn in before or (turns_of(cell) if turns_of else []):
@@ -325,11 +324,6 @@ def _training(cell: Cell, keeper: ArtifactSink) -> list[rec.Artifact]:
     content = json.dumps(kept, separators=(",", ":")).encode()
     name, title = f"{_file_name(cell.spec.name)}-training.json", f"How the weights of {cell.card.title} were trained"
     return [keeper.add_artifact("training", name, content, title=title)]
-
-
-def now() -> str:
-    """ISO 8601, UTC, to the millisecond."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
 Ending = tuple[rec.Status, str | None, str | None]  # status, error, traceback

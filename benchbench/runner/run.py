@@ -24,7 +24,7 @@ from benchbench.core.results import Store
 from benchbench.devices import jetson
 from benchbench.devices.environment import environment
 from benchbench.runner.estimate import CellCost, TimeBreakdown, count, estimate_s
-from benchbench.runner.local import LocalRunner, make_record, now
+from benchbench.runner.local import LocalRunner, make_record
 from benchbench.runner.plan import Cell, RunRequest, label, plan_cells
 from benchbench.runner.remote import queue as remote_queue
 from benchbench.runner.schedule import CellProgress, ProcessResult, RunJournal
@@ -198,7 +198,9 @@ class _Desk:
 
     def absent(self, cell: Cell, why: str, known: Sequence[rec.Measurement]) -> None:
         cost = CellCost(measurements=tuple(known), refused=("away", why, None))
-        self.finish(cell, make_record(CellProgress(cell, started_at=now()), cost, _environment(cell), self.store))
+        self.finish(
+            cell, make_record(CellProgress(cell, started_at=rec.utc_now()), cost, _environment(cell), self.store)
+        )
 
 
 def clocks(wanted: bool) -> contextlib.AbstractContextManager[None]:
@@ -229,4 +231,4 @@ def _refuse(found: Sequence[CellCost]) -> None:
 
 def failed(records: Iterable[rec.Record]) -> list[rec.Record]:
     """Those that have no result."""
-    return [r for r in records if r.status not in ("ok", "unstable")]
+    return [r for r in records if not r.ok]

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from benchbench.core import records as rec
-from benchbench.core.errors import BenchError, CardError, ShapeError, UnsupportedError, is_out_of_memory
+from benchbench.core.errors import BenchError, CardError, ShapeError, UnsupportedError, is_out_of_memory, named_line
 from benchbench.core.units import format_value
 from benchbench.devices import cpu
 from benchbench.zoo import classes
@@ -149,7 +149,8 @@ def plan(jobs: list[Job], emit: Emit) -> None:
         except BenchError as error:
             emit({"event": "refused", "index": index, "kind": _kind(error), "error": str(error)})
         except Exception as error:  # a network may raise anything; it becomes this network's row
-            emit({"event": "refused", "index": index, "kind": "failed", "error": _line(error), "traceback": _trace()})
+            line = named_line(error)
+            emit({"event": "refused", "index": index, "kind": "failed", "error": line, "traceback": _trace()})
 
 
 def audit(jobs: list[Job], published: list[dict[str, float]], emit: Emit, *, full: bool) -> None:
@@ -164,7 +165,8 @@ def audit(jobs: list[Job], published: list[dict[str, float]], emit: Emit, *, ful
         except BenchError as error:
             emit({"event": "refused", "index": index, "kind": _kind(error), "error": str(error)})
         except Exception as error:  # a network may raise anything; it becomes this network's row
-            emit({"event": "refused", "index": index, "kind": "failed", "error": _line(error), "traceback": _trace()})
+            line = named_line(error)
+            emit({"event": "refused", "index": index, "kind": "failed", "error": line, "traceback": _trace()})
 
 
 def _audit(job: Job, published: dict[str, float], full: bool) -> dict[str, Any]:
@@ -221,7 +223,7 @@ def _training_memory(module: nn.Module, job: Job) -> rec.Measurement:
     except UnsupportedError as error:
         return _without("train_tensor_memory_bytes", "B", str(error))
     except Exception as error:  # what a step raises without values, it need not raise with them
-        return _without("train_tensor_memory_bytes", "B", f"it cannot be forecast: {_line(error)}")
+        return _without("train_tensor_memory_bytes", "B", f"it cannot be forecast: {named_line(error)}")
 
 
 def _without(metric: str, unit: str, why: str) -> rec.Measurement:
@@ -268,7 +270,7 @@ def fit(job: Job, limit_bytes: int, emit: Emit, *, bare: bool = False) -> None:
     except BenchError as error:
         emit({"event": "refused", "kind": _kind(error), "error": str(error)})
     except Exception as error:  # a network may raise anything
-        emit({"event": "refused", "kind": "failed", "error": _line(error), "traceback": _trace()})
+        emit({"event": "refused", "kind": "failed", "error": named_line(error), "traceback": _trace()})
 
 
 def roof(job: Job, emit: Emit) -> None:
@@ -284,7 +286,7 @@ def roof(job: Job, emit: Emit) -> None:
             emit({"event": "measurement", "measurement": rec.to_json(m)})
         emit({"event": "end", "status": "ok", "error": None})
     except Exception as error:  # a broken library may raise anything
-        emit({"event": "end", "status": "failed", "error": _line(error), "traceback": _trace()})
+        emit({"event": "end", "status": "failed", "error": named_line(error), "traceback": _trace()})
 
 
 def measure(job: Job, emit: Emit, *, once: bool = False) -> None:
@@ -326,7 +328,7 @@ def _failed(visit: ModelRun, error: Exception) -> tuple[str, str]:
 
     module = getattr(visit, "module", None)  # none where its constructor has raised
     refused = channels_refused(module, visit.job.input_shape) if module is not None else None
-    return ("unsupported", str(refused)) if refused else ("failed", _line(error))
+    return ("unsupported", str(refused)) if refused else ("failed", named_line(error))
 
 
 def _measure(visit: ModelRun, once: bool) -> dict[str, Any]:
@@ -342,7 +344,7 @@ def _what_was_needed(visit: ModelRun, error: BaseException) -> str:
     job = visit.job
     if visit.limit:
         visit.limit.lift()
-    end = f"limit {format_value(job.memory_limit_bytes, 'B')}" if job.memory_limit_bytes else _line(error)
+    end = f"limit {format_value(job.memory_limit_bytes, 'B')}" if job.memory_limit_bytes else named_line(error)
     where = f"out of memory in {visit.stage}"
     try:
         module, _ = build_without_memory(lambda: zoo_build.build(job.model, job.spatial))
@@ -353,11 +355,6 @@ def _what_was_needed(visit: ModelRun, error: BaseException) -> str:
     own = visit.limit.framework_bytes if visit.limit else visit.base_bytes
     beside = f" beside the framework's {format_value(own, 'B')}" if own else ""
     return f"{where}: needs at least {format_value(needed, 'B')} for {what} and activations{beside}; {end}"
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 def _trace() -> str:

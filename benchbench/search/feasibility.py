@@ -154,7 +154,7 @@ def costs_of(record: rec.Record | None, phase: str) -> dict[str, float]:
         record: None, and one without a result, say nothing.
         phase: `infer` or `train`.
     """
-    if record is None or record.status not in ("ok", "unstable"):
+    if record is None or not record.ok:
         return {}
     names = {metric: pair[phase == "train"] for metric, pair in MEASURED.items()} | {name: name for name in _EXACT}
     return {metric: float(value) for metric, name in names.items() if (value := record.value(name)) is not None}
@@ -170,7 +170,7 @@ def at_least(record: rec.Record | None, phase: str) -> dict[str, float]:
         record: of a device that was at hand.
         phase: `infer` or `train`.
     """
-    if record is None or record.status not in ("ok", "unstable"):
+    if record is None or not record.ok:
         return {}
     found = record.get(MEASURED["latency_s"][phase == "train"])
     if found is None or found.origin != "measured" or len(found.values) < _FEWEST:
@@ -185,7 +185,7 @@ def confirmed_by(record: rec.Record | None, phase: str) -> set[str]:
         record: None, and one without a result, confirm nothing.
         phase: `infer` or `train`.
     """
-    if record is None or record.status not in ("ok", "unstable"):
+    if record is None or not record.ok:
         return set()
     found = set(_EXACT)
     if record.device.basis == "probed":

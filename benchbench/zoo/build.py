@@ -20,7 +20,7 @@ from benchbench.core.errors import (
     ShapeError,
     UnsupportedError,
     UsageError,
-    first_line,
+    named_line,
 )
 from benchbench.core.records import ModelSpec
 from benchbench.core.units import format_value
@@ -96,7 +96,7 @@ def build_here(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
     except (BenchError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a constructor may raise anything, and may call sys.exit()
-        why = f"{type(error).__name__}: {first_line(error)}"
+        why = named_line(error)
         raise CardError(f"{spec.name}: {spec.arch} cannot be built: {why}") from error
 
 

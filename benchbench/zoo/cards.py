@@ -19,7 +19,7 @@ from benchbench.core.errors import (
     BenchError,
     CardError,
     UsageError,
-    first_line,
+    named_line,
     unknown,
 )
 from benchbench.core.records import METRIC_UNITS, Measurement, ModelSpec
@@ -95,7 +95,7 @@ class Card:
         except BenchError:
             raise
         except Exception as error:  # a function of the user's own
-            why = f"{type(error).__name__}: {first_line(error)}"
+            why = named_line(error)
             raise CardError(f"{self.name}: its plan {self.plan!r} ends in {why}") from error
         if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
             raise CardError(f"{self.name}: its plan {self.plan!r} must give keywords of the class, not {found!r}")

@@ -16,7 +16,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from benchbench.core.errors import CardError, first_line, unknown
+from benchbench.core.errors import CardError, first_line, named_line, unknown
 
 _OURS = re.compile(r"benchbench\.models(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*", re.ASCII)
 _named: set[str] = set()  # `pkg.module:name` that the person at the keyboard has vouched for, in this process
@@ -111,9 +111,7 @@ def _module(name: str, path: str) -> ModuleType:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module may raise anything, and may call sys.exit()
-        raise CardError(
-            f"cannot import {name!r} for {path!r}: it ends in {type(error).__name__}: {first_line(error)}"
-        ) from error
+        raise CardError(f"cannot import {name!r} for {path!r}: it ends in {named_line(error)}") from error
 
 
 def _forget_one_of_another_folder(top: str) -> None:

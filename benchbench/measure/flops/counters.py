@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchbench.core.errors import named_line
 from benchbench.core.version import installed
 from benchbench.measure.flops import rules
 from benchbench.measure.flops.graph import (
@@ -118,7 +119,7 @@ def count(name: str, module: nn.Module, x: Tensor) -> Tally:
         why = f"{package} cannot be imported: {error}{hint}" if version else f"{package} is not installed"
         return Tally(counter=name, version=version, reason=why, how=how)
     except Exception as error:  # a counter may raise anything; it becomes this counter's cell
-        return Tally(counter=name, version=version, reason=f"{type(error).__name__}: {_first_line(error)}", how=how)
+        return Tally(counter=name, version=version, reason=named_line(error), how=how)
     return dataclasses.replace(found, version=version, how=how)
 
 
@@ -172,10 +173,6 @@ def count_anyhow(module: nn.Module, shape: Sequence[int], make: Callable[[], nn.
         how=cost.how,
         uncounted=cost.uncounted,
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
-from benchbench.core.errors import BenchError, UnsupportedError, first_line, is_out_of_memory
+from benchbench.core.errors import BenchError, UnsupportedError, first_line, is_out_of_memory, named_line
 from benchbench.core.records import Measurement, OperatorCost
 from benchbench.measure.flops import rules
 from benchbench.measure.flops.first_layer import channels_refused
@@ -166,7 +166,7 @@ def measure_cost(
 
 
 def _why_not(error: Exception) -> str:
-    text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {first_line(error)}"
+    text = str(error) if isinstance(error, BenchError) else named_line(error)
     return text if text.startswith("MACs ") else f"MACs cannot be counted without running it ({text})"
 
 

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 
 from benchbench.core import units
 from benchbench.core.audit_result import TITLES
+from benchbench.core.units import giga, signed, times
 from benchbench.report.audit.tables import SHOWN, AuditRow, Metric
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
 from benchbench.report.figures.overview import MAX_BARS, Drawing
-from benchbench.report.grid import AGREES, GMAC, direction, giga, signed, times
+from benchbench.report.grid import AGREES, GMAC, direction
 from benchbench.report.slim_unetr_paper.facts import blamed, featured
 
 _TRUE, _HIGH, _LOW = svg.SERIES[0], svg.SERIES[1], svg.SERIES[3]

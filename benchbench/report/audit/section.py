@@ -14,10 +14,11 @@ from typing import Any
 from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.audit_result import TITLES, AuditResult, Counted, is_audit
+from benchbench.core.units import giga, mega, signed, times
 from benchbench.report import conditions, html
 from benchbench.report.audit import figures as audit_figures
 from benchbench.report.audit.tables import AuditRow, compute_grid, gather, parameter_grid
-from benchbench.report.grid import Grid, count_text, giga, mega, signed, times
+from benchbench.report.grid import Grid, count_text
 from benchbench.report.slim_unetr_paper import facts as slim_unetr_paper_facts
 from benchbench.report.slim_unetr_paper import published
 from benchbench.report.slim_unetr_paper import tables as slim_unetr_paper_tables
@@ -59,7 +60,7 @@ def section(records: Sequence[rec.Record], read: Callable[[rec.Artifact], bytes]
 def heading(records: Sequence[rec.Record]) -> tuple[str, str]:
     """The heading and the first sentence of a page of audits alone."""
     names = {r.model.name for r in records}
-    done = [r for r in records if r.status in ("ok", "unstable")]
+    done = [r for r in records if r.ok]
     failed = [f"{r.model.name} {STATUS_TEXT[r.status]}" for r in records if r not in done]
     tally = f"{len(done)} of {len(records)} audits finished"
     if failed:

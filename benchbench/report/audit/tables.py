@@ -14,8 +14,9 @@ from typing import Literal
 from benchbench.core import records as rec
 from benchbench.core.audit_result import TITLES, AuditResult, is_audit, read_audit
 from benchbench.core.errors import StoreError
+from benchbench.core.units import giga, mega, times
 from benchbench.report.conditions import input_text
-from benchbench.report.grid import AGREES, GMAC, NOTHING, Grid, GridColumn, GridRow, direction, giga, mega, times
+from benchbench.report.grid import AGREES, GMAC, NOTHING, Grid, GridColumn, GridRow, direction
 from benchbench.report.slim_unetr_paper import published
 from benchbench.report.tables import STATUS_TEXT, TableCell, finite, measurement_cell, row_labels
 
@@ -40,7 +41,7 @@ class AuditRow:
     @property
     def usable(self) -> bool:
         """Whether the audit came to its end."""
-        return self.record.status in ("ok", "unstable")
+        return self.record.ok
 
     @property
     def in_paper(self) -> bool:
@@ -117,7 +118,7 @@ def _audited(record: rec.Record, label: str, read: Callable[[rec.Artifact], byte
             found = read_audit(read(kept[-1]))
         except StoreError as error:
             note = str(error)
-    elif record.status in ("ok", "unstable"):
+    elif record.ok:
         note = "the record names no audit, so no counter can be shown"
     one = AuditRow(record=record, label=shown, card=name, found=found, note=note)
     own = found.counts.get("torch") if found else None

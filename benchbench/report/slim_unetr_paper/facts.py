@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from benchbench.core import units
 from benchbench.core.audit_result import TITLES
+from benchbench.core.units import giga, signed, times
 from benchbench.report.audit.tables import AuditRow
-from benchbench.report.grid import AGREES, giga, signed, times
+from benchbench.report.grid import AGREES
 from benchbench.report.slim_unetr_paper import published
 from benchbench.report.tables import BASELINE, TableCell
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from benchbench.core import records as rec
 from benchbench.core import units
+from benchbench.core.units import times
 from benchbench.report import conditions
-from benchbench.report.grid import Grid, GridColumn, GridRow, times
+from benchbench.report.grid import Grid, GridColumn, GridRow
 from benchbench.report.slim_unetr_paper import published
 from benchbench.report.tables import BASELINE, TableCell, finite, summary_rows, valid
 
