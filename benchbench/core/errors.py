@@ -87,13 +87,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
     Near is what a slip of the hand makes: at most two letters and a third of the name missing, added, wrong or
     swapped, with most letters in common; or a name cut short. Upper case, dashes, underscores and spaces do not count.
-
-    Args:
-        name: what was given.
-        known: every name that would have done.
     """
     given = _bare(name)
-    found: list[tuple[float, float, str]] = []
+    near: list[tuple[float, float, str]] = []
     for choice in sorted(known):
         plain = _bare(choice)
         alike = difflib.SequenceMatcher(None, plain, given).ratio()
@@ -102,8 +98,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
         slip = slips <= most and (alike >= _ALIKE or (slips == 1 and min(len(given), len(plain)) > 1))
         cut = len(given) >= _SAME_START and plain.startswith(given) and alike >= _ALIKE
         if given and plain and (slip or cut):
-            found.append((-slips, alike, choice))
-    return max(found)[2] if found else None
+            near.append((-slips, alike, choice))
+    return max(near)[2] if near else None
 
 
 def _bare(name: str) -> str:
@@ -130,8 +126,6 @@ def unknown(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> st
 
     Args:
         kind: what the name should have named, such as "model".
-        name: what was given.
-        known: every name that would have done.
         hint: what to do to see them all, such as "'bench list models' shows all".
     """
     choices = sorted(known)
@@ -191,11 +185,6 @@ _OOM_SIGNS_UNDER_LIMIT = (
 
 
 def is_out_of_memory(error: BaseException, *, limited: bool = False) -> bool:
-    """Whether an error is an allocation that failed.
-
-    Args:
-        error: that a network raised.
-        limited: a limit is in force.
-    """
+    """Whether an error is an allocation that failed; `limited` where a memory limit is in force."""
     signs = (*_OOM_SIGNS, *_OOM_SIGNS_UNDER_LIMIT) if limited else _OOM_SIGNS
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)

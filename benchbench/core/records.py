@@ -210,8 +210,8 @@ class Record:
 
     def value(self, metric: str) -> float | int | None:
         """The value of that metric, or None where there is no value."""
-        found = self.get(metric)
-        return None if found is None else found.value
+        measurement = self.get(metric)
+        return None if measurement is None else measurement.value
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,7 +290,6 @@ def from_json(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     """The reverse of `to_json` for a dataclass: every field of the type that its annotation says, or an error.
 
     Args:
-        cls: the dataclass.
         data: its JSON object; keys that the class does not have are passed over.
         where: it stands in a larger one, such as `model`, for the message.
 
@@ -322,8 +321,6 @@ def value_from_json(hint: Any, value: Any, name: str) -> Any:
 
     Args:
         hint: a plain type, `tuple`, `Mapping`, `Literal`, `Annotated[..., AtLeast(...)]`, a union, or a dataclass.
-        value: from JSON.
-        name: of it, for the message.
 
     Raises:
         KeyError: a field of a dataclass is missing.
@@ -333,10 +330,10 @@ def value_from_json(hint: Any, value: Any, name: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _of_union(args, value, name)
     if origin is Annotated:
-        found = value_from_json(args[0], value, name)
-        if any(found < rule.least for rule in args[1:]):
+        number = value_from_json(args[0], value, name)
+        if any(number < rule.least for rule in args[1:]):
             raise TypeError(f"{name} must be at least {max(rule.least for rule in args[1:])}, not {told(value)}")
-        return found
+        return number
     if origin is Literal:
         if value not in args:
             raise TypeError(f"{name} is {told(value)}, not one of {', '.join(map(repr, args))}")

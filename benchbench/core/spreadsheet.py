@@ -28,7 +28,6 @@ def to_csv(header: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
 
     Args:
         header: the columns; what else a row has is left out.
-        rows: cells by column; one that is missing or None is empty.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -57,8 +57,8 @@ def build(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
         names = inspect.signature(make).parameters
     except (TypeError, ValueError):
         names = {}  # type: ignore[assignment]
-    own = {key: value for key, value in spec.kwargs.items() if key != PRUNED_SHAPES}
-    kwargs = {key: value for key, value in offered.items() if key in names} | own
+    keywords = {key: value for key, value in spec.kwargs.items() if key != PRUNED_SHAPES}
+    kwargs = {key: value for key, value in offered.items() if key in names} | keywords
     try:
         inspect.signature(make).bind(**kwargs)
     except TypeError as error:
@@ -101,11 +101,7 @@ def build_here(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
 
 
 def _check_room(spec: ModelSpec, spatial: Sequence[int]) -> None:
-    """Refuse keywords that ask for more weights than fit, as those of a sidecar may, before they are made.
-
-    Raises:
-        ShapeError: the weights take more memory than is free.
-    """
+    """Refuse keywords that ask for more weights than fit, as those of a sidecar may, before they are made."""
     import psutil
     import torch
 
@@ -129,7 +125,6 @@ def fitting_sides(spec: ModelSpec, sides: Sequence[int]) -> tuple[int, ...]:
     This is the one place where a data set's patch becomes a network's.
 
     Args:
-        spec: of the network.
         sides: (D, H, W) voxels that the data set asks for.
 
     Raises:
@@ -140,7 +135,7 @@ def fitting_sides(spec: ModelSpec, sides: Sequence[int]) -> tuple[int, ...]:
 
     tried: list[tuple[int, ...]] = [tuple(sides)]
     tried += [tuple(-(-side // m) * m for side in sides) for m in (8, 16, 32, 64)]
-    tried += [(max(one),) * 3 for one in tried]  # some take cubes only
+    tried += [(max(patch),) * 3 for patch in tried]  # some take cubes only
     first: ShapeError | None = None
     for candidate in dict.fromkeys(sorted(tried, key=math.prod)):
         try:

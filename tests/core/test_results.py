@@ -175,7 +175,7 @@ def test_a_newer_schema_is_refused_with_advice(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_held_by_one_run_and_free_again_when_that_run_is_killed(tmp_path: Path) -> None:
-    child = python("s = store.Store(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()", tmp_path)
+    child = python("s = core_results.Store(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()", tmp_path)
     try:
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"
@@ -203,7 +203,7 @@ def test_a_refused_or_closed_folder_can_be_opened_in_the_same_process(tmp_path: 
 def test_a_run_killed_in_the_middle_of_a_write_loses_only_that_record(tmp_path: Path) -> None:
     child = python(
         """
-opened = store.Store(Path(sys.argv[1]))
+opened = core_results.Store(Path(sys.argv[1]))
 opened.append(make())
 opened.append(make(minute=1))
 class Half:
@@ -229,7 +229,7 @@ opened.append(make(minute=2))
 
 def test_a_run_killed_at_any_moment_leaves_whole_records(tmp_path: Path) -> None:
     child = python(
-        "s = store.Store(Path(sys.argv[1]))\n"
+        "s = core_results.Store(Path(sys.argv[1]))\n"
         "for i in range(10**6): s.append(make(minute=i % 60)); print(i, flush=True)",
         tmp_path,
     )
@@ -252,10 +252,10 @@ def test_a_disk_that_fills_up_keeps_every_finished_record(tmp_path: Path) -> Non
 
     child = python(
         """
-opened = store.Store(Path(sys.argv[1]))
+opened = core_results.Store(Path(sys.argv[1]))
 try:
     for i in range(9): opened.append(make(minute=i))
-except store.StoreError as error:
+except core_results.StoreError as error:
     print(error)
 """,
         tmp_path / "full",

@@ -253,11 +253,11 @@ def _closest(
     least = min(map(abs, off.values()), default=0.0)
     name = exact[0] if exact else next(n for n in off if abs(off[n]) <= least + tie)
     share = f"{options[name] / figure - 1:+.2%}".replace("-0.00", "+0.00").replace("%", " %")
-    told = f"{options[name] / scale:,.2f} {unit}, {share}"
+    text = f"{options[name] / scale:,.2f} {unit}, {share}"
     if abs(options[name] / figure - 1) > CLOSE:
-        return None, f"no counter gives it within 1 %; nearest {TITLES.get(name, 'with buffers')} ({told})"
+        return None, f"no counter gives it within 1 %; nearest {TITLES.get(name, 'with buffers')} ({text})"
     if name == "buffers":
-        return name, f"the size of the state dict ({told})"
+        return name, f"the size of the state dict ({text})"
     if name == "torch":
-        return name, f"the true count ({told})"
-    return name, f"the count of {TITLES[name]} ({told})"
+        return name, f"the true count ({text})"
+    return name, f"the count of {TITLES[name]} ({text})"
