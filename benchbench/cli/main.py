@@ -22,7 +22,7 @@ from benchbench.core.errors import (
     EXIT_SOFTWARE,
     EXIT_USAGE,
     BenchError,
-    first_line,
+    named_line,
 )
 
 
@@ -61,7 +61,7 @@ def _main(arguments: list[str]) -> int:
             print(f"bench: cannot use {error.filename}: {error.strerror}; choose another place", file=sys.stderr)
             return EXIT_USAGE
         more = "" if verbose else "; -v shows where"
-        print(f"bench: a defect of benchbench: {type(error).__name__}: {first_line(error)}{more}", file=sys.stderr)
+        print(f"bench: a defect of benchbench: {named_line(error)}{more}", file=sys.stderr)
         return EXIT_SOFTWARE
     finally:
         for number, handler in previous.items():

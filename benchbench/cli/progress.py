@@ -110,7 +110,7 @@ class TerminalProgress:
         self._now.pop(asked if asked in self._now else "", None)
         label = f"{record.model.name} {format_shape(record.workload.spatial)} on {asked}"
         where = f"[{self._done}/{self._total}] {label}: "
-        if record.status not in ("ok", "unstable"):
+        if not record.ok:
             self._say(f"{where}{record.status}: {record.error}")
             return
         parts = []

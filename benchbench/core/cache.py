@@ -17,12 +17,6 @@ class BoundedCache(Generic[K, V]):
     """Values by key up to a number of bytes; those beyond are made anew each time."""
 
     def __init__(self, *, most_bytes: float, size: Callable[[V], int]) -> None:
-        """Nothing is kept yet.
-
-        Args:
-            most_bytes: of all values together.
-            size: bytes of a value.
-        """
         self.most_bytes, self.size = most_bytes, size
         self.bytes = 0
         self._known: dict[K, V] = {}

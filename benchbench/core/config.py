@@ -35,18 +35,16 @@ def read_toml(path: Path, what: str, kind: type[BenchError], *, may_be_missing: 
     """A file's tables: finite numbers, whole numbers of 64 bits, no dates, at most 100 levels.
 
     Args:
-        path: of it.
         what: it is, such as `the card`.
-        kind: of the error where it cannot be read.
         may_be_missing: then it is empty.
 
     Raises:
         BenchError: of that kind; no such file, or broken TOML.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-        _check(found, _DEPTH)
-        return found
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        _check(content, _DEPTH)
+        return content
     except OSError as error:
         if may_be_missing and isinstance(error, FileNotFoundError):
             return {}
@@ -61,9 +59,7 @@ def read_json(path: Path, what: str, kind: type[BenchError]) -> Any:
     """The content of a JSON file; see `parse_json`.
 
     Args:
-        path: of it.
         what: it is, such as `the plan`.
-        kind: of the error where it cannot be read.
 
     Raises:
         BenchError: of that kind; no such file, or one that is not strict JSON.
@@ -81,27 +77,25 @@ def parse_json(content: bytes | str, where: str, kind: type[BenchError]) -> Any:
     A key that stands twice in a table, with two values, is refused: one of them would be lost.
 
     Args:
-        content: of the file or line.
         where: it stands, such as `records.jsonl line 3`.
-        kind: of the error.
 
     Raises:
         BenchError: of that kind.
     """
     try:
-        found = json.loads(
+        value = json.loads(
             content,
             parse_constant=_no_constant,
             parse_int=_integer,
             parse_float=_finite,
             object_pairs_hook=_table,
         )
-        _check(found, _DEPTH)
+        _check(value, _DEPTH)
     except RecursionError as error:
         raise kind(f"{where} is not valid JSON: too many lists or tables in each other") from error
     except ValueError as error:  # also what is no UTF-8
         raise kind(f"{where} is not valid JSON: {error}") from error
-    return found
+    return value
 
 
 def _no_constant(name: str) -> Any:
@@ -121,56 +115,53 @@ def _finite(text: str) -> float:
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    table = dict(pairs)
+    if len(table) != len(pairs):
         for key, value in pairs:
-            if found[key] != value:
+            if table[key] != value:
                 raise ValueError(f"the key {key[:60]!r} stands twice in one table, with two values")
-    return found
+    return table
 
 
-def _check(found: Any, depth: int) -> None:
+def _check(content: Any, depth: int) -> None:
     """Refuse what is nested too deeply, what no JSON could say, and text that cannot be written as UTF-8."""
     if depth < 0:
         raise ValueError("too many lists or tables in each other")
-    if isinstance(found, str) and not found.isascii():
-        found.encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
-    elif isinstance(found, dict):
-        for key, value in found.items():
+    if isinstance(content, str) and not content.isascii():
+        content.encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
+    elif isinstance(content, dict):
+        for key, value in content.items():
             _check(key, depth)
             _check(value, depth - 1)
-    elif isinstance(found, list):
-        for value in found:
+    elif isinstance(content, list):
+        for value in content:
             _check(value, depth - 1)
-    elif isinstance(found, int) and not -_LARGEST_INTEGER <= found < _LARGEST_INTEGER:
+    elif isinstance(content, int) and not -_LARGEST_INTEGER <= content < _LARGEST_INTEGER:
         raise ValueError("a whole number has more than 64 bits")
-    elif isinstance(found, float) and not math.isfinite(found):
-        raise ValueError(f"{found} is no finite number")
-    elif not isinstance(found, (str, int, float, type(None))):
-        raise ValueError(f"{found} is a date or a time: write it as text, in quotes")
+    elif isinstance(content, float) and not math.isfinite(content):
+        raise ValueError(f"{content} is no finite number")
+    elif not isinstance(content, (str, int, float, type(None))):
+        raise ValueError(f"{content} is a date or a time: write it as text, in quotes")
 
 
-def check_keys(found: Mapping[str, Any], required: Types, optional: Types, where: str, kind: type[BenchError]) -> None:
+def check_keys(table: Mapping[str, Any], required: Types, optional: Types, where: str, kind: type[BenchError]) -> None:
     """Refuse a table that lacks a key, or has one that means nothing or is of the wrong type.
 
     Args:
-        found: the table.
         required: key -> its types.
-        optional: likewise.
         where: it stands, such as `me.toml`.
-        kind: of the error.
 
     Raises:
         BenchError: of that kind.
     """
     allowed = {**required, **optional}
-    for key in found:
+    for key in table:
         if key not in allowed:
             raise kind(f"{where}: {unknown('key', key, allowed)}")
     for key in required:
-        if key not in found:
+        if key not in table:
             raise kind(f"{where}: the key {key!r} is missing; needed are {', '.join(required)}")
-    for key, value in found.items():
+    for key, value in table.items():
         check_type(value, allowed[key], f"{where}: {key}", kind)
 
 

@@ -70,6 +70,12 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+def named_line(error: BaseException) -> str:
+    """`ValueError: the first line of its text`; its kind alone where it has none."""
+    kind, line = type(error).__name__, first_line(error)
+    return kind if line == kind else f"{kind}: {line}"
+
+
 _FEW = 6  # so many names are listed in the message itself
 _SAME_START = 3  # letters from which a name is one cut short
 
@@ -120,8 +126,6 @@ def unknown(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> st
 
     Args:
         kind: what the name should have named, such as "model".
-        name: what was given.
-        known: every name that would have done.
         hint: what to do to see them all, such as "'bench list models' shows all".
     """
     choices = sorted(known)
@@ -181,11 +185,6 @@ _OOM_SIGNS_UNDER_LIMIT = (
 
 
 def is_out_of_memory(error: BaseException, *, limited: bool = False) -> bool:
-    """Whether an error is an allocation that failed.
-
-    Args:
-        error: that a network raised.
-        limited: a limit is in force.
-    """
+    """Whether an error is an allocation that failed; `limited` where a memory limit is in force."""
     signs = (*_OOM_SIGNS, *_OOM_SIGNS_UNDER_LIMIT) if limited else _OOM_SIGNS
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)

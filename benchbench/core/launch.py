@@ -27,26 +27,17 @@ run_module(module, run_name="__main__", alter_sys=True)
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """The argument vector of a Python process that runs a module, as `-m` would.
-
-    Args:
-        module: of benchbench.
-        arguments: its `sys.argv[1:]`.
-    """
+    """The argument vector of a Python process that runs a module, as `-m` would."""
     package = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "__init__.py")
     return [sys.executable, *(["-P"] if sys.version_info >= (3, 11) else []), "-c", _START, package, module, *arguments]
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment for a child, without empty parts of PYTHONPATH, which mean the current folder.
-
-    Args:
-        changes: variables that differ.
-    """
-    found = {**os.environ, **(changes or {})}
-    if "PYTHONPATH" in found:
-        found["PYTHONPATH"] = os.pathsep.join(filter(None, found["PYTHONPATH"].split(os.pathsep)))
-    return found
+    """This process's environment for a child, without empty parts of PYTHONPATH, which mean the current folder."""
+    variables = {**os.environ, **(changes or {})}
+    if "PYTHONPATH" in variables:
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, variables["PYTHONPATH"].split(os.pathsep)))
+    return variables
 
 
 def current_folder_last() -> None:

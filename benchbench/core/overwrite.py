@@ -21,12 +21,9 @@ def check_output(
     """Refuse an output file that must not be replaced; called before anything is computed.
 
     Args:
-        output: the file that is about to be written.
-        inputs: the files that the command reads.
         is_ours: whether a file is one of benchbench's own, told by its first 4096 bytes; None: none is.
         force: replace a file that is not ours. An input is not replaced even so.
         flag: that named the output, for the message.
-        kind: of the error.
 
     Raises:
         BenchError: of that kind: it is an input, a folder, a device, a file of somebody else, or it cannot be looked
@@ -39,7 +36,7 @@ def check_output(
             raise kind(f"{output} is a folder: name a file with {flag}")
         if not output.is_file():  # a device or a pipe would be replaced by a file, or read for ever
             raise kind(f"{output} is no ordinary file: choose another {flag}")
-        if any(_is_input(output, one) for one in inputs):
+        if any(_is_input(output, path) for path in inputs):
             raise kind(f"{output} is read by this command and is not replaced: choose another {flag}")
         if force:
             return

@@ -104,11 +104,11 @@ def get_protocol(text: str) -> Protocol:
     if "min_samples" in numbers and "max_samples" not in numbers:
         numbers["max_samples"] = max(numbers["min_samples"], default.max_samples)
     name = ",".join([base, *(f"{k}={v:g}" for k, v in sorted(given.items()) if v != getattr(default, k))])
-    found = dataclasses.replace(default, **{**numbers, "name": name})  # type: ignore[arg-type]
+    protocol = dataclasses.replace(default, **{**numbers, "name": name})  # type: ignore[arg-type]
     for low, high in (("processes", "max_processes"), ("min_samples", "max_samples")):
-        if getattr(found, low) > getattr(found, high):
-            raise UsageError(f"{text!r}: {low} is {getattr(found, low)} and {high} {getattr(found, high)}")
-    return found
+        if getattr(protocol, low) > getattr(protocol, high):
+            raise UsageError(f"{text!r}: {low} is {getattr(protocol, low)} and {high} {getattr(protocol, high)}")
+    return protocol
 
 
 _HINT = "write quick, standard or thorough, or such as standard,processes=8,half_width=0.02"

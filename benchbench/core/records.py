@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import hashlib
 import json
@@ -190,6 +191,11 @@ class Record:
         return cell_id(self.model, self.workload, self.device.asked, self.recipe)
 
     @property
+    def ok(self) -> bool:
+        """Whether it came to its end; the timings of an unstable one did not settle."""
+        return self.status in ("ok", "unstable")
+
+    @property
     def id(self) -> str:
         """Hash of what was asked, where, and when: of this run alone."""
         return content_hash([self.cell, fingerprint(self.environment), self.started_at])
@@ -204,8 +210,8 @@ class Record:
 
     def value(self, metric: str) -> float | int | None:
         """The value of that metric, or None where there is no value."""
-        found = self.get(metric)
-        return None if found is None else found.value
+        measurement = self.get(metric)
+        return None if measurement is None else measurement.value
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +253,11 @@ def cell_id(model: ModelSpec, workload: Workload, device_asked: str, recipe: Map
 VOLATILE = frozenset({"load_average", "available_memory_bytes", "cpu_mhz", "commit_dirty_files", "gpu_processes"})
 
 
+def utc_now(timespec: Literal["milliseconds", "seconds"] = "milliseconds") -> str:
+    """ISO 8601, UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec=timespec)
+
+
 def fingerprint(environment: Mapping[str, Any]) -> str:
     """Hash of an environment without what changes from minute to minute.
 
@@ -279,7 +290,6 @@ def from_json(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     """The reverse of `to_json` for a dataclass: every field of the type that its annotation says, or an error.
 
     Args:
-        cls: the dataclass.
         data: its JSON object; keys that the class does not have are passed over.
         where: it stands in a larger one, such as `model`, for the message.
 
@@ -311,8 +321,6 @@ def value_from_json(hint: Any, value: Any, name: str) -> Any:
 
     Args:
         hint: a plain type, `tuple`, `Mapping`, `Literal`, `Annotated[..., AtLeast(...)]`, a union, or a dataclass.
-        value: from JSON.
-        name: of it, for the message.
 
     Raises:
         KeyError: a field of a dataclass is missing.
@@ -322,10 +330,10 @@ def value_from_json(hint: Any, value: Any, name: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _of_union(args, value, name)
     if origin is Annotated:
-        found = value_from_json(args[0], value, name)
-        if any(found < rule.least for rule in args[1:]):
+        number = value_from_json(args[0], value, name)
+        if any(number < rule.least for rule in args[1:]):
             raise TypeError(f"{name} must be at least {max(rule.least for rule in args[1:])}, not {told(value)}")
-        return found
+        return number
     if origin is Literal:
         if value not in args:
             raise TypeError(f"{name} is {told(value)}, not one of {', '.join(map(repr, args))}")

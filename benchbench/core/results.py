@@ -119,8 +119,6 @@ class Store:
         Args:
             kind: what the report does with it (`layers`, `picture`, ...).
             name: with its ending, such as `slim_unetr.json`.
-            content: the bytes.
-            title: one line for a person.
         """
         digest = hashlib.sha256(content).hexdigest()
         stem, dot, ending = name.rpartition(".")
@@ -141,7 +139,7 @@ class Store:
         wanted = rec.fingerprint(environment)
         for record in reversed(self.records):
             if record.cell == cell and rec.fingerprint(record.environment) == wanted:
-                return record if record.status in ("ok", "unstable", "unsupported") else None
+                return record if record.ok or record.status == "unsupported" else None
         return None
 
     def close(self) -> None:
@@ -217,13 +215,12 @@ def held(folder: Path, *, prefix: str = "") -> Iterator[None]:
     """A folder, made if need be, that is this process's alone meanwhile; one in which nothing was made goes again.
 
     Args:
-        folder: the folder.
         prefix: of the files in it that are this command's; those that a killed process left half written are removed.
 
     Raises:
         StoreError: another process has it, or it cannot be written.
     """
-    made = not folder.exists()
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = lock(folder)
@@ -234,7 +231,7 @@ def held(folder: Path, *, prefix: str = "") -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            if made and os.listdir(folder) == [LOCK]:
+            if is_new and os.listdir(folder) == [LOCK]:
                 (folder / LOCK).unlink()
                 folder.rmdir()
         if handle is not None:
@@ -277,8 +274,8 @@ def remove_torn(folder: Path, *, prefix: str = "", older_s: float = 0.0) -> None
     """
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            found = _PARTIAL.fullmatch(path.name)
-            if not found or not path.name.startswith(prefix) or _is_running(int(found[1])):
+            partial = _PARTIAL.fullmatch(path.name)
+            if not partial or not path.name.startswith(prefix) or _is_running(int(partial[1])):
                 continue
             if time.time() - path.lstat().st_mtime >= older_s:
                 path.unlink(missing_ok=True)

@@ -21,13 +21,13 @@ def read_search(folder: Path) -> dict[str, Any]:
         StoreError: it is not there, not one, or a newer one.
     """
     path = folder / SEARCH
-    found = read_json(path, "the record of a search", StoreError)
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if not isinstance(schema, int) or isinstance(schema, bool) or not isinstance(found, dict):
+    result = read_json(path, "the record of a search", StoreError)
+    schema = result.get("schema") if isinstance(result, dict) else None
+    if not isinstance(schema, int) or isinstance(schema, bool) or not isinstance(result, dict):
         raise StoreError(f"{path} is not the record of a search")
     if schema > SCHEMA:
         raise StoreError(f"{path} has schema {schema}, and this benchbench reads up to {SCHEMA}: upgrade it")
-    return found
+    return result
 
 
 def ordered(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

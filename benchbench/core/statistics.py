@@ -106,8 +106,6 @@ def ratio_interval(before: Sequence[float], after: Sequence[float], level: float
 
     Args:
         before: a process's median each, or another independent value each.
-        after: likewise.
-        level: of the interval.
     """
     of_after, of_before = _resamples((len(after), len(before)), RESAMPLES)
     return _percentiles(_medians(after, of_after) / _medians(before, of_before), level)
@@ -184,7 +182,6 @@ def percentile(samples: Sequence[float], q: float) -> float | None:
     """The q-th percentile, or None where the samples do not support it: at least five must lie beyond it.
 
     Args:
-        samples: of one kind.
         q: between 0 and 100.
     """
     n = len(samples)
@@ -202,7 +199,6 @@ def welch(a: Sequence[float], b: Sequence[float]) -> float:
 
     Args:
         a: positive, at least two; a process's median each.
-        b: likewise.
 
     Source: Welch 1947, Biometrika 34; logarithms, since noise of a time is a share of it.
     """
@@ -241,7 +237,6 @@ def split_runs(values: Sequence[float], runs: Sequence[int]) -> list[list[float]
     """A measurement's samples apart by process.
 
     Args:
-        values: of all processes, in order.
         runs: how many each gave; empty: all are of one process.
     """
     if not runs:
@@ -260,7 +255,6 @@ def tie_groups(values: Sequence[float], tolerance: float) -> list[str]:
     creep along a chain of near neighbours.
 
     Args:
-        values: in any order.
         tolerance: share by which two values may differ and still tie.
     """
     order = sorted(range(len(values)), key=lambda i: values[i])

@@ -91,6 +91,32 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{rounded:.{places}f}"
 
 
+def giga(macs: float) -> str:
+    """MACs in thousand millions, four digits: `2.516`."""
+    return significant(macs / 1e9, 4)
+
+
+def signed(macs: float) -> str:
+    """A difference in thousand millions: `+9.51`, `−0.0312`."""
+    return f"{'+' if macs > 0 else '−' if macs < 0 else ''}{significant(abs(macs) / 1e9)}"
+
+
+def mega(params: float) -> str:
+    """Parameters in millions, four digits: `1.783`."""
+    return significant(params / 1e6, 4)
+
+
+def times(factor: float) -> str:
+    """A factor for a person: `4.94 x`."""
+    return f"{significant(factor)} x"
+
+
+def percent(share: float, *, trim: bool = False) -> str:
+    """`1.2 %`, `2.0 %`; trimmed `2 %`."""
+    text = f"{100 * share:.1f}"
+    return f"{text.removesuffix('.0') if trim else text} %"
+
+
 def gmac(macs: float) -> str:
     """MACs in GMAC as papers print them: two decimals, and three significant digits where that is below a tenth."""
     value = macs / 1e9

@@ -80,11 +80,11 @@ def get_plan(name: str, *, fold: int | None = None, rule: str | None = None) -> 
 
 def _parts(name: str) -> tuple[Path, int, str]:
     """Folder, fold and rule of what a plan's `where` says; a folder may have a `#` in its own name."""
-    found = None if _exists(whole := _home(name)) else _PART.fullmatch(name)
-    if found is None:
+    parts = None if _exists(whole := _home(name)) else _PART.fullmatch(name)
+    if parts is None:
         return whole, 0, ""
-    fold = ALL if found["fold"] == "all" else int(found["fold"] or 0)
-    return _home(found["folder"]), fold, found["rule"] or ""
+    fold = ALL if parts["fold"] == "all" else int(parts["fold"] or 0)
+    return _home(parts["folder"]), fold, parts["rule"] or ""
 
 
 def _home(name: str) -> Path:

@@ -93,10 +93,10 @@ def open_brats(folder: Path) -> Source:
         DataError: cases of several challenges or years together, a challenge that is not known, or none with a
             segmentation.
     """
-    found = [path for path in _folders(folder) if _is_case(path)]
+    case_folders = [path for path in _folders(folder) if _is_case(path)]
     by_layout: dict[str, list[CaseFiles]] = {}
     faults: list[Fault] = []
-    for path in found:
+    for path in case_folders:
         layout, case = _case(path)
         by_layout.setdefault(layout, [])
         if case.label is not None:
@@ -109,13 +109,13 @@ def open_brats(folder: Path) -> Source:
             f"{folder} mixes {' and '.join(sorted(layouts))}, whose labels mean different things: one folder each"
         )
     if not layouts:
-        raise DataError(f"{folder}: none of its {len(found)} BraTS cases has a segmentation")
+        raise DataError(f"{folder}: none of its {len(case_folders)} BraTS cases has a segmentation")
     others = [path.name for path in _folders(folder) if not _is_case(path) and path.name.lower() not in _GRADES]
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         faults.append(Fault(level="warn", case="", text=f"its folder {others[0]}{more} is not called as a case"))
     ((layout, cases),) = layouts.items()
-    if layout.startswith("brats-ped") and _year(found[0]) is None:
+    if layout.startswith("brats-ped") and _year(case_folders[0]) is None:
         text = (
             "no folder's name tells the year of BraTS-PED, so its labels are taken as those since 2024 (ET 1, NET 2, "
             "CC 3, ED 4); where they are of 2023 (NC 1, ED 2, ET 3), lay it into a folder such as BraTS2023-PED"
@@ -151,17 +151,13 @@ def _is_case(path: Path) -> bool:
 def _year(case: Path) -> int | None:
     """Of the challenge, by the folder that a case lies in or the one around that."""
     for part in case.resolve().parts[-2:-4:-1]:
-        if (found := _YEAR.search(part)) and ("brats" in part.lower() or "ped" in part.lower()):
-            return 2000 + int(found[1])
+        if (year := _YEAR.search(part)) and ("brats" in part.lower() or "ped" in part.lower()):
+            return 2000 + int(year[1])
     return None
 
 
 def _layout(path: Path) -> str:
-    """What the labels of a case mean, by its name.
-
-    Raises:
-        DataError: a challenge whose labels are not known.
-    """
+    """What the labels of a case mean, by its name."""
     new = _NEW.fullmatch(path.name)
     if not new:
         return "brats2021"
@@ -190,5 +186,5 @@ def _case(path: Path) -> tuple[str, CaseFiles]:
 
 def _no_label(path: Path) -> str:
     expected = with_ending(path / f"{path.name}{'-' if _NEW.fullmatch(path.name) else '_'}seg").name
-    near = sorted(one.name for one in path.iterdir() if stem(one.name) and "seg" in one.name.lower())
+    near = sorted(entry.name for entry in path.iterdir() if stem(entry.name) and "seg" in entry.name.lower())
     return f"it has no {expected}" + (f", but {near[0]}: rename it if that is its segmentation" if near else "")

@@ -61,13 +61,13 @@ def open_decathlon(folder: Path) -> Source:
     pairs: list[tuple[Path, Path]] = []
     for number, item in enumerate(listed):
         try:
-            found = _case(folder, item, len(channels))
+            entry = _case(folder, item, len(channels))
         except DataError as error:
             faults.append(Fault(level="fail", case=_name_of(item, number), text=str(error)))
             continue
-        cases.append(found.case)
-        numbered = numbered or found.numbered
-        pairs += found.pairs
+        cases.append(entry.case)
+        numbered = numbered or entry.numbered
+        pairs += entry.pairs
     faults += [*ending_faults(pairs), *count_faults(description, len(listed))]
     return make_source(
         folder,
@@ -103,12 +103,12 @@ def _case(folder: Path, item: Any, channels: int) -> _Found:
         raise DataError(
             f"{folder / 'dataset.json'} lists {len(named)} images for a case, and 'modality' names {channels} contrasts"
         )
-    asked = [inside(folder, one) for one in (*named, item["label"])]
-    for path, one in zip(asked, (*named, item["label"]), strict=True):
+    asked = [inside(folder, relative) for relative in (*named, item["label"])]
+    for path, relative in zip(asked, (*named, item["label"]), strict=True):
         if stem(path.name) is None:
-            raise DataError(f"{folder / 'dataset.json'} lists {one!r}, which is no .nii or .nii.gz")
-    found = [any_ending(path) for path in asked]
-    *images, label = found
+            raise DataError(f"{folder / 'dataset.json'} lists {relative!r}, which is no .nii or .nii.gz")
+    paths = [any_ending(path) for path in asked]
+    *images, label = paths
     name = _common_name(images)
     first = images[0]
     if len(images) == channels > 1:
@@ -116,12 +116,12 @@ def _case(folder: Path, item: Any, channels: int) -> _Found:
     elif numbers := _numbered(first, channels):
         name = name.removesuffix("_0000") if channels > 1 else name
         files, numbered = tuple(ImageFile(path=path) for path in numbers), True
-        asked, found = asked[-1:], found[-1:]
+        asked, paths = asked[-1:], paths[-1:]
     else:
         volumes = [None] if channels == 1 else list(range(channels))
         files, numbered = tuple(ImageFile(path=first, volume=volume) for volume in volumes), False
     case = CaseFiles(id=name, subject=subject_of(name), images=files, label=label)
-    return _Found(case=case, numbered=numbered, pairs=list(zip(asked, found, strict=True)))
+    return _Found(case=case, numbered=numbered, pairs=list(zip(asked, paths, strict=True)))
 
 
 def _numbered(image: Path, channels: int) -> list[Path]:

@@ -89,17 +89,17 @@ def fetch(name: str, to: Path) -> Path:
         DataError: unknown, not to be had without registration, a download that fails or differs from its checksum.
     """
     key = name[:10] if name.lower().startswith("msd:task") else name
-    found = next((known for known in _KNOWN.values() if known.name.lower() == key.lower()), None)
-    if found is None:
+    match = next((known for known in _KNOWN.values() if known.name.lower() == key.lower()), None)
+    if match is None:
         raise DataError(unknown("data set", name, _KNOWN, hint="'bench data list' shows all"))
-    if not found.archive:
-        raise DataError(f"{found.name} cannot be fetched from here: {found.how}")
-    folder = to / found.archive
+    if not match.archive:
+        raise DataError(f"{match.name} cannot be fetched from here: {match.how}")
+    folder = to / match.archive
     if (folder / "dataset.json").exists():
         return folder
     if folder.exists():
         raise DataError(f"{folder} is there and has no dataset.json: move it away, and fetch again")
-    _download(found, to)
+    _download(match, to)
     return folder
 
 
@@ -138,11 +138,7 @@ def _download(known: Known, to: Path) -> None:
 
 
 def _unpack(archive: Path, to: Path) -> None:
-    """Unpack a tar that has files and folders alone, as those of data sets do.
-
-    Raises:
-        DataError: it has something else, such as a device or a link, or names what lies outside of it.
-    """
+    """Unpack a tar that has files and folders alone, as those of data sets do."""
     import tarfile
 
     with tarfile.open(archive) as tar:

@@ -101,7 +101,6 @@ def plan_folder(folder: Path, *, fold: int = 0) -> DataPlan:
     """The plan of the data set in a folder.
 
     Args:
-        folder: of the data set.
         fold: whose cases are `test`; `plan.ALL`: every case is.
 
     Raises:
@@ -193,7 +192,6 @@ def leave_out(plan: DataPlan, bad: Mapping[str, str]) -> None:
     """Leave cases out of every plan of a data set from now on, until one of its files changes.
 
     Args:
-        plan: of the data set.
         bad: case -> what is wrong with it.
     """
     assert plan.folder is not None
@@ -206,28 +204,28 @@ def leave_out(plan: DataPlan, bad: Mapping[str, str]) -> None:
 
 def _fingerprint(source: Source, digest: str) -> dict[str, Any]:
     """Spacing, patch and intensities, from the cache where the files are the same."""
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     try:
         read = core_config.read_json(_fingerprint_path(source, digest), "the fingerprint", DataError)
         if read["stamp"] == _times(source) and read["version"] == _LOOK:
-            found = dict(read)
+            facts = dict(read)
     except (DataError, KeyError, TypeError):
         pass
-    if not found:
-        found = _look(source)
-        _keep(source, digest, found)
-    return found | {"unreadable": found["unreadable"] | _LEFT_OUT.get(digest, {})}
+    if not facts:
+        facts = _look(source)
+        _keep(source, digest, facts)
+    return facts | {"unreadable": facts["unreadable"] | _LEFT_OUT.get(digest, {})}
 
 
 def _fingerprint_path(source: Source, digest: str) -> Path:
     return cache_base() / PREPARED / f"{source.name}-{digest}" / "fingerprint.json"
 
 
-def _keep(source: Source, digest: str, found: Mapping[str, Any]) -> None:
+def _keep(source: Source, digest: str, facts: Mapping[str, Any]) -> None:
     path = _fingerprint_path(source, digest)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
+        write_whole(path, (json.dumps(facts, indent=1) + "\n").encode())
     except OSError as error:
         log.warning("no cache at %s (%s): each use reads every header again", path.parent, error.strerror or error)
 
@@ -259,7 +257,7 @@ def _look(source: Source) -> dict[str, Any]:
             f"{source.folder}: none of its {len(source.cases)} cases can be read; {next(iter(unreadable.values()))}"
         )
     target = _target_spacing(np.array(spacings), np.array(shapes))
-    resample = any(abs(s / t - 1) > 0.01 for one in spacings for s, t in zip(one, target, strict=True))
+    resample = any(abs(s / t - 1) > 0.01 for spacing in spacings for s, t in zip(spacing, target, strict=True))
     scaled = np.median(np.array(shapes) * np.array(spacings) / target, axis=0)
     foreground, clip, share = _intensities(source, [c for c in source.cases if c.id not in unreadable])
     if foreground:  # the air around the head is cropped away

@@ -64,12 +64,12 @@ def geometry_of(header: Any, affine: npt.NDArray[np.float64] | None = None) -> G
         with np.errstate(all="ignore"):
             sides = np.abs(np.asarray(header["pixdim"][1:4], np.float64))
             same = bool((np.abs(_sides(sform) - sides) <= _SAME * sides).all())
-        told = f"its sform says {_text(_sides(sform) * scale)} a voxel and its pixdim {_text(sides * scale)}"
+        doubt = f"its sform says {_text(_sides(sform) * scale)} a voxel and its pixdim {_text(sides * scale)}"
         if not same and qform is not None and (_sides(qform) > 0).all():
             chosen = np.asarray(qform, np.float64)
-            oddities.append(f"{told}: the qform, which has the latter, is taken instead of the sform")
+            oddities.append(f"{doubt}: the qform, which has the latter, is taken instead of the sform")
         elif not same:
-            oddities.append(f"{told}: the sform is taken, since there is no other")
+            oddities.append(f"{doubt}: the sform is taken, since there is no other")
         elif qform is not None and not _apart(sform, qform, header.get_data_shape()) * scale <= _APART_MM:
             oddities.append("its sform and its qform turn or place it differently: the sform is taken")
     to_mm = np.diag([scale, scale, scale, 1.0])
@@ -87,10 +87,10 @@ def _coded(header: Any, name: str) -> npt.NDArray[np.float64] | None:
     from nibabel.spatialimages import HeaderDataError
 
     try:
-        found = getattr(header, f"get_{name}")(coded=True)[0]
+        affine = getattr(header, f"get_{name}")(coded=True)[0]
     except (HeaderDataError, ValueError, ArithmeticError, LookupError):
         return None
-    return None if found is None else np.asarray(found, np.float64)
+    return None if affine is None else np.asarray(affine, np.float64)
 
 
 def _sides(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -98,11 +98,11 @@ def _sides(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
 
 
-def _apart(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], shape: tuple[int, ...]) -> float:
+def _apart(first: npt.NDArray[np.float64], other: npt.NDArray[np.float64], shape: tuple[int, ...]) -> float:
     """The largest distance along an axis between the corners of a volume by two affines."""
     ends = [max(0, int(n) - 1) for n in shape[:3]] + [0] * (3 - len(shape[:3]))
     with np.errstate(all="ignore"):
-        moved = np.abs(one - other)[:3]  # a bound of the difference at any corner
+        moved = np.abs(first - other)[:3]  # a bound of the difference at any corner
         return float((moved[:, :3] @ np.array(ends, np.float64) + moved[:, 3]).max())
 
 

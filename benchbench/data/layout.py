@@ -97,10 +97,10 @@ def make_source(
     Raises:
         DataError: nothing but background, a region of no or of an unknown label, a label that is too large, or no case.
     """
-    told = list(faults)
+    problems = list(faults)
     labels = {0: "background"} | dict(labels)
     if regions is None:
-        regions = {name: (value,) for value, name in _distinct(folder, labels, told)}
+        regions = {name: (value,) for value, name in _distinct(folder, labels, problems)}
         paint = tuple(value for value in sorted(labels) if value)
     covered = [value for values in regions.values() for value in values]
     if not regions:
@@ -112,9 +112,9 @@ def make_source(
         raise DataError(f"{folder}: a region covers the label {strange[0]}, which its labels do not have")
     if large := [value for value in labels if abs(value) > LARGEST_LABEL]:
         raise DataError(f"{folder}: its label {large[0]} is beyond {LARGEST_LABEL}: number the labels anew")
-    kept = _told_apart(folder, cases, told)
+    kept = _told_apart(folder, cases, problems)
     if not kept:
-        raise DataError(f"{folder}: no case in it" + (f"; {told[0].case}: {told[0].text}" if told else ""))
+        raise DataError(f"{folder}: no case in it" + (f"; {problems[0].case}: {problems[0].text}" if problems else ""))
     return Source(
         name=folder.resolve().name,
         title=title,
@@ -127,29 +127,29 @@ def make_source(
         exclusive=len(set(covered)) == len(covered),
         cases=tuple(sorted(kept, key=lambda case: case.id)),
         licence=licence,
-        faults=tuple(told),
+        faults=tuple(problems),
     )
 
 
-def _distinct(folder: Path, labels: Mapping[int, str], told: list[Fault]) -> list[tuple[int, str]]:
+def _distinct(folder: Path, labels: Mapping[int, str], faults: list[Fault]) -> list[tuple[int, str]]:
     """Each label but the background with a name of its own, by value."""
     named = [(value, name) for value, name in sorted(labels.items()) if value]
     count = Counter(name for _, name in named)
-    found = []
+    distinct = []
     for value, name in named:
-        own = name if name and count[name] == 1 else f"{name or 'label'} {value}"
-        if own != name and own in count:
-            raise DataError(f"{folder}: two of its labels are called {name!r}, and another one {own!r}: rename one")
-        found.append((value, own))
+        unique = name if name and count[name] == 1 else f"{name or 'label'} {value}"
+        if unique != name and unique in count:
+            raise DataError(f"{folder}: two of its labels are called {name!r}, and another one {unique!r}: rename one")
+        distinct.append((value, unique))
     for name, n in count.items():
         if n > 1:
-            apart = ", ".join(new for value, new in found if labels[value] == name)
+            apart = ", ".join(new for value, new in distinct if labels[value] == name)
             text = f"{n} of its labels are called {name!r}: they are kept apart as {apart}"
-            told.append(Fault(level="warn", case="", text=text))
-    return found
+            faults.append(Fault(level="warn", case="", text=text))
+    return distinct
 
 
-def _told_apart(folder: Path, cases: Iterable[CaseFiles], told: list[Fault]) -> list[CaseFiles]:
+def _told_apart(folder: Path, cases: Iterable[CaseFiles], faults: list[Fault]) -> list[CaseFiles]:
     """Cases with ids of their own: those of one name are called by their folders, too."""
     by_id: dict[str, list[CaseFiles]] = {}
     for case in cases:
@@ -163,7 +163,7 @@ def _told_apart(folder: Path, cases: Iterable[CaseFiles], told: list[Fault]) -> 
                 by_file[files] = case
                 continue
             other = "" if case.label == by_file[files].label else f", with another label ({case.label})"
-            told.append(Fault(level="fail", case=name, text=f"its image is listed again{other}: keep one of them"))
+            faults.append(Fault(level="fail", case=name, text=f"its image is listed again{other}: keep one of them"))
         if len(by_file) == 1:
             kept += by_file.values()
             continue
@@ -171,12 +171,12 @@ def _told_apart(folder: Path, cases: Iterable[CaseFiles], told: list[Fault]) -> 
         common = shared_start(list(places.values()))
         for files, case in by_file.items():
             place = "/".join(places[files][common:])
-            own = f"{place}/{name}" if place else files[0].name
-            while own in by_id or any(own == one.id for one in kept):
-                own += "+"
+            unique = f"{place}/{name}" if place else files[0].name
+            while unique in by_id or any(unique == earlier.id for earlier in kept):
+                unique += "+"
             # what lies in one folder is taken for one patient's, so that no split parts it
             subject = place if place and case.subject == name else case.subject
-            kept.append(dataclasses.replace(case, id=own, subject=subject))
+            kept.append(dataclasses.replace(case, id=unique, subject=subject))
     return kept
 
 
@@ -185,14 +185,14 @@ _SCAN_OF_BRATS = re.compile(r"(BraTS-[A-Z]+-\d{5})-\d{3}")
 
 def subject_of(case: str) -> str:
     """The patient of a case, by its name: of BraTS since 2023 without the scan's number, else the case itself."""
-    found = _SCAN_OF_BRATS.match(case)
-    return found[1] if found else case
+    match = _SCAN_OF_BRATS.match(case)
+    return match[1] if match else case
 
 
 def shared_start(several: Sequence[Sequence[str]]) -> int:
     """How many letters, or parts of a path, all of them begin with."""
     shortest = min(map(len, several))
-    return next((i for i in range(shortest) if len({one[i] for one in several}) > 1), shortest)
+    return next((i for i in range(shortest) if len({parts[i] for parts in several}) > 1), shortest)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -201,10 +201,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         DataError: it cannot be read, or is none.
     """
-    found = core_config.read_json(path, "the description", DataError)
-    if not isinstance(found, dict):
+    description = core_config.read_json(path, "the description", DataError)
+    if not isinstance(description, dict):
         raise DataError(f"{path} holds a list or a value, not an object with the data set's description")
-    return found
+    return description
 
 
 def whole(value: Any) -> int:
@@ -227,18 +227,18 @@ def by_number(named: Mapping[str, Any]) -> list[tuple[int, Any]]:
     Raises:
         ValueError: a key is no number, or two are the same one.
     """
-    found = sorted(((whole(key), value) for key, value in named.items()), key=lambda item: item[0])
-    if len(dict(found)) != len(found):
+    numbered = sorted(((whole(key), value) for key, value in named.items()), key=lambda item: item[0])
+    if len(dict(numbered)) != len(numbered):
         raise ValueError("two of its keys are the same number")
-    return found
+    return numbered
 
 
 def count_faults(described: Mapping[str, Any], cases: int) -> list[Fault]:
     """A `numTraining` that is not the number of cases."""
-    told = described.get("numTraining", cases)
-    if told == cases:
+    stated = described.get("numTraining", cases)
+    if stated == cases:
         return []
-    return [Fault(level="warn", case="", text=f"numTraining is {told!r}, and {cases} cases are there")]
+    return [Fault(level="warn", case="", text=f"numTraining is {stated!r}, and {cases} cases are there")]
 
 
 def ending_faults(pairs: Iterable[tuple[Path, Path]]) -> list[Fault]:
@@ -247,7 +247,7 @@ def ending_faults(pairs: Iterable[tuple[Path, Path]]) -> list[Fault]:
     Args:
         pairs: the file by the description, and the one that is taken.
     """
-    other = [f"{found.name} for {asked.name}" for asked, found in pairs if found.name != asked.name]
+    other = [f"{taken.name} for {asked.name}" for asked, taken in pairs if taken.name != asked.name]
     if not other:
         return []
     text = f"{len(other)} files have another ending than the description says, such as {other[0]}"
@@ -288,7 +288,6 @@ def inside(folder: Path, named: Any) -> Path:
     """A path that a description names, which must not lead out of the data set.
 
     Args:
-        folder: of the data set.
         named: relative to it, with slashes or backslashes; or absolute, into the folder or where it links to.
 
     Raises:

@@ -103,8 +103,8 @@ def _regions(described: Mapping[str, Any]) -> tuple[dict[int, str], dict[str, tu
         if values == (0,) or name == "ignore":
             continue
         regions[str(name)] = values
-        for one in values:
-            labels.setdefault(one, f"label {one}")
+        for number in values:
+            labels.setdefault(number, f"label {number}")
         if len(values) == 1:
             if (other := names.setdefault(values[0], str(name))) != name:
                 raise ValueError(f"the label {values[0]} is called {other!r} and {name!r}")
@@ -121,7 +121,7 @@ def _found(folder: Path, ending: str, channels: int, pairs: Pairs) -> tuple[list
     if not images.is_dir():
         raise DataError(f"{folder}: no imagesTr in it")
     numbered = [_CHANNEL.fullmatch(stem(path.name) or "") for path in images.iterdir()]
-    there = {(found["case"], int(found["number"])) for found in numbered if found}
+    there = {(match["case"], int(match["number"])) for match in numbered if match}
     names = {case for case, number in there if number == 0}
     cases = []
     for case in sorted(names):
@@ -154,9 +154,9 @@ def _listed(folder: Path, case: str, item: Any, channels: int, pairs: Pairs) -> 
     named = item["images"] if isinstance(item["images"], list) else [item["images"]]
     if len(named) != channels:
         raise DataError(f"{description}: it has {len(named)} images, and channel_names names {channels}")
-    asked = [inside(folder, one) for one in (*named, item["label"])]
-    found = [any_ending(path) for path in asked]
-    pairs += zip(asked, found, strict=True)
-    *images, label = found
+    asked = [inside(folder, name) for name in (*named, item["label"])]
+    paths = [any_ending(path) for path in asked]
+    pairs += zip(asked, paths, strict=True)
+    *images, label = paths
     files = tuple(ImageFile(path=path) for path in images)
     return CaseFiles(id=case, subject=subject_of(case), images=files, label=label)

@@ -87,9 +87,7 @@ def load_case(split: str, index: int, settings: Settings = DEFAULT) -> Case:
     """One subject, from the cache where it is there, else made and cached.
 
     Args:
-        split: `train`, `val` or `test`.
         index: from 0; every index has its own subject.
-        settings: of the cohort.
 
     Raises:
         DataError: unknown split or negative index.
@@ -153,15 +151,7 @@ def _template(spacing_mm: int) -> _Template:
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> Volume:
-    """Smooth noise of mean 0 and standard deviation 1: a cubic B-spline of white noise.
-
-    Written with explicit sums, not with BLAS, so that the bytes do not depend on the number of threads.
-
-    Args:
-        rng: source of the noise.
-        shape: (D, H, W).
-        scale: distance of the spline's knots, voxels.
-    """
+    """Noise (D, H, W) of mean 0 and deviation 1: a cubic B-spline of white noise, its knots `scale` voxels apart."""
     field = rng.standard_normal([int(n / scale) + 5 for n in shape]).astype(np.float32)
     shift = rng.random(len(shape))
     for axis, n in enumerate(shape):
@@ -170,6 +160,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> Vo
         t = (position - knot).astype(np.float32)
         weights = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
         along = [-1 if a == axis else 1 for a in range(len(shape))]
+        # Explicit sums, not BLAS: the bytes must not depend on the number of threads.
         parts = (np.take(field, knot + k, axis) * (w / 6).reshape(along) for k, w in enumerate(weights))
         field = functools.reduce(np.add, parts)
     return np.asarray(field / np.float32(_BSPLINE_STD), np.float32)

@@ -29,11 +29,7 @@ LARGEST_LABEL = 2**24  # beyond it float32, which the transforms move labels in,
 
 
 def label_dtype(values: Iterable[int]) -> type[np.integer[Any]]:
-    """The smallest of uint8, int16 and int32 that a map of these labels fits in.
-
-    Args:
-        values: of the labels, as a data set describes them; so all its cases have one dtype.
-    """
+    """The smallest of uint8, int16 and int32 that a map of these labels fits in."""
     import numpy as np
 
     known = [0, *values]
@@ -169,10 +165,10 @@ class DataPlan:
 
         covered = list(self.regions.values())
         paint = self.paint or tuple(values[0] for values in covered)
-        found: LabelMap = np.zeros(regions.shape[1:], label_dtype([*self.labels, *paint]))
+        label: LabelMap = np.zeros(regions.shape[1:], label_dtype([*self.labels, *paint]))
         for i in sorted(range(len(covered)), key=lambda i: -len(covered[i])):
-            found[regions[i]] = paint[i]
-        return found
+            label[regions[i]] = paint[i]
+        return label
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,22 +204,18 @@ def plan_from_json(plain: Any) -> DataPlan:
         "regions": records.value_from_json(tuple[tuple[str, tuple[int, ...]], ...], given["regions"], "plan.regions"),
         "labels": records.value_from_json(tuple[tuple[int, str], ...], given["labels"], "plan.labels"),
     }
-    for what, found in pairs.items():
-        if len(dict(found)) != len(found):
+    for what, entry in pairs.items():
+        if len(dict(entry)) != len(entry):
             raise ValueError(f"two of its {what} are called alike")
-    own = {key: value for key, value in given.items() if key not in ("folder", "ids")}
-    plan = records.from_json(DataPlan, {**own, **{key: dict(found) for key, found in pairs.items()}}, "plan")
+    fields = {key: value for key, value in given.items() if key not in ("folder", "ids")}
+    plan = records.from_json(DataPlan, {**fields, **{key: dict(entry) for key, entry in pairs.items()}}, "plan")
     _check_plan(plan)
     return plan
 
 
 def _check_plan(plan: DataPlan) -> None:
-    """Refuse a plan that no data set can have.
-
-    Raises:
-        ValueError: the message names the field.
-    """
-    values = [*plan.labels, *plan.paint, *(value for own in plan.regions.values() for value in own)]
+    """Refuse a plan that no data set can have."""
+    values = [*plan.labels, *plan.paint, *(value for members in plan.regions.values() for value in members)]
     how = plan.preparation
     spacings = [*plan.spacing_mm, *(how.spacing_mm if how else ())]
     rules = {

@@ -64,7 +64,6 @@ def normalise(preparation: Preparation, image: Any) -> Any:
     """Intensities that a network can start from.
 
     Args:
-        preparation: of the data set.
         image: (C, D, H, W).
     """
     from monai.transforms import NormalizeIntensity, ScaleIntensityRange
@@ -154,9 +153,9 @@ def load_native(plan: DataPlan, split: str, index: int) -> tuple[Case, Prepared]
     """
     assert plan.preparation is not None
     source, files = folders.case_files(plan, split, index)
-    volumes, made = _read(source, files, plan.preparation)
+    volumes, prepared = _read(source, files, plan.preparation)
     assert volumes.label is not None
-    return Case(id=files.id, image=volumes.image, label=volumes.label, affine=volumes.affine), made
+    return Case(id=files.id, image=volumes.image, label=volumes.label, affine=volumes.affine), prepared
 
 
 def _read(source: Source, files: CaseFiles, preparation: Preparation) -> tuple[Volumes, Prepared]:
@@ -168,12 +167,12 @@ def _read(source: Source, files: CaseFiles, preparation: Preparation) -> tuple[V
 
 
 def _prepare_case(source: Source, files: CaseFiles, preparation: Preparation) -> Case:
-    _, made = _read(source, files, preparation)
-    assert made.label is not None
+    _, prepared = _read(source, files, preparation)
+    assert prepared.label is not None
     # What the cache holds: half precision, so that a case is the same whether it comes from there or not.
-    image = made.image.numpy().astype(np.float16).astype(np.float32)
-    affine = np.asarray(made.image.affine, np.float64)  # type: ignore[attr-defined]
-    return Case(id=files.id, image=image, label=made.label, affine=affine)
+    image = prepared.image.numpy().astype(np.float16).astype(np.float32)
+    affine = np.asarray(prepared.image.affine, np.float64)  # type: ignore[attr-defined]
+    return Case(id=files.id, image=image, label=prepared.label, affine=affine)
 
 
 def prepare_all(plan: DataPlan, *, progress: Progress | None = None) -> dict[str, str]:
@@ -206,8 +205,9 @@ def _cached_path(plan: DataPlan, files: CaseFiles) -> Path:
     stamps = [[p.stat().st_size, p.stat().st_mtime_ns] if p.exists() else None for p in paths]
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in files.id)
     name = name.encode()[:_LONGEST].decode(errors="ignore")
-    told = stamps if name == files.id else [files.id, *stamps]  # names that are alike as files are not the same case
-    return folders.prepared_folder(plan) / f"{name}-{rec.content_hash(told)}.npz"
+    # Names that are alike as files are not the same case.
+    identity = stamps if name == files.id else [files.id, *stamps]
+    return folders.prepared_folder(plan) / f"{name}-{rec.content_hash(identity)}.npz"
 
 
 def _read_cached(path: Path, name: str) -> Case | None:

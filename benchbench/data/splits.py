@@ -41,7 +41,6 @@ def split(cases: Sequence[CaseFiles], fold: int = 0, *, listed: Any = None) -> d
     """The cases of `train`, `val` and `test`, by their ids, sorted.
 
     Args:
-        cases: of the data set.
         fold: whose cases are `test`; `ALL`: every case is.
         listed: the content of a `splits_final.json`, which then says what `test` is.
 
@@ -74,8 +73,8 @@ def split(cases: Sequence[CaseFiles], fold: int = 0, *, listed: Any = None) -> d
 def _listed(cases: Sequence[CaseFiles], fold: int, listed: Any) -> dict[str, bool]:
     """Case -> whether it is in the fold, as a `splits_final.json` has it."""
     if not isinstance(listed, list) or not all(
-        isinstance(one, Mapping) and isinstance(one.get("train"), list) and isinstance(one.get("val"), list)
-        for one in listed
+        isinstance(entry, Mapping) and isinstance(entry.get("train"), list) and isinstance(entry.get("val"), list)
+        for entry in listed
     ):
         raise DataError(f"{SPLITS_FILE} must be a list of folds, each with 'train' and 'val'")
     if not 0 <= fold < len(listed):

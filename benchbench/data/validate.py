@@ -66,19 +66,19 @@ def examine(case: CaseFiles, source: Source) -> tuple[CaseFacts | None, list[Fau
 def of_the_whole(source: Source, facts: list[CaseFacts]) -> Iterator[Fault]:
     """Faults that show only between cases: duplicates, a label that nobody has, files that nobody listed."""
     seen: dict[str, str] = {}
-    for one in facts:
-        if one.digest in seen:
-            text = f"has the same voxels as {seen[one.digest]}: on both sides of a split it would be learnt by heart"
-            yield Fault(level="fail", case=one.id, text=text)
-        seen.setdefault(one.digest, one.id)
+    for fact in facts:
+        if fact.digest in seen:
+            text = f"has the same voxels as {seen[fact.digest]}: on both sides of a split it would be learnt by heart"
+            yield Fault(level="fail", case=fact.id, text=text)
+        seen.setdefault(fact.digest, fact.id)
     by_text: dict[str, list[str]] = {}
-    for one in facts:
-        for oddity in one.oddities:
-            by_text.setdefault(oddity, []).append(one.id)
+    for fact in facts:
+        for oddity in fact.oddities:
+            by_text.setdefault(oddity, []).append(fact.id)
     for oddity, ids in by_text.items():
         text = f"{oddity} ({len(ids)} cases)" if len(ids) > 1 else oddity
         yield Fault(level="warn", case=ids[0], text=text)
-    present = {value for one in facts for value, n in one.voxels.items() if n}
+    present = {value for fact in facts for value, n in fact.voxels.items() if n}
     for value, name in source.labels.items():
         if facts and value and value not in present:
             yield Fault(level="warn", case="", text=f"no case has the label {value} ({name})")
@@ -86,10 +86,10 @@ def of_the_whole(source: Source, facts: list[CaseFacts]) -> Iterator[Fault]:
         text = f"its regions {' and '.join(names)} differ in signs or capitals alone, which no metric's name has"
         yield Fault(level="warn", case="", text=text)
     used = {path.absolute() for case in source.cases for path in (*(f.path for f in case.images), case.label) if path}
-    told = {fault.case for fault in source.faults}
+    known = {fault.case for fault in source.faults}
     for part in ("imagesTr", "labelsTr"):
         unused = {p.name: stem(p.name) for p in _files(source.folder / part) if p.absolute() not in used}
-        extra = sorted(name for name, case in unused.items() if case and case not in told)
+        extra = sorted(name for name, case in unused.items() if case and case not in known)
         if extra:
             more = f" and {len(extra) - _NAMED} more" if len(extra) > _NAMED else ""
             yield Fault(level="warn", case="", text=f"{part} has {', '.join(extra[:_NAMED])}{more}, which no case uses")

@@ -98,7 +98,6 @@ def load_volumes(case: CaseFiles, labels: Mapping[int, str] | None = None) -> Vo
     """Read a case and check it.
 
     Args:
-        case: its files.
         labels: that there may be; None: the label map is not wanted.
 
     Raises:
@@ -132,15 +131,15 @@ def load_volumes(case: CaseFiles, labels: Mapping[int, str] | None = None) -> Vo
             raise DataError(f"{file.path}: {share:.2%} of its voxels are NaN or infinite; repair it or leave it out")
         channels.append(channel)
     assert place is not None
-    found = None
+    label = None
     if labels is not None and case.label is not None:
         image = _open(case.label)
         sides = _sides(case.label, image.shape, four=False)
         geometry = _geometry(case.label, image)
         values = _voxels(case.label, image).reshape(sides)
         _check_place(first, channels[0].shape, place, case.label, values.shape, geometry)
-        found = _as_label(case.label, values, labels)
-    return Volumes(id=case.id, image=np.stack(channels), label=found, affine=place.affine)
+        label = _as_label(case.label, values, labels)
+    return Volumes(id=case.id, image=np.stack(channels), label=label, affine=place.affine)
 
 
 def _as_float(channel: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -160,8 +159,8 @@ def is_background(image: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         (D, H, W).
     """
     corner = image[:, :1, :1, :1]
-    found: npt.NDArray[np.bool_] = (image == corner).all(0)
-    return found
+    background: npt.NDArray[np.bool_] = (image == corner).all(0)
+    return background
 
 
 def _open(path: Path) -> Any:
@@ -200,24 +199,18 @@ def _geometry(path: Path, image: Any) -> Geometry:
 
 
 def _voxels(path: Path, image: Any, *, files: int = 1) -> npt.NDArray[Any]:
-    """What is stored, scaled; never more memory than the file can fill.
-
-    Args:
-        path: of the file.
-        image: nibabel's, of which only the header has been read.
-        files: of the case, that are as large.
-    """
+    """What is stored, scaled; never more memory than the file can fill."""
     from nibabel.spatialimages import HeaderDataError
 
     _check_size(path, image, files)
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            found: npt.NDArray[Any] = np.asanyarray(image.dataobj)
+            voxels: npt.NDArray[Any] = np.asanyarray(image.dataobj)
     except (HeaderDataError, *_READING) as error:
         raise DataError(f"{path} cannot be read to its end: {first_line(error)}; get it again") from error
-    if found.dtype.kind not in "biuf":
-        raise DataError(f"{path} holds {found.dtype} in each voxel, such as a colour, and no single number")
-    return found
+    if voxels.dtype.kind not in "biuf":
+        raise DataError(f"{path} holds {voxels.dtype} in each voxel, such as a colour, and no single number")
+    return voxels
 
 
 def _check_size(path: Path, image: Any, files: int) -> None:
@@ -258,11 +251,7 @@ def _unpacked(path: Path, enough: int) -> int:
 
 
 def _sides(path: Path, shape: tuple[int, ...], *, four: bool, volume: int | None = None) -> tuple[int, ...]:
-    """A file's sides without the trailing axes of one that some programs write.
-
-    Raises:
-        DataError: it has others than are needed.
-    """
+    """A file's sides without the trailing axes of one that some programs write."""
     wanted = 4 if four else 3
     sides = tuple(int(n) for n in shape)
     while len(sides) > wanted and sides[-1] == 1:
@@ -308,6 +297,6 @@ def _as_label(path: Path, values: npt.NDArray[Any], labels: Mapping[int, str]) -
     if strange:
         known = ", ".join(map(str, labels))
         more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
-        told = ", ".join(f"{value:.9g}" for value in strange[:3])
-        raise DataError(f"{path} has the label {told}{more}, which the data set does not know (it has {known})")
+        examples = ", ".join(f"{value:.9g}" for value in strange[:3])
+        raise DataError(f"{path} has the label {examples}{more}, which the data set does not know (it has {known})")
     return np.asarray(values, label_dtype(labels))

@@ -54,7 +54,6 @@ def look(root: Path = ROOT, *, own_s: float | None = None, at_s: float | None = 
     """The counters now; None where the system has none.
 
     Args:
-        root: where /proc is looked for.
         own_s: processor time of this process; asked of the system if None.
         at_s: seconds, monotonic; asked of the system if None.
     """
@@ -78,9 +77,9 @@ def between(before: Load | None, after: Load | None) -> Disturbance | None:
     if before is None or after is None or after.at_s - before.at_s < _LEAST_S:
         return None
     span = after.at_s - before.at_s
-    busy, own = after.busy_s - before.busy_s, after.own_s - before.own_s
+    busy, own_s = after.busy_s - before.busy_s, after.own_s - before.own_s
     return Disturbance(
-        foreign_cores=max(0.0, busy - own) / span,
+        foreign_cores=max(0.0, busy - own_s) / span,
         steal_cores=max(0.0, after.steal_s - before.steal_s) / span,
         idle_cores=max(0.0, after.idle_s - before.idle_s) / span,
     )

@@ -52,12 +52,7 @@ def read_number(path: Path) -> float | None:
 
 
 def probe(root: Path = ROOT, *, asked: str = "cpu") -> Device:
-    """The processor as a Device.
-
-    Args:
-        root: where /proc is looked for.
-        asked: the word on the command line.
-    """
+    """The processor as a Device."""
     return Device(kind="cpu", name=name(root), basis="probed", asked=asked)
 
 
@@ -86,7 +81,6 @@ def usable_cores(root: Path = ROOT, *, affinity: int | None = None) -> int:
     """Cores that this process may keep busy: its affinity, limited by the cgroup's CPU quota.
 
     Args:
-        root: where /proc/self/cgroup and /sys/fs/cgroup are looked for.
         affinity: cores that the scheduler allows; None asks the system.
 
     Returns:
@@ -113,22 +107,14 @@ def cores_for(threads: int | None) -> tuple[int, ...]:
 
 
 def set_affinity(cores: Sequence[int]) -> None:
-    """Bind this process to cores; before torch is imported, which starts as many threads as it may use cores.
-
-    Args:
-        cores: none for no binding.
-    """
+    """Bind this process to cores; before torch is imported, which starts as many threads as it may use cores."""
     if cores and hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, cores)
 
 
 def last_cache_bytes(root: Path = ROOT) -> int:
-    """The largest cache of the first core; 32 MiB where the system does not tell.
-
-    Args:
-        root: where /sys is looked for.
-    """
+    """The largest cache of the first core; 32 MiB where the system does not tell."""
     sizes = [0]
     for path in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         match = re.fullmatch(r"(\d+)([KM]?)", read_text(path) or "")
@@ -150,7 +136,7 @@ def ranges(numbers: Sequence[int]) -> str | None:
 
 def total_memory_bytes(root: Path = ROOT) -> int:
     """Memory of the machine, or the cgroup's limit where that is lower; bytes."""
-    total = _meminfo(root, "MemTotal")
+    total = meminfo_bytes(root, "MemTotal")
     if total is None:
         import psutil
 
@@ -160,7 +146,7 @@ def total_memory_bytes(root: Path = ROOT) -> int:
 
 def available_memory_bytes(root: Path = ROOT) -> int:
     """Bytes that can be taken now without swapping: what is free, limited by what the cgroup leaves."""
-    available = _meminfo(root, "MemAvailable")
+    available = meminfo_bytes(root, "MemAvailable")
     if available is None:
         import psutil
 
@@ -170,12 +156,12 @@ def available_memory_bytes(root: Path = ROOT) -> int:
 
 def governor(root: Path = ROOT) -> str | None:
     """The frequency governor, `performance`; several where the cores differ; None where the kernel tells none."""
-    found = {
+    governors = {
         text
         for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
         if (text := read_text(path))
     }
-    return ", ".join(sorted(found)) or None
+    return ", ".join(sorted(governors)) or None
 
 
 def load_average(root: Path = ROOT) -> float | None:
@@ -187,7 +173,8 @@ def load_average(root: Path = ROOT) -> float | None:
         return None
 
 
-def _meminfo(root: Path, key: str) -> int | None:
+def meminfo_bytes(root: Path, key: str) -> int | None:
+    """A line of /proc/meminfo; None where the kernel does not tell."""
     for line in (read_text(root / "proc/meminfo") or "").splitlines():
         label, _, value = line.partition(":")
         if label == key and value.split()[:1] and value.split()[0].isdigit():

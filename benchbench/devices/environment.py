@@ -30,9 +30,6 @@ def environment(
 
     Args:
         backend: what computes; None where nothing is run.
-        threads: intra-op threads of the run.
-        root: where /proc, /sys and /etc are looked for.
-        cuda_index: which CUDA device.
         checkout: the git clone whose commit is meant; None: the one that benchbench is imported from.
 
     Raises:
@@ -100,8 +97,8 @@ def commit(checkout: Path) -> str | None:
     ref = head.removeprefix("ref:").strip()
     shared = read_text(git / "commondir")
     for folder in (git, git / shared) if shared else (git,):
-        if found := read_text(folder / ref):
-            return found
+        if sha := read_text(folder / ref):
+            return sha
         for line in (read_text(folder / "packed-refs") or "").splitlines():
             if line.endswith(f" {ref}"):
                 return line.partition(" ")[0]

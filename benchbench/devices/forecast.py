@@ -59,7 +59,6 @@ def roof_seconds(operators: Sequence[OperatorCost], peak_flops: float, bandwidth
     Args:
         operators: of one forward of one batch.
         peak_flops: FLOP/s at the type of the forward.
-        bandwidth_bytes_per_s: of the memory.
 
     Returns:
         Seconds.
@@ -81,7 +80,6 @@ def predict(
 
     Args:
         operators: of one forward of one batch, bytes at the workload's own dtype.
-        profile: of the device.
         workload: what is asked; only inference is predicted.
         tensor_memory_bytes: weights, input and the most that activations take at once; None if not known.
         is_complete: whether the MACs of every operator are known; else the time is a lower bound in each tier.
@@ -100,17 +98,16 @@ def forecast_latency(
 
     Args:
         operators: of one forward of one batch, bytes at `dtype`.
-        profile: of the device.
         dtype: `fp32`, `bf16`, `fp16`.
         threads: of the processor; None: as it was calibrated.
     """
-    own, timed = profile.calibration, profile.timed
+    calibration, timed = profile.calibration, profile.timed
     if not operators:
         return "no operators of this network are known"
-    if own and threads not in (None, own.threads):
-        return f"{profile.name} was calibrated for {own.threads} threads: 'bench calibrate --threads {threads}'"
-    if own and dtype != own.dtype:
-        return f"{profile.name} was calibrated for {own.dtype}: 'bench calibrate --dtype {dtype}'"
+    if calibration and threads not in (None, calibration.threads):
+        return f"{profile.name} was calibrated for {calibration.threads} threads: 'bench calibrate --threads {threads}'"
+    if calibration and dtype != calibration.dtype:
+        return f"{profile.name} was calibrated for {calibration.dtype}: 'bench calibrate --dtype {dtype}'"
     peak = profile.peaks.get(dtype)
     if peak is None:
         return f"{profile.name} has no {dtype} units: its profile has {', '.join(profile.peaks)}"
@@ -182,24 +179,26 @@ def _from_calls(operators: Sequence[OperatorCost], profile: Profile, timed: Cali
     )
 
 
-def _threads(profile: Profile, own: Calibration) -> str:
-    return f"{own.threads} thread{'s' * (own.threads != 1)}, " if profile.kind == "cpu" else "TF32 off, "
+def _threads(profile: Profile, calibration: Calibration) -> str:
+    if profile.kind != "cpu":
+        return "TF32 off, "
+    return f"{calibration.threads} thread{'s' * (calibration.threads != 1)}, "
 
 
 def _speed(
     operators: Sequence[OperatorCost], profile: Profile, workload: Workload, is_complete: bool
 ) -> tuple[Measurement, Measurement]:
-    found = (
+    forecast = (
         forecast_latency(operators, profile, workload.dtype, workload.threads)
         if workload.phase == "infer"
         else "a forecast knows only inference"
     )
-    if isinstance(found, str):
+    if isinstance(forecast, str):
         tier = profile.tier_for(workload.dtype)
-        return _none("latency_s", tier, found), _none("throughput_patches_per_s", tier, found)
-    low, high = found.interval
-    bound = found.bound if is_complete else "at_least"
-    method = found.method if is_complete else f"{found.method}; {_LEFT_OUT}"
+        return _none("latency_s", tier, forecast), _none("throughput_patches_per_s", tier, forecast)
+    low, high = forecast.interval
+    bound = forecast.bound if is_complete else "at_least"
+    method = forecast.method if is_complete else f"{forecast.method}; {_LEFT_OUT}"
 
     def made(metric: str, value: float, interval: tuple[float, float], bound: str | None) -> Measurement:
         return Measurement(
@@ -210,14 +209,14 @@ def _speed(
             method=method,
             interval=interval,
             bound=bound,  # type: ignore[arg-type]
-            source=found.source,
+            source=forecast.source,
         )
 
     n = workload.batch
     most = "at_most" if bound else None
     return (
-        made("latency_s", found.seconds, found.interval, bound),
-        made("throughput_patches_per_s", n / found.seconds, (n / high, n / low), most),
+        made("latency_s", forecast.seconds, forecast.interval, bound),
+        made("throughput_patches_per_s", n / forecast.seconds, (n / high, n / low), most),
     )
 
 
@@ -225,19 +224,21 @@ _KEPT_MODELS = 8
 _models: dict[int, tuple[Calibration, Efficiency]] = {}
 
 
-def efficiency_of(profile: Profile, own: Calibration) -> Efficiency:
+def efficiency_of(profile: Profile, calibration: Calibration) -> Efficiency:
     """What calls take on a calibrated device; made once for a calibration, of the last few."""
-    known = _models.get(id(own))
-    if known and known[0] is own:
+    known = _models.get(id(calibration))
+    if known and known[0] is calibration:
         return known[1]
     roofs = Roofs(
-        macs_per_s=profile.peaks[own.dtype] / 2, bytes_per_s=profile.bandwidth_bytes_per_s, launch_s=own.launch_s
+        macs_per_s=profile.peaks[calibration.dtype] / 2,
+        bytes_per_s=profile.bandwidth_bytes_per_s,
+        launch_s=calibration.launch_s,
     )
-    points = {kind: [(tuple(p[:-1]), p[-1]) for p in points] for kind, points in own.points.items()}
+    points = {kind: [(tuple(p[:-1]), p[-1]) for p in points] for kind, points in calibration.points.items()}
     model = Efficiency(roofs, points)  # type: ignore[arg-type]
     while len(_models) >= _KEPT_MODELS:
         _models.pop(next(iter(_models)))
-    _models[id(own)] = own, model
+    _models[id(calibration)] = calibration, model
     return model
 
 

@@ -112,8 +112,8 @@ def parse_url(url: str, *, name: str, python: str = "python3", folder: str | Non
 
 def config_path() -> Path:
     """Where the hosts are kept: `$BENCHBENCH_CONFIG`, else below the user's configuration folder."""
-    if own := os.environ.get("BENCHBENCH_CONFIG"):
-        return Path(own)
+    if path := os.environ.get("BENCHBENCH_CONFIG"):
+        return Path(path)
     base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(base) / "benchbench" / "hosts.toml"
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchbench.core.errors import DeviceError
-from benchbench.devices.cpu import ROOT, read_text
+from benchbench.devices.cpu import ROOT, meminfo_bytes, read_text
 
 log = logging.getLogger(__name__)
 
@@ -66,18 +66,14 @@ class TegraBoard:
 
 
 def detect(root: Path = ROOT) -> TegraBoard | None:
-    """The Jetson that this machine is, or None.
-
-    Args:
-        root: where /proc, /etc and /var are looked for.
-    """
+    """The Jetson that this machine is, or None."""
     raw = read_text(root / "proc/device-tree/compatible")
     compatible = tuple(part for part in (raw or "").split("\0") if part)
     soc = next((soc for soc in _SOCS if f"nvidia,{soc}" in compatible), None)
     if soc is None:
         return None
     model = read_text(root / "proc/device-tree/model") or f"Jetson with {soc}"
-    memory = _memory_bytes(root)
+    memory = meminfo_bytes(root, "MemTotal")
     mode = power_mode(root)
     part = _part_number(root, compatible)
     return TegraBoard(
@@ -110,11 +106,6 @@ def power_mode(root: Path = ROOT) -> str | None:
     return str(number)
 
 
-def _memory_bytes(root: Path) -> int | None:
-    match = re.search(r"^MemTotal:\s*(\d+) kB", read_text(root / "proc/meminfo") or "", re.MULTILINE)
-    return int(match[1]) * 1024 if match else None
-
-
 def _part_number(root: Path, compatible: tuple[str, ...]) -> str | None:
     """The module's part number; the carrier board's stands in the same strings and is passed over."""
     modules = {*_MODULES, "3767", "3636", "3489"}
@@ -135,14 +126,14 @@ def _profile(part: str | None, model: str, memory: int | None, mode: str | None)
         return None
     if board == "3767":
         nano = sku in ("0003", "0004", "0005") or "orin nano" in model.lower()
-        found = (_ORIN_NANO if nano else _ORIN_NX).get(nominal)
+        profile = (_ORIN_NANO if nano else _ORIN_NX).get(nominal)
     elif (board, sku, nominal) == ("3701", "0004", 32):
-        found = "jetson-agx-orin-32gb"  # p3701-0000 with 32 GB is the developer kit: the 64 GB module's GPU
+        profile = "jetson-agx-orin-32gb"  # p3701-0000 with 32 GB is the developer kit: the 64 GB module's GPU
     else:
-        found = _MODULES.get(board, {}).get(nominal)
-    if found in _SUPER and "SUPER" in (mode or "").upper():
-        return f"{found}-super"
-    return found
+        profile = _MODULES.get(board, {}).get(nominal)
+    if profile in _SUPER and "SUPER" in (mode or "").upper():
+        return f"{profile}-super"
+    return profile
 
 
 def _call(command: Sequence[str]) -> tuple[int, str]:
@@ -157,7 +148,6 @@ def clocks_set(root: Path = ROOT, *, call: Callable[[Sequence[str]], tuple[int, 
     """Lock the clocks of this Jetson while the block runs.
 
     Args:
-        root: where the device tree is looked for.
         call: runs a command, gives its exit code and output.
 
     Raises:

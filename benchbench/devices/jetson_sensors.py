@@ -66,18 +66,18 @@ class Supply:
 
 def rails(root: Path = ROOT) -> list[Rail]:
     """Every rail that a power monitor measures and that can be read, in the order of the chips."""
-    found = []
+    measured = []
     for chip in _chips(root, "ina3221"):
         for channel in (1, 2, 3):
             label = read_text(chip / f"in{channel}_label")
             if not label or label == "NC" or read_text(chip / f"in{channel}_enable") == "0":
                 continue
             volts, amperes = chip / f"in{channel}_input", chip / f"curr{channel}_input"
-            found.append(Rail(name=label, sensor="ina3221", volts=volts, amperes=amperes))
+            measured.append(Rail(name=label, sensor="ina3221", volts=volts, amperes=amperes))
     for chip in _chips(root, "ina238"):
         label = read_text(chip / "power1_label") or read_text(chip / "of_node/label") or "ina238"
-        found.append(Rail(name=label, sensor="ina238", power=chip / "power1_input"))
-    return [rail for rail in found if rail.watts() is not None]
+        measured.append(Rail(name=label, sensor="ina238", power=chip / "power1_input"))
+    return [rail for rail in measured if rail.watts() is not None]
 
 
 def supply(root: Path = ROOT) -> Supply | None:
@@ -106,8 +106,8 @@ def parse_tegrastats(line: str) -> dict[str, float]:
 
     Its pairs are `NAME now/mean`, in mW with or without the unit; `NC` is a channel that nothing hangs on.
     """
-    found = re.findall(r"\b((?:VDD|VIN|POM|VDDQ|CPU|GPU|SOC|CV|VDDRQ|SYS)\w*) (\d+)(?:mW)?/\d+(?:mW)?", line)
-    return {name: int(milliwatts) / 1000 for name, milliwatts in found}
+    pairs = re.findall(r"\b((?:VDD|VIN|POM|VDDQ|CPU|GPU|SOC|CV|VDDRQ|SYS)\w*) (\d+)(?:mW)?/\d+(?:mW)?", line)
+    return {name: int(milliwatts) / 1000 for name, milliwatts in pairs}
 
 
 def tegrastats_watts(line: str) -> tuple[float, tuple[str, ...], str] | None:
@@ -139,12 +139,12 @@ def throttle_counts(root: Path = ROOT) -> dict[str, int] | None:
     Returns:
         Counter -> events; None where the kernel has no such counters.
     """
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for path in sorted(root.glob("sys/class/hwmon/hwmon*/oc*_event_cnt")):
         number = read_number(path)
         if number is not None:
-            found[path.name] = found.get(path.name, 0) + int(number)
-    return found or None
+            counts[path.name] = counts.get(path.name, 0) + int(number)
+    return counts or None
 
 
 def clocks_locked(root: Path = ROOT) -> bool | None:
@@ -180,5 +180,5 @@ def _chips(root: Path, name: str) -> list[Path]:
 def _period_s(root: Path) -> float:
     chips = [*_chips(root, "ina3221"), *_chips(root, "ina238")]
     periods = [read_number(chip / "update_interval") for chip in chips]
-    told = max((p / 1000 for p in periods if p), default=_INA_PERIOD_S)
-    return min(1.0, max(0.02, told))
+    period_s = max((p / 1000 for p in periods if p), default=_INA_PERIOD_S)
+    return min(1.0, max(0.02, period_s))

@@ -54,7 +54,6 @@ def roofs_of(timed: Sequence[Timed], macs_per_s: float = 0.0, bytes_per_s: float
     """The roofs that were measured; a rate that was not, or that a call exceeds in arithmetic, is the calls' best.
 
     Args:
-        timed: calls.
         macs_per_s: measured; 0 for not.
         bytes_per_s: of memory; calls whose tensors are in a cache may exceed it.
 
@@ -109,8 +108,8 @@ class _Calls:
         nearest = np.argsort(distances, kind="stable")[:_NEAR]
         weights = 1 / np.maximum(distances[nearest], _SOFT) ** 2
         trend = self._terms(np.array([place(cost)]))[0] @ self._trend
-        found = trend + (weights * self._off[nearest]).sum() / weights.sum()
-        return math.exp(float(np.clip(found, self._least, self._most)))
+        logarithm = trend + (weights * self._off[nearest]).sum() / weights.sum()
+        return math.exp(float(np.clip(logarithm, self._least, self._most)))
 
 
 class Efficiency:
@@ -120,22 +119,20 @@ class Efficiency:
         """Take what was learned.
 
         Args:
-            roofs: of the device.
             points: kind/operator -> (place, logarithm of the time over that of the roofs) of each call; not empty.
         """
-        self.roofs, self.points = roofs, {work: list(own) for work, own in points.items() if own}
+        self.roofs, self.points = roofs, {work: list(calls) for work, calls in points.items() if calls}
         kinds: dict[str, list[tuple[Point, float]]] = {}
-        for work, own in self.points.items():
-            kinds.setdefault(work.partition("/")[0], []).extend(own)
-        self._calls = {key: _Calls(own) for key, own in (self.points | kinds).items()}
-        self._all = _Calls([one for own in self.points.values() for one in own])
+        for work, calls in self.points.items():
+            kinds.setdefault(work.partition("/")[0], []).extend(calls)
+        self._calls = {key: _Calls(calls) for key, calls in (self.points | kinds).items()}
+        self._all = _Calls([call for calls in self.points.values() for call in calls])
 
     @classmethod
     def learn(cls, timed: Sequence[Timed], roofs: Roofs | None = None) -> Efficiency:
         """From calls on a device.
 
         Args:
-            timed: each call with its seconds.
             roofs: of the device; None: the best rates that were seen.
         """
         roofs = roofs or roofs_of(timed)
@@ -146,14 +143,14 @@ class Efficiency:
 
     def strange(self, costs: Sequence[OperatorCost]) -> list[str]:
         """The operators of a forward that were not timed, or only at sizes far from these, as texts."""
-        found = set()
+        works = set()
         for cost in costs:
-            own = self._calls.get(work_of(cost))
-            if own is None:
-                found.add(cost.operator)
-            elif own.distances(cost).min() > _FAR:
-                found.add(f"{cost.operator} of such a size")
-        return sorted(found)
+            calls = self._calls.get(work_of(cost))
+            if calls is None:
+                works.add(cost.operator)
+            elif calls.distances(cost).min() > _FAR:
+                works.add(f"{cost.operator} of such a size")
+        return sorted(works)
 
     def factor(self, cost: OperatorCost) -> float:
         """How many times its roof's time a call takes, by those near to it."""
@@ -164,7 +161,6 @@ class Efficiency:
         """What calls one after the other take.
 
         Args:
-            costs: of a forward.
             on: the roofs of another device, which is as near to them as this one to its own; None: this device.
         """
         roofs = on or self.roofs
@@ -203,7 +199,7 @@ def check(
         networks: name -> (key, cost) of its calls.
         timed: key -> a call that was timed.
         measured: name -> seconds of its forward.
-        roofs: of the device; None: the best rates that were seen.
+        roofs: None: the best rates that were seen.
 
     Raises:
         ValueError: fewer than three networks were measured.
@@ -215,8 +211,8 @@ def check(
     basics = set(timed).difference(*keys.values())
 
     def known_without(names: set[str], left_out: set[str]) -> Efficiency:
-        others = basics.union(*(own for other, own in keys.items() if other not in names)) - left_out
-        return Efficiency.learn([own for key, own in timed.items() if key in others], roofs)
+        others = basics.union(*(calls for other, calls in keys.items() if other not in names)) - left_out
+        return Efficiency.learn([call for key, call in timed.items() if key in others], roofs)
 
     def scale_of(name: str, model: Efficiency) -> float:
         return measured[name] / model.seconds([cost for _, cost in networks[name]])
@@ -231,7 +227,7 @@ def check(
     everything = known_without(set(), set())
     logs = {name: abs(math.log(ratio)) for name, ratio in ratios.items()}
     held = sum(
-        logs[name] <= math.log(interval_factor([own for other, own in ratios.items() if other != name]))
+        logs[name] <= math.log(interval_factor([ratio for other, ratio in ratios.items() if other != name]))
         for name in ratios
     )
     return CrossValidation(
@@ -261,7 +257,6 @@ def interval_factor(ratios: Sequence[float], coverage: float = COVERAGE) -> floa
 
     Args:
         ratios: forecast over measured.
-        coverage: of networks.
 
     Source: split conformal prediction on the logarithm's absolute error, Lei et al. 2018.
     """

@@ -39,7 +39,6 @@ class Gpu:
 
         Args:
             nvml: the pynvml module, initialised.
-            handle: of the whole GPU.
             mig: the MIG slice in use, such as `1g.5gb`; None where the GPU is whole.
         """
         self.nvml, self.handle, self.mig = nvml, handle, mig
@@ -47,8 +46,8 @@ class Gpu:
     @property
     def uuid(self) -> str | None:
         """`GPU-...`."""
-        found = self._ask("nvmlDeviceGetUUID")
-        return found.decode() if isinstance(found, bytes) else found
+        uuid = self._ask("nvmlDeviceGetUUID")
+        return uuid.decode() if isinstance(uuid, bytes) else uuid
 
     def energy_j(self) -> float | None:
         """Energy since the driver was loaded; None before Volta."""
@@ -69,33 +68,30 @@ class Gpu:
             bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
         return None if bits is None else tuple(name for bit, name in _SLOWDOWNS.items() if int(bits) & bit)
 
-    def other_processes(self, own: int | None = None) -> int | None:
+    def other_processes(self, pid: int | None = None) -> int | None:
         """Other programs that compute there.
 
         In a container NVML gives the host's process ids, ours among them under another number; then one is
         taken to be ours.
-
-        Args:
-            own: our process id, which has a context there.
         """
-        found = self._ask("nvmlDeviceGetComputeRunningProcesses")
-        if found is None:
+        processes = self._ask("nvmlDeviceGetComputeRunningProcesses")
+        if processes is None:
             return None
-        pids = {process.pid for process in found}
-        own = os.getpid() if own is None else own
-        return len(pids - {own}) if own in pids else max(0, len(pids) - 1)
+        pids = {process.pid for process in processes}
+        pid = os.getpid() if pid is None else pid
+        return len(pids - {pid}) if pid in pids else max(0, len(pids) - 1)
 
-    def process_memory_bytes(self, own: int | None = None) -> int | None:
+    def process_memory_bytes(self, pid: int | None = None) -> int | None:
         """Memory of this process there, CUDA's own included; None where the driver does not say whose it is.
 
         Args:
-            own: our process id. In a container NVML knows it by another number; a process that is alone is ours.
+            pid: ours. In a container NVML knows it by another number; a process that is alone is ours.
         """
-        found = self._ask("nvmlDeviceGetComputeRunningProcesses")
-        if found is None:
+        processes = self._ask("nvmlDeviceGetComputeRunningProcesses")
+        if processes is None:
             return None
-        own = os.getpid() if own is None else own
-        ours = [process for process in found if process.pid == own] or (found if len(found) == 1 else [])
+        pid = os.getpid() if pid is None else pid
+        ours = [process for process in processes if process.pid == pid] or (processes if len(processes) == 1 else [])
         used = getattr(ours[0], "usedGpuMemory", None) if ours else None
         return None if used is None else int(used)
 
@@ -175,8 +171,8 @@ def _mig(nvml: Any, handle: Any, is_slice: bool, name: str) -> str | None:
         enabled = enabled or int(nvml.nvmlDeviceGetMigMode(handle)[0]) == 1
     if not enabled:
         return None
-    found = re.search(r"\bMIG (\S+)", name)
-    return found[1] if found else "enabled"
+    match = re.search(r"\bMIG (\S+)", name)
+    return match[1] if match else "enabled"
 
 
 def _scaled(value: Any, factor: float) -> float | None:

@@ -175,7 +175,6 @@ def load_profile(path: Path, *, may_be_like: bool = True) -> Profile:
     """Read a profile.
 
     Args:
-        path: of the TOML file.
         may_be_like: another one.
 
     Raises:
@@ -223,40 +222,40 @@ def _like(path: Path, data: Mapping[str, Any]) -> Profile:
     return other
 
 
-def _calibration(path: Path, found: Mapping[str, Any], peaks: Mapping[str, Any]) -> Calibration:
-    schema = found.get("schema")
+def _calibration(path: Path, table: Mapping[str, Any], peaks: Mapping[str, Any]) -> Calibration:
+    schema = table.get("schema")
     if schema != CALIBRATION_SCHEMA:
         raise DeviceError(
             f"{path}: its calibration has schema {schema}, and this benchbench reads {CALIBRATION_SCHEMA}: make it "
             "with 'bench calibrate'"
         )
     names = [field.name for field in dataclasses.fields(Calibration)]
-    for key in found:
+    for key in table:
         if key not in (*names, "schema"):
             raise DeviceError(f"{path}: [calibration] {unknown('key', key, names)}")
     for key in names:
-        if key not in found:
+        if key not in table:
             raise DeviceError(f"{path}: [calibration] lacks {key!r}: make it anew with 'bench calibrate'")
     for key, types in _CALIBRATION.items():
-        check_type(found[key], types, f"{path}: calibration.{key}", DeviceError)
+        check_type(table[key], types, f"{path}: calibration.{key}", DeviceError)
     for key in _POSITIVE:
-        _positive(path, f"calibration.{key}", found[key])
-    if found["interval"] < 1:
-        raise DeviceError(f"{path}: calibration.interval is a factor from 1 on, not {found['interval']}")
+        _positive(path, f"calibration.{key}", table[key])
+    if table["interval"] < 1:
+        raise DeviceError(f"{path}: calibration.interval is a factor from 1 on, not {table['interval']}")
     for key in ("ratios", "measured"):
-        for name, value in found[key].items():
+        for name, value in table[key].items():
             _positive(path, f"calibration.{key}.{name}", value)
-    if found["dtype"] not in peaks:
-        raise DeviceError(f"{path}: it was calibrated for {found['dtype']}, which [peaks] lacks")
-    points = found["points"]
-    if not isinstance(points, dict) or not points or not all(_are_points(own) for own in points.values()):
+    if table["dtype"] not in peaks:
+        raise DeviceError(f"{path}: it was calibrated for {table['dtype']}, which [peaks] lacks")
+    points = table["points"]
+    if not isinstance(points, dict) or not points or not all(_are_points(entry) for entry in points.values()):
         raise DeviceError(f"{path}: [calibration.points] must have lists of {_PLACE} numbers for each kind of operator")
-    plain = {key: found[key] for key in names}
-    return Calibration(**plain | {"points": {kind: tuple(map(tuple, own)) for kind, own in points.items()}})
+    plain = {key: table[key] for key in names}
+    return Calibration(**plain | {"points": {kind: tuple(map(tuple, entry)) for kind, entry in points.items()}})
 
 
-def _are_points(own: Any) -> bool:
-    return isinstance(own, list) and bool(own) and all(map(_is_point, own))
+def _are_points(points: Any) -> bool:
+    return isinstance(points, list) and bool(points) and all(map(_is_point, points))
 
 
 def _is_point(point: Any) -> bool:

@@ -31,7 +31,7 @@ class Package:
 
 def packages(root: Path = ROOT) -> list[Package]:
     """Every package whose counter can be read; empty if one cannot, since a part is no sum."""
-    found = []
+    readable = []
     for folder in sorted(root.glob("sys/class/powercap/intel-rapl:*")):
         name, span = read_text(folder / "name") or "", read_text(folder / "max_energy_range_uj") or ""
         if folder.name.count(":") != 1 or not name.startswith("package"):
@@ -39,8 +39,8 @@ def packages(root: Path = ROOT) -> list[Package]:
         package = Package(name=name, folder=folder, range_j=int(span) / 1e6 if span.isdigit() else 0.0)
         if package.joules() is None:
             return []
-        found.append(package)
-    return found
+        readable.append(package)
+    return readable
 
 
 def difference_j(before: float, after: float, range_j: float) -> float:

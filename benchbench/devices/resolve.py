@@ -54,8 +54,6 @@ def resolve(
     Args:
         asked: `cpu`, `cuda`, `cuda:1`, `jetson`, a configured host's name, `jetson:<module>`, a profile's name,
             or a TOML file.
-        root: where /proc, /sys and /etc are looked for.
-        require_measured: refuse a prediction.
         probe_cuda: CUDA index -> Device or DeviceError; torch is asked where it is None.
 
     Raises:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchbench.core.errors import first_line
 from benchbench.core.records import METRIC_UNITS, Measurement
 from benchbench.measure.flops.graph import DTYPES
 from benchbench.measure.latency import cuda_timer
@@ -88,7 +89,7 @@ def _compute(dtype: str, backend: str, timer: Timer, seconds: float) -> Measurem
             a, b = (torch.randn(*shape, device=backend).to(DTYPES[dtype]) for shape in (first, second))
             took = _shortest(lambda a=a, b=b: _multiply(a, b), timer, seconds / len(shapes))  # type: ignore[misc]
         except (RuntimeError, NotImplementedError) as error:  # no kernel for this dtype
-            why = str(error).strip().partition("\n")[0]
+            why = first_line(error)
             continue
         if macs / took > best:
             best, of = macs / took, name

@@ -122,9 +122,10 @@ def _network(row: TableRow, pictures: _Pictures, detail: Detail, seen: _Seen, le
         if detail.samples
         else [],
         "layers": table and [_layer(one) for one in table.layers],
-        "kinds": table and ", ".join(f"{kind.replace('_', ' ')} {_percent(share)}" for kind, share in table.kinds[:6]),
+        "kinds": table
+        and ", ".join(f"{kind.replace('_', ' ')} {units.percent(share)}" for kind, share in table.kinds[:6]),
         "parts": table
-        and "; ".join(f"{part or 'itself'} {_percent(m)}, {_percent(p)}" for part, m, p in table.parts[:8]),
+        and "; ".join(f"{part or 'itself'} {units.percent(m)}, {units.percent(p)}" for part, m, p in table.parts[:8]),
         "pictures": [p for p in shown if isinstance(p, dict)],
         "notes": notes + [p for p in shown if isinstance(p, str)],
         "spec": _spec(record.model.kwargs),
@@ -188,10 +189,6 @@ def _scope(recipe: Mapping[str, Any]) -> str:
 def _share(value: object) -> str:
     """`30%`; empty of 0 and of what is no number."""
     return f"{value:.0%}" if isinstance(value, (int, float)) and value else ""
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _layer(layer: layers.LayerShare) -> dict[str, Any]:

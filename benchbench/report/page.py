@@ -19,6 +19,7 @@ from benchbench.core import results as core_results
 from benchbench.core import search_result
 from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import StoreError, UsageError
+from benchbench.core.units import percent
 from benchbench.report import conditions, details, html, paired_dice, place, reliability, search_page
 from benchbench.report.audit import section as audit_section
 from benchbench.report.audit.sizes import published_beside_ours
@@ -182,7 +183,7 @@ def render(
         "section_first": first,
         "commands": [conditions.reproduce(g) for g in groups] + (section["commands"] if section else []),
         "paper": published.PAPER if paper else "",
-        "n_failed": sum(r.status not in ("ok", "unstable") for r in newest),
+        "n_failed": sum(not r.ok for r in newest),
     }
     return _fitting(context, read)
 
@@ -220,10 +221,10 @@ def _heading(groups: Sequence[conditions.Group]) -> str:
 def _sentence(records: Sequence[rec.Record], groups: Sequence[conditions.Group]) -> str:
     if not groups:
         return "These folders hold no record yet: nothing has finished."
-    done = sum(r.status in ("ok", "unstable") for r in records)
+    done = sum(r.ok for r in records)
     verb = "forecast" if all(g.predicted for g in groups) else "finished"
     tally = f"{done} of {_count(len(records), 'row')} {verb}"
-    failed = [f"{r.model.name} {STATUS_TEXT[r.status]}" for r in records if r.status not in ("ok", "unstable")]
+    failed = [f"{r.model.name} {STATUS_TEXT[r.status]}" for r in records if not r.ok]
     if failed:
         tally += f"; {', '.join(failed[:6])}" + (f" and {len(failed) - 6} more" if len(failed) > 6 else "")
     if len(groups) > 1:
@@ -406,7 +407,7 @@ def _by(row: TableRow, main: str) -> tuple[bool, bool, float]:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
+    return "-" if share is None else percent(share)
 
 
 def _sort_values(row: TableRow) -> str:

@@ -80,17 +80,12 @@ def tolerance(floor: Floor | None) -> float:
 
 def floor_text(floor: Floor | None) -> str:
     """`1.2 % (slim_unetr against itself); rows within 2 % share a rank`."""
-    ties = f"rows within {percent(tolerance(floor))} share a rank"
+    ties = f"rows within {units.percent(tolerance(floor), trim=True)} share a rank"
     if floor is None:
         return f"not measured; {ties}"
     where = f", measured in {floor.letter}" if floor.letter else ""
     sure = f", 95 % CI of the ratio {floor.ci95[0]:.3f} to {floor.ci95[1]:.3f}" if floor.ci95 else ""
-    return f"{percent(floor.share)} ({floor.label} against itself{where}{sure}); {ties}"
-
-
-def percent(share: float) -> str:
-    """`1.2 %`, or `2 %`."""
-    return f"{100 * share:.1f}".removesuffix(".0") + " %"
+    return f"{units.percent(floor.share, trim=True)} ({floor.label} against itself{where}{sure}); {ties}"
 
 
 #: Below this Dice, or this share of the best one beside it, a network finds too little for its time to matter.
@@ -105,7 +100,7 @@ def useless(records: Sequence[rec.Record]) -> dict[str, str]:
     known = {
         r.id: float(m.value)
         for r in records
-        if r.status in ("ok", "unstable") and (m := r.get("dice")) and m.value is not None and math.isfinite(m.value)
+        if r.ok and (m := r.get("dice")) and m.value is not None and math.isfinite(m.value)
     }
     least = max(OF_USE, OF_USE_SHARE * max(known.values(), default=0.0))
     return {
@@ -179,7 +174,7 @@ def forecast_error(records: Sequence[rec.Record], labels: Mapping[str, str]) -> 
     for record in records:
         metric = "train_peak_memory_bytes" if record.workload.phase == "train" else "peak_memory_bytes"
         peak, expected = record.get(metric), forecast(record)
-        if record.status not in ("ok", "unstable") or peak is None or peak.origin != "measured" or not expected:
+        if not record.ok or peak is None or peak.origin != "measured" or not expected:
             continue
         if peak.value is not None and math.isfinite(peak.value) and peak.value > 0:
             found.append((peak.value / expected, labels[record.id]))

@@ -16,6 +16,7 @@ from typing import Literal
 
 from benchbench.core import records as rec
 from benchbench.core import units
+from benchbench.core.units import times
 from benchbench.report import reliability
 from benchbench.report.conditions import has_phantom_dice, patches_differ
 
@@ -248,7 +249,7 @@ def _ranks(
     for record in records:
         if rank := found.get(record.id):
             unsure = "unstable" if record.status == "unstable" else ""
-            note = f"by {main}; within {reliability.percent(within)} rows tie"
+            note = f"by {main}; within {units.percent(within, trim=True)} rows tie"
             value = float(rank.rstrip("="))
             cells[record.id] = TableCell(
                 text=rank, origin=timed[record.id].origin, value=value, qualifier=unsure, note=note
@@ -309,7 +310,7 @@ def valid(record: rec.Record | None, metric: str) -> rec.Measurement | None:
 
     A network in half precision whose output is wrong has latencies, and status `failed`.
     """
-    if record is None or record.status not in ("ok", "unstable"):
+    if record is None or not record.ok:
         return None
     return record.get(metric)
 
@@ -402,11 +403,6 @@ def ratio_cell(own: rec.Measurement | None, base: rec.Measurement | None) -> Tab
         of_bounds = "ratio of bounds"
         note += "; a ratio of two lower bounds is itself no bound"
     return TableCell(text=times(ratio), origin=origin, value=ratio, detail=of_bounds, qualifier=of_bounds, note=note)
-
-
-def times(factor: float) -> str:
-    """A factor for a person: `4.94 x`."""
-    return f"{units.significant(factor)} x"
 
 
 def _dice_cell(record: rec.Record) -> TableCell:

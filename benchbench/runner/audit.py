@@ -8,7 +8,6 @@ none of them is ever taken for a measurement.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -226,7 +225,7 @@ def _record(row: AuditOutcome, store: Store, where: Mapping[str, Any]) -> rec.Re
         status=status,
         error=None if row.counted else row.why_not,
         traceback=row.traceback or None,
-        started_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"),
+        started_at=rec.utc_now(),
         duration_s=row.duration_s,
         measurements=tuple(found),
         artifacts=tuple(artifacts),

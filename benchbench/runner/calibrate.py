@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import functools
 import logging
 import math
@@ -24,6 +23,7 @@ import torch
 
 from benchbench.core import records as rec
 from benchbench.core.errors import UsageError, first_line
+from benchbench.core.records import utc_now
 from benchbench.core.results import held
 from benchbench.devices import cpu, latency_model
 from benchbench.devices.environment import environment
@@ -366,7 +366,7 @@ def fit(
             threads=count,
             processor=processor,
             versions=versions,
-            when=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            when=utc_now("seconds"),
             seconds=round(sum(journal.known[_SITTING]), 1),
             calls=len(times),
             failed=len(journal.failed),

@@ -13,7 +13,7 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from benchbench.core.errors import DeviceError
+from benchbench.core.errors import DeviceError, first_line
 from benchbench.devices import cuda
 
 if TYPE_CHECKING:
@@ -135,8 +135,7 @@ def run(trials: Iterable[Trial], emit: Emit) -> None:
         try:
             emit({"event": "result", "trial": trial, "error": relative_error(backend, kind, dtype)})
         except Exception as error:  # a broken library may raise anything; it becomes this kernel's finding
-            text = str(error).strip()
-            emit({"event": "raised", "trial": trial, "error": text.splitlines()[0] if text else type(error).__name__})
+            emit({"event": "raised", "trial": trial, "error": first_line(error)})
             if backend == "cuda" and not _alive():
                 return
 
@@ -147,7 +146,7 @@ def survey_gpu() -> dict[str, Any]:
         name = cuda.probe(0).name
         free, total = cuda.memory_bytes(0)
     except (DeviceError, RuntimeError) as error:
-        return {"why": str(error).splitlines()[0]}
+        return {"why": first_line(error)}
     import torch
 
     capability = list(torch.cuda.get_device_capability(0))

@@ -27,7 +27,6 @@ from benchbench.runner.record import (
     file_name,
     make_record,
     memory_limit_bytes,
-    now,
     refusal,
 )
 from benchbench.runner.schedule import GOOD, CellProgress, ProcessResult, repeat_for, run_rounds
@@ -73,7 +72,7 @@ class LocalRunner:
             cells: of this machine, the cheapest first.
             settled: records that the run has already.
         """
-        rows = [CellProgress(cell, started_at=now()) for cell in cells]
+        rows = [CellProgress(cell, started_at=rec.utc_now()) for cell in cells]
         to_measure = []
         for row in rows:
             if row.cell.target.profile is None and refusal(row.cell, self.costs[row.cell.id]) is None:

@@ -5,7 +5,6 @@ A row's status is decided here alone: by a refusal before anything runs, or by h
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,11 +92,6 @@ def _training(cell: Cell, recorder: Recorder) -> list[rec.Artifact]:
     content = json.dumps(kept, separators=(",", ":")).encode()
     name, title = f"{file_name(cell.model.name)}-training.json", f"How the weights of {cell.card.title} were trained"
     return [recorder.add_artifact("training", name, content, title=title)]
-
-
-def now() -> str:
-    """ISO 8601, UTC, to the millisecond."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
 def ending(progress: CellProgress, cost: CellCost) -> Ending:

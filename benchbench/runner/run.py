@@ -204,4 +204,4 @@ def _refuse(found: Sequence[CellCost]) -> None:
 
 def failed(records: Iterable[rec.Record]) -> list[rec.Record]:
     """Those that have no result."""
-    return [r for r in records if r.status not in ("ok", "unstable")]
+    return [r for r in records if not r.ok]

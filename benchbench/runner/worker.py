@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from benchbench.core import records as rec
-from benchbench.core.errors import BenchError, CardError, ShapeError, UnsupportedError, is_out_of_memory
+from benchbench.core.errors import BenchError, CardError, ShapeError, UnsupportedError, is_out_of_memory, named_line
 from benchbench.core.units import format_value
 from benchbench.devices import cpu
 from benchbench.runner.job import Job
@@ -98,7 +98,7 @@ def _refusal(error: Exception, run: ModelRun | None) -> dict[str, Any]:
         kind = _kind(error, run)
         status = "unsupported" if kind in ("shape", "unsupported") else "failed"
         return {"status": status, "kind": kind, "error": str(error), "traceback": trace if run else None}
-    status, why = _failed_run(error, run) if run else ("failed", _line(error))
+    status, why = _failed_run(error, run) if run else ("failed", named_line(error))
     return {"status": status, "kind": status, "error": why, "traceback": trace}
 
 
@@ -121,7 +121,7 @@ def _failed_run(error: Exception, run: ModelRun) -> tuple[str, str]:
         return "oom", _what_was_needed(run, error)
     module = getattr(run, "module", None)  # none where its constructor has raised
     refused = channels_refused(module, run.job.input_shape) if module is not None else None
-    return ("unsupported", str(refused)) if refused else ("failed", _line(error))
+    return ("unsupported", str(refused)) if refused else ("failed", named_line(error))
 
 
 def _private_stdout() -> Emit:
@@ -186,7 +186,7 @@ def _training_memory(module: nn.Module, job: Job) -> rec.Measurement:
     except UnsupportedError as error:
         return _without("train_tensor_memory_bytes", "B", str(error))
     except Exception as error:  # what a step raises without values, it need not raise with them
-        return _without("train_tensor_memory_bytes", "B", f"it cannot be forecast: {_line(error)}")
+        return _without("train_tensor_memory_bytes", "B", f"it cannot be forecast: {named_line(error)}")
 
 
 def _without(metric: str, unit: str, why: str) -> rec.Measurement:
@@ -274,7 +274,7 @@ def _what_was_needed(run: ModelRun, error: BaseException) -> str:
     if run.limit:
         run.limit.lift()
     limit = job.workload.memory_limit_bytes
-    end = f"limit {format_value(limit, 'B')}" if limit else _line(error)
+    end = f"limit {format_value(limit, 'B')}" if limit else named_line(error)
     where = f"out of memory in {run.stage}"
     try:
         module, _ = build_without_memory(lambda: zoo_build.build(job.model, job.workload.spatial))
@@ -285,11 +285,6 @@ def _what_was_needed(run: ModelRun, error: BaseException) -> str:
     own = run.limit.framework_bytes if run.limit else run.base_bytes
     beside = f" beside the framework's {format_value(own, 'B')}" if own else ""
     return f"{where}: needs at least {format_value(needed, 'B')} for {what} and activations{beside}; {end}"
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 if __name__ == "__main__":

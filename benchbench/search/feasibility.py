@@ -150,7 +150,7 @@ def costs_of(record: rec.Record | None, phase: str) -> dict[str, float]:
     Args:
         record: None, and one without a result, say nothing.
     """
-    if record is None or record.status not in ("ok", "unstable"):
+    if record is None or not record.ok:
         return {}
     names = {metric: pair[phase == "train"] for metric, pair in MEASURED.items()} | {name: name for name in _EXACT}
     return {metric: float(value) for metric, name in names.items() if (value := record.value(name)) is not None}
@@ -165,7 +165,7 @@ def at_least(record: rec.Record | None, phase: str) -> dict[str, float]:
     Args:
         record: of a device that was at hand.
     """
-    if record is None or record.status not in ("ok", "unstable"):
+    if record is None or not record.ok:
         return {}
     latency = record.get(MEASURED["latency_s"][phase == "train"])
     if latency is None or latency.origin != "measured" or len(latency.values) < _FEWEST:
@@ -179,7 +179,7 @@ def confirmed_by(record: rec.Record | None, phase: str) -> set[str]:
     Args:
         record: None, and one without a result, confirm nothing.
     """
-    if record is None or record.status not in ("ok", "unstable"):
+    if record is None or not record.ok:
         return set()
     confirmed = set(_EXACT)
     if record.device.basis == "probed":

@@ -8,7 +8,6 @@ never accepts. All of it is in one folder and one storage, so whatever stops a s
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import logging
 import math
@@ -28,6 +27,7 @@ from benchbench.core import records as rec
 from benchbench.core.config import read_json
 from benchbench.core.errors import StoreError, UsageError, command, first_line
 from benchbench.core.protocol import get_protocol
+from benchbench.core.records import utc_now
 from benchbench.core.results import SEARCH, held, remove_torn, write_whole
 from benchbench.core.search_result import SCHEMA, SearchOutcome, read_search
 from benchbench.core.units import format_duration
@@ -458,7 +458,7 @@ class _Search:
         content: dict[str, Any] = {
             "schema": SCHEMA,
             "name": worker.job.name,
-            "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "when": utc_now("seconds"),
             "asked": self._asked_without_places(task),
             "task": {**task.to_json(), "data": task.key, "device": Path(self.asked.device).name},
             "data": {

@@ -33,8 +33,8 @@ from benchbench.core.errors import (
     DataError,
     UnsupportedError,
     UsageError,
-    first_line,
     is_out_of_memory,
+    named_line,
 )
 from benchbench.core.results import write_whole
 from benchbench.core.units import format_shape
@@ -311,7 +311,7 @@ class _Training:
                     f"{self.spec.name}: memory ran out in training step {self.step} on "
                     f"{format_shape(tuple(image.shape))}; take a smaller --batch-size or --spatial"
                 ) from error
-            why = f"{type(error).__name__}: {first_line(error)}"
+            why = named_line(error)
             todo = ""
             if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
                 todo = "; a norm over the batch needs more than one voxel: take --batch-size 2 or a larger --spatial"

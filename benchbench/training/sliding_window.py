@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from benchbench.core.errors import BenchError, first_line, is_out_of_memory
+from benchbench.core.errors import BenchError, is_out_of_memory, named_line
 from benchbench.core.units import format_shape
 from benchbench.data import DataPlan
 from benchbench.zoo import logits as zoo_logits
@@ -91,7 +91,7 @@ def _answer(model: nn.Module, window: Tensor, plan: DataPlan) -> Tensor:
             raise  # of the device, not of the network
         raise AccuracyError(
             f"no Dice can be had: the network cannot take a patch of {format_shape(tuple(window.shape))}: "
-            f"{type(error).__name__}: {first_line(error)}"
+            f"{named_line(error)}"
         ) from error
     if logits.shape[1] != plan.out_channels:
         what = f"{len(plan.regions)} regions ({', '.join(plan.regions)})" + (

@@ -20,7 +20,7 @@ from benchbench.core.errors import (
     ShapeError,
     UnsupportedError,
     UsageError,
-    first_line,
+    named_line,
 )
 from benchbench.core.records import ModelSpec
 from benchbench.core.units import format_value
@@ -57,8 +57,8 @@ def build(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
         names = inspect.signature(make).parameters
     except (TypeError, ValueError):
         names = {}  # type: ignore[assignment]
-    own = {key: value for key, value in spec.kwargs.items() if key != PRUNED_SHAPES}
-    kwargs = {key: value for key, value in offered.items() if key in names} | own
+    keywords = {key: value for key, value in spec.kwargs.items() if key != PRUNED_SHAPES}
+    kwargs = {key: value for key, value in offered.items() if key in names} | keywords
     try:
         inspect.signature(make).bind(**kwargs)
     except TypeError as error:
@@ -96,16 +96,12 @@ def build_here(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
     except (BenchError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a constructor may raise anything, and may call sys.exit()
-        why = f"{type(error).__name__}: {first_line(error)}"
+        why = named_line(error)
         raise CardError(f"{spec.name}: {spec.arch} cannot be built: {why}") from error
 
 
 def _check_room(spec: ModelSpec, spatial: Sequence[int]) -> None:
-    """Refuse keywords that ask for more weights than fit, as those of a sidecar may, before they are made.
-
-    Raises:
-        ShapeError: the weights take more memory than is free.
-    """
+    """Refuse keywords that ask for more weights than fit, as those of a sidecar may, before they are made."""
     import psutil
     import torch
 
@@ -129,7 +125,6 @@ def fitting_sides(spec: ModelSpec, sides: Sequence[int]) -> tuple[int, ...]:
     This is the one place where a data set's patch becomes a network's.
 
     Args:
-        spec: of the network.
         sides: (D, H, W) voxels that the data set asks for.
 
     Raises:
@@ -140,7 +135,7 @@ def fitting_sides(spec: ModelSpec, sides: Sequence[int]) -> tuple[int, ...]:
 
     tried: list[tuple[int, ...]] = [tuple(sides)]
     tried += [tuple(-(-side // m) * m for side in sides) for m in (8, 16, 32, 64)]
-    tried += [(max(one),) * 3 for one in tried]  # some take cubes only
+    tried += [(max(patch),) * 3 for patch in tried]  # some take cubes only
     first: ShapeError | None = None
     for candidate in dict.fromkeys(sorted(tried, key=math.prod)):
         try:

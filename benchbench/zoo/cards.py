@@ -19,7 +19,7 @@ from benchbench.core.errors import (
     BenchError,
     CardError,
     UsageError,
-    first_line,
+    named_line,
     unknown,
 )
 from benchbench.core.records import METRIC_UNITS, Measurement, ModelSpec
@@ -91,15 +91,15 @@ class Card:
             return self
         planned = classes.find(self.plan, "function")
         try:
-            found = planned(tuple(patch), tuple(spacing_mm))
+            keywords = planned(tuple(patch), tuple(spacing_mm))
         except BenchError:
             raise
         except Exception as error:  # a function of the user's own
-            why = f"{type(error).__name__}: {first_line(error)}"
+            why = named_line(error)
             raise CardError(f"{self.name}: its plan {self.plan!r} ends in {why}") from error
-        if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
-            raise CardError(f"{self.name}: its plan {self.plan!r} must give keywords of the class, not {found!r}")
-        return dataclasses.replace(self, kwargs={**self.kwargs, **found})
+        if not isinstance(keywords, Mapping) or not all(isinstance(key, str) for key in keywords):
+            raise CardError(f"{self.name}: its plan {self.plan!r} must give keywords of the class, not {keywords!r}")
+        return dataclasses.replace(self, kwargs={**self.kwargs, **keywords})
 
     def on(self, plan: DataPlan, spatial: Sequence[int] | None = None) -> Card:
         """The card for a data set: as planned for it where it is a folder's, else as it is.
@@ -161,8 +161,8 @@ def read_card(path: Path) -> Card:
         if data.get(key, 1) < 1:
             raise CardError(f"{path}: {key} must be positive, not {data[key]}")
     published = tuple(_published(entry, path) for entry in data.get("published", ()))
-    own = path.parent.resolve() != Path(str(_cards_folder())).resolve()
-    return Card(**(data | {"spatial": spatial, "published": published, "folder": str(path.parent) if own else None}))
+    folder = None if path.parent.resolve() == Path(str(_cards_folder())).resolve() else str(path.parent)
+    return Card(**(data | {"spatial": spatial, "published": published, "folder": folder}))
 
 
 def _published(entry: Any, path: Path) -> PublishedFigure:
@@ -201,17 +201,13 @@ def name_for(info: checkpoint.CheckpointInfo) -> str:
 
 
 def card_of(info: checkpoint.CheckpointInfo) -> Card:
-    """The card of some weights: that of their network, with what makes these their own.
-
-    Args:
-        info: of the weights. A compressed network has a name of its own and none of the paper's figures.
-    """
+    """The card of some weights: that of their network, with what makes these their own."""
     spec = info.model
     names = (spec.name, str((info.compression or {}).get("root")))
     known = [card for name in names if name in list_models() and (card := get_card(name)).arch == spec.arch]
     base = known[0] if known else Card(name=spec.name, title=spec.name, arch=spec.arch)
-    own = (spec.in_channels, spec.out_channels, info.spatial, dict(spec.kwargs))
-    plain = not info.compression and own == (base.in_channels, base.out_channels, base.spatial, dict(base.kwargs))
+    identity = (spec.in_channels, spec.out_channels, info.spatial, dict(spec.kwargs))
+    plain = not info.compression and identity == (base.in_channels, base.out_channels, base.spatial, dict(base.kwargs))
     return dataclasses.replace(
         base,
         name=spec.name,
@@ -245,26 +241,25 @@ def find_cards(selection: str, *, trust: bool = False) -> list[Card]:
         UsageError: a part of it names nothing, or is a file of another kind.
         CardError: weights name a class that is not of benchbench, without trust.
     """
-    found: dict[str, Card] = {}
+    by_name: dict[str, Card] = {}
     for part in filter(None, (p.strip() for p in selection.split(","))):
         for card in _find(part, trust):
-            if card.name in found and card != found[card.name]:
+            if card.name in by_name and card != by_name[card.name]:
                 raise UsageError(
                     f"two networks are called {card.name!r}: give one of the cards another name "
                     "('bench compress' has --name)"
                 )
-            found[card.name] = card
-    _check_folders(found.values())
-    if not found:
+            by_name[card.name] = card
+    _check_folders(by_name.values())
+    if not by_name:
         raise UsageError(f"--models {selection!r} names no network; {SEE_ALL}")
-    return list(found.values())
+    return list(by_name.values())
 
 
 def with_channels(cards: Sequence[Card], in_channels: int | None, out_channels: int | None) -> list[Card]:
     """The cards with channels that are asked for by number, and without figures that are for others.
 
     Args:
-        cards: of networks.
         in_channels: None: each card's own.
         out_channels: likewise.
 
@@ -273,15 +268,15 @@ def with_channels(cards: Sequence[Card], in_channels: int | None, out_channels: 
     """
     changed = []
     for card in cards:
-        own = (card.in_channels, card.out_channels)
-        wanted = (in_channels or own[0], out_channels or own[1])
-        if wanted == own:
+        channels = (card.in_channels, card.out_channels)
+        wanted = (in_channels or channels[0], out_channels or channels[1])
+        if wanted == channels:
             changed.append(card)
             continue
         if card.checkpoint:
             raise UsageError(
-                f"{card.checkpoint} is of a network with {own[0]} channels in and {own[1]} out, not {wanted[0]} and "
-                f"{wanted[1]}: leave --in-channels and --out-channels out"
+                f"{card.checkpoint} is of a network with {channels[0]} channels in and {channels[1]} out, not "
+                f"{wanted[0]} and {wanted[1]}: leave --in-channels and --out-channels out"
             )
         changed.append(dataclasses.replace(card, in_channels=wanted[0], out_channels=wanted[1], published=()))
     return changed
@@ -291,16 +286,15 @@ def check_channels(plan: DataPlan, in_channels: int | None, out_channels: int | 
     """Refuse channels that are asked for by number and are not those of the data set.
 
     Args:
-        plan: of the data set.
         in_channels: None: the data set's.
         out_channels: likewise.
 
     Raises:
         UsageError: they differ.
     """
-    for flag, asked, own in (("in", in_channels, plan.in_channels), ("out", out_channels, plan.out_channels)):
-        if asked not in (None, own):
-            raise UsageError(f"--{flag}-channels {asked}: {plan.name} has {own} of them; leave the flag out")
+    for flag, asked, expected in (("in", in_channels, plan.in_channels), ("out", out_channels, plan.out_channels)):
+        if asked not in (None, expected):
+            raise UsageError(f"--{flag}-channels {asked}: {plan.name} has {expected} of them; leave the flag out")
 
 
 def _find(part: str, trust: bool) -> list[Card]:
@@ -341,16 +335,12 @@ def _of_weights(info: checkpoint.CheckpointInfo, trust: bool) -> Card:
             "--trust (trust=True in Python) if you trust it, or give your own card or class, with --checkpoint "
             f"{info.path}"
         )
-    own = card.arch in classes.named()
-    return dataclasses.replace(card, folder=str(info.path.parent)) if own else card
+    users = card.arch in classes.named()
+    return dataclasses.replace(card, folder=str(info.path.parent)) if users else card
 
 
 def _check_folders(cards: Iterable[Card]) -> None:
-    """Refuse two modules of one name, each beside its own card: Python knows one of them.
-
-    Raises:
-        UsageError: there are such.
-    """
+    """Refuse two modules of one name, each beside its own card: Python knows one of them."""
     seen: dict[str, str] = {}
     for card in cards:
         for path in filter(None, (card.arch, card.plan)) if card.folder else ():

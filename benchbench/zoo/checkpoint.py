@@ -66,11 +66,7 @@ def file_name(name: str) -> str:
 
 
 def _pair(path: Path) -> tuple[Path, Path]:
-    """Weights and sidecar, from the path of either.
-
-    Raises:
-        CheckpointError: it is the path of neither.
-    """
+    """Weights and sidecar, from the path of either."""
     if path.suffix not in (".safetensors", ".json"):
         raise CheckpointError(f"{path} is no .safetensors file: weights of other kinds are not read")
     return path.with_suffix(".safetensors"), path.with_suffix(".json")
@@ -104,14 +100,14 @@ def read_sidecar(path: Path) -> CheckpointInfo:
         CheckpointError: nothing says what it is, or what does cannot be read.
     """
     weights, sidecar = _pair(path)
-    own, beside = _described_inside(weights), _described_beside(sidecar)
-    if beside is None and own is None:
+    inside, beside = _described_inside(weights), _described_beside(sidecar)
+    if beside is None and inside is None:
         raise CheckpointError(f"no {sidecar.name} beside the weights in {sidecar.parent}: it says what they are")
-    found = None if beside is None else _info(beside, sidecar, weights)  # a broken one is told, needed or not
-    if own is None or (found and _lasting(beside) == _lasting(own)):
-        assert found
-        return found
-    return _info(own, weights, weights)
+    info = None if beside is None else _info(beside, sidecar, weights)  # a broken one is told, needed or not
+    if inside is None or (info and _lasting(beside) == _lasting(inside)):
+        assert info
+        return info
+    return _info(inside, weights, weights)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,19 +135,19 @@ class _Trained:
 
 def _info(data: Any, where: Path, weights: Path) -> CheckpointInfo:
     try:
-        found = rec.from_json(_Described, data)
-        rec.from_json(_Trained, found.train, "train")
-        if not re.fullmatch("[0-9a-f]{64}", found.sha256):
-            raise ValueError(f"sha256 must be 64 hexadecimal digits, not {rec.told(found.sha256)}")
+        described = rec.from_json(_Described, data)
+        rec.from_json(_Trained, described.train, "train")
+        if not re.fullmatch("[0-9a-f]{64}", described.sha256):
+            raise ValueError(f"sha256 must be 64 hexadecimal digits, not {rec.told(described.sha256)}")
         return CheckpointInfo(
-            model=found.model,
-            data=found.data,
-            spatial=found.spatial,
-            sha256=found.sha256,
-            train=found.train,
+            model=described.model,
+            data=described.data,
+            spatial=described.spatial,
+            sha256=described.sha256,
+            train=described.train,
             path=weights,
-            plan=plan_from_json(found.plan) if found.plan else None,
-            compression=found.compression or None,
+            plan=plan_from_json(described.plan) if described.plan else None,
+            compression=described.compression or None,
         )
     except (KeyError, TypeError, ValueError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
@@ -159,11 +155,7 @@ def _info(data: Any, where: Path, weights: Path) -> CheckpointInfo:
 
 
 def _described_inside(weights: Path) -> Any | None:
-    """What the header of a weights' file says of them; None: nothing, or it is no such file.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
+    """What the header of a weights' file says of them; None: nothing, or it is no such file."""
     try:
         with open(weights, "rb") as file:
             header, _ = _header(file)
@@ -176,11 +168,7 @@ def _described_inside(weights: Path) -> Any | None:
 
 
 def _described_beside(sidecar: Path) -> Any | None:
-    """What the `.json` says; None: there is none.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
+    """What the `.json` says; None: there is none."""
     try:
         content = sidecar.read_bytes()
     except FileNotFoundError:
@@ -232,9 +220,6 @@ def find(
     """The newest weights that there are for a network on a data set, or None.
 
     Args:
-        name: of the network's card.
-        in_channels: of the network.
-        out_channels: of the network.
         spatial: (D, H, W) of the patch, voxels; weights for another patch are another network's.
         plan: of the data set; weights that were trained on one of its test cases are passed over.
         folders: where trained ones are looked for, and in the folders in them; then among those that come with
@@ -242,8 +227,8 @@ def find(
     """
     shipped = Path(str(importlib.resources.files("benchbench").joinpath("models", "checkpoints")))
     patterns = ("*.safetensors", "*/*.safetensors")
-    own = [path for folder in folders for pattern in patterns for path in folder.glob(pattern)]
-    newest = sorted(own, key=_written_ns, reverse=True)
+    trained = [path for folder in folders for pattern in patterns for path in folder.glob(pattern)]
+    newest = sorted(trained, key=_written_ns, reverse=True)
     for weights in [*newest, *sorted(shipped.glob("*.safetensors"))]:
         try:
             info = read_sidecar(weights)
@@ -277,19 +262,19 @@ def leaks(info: CheckpointInfo, plan: DataPlan) -> list[str]:
     Where the data sets have other names, equal names of cases say little (`case_001`): then a warning tells of them.
     """
     seen = {subject_of(case) for case in info.train.get("cases", ())}
-    found = [case for case in plan.ids.get("test", ()) if subject_of(case) in seen]
+    leaked = [case for case in plan.ids.get("test", ()) if subject_of(case) in seen]
     of_one = plan.is_named_by(info.data) or (info.plan is not None and info.plan.digest == plan.digest)
-    if found and not of_one:
+    if leaked and not of_one:
         log.warning(
             "%s was trained on %s, which has cases of the same names as %s, such as %s: make sure that they are other "
             "patients",
             info.path,
             _name(info.data),
             plan.name,
-            found[0],
+            leaked[0],
         )
         return []
-    return found
+    return leaked
 
 
 def sha256_of(path: Path) -> str:
@@ -322,7 +307,6 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Put the weights of a file into a network, in place.
 
     Args:
-        module: the network that the weights were made with.
         path: of a `.safetensors` file; the hash in its header, or else in a sidecar beside it, must agree.
 
     Raises:
@@ -334,38 +318,38 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
     weights, sidecar = _pair(path)
     digest = sha256_of(weights)
-    own = _described_inside(weights)
-    if (own is not None or sidecar.exists()) and read_sidecar(weights).sha256 != digest:
+    inside = _described_inside(weights)
+    if (inside is not None or sidecar.exists()) and read_sidecar(weights).sha256 != digest:
         by = sidecar.name if sidecar.exists() else "its own header"
         raise CheckpointError(f"{weights} is not the file that {by} describes (its sha256 differs); get it again")
-    if own is not None and sidecar.exists() and _lasting(_described_beside(sidecar)) != _lasting(own):
+    if inside is not None and sidecar.exists() and _lasting(_described_beside(sidecar)) != _lasting(inside):
         log.warning("%s says otherwise than the weights themselves, whose own description counts", sidecar)
     try:
-        found = load(weights.read_bytes())
+        state = load(weights.read_bytes())
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{weights} is damaged or no safetensors file: {error}") from error
     wanted = unique_tensors(module.state_dict())
-    _same_names(wanted, found, weights)
+    _same_names(wanted, state, weights)
     for key, tensor in wanted.items():
-        if tensor.shape != found[key].shape:
+        if tensor.shape != state[key].shape:
             raise CheckpointError(
-                f"{weights} belongs to another network: {key} is {tuple(found[key].shape)} in the file "
+                f"{weights} belongs to another network: {key} is {tuple(state[key].shape)} in the file "
                 f"and {tuple(tensor.shape)} in the network"
             )
     with torch.no_grad():
         for key, tensor in wanted.items():
-            tensor.copy_(found[key])
+            tensor.copy_(state[key])
 
 
 _WRAPPED = {"module.": "DataParallel", "_orig_mod.": "torch.compile"}
 
 
-def _same_names(wanted: Mapping[str, Tensor], found: Iterable[str], path: Path) -> None:
-    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+def _same_names(wanted: Mapping[str, Tensor], names: Iterable[str], path: Path) -> None:
+    missing, extra = sorted(set(wanted) - set(names)), sorted(set(names) - set(wanted))
     if not missing and not extra:
         return
     for prefix, what in _WRAPPED.items():
-        if all(key.startswith(prefix) for key in found) and {key[len(prefix) :] for key in found} == set(wanted):
+        if all(key.startswith(prefix) for key in names) and {key[len(prefix) :] for key in names} == set(wanted):
             raise CheckpointError(
                 f"{path}: every name in it begins with {prefix!r}, which {what} puts there: save the state dict of the "
                 "network within, or take the prefix off"
@@ -390,7 +374,6 @@ def serialised(state: Mapping[str, Tensor], description: str | None = None) -> b
 
     Args:
         state: name -> tensor.
-        description: of them, for the header.
     """
     from safetensors.torch import save as write
 
@@ -416,10 +399,7 @@ def save(
     """Write weights in single precision with what they are, in one step, and then their sidecar for people.
 
     Args:
-        path: ends in `.safetensors`; its folder is made if it is not there.
         state: name -> tensor, as of `state_dict()`.
-        model: the network.
-        data: the data set it was trained on.
         spatial: (D, H, W) of the patch it is to be used with, voxels.
         train: how it was made; JSON values.
         plan: of the data set; kept without its cases and without where it lay.
@@ -456,7 +436,6 @@ def copy(source: Path, target: Path) -> None:
     """Copy weights and what says what they are, in an order in which a kill leaves no pair that disagrees.
 
     Args:
-        source: of the weights.
         target: of the copy; its folder is made if it is not there.
 
     Raises:

@@ -16,7 +16,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from benchbench.core.errors import CardError, first_line, unknown
+from benchbench.core.errors import CardError, first_line, named_line, unknown
 
 _OURS = re.compile(r"benchbench\.models(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*", re.ASCII)
 _named: set[str] = set()  # `pkg.module:name` that the person at the keyboard has vouched for, in this process
@@ -24,11 +24,7 @@ _folders: list[str] = []  # of one's own modules, which stand at the end of the 
 
 
 def may_import(path: str) -> bool:
-    """Whether `pkg.module:name` is of benchbench, or one that somebody has vouched for.
-
-    Args:
-        path: `pkg.module:name`.
-    """
+    """Whether `pkg.module:name` is of benchbench, or one that somebody has vouched for."""
     return bool(_OURS.fullmatch(path)) or path in _named
 
 
@@ -41,16 +37,15 @@ def vouch(path: str, folder: str | None = None) -> None:
     """Let `pkg.module:name` be imported; a person has named it.
 
     Args:
-        path: `pkg.module:name`.
         folder: where it may lie beside what names it; then the current folder is looked in.
     """
     if _OURS.fullmatch(path):
         return
     _named.add(path)
     wanted = list(dict.fromkeys([os.path.abspath(folder), os.getcwd()] if folder else [os.getcwd()]))
-    others = [one for one in _folders if one not in wanted]
-    sys.path[:] = [one for one in sys.path if one not in _folders]
-    _folders[:] = [one for one in (*wanted, *others) if one not in sys.path]
+    others = [known for known in _folders if known not in wanted]
+    sys.path[:] = [known for known in sys.path if known not in _folders]
+    _folders[:] = [known for known in (*wanted, *others) if known not in sys.path]
     sys.path.extend(_folders)
 
 
@@ -58,7 +53,6 @@ def find(path: str, kind: str) -> Any:
     """What `pkg.module:name` names.
 
     Args:
-        path: `pkg.module:name`.
         kind: `class`, a subclass of `torch.nn.Module`, or `function`.
 
     Raises:
@@ -74,24 +68,24 @@ def find(path: str, kind: str) -> Any:
         raise CardError(f"{path!r} is of Python's own library and no {_ASKED[kind]}")
     module = _module(module_name, path)
     try:
-        found = getattr(module, name)
+        target = getattr(module, name)
     except Exception as error:  # a module may have a `__getattr__`, which may raise anything
         is_one = _is_network if kind == "class" else inspect.isfunction
         why = unknown(kind, name, [key for key, item in vars(module).items() if is_one(item)])
         raise CardError(f"in module {module_name!r} ({_file(module)}): {why}") from error
-    if not (_is_network(found) if kind == "class" else inspect.isfunction(found)):
-        what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+    if not (_is_network(target) if kind == "class" else inspect.isfunction(target)):
+        what = f"the class {target.__name__}" if isinstance(target, type) else f"a {type(target).__name__}"
         raise CardError(f"{path!r} is {what}, not a {_ASKED[kind]}: it is not called")
-    return found
+    return target
 
 
 _ASKED = {"class": "subclass of torch.nn.Module", "function": "function written in Python"}
 
 
-def _is_network(found: Any) -> bool:
+def _is_network(item: Any) -> bool:
     from torch import nn
 
-    return isinstance(found, type) and nn.Module in found.__mro__
+    return isinstance(item, type) and nn.Module in item.__mro__
 
 
 def _module(name: str, path: str) -> ModuleType:
@@ -111,9 +105,7 @@ def _module(name: str, path: str) -> ModuleType:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module may raise anything, and may call sys.exit()
-        raise CardError(
-            f"cannot import {name!r} for {path!r}: it ends in {type(error).__name__}: {first_line(error)}"
-        ) from error
+        raise CardError(f"cannot import {name!r} for {path!r}: it ends in {named_line(error)}") from error
 
 
 def _forget_one_of_another_folder(top: str) -> None:
@@ -123,7 +115,7 @@ def _forget_one_of_another_folder(top: str) -> None:
     if known is None or spec is None or spec.origin is None or not getattr(known, "__file__", None):
         return
     holder = os.path.dirname(str(known.__file__))
-    if known.__file__ != spec.origin and any(one in _folders for one in (holder, os.path.dirname(holder))):
+    if known.__file__ != spec.origin and any(folder in _folders for folder in (holder, os.path.dirname(holder))):
         for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
             del sys.modules[name]
 

@@ -49,15 +49,11 @@ def _leaves(output: Any) -> Iterator[Tensor]:
 
 
 def answers(output: Any) -> list[Tensor]:
-    """Every tensor of an output, with those of DynUNet's deep supervision (B, heads, K, D, H, W) apart from each other.
-
-    Args:
-        output: as `tensors` takes it.
-    """
-    found: list[Tensor] = []
+    """Every tensor of an output, with those of DynUNet's deep supervision (B, heads, K, D, H, W) apart."""
+    apart: list[Tensor] = []
     for tensor in tensors(output):
-        found += tensor.unbind(1) if tensor.ndim == _DENSE + 1 else [tensor]
-    return found
+        apart += tensor.unbind(1) if tensor.ndim == _DENSE + 1 else [tensor]
+    return apart
 
 
 def segmentations(output: Any, sides: Sequence[int], channels: int | None = None) -> list[Tensor]:
@@ -76,10 +72,10 @@ def segmentations(output: Any, sides: Sequence[int], channels: int | None = None
     Raises:
         UnsupportedError: no output is dense.
     """
-    found = answers(output)
-    dense = [t for t in found if t.ndim == _DENSE and t.is_floating_point()]
+    candidates = answers(output)
+    dense = [t for t in candidates if t.ndim == _DENSE and t.is_floating_point()]
     if not dense:
-        shapes = ", ".join(format_shape(tuple(t.shape)) or "a number" for t in found[:4]) or "none"
+        shapes = ", ".join(format_shape(tuple(t.shape)) or "a number" for t in candidates[:4]) or "none"
         raise UnsupportedError(
             f"no segmentation of a volume: the network gives no dense output, (B, K, D, H, W); its shape: {shapes}"
         )
@@ -103,13 +99,13 @@ def logits(output: Any, sides: Sequence[int], channels: int | None = None) -> Te
     Raises:
         UnsupportedError: no output is dense, or none has the input's sides.
     """
-    found = segmentations(output, sides, channels)[0]
-    if tuple(found.shape[2:]) != tuple(sides):
+    answer = segmentations(output, sides, channels)[0]
+    if tuple(answer.shape[2:]) != tuple(sides):
         raise UnsupportedError(
-            f"the network answers {format_shape(tuple(found.shape[2:]))} voxels to a patch of "
+            f"the network answers {format_shape(tuple(answer.shape[2:]))} voxels to a patch of "
             f"{format_shape(tuple(sides))}: an answer has to have the patch's size"
         )
-    return found
+    return answer
 
 
 def main(output: Any, sides: Sequence[int]) -> Tensor:
@@ -122,9 +118,9 @@ def main(output: Any, sides: Sequence[int]) -> Tensor:
     Raises:
         UnsupportedError: there is no tensor in it.
     """
-    found = answers(output)
-    if any(t.ndim == _DENSE and t.is_floating_point() for t in found):
+    all_tensors = answers(output)
+    if any(t.ndim == _DENSE and t.is_floating_point() for t in all_tensors):
         return segmentations(output, sides)[0]
-    if not found:
+    if not all_tensors:
         raise UnsupportedError(f"the network's output holds no tensor: it is {type(output).__name__}")
-    return found[0]
+    return all_tensors[0]

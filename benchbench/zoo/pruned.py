@@ -31,7 +31,6 @@ def resize(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
     """Cut weights of a network to smaller shapes, in place; the values are the first along each axis.
 
     Args:
-        model: on any device, `meta` included.
         shapes: name of a weight or buffer -> its new shape.
 
     Raises:
@@ -48,7 +47,7 @@ def resize(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
             raise ShapeError(f"{name!r} is to be cut to {tuple(shape)}, and the network has no such weight")
         if tuple(old.shape) == tuple(shape):
             continue  # under another name before
-        if len(old.shape) != len(shape) or any(new < 1 or new > own for new, own in zip(shape, old.shape, strict=True)):
+        if len(old.shape) != len(shape) or any(not 1 <= n <= side for n, side in zip(shape, old.shape, strict=True)):
             raise ShapeError(f"{name!r} is to be cut to {tuple(shape)}, and the network's is {tuple(old.shape)}")
         new = old.detach()[tuple(slice(n) for n in shape)].clone()
         if isinstance(old, nn.Parameter):
@@ -67,13 +66,13 @@ def _is_shape(item: Any) -> bool:
 
 def _holders(modules: Mapping[str, nn.Module]) -> dict[int, list[tuple[dict[str, Any], str]]]:
     """For each weight and buffer, by its identity, the dictionaries that hold it, and under which key."""
-    found: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    holders: dict[int, list[tuple[dict[str, Any], str]]] = {}
     for module in {id(m): m for m in modules.values()}.values():
         for held in (module._parameters, module._buffers):
             for key, value in held.items():
                 if value is not None:
-                    found.setdefault(id(value), []).append((held, key))
-    return found
+                    holders.setdefault(id(value), []).append((held, key))
+    return holders
 
 
 def _tell_widths(module: nn.Module) -> None:

@@ -94,7 +94,7 @@ def test_the_memory_of_a_process_is_told_where_it_is_sure_which_one_is_ours(
     monkeypatch: pytest.MonkeyPatch, pids: tuple[int, ...], used: int | None
 ) -> None:
     fake(monkeypatch, nvmlDeviceGetComputeRunningProcesses=processes(*pids))
-    assert nvml.connect(UUID).process_memory_bytes(own=77) == used
+    assert nvml.connect(UUID).process_memory_bytes(pid=77) == used
 
 
 def test_a_gpu_has_power_energy_limit_and_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_other_programs_are_counted_without_ourselves(
     monkeypatch: pytest.MonkeyPatch, pids: tuple[int, ...], others: int
 ) -> None:
     fake(monkeypatch, nvmlDeviceGetComputeRunningProcesses=processes(*pids))
-    assert nvml.connect(UUID).other_processes(own=77) == others
+    assert nvml.connect(UUID).other_processes(pid=77) == others
 
 
 def test_the_energy_of_a_forward_is_the_counters_rise(monkeypatch: pytest.MonkeyPatch) -> None:

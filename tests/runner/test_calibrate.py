@@ -159,7 +159,7 @@ def test_a_machine_that_was_not_quiet_is_told(path: Path) -> None:
 
 def test_another_torch_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = Workload(spatial=(8, 8, 8), threads=2)
-    monkeypatch.setattr("benchbench.core.installed.installed", lambda package: "2.14.0")
+    monkeypatch.setattr("benchbench.devices.forecast.installed", lambda package: "2.14.0")
     assert "; here is torch 2.14.0" in predict([operator()], load_profile(path), work, None)[0].method
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from benchbench.core.audit_result import TITLES, AuditResult, Counted, Difference, Params, PublishedCount
-from benchbench.core.errors import BenchError
+from benchbench.core.errors import BenchError, named_line
 from benchbench.core.units import gmac, signed_gmac
 from benchbench.measure.flops.first_layer import channels_refused
 
@@ -114,7 +114,8 @@ def _anyhow(module: nn.Module, ghost: nn.Module, shape: Sequence[int], make: Cal
         return counters.count_anyhow(module, shape, make)
     except Exception as error:  # a network may raise anything; it becomes the headline's cell
         params = sum(p.numel() for p in ghost.parameters())
-        why = _said(channels_refused(module, shape) or error)
+        cause = channels_refused(module, shape) or error
+        why = str(cause) if isinstance(cause, BenchError) else named_line(cause)
         return counters.Tally(counter="torch", version=str(torch.__version__), params=params, reason=why)
 
 
@@ -125,13 +126,6 @@ def with_memory(module: nn.Module) -> nn.Module:
     if not any(p.is_meta for p in [*module.parameters(), *module.buffers()]):
         return copied(module)
     return copied(module).to_empty(device="cpu")
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, BenchError):
-        return str(error)
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _bare(module: nn.Module) -> int:
@@ -259,11 +253,11 @@ def _closest(
     least = min(map(abs, off.values()), default=0.0)
     name = exact[0] if exact else next(n for n in off if abs(off[n]) <= least + tie)
     share = f"{options[name] / figure - 1:+.2%}".replace("-0.00", "+0.00").replace("%", " %")
-    told = f"{options[name] / scale:,.2f} {unit}, {share}"
+    text = f"{options[name] / scale:,.2f} {unit}, {share}"
     if abs(options[name] / figure - 1) > CLOSE:
-        return None, f"no counter gives it within 1 %; nearest {TITLES.get(name, 'with buffers')} ({told})"
+        return None, f"no counter gives it within 1 %; nearest {TITLES.get(name, 'with buffers')} ({text})"
     if name == "buffers":
-        return name, f"the size of the state dict ({told})"
+        return name, f"the size of the state dict ({text})"
     if name == "torch":
-        return name, f"the true count ({told})"
-    return name, f"the count of {TITLES[name]} ({told})"
+        return name, f"the true count ({text})"
+    return name, f"the count of {TITLES[name]} ({text})"

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchbench.core.errors import named_line
 from benchbench.core.version import installed
 from benchbench.measure.flops import rules
 from benchbench.measure.flops.graph import (
@@ -103,7 +104,6 @@ def count(name: str, module: nn.Module, x: Tensor) -> Tally:
     """What the counter of that name says; whatever it raises becomes the reason why it says nothing.
 
     Args:
-        name: of `COUNTERS`, the headline left out.
         module: in eval mode, on the device of `x`; a copy of it is counted.
         x: (B, C, D, H, W), on `meta` or with values.
     """
@@ -112,14 +112,14 @@ def count(name: str, module: nn.Module, x: Tensor) -> Tally:
     how = f"{_HOW[name]}, on {'tensors without memory' if x.is_meta else 'real tensors'}, full size"
     try:
         with _silence():
-            found = function(copied(module), x)
+            tally = function(copied(module), x)
     except ImportError as error:
         hint = "; setuptools brings distutils back" if "distutils" in str(error) else ""
         why = f"{package} cannot be imported: {error}{hint}" if version else f"{package} is not installed"
         return Tally(counter=name, version=version, reason=why, how=how)
     except Exception as error:  # a counter may raise anything; it becomes this counter's cell
-        return Tally(counter=name, version=version, reason=f"{type(error).__name__}: {_first_line(error)}", how=how)
-    return dataclasses.replace(found, version=version, how=how)
+        return Tally(counter=name, version=version, reason=named_line(error), how=how)
+    return dataclasses.replace(tally, version=version, how=how)
 
 
 def count_torch(module: nn.Module, x: Tensor) -> tuple[Tally, Facts]:
@@ -172,10 +172,6 @@ def count_anyhow(module: nn.Module, shape: Sequence[int], make: Callable[[], nn.
         how=cost.how,
         uncounted=cost.uncounted,
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
 
 
 @contextlib.contextmanager
@@ -289,24 +285,24 @@ def _thop(module: nn.Module, x: Tensor, rules: Mapping[type[nn.Module], Any] | N
     names = {id(m): name for name, m in module.named_modules()}
     hooked = _paths(module)  # a module reached by two paths gets its hook twice, and its calls count twice
     macs, params, tree = thop.profile(module, (x,), custom_ops=dict(rules or {}), verbose=False, ret_layer_info=True)
-    found: dict[int, list[float]] = {}
+    sums_of: dict[int, list[float]] = {}
     layers: dict[int, nn.Module] = {}
 
     def walk(part: nn.Module, branch: Mapping[str, Any]) -> None:
         for name, child in part.named_children():
             ops, held, below = branch[name]
             if type(child) in known and not isinstance(child, (nn.Sequential, nn.ModuleList)):
-                sums = found.setdefault(id(child), [0.0, 0.0, 0.0])
+                sums = sums_of.setdefault(id(child), [0.0, 0.0, 0.0])
                 sums[:] = [sums[0] + ops, sums[1] + held, sums[2] + 1]
                 layers[id(child)] = child
             else:
                 walk(child, below)
 
     walk(module, tree)
-    own = macs - sum(sums[0] for sums in found.values())  # of a network that is itself one layer
-    parts = [] if not own else [_part("", module, round(own))]
+    rest = macs - sum(sums[0] for sums in sums_of.values())  # of a network that is itself one layer
+    parts = [] if not rest else [_part("", module, round(rest))]
     repeats = []
-    for key, (ops, _, reached) in found.items():
+    for key, (ops, _, reached) in sums_of.items():
         times = round(reached) * hooked[key]
         once = round(ops / times)
         if once:
@@ -320,7 +316,7 @@ def _thop(module: nn.Module, x: Tensor, rules: Mapping[type[nn.Module], Any] | N
         params=round(params),
         parts=tuple(parts),
         repeats=tuple(repeats),
-        held=frozenset(names[key] for key, sums in found.items() if sums[1]),
+        held=frozenset(names[key] for key, sums in sums_of.items() if sums[1]),
     )
 
 
@@ -384,10 +380,10 @@ def _fvcore(module: nn.Module, x: Tensor) -> Tally:
         macs = analysis.total()
         by_module = analysis.by_module_and_operator()
         unknown = {name: analysis.unsupported_ops(name) for name in by_module}
-    own, strange = _own(by_module), _own(unknown)
+    exclusive, strange = _own(by_module), _own(unknown)
     parts = [
         CountedPart(module=name, family=_FVCORE_FAMILIES.get(operator, "elementwise"), operator=operator, macs=round(n))
-        for name, operators in own.items()
+        for name, operators in exclusive.items()
         for operator, n in operators.items()
         if n
     ]
@@ -414,16 +410,16 @@ _FVCORE_FAMILIES: Mapping[str, Family] = {
 
 def _own(by_module: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Of sums over modules and all below them, each module's own share."""
-    own = {name: dict(counts) for name, counts in by_module.items()}
+    exclusive = {name: dict(counts) for name, counts in by_module.items()}
     for name, counts in by_module.items():
         above = name
         while above:  # the nearest ancestor that is in the table
             above = above.rpartition(".")[0]
-            if above in own:
+            if above in exclusive:
                 for operator, n in counts.items():
-                    own[above][operator] = own[above].get(operator, 0) - n
+                    exclusive[above][operator] = exclusive[above].get(operator, 0) - n
                 break
-    return {name: {o: n for o, n in counts.items() if n} for name, counts in own.items()}
+    return {name: {o: n for o, n in counts.items() if n} for name, counts in exclusive.items()}
 
 
 _OTHERS: Mapping[str, tuple[str, Callable[[nn.Module, Tensor], Tally]]] = {

@@ -58,8 +58,8 @@ def channels_refused(module: nn.Module, input_shape: Sequence[int]) -> ShapeErro
 
 def _is_layer(module: nn.Module) -> bool:
     """Whether it is a layer of PyTorch's own, or a class made from one that computes as that does."""
-    own = next((one for one in type(module).__mro__ if one.__module__.startswith("torch.nn.")), nn.Module)
-    return own is not nn.Module and own is not nn.Sequential
+    layer_class = next((base for base in type(module).__mro__ if base.__module__.startswith("torch.nn.")), nn.Module)
+    return layer_class is not nn.Module and layer_class is not nn.Sequential
 
 
 def _takes(layer: nn.Module) -> int:
@@ -67,8 +67,8 @@ def _takes(layer: nn.Module) -> int:
     if next(layer.parameters(recurse=False), None) is None and getattr(layer, "running_mean", None) is None:
         return 0
     names = ("in_channels", "num_features", "num_channels", "in_features")
-    found = next((getattr(layer, name) for name in names if hasattr(layer, name)), 0)
-    return found if isinstance(found, int) else 0
+    channels = next((getattr(layer, name) for name in names if hasattr(layer, name)), 0)
+    return channels if isinstance(channels, int) else 0
 
 
 def _given(layer: nn.Module, args: tuple[Any, ...]) -> int | None:

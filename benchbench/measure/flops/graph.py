@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
-from benchbench.core.errors import BenchError, UnsupportedError, first_line, is_out_of_memory
+from benchbench.core.errors import BenchError, UnsupportedError, first_line, is_out_of_memory, named_line
 from benchbench.core.records import Measurement, OperatorCost
 from benchbench.measure.flops import rules
 from benchbench.measure.flops.first_layer import channels_refused
@@ -166,17 +166,12 @@ def measure_cost(
 
 
 def _why_not(error: Exception) -> str:
-    text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {first_line(error)}"
+    text = str(error) if isinstance(error, BenchError) else named_line(error)
     return text if text.startswith("MACs ") else f"MACs cannot be counted without running it ({text})"
 
 
 def uncounted(module: nn.Module, why: str) -> list[Measurement]:
-    """What stands in place of a cost that could not be had: `params`, and the others without a value.
-
-    Args:
-        module: the network.
-        why: of the others.
-    """
+    """What stands in place of a cost that could not be had: `params`, and the others without a value."""
     lazy = any(is_lazy(p) for p in module.parameters())
     count = None if lazy else sum(p.numel() for p in module.parameters())
     return [
@@ -229,7 +224,6 @@ def materialised(
     """The network itself; one with lazy layers as a copy in which they have their shapes.
 
     Args:
-        module: left as it is.
         input_shape: (B, C, D, H, W) of what the lazy layers see.
         make: builds the network with values.
     """
@@ -369,7 +363,6 @@ def count_macs(module: nn.Module, input_shape: Sequence[int]) -> tuple[int, dict
     """MACs of one forward, under `graph_settings`; nothing is computed.
 
     Args:
-        module: left as it is; a copy without memory is counted.
         input_shape: (B, C, D, H, W).
 
     Returns:
@@ -410,10 +403,8 @@ def trace(module: nn.Module, input_shape: Sequence[int], dtype: str, tracer: Tra
     """One forward in eval mode without values, under `graph_settings`, for a tracer to see.
 
     Args:
-        module: left as it is.
         input_shape: (B, C, D, H, W).
         dtype: `fp32`, or `bf16` / `fp16` for autocast.
-        tracer: told of each operator.
 
     Raises:
         UnsupportedError: the forward cannot run without values.
@@ -469,7 +460,6 @@ def copied(module: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Modul
     """A deep copy; what cannot be copied, such as a lock, is shared with the original.
 
     Args:
-        module: left as it is.
         memo: id of a value -> what stands in its place.
     """
     known = dict(memo or {})
@@ -495,11 +485,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, outside: str = "the network itself") -> None:
-        """Start without anything held.
-
-        Args:
-            outside: what calls the operators that no module calls.
-        """
         super().__init__()  # type: ignore[no-untyped-call]
         self.outside = outside
         self.modules = ModuleTracker()
@@ -511,12 +496,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._held: set[int] = set()
 
     def hold(self, tensor: Tensor, operator: str | None = None) -> None:
-        """Count a tensor's storage until it is freed.
-
-        Args:
-            tensor: made just now.
-            operator: that made it.
-        """
+        """Count a tensor's storage until it is freed."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._held:
@@ -596,12 +576,7 @@ _COPY = frozenset(
 
 
 def operator_kind(name: str, args: Any) -> str:
-    """What an aten operator is in the field's words: `conv`, `matmul`, `norm`, `copy`.
-
-    Args:
-        name: of the operator, without its overload.
-        args: that it is called with.
-    """
+    """What an aten operator is in the field's words: `conv`, `matmul`, `norm`, `copy`."""
     if name == "conv_tbc":
         return "conv"
     if name == "convolution":

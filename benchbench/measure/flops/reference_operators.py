@@ -128,7 +128,6 @@ def check(operator: Operator, *, real: bool = False) -> Mapping[str, Verdict]:
     """Count one operator by every counter.
 
     Args:
-        operator: of `OPERATORS`.
         real: on real tensors instead of tensors without memory; the headline never needs them.
     """
     module = operator.make().eval()

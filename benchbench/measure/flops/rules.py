@@ -36,14 +36,7 @@ def _names(func: Any) -> tuple[str, str]:
 
 
 def macs_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> int | None:
-    """Multiply-accumulates of one call of an operator; None: nobody has a rule, and it may have some.
-
-    Args:
-        func: the overload that was called.
-        args: of the call.
-        kwargs: of the call.
-        out: its result.
-    """
+    """Multiply-accumulates of one call of an operator; None: nobody has a rule, and it may have some."""
     packet = getattr(func, "_overloadpacket", func)
     known = flop_registry.get(packet)
     if known is not None:

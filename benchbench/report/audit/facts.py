@@ -9,8 +9,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from benchbench.core.audit_result import TITLES
-from benchbench.report.audit.tables import AGREES, AuditRow, giga, signed
-from benchbench.report.tables import BASELINE, TableCell, times
+from benchbench.core.units import giga, signed, times
+from benchbench.report.audit.tables import AGREES, AuditRow
+from benchbench.report.tables import BASELINE, TableCell
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

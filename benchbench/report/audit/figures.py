@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 from benchbench.core import units
 from benchbench.core.audit_result import TITLES
+from benchbench.core.units import giga, signed, times
 from benchbench.report.audit.facts import blamed, featured
-from benchbench.report.audit.tables import AGREES, GMAC, SHOWN, AuditRow, Metric, direction, giga, signed
+from benchbench.report.audit.tables import AGREES, GMAC, SHOWN, AuditRow, Metric, direction
 from benchbench.report.figures import style as figures_style
 from benchbench.report.figures import svg
 from benchbench.report.figures.overview import MAX_BARS, Drawing
-from benchbench.report.tables import times
 
 _TRUE, _HIGH, _LOW = svg.SERIES[0], svg.SERIES[1], svg.SERIES[3]
 #: Steps of the staircase; the rest become one.

@@ -13,11 +13,12 @@ from typing import Any
 from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.audit_result import TITLES, AuditResult, Counted
+from benchbench.core.units import giga, mega, signed, times
 from benchbench.report import conditions, html
 from benchbench.report.audit import facts as audit_facts
 from benchbench.report.audit import figures as audit_figures
-from benchbench.report.audit.tables import AuditRow, compute_table, giga, mega, parameter_table, signed
-from benchbench.report.tables import STATUS_TEXT, TableCell, finite, times
+from benchbench.report.audit.tables import AuditRow, compute_table, parameter_table
+from benchbench.report.tables import STATUS_TEXT, TableCell, finite
 
 #: Differences of one network that have a line of their own; what is beyond them is one line.
 MAX_DIFFERENCES = 12
@@ -48,7 +49,7 @@ def section(parts: Sequence[Sequence[AuditRow]]) -> dict[str, Any]:
 def heading(records: Sequence[rec.Record]) -> tuple[str, str]:
     """The heading of a page of audits alone, and how many of them were finished."""
     names = {r.model.name for r in records}
-    done = [r for r in records if r.status in ("ok", "unstable")]
+    done = [r for r in records if r.ok]
     failed = [f"{r.model.name} {STATUS_TEXT[r.status]}" for r in records if r not in done]
     tally = f"{len(done)} of {len(records)} audits finished"
     if failed:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from benchbench.core import records as rec
 from benchbench.core import units
-from benchbench.report.tables import finite, times
+from benchbench.core.units import times
+from benchbench.report.tables import finite
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

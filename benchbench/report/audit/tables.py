@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from benchbench.core import records as rec
-from benchbench.core import units
 from benchbench.core.audit_result import TITLES, AuditResult, is_audit, read_audit
 from benchbench.core.errors import StoreError
+from benchbench.core.units import giga, mega, times
 from benchbench.report.conditions import input_text
 from benchbench.report.tables import (
     NOTHING,
@@ -27,7 +27,6 @@ from benchbench.report.tables import (
     measurement_cell,
     record_row,
     row_labels,
-    times,
 )
 
 Metric = Literal["macs", "params"]
@@ -35,21 +34,6 @@ Metric = Literal["macs", "params"]
 AGREES = 0.02
 #: What heads every column of compute, whatever the source called it.
 GMAC = "GMAC (2x = GFLOP)"
-
-
-def giga(macs: float) -> str:
-    """MACs in thousand millions, four digits: `2.516`."""
-    return units.significant(macs / 1e9, 4)
-
-
-def signed(macs: float) -> str:
-    """A difference in thousand millions: `+9.51`, `−0.0312`."""
-    return f"{'+' if macs > 0 else '−' if macs < 0 else ''}{units.significant(abs(macs) / 1e9)}"
-
-
-def mega(params: float) -> str:
-    """Parameters in millions, four digits: `1.783`."""
-    return units.significant(params / 1e6, 4)
 
 
 def direction(factor: float) -> str:
@@ -89,7 +73,7 @@ class AuditRow:
     @property
     def usable(self) -> bool:
         """Whether the audit came to its end."""
-        return self.record.status in ("ok", "unstable")
+        return self.record.ok
 
     def true(self, metric: Metric) -> int | float | None:
         """Our count; a count needs no run that ended well."""
@@ -156,7 +140,7 @@ def _audited(record: rec.Record, label: str, read: Callable[[rec.Artifact], byte
             found = read_audit(read(kept[-1]))
         except StoreError as error:
             note = str(error)
-    elif record.status in ("ok", "unstable"):
+    elif record.ok:
         note = "the record names no audit, so no counter can be shown"
     one = AuditRow(record=record, label=label, card=record.model.name, found=found, note=note)
     own = found.counts.get("torch") if found else None

@@ -36,7 +36,6 @@ from benchbench.report.compare.verdicts import (
 #: Keys of an environment that may differ between the sides.
 _FREE = rec.VOLATILE | {"commit", "benchbench", "host"}
 _MEMORY = 0.05  # share by which the machine's memory may differ: the system's own part of it varies
-_DONE = ("ok", "unstable")
 _ANYWAY = "--anyway compares them and says so"
 _FEW = 6  # so many labels are listed in one line
 
@@ -85,10 +84,8 @@ def compare(
     if different and not anyway:
         raise UsageError(f"the conditions differ: {'; '.join(different)}: {_ANYWAY}")
 
-    whole = [pair for pair in pairs if all(r.status in _DONE for r in pair)]
-    broken = tuple(
-        Broken(label=labels[a.cell], records=(a, b)) for a, b in pairs if a.status not in _DONE or b.status not in _DONE
-    )
+    whole = [pair for pair in pairs if all(r.ok for r in pair)]
+    broken = tuple(Broken(label=labels[a.cell], records=(a, b)) for a, b in pairs if not (a.ok and b.ok))
     found = [(pair, metric, both) for pair in whole for metric in metrics if (both := _both(metric, pair))]
     if not found and not broken:
         raise UsageError(_nothing_measured(pairs, metrics))

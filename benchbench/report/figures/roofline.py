@@ -108,7 +108,7 @@ def explanation(rows: Sequence[TableRow]) -> str:
         base, other = other, base
     more, longer = other.macs / base.macs, other.latency_s / base.latency_s
     text = (
-        f"{other.label} does {_times(more)} the MACs of {base.label} in {_times(longer)} the time: "
+        f"{other.label} does {units.times(more)} the MACs of {base.label} in {units.times(longer)} the time: "
         f"it runs at {_rate(other.macs_per_s)}, {base.label} at {_rate(base.macs_per_s)}."
     )
     limits = roof(rows)
@@ -131,10 +131,6 @@ def _against(rate: Rate, limits: Roof) -> str:
     if share > 1:
         return f"At {per}, {rate.label} would be held to {_rate(limit)} by {which} if nothing stayed in a cache."
     return f"At {per}, {which} would allow {rate.label} {_rate(limit)}; it reaches {100 * share:.0f} % of that."
-
-
-def _times(factor: float) -> str:
-    return f"{units.significant(factor)} x"
 
 
 def _rate(value: float) -> str:

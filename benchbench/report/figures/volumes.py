@@ -103,7 +103,9 @@ def _line(row: TableRow, base: rec.Record | None, rank: str | None) -> TableRow:
 
 def _share_cell(record: rec.Record, metric: str) -> TableCell:
     cell = measurement_cell(valid(record, metric))
-    return cell if cell.value is None else dataclasses.replace(cell, text=reliability.percent(cell.value), detail="")
+    return (
+        cell if cell.value is None else dataclasses.replace(cell, text=units.percent(cell.value, trim=True), detail="")
+    )
 
 
 def figure(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchbench.core import units
+from benchbench.core.units import giga, times
 from benchbench.report.audit import facts as audit_facts
 from benchbench.report.audit.facts import Fact
-from benchbench.report.audit.tables import AGREES, AuditRow, giga
+from benchbench.report.audit.tables import AGREES, AuditRow
 from benchbench.report.slim_unetr_paper import published
-from benchbench.report.tables import BASELINE, TableCell, times
+from benchbench.report.tables import BASELINE, TableCell
 
 _RIVAL = "swin_unetr"
 

@@ -12,19 +12,10 @@ from collections.abc import Sequence
 
 from benchbench.core import records as rec
 from benchbench.core import units
+from benchbench.core.units import times
 from benchbench.report import conditions
 from benchbench.report.slim_unetr_paper import published
-from benchbench.report.tables import (
-    BASELINE,
-    Column,
-    Table,
-    TableCell,
-    TableRow,
-    finite,
-    summary_rows,
-    times,
-    valid,
-)
+from benchbench.report.tables import BASELINE, Column, Table, TableCell, TableRow, finite, summary_rows, valid
 
 _REGIONS = {"avg": "Mean", "wt": "WT", "et": "ET", "tc": "TC"}
 _VESSEL = {"avg": "Mean", "vessel": "Vessel", "tumour": "Tumour"}

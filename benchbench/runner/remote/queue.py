@@ -27,7 +27,7 @@ from benchbench.devices.resolve import Target
 from benchbench.runner.estimate import CellCost
 from benchbench.runner.job import Cell
 from benchbench.runner.listener import Recorder
-from benchbench.runner.record import make_record, now
+from benchbench.runner.record import make_record
 from benchbench.runner.remote.ssh import Connection, ConnectionLost, disagreement
 from benchbench.runner.schedule import CellProgress, ProcessResult
 from benchbench.zoo import classes
@@ -344,7 +344,7 @@ def _send_file(connection: Connection, digest: str, path: Path) -> None:
 def _finish_absent(cell: Cell, why: str, known: Sequence[rec.Measurement], recorder: Recorder) -> None:
     """The record of a cell whose host is not there, with what was known of it."""
     cost = CellCost(measurements=tuple(known), refused=("away", why, None))
-    recorder.finish(cell, make_record(CellProgress(cell, started_at=now()), cost, recorder))
+    recorder.finish(cell, make_record(CellProgress(cell, started_at=rec.utc_now()), cost, recorder))
 
 
 class HostQueues:
