@@ -58,6 +58,8 @@ def check_page(folder: Path) -> None:
     try:
         check_output(page, is_ours=is_page)
     except StoreError as error:
+        if error.__cause__ is not None:  # it cannot be looked at, and the message says why
+            raise
         raise StoreError(f"{page} is no page of benchbench: move it away, or choose another --out") from error
 
 
