@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchbench import report
 from benchbench.core.errors import BenchError, command
 from benchbench.core.units import format_value
 from benchbench.report import writers
@@ -21,8 +22,6 @@ def new_folder(kind: str) -> Path:
 
 def write_page(out: Path) -> tuple[Path | None, BenchError | None]:
     """The page of a folder that was just filled, or what is to be raised once all else is told."""
-    from benchbench import report
-
     try:
         return report.write_report([out]), None
     except BenchError as error:  # the records are whole; only their page is missing

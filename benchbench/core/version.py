@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-
 __version__ = "0.1.0"
 
 
 def installed(package: str) -> str | None:
     """The version of a package; None where it is not installed, or came without metadata."""
+    import importlib.metadata  # here, since `import benchbench` needs the version alone
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
