@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchbench.cli.progress import TerminalProgress  # noqa: E402
 from benchbench.devices.hosts import add_host  # noqa: E402
-from benchbench.runner import plan as runner_plan  # noqa: E402
 from benchbench.runner import run as runner_run  # noqa: E402
+from benchbench.runner.request import RunRequest  # noqa: E402
 from tests.loopback import Loopback  # noqa: E402
 
 RATIO_BOUND, SECONDS_BOUND = 0.02, 3.0
@@ -34,9 +34,7 @@ def once(device: str, folder: Path) -> tuple[float, float]:
 
     How many forwards a process times depends on how they scatter, so its seconds are not the connection's.
     """
-    request = runner_plan.RunRequest(
-        models=MODEL, devices=(device,), spatial=SIDES, threads=(1,), data="none", noise=False
-    )
+    request = RunRequest(models=MODEL, devices=(device,), spatial=SIDES, threads=(1,), data="none", noise=False)
     start = time.perf_counter()
     outcome = runner_run.run(request, folder, progress=TerminalProgress(sys.stderr, shown=False))
     wall = time.perf_counter() - start
@@ -44,9 +42,8 @@ def once(device: str, folder: Path) -> tuple[float, float]:
     latency = record.value("latency_s")
     if latency is None:
         raise SystemExit(f"{device}: {record.status}: {record.error}")
-    spent = outcome.spent
-    away = sum(visit.transfer_s + visit.measured_s for visit in outcome.visits)
-    return latency, wall - away - (0.0 if outcome.visits else spent.start_s + spent.forward_s + spent.accuracy_s)
+    measured = sum(spent.transfer_s + spent.measured_s for spent in outcome.hosts or [outcome.spent])
+    return latency, wall - measured
 
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> float:

@@ -29,8 +29,9 @@ from benchbench.core import records as rec  # noqa: E402
 from benchbench.core.units import format_duration  # noqa: E402
 from benchbench.report.compare.compare import compare  # noqa: E402
 from benchbench.report.compare.verdicts import ComparedRow, get_metric  # noqa: E402
-from benchbench.runner import plan as runner_plan  # noqa: E402
 from benchbench.runner import run as runner_run  # noqa: E402
+from benchbench.runner.request import RunRequest  # noqa: E402
+from benchbench.runner.result import RunResult  # noqa: E402
 
 FOUR = "slim_unetr,unetr,swin_unetr,nnunet"
 NETWORK = "slim_unetr"  # its forward takes 0.2 s at 128^3 on two cores
@@ -38,8 +39,8 @@ SLOWER = 1.05
 HARNESS_BOUND, SAME_BOUND, DIFFERENCE_BOUND, POWER_BOUND = 1.3, 0.95, 0.02, 0.80
 
 
-def measure(models: str, folder: Path, *, noise: bool) -> runner_run.RunResult:
-    request = runner_plan.RunRequest(models=models, protocol="standard", data="none", noise=noise)
+def measure(models: str, folder: Path, *, noise: bool) -> RunResult:
+    request = RunRequest(models=models, protocol="standard", data="none", noise=noise)
     with TerminalProgress(sys.stderr, shown=False) as progress:
         return runner_run.run(request, folder, progress=progress)
 

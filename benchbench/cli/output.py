@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ def write_page(out: Path) -> tuple[Path | None, BenchError | None]:
 def print_text(text: str) -> None:
     """Print a text that may end its last line itself."""
     print(text, end="" if text.endswith("\n") else "\n")
+
+
+def print_event(event: Mapping[str, Any]) -> None:
+    """Print an event as a line of JSON, at once."""
+    print(json.dumps(event), flush=True)
 
 
 def render_facts(facts: Mapping[str, Any], fmt: str) -> str:

@@ -140,6 +140,10 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
         "choices": ("table", "json", "csv", "markdown"),
         "help": "format of the output (default: table)",
     },
+    "--events": {
+        "choices": ("json",),
+        "help": "print each event as a line of JSON on stdout as it happens, and nothing else, for another program",
+    },
     "--config": {
         "metavar": "FILE.toml",
         "help": "file with these flags as keys; flags on the command line win",

@@ -19,6 +19,9 @@ from benchbench.core.units import format_duration, format_shape, format_value
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from benchbench.runner.estimate import CellCost
+    from benchbench.runner.job import Cell
+
 
 #: Texts of the metrics in the line of a finished row.
 _METRIC_TEXTS = {
@@ -72,13 +75,13 @@ class TerminalProgress:
         elif self.shown:
             print(text, file=self.stream, flush=True)
 
-    def plan(self, cells: Sequence[tuple[str, float]], folder: Path, reused: int) -> None:
+    def plan(self, cells: Sequence[tuple[Cell, CellCost, float]], folder: Path, reused: int) -> None:
         """Say what will be done, and about how long it will take."""
         self._total = len(cells)
         if reused:
             self._say(f"{reused} row(s) in {folder} were measured before under the same conditions and are kept")
         if cells:
-            here = sum(seconds for _, seconds in cells)
+            here = sum(seconds for *_, seconds in cells)
             about = f", about {format_duration(here)} (a guess from the MACs)" if here else ""
             self._say(f"{len(cells)} to do, the cheapest first{about}; records go to {folder}")
 

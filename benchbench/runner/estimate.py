@@ -27,6 +27,7 @@ from benchbench.core.results import write_whole
 from benchbench.core.version import installed
 from benchbench.runner.child_process import WorkerFailure, run_worker
 from benchbench.runner.job import Cell, Job
+from benchbench.runner.result import TimeBreakdown
 
 #: For the first estimate only; corrected by the networks that have run. Eager fp32 on one AVX-512 core
 #: reaches 8 to 28 GMAC/s over the zoo, an H100 some thousands.
@@ -53,22 +54,6 @@ class CellCost:
     def value(self, metric: str) -> float:
         """The value of an analytic metric, 0 where there is none."""
         return next((m.value for m in self.measurements if m.metric == metric and m.value is not None), 0)
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class TimeBreakdown:
-    """Where a run's time went, in seconds."""
-
-    total_s: float = 0.0
-    counting_s: float = 0.0
-    start_s: float = 0.0  # children's start-up: imports, building, loading
-    forward_s: float = 0.0  # warm-up and timed
-    accuracy_s: float = 0.0
-
-    @property
-    def share(self) -> float:
-        """The part of the run that was inside forwards, Dice, or the networks' own start-up."""
-        return (self.start_s + self.forward_s + self.accuracy_s) / self.total_s if self.total_s else 0.0
 
 
 def count(cells: Sequence[Cell], spent: TimeBreakdown) -> dict[str, CellCost]:

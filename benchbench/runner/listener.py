@@ -1,21 +1,25 @@
-"""Who hears of a run while it goes on, and where its results go."""
+"""Listeners of a run: the protocol, and one that writes JSON lines for another program or machine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from benchbench.core import records as rec
+from benchbench.runner.estimate import CellCost
 from benchbench.runner.job import Cell
-from benchbench.runner.schedule import ProcessResult
+
+_PHASE_EVERY_S = 1.0  # more often would take time from what is measured
 
 
 class RunListener(Protocol):
-    """Who is told how a run goes on; `host` is empty for this machine, and several hosts run at the same time."""
+    """Hears how a run goes on; `host` is empty for this machine, and several hosts run at the same time."""
 
-    def plan(self, cells: Sequence[tuple[str, float]], folder: Path, reused: int) -> None:
-        """(label, estimated seconds) of each cell to come."""
+    def plan(self, cells: Sequence[tuple[Cell, CellCost, float]], folder: Path, reused: int) -> None:
+        """The cells to come, their counts, and an estimate of their seconds; 0 where there is none."""
 
     def begin(self, label: str, remaining_s: float, host: str = "") -> None:
         """A process of a cell starts; so much is left of all that runs there."""
@@ -27,26 +31,51 @@ class RunListener(Protocol):
         """A cell is done and on disk."""
 
 
-class Recorder(Protocol):
-    """Where the results of a run go: a folder here, or the side that asked an agent; its listener hears of them."""
+class EventWriter:
+    """`RunListener` of `bench run --events json`: `plan`, `begin`, `phase` (once a second) and `record`."""
+
+    def __init__(self, emit: Callable[[dict[str, Any]], None], *, files_of: Path | None = None) -> None:
+        """Make it.
+
+        Args:
+            emit: writes an event.
+            files_of: results folder whose artifacts go along with the records, for another machine.
+        """
+        self._emit, self._files_of = emit, files_of
+        self._next_phase = 0.0
+
+    def plan(self, cells: Sequence[tuple[Cell, CellCost, float]], folder: Path, reused: int) -> None:
+        """`cells`: {cell, label, estimate_s, counts}, the counts as measurements."""
+        planned = [
+            {"cell": cell.id, "label": cell.label, "estimate_s": seconds, "counts": rec.to_json(cost.measurements)}
+            for cell, cost, seconds in cells
+        ]
+        self._emit({"event": "plan", "cells": planned, "folder": str(folder), "reused": reused})
 
     def begin(self, label: str, remaining_s: float, host: str = "") -> None:
-        """For the listener."""
+        """`label`, `remaining_s` and `host`."""
+        self._next_phase = 0.0
+        self._emit({"event": "begin", "label": label, "remaining_s": remaining_s, "host": host})
 
     def phase(self, text: str, host: str = "") -> None:
-        """For the listener."""
+        """`text` and `host`."""
+        now = time.monotonic()
+        if now >= self._next_phase:
+            self._next_phase = now + _PHASE_EVERY_S
+            self._emit({"event": "phase", "text": text, "host": host})
 
-    def environment(self, cell: Cell) -> Mapping[str, Any]:
-        """The conditions of a cell."""
+    def end(self, record: rec.Record) -> None:
+        """`record` as in `records.jsonl`, and `files` with their content in base64 where they go along."""
+        files = [] if self._files_of is None else [_file(artifact, self._files_of) for artifact in record.artifacts]
+        self._emit({"event": "record", "record": rec.record_to_json(record), "files": files})
 
-    def earlier(self, cell: Cell, *, repeat: bool = False) -> Sequence[ProcessResult]:
-        """Processes of a cell, or of its repeat run, that have ended before this run."""
 
-    def keep(self, cell: Cell, result: ProcessResult, *, repeat: bool = False) -> None:
-        """A process of a cell that has several has ended."""
-
-    def add_artifact(self, kind: str, name: str, content: bytes, *, title: str = "") -> rec.Artifact:
-        """Keep a file beside the records."""
-
-    def finish(self, cell: Cell, record: rec.Record) -> None:
-        """A cell has its record."""
+def _file(artifact: rec.Artifact, folder: Path) -> dict[str, str]:
+    """An artifact with its content, under the name that it had before its hash became part of it."""
+    return {
+        "kind": artifact.kind,
+        "name": Path(artifact.path).name.replace(f"-{artifact.sha256[:12]}", ""),
+        "title": artifact.title,
+        "sha256": artifact.sha256,
+        "content": base64.b64encode((folder / artifact.path).read_bytes()).decode(),
+    }

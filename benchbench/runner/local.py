@@ -1,7 +1,4 @@
-"""Local runner: the cells of one machine to records, a fresh child for each process, in rounds.
-
-The same here and at the far side of a connection: what differs is the recorder.
-"""
+"""Local runner: the cells of one machine to records, a fresh child for each process, in rounds."""
 
 from __future__ import annotations
 
@@ -16,10 +13,9 @@ from typing import Any
 from benchbench.core import records as rec
 from benchbench.core.units import format_value
 from benchbench.runner.child_process import WorkerFailure, run_worker
-from benchbench.runner.estimate import CellCost, TimeBreakdown, counted_job, forward_guess_s
+from benchbench.runner.estimate import CellCost, counted_job, forward_guess_s
 from benchbench.runner.fit import find_fit, forecast_fit
 from benchbench.runner.job import Cell
-from benchbench.runner.listener import Recorder
 from benchbench.runner.record import (
     Ending,
     ending_of_failure,
@@ -29,6 +25,8 @@ from benchbench.runner.record import (
     memory_limit_bytes,
     refusal,
 )
+from benchbench.runner.recorder import Recorder
+from benchbench.runner.result import TimeBreakdown
 from benchbench.runner.schedule import GOOD, CellProgress, ProcessResult, repeat_for, run_rounds
 
 log = logging.getLogger(__name__)
@@ -38,7 +36,7 @@ _WANT_OF_MEMORY = ("oom", "not_run")
 
 
 class LocalRunner:
-    """Measures the cells of this machine, here or at the far side of a connection."""
+    """Measures the cells of this machine."""
 
     def __init__(
         self,

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from benchbench import data
 from benchbench.core import records as rec
-from benchbench.core.arguments import dtypes, flag, fold, memory, names, positives, seconds
 from benchbench.core.errors import CheckpointError, UsageError
 from benchbench.core.protocol import get_protocol
 from benchbench.data.plan import ALL
@@ -24,6 +23,7 @@ from benchbench.devices.resolve import Target, resolve
 from benchbench.runner import child_process
 from benchbench.runner.job import Cell, Job, make_cell
 from benchbench.runner.remote import queue as remote_queue
+from benchbench.runner.request import RunRequest
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint, classes
 
@@ -32,126 +32,8 @@ log = logging.getLogger(__name__)
 _SIDES_LIMIT_S = 120.0  # to build every network without memory, several times each
 
 
-def _fold_or_all(text: str) -> int:
-    return ALL if text == "all" else fold(text)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RunRequest:
-    """What `bench run` was asked for; each field is a flag of the command."""
-
-    models: str = flag("--models", "all")
-    in_channels: int | None = flag("--in-channels")
-    out_channels: int | None = flag("--out-channels")
-    trust: bool = flag("--trust", False)
-    devices: tuple[str, ...] = flag(
-        "--device",
-        ("cpu",),
-        type=names,
-        choices=None,
-        metavar="D[,D]",
-        help="devices to measure on, or to predict for: cpu | cuda | jetson | a host of 'bench devices' | "
-        "jetson:agx-orin-64gb | a profile's name or file (default: cpu)",
-    )
-    spatial: tuple[int, ...] | None = flag(
-        "--spatial", help="input size in voxels (default: the data set's patch, or the card's size)"
-    )
-    batch: tuple[int, ...] = flag(
-        "--batch-size", (1,), type=positives, metavar="N[,N]", help="patches per forward (default: 1)"
-    )
-    dtype: tuple[str, ...] = flag(
-        "--dtype",
-        ("fp32",),
-        type=dtypes,
-        choices=None,
-        metavar="T[,T]",
-        help="precision: fp32, or autocast to bf16 or fp16 (default: fp32)",
-    )
-    threads: tuple[int | None, ...] = flag(
-        "--threads", (None,), type=positives, metavar="N[,N]", help="CPU threads (default: all usable cores)"
-    )
-    protocol: str = flag("--protocol", "quick")
-    phase: str = flag(
-        "--phase",
-        "infer",
-        choices=("infer", "train"),
-        help="what is timed: a forward, or a whole training step with its memory (default: infer)",
-    )
-    volume: tuple[int, ...] | None = flag(
-        "--volume",
-        help="also measure a whole patient of this many voxels, by sliding windows of the network's patch (default: "
-        "the median one of a data set's folder)",
-    )
-    overlap: float = flag("--overlap", 0.5)
-    crop_foreground: bool = flag(
-        "--crop-foreground",
-        False,
-        action="store_true",
-        help="place windows over the patient's bounding box alone, on a phantom case (of --volume, or its own size)",
-    )
-    memory_limit_bytes: int | None = flag(
-        "--memory-limit",
-        type=memory,
-        metavar="SIZE",
-        help="memory that each network's process may take, such as 2GB; enforced",
-    )
-    data: str | None = flag(
-        "--data",
-        help="data set for Dice, or its folder; 'none' for no Dice (default: phantom, where the network fits it)",
-    )
-    fold: int | None = flag(
-        "--fold",
-        type=_fold_or_all,
-        metavar="N|all",
-        help="which of the five folds of a folder the Dice is reported on; 'all': on every case, of a folder that no "
-        "network has seen (default: 0)",
-    )
-    empty_rule: str | None = flag(
-        "--empty-rule",
-        choices=("brats", "exclude"),
-        help="Dice of a region that both label and answer lack: 1, or left out (default: brats for the regions of "
-        "BraTS)",
-    )
-    checkpoints: tuple[Path, ...] = flag(
-        "--checkpoints",
-        (),
-        default=[Path("results/local")],
-        type=Path,
-        nargs="+",
-        metavar="DIR",
-        help="folders with trained weights, beside those that come with benchbench (default: results/local)",
-    )
-    checkpoint: Path | None = flag("--checkpoint", help="weights (.safetensors) of the one network in --models")
-    require_measured: bool = flag(
-        "--require-measured", False, action="store_true", help="exit with code 3 rather than predict"
-    )
-    time_limit_s: float = flag(
-        "--time-limit",
-        1200.0,
-        type=seconds,
-        metavar="TIME",
-        help="longest time for one network, such as 20min (default: 20min)",
-    )
-    set_clocks: bool = flag(
-        "--set-clocks",
-        False,
-        action="store_true",
-        help="on a Jetson: run at jetson_clocks, and restore the clocks afterwards",
-    )
-    noise: bool = flag(
-        "--no-noise",
-        True,
-        action="store_false",
-        help="do not measure one network twice for the run's noise floor, nor the machine's peak for the roofline",
-    )
-
-
-def plan_cells(request: RunRequest, lines: remote_queue.ConnectionPool) -> list[Cell]:
+def plan_cells(request: RunRequest) -> list[Cell]:
     """Every cell that was asked for, without repeats.
-
-    Args:
-        request: what was asked.
-        lines: where conversations with hosts stay open.
 
     Raises:
         UsageError: an unknown name; a checkpoint for several networks; no host that can be used.
@@ -170,7 +52,7 @@ def plan_cells(request: RunRequest, lines: remote_queue.ConnectionPool) -> list[
         raise UsageError("--crop-foreground times a case of the phantom: leave it out, or name no folder as --data")
     if plan:
         cards = [card if card.checkpoint else card.on(plan, request.spatial) for card in cards]
-    met = remote_queue.meet(targets, request.threads[0], lines=lines, set_clocks=request.set_clocks)
+    met = remote_queue.meet(targets, request.threads[0], set_clocks=request.set_clocks)
     works = list(itertools.product(request.threads, request.dtype, request.batch))
     patches = _patches(request, cards, plan)
     cells = [

@@ -19,7 +19,7 @@ from benchbench.runner import reference as runner_reference
 from benchbench.runner.child_process import WorkerFailure
 from benchbench.runner.estimate import CellCost
 from benchbench.runner.job import Cell
-from benchbench.runner.listener import Recorder
+from benchbench.runner.recorder import Recorder
 from benchbench.runner.schedule import CellProgress
 from benchbench.zoo import checkpoint
 

@@ -1,49 +1,33 @@
 """`bench run`: networks x devices to records.
 
-The cells are counted first (`estimate`), then this machine's are measured in rounds (`local`), each
-process of a network a fresh child. Each record, and until then each process's samples, is on disk before
-the next child starts, so whatever stops a run, running the same command again with the same `--out`
-measures only what is missing. Another host does the same with its cells over there (`benchbench.runner.remote.agent`),
-at the same time.
+The cells are counted first (`estimate`), then this machine's are measured in rounds (`local`), each process of a
+network a fresh child. Each record, and until then each process's samples, is on disk before the next child starts, so
+whatever stops a run, running the same command again with the same `--out` measures only what is missing. Another host
+runs the same command with its cells (`remote.queue`), at the same time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
-import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core.errors import CardError, ShapeError
 from benchbench.core.results import Store
 from benchbench.devices import jetson
-from benchbench.devices.environment import environment
-from benchbench.runner.estimate import CellCost, TimeBreakdown, count, estimate_s
+from benchbench.runner.estimate import CellCost, count, estimate_s
 from benchbench.runner.job import Cell
 from benchbench.runner.listener import RunListener
 from benchbench.runner.local import LocalRunner
-from benchbench.runner.plan import RunRequest, plan_cells
-from benchbench.runner.remote import queue as remote_queue
-from benchbench.runner.schedule import ProcessResult, RunJournal
-
-log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
-    """What a run left behind."""
-
-    folder: Path
-    records: tuple[rec.Record, ...]  # one a cell, in the order asked
-    reused: int
-    spent: TimeBreakdown
-    banners: tuple[str, ...]
-    visits: tuple[remote_queue.HostTiming, ...] = ()  # one a host
+from benchbench.runner.plan import plan_cells
+from benchbench.runner.recorder import Recorder
+from benchbench.runner.remote.queue import HostQueues
+from benchbench.runner.request import RunRequest
+from benchbench.runner.result import RunResult, TimeBreakdown
+from benchbench.runner.schedule import RunJournal
 
 
 def run(request: RunRequest, out: Path, *, fresh: bool = False, progress: RunListener) -> RunResult:
@@ -53,30 +37,52 @@ def run(request: RunRequest, out: Path, *, fresh: bool = False, progress: RunLis
         request: what was asked.
         out: results folder, made if need be.
         fresh: start over there.
-        progress: told what happens.
+        progress: hears what happens.
 
     Raises:
         UsageError: an unknown name, a class that cannot be imported, a size that no network can take.
         NotMeasuredError: only a prediction can be had, and `require_measured`.
         StoreError: the folder cannot be written, or is not ours.
     """
-    with remote_queue.ConnectionPool() as lines:
-        return _run(request, out, lines, fresh=fresh, progress=progress)
+    return run_cells(plan_cells(request), request, out, fresh=fresh, progress=progress)
 
 
-def _run(
-    request: RunRequest, out: Path, lines: remote_queue.ConnectionPool, *, fresh: bool, progress: RunListener
+def run_cells(
+    cells: Sequence[Cell],
+    request: RunRequest,
+    out: Path,
+    *,
+    fresh: bool = False,
+    progress: RunListener,
+    without_weights: Mapping[str, str] | None = None,
 ) -> RunResult:
+    """Measure, or predict, cells that are planned.
+
+    Args:
+        cells: of this machine and of others.
+        request: for the time limit, the clocks and the noise floor.
+        out: results folder.
+        fresh: start over there.
+        progress: hears what happens.
+        without_weights: cell -> why its weights could not be had; given by the far side of a run, where a class that
+            is not installed is a row, too, and not the end of the run.
+
+    Raises:
+        CardError: the class of a network cannot be imported.
+        ShapeError: no network can take the size.
+        StoreError: the folder cannot be written, or is not ours.
+    """
     began = time.monotonic()
     spent = TimeBreakdown()
-    cells = plan_cells(request, lines)
     with clocks(request.set_clocks and any(not c.target.host for c in cells)), Store(out, fresh=fresh) as store:
-        environments = {_setting(c): _environment(c) for c in cells}
-        _warn(environments)
-        costs = count([c for c in cells if c.target.host is None], spent)
-        _refuse(list(costs.values()))
         journal = RunJournal(out, fresh=fresh)
-        recorder = _RunRecorder(store, journal, progress, environments)
+        recorder = Recorder(store, journal, progress, cells)
+        costs = count([c for c in cells if not c.target.host and c.id not in (without_weights or ())], spent)
+        if without_weights is None:
+            _refuse(list(costs.values()))
+        else:
+            costs = {key: _not_installed(cost) for key, cost in costs.items()}
+            costs |= {key: CellCost(refused=("away", why, None)) for key, why in without_weights.items()}
         done = recorder.done
         for cell in cells:
             if earlier := store.finished(cell.id, recorder.environment(cell)):
@@ -85,22 +91,15 @@ def _run(
         left = [c for c in cells if c.id not in done]
         todo = sorted((c for c in left if not c.target.host), key=lambda c: costs[c.id].value("macs"))
         away = [c for c in left if c.target.host]
-        estimates = {c.id: estimate_s(c, costs[c.id], request.protocol) for c in todo}
-        progress.plan([(c.label, estimates.get(c.id, 0.0)) for c in [*todo, *away]], out, reused)
-        others = remote_queue.HostQueues(
-            away,
-            request.time_limit_s,
-            set_clocks=request.set_clocks,
-            noise=request.noise,
-            recorder=recorder,
-            lines=lines,
-        )
-        with others:
+        estimates = {c.id: estimate_s(c, costs[c.id], c.workload.protocol) for c in todo}
+        planned = [(c, costs.get(c.id, CellCost()), estimates.get(c.id, 0.0)) for c in [*todo, *away]]
+        progress.plan(planned, out, reused)
+        with HostQueues(away, request, recorder) as others:
             runner = LocalRunner(costs, estimates, request.time_limit_s, recorder, spent, noise=request.noise)
             runner.run(todo, settled=list(done.values()))
             spent.total_s = time.monotonic() - began  # of this machine's own part
             others.join()
-        if not failed(done.values()):  # else what is kept of a board that was lost is of use to the next run
+        if not failed(done.values()):  # else the processes that ended well are of use to the next run
             journal.close()
     banners = dict.fromkeys(c.target.banner for c in cells if c.target.banner)
     return RunResult(
@@ -109,71 +108,8 @@ def _run(
         reused=reused,
         spent=spent,
         banners=tuple(banners),
-        visits=tuple(lane.visit for lane in others.lanes),
+        hosts=tuple(queue.spent for queue in others.queues),
     )
-
-
-_Setting = tuple[str, int | None]  # the device that was asked for, threads
-
-
-def _setting(cell: Cell) -> _Setting:
-    """What an environment depends on."""
-    return cell.target.device.asked, cell.workload.threads
-
-
-def _environment(cell: Cell) -> dict[str, Any]:
-    """Of this machine, or as a host told it."""
-    target = cell.target
-    if target.environment is not None:
-        threads = {"threads": cell.workload.threads} if "threads" in target.environment else {}
-        return {**target.environment, **threads}
-    found = environment(target.backend, cell.workload.threads, cuda_index=target.index)
-    if profile := target.profile:
-        found["profile"] = rec.content_hash(rec.to_json(profile))  # another one forecasts anew
-        if profile.calibration:
-            found["calibrated"] = f"{profile.calibration.when}, {profile.calibration.calls} calls"
-        elif profile.like and profile.timed:
-            found["scaled"] = f"{profile.like.title}; {profile.timed.when}, {profile.timed.calls} calls"
-    return found
-
-
-class _RunRecorder:
-    """The rows of this machine and of every host's thread, into one folder and one at a time."""
-
-    def __init__(
-        self, store: Store, journal: RunJournal, listener: RunListener, environments: Mapping[_Setting, dict[str, Any]]
-    ) -> None:
-        self.store, self.journal, self.listener, self.environments = store, journal, listener, environments
-        self.done: dict[str, rec.Record] = {}
-        self._lock = threading.RLock()
-
-    def begin(self, label: str, remaining_s: float, host: str = "") -> None:
-        with self._lock:
-            self.listener.begin(label, remaining_s, host)
-
-    def phase(self, text: str, host: str = "") -> None:
-        with self._lock:
-            self.listener.phase(text, host)
-
-    def environment(self, cell: Cell) -> dict[str, Any]:
-        return self.environments[_setting(cell)]
-
-    def earlier(self, cell: Cell, *, repeat: bool = False) -> list[ProcessResult]:
-        return self.journal.results(cell.id, self.environment(cell), repeat=repeat)
-
-    def keep(self, cell: Cell, result: ProcessResult, *, repeat: bool = False) -> None:
-        with self._lock:
-            self.journal.keep(cell.id, self.environment(cell), result, repeat=repeat)
-
-    def add_artifact(self, kind: str, name: str, content: bytes, *, title: str = "") -> rec.Artifact:
-        with self._lock:
-            return self.store.add_artifact(kind, name, content, title=title)
-
-    def finish(self, cell: Cell, record: rec.Record) -> None:
-        with self._lock:
-            self.store.append(record)
-            self.done[cell.id] = record
-            self.listener.end(record)
 
 
 def clocks(wanted: bool) -> contextlib.AbstractContextManager[None]:
@@ -181,25 +117,27 @@ def clocks(wanted: bool) -> contextlib.AbstractContextManager[None]:
     return jetson.clocks_set() if wanted else contextlib.nullcontext()
 
 
-def _warn(environments: Mapping[tuple[str, int | None], Mapping[str, Any]]) -> None:
-    for asked, env in {key[0]: env for key, env in environments.items()}.items():
-        if others := env.get("gpu_processes"):
-            log.warning("%s: %d other program(s) compute on this GPU; the figures are of a shared one", asked, others)
-
-
-def _refuse(found: Sequence[CellCost]) -> None:
+def _refuse(costs: Collection[CellCost]) -> None:
     """End a run in which something asked for cannot be had.
 
     Raises:
         CardError: the class of a network cannot be imported or built as asked.
         ShapeError: no network can take the size.
     """
-    refusals = [cost.refused for cost in found if cost.refused]
+    refusals = [cost.refused for cost in costs if cost.refused]
     for kind, error, _ in refusals:
         if kind == "usage":
             raise CardError(error)
-    if refusals and len(refusals) == len(found) and all(kind == "shape" for kind, _, _ in refusals):
+    if refusals and len(refusals) == len(costs) and all(kind == "shape" for kind, _, _ in refusals):
         raise ShapeError("; ".join(dict.fromkeys(error for _, error, _ in refusals)))
+
+
+def _not_installed(cost: CellCost) -> CellCost:
+    """On a host, a class that is not there is no fault of the network: the row is not run, and says what is missing."""
+    if cost.refused is None or cost.refused[0] != "usage":
+        return cost
+    why = f"over there: {cost.refused[1]}; a class of one's own has to be installed on the host, or lie in its --folder"
+    return dataclasses.replace(cost, refused=("away", why, None))
 
 
 def failed(records: Iterable[rec.Record]) -> list[rec.Record]:

@@ -34,8 +34,10 @@ from benchbench.core.units import format_duration
 from benchbench.devices import cpu
 from benchbench.devices.environment import environment
 from benchbench.devices.resolve import Target, resolve
-from benchbench.runner import plan as runner_plan
 from benchbench.runner import run as runner_run
+from benchbench.runner.estimate import CellCost
+from benchbench.runner.job import Cell
+from benchbench.runner.request import RunRequest
 from benchbench.search import export as search_export
 from benchbench.search import feasibility, proposals, space
 from benchbench.search import plan as search_plan
@@ -140,10 +142,10 @@ class _Silent:
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.tell = tell
 
-    def plan(self, cells: Sequence[tuple[str, float]], folder: Path, reused: int) -> None:
+    def plan(self, cells: Sequence[tuple[Cell, CellCost, float]], folder: Path, reused: int) -> None:
         """What is to be measured, and how long that may take; not of what was measured before."""
         if cells:
-            whole = format_duration(sum(seconds for _, seconds in cells))
+            whole = format_duration(sum(seconds for *_, seconds in cells))
             self.tell(f"measuring {len(cells)} network{'s' * (len(cells) != 1)}, about {whole}")
 
     def begin(self, label: str, remaining_s: float, host: str = "") -> None:
@@ -302,7 +304,7 @@ class _Search:
     ) -> list[rec.Record]:
         """The records of some weights on the device, in their order."""
         start = time.monotonic()
-        request = runner_plan.RunRequest(
+        request = RunRequest(
             models=",".join(map(str, networks)),
             devices=(self.asked.device,),
             protocol=protocol or self.asked.protocol,

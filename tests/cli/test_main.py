@@ -12,7 +12,7 @@ import pytest
 from benchbench.cli import main as cli_main
 from benchbench.cli import parser
 from benchbench.core.records import SCHEMA
-from benchbench.runner.plan import RunRequest
+from benchbench.runner.request import RunRequest
 from benchbench.search.budget import parse_budget
 from benchbench.search.request import SearchRequest
 

@@ -22,7 +22,7 @@ from benchbench.measure.operators import microbenchmarks
 from benchbench.report import render
 from benchbench.runner import calibrate
 from benchbench.runner import plan as runner_plan
-from benchbench.runner.remote import queue as remote_queue
+from benchbench.runner.request import RunRequest
 from benchbench.zoo import cards as zoo_cards
 
 
@@ -238,8 +238,8 @@ def test_what_cannot_be_scaled_is_one_line(scaled: Path, before: str, after: str
 
 @pytest.mark.parametrize(("asked", "has"), [((), 2), ((1,), 1)])
 def test_the_cells_of_a_profile_have_its_threads(path: Path, asked: tuple[int, ...], has: int) -> None:
-    request = runner_plan.RunRequest(models="slim_unetr", devices=(str(path),), threads=asked or (None,))
-    (cell,) = runner_plan.plan_cells(request, remote_queue.ConnectionPool())
+    request = RunRequest(models="slim_unetr", devices=(str(path),), threads=asked or (None,))
+    (cell,) = runner_plan.plan_cells(request)
     assert cell.workload.threads == has
 
 
@@ -277,7 +277,7 @@ def test_a_profile_that_was_changed_forecasts_anew(scaled: Path, tmp_path: Path)
     from benchbench.runner.run import run
     from tests.runner.test_run import Heard
 
-    request = runner_plan.RunRequest(models="unet_small", devices=(str(scaled),), spatial=(32, 32, 32), data="none")
+    request = RunRequest(models="unet_small", devices=(str(scaled),), spatial=(32, 32, 32), data="none")
     (first,) = run(request, tmp_path / "out", progress=Heard()).records  # type: ignore[arg-type]
     assert run(request, tmp_path / "out", progress=Heard()).reused == 1  # type: ignore[arg-type]
     scaled.write_text(scaled.read_text().replace("fp32 = 1e11", "fp32 = 2e9"))

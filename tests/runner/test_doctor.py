@@ -319,16 +319,13 @@ class FarSide:
     def __init__(self, *answers: object, noise: bytes = b"") -> None:
         self.answers, self.noise = answers, noise
 
-    def __call__(self, host: Host) -> FarSide:
+    def __call__(self, host: Host, words: list[str]) -> FarSide:
         return self
 
     def __enter__(self) -> FarSide:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
-
-    def send(self, message: object) -> None:
         pass
 
     def events(self, limit_s: float):
@@ -354,7 +351,7 @@ def test_a_host_without_benchbench_is_told_how_to_install_it(monkeypatch: pytest
 
 
 def test_another_schema_ends_the_examination(monkeypatch: pytest.MonkeyPatch) -> None:
-    far = FarSide({"event": "hello", "schema": 999, "protocol": ssh.PROTOCOL, "version": "9.0"}, {"event": "end"})
+    far = FarSide({"event": "hello", "schema": 999, "protocol": ssh.PROTOCOL, "version": "9.0"})
     monkeypatch.setattr(ssh, "Connection", far)
     found = list(remote_doctor.examine(HOST))
     assert [f.name for f in found] == ["connection", "versions"]
@@ -372,7 +369,7 @@ def test_a_banner_is_warned_of_and_what_the_far_side_finds_is_passed_on_without_
         {"event": "finding", "name": "x", "status": "invented", "text": "y"},
         ssh.ConnectionLost("the connection to ssh://user@orin was lost: gone"),
     ]
-    monkeypatch.setattr(ssh, "ask", lambda host, request, *, limit_s: iter(events))
+    monkeypatch.setattr(ssh, "ask", lambda host, words, *, limit_s: iter(events))
     found = list(remote_doctor.examine(HOST, clock=lambda: 100.0))
     assert [(f.name, f.status) for f in found] == [
         ("connection", "ok"),

@@ -12,6 +12,7 @@ from benchbench.runner import estimate as runner_estimate
 from benchbench.runner import fit as runner_fit
 from benchbench.runner import plan as runner_plan
 from benchbench.runner.job import Cell, Job
+from benchbench.runner.request import RunRequest
 from benchbench.runner.run import run
 from tests.runner.test_run import Heard
 
@@ -25,11 +26,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def some_cells(models: str = "slim_unetr,unet_small") -> list[Cell]:
-    from benchbench.runner.remote import queue as remote_queue
 
-    request = runner_plan.RunRequest(models=models, devices=("jetson",), spatial=SIDES, data="none")
-    with remote_queue.ConnectionPool() as lines:
-        return list(runner_plan.plan_cells(request, lines))
+    request = RunRequest(models=models, devices=("jetson",), spatial=SIDES, data="none")
+    return list(runner_plan.plan_cells(request))
 
 
 def test_what_was_counted_is_read_again_and_is_the_same(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +125,7 @@ bandwidth_bytes_per_s = "test"
 def predicted(tmp_path: Path, memory: int, out: str = "out") -> rec.Record:
     path = tmp_path / "tiny.toml"
     path.write_text(BOARD.format(memory=memory))
-    request = runner_plan.RunRequest(models="slim_unetr", devices=(str(path),), data="none")
+    request = RunRequest(models="slim_unetr", devices=(str(path),), data="none")
     (record,) = run(request, tmp_path / f"{out}-{memory}", progress=Heard()).records  # type: ignore[arg-type]
     return record
 

@@ -98,10 +98,11 @@ def test_a_count_needs_no_time_of_a_run():
 def test_what_size_the_next_networks_take_is_found_out_behind_one_that_exits(here, monkeypatch):
     from benchbench import data
     from benchbench.runner import plan as runner_plan
+    from benchbench.runner.request import RunRequest
     from benchbench.zoo import cards as zoo_cards
 
     plan = data.get_plan("phantom")
     plan = type(plan)(**{f: getattr(plan, f) for f in plan.__slots__} | {"folder": here})
     cards = [zoo_cards.find_cards(f"exiting:{name}")[0] for name in ("Leaves", "Quits", "Tiny")]
-    request = runner_plan.RunRequest(models="exiting:Tiny", devices="cpu")
+    request = RunRequest(models="exiting:Tiny", devices="cpu")
     assert set(runner_plan._patches(request, cards, plan)) == {"exiting:Tiny"}

@@ -18,11 +18,11 @@ from benchbench.core import records as rec
 from benchbench.core.errors import CheckpointError, DeviceError
 from benchbench.core.results import latest, read_records
 from benchbench.devices.hosts import Host, add_host
-from benchbench.runner import plan as runner_plan
 from benchbench.runner import run as runner_run
-from benchbench.runner.remote import agent
 from benchbench.runner.remote import queue as remote_queue
 from benchbench.runner.remote import ssh as remote_ssh
+from benchbench.runner.remote import weights as remote_weights
+from benchbench.runner.request import RunRequest
 from benchbench.zoo import checkpoint
 from tests.loopback import ROOT, SSHD, Loopback
 from tests.runner.test_run import CALM, nets
@@ -78,19 +78,15 @@ def board(loopback, monkeypatch):
 
 def ask(models, *devices, **more):
     settings = {"protocol": CALM, "noise": False, "threads": (1,)} | more
-    return runner_plan.RunRequest(models=models, devices=devices or ("board",), spatial=SIDES, **settings)
+    return RunRequest(models=models, devices=devices or ("board",), spatial=SIDES, **settings)
 
 
-def agents():
-    """Far sides that run now; the module's name is a word of its own on the command line."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if (
-            "benchbench.runner.remote.agent" in (process.info["cmdline"] or ())
-            and process.status() != psutil.STATUS_ZOMBIE
-        ):
-            found.append(process)
-    return found
+def far_sides(board):
+    """Runs that this host's sshd has started and that have not ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):  # one ended while they were counted
+        processes = psutil.Process(board.sshd.pid).children(recursive=True)
+        return [p for p in processes if "--from-stdin" in p.cmdline() and p.status() != psutil.STATUS_ZOMBIE]
+    return [board]
 
 
 def cut(board):
@@ -134,14 +130,14 @@ class TestOverSsh:
         assert "a bug of its own" in rows["board", "Crashes"].error
         layers = json.loads((tmp_path / far.artifacts[0].path).read_text())
         assert layers == json.loads((tmp_path / near.artifacts[0].path).read_text())
-        assert sorted(v.name for v in outcome.visits) == ["board", "second"]
-        assert all(0 < v.connect_s < v.total_s and v.measured_s > 0 for v in outcome.visits)
-        assert any(v.waited_s for v in outcome.visits)  # two names of one board: one waited for the other
+        assert sorted(v.host for v in outcome.hosts) == ["board", "second"]
+        assert all(0 < v.connect_s < v.total_s and v.measured_s > 0 for v in outcome.hosts)
+        assert any(v.waited_s for v in outcome.hosts)  # two names of one board: one waited for the other
         page = report.write_report([tmp_path]).read_text()
         assert f"127.0.0.1:{board.port}" in page
         again = runner_run.run(request, tmp_path, progress=Heard())
         assert again.reused == 3  # the rows that failed are tried again
-        wait_for(lambda: not agents())
+        wait_for(lambda: not far_sides(board))
 
     def test_weights_go_over_once_and_are_kept_there_by_their_hash(self, board, tmp_path):
         spec = rec.ModelSpec(name="t", arch="tests.tiny_nets:Tiny", kwargs={}, in_channels=4, out_channels=3)
@@ -154,34 +150,7 @@ class TestOverSsh:
         assert (board.cache / "benchbench" / "checkpoints" / f"{info.sha256}.safetensors").exists()
         second = runner_run.run(request, tmp_path / "2", progress=Heard())
         assert [r.status for r in second.records] == ["ok"]
-        assert second.visits[0].sent_bytes < first.visits[0].sent_bytes - weights.stat().st_size
-
-    @pytest.mark.parametrize("dies", [False, True])
-    def test_greeting_and_measuring_are_one_conversation_unless_it_died_in_between(
-        self, board, tmp_path, monkeypatch, dies
-    ):
-        opened = []
-
-        class Counted(remote_ssh.Connection):
-            def __init__(self, host):
-                opened.append(host.name)
-                super().__init__(host)
-
-        counted = runner_run.count
-
-        def counting(*args):
-            if dies:
-                cut(board)
-            return counted(*args)
-
-        monkeypatch.setattr(remote_queue, "Connection", Counted)
-        monkeypatch.setattr(runner_run, "count", counting)
-        outcome = runner_run.run(ask(nets("Tiny")), tmp_path, progress=Heard())
-        assert [r.status for r in outcome.records] == ["ok"], outcome.records[0].error
-        assert opened == ["board"] * (2 if dies else 1)
-        (visit,) = outcome.visits
-        assert 0 < visit.connect_s < visit.total_s
-        wait_for(lambda: not agents())
+        assert second.hosts[0].sent_bytes < first.hosts[0].sent_bytes - weights.stat().st_size
 
     def test_a_connection_cut_in_the_middle_keeps_what_is_finished(self, board, tmp_path):
         heard = Heard(at_end=lambda record: record.status == "ok" and cut(board))
@@ -193,9 +162,9 @@ class TestOverSsh:
         assert "--out" in lost.error
         assert lost.value("macs") == done.value("macs")  # what was known is kept
         assert [r.status for r in read_records(tmp_path)] == ["ok", "not_run"]
-        wait_for(lambda: not agents())
+        wait_for(lambda: not far_sides(board))
 
-    def test_a_connection_cut_between_processes_goes_on_from_the_one_that_ended(self, board, tmp_path):
+    def test_a_connection_cut_between_processes_starts_that_network_again(self, board, tmp_path):
         class Cuts(Heard):
             def begin(self, label, remaining_s, host=""):
                 super().begin(label, remaining_s, host)
@@ -208,7 +177,7 @@ class TestOverSsh:
         heard = Heard()
         (record,) = runner_run.run(request, tmp_path, progress=heard).records
         assert record.status == "ok"
-        assert [label.partition(", ")[2] for label in heard.began] == ["process 2 of 2"]
+        assert [label.partition(", ")[2] for label in heard.began] == ["process 1 of 2", "process 2 of 2"]
         assert len(record.get("latency_s").runs) == 2
         assert [a.kind for a in record.artifacts] == ["layers"]
 
@@ -216,13 +185,13 @@ class TestOverSsh:
         heard = Heard()
 
         def interrupted(_):
-            wait_for(lambda: heard.began and agents())
+            wait_for(lambda: heard.began and far_sides(board))
             raise KeyboardInterrupt
 
         monkeypatch.setattr(remote_queue.HostQueues, "join", interrupted)
         with pytest.raises(KeyboardInterrupt):
             runner_run.run(ask(nets("Sleeps")), tmp_path, progress=heard)
-        wait_for(lambda: not agents())
+        wait_for(lambda: not far_sides(board))
         assert not (tmp_path / "records.jsonl").exists()
 
     def test_two_runs_queue_and_the_second_is_told(self, board, tmp_path):
@@ -295,7 +264,7 @@ class TestWithAStandIn:
 
         def says(text, code=0):
             python = tmp_path / "python"
-            python.write_text(f"#!/bin/sh\nread request\nprintf '{text}'\nexit {code}\n")
+            python.write_text(f"#!/bin/sh\nprintf '{text}'\nexit {code}\n")
             python.chmod(python.stat().st_mode | stat.S_IXUSR)
             host = Host("board", "orin", python=str(python))
             add_host(host)
@@ -305,7 +274,7 @@ class TestWithAStandIn:
 
     def hello(self, **more):
         said = {"event": "hello", "protocol": remote_ssh.PROTOCOL, "schema": rec.SCHEMA, "version": "9", **more}
-        return "login banner \\036benchbench " + json.dumps(said) + '\\n\\036benchbench {"event": "end"}\\n'
+        return "login banner " + json.dumps(said) + "\\n"
 
     @pytest.mark.parametrize(
         ("schema", "message"),
@@ -316,7 +285,7 @@ class TestWithAStandIn:
         with pytest.raises(DeviceError, match=message):
             runner_run.run(ask(nets("Tiny")), tmp_path / "out", progress=Heard())
 
-    def test_an_older_conversation_is_refused_before_weights_are_sent_that_it_would_not_know(self, board, tmp_path):
+    def test_an_older_far_side_is_refused_before_weights_are_sent_that_it_would_not_know(self, board, tmp_path):
         """Up to 2, the sha256 of weights was that of the whole file, so that it would refuse them one by one."""
         board(self.hello(protocol=2))
         with pytest.raises(DeviceError, match=r"is older than .* upgrade the one on board"):
@@ -327,8 +296,8 @@ class TestWithAStandIn:
         [
             ("welcome\\n", 0, "not as benchbench does: it said 'welcome'"),
             ("", 137, "was killed .* for want of memory"),
-            ("\\036benchbench [1]\\n\\036benchbench {]\\n", 3, "exit code 3"),
-            ('\\036benchbench {"event": "end"}\\n', 0, "of an unknown version"),
+            ('[1]\\n{"event": "]\\n', 3, "exit code 3"),
+            ('{"event": "end"}\\n', 0, "of an unknown version"),
         ],
     )
     def test_garbage_is_told_from_an_answer(self, board, tmp_path, said, code, message):
@@ -348,15 +317,15 @@ class TestWithAStandIn:
             runner_run.run(ask(nets("Tiny")), tmp_path / "out", progress=Heard())
 
     def test_a_terminal_is_not_given_orders(self, board):
-        host = board('\\036benchbench {"event": "lost", "error": "\\\\u001b[2J"}\\n')
-        (lost,) = remote_ssh.ask(host, {"task": "hello"}, limit_s=20.0)
+        host = board('{"event": "error", "error": "\\\\u001b[2J"}\\n')
+        (lost,) = remote_ssh.ask(host, ["devices", "probe"], limit_s=20.0)
         assert lost == remote_ssh.ConnectionLost("?[2J")
 
     def test_a_silent_board_is_given_up(self, tmp_path, board):
         python = tmp_path / "slow"
-        python.write_text("#!/bin/sh\nread request\nread more\n")
+        python.write_text("#!/bin/sh\nread more\n")
         python.chmod(0o755)
-        (lost,) = remote_ssh.ask(Host("b", "orin", python=str(python)), {"task": "hello"}, limit_s=0.5)
+        (lost,) = remote_ssh.ask(Host("b", "orin", python=str(python)), ["devices", "probe"], limit_s=0.5)
         assert "did not answer within" in lost.error
 
     def test_hostile_paths_stay_one_word_of_the_far_shell(self, board, tmp_path):
@@ -369,31 +338,42 @@ class TestWithAStandIn:
             f"~/$(touch {spot})",
         ):
             for host in (Host("b", "orin", python=path), Host("b", "orin", folder=path)):
-                (lost,) = remote_ssh.ask(host, {"task": "hello"}, limit_s=20.0)
+                (lost,) = remote_ssh.ask(host, ["devices", "probe"], limit_s=20.0)
                 assert lost.error
         assert not spot.exists()
 
-    def test_a_real_agent_answers_and_names_what_it_cannot_do(self, board):
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [(["devices", "fly"], "is older than this one"), (["run", "--fly"], "is older than this one")],
+    )
+    def test_a_benchbench_without_such_a_command_is_to_be_upgraded(self, board, words, message):
         host = Host("b", "orin", python=sys.executable)
-        *_, lost = remote_ssh.ask(host, {"task": "fly"}, limit_s=60.0)
-        assert "cannot do 'fly'" in lost.error
+        (lost,) = remote_ssh.ask(host, words, limit_s=60.0)
+        assert message in lost.error
+
+    def test_cells_that_are_none_are_said(self, board):
+        host = Host("b", "orin", python=sys.executable)
+        with remote_ssh.Connection(host, ["run", "--from-stdin", "--events", "json"]) as connection:
+            connection.send({"asked": "b"})
+            *_, lost = connection.events(60.0)
+        assert "no cells come in" in lost.error
 
 
 def test_ssh_asks_nothing_and_takes_no_unknown_key():
-    words = remote_ssh.command(Host("b", "orin", user="me", port=2222))
+    words = remote_ssh.command(Host("b", "orin", user="me", port=2222), ["run", "a b"])
     assert words[0] == "ssh"
     assert {"BatchMode=yes", "StrictHostKeyChecking=yes"} <= set(words)
-    assert words[words.index("--") + 1 :] == ["orin", "exec python3 -m benchbench.runner.remote.agent"]
+    assert words[words.index("--") + 1 :] == ["orin", "exec python3 -m benchbench run 'a b'"]
 
 
 def test_no_ssh_here_is_said(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    (lost,) = remote_ssh.ask(Host("b", "orin"), {"task": "hello"}, limit_s=5.0)
+    (lost,) = remote_ssh.ask(Host("b", "orin"), ["devices", "probe"], limit_s=5.0)
     assert "install OpenSSH" in lost.error
 
 
 class Sent:
-    """Messages as `_receive` takes them."""
+    """Messages as `receive` takes them."""
 
     def __init__(self, *contents):
         self.messages = [{"content": base64.b64encode(c).decode()} for c in contents] + [{"content": None}]
@@ -406,14 +386,14 @@ def test_weights_that_differ_from_their_hash_or_find_no_room_are_refused(tmp_pat
     digest = hashlib.sha256(b"weights").hexdigest()
     monkeypatch.setenv("BENCHBENCH_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match="not the one that its"):
-        agent._receive(digest, Sent(b"other"))
+        remote_weights.receive(digest, Sent(b"other"))
     with pytest.raises(CheckpointError, match="no sha256"):
-        agent._receive("../../x", Sent(b"other"))
+        remote_weights.receive("../../x", Sent(b"other"))
     full = tmp_path / "checkpoints" / f"{digest}.{os.getpid()}.partial"
     full.symlink_to("/dev/full")
     sent = Sent(b"wei", b"ghts")
     with pytest.raises(CheckpointError, match=r"No space left.*make room"):
-        agent._receive(digest, sent)
+        remote_weights.receive(digest, sent)
     assert sent.messages == []  # nothing of it is left on the line
-    assert agent._receive(digest, Sent(b"wei", b"ghts")).read_bytes() == b"weights"
-    assert agent._find_weights(digest)
+    assert remote_weights.receive(digest, Sent(b"wei", b"ghts")).read_bytes() == b"weights"
+    assert remote_weights.find(digest)

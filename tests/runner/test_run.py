@@ -19,7 +19,7 @@ from benchbench.runner import local as runner_local
 from benchbench.runner import plan as runner_plan
 from benchbench.runner import record as runner_record
 from benchbench.runner import run as runner_run
-from benchbench.runner.remote import queue as remote_queue
+from benchbench.runner.request import RunRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDES = (8, 8, 8)
@@ -32,7 +32,7 @@ class Heard:
         self.began, self.ended, self.planned = [], [], None
 
     def plan(self, cells, folder, reused):
-        self.planned = ([label for label, _ in cells], reused)
+        self.planned = ([cell.label for cell, *_ in cells], reused)
 
     def begin(self, label, remaining_s, host=""):
         self.began.append(label)
@@ -54,7 +54,7 @@ CALM = "quick,half_width=1000"
 
 def ask(models, **more):
     settings = {"protocol": CALM, "noise": False, "threads": (1,)} | more
-    return runner_plan.RunRequest(models=models, spatial=SIDES, **settings)
+    return RunRequest(models=models, spatial=SIDES, **settings)
 
 
 @pytest.fixture(autouse=True)
@@ -190,7 +190,7 @@ def test_a_class_that_is_not_there_or_needs_more_ends_the_run_before_it_begins(t
 
 
 def test_a_prediction_runs_nothing_and_says_so(tmp_path):
-    request = runner_plan.RunRequest(models="slim_unetr,unetr", devices=("jetson", "jetson:agx-orin-64gb"))
+    request = RunRequest(models="slim_unetr,unetr", devices=("jetson", "jetson:agx-orin-64gb"))
     outcome = runner_run.run(request, tmp_path, progress=Heard())
     assert len(outcome.banners) == 2
     assert all("othing was measured" in banner for banner in outcome.banners)
@@ -208,9 +208,7 @@ def test_a_prediction_runs_nothing_and_says_so(tmp_path):
 
 def test_a_classifier_keeps_its_classes_and_says_why_it_has_no_dice(tmp_path):
     for data in (None, "phantom"):
-        request = runner_plan.RunRequest(
-            models="vit3d,slim_unetr", devices=("jetson",), spatial=(32, 32, 32), data=data
-        )
+        request = RunRequest(models="vit3d,slim_unetr", devices=("jetson",), spatial=(32, 32, 32), data=data)
         classifier, network = runner_run.run(request, tmp_path / str(data), progress=Heard()).records
         assert (classifier.status, classifier.model.out_channels) == ("ok", 2)
         assert (classifier.workload.data, classifier.workload.split) == (None, None)
@@ -220,9 +218,7 @@ def test_a_classifier_keeps_its_classes_and_says_why_it_has_no_dice(tmp_path):
 
 def test_a_checkpoint_is_of_one_network(tmp_path):
     with pytest.raises(UsageError, match=r"--models names \d+"):
-        runner_plan.plan_cells(
-            runner_plan.RunRequest(models="all", checkpoint=tmp_path / "x.safetensors"), remote_queue.ConnectionPool()
-        )
+        runner_plan.plan_cells(RunRequest(models="all", checkpoint=tmp_path / "x.safetensors"))
 
 
 def test_the_worker_ends_when_its_parent_is_killed(tmp_path):

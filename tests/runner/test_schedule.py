@@ -10,15 +10,15 @@ from benchbench.core.errors import StoreError
 from benchbench.core.protocol import get_protocol
 from benchbench.runner import plan as runner_plan
 from benchbench.runner.record import ending_of_processes
-from benchbench.runner.remote import queue as remote_queue
+from benchbench.runner.request import RunRequest
 from benchbench.runner.schedule import JOURNAL, CellProgress, ProcessResult, RunJournal, repeat_for, run_rounds
 
 SIDES = (8, 8, 8)
 
 
 def course(name="Tiny", protocol="standard", repeat_of=None):
-    request = runner_plan.RunRequest(models=f"tests.tiny_nets:{name}", spatial=SIDES, threads=(1,), protocol=protocol)
-    (cell,) = runner_plan.plan_cells(request, remote_queue.ConnectionPool())
+    request = RunRequest(models=f"tests.tiny_nets:{name}", spatial=SIDES, threads=(1,), protocol=protocol)
+    (cell,) = runner_plan.plan_cells(request)
     return CellProgress(cell, started_at="2026-01-01T00:00:00.000+00:00", repeat_of=repeat_of)
 
 

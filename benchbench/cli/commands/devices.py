@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchbench.cli.commands import list as list_command
-from benchbench.cli.output import Row
+from benchbench.cli.output import Row, print_event
 from benchbench.cli.parser import actions, add_shared
 from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, DeviceError
 from benchbench.devices import hosts
@@ -44,7 +45,11 @@ def add(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "name", nargs="?", metavar="NAME", help="cpu | cuda | jetson | a host that was added (default: this machine)"
     )
-    add_shared(sub, "--format")
+    add_shared(sub, "--format", "--events")
+
+    sub = action("probe", "what this machine is, as one line of JSON: what 'bench run --device HOST' asks a host first")
+    add_shared(sub, "--threads", help="CPU threads of the run to come (default: all usable cores)")
+    sub.add_argument("--set-clocks", action="store_true", help="on a Jetson: look at it at its highest clocks")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -55,7 +60,11 @@ def run(options: argparse.Namespace) -> int:
         hosts.remove_host(options.name)
         print(f"{options.name} is forgotten")
     elif options.action == "doctor":
-        return _examine(options.name, options.format)
+        return _examine(options)
+    elif options.action == "probe":
+        from benchbench.runner.remote import far_side
+
+        print_event(far_side.probe(threads=options.threads, set_clocks=options.set_clocks))
     else:
         print(writers.write(list_command.devices(), getattr(options, "format", "table")))
     return EXIT_OK
@@ -74,19 +83,24 @@ def _add_host(options: argparse.Namespace) -> None:
     print(f"kept in {hosts.config_path()}; whether it can measure: bench devices doctor {host.name}")
 
 
-def _examine(name: str | None, fmt: str) -> int:
+def _examine(options: argparse.Namespace) -> int:
     from benchbench.runner import doctor
     from benchbench.runner.remote import doctor as remote_doctor
 
     findings = []
-    for finding in remote_doctor.find_patient(name, results=Path("results")):
+    is_shown = options.format == "table" and not options.events
+    for finding in remote_doctor.find_patient(options.name, results=Path("results")):
         findings.append(finding)
-        if fmt == "table":
+        if options.events:
+            print_event({"event": "finding", **dataclasses.asdict(finding)})
+        elif is_shown:
             print(_lines(finding), flush=True)
-    if fmt == "table":
+    if options.events:
+        print_event({"event": "end"})
+    elif is_shown:
         print(f"ready to measure: {'yes' if doctor.ready(findings) else 'no'}")
     else:
-        print(writers.write(_rows(findings), fmt))
+        print(writers.write(_rows(findings), options.format))
     return EXIT_OK if doctor.ready(findings) else EXIT_INCOMPLETE
 
 

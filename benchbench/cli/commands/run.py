@@ -11,25 +11,22 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchbench import report
-from benchbench.cli.output import new_folder, print_text, write_page
+from benchbench.cli.output import new_folder, print_event, print_text, write_page
 from benchbench.cli.parser import add_fields, add_shared, values_of
 from benchbench.cli.progress import TerminalProgress, is_shown
 from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, PLACE, BenchError
-from benchbench.core.records import Record
+from benchbench.core.records import Record, to_json
 from benchbench.core.units import format_duration, format_value
 from benchbench.report import reliability, writers
 from benchbench.report.conditions import group
 from benchbench.report.exports import legend, shown
 from benchbench.report.figures import volumes
 from benchbench.report.tables import Table, TableCell, fits_lines, headline, row_labels, summary_rows
-from benchbench.runner.plan import RunRequest
-from benchbench.runner.remote.queue import HostTiming
-
-if TYPE_CHECKING:
-    from benchbench.runner.run import RunResult
+from benchbench.runner.listener import EventWriter
+from benchbench.runner.request import RunRequest
+from benchbench.runner.result import RunResult, TimeBreakdown
 
 
 def add(sub: argparse.ArgumentParser) -> None:
@@ -37,7 +34,13 @@ def add(sub: argparse.ArgumentParser) -> None:
     add_fields(sub, RunRequest)
     add_shared(sub, "--out", "--fresh")
     add_shared(sub, "--format", help="format of the table at the end (default: table)")
-    add_shared(sub, "--config")
+    add_shared(sub, "--events", "--config")
+    sub.add_argument(
+        "--from-stdin",
+        action="store_true",
+        help="measure the networks that another machine sends, instead of those of --models: what its "
+        "'bench run --device HOST' starts here",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -45,21 +48,40 @@ def run(options: argparse.Namespace) -> int:
     from benchbench.runner import run as runner_run
 
     request = RunRequest(**values_of(RunRequest, options))
+    if options.from_stdin:
+        return _run_for_another_machine(request)
     out = options.out or new_folder("run")
     report.check_page(out)
     try:
-        with TerminalProgress(sys.stderr, shown=is_shown(options)) as progress:
-            result = runner_run.run(request, out, fresh=options.fresh, progress=progress)
+        if options.events:
+            result = runner_run.run(request, out, fresh=options.fresh, progress=EventWriter(print_event))
+        else:
+            with TerminalProgress(sys.stderr, shown=is_shown(options)) as progress:
+                result = runner_run.run(request, out, fresh=options.fresh, progress=progress)
     except (KeyboardInterrupt, BenchError) as error:
         _write_page_of_what_is_finished(out)
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(_what_is_kept(out)) from None
         raise
     page, fault = write_page(out)
-    _print_result(result, options, page)
+    if options.events:
+        print_event({"event": "end", "spent": to_json(result.spent)})
+    else:
+        _print_result(result, options, page)
     if fault:
         raise fault
     return EXIT_INCOMPLETE if runner_run.failed(result.records) else EXIT_OK
+
+
+def _run_for_another_machine(request: RunRequest) -> int:
+    from benchbench.runner.remote import far_side
+
+    try:
+        far_side.run(request, print_event)
+    except BenchError as error:
+        print_event({"event": "error", "error": str(error)})
+        raise
+    return EXIT_OK
 
 
 def _write_page_of_what_is_finished(out: Path) -> None:
@@ -111,8 +133,8 @@ def _print_result(result: RunResult, options: argparse.Namespace, page: Path | N
             f" ({format_duration(spent.forward_s)} forwards, {format_duration(spent.accuracy_s)} Dice, "
             f"{format_duration(spent.start_s)} start-up)"
         )
-    for timing in result.visits:
-        print(_host_line(timing))
+    for on_host in result.hosts:
+        print(_host_line(on_host))
     if result.reused:
         print(
             f"{result.reused} of {len(result.records)} rows were measured before under the same conditions and reused"
@@ -123,15 +145,15 @@ def _print_result(result: RunResult, options: argparse.Namespace, page: Path | N
         print(f"report:  {page}")
 
 
-def _host_line(timing: HostTiming) -> str:
+def _host_line(spent: TimeBreakdown) -> str:
     """Where the time with another host went, beside what was timed over there."""
-    parts = [f"{format_duration(timing.connect_s)} to connect"]
-    if timing.sent_bytes > 1_000_000:
-        parts.append(f"{format_duration(timing.transfer_s)} for {format_value(timing.sent_bytes, 'B')} of weights")
-    if timing.waited_s:
-        parts.append(f"{format_duration(timing.waited_s)} waiting for another run")
+    parts = [f"{format_duration(spent.connect_s)} to connect"]
+    if spent.sent_bytes > 1_000_000:
+        parts.append(f"{format_duration(spent.transfer_s)} for {format_value(spent.sent_bytes, 'B')} of weights")
+    if spent.waited_s:
+        parts.append(f"{format_duration(spent.waited_s)} waiting for another run")
     return (
-        f"{timing.name}: {format_duration(timing.total_s)} in all, {format_duration(timing.measured_s)} of it "
+        f"{spent.host}: {format_duration(spent.total_s)} in all, {format_duration(spent.measured_s)} of it "
         f"measuring over there; {', '.join(parts)}, in none of the latencies"
     )
 

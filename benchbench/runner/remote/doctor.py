@@ -62,8 +62,7 @@ def examine(host: Host, *, clock: Callable[[], float] = time.time) -> Iterator[F
     """
     sent = clock()
     hello: Mapping[str, Any] = {}
-    with ssh.Connection(host) as connection:
-        connection.send({"task": "hello"})
+    with ssh.Connection(host, ["devices", "probe"]) as connection:
         for event in connection.events(_HELLO_LIMIT_S):
             if isinstance(event, ssh.ConnectionLost):
                 yield _lost(event)
@@ -76,16 +75,16 @@ def examine(host: Host, *, clock: Callable[[], float] = time.time) -> Iterator[F
         return
     yield Finding("connection", "ok", f"{host.url} answered in {received - sent:.1f} s")
     if noise:
-        said = printable(noise.decode(errors="replace"))
+        said = ssh.printable(noise.decode(errors="replace"))
         advice = "it is passed over; a start-up file of the shell there prints it also when nobody is looking"
         yield Finding("banner", "warn", f"its shell prints before we do: {said!r}", advice)
     if wrong := ssh.disagreement(host, hello):
         text, _, advice = wrong.rpartition(": ")
-        yield Finding("versions", "fail", printable(text), printable(advice))
+        yield Finding("versions", "fail", ssh.printable(text), ssh.printable(advice))
         return
     yield device(host, hello)
     yield skew(hello.get("clock_s"), sent, received)
-    for event in ssh.ask(host, {"task": "doctor"}, limit_s=_DOCTOR_LIMIT_S):
+    for event in ssh.ask(host, ["devices", "doctor", "--events", "json"], limit_s=_DOCTOR_LIMIT_S):
         if isinstance(event, ssh.ConnectionLost):
             yield _lost(event)
         elif event["event"] == "finding":
@@ -97,12 +96,12 @@ def device(host: Host, hello: Mapping[str, Any]) -> Finding:
     told = hello.get("device")
     kind, name = (str(told.get("kind")), str(told.get("name"))) if isinstance(told, Mapping) else ("?", "?")
     if hello.get("problem"):
-        return Finding("device", "fail", printable(str(hello["problem"])), "see the findings below")
+        return Finding("device", "fail", ssh.printable(str(hello["problem"])), "see the findings below")
     if host.name == "jetson" and kind != "jetson":
         advice = "give it another name with 'bench devices add', or runs will refuse it"
-        return Finding("device", "fail", f"this host is called 'jetson' and is none, but {printable(name)}", advice)
+        return Finding("device", "fail", f"this host is called 'jetson' and is none, but {ssh.printable(name)}", advice)
     unit = "GPU" if hello.get("backend") == "cuda" else "processor"
-    return Finding("device", "ok", f"--device {host.name} measures on the {unit} of it: {printable(name)}")
+    return Finding("device", "ok", f"--device {host.name} measures on the {unit} of it: {ssh.printable(name)}")
 
 
 def skew(far: Any, sent: float, received: float) -> Finding:
@@ -127,16 +126,11 @@ def from_event(event: Mapping[str, Any]) -> Finding:
     """A finding from the far side, with nothing in it that a terminal would obey."""
     status = event.get("status")
     return Finding(
-        printable(str(event.get("name", "?"))),
+        ssh.printable(str(event.get("name", "?"))),
         status if status in ("ok", "warn") else "fail",
-        printable(str(event.get("text", ""))),
-        printable(str(event.get("advice", ""))),
+        ssh.printable(str(event.get("text", ""))),
+        ssh.printable(str(event.get("advice", ""))),
     )
-
-
-def printable(text: str) -> str:
-    """Text of another machine without control characters."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _lost(event: ssh.ConnectionLost) -> Finding:
@@ -146,4 +140,4 @@ def _lost(event: ssh.ConnectionLost) -> Finding:
         advice = f"there, leaving its maker's torch in place: {INSTALL}"
     elif "cannot be reached" in event.error:
         advice = "is it switched on, and on this network?"
-    return Finding("connection", "fail", printable(event.error), advice)
+    return Finding("connection", "fail", ssh.printable(event.error), advice)

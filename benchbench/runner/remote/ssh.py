@@ -1,12 +1,9 @@
-"""Connection to another host: OpenSSH as a child process, JSON lines both ways.
+"""Connection to another host: OpenSSH as a child process that runs `bench` there, with JSON events on its stdout.
 
 ssh is the person's own, with their configuration, keys and jump hosts. It asks nothing (there is nobody to answer)
-and never takes an unknown host key. What the far side prints beside our lines (a login banner, a library's chatter)
-is passed over: ours carry a mark. ssh joins the words after the address and gives them to a shell over there, so each
-is quoted for that shell.
-
-One conversation holds several requests, each answered up to its `end`. The far side ends when its stdin
-closes; so closing our end is all that Ctrl-C has to do.
+and never takes an unknown host key. What the far side prints beside its events (a login banner, a library's chatter)
+is passed over. ssh joins the words after the address and gives them to a shell over there, so each is quoted for that
+shell. A run over there ends when its stdin closes; so closing our end is all that Ctrl-C has to do.
 """
 
 from __future__ import annotations
@@ -16,11 +13,12 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -30,10 +28,11 @@ from benchbench.core.version import __version__
 from benchbench.devices.hosts import Host, far_path
 from benchbench.runner.child_process import lines, tail
 
-#: Before each of our lines. A reader takes what follows it on the line, so a banner without an end does no harm.
-MARK = b"\x1ebenchbench "
-#: Of the conversation itself; it changes when an older far side could not follow.
-PROTOCOL = 3
+#: How each event begins. What stands before it on its line, such as a banner without an end, does no harm.
+_EVENT = b'{"event": "'
+_LAST = ("end", "hello")  # events after which nothing comes
+#: Of commands and events; it changes when an older far side could not follow.
+PROTOCOL = 4
 _CONNECT_S = 15
 _GARBAGE_BYTES = 8_000_000
 _OPTIONS = (
@@ -50,43 +49,46 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLost:
-    """The conversation ended before its work did."""
+    """The far side ended before its work did."""
 
     error: str  # one line: what happened, and what to do
     stderr: str = ""
 
 
-def command(host: Host) -> list[str]:
-    """The argument vector that starts the far side."""
-    words = ["ssh", "-T", "-a", "-x"]
+def command(host: Host, words: Sequence[str]) -> list[str]:
+    """The argument vector that runs `bench` with these words on a host."""
+    ssh = ["ssh", "-T", "-a", "-x"]
     for option in _OPTIONS:
-        words += ["-o", option]
+        ssh += ["-o", option]
     if host.port:
-        words += ["-p", str(host.port)]
+        ssh += ["-p", str(host.port)]
     if host.user:
-        words += ["-l", host.user]
-    start = f"exec {far_path(host.python)} -m benchbench.runner.remote.agent"
-    return [*words, "--", host.address, f"cd {far_path(host.folder)} && {start}" if host.folder else start]
+        ssh += ["-l", host.user]
+    start = f"exec {far_path(host.python)} -m benchbench {shlex.join(words)}"
+    return [*ssh, "--", host.address, f"cd {far_path(host.folder)} && {start}" if host.folder else start]
 
 
 class Connection:
-    """A far side that was started; closing it ends it."""
+    """A command that was started on a host; closing it ends it."""
 
-    def __init__(self, host: Host) -> None:
-        """Start ssh; nothing is waited for."""
+    def __init__(self, host: Host, words: Sequence[str]) -> None:
+        """Start ssh; nothing is waited for.
+
+        Args:
+            host: where.
+            words: of the command, behind `bench`.
+        """
         self.host = host
         self.sent_bytes = 0
-        self.received_bytes = 0
-        self.finished = False
         self.answered_s: float | None = None  # from starting ssh to the far side's first word
         self._started = time.monotonic()
-        self.noise = b""  # the first line that was not ours, such as a login banner
+        self.noise = b""  # the first line that was no event, such as a login banner
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the connection
         self._ssh: subprocess.Popen[bytes] | None = None
         if shutil.which("ssh"):
             # Of its own session: no terminal to ask on, and Ctrl-C reaches us alone.
             self._ssh = subprocess.Popen(
-                command(host),
+                command(host, words),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
@@ -105,7 +107,7 @@ class Connection:
             self._ssh.stdin.flush()
 
     def events(self, limit_s: float = math.inf) -> Iterator[dict[str, Any] | ConnectionLost]:
-        """What the far side says to one request, up to and with its `end`; or a Lost, as the last.
+        """What the far side says, up to and with its last event; or a ConnectionLost, as the last.
 
         Args:
             limit_s: seconds from now within which all of it must be said.
@@ -126,15 +128,13 @@ class Connection:
                     yield ConnectionLost(_no_sense(self.host, self.noise), self._errors())
                     return
                 continue
-            self.received_bytes += len(line)
             if self.answered_s is None:
                 self.answered_s = time.monotonic() - self._started
-            if event["event"] == "lost":
+            if event["event"] == "error":
                 yield ConnectionLost(printable(str(event.get("error"))), str(event.get("traceback") or ""))
                 return
-            self.finished = event["event"] == "end"
             yield event
-            if self.finished:
+            if event["event"] in _LAST:
                 return
         code = self._ssh.wait()
         stderr = self._errors()
@@ -144,7 +144,7 @@ class Connection:
         return tail(self._stderr)
 
     def hang_up(self) -> None:
-        """End the far side; `events`, in whatever thread, then ends with a Lost."""
+        """End the far side; `events`, in whatever thread, then ends with a ConnectionLost."""
         if self._ssh is None:
             return
         if self._ssh.stdin is not None:
@@ -175,29 +175,25 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
-def ask(host: Host, request: Mapping[str, Any], *, limit_s: float) -> Iterator[dict[str, Any] | ConnectionLost]:
-    """Start the far side, put one request, yield its events; a Lost ends them early.
+def ask(host: Host, words: Sequence[str], *, limit_s: float) -> Iterator[dict[str, Any] | ConnectionLost]:
+    """Run a command on a host that needs no input, and yield its events; a ConnectionLost ends them early.
 
     Args:
         host: where.
-        request: for `benchbench.runner.remote.agent`, with its `task`.
+        words: of the command, behind `bench`.
         limit_s: seconds for all of it.
     """
-    with Connection(host) as connection:
-        connection.send(request)
+    with Connection(host, words) as connection:
         yield from connection.events(limit_s)
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
-    """The event of a line, None where the line is not ours."""
-    _, mark, text = line.partition(MARK)
-    if not mark:
-        return None
+    """The event of a line, None where there is none."""
+    start = line.find(_EVENT)
     try:
-        event = json.loads(text)
+        return dict(json.loads(line[start:])) if start >= 0 else None
     except ValueError:
         return None
-    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
 def disagreement(host: Host, hello: Mapping[str, Any]) -> str | None:
@@ -243,7 +239,7 @@ def _explain(host: Host, code: int, stderr: str, garbage: bytes) -> str:
             f"benchbench is not installed for {host.python} on {host.name}: install it there, "
             f"or name the right Python with 'bench devices add {host.name} {host.url} --python PATH'"
         )
-    if "No module named benchbench.runner.remote.agent" in stderr:
+    if code == 2 and ("invalid choice" in stderr or "unknown" in last or "No module named benchbench." in stderr):
         return f"benchbench on {host.name} is older than this one ({__version__}): upgrade it there"
     if code == 127 or (code == 126 and "benchbench" not in last):
         return f"{host.python!r} cannot be run on {host.name}: {last or 'no such program'}"
