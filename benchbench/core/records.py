@@ -157,6 +157,12 @@ class Measurement:
     reason: str | None = None
 
 
+def no_value(metric: str, reason: str, origin: Origin = "analytic") -> Measurement:
+    """The measurement of a metric that could not be had, with the reason."""
+    unit = METRIC_UNITS[metric]
+    return Measurement(metric=metric, unit=unit, value=None, origin=origin, method="none", reason=reason)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
     """A file kept beside the records: what the report shows."""

@@ -67,12 +67,12 @@ def count(cells: Sequence[Cell], spent: TimeBreakdown) -> dict[str, CellCost]:
         by_job.setdefault(rec.canonical_json(rec.to_json(counted_job(cell))), []).append(cell)
     jobs = {text: json.loads(text) for text in by_job}
     paths = {text: count_path(job) for text, job in jobs.items()}
-    found = {text: _cost(kept) for text, path in paths.items() if (kept := read_count(path))}
-    while left := [text for text in jobs if text not in found]:
+    costs = {text: _cost(stored) for text, path in paths.items() if (stored := read_count(path))}
+    while left := [text for text in jobs if text not in costs]:
         counts = _count_some([jobs[text] for text in left], [paths[text] for text in left])
-        found |= dict(zip(left, counts, strict=False))  # fewer, where a network killed the child
+        costs |= dict(zip(left, counts, strict=False))  # fewer, where a network killed the child
     spent.counting_s += time.monotonic() - start
-    return {cell.id: found[text] for text, group in by_job.items() for cell in group}
+    return {cell.id: costs[text] for text, group in by_job.items() for cell in group}
 
 
 def counted_job(cell: Cell) -> Job:
@@ -83,16 +83,16 @@ def counted_job(cell: Cell) -> Job:
 
 
 def _count_some(jobs: Sequence[Any], paths: Sequence[Path | None]) -> list[CellCost]:
-    found: list[CellCost] = []
+    costs: list[CellCost] = []
     for event in run_worker({"task": "plan", "jobs": jobs}, limit_s=_PLAN_LIMIT_S):
         if isinstance(event, WorkerFailure):
-            found.append(CellCost(refused=("failed", f"while it was counted, {event.error}", event.stderr)))
+            costs.append(CellCost(refused=("failed", f"while it was counted, {event.error}", event.stderr)))
         elif event["event"] == "refused":
-            found.append(CellCost(refused=(event["kind"], event["error"], event.get("traceback"))))
+            costs.append(CellCost(refused=(event["kind"], event["error"], event.get("traceback"))))
         elif event["event"] == "cost":
-            keep_count(paths[len(found)], {key: event[key] for key in ("measurements", "layers", "operators")})
-            found.append(_cost(event))
-    return found or [CellCost(refused=("failed", "its process ended without a word while it was counted", None))]
+            keep_count(paths[len(costs)], {key: event[key] for key in ("measurements", "layers", "operators")})
+            costs.append(_cost(event))
+    return costs or [CellCost(refused=("failed", "its process ended without a word while it was counted", None))]
 
 
 def _cost(event: Mapping[str, Any]) -> CellCost:
@@ -142,10 +142,10 @@ def count_path(job: Mapping[str, Any], what: str = "cost") -> Path | None:
 def read_count(path: Path | None) -> dict[str, Any] | None:
     """What was kept; None for nothing."""
     try:
-        found = read_json(path, "the count", StoreError) if path else None
+        count = read_json(path, "the count", StoreError) if path else None
     except StoreError:
         return None
-    return found if isinstance(found, dict) else None
+    return count if isinstance(count, dict) else None
 
 
 def keep_count(path: Path | None, count: Mapping[str, Any]) -> None:
@@ -155,8 +155,8 @@ def keep_count(path: Path | None, count: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(count, separators=(",", ":")).encode())
-        kept = sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)
-        for old in kept[: max(0, len(kept) - _MOST)]:
+        files = sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)
+        for old in files[: max(0, len(files) - _MOST)]:
             old.unlink(missing_ok=True)
     except OSError as error:
         log.info("counts are not kept: %s", error)

@@ -36,8 +36,8 @@ def find_fit(job: Job, limit_bytes: int, time_limit_s: float) -> list[rec.Measur
     """
     request = {"task": "fit", "jobs": [rec.to_json(job)], "limit_bytes": limit_bytes}
     offers, why = _offers(request, time_limit_s, job.workload.threads)
-    found = {offer["what"]: _confirmed(job, offer, limit_bytes, time_limit_s) for offer in offers}
-    return [found.get(what) or _none(metric, why) for what, metric in METRICS.items()]
+    measurements = {offer["what"]: _confirmed(job, offer, limit_bytes, time_limit_s) for offer in offers}
+    return [measurements.get(what) or rec.no_value(metric, why) for what, metric in METRICS.items()]
 
 
 def forecast_fit(job: Job, limit_bytes: int, where: str, time_limit_s: float) -> list[rec.Measurement]:
@@ -65,7 +65,7 @@ def forecast_fit(job: Job, limit_bytes: int, where: str, time_limit_s: float) ->
     if offer is None or not offer["sizes"]:
         if offer and offer["needs_bytes"]:
             why = f"the smallest patch needs at least {format_value(offer['needs_bytes'], 'B')}; limit {where}"
-        return [dataclasses.replace(_none(METRICS["patch"], why), origin="predicted")]
+        return [rec.no_value(METRICS["patch"], why, "predicted")]
     size = tuple(offer["sizes"][0])
     method = f"the forecast of tensors allows {_text(size)} in {where}, and excludes the next larger one"
     method += "; scratch memory of kernels is not in it; sides in steps of 16 voxels"
@@ -92,11 +92,11 @@ def _confirmed(job: Job, offer: dict[str, Any], limit_bytes: int, time_limit_s: 
     sizes: list[Size] = [tuple(size) if what == "patch" else size for size in offer["sizes"]]
     if not sizes:
         least = offer["needs_bytes"]
-        own = offer["framework_bytes"]
+        framework = offer["framework_bytes"]
         needs = f"needs at least {format_value(least, 'B')}" if least else "needs more"
-        beside = f" beside the framework's {format_value(own, 'B')}" if own else ""
+        beside = f" beside the framework's {format_value(framework, 'B')}" if framework else ""
         smallest = "the smallest patch" if what == "patch" else "a batch of 1"
-        return _none(METRICS[what], f"{smallest} {needs}{beside}; limit {limit}")
+        return rec.no_value(METRICS[what], f"{smallest} {needs}{beside}; limit {limit}")
     failed: list[Size] = []
     for size in sizes:
         ending, error = _try(_sized(job, what, size), limit_bytes, time_limit_s)
@@ -105,7 +105,9 @@ def _confirmed(job: Job, offer: dict[str, Any], limit_bytes: int, time_limit_s: 
         elif ending == "ok":
             return _measured(what, size, failed, limit, is_open=offer["all"] and not failed)
         else:
-            return _none(METRICS[what], f"the forecast allows {_text(size)}, and its run ended as {ending}: {error}")
+            return rec.no_value(
+                METRICS[what], f"the forecast allows {_text(size)}, and its run ended as {ending}: {error}"
+            )
     least = failed[-1]
     return _measurement(
         what,
@@ -167,12 +169,6 @@ def _measurement(
         origin=origin,
         method=method,
         bound=bound,  # type: ignore[arg-type]
-    )
-
-
-def _none(metric: str, why: str) -> rec.Measurement:
-    return rec.Measurement(
-        metric=metric, unit=rec.METRIC_UNITS[metric], value=None, origin="analytic", method="none", reason=why
     )
 
 

@@ -218,13 +218,13 @@ class LocalRunner:
         if key in self._roofs or not self.noise:
             return
         self.recorder.phase("measuring this machine's peak and memory bandwidth")
-        found = self._roofs[key] = []
+        measurements = self._roofs[key] = []
         request = {"task": "roof", "jobs": [rec.to_json(cell.job)]}
         for event in run_worker(request, limit_s=_ROOF_LIMIT_S, threads=cell.workload.threads):
             if isinstance(event, WorkerFailure):
                 log.warning("this machine's peak could not be measured: %s", event.error)
             elif event["event"] == "measurement":
-                found.append(rec.from_json(rec.Measurement, event["measurement"]))
+                measurements.append(rec.from_json(rec.Measurement, event["measurement"]))
 
 
 def _roof_key(cell: Cell) -> tuple[Any, ...]:

@@ -253,7 +253,7 @@ class ModelRun:
         else:
             assert work.volume is not None
             x = volume.random_volume(channels, work.volume)
-        found = volume.measure_volume(
+        timed = volume.measure_volume(
             self.module,
             x.to(self.device),
             volume.Plan(
@@ -265,9 +265,9 @@ class ModelRun:
             gpu=job.gpu,
             tick=lambda phase, count: self._tick(f"volume, {phase}", count),
         )
-        self.emit({"event": "forwards", "seconds": found.spent_s})
-        self._send(*found.measurements)
-        return f"whole volume: {found.unstable}" if found.unstable else None
+        self.emit({"event": "forwards", "seconds": timed.spent_s})
+        self._send(*timed.measurements)
+        return f"whole volume: {timed.unstable}" if timed.unstable else None
 
     def _dice(self) -> None:
         from benchbench.training.evaluate import measure_dice
@@ -286,11 +286,7 @@ class ModelRun:
                 progress=lambda done, total: self._tick(f"Dice, case {done} of {total}", done),
             )
         except DataError as error:  # of the data alone: what was timed is right
-            self._send(
-                rec.Measurement(
-                    metric="dice", unit="1", value=None, origin="measured", method="none", reason=str(error)
-                )
-            )
+            self._send(rec.no_value("dice", str(error), "measured"))
             return
         self._send(*result.measurements)
         for picture in result.pictures:

@@ -39,8 +39,8 @@ def plan_cells(request: RunRequest) -> list[Cell]:
         UsageError: an unknown name; a checkpoint for several networks; no host that can be used.
     """
     cards = zoo_cards.find_cards(request.models, trust=request.trust)
-    asked = dict.fromkeys(request.devices)
-    targets = [resolve(device, require_measured=request.require_measured) for device in asked]
+    devices = dict.fromkeys(request.devices)
+    targets = [resolve(device, require_measured=request.require_measured) for device in devices]
     if request.checkpoint:
         cards = [_with_weights(cards, request.checkpoint)]
     cards = zoo_cards.with_channels(cards, request.in_channels, request.out_channels)
@@ -81,8 +81,8 @@ def _with_weights(cards: Sequence[zoo_cards.Card], weights: Path) -> zoo_cards.C
             f"{weights} holds {info.model.name!r}, not {cards[0].name!r}; use --models {zoo_cards.name_for(info)}"
         )
     if info.compression:  # a network of its own, which has another name
-        own = cards[0]
-        return dataclasses.replace(zoo_cards.card_of(info), folder=own.folder, task=own.task, licence=own.licence)
+        card = cards[0]
+        return dataclasses.replace(zoo_cards.card_of(info), folder=card.folder, task=card.task, licence=card.licence)
     return dataclasses.replace(cards[0], checkpoint=str(info.path))
 
 
@@ -102,8 +102,8 @@ def _plan(request: RunRequest, infos: Sequence[checkpoint.CheckpointInfo], *, ot
         return None
     if request.data is None:
         trained_on = {info.data for info in infos}
-        known = "phantom" if others or len(trained_on) > 1 else trained_on.pop()
-        return data.get_plan(known) if data.is_bundled(known) else None
+        name = "phantom" if others or len(trained_on) > 1 else trained_on.pop()
+        return data.get_plan(name) if data.is_bundled(name) else None
     plan = data.get_plan(request.data, fold=request.fold, rule=request.empty_rule)
     for info in infos:
         if seen := checkpoint.leaks(info, plan):
@@ -131,7 +131,7 @@ def _patches(
         )
         for card in cards
     ]
-    found: dict[str, tuple[int, ...]] = {}
+    patches: dict[str, tuple[int, ...]] = {}
     left = list(zip(cards, jobs, strict=True))
     while left:  # behind a network that ends the process, in a new one
         task = {"task": "sides", "jobs": [rec.to_json(job) for _, job in left]}
@@ -143,9 +143,9 @@ def _patches(
             elif event["event"] == "begin":
                 begun = int(event["index"])
             elif event["event"] == "sides":
-                found[left[event["index"]][0].name] = tuple(event["spatial"])
+                patches[left[event["index"]][0].name] = tuple(event["spatial"])
         left = left[begun + 1 :] if lost else []
-    return found
+    return patches
 
 
 def _cell(

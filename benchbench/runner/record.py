@@ -43,7 +43,7 @@ def make_record(
         more: measurements that no single process made.
     """
     cell, w = progress.cell, progress.cell.workload
-    found = list(cost.measurements)
+    measurements = list(cost.measurements)
     artifacts = []
     if cost.layers:
         content = json.dumps({"modules": list(cost.layers)}, separators=(",", ":")).encode()
@@ -55,13 +55,15 @@ def make_record(
     if cell.target.profile is not None and status == "ok":
         tensors = int(cost.value("tensor_memory_bytes")) or None
         is_complete = not any(m.metric == "macs" and m.bound for m in cost.measurements)
-        found += devices_forecast.predict(cost.operators, cell.target.profile, w, tensors, is_complete=is_complete)
-    found += progress.measurements()
+        measurements += devices_forecast.predict(
+            cost.operators, cell.target.profile, w, tensors, is_complete=is_complete
+        )
+    measurements += progress.measurements()
     artifacts += [artifact for result in progress.results for artifact in result.artifacts]
-    found += more
-    if not any(m.metric == "dice" for m in found):
-        found += _dice_from_elsewhere(cell, status)
-    found += cell.card.published_measurements(cell.model.in_channels, cell.model.out_channels, w.spatial)
+    measurements += more
+    if not any(m.metric == "dice" for m in measurements):
+        measurements += _dice_from_elsewhere(cell, status)
+    measurements += cell.card.published_measurements(cell.model.in_channels, cell.model.out_channels, w.spatial)
     return rec.Record(
         model=cell.model,
         workload=w,
@@ -72,7 +74,7 @@ def make_record(
         traceback=trace,
         started_at=progress.started_at,
         duration_s=round(progress.seconds, 3),
-        measurements=tuple(found),
+        measurements=tuple(measurements),
         artifacts=tuple(artifacts),
         recipe=cell.card.compression,
     )
@@ -83,13 +85,13 @@ def _training(cell: Cell, recorder: Recorder) -> list[rec.Artifact]:
     if cell.job.checkpoint_path is None:
         return []
     try:
-        told = checkpoint.read_sidecar(Path(cell.job.checkpoint_path)).train
+        training = checkpoint.read_sidecar(Path(cell.job.checkpoint_path)).train
     except CheckpointError:  # older weights that came over a connection have none
         return []
-    kept = {key: told[key] for key in ("budget", "steps_done", "curve", "validation") if key in told}
-    if not {"budget", "steps_done", "curve"} <= set(kept):
+    shown = {key: training[key] for key in ("budget", "steps_done", "curve", "validation") if key in training}
+    if not {"budget", "steps_done", "curve"} <= set(shown):
         return []
-    content = json.dumps(kept, separators=(",", ":")).encode()
+    content = json.dumps(shown, separators=(",", ":")).encode()
     name, title = f"{file_name(cell.model.name)}-training.json", f"How the weights of {cell.card.title} were trained"
     return [recorder.add_artifact("training", name, content, title=title)]
 
@@ -164,8 +166,8 @@ def memory_limit_bytes(cell: Cell) -> int:
     """What a cell's process may take at most: what is free, or less where a limit is asked for."""
     on_gpu = cell.target.backend == "cuda"
     free = cuda.memory_bytes(cell.target.index)[0] if on_gpu else cpu.available_memory_bytes()
-    asked = cell.workload.memory_limit_bytes
-    return free if asked is None else min(asked, free)
+    limit = cell.workload.memory_limit_bytes
+    return free if limit is None else min(limit, free)
 
 
 def file_name(text: str) -> str:
@@ -185,12 +187,12 @@ def _dice_from_elsewhere(cell: Cell, status: str) -> list[rec.Measurement]:
         why = "training steps are timed: nothing is evaluated"
     elif w.data is None:
         plan = data.get_plan("phantom")
-        own = f"{cell.model.in_channels} in, {cell.model.out_channels} out"
-        its = f"{plan.in_channels} in, {plan.out_channels} out"
+        channels = f"{cell.model.in_channels} in, {cell.model.out_channels} out"
+        needed = f"{plan.in_channels} in, {plan.out_channels} out"
         why = (
             "no data set asked for"
-            if own == its
-            else f"{plan.name} has other channels ({its}) than this network ({own})"
+            if channels == needed
+            else f"{plan.name} has other channels ({needed}) than this network ({channels})"
         )
     elif cell.job.checkpoint_path and cell.job.data_where is None:
         why = f"not evaluated: {w.data.partition(':')[0]} lies on this machine, and the network runs on another"
@@ -205,7 +207,7 @@ def _dice_from_elsewhere(cell: Cell, status: str) -> list[rec.Measurement]:
             else f"make one with '{_command_to_train(cell.model.name, w)}', then add --checkpoint with the file that "
             "it names"
         )
-    return [rec.Measurement(metric="dice", unit="1", value=None, origin="measured", method="none", reason=why)]
+    return [rec.no_value("dice", why, "measured")]
 
 
 def _command_to_train(name: str, work: rec.Workload) -> str:

@@ -108,8 +108,8 @@ class CellProgress:
         """Of all processes together."""
         batch = self.cell.workload.batch
         processes = [result.measurements for result in self.results]
-        found = runner_aggregate.merge(processes, batch=batch) if processes else []
-        return [self._with_repeats(m) if m.metric == "disturbed_processes" and self.repeated else m for m in found]
+        merged = runner_aggregate.merge(processes, batch=batch) if processes else []
+        return [self._with_repeats(m) if m.metric == "disturbed_processes" and self.repeated else m for m in merged]
 
     def _with_repeats(self, m: rec.Measurement) -> rec.Measurement:
         return dataclasses.replace(m, method=f"{m.method}; {self.repeated} disturbed processes were run again")
@@ -125,7 +125,7 @@ def run_rounds(
     cells: Sequence[CellProgress],
     measure: Callable[[CellProgress], ProcessResult],
     finish: Callable[[CellProgress, CellProgress | None], None],
-    kept: Callable[[CellProgress, ProcessResult], None],
+    keep: Callable[[CellProgress, ProcessResult], None],
 ) -> None:
     """Run one process of each cell in turn until every cell is done.
 
@@ -133,23 +133,23 @@ def run_rounds(
         cells: the cheapest first; a repeat run comes anywhere.
         measure: runs one process of a cell.
         finish: called with each cell that is done, and its repeat run, if it has one, once that is done as well.
-        kept: called with each process as soon as it has ended.
+        keep: called with each process as soon as it has ended.
     """
     chance = random.Random(_SEED)
     repeats = {id(c.repeat_of): c for c in cells if c.repeat_of}
     left = list(cells)
-    told: set[int] = set()
+    finished: set[int] = set()
 
-    def tell() -> None:
+    def finish_those_done() -> None:
         for progress in cells:
             repeat = repeats.get(id(progress))
             waits = repeat and not (repeat.done or progress.failed)
-            if progress.repeat_of or id(progress) in told or not progress.done or waits:
+            if progress.repeat_of or id(progress) in finished or not progress.done or waits:
                 continue
-            told.add(id(progress))
+            finished.add(id(progress))
             finish(progress, repeat)
 
-    tell()  # a journal may have finished some
+    finish_those_done()  # a journal may have finished some
     first = True
     while left := [c for c in left if not c.done and not (c.repeat_of and c.repeat_of.failed)]:
         if not first:
@@ -157,9 +157,9 @@ def run_rounds(
         first = False
         for progress in left:
             result = measure(progress)
-            kept(progress, result)
+            keep(progress, result)
             progress.take(result)
-            tell()
+            finish_those_done()
 
 
 class RunJournal:
@@ -191,8 +191,8 @@ class RunJournal:
 
     def results(self, cell: str, environment: Mapping[str, Any], *, repeat: bool = False) -> list[ProcessResult]:
         """What was kept of a cell under equal conditions; a process that failed is run again."""
-        found = self._results.get((cell, rec.fingerprint(environment), repeat), [])
-        return [result for result in found if result.status in GOOD]
+        results = self._results.get((cell, rec.fingerprint(environment), repeat), [])
+        return [result for result in results if result.status in GOOD]
 
     def keep(self, cell: str, environment: Mapping[str, Any], result: ProcessResult, *, repeat: bool = False) -> None:
         """Add a process and wait until the disk has it.

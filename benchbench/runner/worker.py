@@ -184,13 +184,9 @@ def _training_memory(module: nn.Module, job: Job) -> rec.Measurement:
     try:
         return forecast_step(module, job.input_shape, job.workload.dtype).measurement()
     except UnsupportedError as error:
-        return _without("train_tensor_memory_bytes", "B", str(error))
+        return rec.no_value("train_tensor_memory_bytes", str(error))
     except Exception as error:  # what a step raises without values, it need not raise with them
-        return _without("train_tensor_memory_bytes", "B", f"it cannot be forecast: {named_line(error)}")
-
-
-def _without(metric: str, unit: str, why: str) -> rec.Measurement:
-    return rec.Measurement(metric=metric, unit=unit, value=None, origin="analytic", method="none", reason=why)
+        return rec.no_value("train_tensor_memory_bytes", f"it cannot be forecast: {named_line(error)}")
 
 
 def _audit(job: Job, request: Request, emit: Emit) -> None:
@@ -231,16 +227,16 @@ def _fit(job: Job, request: Request, emit: Emit) -> None:
     channels, rest = job.model.in_channels, (job.workload.dtype, room, job.workload.phase)
     for what in ("patch",) if bare else ("patch", "batch"):
         if what == "patch":
-            found = fitting.largest_patch(make, channels, job.workload.batch, job.workload.spatial, *rest)
+            largest = fitting.largest_patch(make, channels, job.workload.batch, job.workload.spatial, *rest)
         else:
-            found = fitting.largest_batch(make, channels, job.workload.spatial, *rest)
+            largest = fitting.largest_batch(make, channels, job.workload.spatial, *rest)
         emit(
             {
                 "event": "fit",
                 "what": what,
-                "sizes": rec.to_json(found.sizes),
-                "needs_bytes": found.needs_bytes,
-                "all": found.is_all_asked,
+                "sizes": rec.to_json(largest.sizes),
+                "needs_bytes": largest.needs_bytes,
+                "all": largest.is_all_asked,
                 "framework_bytes": framework,
             }
         )
@@ -282,8 +278,8 @@ def _what_was_needed(run: ModelRun, error: BaseException) -> str:
     except Exception:  # whatever keeps it from being counted is said elsewhere
         return f"{where}: {end}"
     what = "weights, gradients, AdamW's moments, input" if job.workload.phase == "train" else "weights, input"
-    own = run.limit.framework_bytes if run.limit else run.base_bytes
-    beside = f" beside the framework's {format_value(own, 'B')}" if own else ""
+    framework = run.limit.framework_bytes if run.limit else run.base_bytes
+    beside = f" beside the framework's {format_value(framework, 'B')}" if framework else ""
     return f"{where}: needs at least {format_value(needed, 'B')} for {what} and activations{beside}; {end}"
 
 

@@ -93,8 +93,8 @@ def examine(host: Host, *, clock: Callable[[], float] = time.time) -> Iterator[F
 
 def device(host: Host, hello: Mapping[str, Any]) -> Finding:
     """What `--device` with this host's name measures on."""
-    told = hello.get("device")
-    kind, name = (str(told.get("kind")), str(told.get("name"))) if isinstance(told, Mapping) else ("?", "?")
+    probed = hello.get("device")
+    kind, name = (str(probed.get("kind")), str(probed.get("name"))) if isinstance(probed, Mapping) else ("?", "?")
     if hello.get("problem"):
         return Finding("device", "fail", ssh.printable(str(hello["problem"])), "see the findings below")
     if host.name == "jetson" and kind != "jetson":
