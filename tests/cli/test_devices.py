@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from benchbench.cli import main as cli_main
+from benchbench.core import records as rec
 from benchbench.runner.findings import Finding
 from benchbench.runner.remote import doctor as remote_doctor
 
@@ -176,3 +178,21 @@ def test_devices_load_no_torch_unless_examined(arguments):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_probe_of_a_host_is_one_line_of_json(capfd):
+    assert cli_main.main(["devices", "probe", "--threads", "1"]) == 0
+    (hello,) = map(json.loads, capfd.readouterr().out.splitlines())
+    assert (hello["event"], hello["schema"], hello["problem"]) == ("hello", rec.SCHEMA, None)
+    assert hello["environment"]["threads"] == 1
+    assert abs(hello["clock_s"] - time.time()) < 3600
+
+
+def test_findings_are_events_for_another_program(capfd, monkeypatch):
+    monkeypatch.setattr(remote_doctor, "find_patient", lambda name, *, results: iter([Finding("a", "fail", "x")]))
+    assert cli_main.main(["devices", "doctor", "--events", "json"]) == 3
+    events = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert events == [
+        {"event": "finding", "name": "a", "status": "fail", "text": "x", "advice": ""},
+        {"event": "end"},
+    ]

@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchbench.cli.main import main
+from benchbench.core import records as rec
 from benchbench.core.errors import CardError, ShapeError, UsageError
 from benchbench.core.results import read_records
 from benchbench.runner import child_process
@@ -284,6 +286,22 @@ def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(tmp_pat
     assert f"--out {tmp_path}" in stderr
     assert "Traceback" not in stderr
     assert [r.status for r in read_records(tmp_path)] == ["ok"]
+    assert (tmp_path / "report.html").exists()
+
+
+def test_events_are_lines_of_json_and_nothing_else_is_printed(tmp_path, capfd):
+    words = ["run", "--models", nets("Tiny", "Lists"), "--spatial", "8", "8", "8", "--threads", "1", "--no-noise"]
+    code = main([*words, "--protocol", CALM, "--events", "json", "--out", str(tmp_path)])
+    events = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert code == 0
+    kinds = [event["event"] for event in events if event["event"] != "phase"]
+    assert kinds == ["plan", *["begin", "record"] * 2, "end"]
+    plan, end = events[0], events[-1]
+    assert [cell["label"].split()[0] for cell in plan["cells"]] == [f"tests.tiny_nets:{n}" for n in ("Tiny", "Lists")]
+    assert {m["metric"]: m["value"] for m in plan["cells"][0]["counts"]}["macs"] > 0
+    records = [rec.record_from_json(event["record"]) for event in events if event["event"] == "record"]
+    assert records == list(read_records(tmp_path))
+    assert end["spent"]["forward_s"] > 0
     assert (tmp_path / "report.html").exists()
 
 
