@@ -5,6 +5,7 @@ hashes name a record. `cell` is what was asked (model, recipe, workload, device)
 and comparison pair by; `id` adds the environment and the start, so every run has its own.
 
 History of the schema, newest first:
+    3  the metric `contended_processes`, which was `disturbed_processes`. Read under its new name from 1 and 2.
     2  measurement.runs; workload.crop_foreground; in an environment, affinity. Read by defaults from 1.
     1  the first one.
 """
@@ -23,7 +24,8 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-SCHEMA = 2
+SCHEMA = 3
+_RENAMED_METRICS = {"disturbed_processes": "contended_processes"}  # of records up to schema 2
 
 Status = Literal["ok", "unstable", "oom", "timeout", "unsupported", "failed", "not_run"]
 STATUSES: tuple[str, ...] = typing.get_args(Status)
@@ -75,7 +77,7 @@ METRIC_UNITS: Mapping[str, str] = types.MappingProxyType(
         "largest_patch_voxels": "voxels",
         "largest_batch": "patches",
         "noise_ratio": "1",
-        "disturbed_processes": "processes",
+        "contended_processes": "processes",
         "apart_processes": "processes",  # this and the next two: read, no longer measured
         "pace_handover_s": "s",
         "pace_product_s": "s",
@@ -386,10 +388,16 @@ _LONGEST_TOLD = 80  # characters
 
 
 def record_from_json(data: Mapping[str, Any]) -> Record:
-    """The record of one line; `cell` and `id` are computed again, not believed.
+    """The record of one line, in the present schema; `cell` and `id` are computed again, not believed.
 
     Raises:
         KeyError: a field without a default is missing.
         TypeError: a value is not of its field's form; the message names the field.
     """
-    return from_json(Record, data)
+    record = from_json(Record, data)
+    if record.schema >= SCHEMA:
+        return record
+    measurements = tuple(
+        dataclasses.replace(m, metric=_RENAMED_METRICS.get(m.metric, m.metric)) for m in record.measurements
+    )
+    return dataclasses.replace(record, measurements=measurements, schema=SCHEMA)

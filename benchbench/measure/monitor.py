@@ -113,7 +113,7 @@ class Watch:
         return f"throttled while it was timed ({_listed(events)}): {remedy}, and run again"
 
     def measurements(self, forwards: int) -> list[Measurement]:
-        """`energy_j`, temperatures, frequencies, `throttle_events`, `disturbed_processes`: those that there are.
+        """`energy_j`, temperatures, frequencies, `throttle_events`, `contended_processes`: those that there are.
 
         Args:
             forwards: how many were timed.
@@ -146,7 +146,7 @@ class Watch:
                 f"/proc/stat over the timed forwards: other programs {self.disturbance.foreign_cores:.2f} cores, "
                 f"steal {self.disturbance.steal_cores:.2f}"
             )
-            found.append(_measured("disturbed_processes", int(self.disturbance.reason is not None), method))
+            found.append(_measured("contended_processes", int(self.disturbance.reason is not None), method))
         return found
 
 

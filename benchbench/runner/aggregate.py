@@ -59,7 +59,7 @@ def _one(found: Sequence[Measurement]) -> Measurement:
         method = f"median of {len(had)} processes; the first: {had[0].method}"
         return dataclasses.replace(had[0], value=statistics.median(values), values=samples, runs=runs, method=method)
     value, method = statistics.median(values), f"{had[0].method}; median of {len(values)} processes"
-    if first.metric == "disturbed_processes":
+    if first.metric == "contended_processes":
         told = dict.fromkeys(m.method for m in had if m.value)
         value, method = sum(values), "; ".join(told) or had[0].method
     elif first.unit == "B":
