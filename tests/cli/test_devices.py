@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchbench.cli import main as cli_main
-from benchbench.runner.findings import Finding
+from benchbench.runner.doctor import Finding
 from benchbench.runner.remote import doctor as remote_doctor
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchbench.cli.commands import list as list_command
 from benchbench.cli.output import Row
@@ -13,7 +14,9 @@ from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, DeviceError
 from benchbench.devices import hosts
 from benchbench.devices.profile import profile_names
 from benchbench.report import writers
-from benchbench.runner.findings import Finding
+
+if TYPE_CHECKING:
+    from benchbench.runner.doctor import Finding
 
 
 def add(sub: argparse.ArgumentParser) -> None:
