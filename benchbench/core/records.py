@@ -40,8 +40,16 @@ class AtLeast:
     least: float
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Above:
+    """Likewise, of a number that must be larger."""
+
+    limit: float
+
+
 Count = Annotated[int, AtLeast(0)]
 Size = Annotated[int, AtLeast(1)]
+Positive = Annotated[float, Above(0)]
 Sides = tuple[Size, Size, Size]  # (D, H, W)
 
 #: Metric -> its unit. A metric that is not here (`dice_<class>`, `nsd_<tol>mm`) has the unit of its family.
@@ -157,6 +165,13 @@ class Measurement:
     bound: Literal["at_least", "at_most"] | None = None  # `value` is this side of the truth
     source: str | None = None  # a `reference` record's id, a publication
     reason: str | None = None
+
+    @classmethod
+    def of(
+        cls, metric: str, value: float | int | None, method: str, origin: Origin = "measured", **more: Any
+    ) -> Measurement:
+        """A measurement in its metric's unit."""
+        return cls(metric=metric, unit=METRIC_UNITS[metric], value=value, method=method, origin=origin, **more)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,8 +348,11 @@ def value_from_json(hint: Any, value: Any, name: str) -> Any:
         return _of_union(args, value, name)
     if origin is Annotated:
         number = value_from_json(args[0], value, name)
-        if any(number < rule.least for rule in args[1:]):
-            raise TypeError(f"{name} must be at least {max(rule.least for rule in args[1:])}, not {told(value)}")
+        for rule in args[1:]:
+            if isinstance(rule, AtLeast) and number < rule.least:
+                raise TypeError(f"{name} must be at least {rule.least}, not {told(value)}")
+            if isinstance(rule, Above) and number <= rule.limit:
+                raise TypeError(f"{name} must be above {rule.limit}, not {told(value)}")
         return number
     if origin is Literal:
         if value not in args:
