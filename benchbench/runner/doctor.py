@@ -73,6 +73,11 @@ class Finding:
     advice: str = ""  # what to do about it; a sound finding has none
 
 
+def _look(name: str, text: str, advice: str = "") -> Finding:
+    """A finding that is a warning where there is something to do about it."""
+    return Finding(name, "warn" if advice else "ok", text, advice)
+
+
 def ready(findings: Sequence[Finding]) -> bool:
     """Whether nothing that was found stands in the way of a measurement."""
     return all(finding.status != "fail" for finding in findings)
@@ -88,7 +93,6 @@ def examine(
     """Look at this machine.
 
     Args:
-        root: where /proc, /sys and /etc are looked for.
         kernels: launch them, which takes a second process and the time to import torch.
         backend: only what `--device cpu` or `cuda` needs; None: both, and no GPU is then no fault on a machine
             that is no Jetson.
@@ -113,15 +117,14 @@ def _software() -> Iterator[Finding]:
     advice = "benchbench needs Python 3.10 or newer" if old else ""
     yield Finding("python", "fail" if old else "ok", f"{platform.python_version()} at {sys.executable}", advice)
     commit = environment.commit(Path(__file__).resolve().parents[2])
-    yield Finding(
-        "benchbench", "ok", f"{__version__}{f', commit {commit[:10]}' if commit else ''}, schema {rec.SCHEMA}"
-    )
+    at = f", commit {commit[:10]}" if commit else ""
+    yield _look("benchbench", f"{__version__}{at}, schema {rec.SCHEMA}")
     packages = [_package(name, least) for name, least in NEEDED.items()]
     packages += [_package(name, least, lacking="warn") for name, least in WANTED.items()]
     yield from (package for package in packages if package.name in _SHOWN or package.status != "ok")
     others = [package for package in packages if package.name not in _SHOWN]
     if all(package.status == "ok" for package in others):
-        yield Finding("other packages", "ok", f"all {len(others)} are there")
+        yield _look("other packages", f"all {len(others)} are there")
 
 
 def _package(name: str, least: str, *, lacking: Literal["warn", "fail"] = "fail") -> Finding:
@@ -149,16 +152,16 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _machine(root: Path, board: jetson.TegraBoard | None) -> Iterator[Finding]:
     cores = cpu.usable_cores(root)
-    yield Finding("processor", "ok", f"{cpu.name(root)}, {cores} core(s) usable")
+    yield _look("processor", f"{cpu.name(root)}, {cores} core(s) usable")
     free, total = cpu.available_memory_bytes(root), cpu.total_memory_bytes(root)
     text = f"{format_value(free, 'B')} of {format_value(total, 'B')} free"
     if board:
         text += ", which CPU and GPU share"
     advice = "close other programs; a board measures best without its desktop" if free < total / 2 else ""
-    yield Finding("memory", "warn" if advice else "ok", text, advice)
+    yield _look("memory", text, advice)
     if board:
         release = f", Linux for Tegra {board.l4t}" if board.l4t else ""
-        yield Finding("board", "ok", f"{board.model}{release}; profile {board.profile or 'not known for sure'}")
+        yield _look("board", f"{board.model}{release}; profile {board.profile or 'not known for sure'}")
         yield _power_mode(board)
     yield _clocks(root) if board else _governor(root)
     yield _energy(root, board)
@@ -166,33 +169,31 @@ def _machine(root: Path, board: jetson.TegraBoard | None) -> Iterator[Finding]:
     if load is not None:
         advice = "close other programs, or wait: they are in the timings" if load > _LOAD_PER_CORE * cores else ""
         text = f"{load:.2f} processes in the last minute, {cores} core(s)"
-        yield Finding("load", "warn" if advice else "ok", text, advice)
+        yield _look("load", text, advice)
 
 
 def _power_mode(board: jetson.TegraBoard) -> Finding:
     if board.power_mode is None:
-        text = "not known: /var/lib/nvpmodel/status cannot be read"
-        return Finding("power mode", "warn", text, "see 'sudo nvpmodel -q'")
-    return Finding("power mode", "ok", f"{board.power_mode} (another is another device: each has its own clocks)")
+        return _look("power mode", "not known: /var/lib/nvpmodel/status cannot be read", "see 'sudo nvpmodel -q'")
+    return _look("power mode", f"{board.power_mode} (another is another device: each has its own clocks)")
 
 
 def _governor(root: Path) -> Finding:
     governor = cpu.governor(root)
     if governor in (None, "performance"):
-        return Finding("cpu clocks", "ok", f"governor {governor}" if governor else "the system tells no governor")
+        return _look("cpu clocks", f"governor {governor}" if governor else "the system tells no governor")
     advice = "for steady timings: 'sudo cpupower frequency-set -g performance'"
-    return Finding("cpu clocks", "warn", f"governor {governor}: clocks follow the load", advice)
+    return _look("cpu clocks", f"governor {governor}: clocks follow the load", advice)
 
 
 def _clocks(root: Path) -> Finding:
     locked = jetson_sensors.clocks_locked(root)
     if locked is None:
-        text = "not known: the kernel does not tell their range"
-        return Finding("clocks", "warn", text, "'sudo jetson_clocks --show'")
+        return _look("clocks", "not known: the kernel does not tell their range", "'sudo jetson_clocks --show'")
     if locked:
-        return Finding("clocks", "ok", "locked: CPU and GPU run at one frequency")
+        return _look("clocks", "locked: CPU and GPU run at one frequency")
     advice = "for steady timings: 'bench run --set-clocks', or 'sudo jetson_clocks' until the next boot"
-    return Finding("clocks", "warn", "not locked: they follow the load", advice)
+    return _look("clocks", "not locked: they follow the load", advice)
 
 
 def _energy(root: Path, board: jetson.TegraBoard | None) -> Finding:
@@ -201,15 +202,15 @@ def _energy(root: Path, board: jetson.TegraBoard | None) -> Finding:
         supply = jetson_sensors.supply(root)
         if supply is None:
             advice = "rows have no energy, unless tegrastats tells it"
-            return Finding("energy", "warn", "no power rail under /sys/class/hwmon can be read", advice)
-        return Finding("energy", "ok", f"{' + '.join(rail.name for rail in supply.rails)}: {supply.scope}")
+            return _look("energy", "no power rail under /sys/class/hwmon can be read", advice)
+        return _look("energy", f"{' + '.join(rail.name for rail in supply.rails)}: {supply.scope}")
     packages = rapl.packages(root)
     if packages:
-        return Finding("energy", "ok", f"RAPL {' + '.join(p.name for p in packages)}: processor package, not wall")
+        return _look("energy", f"RAPL {' + '.join(p.name for p in packages)}: processor package, not wall")
     if any(root.glob("sys/class/powercap/intel-rapl:*")):
         text = "the processor's counter (RAPL) cannot be read"
-        return Finding("energy", "warn", text, "root may: 'sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj'")
-    return Finding("energy", "ok", "the processor has no sensor that can be read: its rows have no energy")
+        return _look("energy", text, "root may: 'sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj'")
+    return _look("energy", "the processor has no sensor that can be read: its rows have no energy")
 
 
 # -- surroundings ------------------------------------------------------------------------------------
@@ -226,10 +227,10 @@ def _surroundings(results: Path | None) -> Iterator[Finding]:
     now = time.time()
     if now < built - 86_400:
         when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(now))
-        yield Finding("clock", "warn", f"{when} UTC, before benchbench was installed", "set it: 'sudo timedatectl'")
+        yield _look("clock", f"{when} UTC, before benchbench was installed", "set it: 'sudo timedatectl'")
     encoding = locale.getpreferredencoding(False)
     if encoding.lower().replace("-", "") not in ("utf8", "cp65001"):
-        yield Finding("locale", "warn", f"text is {encoding}", "set LANG=C.UTF-8, or names may come out garbled")
+        yield _look("locale", f"text is {encoding}", "set LANG=C.UTF-8, or names may come out garbled")
 
 
 def _disk(name: str, folder: Path, advice: str) -> Finding:
@@ -256,8 +257,6 @@ def examine_kernels(root: Path, board: jetson.TegraBoard | None, backend: Backen
     """Launch the kernels, and say what of torch, GPU and memory this shows.
 
     Args:
-        root: where /proc is looked for.
-        board: the Jetson that this machine is.
         backend: the one that must work; None: the CPU, and the GPU where there is one.
     """
     backends = [backend] if backend else ["cpu", "cuda"]
@@ -277,7 +276,7 @@ def examine_kernels(root: Path, board: jetson.TegraBoard | None, backend: Backen
         elif backend == "cuda":
             yield Finding("gpu", "fail", why, remedy)
         else:
-            yield Finding("gpu", "ok", f"none, so --device cpu alone is measured here: {why}")
+            yield _look("gpu", f"none, so --device cpu alone is measured here: {why}")
     for b in backends:
         if b == "cpu" or check.has_gpu:
             for dtype in TOLERANCE:
@@ -292,18 +291,18 @@ def gpu_findings(check: KernelCheck, board: jetson.TegraBoard | None) -> Iterato
     gpu = check.gpu
     major, minor = gpu["capability"]
     text = f"{gpu['name']}, compute capability {major}.{minor}, torch built for CUDA {check.torch['cuda']}"
-    yield Finding("gpu", "ok", text)
+    yield _look("gpu", text)
     yield architecture((major, minor), gpu["arches"], tegra=board is not None)
     free, total = gpu["free_bytes"], gpu["total_bytes"]
     text = f"{format_value(free, 'B')} of {format_value(total, 'B')} free"
     taken = free < total * 0.8 and board is None
     advice = "see 'nvidia-smi' for who has it; other work is in the timings" if taken else ""
-    yield Finding("gpu memory", "warn" if taken else "ok", text, advice)
+    yield _look("gpu memory", text, advice)
     energy = gpu.get("energy") or {}
     if energy.get("why"):
         yield Finding("gpu energy", "warn", f"its rows have none: {energy['why']}")
     elif energy:
-        yield Finding("gpu energy", "ok", energy["what"])
+        yield _look("gpu energy", energy["what"])
 
 
 def architecture(capability: tuple[int, int], arches: Sequence[str], *, tegra: bool) -> Finding:
@@ -316,21 +315,21 @@ def architecture(capability: tuple[int, int], arches: Sequence[str], *, tegra: b
             Source: CUDA C++ Programming Guide, "Binary Compatibility".
     """
     major, minor = capability
-    own = f"sm_{major}{minor}"
+    name = f"sm_{major}{minor}"
     listed = ", ".join(arches) or "none"
-    if own in arches or f"{own}a" in arches:
-        return Finding("gpu architecture", "ok", f"{own} is in torch's build ({listed})")
+    if name in arches or f"{name}a" in arches:
+        return _look("gpu architecture", f"{name} is in torch's build ({listed})")
     numbers = {a: int(a.split("_")[1]) for a in arches if a.split("_")[-1].isdigit()}
     related = [a for a, n in numbers.items() if a.startswith("sm_") and n // 10 == major and n % 10 <= minor]
     portable = [a for a, n in numbers.items() if a.startswith("compute_") and n <= major * 10 + minor]
     if related and not tegra:
-        return Finding("gpu architecture", "ok", f"{own} runs the code for {max(related, key=numbers.__getitem__)}")
+        return _look("gpu architecture", f"{name} runs the code for {max(related, key=numbers.__getitem__)}")
     advice = "install a torch that is built for it" + (", as NVIDIA's for this JetPack is" if tegra else "")
     if portable:
         newest = max(portable, key=numbers.__getitem__)
-        text = f"{own} is not in torch's build; the driver compiles {newest} for it, so the first forward is slow"
-        return Finding("gpu architecture", "warn", text, advice)
-    return Finding("gpu architecture", "warn", f"{own} is not in torch's build ({listed}); see the kernels", advice)
+        text = f"{name} is not in torch's build; the driver compiles {newest} for it, so the first forward is slow"
+        return _look("gpu architecture", text, advice)
+    return _look("gpu architecture", f"{name} is not in torch's build ({listed}); see the kernels", advice)
 
 
 def kernel_findings(check: KernelCheck, backend: str, dtype: str) -> Iterator[Finding]:
@@ -382,8 +381,6 @@ def fits(place: str, free_bytes: int, needed_bytes: Mapping[str, int], zoo_size:
     """Which networks fit.
 
     Args:
-        place: `memory` or `gpu memory`.
-        free_bytes: there.
         needed_bytes: network -> the least that its tensors take, at its card's own size.
         zoo_size: networks that there are; the others were not counted in time.
     """
@@ -393,7 +390,7 @@ def fits(place: str, free_bytes: int, needed_bytes: Mapping[str, int], zoo_size:
     room = f"{format_value(free_bytes, 'B')} free; tensors alone, each at its card's size"
     if not too_large:
         most = f"{largest[0]} takes most, {format_value(needed_bytes[largest[0]], 'B')}"
-        return Finding(f"fits {place}", "ok", f"{which}: {most} of {room}")
+        return _look(f"fits {place}", f"{which}: {most} of {room}")
     names = ", ".join(f"{name} ({format_value(needed_bytes[name], 'B')})" for name in too_large)
     text = f"{len(largest) - len(too_large)} of {which}, not {names}: {room}"
-    return Finding(f"fits {place}", "warn", text, "close other programs, or take a smaller --spatial for these")
+    return _look(f"fits {place}", text, "close other programs, or take a smaller --spatial for these")

@@ -117,7 +117,6 @@ def run(trials: Iterable[Trial], emit: Callable[[dict[str, Any]], None]) -> None
     """Survey torch and its GPU, then launch the kernels.
 
     Args:
-        trials: those for a GPU that is not there are passed over.
         emit: gets `torch` {version, cuda}, `begin` {} and `gpu` {why, ...} if any trial is for it, and for each trial
             `begin` {trial}, then `sound` {trial, error} or `fault` {trial, why}. After an error that leaves the GPU
             unusable nothing more comes: the rest needs a new process.
@@ -192,7 +191,7 @@ def relative_error(backend: str, kernel: str, dtype: str) -> float:
     """Relative L2 distance of a kernel's result to that in float64 on the CPU; NaN or infinite where the result is."""
     import torch
 
-    from benchbench.measure.flops.graph import DTYPES
+    from benchbench.measure.flops.tracer import DTYPES
     from benchbench.measure.latency import forward_function
 
     torch.manual_seed(0)
