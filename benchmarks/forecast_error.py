@@ -44,7 +44,7 @@ class Device:
         self.profile: Profile = load_profile(path)
         self.journal = CalibrationJournal(path.with_suffix(".ndjson"))
         self.model, self.checked = calibrate.checked(self.journal)
-        self.measured = calibrate.measured_of(self.journal)
+        self.measured = self.journal.measured()
 
     @property
     def setting(self) -> str:
@@ -62,8 +62,7 @@ def scaled(source: Device, target: Device) -> dict[str, float]:
     found = {}
     roofs = dataclasses.replace(target.model.roofs, launch_s=source.model.roofs.launch_s)
     for name, measured in target.measured.items():
-        calls = target.journal.networks[name]
-        costs = [target.journal.costs[key] for key, n in calls.items() for _ in range(n)]
+        costs = [cost for _, cost in target.journal.costs_of(name)]
         found[name] = source.checked.scale * source.model.seconds(costs, on=roofs) / measured
     return found
 

@@ -388,7 +388,7 @@ def trusted(name: str, *more: rec.Measurement, batch: int = 1, speed: float = 1.
         number("input_memory_bytes", given, "analytic"),
         number("output_memory_bytes", out, "analytic"),
         number("activation_memory_bytes", peak - base - weights - given - out, method="what remains of the peak"),
-        number("disturbed_processes", 0, method="steal time and other programs' processor time"),
+        number("contended_processes", 0, method="steal time and other programs' processor time"),
         number("peak_macs_per_s", 92e9, method="the best of matrix products"),
         number("memory_bandwidth_bytes_per_s", 14.5e9, method="the best of copies"),
     ]
@@ -412,7 +412,7 @@ def whole_zoo(folder: Path) -> Path:
         if name == "slim_unetr":
             extra = (against_itself(),)
         if name == "unetr":
-            extra = (number("disturbed_processes", 2, values=(0, 1, 0, 1, 0), runs=(1,) * 5, method="steal time"),)
+            extra = (number("contended_processes", 2, values=(0, 1, 0, 1, 0), runs=(1,) * 5, method="steal time"),)
         if name == "vnet":
             more |= {"status": "unstable", "error": "the median is known to ±9 % only: close other programs"}
         records.append(trusted(name, *extra, **more))

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from benchbench.compress.channel_tracer import ChannelTracer, Quick
 from benchbench.compress.operator_rules import RULES
 from benchbench.core.errors import ShapeError, UsageError, first_line
-from benchbench.measure.flops.graph import copied, graph_settings
+from benchbench.measure.flops.meta_device import copied
+from benchbench.measure.flops.tracer import graph_settings
 from benchbench.zoo import logits as zoo_logits
 from benchbench.zoo.pruned import resize, shapes_of
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchbench.compress import importance
 from benchbench.compress.channel_groups import Structure, find_structure, keep_indices, mask, remove
 from benchbench.core.errors import UsageError, first_line
-from benchbench.measure.flops.graph import copied
+from benchbench.measure.flops.meta_device import copied
 from benchbench.zoo import logits as zoo_logits
 from benchbench.zoo.checkpoint import unique_tensors
 from benchbench.zoo.pruned import shapes_of

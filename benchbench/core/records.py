@@ -5,6 +5,7 @@ hashes name a record. `cell` is what was asked (model, recipe, workload, device)
 and comparison pair by; `id` adds the environment and the start, so every run has its own.
 
 History of the schema, newest first:
+    3  the metric `contended_processes`, which was `disturbed_processes`. Read under its new name from 1 and 2.
     2  measurement.runs; workload.crop_foreground; in an environment, affinity. Read by defaults from 1.
     1  the first one.
 """
@@ -23,7 +24,8 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-SCHEMA = 2
+SCHEMA = 3
+_RENAMED_METRICS = {"disturbed_processes": "contended_processes"}  # of records up to schema 2
 
 Status = Literal["ok", "unstable", "oom", "timeout", "unsupported", "failed", "not_run"]
 STATUSES: tuple[str, ...] = typing.get_args(Status)
@@ -38,8 +40,16 @@ class AtLeast:
     least: float
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Above:
+    """Likewise, of a number that must be larger."""
+
+    limit: float
+
+
 Count = Annotated[int, AtLeast(0)]
 Size = Annotated[int, AtLeast(1)]
+Positive = Annotated[float, Above(0)]
 Sides = tuple[Size, Size, Size]  # (D, H, W)
 
 #: Metric -> its unit. A metric that is not here (`dice_<class>`, `nsd_<tol>mm`) has the unit of its family.
@@ -75,7 +85,7 @@ METRIC_UNITS: Mapping[str, str] = types.MappingProxyType(
         "largest_patch_voxels": "voxels",
         "largest_batch": "patches",
         "noise_ratio": "1",
-        "disturbed_processes": "processes",
+        "contended_processes": "processes",
         "apart_processes": "processes",  # this and the next two: read, no longer measured
         "pace_handover_s": "s",
         "pace_product_s": "s",
@@ -155,6 +165,13 @@ class Measurement:
     bound: Literal["at_least", "at_most"] | None = None  # `value` is this side of the truth
     source: str | None = None  # a `reference` record's id, a publication
     reason: str | None = None
+
+    @classmethod
+    def of(
+        cls, metric: str, value: float | int | None, method: str, origin: Origin = "measured", **more: Any
+    ) -> Measurement:
+        """A measurement in its metric's unit."""
+        return cls(metric=metric, unit=METRIC_UNITS[metric], value=value, method=method, origin=origin, **more)
 
 
 def no_value(metric: str, reason: str, origin: Origin = "analytic") -> Measurement:
@@ -337,8 +354,11 @@ def value_from_json(hint: Any, value: Any, name: str) -> Any:
         return _of_union(args, value, name)
     if origin is Annotated:
         number = value_from_json(args[0], value, name)
-        if any(number < rule.least for rule in args[1:]):
-            raise TypeError(f"{name} must be at least {max(rule.least for rule in args[1:])}, not {told(value)}")
+        for rule in args[1:]:
+            if isinstance(rule, AtLeast) and number < rule.least:
+                raise TypeError(f"{name} must be at least {rule.least}, not {told(value)}")
+            if isinstance(rule, Above) and number <= rule.limit:
+                raise TypeError(f"{name} must be above {rule.limit}, not {told(value)}")
         return number
     if origin is Literal:
         if value not in args:
@@ -392,10 +412,16 @@ _LONGEST_TOLD = 80  # characters
 
 
 def record_from_json(data: Mapping[str, Any]) -> Record:
-    """The record of one line; `cell` and `id` are computed again, not believed.
+    """The record of one line, in the present schema; `cell` and `id` are computed again, not believed.
 
     Raises:
         KeyError: a field without a default is missing.
         TypeError: a value is not of its field's form; the message names the field.
     """
-    return from_json(Record, data)
+    record = from_json(Record, data)
+    if record.schema >= SCHEMA:
+        return record
+    measurements = tuple(
+        dataclasses.replace(m, metric=_RENAMED_METRICS.get(m.metric, m.metric)) for m in record.measurements
+    )
+    return dataclasses.replace(record, measurements=measurements, schema=SCHEMA)

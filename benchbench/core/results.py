@@ -34,6 +34,44 @@ LOCK = ".lock"
 _PARTIAL = re.compile(r".+\.(\d+)\.partial")  # as `write_whole` names them
 
 
+class JsonLines:
+    """A file of JSON lines that is added to; half a line, of a process that was killed, is set aside in `.torn`."""
+
+    def __init__(self, path: Path) -> None:
+        """Make it ready to be added to.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.path = path
+        with open(path, "ab"):  # it can be written, and is there
+            data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            torn = path.with_name(f"{path.name}.torn")
+            with open(torn, "ab") as file:
+                file.write(data[whole:] + b"\n")
+            os.truncate(path, whole)
+            log.warning("the last line of %s was half written; set aside in %s", path, torn.name)
+
+    def append(self, *items: Any) -> None:
+        """Add a line for each item and wait until the disk has them.
+
+        Raises:
+            OSError: the disk is full or gone; what was there before stays whole.
+        """
+        start = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with open(self.path, "ab") as file:
+                file.writelines(rec.canonical_json(item).encode() + b"\n" for item in items)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, start)
+            raise
+
+
 class Store:
     """The records of one folder, opened for adding to it."""
 
@@ -59,8 +97,7 @@ class Store:
             if fresh:
                 set_aside([self.path])
             self.records = list(read_records(self.path)) if self.path.exists() else []
-            self._set_torn_line_aside()
-            self._file = open(self.path, "ab")  # noqa: SIM115 - kept open for the life of the store
+            self._lines = JsonLines(self.path)
         except OSError as error:
             self._unlock()
             raise StoreError(
@@ -70,46 +107,20 @@ class Store:
             self._unlock()
             raise
 
-    def _set_torn_line_aside(self) -> None:
-        if not self.path.exists():
-            return
-        data = self.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole == len(data):
-            return
-        with open(self.folder / f"{RECORDS}.torn", "ab") as torn:
-            torn.write(data[whole:] + b"\n")
-        os.truncate(self.path, whole)
-        log.warning("the last record of %s was half written; set aside in %s.torn", self.path, RECORDS)
-
     def append(self, record: rec.Record) -> None:
         """Add a record and wait until the disk has it.
 
         Raises:
             StoreError: the disk is full or gone; what was there before stays whole.
         """
-        line = rec.canonical_json(rec.record_to_json(record)).encode() + b"\n"
-        start = self._file.tell()
         try:
-            self._file.write(line)
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._lines.append(rec.record_to_json(record))
         except OSError as error:
-            self._undo(start)
             raise StoreError(
                 f"cannot write to {self.path}: {error.strerror or error}; "
                 f"{len(self.records)} finished record(s) are kept: make room and run the same command again"
             ) from error
         self.records.append(record)
-
-    def _undo(self, size: int) -> None:
-        # Close first: closing writes what is still buffered, and after the cut that would be half a line.
-        with contextlib.suppress(OSError):
-            self._file.close()
-        try:
-            os.truncate(self.path, size)
-        except OSError as error:
-            log.debug("after a failed write, %s was left with half a line: %s", self.path, error)
 
     def add_artifact(self, kind: str, name: str, content: bytes, *, title: str = "") -> rec.Artifact:
         """Keep a file beside the records.
@@ -144,7 +155,6 @@ class Store:
 
     def close(self) -> None:
         """Let another run have the folder; one in which nothing was ever recorded does not stay behind."""
-        self._file.close()
         if not self.records and self.path.exists() and not self.path.stat().st_size:
             self.path.unlink()
             (self.folder / LOCK).unlink(missing_ok=True)

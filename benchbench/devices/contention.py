@@ -51,12 +51,7 @@ class Disturbance:
 
 
 def look(root: Path = ROOT, *, own_s: float | None = None, at_s: float | None = None) -> Load | None:
-    """The counters now; None where the system has none.
-
-    Args:
-        own_s: processor time of this process; asked of the system if None.
-        at_s: seconds, monotonic; asked of the system if None.
-    """
+    """The counters now; None where the system has none."""
     line = next((line for line in (read_text(root / "proc/stat") or "").splitlines() if line.startswith("cpu ")), "")
     ticks = line.split()[1:9]
     if len(ticks) < 8 or not all(tick.isdigit() for tick in ticks):

@@ -136,22 +136,23 @@ def ranges(numbers: Sequence[int]) -> str | None:
 
 def total_memory_bytes(root: Path = ROOT) -> int:
     """Memory of the machine, or the cgroup's limit where that is lower; bytes."""
-    total = meminfo_bytes(root, "MemTotal")
-    if total is None:
-        import psutil
-
-        total = int(psutil.virtual_memory().total)
-    return min([total, *(limit for limit, _ in _memory_limits(root))])
+    return min([_memory_bytes(root, "MemTotal", "total"), *(limit for limit, _ in _memory_limits(root))])
 
 
 def available_memory_bytes(root: Path = ROOT) -> int:
     """Bytes that can be taken now without swapping: what is free, limited by what the cgroup leaves."""
-    available = meminfo_bytes(root, "MemAvailable")
-    if available is None:
-        import psutil
-
-        available = int(psutil.virtual_memory().available)
+    available = _memory_bytes(root, "MemAvailable", "available")
     return max(0, min([available, *(limit - used for limit, used in _memory_limits(root))]))
+
+
+def _memory_bytes(root: Path, key: str, attribute: str) -> int:
+    """Of the machine, by /proc/meminfo, or by psutil where there is none."""
+    size = meminfo_bytes(root, key)
+    if size is not None:
+        return size
+    import psutil
+
+    return int(getattr(psutil.virtual_memory(), attribute))
 
 
 def governor(root: Path = ROOT) -> str | None:
@@ -175,11 +176,13 @@ def load_average(root: Path = ROOT) -> float | None:
 
 def meminfo_bytes(root: Path, key: str) -> int | None:
     """A line of /proc/meminfo; None where the kernel does not tell."""
-    for line in (read_text(root / "proc/meminfo") or "").splitlines():
-        label, _, value = line.partition(":")
-        if label == key and value.split()[:1] and value.split()[0].isdigit():
-            return int(value.split()[0]) * 1024
-    return None
+    return bytes_in(root / "proc/meminfo", key)
+
+
+def bytes_in(path: Path, key: str) -> int | None:
+    """A line `key: 12 kB` of a file of the kernel, in bytes; None without one."""
+    match = re.search(rf"^{re.escape(key)}:\s*(\d+) kB", read_text(path) or "", re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
 
 
 def _cgroups(root: Path, controller: str) -> Iterator[tuple[bool, Path]]:

@@ -17,22 +17,13 @@ _REMEDY = "use '--device cpu', or predict with a profile such as '--device rtx-4
 
 
 def probe(index: int = 0, *, asked: str | None = None) -> Device:
-    """The CUDA device of that index.
-
-    Args:
-        index: as torch counts, after CUDA_VISIBLE_DEVICES.
-        asked: the word on the command line; `cuda` or `cuda:<index>` if None.
+    """The CUDA device of that index, as torch counts; `asked` is the word on the command line.
 
     Raises:
         DeviceError: there is none; the line says what torch sees.
     """
-    torch = torch_with(index)
-    return Device(
-        kind="cuda",
-        name=str(torch.cuda.get_device_name(index)),
-        basis="probed",
-        asked=asked or (f"cuda:{index}" if index else "cuda"),
-    )
+    name = str(torch_with(index).cuda.get_device_name(index))
+    return Device(kind="cuda", name=name, basis="probed", asked=asked or (f"cuda:{index}" if index else "cuda"))
 
 
 def memory_bytes(index: int = 0) -> tuple[int, int]:
@@ -43,16 +34,6 @@ def memory_bytes(index: int = 0) -> tuple[int, int]:
     """
     free, total = torch_with(index).cuda.mem_get_info(index)
     return int(free), int(total)
-
-
-def cuda_version(index: int = 0) -> str | None:
-    """The CUDA version that torch was built with, `12.8`.
-
-    Raises:
-        DeviceError: there is no such device.
-    """
-    version = torch_with(index).version.cuda
-    return None if version is None else str(version)
 
 
 def require() -> None:

@@ -55,7 +55,7 @@ def environment(
         "governor": cpu.governor(root),
         "gpu": gpu,
         "gpu_memory_bytes": cuda.memory_bytes(cuda_index)[1] if backend == "cuda" else None,
-        "cuda": cuda.cuda_version(cuda_index) if backend == "cuda" else None,
+        "cuda": cuda.torch_with(cuda_index).version.cuda if backend == "cuda" else None,
         "driver": driver(root),
         "jetson": board.model if board else None,
         "l4t": board.l4t if board else None,

@@ -19,10 +19,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from benchbench.core.records import METRIC_UNITS, Measurement, OperatorCost, Workload
+from benchbench.core.records import Measurement, OperatorCost, Workload
 from benchbench.core.units import format_value
 from benchbench.core.version import installed
-from benchbench.devices.latency_model import FEWEST_FOR_COVERAGE, Efficiency, Roofs
+from benchbench.devices.latency_model import FEWEST_FOR_COVERAGE, Roofs
 from benchbench.devices.profile import Calibration, Profile
 
 #: Upper end of the interval over the lower bound. The worst of three published latencies of nnU-Net's
@@ -54,18 +54,8 @@ class Forecast:
 
 
 def roof_seconds(operators: Sequence[OperatorCost], peak_flops: float, bandwidth_bytes_per_s: float) -> float:
-    """The time below which these operators, one after the other, cannot get.
-
-    Args:
-        operators: of one forward of one batch.
-        peak_flops: FLOP/s at the type of the forward.
-
-    Returns:
-        Seconds.
-    """
-    return sum(
-        max(2 * op.macs / peak_flops, (op.read_bytes + op.written_bytes) / bandwidth_bytes_per_s) for op in operators
-    )
+    """Seconds below which these operators, one after the other, cannot get; the peak in FLOP/s at their type."""
+    return sum(max(2 * op.macs / peak_flops, op.moved_bytes / bandwidth_bytes_per_s) for op in operators)
 
 
 def predict(
@@ -108,9 +98,9 @@ def forecast_latency(
         return f"{profile.name} was calibrated for {calibration.threads} threads: 'bench calibrate --threads {threads}'"
     if calibration and dtype != calibration.dtype:
         return f"{profile.name} was calibrated for {calibration.dtype}: 'bench calibrate --dtype {dtype}'"
-    peak = profile.peaks.get(dtype)
-    if peak is None:
+    if dtype not in profile.peaks:
         return f"{profile.name} has no {dtype} units: its profile has {', '.join(profile.peaks)}"
+    peak = profile.peaks[dtype]  # type: ignore[index]
     if timed and timed.dtype == dtype:
         return _from_calls(operators, profile, timed, peak)
     low = roof_seconds(operators, peak, profile.bandwidth_bytes_per_s)
@@ -129,18 +119,16 @@ def forecast_latency(
 def _from_calls(operators: Sequence[OperatorCost], profile: Profile, timed: Calibration, peak: float) -> Forecast:
     on_it = profile.calibration is not None
     there = profile if on_it or profile.like is None else profile.like
-    model = efficiency_of(there, timed)
-    strange = model.strange(operators)
-    roofs = None
-    if not on_it:
-        roofs = Roofs(
-            macs_per_s=peak / 2,
-            bytes_per_s=profile.bandwidth_bytes_per_s,
-            launch_s=profile.launch_s or timed.launch_s,
-        )
-    seconds = timed.scale * model.seconds(operators, on=roofs)
+    strange = there.efficiency.strange(operators)
+    roofs = Roofs(
+        macs_per_s=peak / 2,
+        bytes_per_s=profile.bandwidth_bytes_per_s,
+        launch_s=profile.launch_s or timed.launch_s,
+    )
+    seconds = timed.scale * there.efficiency.seconds(operators, on=None if on_it else roofs)
     factor = (timed.interval if on_it else SCALED_FACTOR) * (_STRANGE if strange else 1.0)
-    conditions = f"{_threads(there, timed)}{timed.dtype}, {timed.runtime}, torch {timed.versions.get('torch', '?')}"
+    threads = f"{timed.threads} thread{'s' * (timed.threads != 1)}" if there.kind == "cpu" else "TF32 off"
+    conditions = f"{threads}, {timed.dtype}, {timed.runtime}, torch {timed.versions.get('torch', '?')}"
     if on_it:
         method = (
             f"calibrated: {timed.calls} calls timed on this device ({conditions}); {len(timed.ratios)} networks, each "
@@ -179,12 +167,6 @@ def _from_calls(operators: Sequence[OperatorCost], profile: Profile, timed: Cali
     )
 
 
-def _threads(profile: Profile, calibration: Calibration) -> str:
-    if profile.kind != "cpu":
-        return "TF32 off, "
-    return f"{calibration.threads} thread{'s' * (calibration.threads != 1)}, "
-
-
 def _speed(
     operators: Sequence[OperatorCost], profile: Profile, workload: Workload, is_complete: bool
 ) -> tuple[Measurement, Measurement]:
@@ -200,46 +182,17 @@ def _speed(
     bound = forecast.bound if is_complete else "at_least"
     method = forecast.method if is_complete else f"{forecast.method}; {_LEFT_OUT}"
 
-    def made(metric: str, value: float, interval: tuple[float, float], bound: str | None) -> Measurement:
-        return Measurement(
-            metric=metric,
-            unit=METRIC_UNITS[metric],
-            value=value,
-            origin="predicted",
-            method=method,
-            interval=interval,
-            bound=bound,  # type: ignore[arg-type]
-            source=forecast.source,
+    def predicted(metric: str, value: float, interval: tuple[float, float], bound: str | None) -> Measurement:
+        return Measurement.of(
+            metric, value, method, "predicted", interval=interval, bound=bound, source=forecast.source
         )
 
     n = workload.batch
     most = "at_most" if bound else None
     return (
-        made("latency_s", forecast.seconds, forecast.interval, bound),
-        made("throughput_patches_per_s", n / forecast.seconds, (n / high, n / low), most),
+        predicted("latency_s", forecast.seconds, forecast.interval, bound),
+        predicted("throughput_patches_per_s", n / forecast.seconds, (n / high, n / low), most),
     )
-
-
-_KEPT_MODELS = 8
-_models: dict[int, tuple[Calibration, Efficiency]] = {}
-
-
-def efficiency_of(profile: Profile, calibration: Calibration) -> Efficiency:
-    """What calls take on a calibrated device; made once for a calibration, of the last few."""
-    known = _models.get(id(calibration))
-    if known and known[0] is calibration:
-        return known[1]
-    roofs = Roofs(
-        macs_per_s=profile.peaks[calibration.dtype] / 2,
-        bytes_per_s=profile.bandwidth_bytes_per_s,
-        launch_s=calibration.launch_s,
-    )
-    points = {kind: [(tuple(p[:-1]), p[-1]) for p in points] for kind, points in calibration.points.items()}
-    model = Efficiency(roofs, points)  # type: ignore[arg-type]
-    while len(_models) >= _KEPT_MODELS:
-        _models.pop(next(iter(_models)))
-    _models[id(calibration)] = calibration, model
-    return model
 
 
 def _fits(profile: Profile, workload: Workload, tensor_memory_bytes: int | None) -> Measurement:
@@ -251,22 +204,17 @@ def _fits(profile: Profile, workload: Workload, tensor_memory_bytes: int | None)
     if tensor_memory_bytes is None:
         return _none("fits_in_memory", method, "the tensor bytes of this network are not known")
     fits = tensor_memory_bytes + profile.reserve_bytes <= profile.memory_bytes
-    return Measurement(
-        metric="fits_in_memory",
-        unit=METRIC_UNITS["fits_in_memory"],
-        value=int(fits),
-        origin="predicted",
-        method=(
-            f"{format_value(tensor_memory_bytes, 'B')} of tensors + {format_value(profile.reserve_bytes, 'B')} reserve "
-            f"{'fit into' if fits else 'exceed'} {format_value(profile.memory_bytes, 'B')}; scratch memory of "
-            "kernels is not in it"
-        ),
+    return Measurement.of(
+        "fits_in_memory",
+        int(fits),
+        f"{format_value(tensor_memory_bytes, 'B')} of tensors + {format_value(profile.reserve_bytes, 'B')} reserve "
+        f"{'fit into' if fits else 'exceed'} {format_value(profile.memory_bytes, 'B')}; scratch memory of "
+        "kernels is not in it",
+        "predicted",
         bound="at_most" if fits else None,  # tensors are the least it takes: 0 is sure, 1 is not
         source=f"reserve: {profile.sources['reserve_bytes']}",
     )
 
 
-def _none(metric: str, method: str, reason: str | None) -> Measurement:
-    return Measurement(
-        metric=metric, unit=METRIC_UNITS[metric], value=None, origin="predicted", method=method, reason=reason
-    )
+def _none(metric: str, method: str, reason: str) -> Measurement:
+    return Measurement.of(metric, None, method, "predicted", reason=reason)

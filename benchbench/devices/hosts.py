@@ -103,10 +103,7 @@ def parse_url(url: str, *, name: str, python: str = "python3", folder: str | Non
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise DeviceError(wrong)
     user, at, address = parts.netloc.rpartition("@")
-    if address.startswith("["):
-        address = address[1:].partition("]")[0]
-    elif ":" in address:
-        address = address.partition(":")[0]
+    address = address[1:].partition("]")[0] if address.startswith("[") else address.partition(":")[0]
     return Host(name, address, user=user if at else None, port=port, python=python, folder=folder)
 
 
@@ -132,10 +129,10 @@ def load_hosts() -> dict[str, Host]:
 def _host(name: str, entry: Any, path: Path) -> Host:
     if not isinstance(entry, Mapping) or "address" not in entry:
         raise DeviceError(f"{path}: [{name}] needs an address; 'bench devices add {name} ssh://user@address' writes it")
-    known = {f.name for f in dataclasses.fields(Host)} - {"name"}
+    keys = {f.name for f in dataclasses.fields(Host)} - {"name"}
     for key, value in entry.items():
-        if key not in known:
-            raise DeviceError(f"{path}: [{name}] {unknown('key', key, known)}")
+        if key not in keys:
+            raise DeviceError(f"{path}: [{name}] {unknown('key', key, keys)}")
         if key != "port" and not isinstance(value, str):
             raise DeviceError(f"{path}: [{name}] {key} must be text, not {value!r}")
     try:

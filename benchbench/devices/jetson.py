@@ -83,12 +83,12 @@ def detect(root: Path = ROOT) -> TegraBoard | None:
         part_number=part,
         memory_bytes=memory,
         profile=_profile(part, model, memory, mode),
-        l4t=l4t_release(root),
+        l4t=_l4t_release(root),
         power_mode=mode,
     )
 
 
-def l4t_release(root: Path = ROOT) -> str | None:
+def _l4t_release(root: Path) -> str | None:
     """The Linux for Tegra release, `36.4.3`, of a line `# R36 (release), REVISION: 4.3, ...`."""
     match = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", read_text(root / "etc/nv_tegra_release") or "")
     return f"{match[1]}.{match[2]}" if match else None
@@ -147,9 +147,6 @@ def _call(command: Sequence[str]) -> tuple[int, str]:
 def clocks_set(root: Path = ROOT, *, call: Callable[[Sequence[str]], tuple[int, str]] = _call) -> Iterator[None]:
     """Lock the clocks of this Jetson while the block runs.
 
-    Args:
-        call: runs a command, gives its exit code and output.
-
     Raises:
         DeviceError: this is no Jetson, there is no jetson_clocks, or it may not set clocks.
     """
@@ -158,25 +155,17 @@ def clocks_set(root: Path = ROOT, *, call: Callable[[Sequence[str]], tuple[int, 
             "--set-clocks runs jetson_clocks, and this machine is no Jetson: "
             "leave it out, or run bench on the board itself"
         )
-    kept = Path(tempfile.mkdtemp(prefix="benchbench-")) / "clocks"
-    try:
-        _do(["jetson_clocks", "--store", str(kept)], call)
+    with tempfile.TemporaryDirectory(prefix="benchbench-") as folder:
+        former = f"{folder}/clocks"
+        _do(["jetson_clocks", "--store", former], call)
         try:
             _do(["jetson_clocks"], call)
             yield
         finally:
-            _restore(kept, call)
-    finally:
-        kept.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            kept.parent.rmdir()
-
-
-def _restore(kept: Path, call: Callable[[Sequence[str]], tuple[int, str]]) -> None:
-    try:
-        _do(["jetson_clocks", "--restore", str(kept)], call)
-    except DeviceError as error:
-        log.warning("clocks stay locked, since they could not be restored (%s); a reboot restores them", error)
+            try:
+                _do(["jetson_clocks", "--restore", former], call)
+            except DeviceError as error:
+                log.warning("clocks stay locked, since they could not be restored (%s); a reboot restores them", error)
 
 
 def _do(command: Sequence[str], call: Callable[[Sequence[str]], tuple[int, str]]) -> None:

@@ -13,6 +13,7 @@ Developer Guide, "Platform Power and Performance" (which rail holds which, over-
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,23 +32,16 @@ _SLOWING = ("cpufreq", "devfreq", "throttle-alert")  # in the name of a cooling 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Rail:
-    """One supply that a chip measures: files to read."""
+    """One supply that a chip measures."""
 
     name: str  # the label, verbatim
     sensor: str  # ina3221 | ina238
-    power: Path | None = None  # microwatts; None: volts times amperes
-    volts: Path | None = None  # millivolts
-    amperes: Path | None = None  # milliamperes
+    files: tuple[Path, ...] = ()  # of its power in microwatts, or of its millivolts and milliamperes
 
     def watts(self) -> float | None:
         """The power now; None where the chip does not answer."""
-        if self.power:
-            microwatts = read_number(self.power)
-            return None if microwatts is None else microwatts / 1e6
-        assert self.volts
-        assert self.amperes
-        millivolts, milliamperes = read_number(self.volts), read_number(self.amperes)
-        return None if millivolts is None or milliamperes is None else millivolts * milliamperes / 1e6
+        numbers = [read_number(path) for path in self.files]
+        return None if None in numbers else math.prod(number for number in numbers if number is not None) / 1e6
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +66,11 @@ def rails(root: Path = ROOT) -> list[Rail]:
             label = read_text(chip / f"in{channel}_label")
             if not label or label == "NC" or read_text(chip / f"in{channel}_enable") == "0":
                 continue
-            volts, amperes = chip / f"in{channel}_input", chip / f"curr{channel}_input"
-            measured.append(Rail(name=label, sensor="ina3221", volts=volts, amperes=amperes))
+            files = (chip / f"in{channel}_input", chip / f"curr{channel}_input")
+            measured.append(Rail(name=label, sensor="ina3221", files=files))
     for chip in _chips(root, "ina238"):
         label = read_text(chip / "power1_label") or read_text(chip / "of_node/label") or "ina238"
-        measured.append(Rail(name=label, sensor="ina238", power=chip / "power1_input"))
+        measured.append(Rail(name=label, sensor="ina238", files=(chip / "power1_input",)))
     return [rail for rail in measured if rail.watts() is not None]
 
 
@@ -153,8 +147,8 @@ def clocks_locked(root: Path = ROOT) -> bool | None:
     pairs = [(folder / "scaling_min_freq", folder / "scaling_max_freq") for folder in policies]
     pairs += [(folder / "min_freq", folder / "max_freq") for folder in _gpu_folders(root)]
     limits = [(read_number(low), read_number(high)) for low, high in pairs]
-    known = [(low, high) for low, high in limits if low is not None and high is not None]
-    return all(low == high for low, high in known) if known else None
+    ranges = [(low, high) for low, high in limits if low is not None and high is not None]
+    return all(low == high for low, high in ranges) if ranges else None
 
 
 def _slowing(root: Path) -> Iterator[tuple[str, float]]:

@@ -43,19 +43,17 @@ class Roofs:
         return self.launch_s + max(cost.macs / self.macs_per_s, cost.moved_bytes / self.bytes_per_s)
 
 
-#: Logarithms: MACs, bytes, MACs a byte, kernel, channels summed over; and whether the input is strided.
-Point = tuple[float, float, float, float, float, float]
+#: Six numbers. Logarithms: MACs, bytes, MACs a byte, kernel, channels summed over; and whether the input is strided.
+Point = tuple[float, ...]
 _Array = npt.NDArray[np.float64]
 _TINY = 1e-9
 Timed = tuple[OperatorCost, float]  # seconds
 
 
 def roofs_of(timed: Sequence[Timed], macs_per_s: float = 0.0, bytes_per_s: float = 0.0) -> Roofs:
-    """The roofs that were measured; a rate that was not, or that a call exceeds in arithmetic, is the calls' best.
+    """The roofs that were measured; a rate that was not (0), or that a call exceeds in arithmetic, is the calls' best.
 
-    Args:
-        macs_per_s: measured; 0 for not.
-        bytes_per_s: of memory; calls whose tensors are in a cache may exceed it.
+    Calls whose tensors are in a cache may exceed the bandwidth of memory.
 
     Raises:
         ValueError: nothing was timed that computes.
@@ -116,11 +114,7 @@ class Efficiency:
     """What calls take on a device that some calls were timed on."""
 
     def __init__(self, roofs: Roofs, points: Mapping[str, Sequence[tuple[Point, float]]]) -> None:
-        """Take what was learned.
-
-        Args:
-            points: kind/operator -> (place, logarithm of the time over that of the roofs) of each call; not empty.
-        """
+        """Take kind/operator -> (place, logarithm of the time over that of the roofs) of each call that was timed."""
         self.roofs, self.points = roofs, {work: list(calls) for work, calls in points.items() if calls}
         kinds: dict[str, list[tuple[Point, float]]] = {}
         for work, calls in self.points.items():
@@ -130,11 +124,7 @@ class Efficiency:
 
     @classmethod
     def learn(cls, timed: Sequence[Timed], roofs: Roofs | None = None) -> Efficiency:
-        """From calls on a device.
-
-        Args:
-            roofs: of the device; None: the best rates that were seen.
-        """
+        """From calls on a device; without its roofs, with the best rates that were seen."""
         roofs = roofs or roofs_of(timed)
         points: dict[str, list[tuple[Point, float]]] = {}
         for cost, seconds in timed:
@@ -152,11 +142,6 @@ class Efficiency:
                 works.add(f"{cost.operator} of such a size")
         return sorted(works)
 
-    def factor(self, cost: OperatorCost) -> float:
-        """How many times its roof's time a call takes, by those near to it."""
-        calls = self._calls.get(work_of(cost)) or self._calls.get(cost.kind) or self._all
-        return calls.factor(cost)
-
     def seconds(self, costs: Sequence[OperatorCost], *, on: Roofs | None = None) -> float:
         """What calls one after the other take.
 
@@ -164,13 +149,14 @@ class Efficiency:
             on: the roofs of another device, which is as near to them as this one to its own; None: this device.
         """
         roofs = on or self.roofs
-        known: dict[tuple[object, ...], float] = {}
+        seconds_of: dict[tuple[object, ...], float] = {}
         total = 0.0
         for cost in costs:
             key = work_of(cost), cost.macs, cost.moved_bytes, cost.kernel, cost.output_shape, cost.strided
-            if key not in known:
-                known[key] = roofs.seconds(cost) * self.factor(cost)
-            total += known[key]
+            if key not in seconds_of:
+                calls = self._calls.get(work_of(cost)) or self._calls.get(cost.kind) or self._all
+                seconds_of[key] = roofs.seconds(cost) * calls.factor(cost)
+            total += seconds_of[key]
         return total
 
 
@@ -199,7 +185,6 @@ def check(
         networks: name -> (key, cost) of its calls.
         timed: key -> a call that was timed.
         measured: name -> seconds of its forward.
-        roofs: None: the best rates that were seen.
 
     Raises:
         ValueError: fewer than three networks were measured.
@@ -254,9 +239,6 @@ def _kin(name: str, networks: Mapping[str, Sequence[tuple[str, OperatorCost]]], 
 
 def interval_factor(ratios: Sequence[float], coverage: float = COVERAGE) -> float:
     """The factor around a forecast that holds the truth for so many networks left out, one more counted as worst.
-
-    Args:
-        ratios: forecast over measured.
 
     Source: split conformal prediction on the logarithm's absolute error, Lei et al. 2018.
     """

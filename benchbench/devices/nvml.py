@@ -122,7 +122,6 @@ def connect(uuid: str | None = None, *, index: int = 0, name: str = "") -> Gpu:
 
     Args:
         uuid: `GPU-...`, `MIG-...` or bare, as torch gives it.
-        index: of NVML.
         name: torch's name of the device, which names a MIG slice.
 
     Raises:

@@ -41,8 +41,3 @@ def packages(root: Path = ROOT) -> list[Package]:
             return []
         readable.append(package)
     return readable
-
-
-def difference_j(before: float, after: float, range_j: float) -> float:
-    """Joules between two readings at most one round apart."""
-    return after - before if after >= before else after - before + range_j

@@ -47,20 +47,19 @@ def resolve(
     *,
     root: Path = ROOT,
     require_measured: bool = False,
-    probe_cuda: Callable[[int], Device] | None = None,
+    probe_cuda: Callable[[int], Device] = cuda.probe,
 ) -> Target:
     """What `--device` means on this machine.
 
     Args:
         asked: `cpu`, `cuda`, `cuda:1`, `jetson`, a configured host's name, `jetson:<module>`, a profile's name,
             or a TOML file.
-        probe_cuda: CUDA index -> Device or DeviceError; torch is asked where it is None.
+        probe_cuda: CUDA index -> Device or DeviceError.
 
     Raises:
         DeviceError: an unknown name (with the nearest one), or CUDA asked for and absent.
         NotMeasuredError: only a prediction can be had, and `require_measured`.
     """
-    probe = probe_cuda or cuda.probe
     if asked == "cpu":
         return Target(device=cpu.probe(root), backend="cpu")
     match = re.fullmatch(r"cuda(?::(.*))?", asked)
@@ -68,16 +67,16 @@ def resolve(
         if match[1] is not None and not re.fullmatch(r"\d{1,3}", match[1]):
             raise DeviceError(f"{asked!r} is no CUDA device: write 'cuda' or 'cuda:1', counted from 0")
         index = int(match[1] or 0)
-        return Target(device=dataclasses.replace(probe(index), asked=asked), backend="cuda", index=index)
+        return Target(device=dataclasses.replace(probe_cuda(index), asked=asked), backend="cuda", index=index)
     board = jetson.detect(root)
     if board and asked == "jetson":
-        return _on_board(board, asked, probe)
+        return _on_board(board, asked, probe_cuda)
     hosts = load_hosts()
     if host := hosts.get(asked):
         unseen = Device(kind="none", name=host.place, basis="probed", asked=asked)
         return Target(device=unseen, backend=None, host=host)
     if board and board.profile == profile_name(asked):
-        return _on_board(board, asked, probe)
+        return _on_board(board, asked, probe_cuda)
     profile = _profile(asked, hosts)
     if require_measured:
         raise NotMeasuredError(

@@ -9,7 +9,6 @@ from one to the next (module, package, GPU board) and is never the wall, so `met
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import select
 import shutil
 import subprocess
@@ -18,8 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from benchbench.core.errors import DeviceError
-from benchbench.core.records import METRIC_UNITS, Measurement
+from benchbench.core.records import Measurement
 from benchbench.devices import jetson, jetson_sensors, nvml, rapl
 from benchbench.devices.cpu import ROOT
 
@@ -65,14 +66,7 @@ class CounterMeter:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the counters.
-
-        Args:
-            counters: (joules now, range in joules) of each.
-            what: the sensor in words.
-            period_s: how often the counters have a new value.
-            clock: seconds, monotonic.
-        """
+        """Take the counters: (joules now, range in joules) of each, which has a new value every `period_s`."""
         self.counters, self.what, self.period_s, self.clock = counters, what, period_s, clock
         self._last: list[float | None] = []
         self._joules, self._reads, self._began = 0.0, 0, 0.0
@@ -100,7 +94,7 @@ class CounterMeter:
             if now is None or last is None or (now < last and not span):
                 self._broken = True
                 continue
-            self._joules += rapl.difference_j(last, now, span)
+            self._joules += now - last + (span if now < last else 0.0)
             self._last[i] = now
         self._reads += 1
 
@@ -136,14 +130,12 @@ class PowerMeter:
             request: for `power_logger`.
             what: the sensor in words.
             start: makes the log; `PowerLog` if None.
-            clock: seconds, monotonic, the log's own.
+            clock: the log's own.
         """
-        if start is None:
-            from benchbench.measure.power_logger import PowerLog
+        from benchbench.measure.power_logger import PowerLog
 
-            start = PowerLog
         self.what, self.period_s, self.clock = what, float(request["period_s"]), clock
-        self._log: Any = start(request)
+        self._log: Any = (start or PowerLog)(request)
         self._began = 0.0
 
     def begin(self) -> None:
@@ -179,34 +171,23 @@ def integrate(samples: Sequence[tuple[float, float]], start: float, end: float) 
 
     Args:
         samples: (seconds, watts), in order.
-        start: seconds.
-        end: seconds, not before `start`.
 
     Returns:
         None without a sample between the times.
     """
-    if not any(start <= at <= end for at, _ in samples):
+    inside = [at for at, _ in samples if start <= at <= end]
+    if not inside:
         return None
-    points = [(start, _at(samples, start)), *(s for s in samples if start < s[0] < end), (end, _at(samples, end))]
-    return sum((t1 - t0) * (w0 + w1) / 2 for (t0, w0), (t1, w1) in itertools.pairwise(points))
-
-
-def _at(samples: Sequence[tuple[float, float]], when: float) -> float:
-    before = [s for s in samples if s[0] <= when]
-    after = [s for s in samples if s[0] >= when]
-    if not before or not after:
-        return (before or after)[-1 if before else 0][1]
-    (t0, w0), (t1, w1) = before[-1], after[0]
-    return w0 if t1 == t0 else w0 + (w1 - w0) * (when - t0) / (t1 - t0)
+    times = [start, *inside, end]
+    watts = np.interp(times, [at for at, _ in samples], [power for _, power in samples])
+    return float(np.sum(np.diff(times) * (watts[:-1] + watts[1:]) / 2))
 
 
 def open_meter(backend: str, gpu: nvml.Gpu | str | None = None, root: Path = ROOT) -> Meter | str | None:
     """The meter for what computes here.
 
     Args:
-        backend: `cpu` or `cuda`.
         gpu: the GPU that is used, or why NVML gives no access to it.
-        root: where /proc and /sys are looked for.
 
     Returns:
         A meter; or, on a kind of device that has a sensor as a rule, the reason why there is none here;
@@ -228,14 +209,14 @@ def _of_jetson(root: Path) -> Meter | str:
     supply = jetson_sensors.supply(root)
     if supply:
         sensors = " + ".join(dict.fromkeys(rail.sensor for rail in supply.rails))
-        names = " + ".join(rail.name for rail in supply.rails)
+        rails = " + ".join(rail.name for rail in supply.rails)
         request = {"source": "rails", "root": str(root), "period_s": supply.period_s}
-        return PowerMeter(request, f"{sensors}: {names}; {supply.scope}")
-    found = _first_line_of_tegrastats() if root == ROOT else None
-    if found:
-        _, names_told, scope = found
+        return PowerMeter(request, f"{sensors}: {rails}; {supply.scope}")
+    line = _first_line_of_tegrastats() if root == ROOT else None
+    if line:
+        _, names, scope = line
         request = {"source": "tegrastats", "period_s": 0.1}
-        return PowerMeter(request, f"tegrastats: {' + '.join(names_told)}; {scope}")
+        return PowerMeter(request, f"tegrastats: {' + '.join(names)}; {scope}")
     return "no power rail can be read: neither an INA3221 or INA238 under /sys/class/hwmon nor tegrastats tells one"
 
 
@@ -281,9 +262,8 @@ def find_gpu(backend: str, index: int, root: Path = ROOT) -> nvml.Gpu | str | No
 
 def measurement(reading: Reading | str, forwards: int) -> Measurement:
     """`energy_j` of one forward, or why there is none."""
-    unit = METRIC_UNITS["energy_j"]
     if isinstance(reading, str):
-        return Measurement(metric="energy_j", unit=unit, value=None, origin="measured", method="none", reason=reading)
+        return Measurement.of("energy_j", None, "none", reason=reading)
     period = f"{reading.period_s * 1000:.0f} ms"
     method = (
         f"{reading.what}; {reading.samples} samples, a new value every {period}, "
@@ -298,4 +278,4 @@ def measurement(reading: Reading | str, forwards: int) -> Measurement:
     elif reading.joules is None:
         reason = "the sensor gave no reading while the forwards were timed"
     value = None if reason or reading.joules is None else reading.joules / forwards
-    return Measurement(metric="energy_j", unit=unit, value=value, origin="measured", method=method, reason=reason)
+    return Measurement.of("energy_j", value, method, reason=reason)

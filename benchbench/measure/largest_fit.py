@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 STEP = 16  # voxels, between two patches' longest sides
 MOST_BATCH = 1024
+_SPARE = 2  # so many smaller sizes are named too, should the first not fit after all
 Sides = tuple[int, ...]
 Make = Callable[[Sides], nn.Module]
 
@@ -36,26 +37,17 @@ class Fit:
 
 
 def patches(spatial: Sequence[int]) -> list[Sides]:
-    """The patches to try: the asked one, then its sides scaled down so that the longest loses 16 voxels a time.
-
-    Args:
-        spatial: (D, H, W) asked for.
-    """
+    """The patches to try: the asked one, then its sides scaled down so that the longest loses 16 voxels a time."""
     longest = max(spatial)
-    found = [tuple(spatial)]
-    for side in range((longest - 1) // STEP * STEP, 0, -STEP):
-        found.append(tuple(min(s, max(STEP, round(s * side / longest / STEP) * STEP)) for s in spatial))
-    return list(dict.fromkeys(found))
+    smaller = [
+        tuple(min(s, max(STEP, round(s * side / longest / STEP) * STEP)) for s in spatial)
+        for side in range((longest - 1) // STEP * STEP, 0, -STEP)
+    ]
+    return list(dict.fromkeys([tuple(spatial), *smaller]))
 
 
 def needed_bytes(module: nn.Module, input_shape: Sequence[int], dtype: str, phase: str) -> int:
     """The forecast of one forward, or of one training step.
-
-    Args:
-        module: may have no memory.
-        input_shape: (B, C, D, H, W).
-        dtype: `fp32`, or `bf16` / `fp16` for autocast.
-        phase: `infer` or `train`.
 
     Raises:
         UnsupportedError: the network cannot be counted without values.
@@ -73,31 +65,31 @@ def largest_patch(
     dtype: str,
     limit_bytes: int,
     phase: str = "infer",
-    *,
-    spare: int = 2,
 ) -> Fit:
     """The largest patch that fits, by bisection; patches that the network refuses are passed over.
 
     Args:
         make_module: builds the network for a patch.
-        in_channels: of it.
-        batch: patches in one forward.
         spatial: (D, H, W) asked for: the largest that is tried.
-        dtype: `fp32`, or `bf16` / `fp16` for autocast.
         limit_bytes: for tensors alone, the framework left out.
-        phase: `infer` or `train`.
-        spare: so many smaller ones are named too, should the first not fit after all.
 
     Raises:
         UnsupportedError: the network cannot be counted without values.
     """
     sizes = patches(spatial)
-    known: dict[int, int | None] = {}  # index -> forecast; None: refused by the network
+    forecasts: dict[int, int | None] = {}  # index -> forecast; None: refused by the network
 
     def needs(index: int) -> int | None:
-        if index not in known:
-            known[index] = _of_patch(make_module, (batch, in_channels, *sizes[index]), dtype, phase)
-        return known[index]
+        if index not in forecasts:
+            patch = sizes[index]
+            try:
+                forecasts[index] = needed_bytes(make_module(patch), (batch, in_channels, *patch), dtype, phase)
+            except (UnsupportedError, CardError):
+                raise
+            except (BenchError, RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+                log.debug("patch %s is refused: %s", patch, error)
+                forecasts[index] = None
+        return forecasts[index]
 
     left, best = list(range(len(sizes))), len(sizes)
     while left:
@@ -109,10 +101,10 @@ def largest_patch(
             left, best = [i for i in left if i < middle], middle
         else:
             left = [i for i in left if i > middle]
-    fitting = list(itertools.islice((i for i in range(best, len(sizes)) if needs(i) is not None), 1 + spare))
+    fitting = list(itertools.islice((i for i in range(best, len(sizes)) if needs(i) is not None), 1 + _SPARE))
     return Fit(
         sizes=tuple(sizes[i] for i in fitting),
-        needs_bytes=known[fitting[0]] if fitting else min((n for n in known.values() if n), default=None),
+        needs_bytes=forecasts[fitting[0]] if fitting else min((n for n in forecasts.values() if n), default=None),
         is_all_asked=bool(fitting) and fitting[0] == 0,
     )
 
@@ -124,22 +116,11 @@ def largest_batch(
     dtype: str,
     limit_bytes: int,
     phase: str = "infer",
-    *,
-    spare: int = 2,
 ) -> Fit:
     """The largest batch that fits at a patch: doubled until it does not fit, then by bisection.
 
-    Args:
-        make_module: builds the network for a patch.
-        in_channels: of it.
-        spatial: (D, H, W).
-        dtype: `fp32`, or `bf16` / `fp16` for autocast.
-        limit_bytes: for tensors alone, the framework left out.
-        phase: `infer` or `train`.
-        spare: so many smaller ones are named too, each an eighth below the last, should the first not fit after all.
-
     Returns:
-        Batches up to 1024.
+        Batches up to 1024, each an eighth below the last.
 
     Raises:
         UnsupportedError: the network cannot be counted without values.
@@ -159,17 +140,6 @@ def largest_batch(
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     sizes = [low] if low else []
-    while sizes and sizes[-1] > 1 and len(sizes) <= spare:
+    while sizes and sizes[-1] > 1 and len(sizes) <= _SPARE:
         sizes.append(sizes[-1] - max(1, sizes[-1] // 8))
     return Fit(sizes=tuple(sizes), needs_bytes=needed[low or 1], is_all_asked=low == MOST_BATCH)
-
-
-def _of_patch(make_module: Make, input_shape: tuple[int, ...], dtype: str, phase: str) -> int | None:
-    """The forecast, or None where the network refuses the patch."""
-    try:
-        return needed_bytes(make_module(input_shape[2:]), input_shape, dtype, phase)
-    except (UnsupportedError, CardError):
-        raise
-    except (BenchError, RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-        log.debug("patch %s is refused: %s", input_shape[2:], error)
-        return None

@@ -8,7 +8,6 @@ over their medians, made from the same samples by the parent.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import statistics
 import time
@@ -18,13 +17,14 @@ from typing import TYPE_CHECKING
 from benchbench.core import statistics as core_statistics
 from benchbench.core.errors import UnsupportedError
 from benchbench.core.protocol import Protocol
-from benchbench.core.records import METRIC_UNITS, Measurement
+from benchbench.core.records import Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _CLOCK_STEPS = 10  # backwards steps of a clock before it is given up
 _FEW_SPREAD = 0.25  # of the range over the median, from which fewer samples than an interval needs are unsteady
+Timer = Callable[[Callable[[], object]], float]  # runs a call and returns its seconds
 _KEPT_WARMUPS = 60  # of a very fast network's warm-up so many forwards are kept
 
 
@@ -44,13 +44,11 @@ class Latency:
         """`latency_s` (or another time), for a latency also throughput, and `warmup_s`; all measured."""
         return [
             *timing([self.samples_s], metric, batch=self.batch),
-            Measurement(
-                metric="warmup_s",
-                unit="s",
-                value=sum(self.warmup_s),
+            Measurement.of(
+                "warmup_s",
+                sum(self.warmup_s),
+                f"{len(self.warmup_s)} forwards, {self.warm}",
                 values=self.warmup_s,
-                origin="measured",
-                method=f"{len(self.warmup_s)} forwards, {self.warm}",
             ),
         ]
 
@@ -60,60 +58,46 @@ def timing(runs: Sequence[Sequence[float]], metric: str = "latency_s", *, batch:
 
     Args:
         runs: seconds, of each process.
-        metric: its name.
-        batch: patches in one forward.
     """
-    found = core_statistics.summarise(runs)
-    interval = found.interval
-    per = f"{len(runs)} processes" if len(runs) > 1 else "one process"
-    what = "median of processes' medians" if len(runs) > 1 else "median"
-    method = f"{what}, {found.samples} samples, {per}; {interval.method if interval else 'no interval of one sample'}"
+    summary = core_statistics.summarise(runs)
+    interval = summary.interval
+    several = len(runs) > 1
+    per = f"{len(runs)} processes" if several else "one process"
+    what = "median of processes' medians" if several else "median"
+    method = f"{what}, {summary.samples} samples, {per}; {interval.method if interval else 'no interval of one sample'}"
     sure = interval if interval and interval.confident else None
-    tails = [f"p{q} {value:.4g} s" for q in (90, 99) if (value := _pooled(runs, q)) is not None]
-    measured = Measurement(
-        metric=metric,
-        unit=METRIC_UNITS[metric],
-        value=found.median,
-        values=tuple(value for run in runs for value in run),
-        runs=tuple(len(run) for run in runs) if len(runs) > 1 else (),
+    samples = [value for run in runs for value in run]  # of which process does not matter for a percentile
+    tails = [f"p{q} {at:.4g} s" for q in (90, 99) if (at := core_statistics.percentile(samples, q)) is not None]
+    seconds = Measurement.of(
+        metric,
+        summary.median,
+        "; ".join([method, *tails]),
+        values=tuple(samples),
+        runs=tuple(len(run) for run in runs) if several else (),
         ci95=(sure.low, sure.high) if sure else None,
-        origin="measured",
-        method="; ".join([method, *tails]),
     )
     if metric != "latency_s":
-        return [measured]
-    throughput = Measurement(
-        metric="throughput_patches_per_s",
-        unit="1/s",
-        value=batch / found.median,
+        return [seconds]
+    throughput = Measurement.of(
+        "throughput_patches_per_s",
+        batch / summary.median,
+        "batch / latency_s",
         ci95=(batch / sure.high, batch / sure.low) if sure else None,
-        origin="measured",
-        method="batch / latency_s",
     )
-    return [measured, throughput]
-
-
-def _pooled(runs: Sequence[Sequence[float]], q: int) -> float | None:
-    """A percentile of single forwards, whichever process they are of; None where there are too few."""
-    return core_statistics.percentile([value for run in runs for value in run], q)
+    return [seconds, throughput]
 
 
 def unsteady(runs: Sequence[Sequence[float]], protocol: Protocol) -> str | None:
-    """Why a row with these samples is `unstable`, and what to try; None if it is not.
-
-    Args:
-        runs: seconds, of each process that the protocol allowed.
-        protocol: its bound.
-    """
-    found = core_statistics.summarise(runs)
-    per = f"{len(runs)} processes" if len(runs) > 1 else f"{found.samples} samples"
-    enough = len(runs) >= core_statistics.FEWEST or (len(runs) == 1 and found.interval and found.interval.confident)
-    if enough and found.interval:
-        width = (found.interval.high - found.interval.low) / 2 / found.median
+    """Why a row with these samples, seconds of each process, is `unstable`, and what to try; None if it is not."""
+    summary = core_statistics.summarise(runs)
+    interval = summary.interval
+    per = f"{len(runs)} processes" if len(runs) > 1 else f"{summary.samples} samples"
+    if interval and (len(runs) >= core_statistics.FEWEST or (len(runs) == 1 and interval.confident)):
+        width = (interval.high - interval.low) / 2 / summary.median
         limit, what = protocol.half_width, f"the median is known to ±{width:.1%} only, from {per}"
     else:
-        values = found.medians if len(runs) > 1 else runs[0]
-        width = (max(values) - min(values)) / found.median
+        values = summary.medians if len(runs) > 1 else runs[0]
+        width = (max(values) - min(values)) / summary.median
         limit, what = max(_FEW_SPREAD, protocol.half_width), f"{per} spread over {width:.0%} of their median"
     if width <= limit:
         return None
@@ -124,13 +108,19 @@ def unsteady(runs: Sequence[Sequence[float]], protocol: Protocol) -> str | None:
     )
 
 
+def wall_timer(call: Callable[[], object]) -> float:
+    """Seconds of a call by the system's clock."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
 def time_forwards(
     forward: Callable[[], object],
     protocol: Protocol,
     *,
     batch: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
-    timer: Callable[[Callable[[], object]], float] | None = None,
+    timer: Timer = wall_timer,
     after_warmup: Callable[[], None] | None = None,
     tick: Callable[[str, int], None] | None = None,
 ) -> Latency:
@@ -138,10 +128,7 @@ def time_forwards(
 
     Args:
         forward: runs one forward and returns when its result is there (synchronised on a GPU).
-        protocol: how often.
         batch: patches in one forward.
-        clock: seconds, monotonic.
-        timer: runs a forward and returns its seconds, where something keeps time better than `clock` around it.
         after_warmup: called once between warm-up and timing.
         tick: called after each forward with `warm-up` or `timed` and how many there were.
 
@@ -154,12 +141,7 @@ def time_forwards(
     def sample() -> float:
         nonlocal backwards, spent
         while True:
-            if timer:
-                seconds = timer(forward)
-            else:
-                start = clock()
-                forward()
-                seconds = clock() - start
+            seconds = timer(forward)
             if seconds >= 0:
                 spent += seconds
                 return seconds
@@ -222,7 +204,7 @@ def _warm(warmup: Sequence[float], protocol: Protocol) -> bool:
     return abs(late - early) <= protocol.steady * early
 
 
-def cuda_timer() -> Callable[[Callable[[], object]], float]:
+def cuda_timer() -> Timer:
     """Times a forward by events of the GPU's stream; waits without spinning, so the processor stays free."""
     import torch
 
@@ -245,16 +227,14 @@ def forward_function(
     Args:
         module: in eval mode, on the backend's device.
         x: (B, C, D, H, W) on the same device.
-        backend: `cpu` or `cuda`.
         dtype: `fp32`, or autocast to `bf16` / `fp16`.
     """
     import torch
 
-    from benchbench.measure.flops.graph import DTYPES
+    from benchbench.measure.flops.tracer import autocast
 
     def forward() -> Tensor:
-        cast = torch.autocast(backend, DTYPES[dtype]) if dtype != "fp32" else contextlib.nullcontext()
-        with torch.inference_mode(), cast:
+        with torch.inference_mode(), autocast(backend, dtype):
             out: Tensor = module(x)
         if backend == "cuda":
             torch.cuda.synchronize()

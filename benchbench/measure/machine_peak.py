@@ -10,7 +10,6 @@ Source: Williams, Waterman and Patterson 2009, "Roofline"; the triad is that of 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 
 import torch
@@ -18,17 +17,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchbench.core.errors import first_line
-from benchbench.core.records import METRIC_UNITS, Measurement
-from benchbench.measure.flops.graph import DTYPES
-from benchbench.measure.latency import cuda_timer
+from benchbench.core.records import Measurement
+from benchbench.measure.flops.tracer import DTYPES
+from benchbench.measure.latency import Timer, cuda_timer, wall_timer
 from benchbench.measure.memory import system_available_bytes
 
 _SECONDS = 3.0  # for everything
 _COMPUTE_SHARE = 0.7
 _MOST_ARRAY_BYTES, _LEAST_ARRAY_BYTES = 256 << 20, 32 << 20  # of one array; the largest caches hold some 100 MB
 _ARRAY_SHARE = 1 / 16  # of the memory that is free
-
-Timer = Callable[[Callable[[], object]], float]
 
 
 def measure_roof(
@@ -37,11 +34,7 @@ def measure_roof(
     """Measure this machine for about three seconds.
 
     Args:
-        dtype: `fp32`, `bf16` or `fp16`; of the operands.
         threads: of the processor; None: as torch has them.
-        backend: `cpu` or `cuda`.
-        gpu: the CUDA device, as torch counts.
-        seconds: for everything.
 
     Returns:
         `peak_macs_per_s` and `memory_bandwidth_bytes_per_s`, of origin `measured`, or null with the reason.
@@ -51,7 +44,7 @@ def measure_roof(
         torch.backends.cudnn.allow_tf32 = False
     if threads:
         torch.set_num_threads(threads)
-    timer = cuda_timer() if backend == "cuda" else _timer
+    timer = cuda_timer() if backend == "cuda" else wall_timer
     with torch.inference_mode():
         return [
             _compute(dtype, backend, timer, seconds * _COMPUTE_SHARE),
@@ -59,21 +52,14 @@ def measure_roof(
         ]
 
 
-def _timer(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def _shapes(backend: str) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Name -> shapes of two operands: of a matrix product, or input and weight of a 3x3x3 convolution."""
     on_gpu = backend == "cuda"
-    found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-    for n in (2048, 4096, 8192) if on_gpu else (512, 1024, 2048):
-        found[f"matrix product of {n}^3"] = ((n, n), (n, n))
-    for c, s in ((128, 48), (256, 32)) if on_gpu else ((32, 32), (64, 24), (128, 16)):
-        found[f"3x3x3 convolution, {c} channels, {s}^3"] = ((1, c, s, s, s), (c, c, 3, 3, 3))
-    return found
+    products = (2048, 4096, 8192) if on_gpu else (512, 1024, 2048)
+    convolutions = ((128, 48), (256, 32)) if on_gpu else ((32, 32), (64, 24), (128, 16))
+    return {f"matrix product of {n}^3": ((n, n), (n, n)) for n in products} | {
+        f"3x3x3 convolution, {c} channels, {s}^3": ((1, c, s, s, s), (c, c, 3, 3, 3)) for c, s in convolutions
+    }
 
 
 def _compute(dtype: str, backend: str, timer: Timer, seconds: float) -> Measurement:
@@ -94,7 +80,9 @@ def _compute(dtype: str, backend: str, timer: Timer, seconds: float) -> Measurem
         if macs / took > best:
             best, of = macs / took, name
     method = f"the best of {tried} matrix products and convolutions in {dtype}, {_by(backend)}: {of}"
-    return _measured("peak_macs_per_s", best, method, why)
+    if not best:
+        return Measurement.of("peak_macs_per_s", None, "none", reason=f"no kernel ran: {why}")
+    return Measurement.of("peak_macs_per_s", best, method)
 
 
 def _macs(first: tuple[int, ...], second: tuple[int, ...]) -> int:
@@ -117,7 +105,7 @@ def _bandwidth(dtype: str, backend: str, timer: Timer, seconds: float) -> Measur
         f"triad a = b + 3c on arrays of {size >> 20} MiB in {dtype}, {_by(backend)}: 2 reads and 1 write each, "
         "the best of its repeats"
     )
-    return _measured("memory_bandwidth_bytes_per_s", 3 * count * DTYPES[dtype].itemsize / took, method)
+    return Measurement.of("memory_bandwidth_bytes_per_s", 3 * count * DTYPES[dtype].itemsize / took, method)
 
 
 def _shortest(call: Callable[[], object], timer: Timer, seconds: float) -> float:
@@ -135,14 +123,3 @@ def _shortest(call: Callable[[], object], timer: Timer, seconds: float) -> float
 
 def _by(backend: str) -> str:
     return "on the GPU" if backend == "cuda" else f"{torch.get_num_threads()} threads"
-
-
-def _measured(metric: str, value: float, method: str, why: str = "") -> Measurement:
-    return Measurement(
-        metric=metric,
-        unit=METRIC_UNITS[metric],
-        value=value or None,
-        origin="measured",
-        method=method if value else "none",
-        reason=None if value else f"no kernel ran: {why}",
-    )

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from benchbench.core.errors import DeviceError
 from benchbench.core.records import Measurement
+from benchbench.devices import cpu
 
 if TYPE_CHECKING:
     from torch import nn
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
-_MEMINFO = Path("/proc/meminfo")
 
 
 def reset_peak() -> bool:
@@ -57,21 +57,12 @@ def resident_bytes() -> int:
 
 def system_available_bytes() -> int | None:
     """What the whole system could still give; a container's limit does not count, nor does it hold GPU memory."""
-    return _from_file(_MEMINFO, "MemAvailable")
+    return cpu.meminfo_bytes(cpu.ROOT, "MemAvailable")
 
 
 def status_bytes(key: str) -> int | None:
     """A line of /proc/self/status, such as `VmData`; None where the system has none."""
-    return _from_file(_STATUS, key)
-
-
-def _from_file(path: Path, key: str) -> int | None:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return None
-    line = next((line for line in lines if line.startswith(f"{key}:")), None)
-    return None if line is None else int(line.split()[1]) * 1024
+    return cpu.bytes_in(_STATUS, key)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +94,6 @@ class PeakMemory:
         """Start to watch.
 
         Args:
-            backend: `cpu` or `cuda`.
-            gpu: the CUDA device, as torch counts.
             available_before: on a board whose GPU has no memory of its own, `system_available_bytes()` before
                 anything was put on the GPU; then the board's memory is told too.
         """
@@ -125,45 +114,40 @@ class PeakMemory:
         `input_memory_bytes`, `output_memory_bytes` and `activation_memory_bytes`: what remains of the peak (on a
         GPU, of what was allocated). On a board with shared memory `process_memory_bytes` is the processor's side and
         `available_memory_drop_bytes` comes with it; they and the peak overlap in part and must not be added.
-
-        Args:
-            base_bytes: resident after imports, before the network was built.
-            parts: what was there during the forwards for certain.
         """
         if self.backend == "cuda":
             import torch
 
             reserved, allocated = torch.cuda.max_memory_reserved(), torch.cuda.max_memory_allocated()
-            found = [
-                _measured("peak_memory_bytes", reserved, "CUDA caching allocator, peak reserved"),
-                _measured("allocated_memory_bytes", allocated, "CUDA caching allocator, peak of live tensors"),
+            measurements = [
+                Measurement.of("peak_memory_bytes", reserved, "CUDA caching allocator, peak reserved"),
+                Measurement.of("allocated_memory_bytes", allocated, "CUDA caching allocator, peak of live tensors"),
             ]
             whole, base_bytes = allocated, None
         else:
             whole = peak_bytes()
-            found = [_measured("peak_memory_bytes", whole, self._how())]
+            measurements = [Measurement.of("peak_memory_bytes", whole, self._how())]
         if self.available_before is not None:
-            found += self._of_board(self.available_before)
+            measurements += self._of_board(self.available_before)
         elif self.backend == "cuda":
-            found.append(_of_driver(self.gpu))
+            measurements.append(_of_driver(self.gpu))
         if base_bytes is not None:
-            found.append(
-                _measured("base_memory_bytes", base_bytes, "resident after imports, before the network was built")
-            )
+            how = "resident after imports, before the network was built"
+            measurements.append(Measurement.of("base_memory_bytes", base_bytes, how))
         if parts is not None:
-            found += _split(whole, base_bytes, parts)
-        return found
+            measurements += _split(whole, base_bytes, parts)
+        return measurements
 
     def _of_board(self, available_before: int) -> list[Measurement]:
         left = system_available_bytes()
-        drop = None if left is None else available_before - left
+        drop = None if left is None or left > available_before else available_before - left
         return [
-            _measured("process_memory_bytes", peak_bytes(), self._how()),
-            _measured(
+            Measurement.of("process_memory_bytes", peak_bytes(), self._how()),
+            Measurement.of(
                 "available_memory_drop_bytes",
-                drop if drop is not None and drop >= 0 else None,
+                drop,
                 "fall of MemAvailable from before the GPU was used to after the timed forwards, power log included",
-                reason=None if drop is not None and drop >= 0 else "other programs gave memory back meanwhile",
+                reason=None if drop is not None else "other programs gave memory back meanwhile",
             ),
         ]
 
@@ -180,32 +164,23 @@ def _of_driver(index: int) -> Measurement:
         why = None if used is not None else "the driver does not tell which memory is this process's"
     except DeviceError as error:
         used, why = None, str(error)
-    return _measured("process_memory_bytes", used, method if used is not None else "none", reason=why)
+    return Measurement.of("process_memory_bytes", used, method if used is not None else "none", reason=why)
 
 
 def _split(whole: int, base_bytes: int | None, parts: Parts) -> list[Measurement]:
-    def exact(metric: str, value: int, method: str) -> Measurement:
-        return Measurement(metric=metric, unit="B", value=value, origin="analytic", method=method)
-
-    known = parts.weights_bytes + parts.input_bytes + parts.output_bytes + (base_bytes or 0)
-    of = "peak" if base_bytes is not None else "allocated peak"
-    left: int | None = whole - known
-    why = None
-    if whole < known:
-        left, why = None, "the parts are larger than the peak: some were not resident during the forwards"
+    certain = parts.weights_bytes + parts.input_bytes + parts.output_bytes + (base_bytes or 0)
+    of, base = ("allocated peak", "") if base_bytes is None else ("peak", "base, ")
+    too_small = "the parts are larger than the peak: some were not resident during the forwards"
+    shared = "parameters and buffers, shared storages once"
     return [
-        exact("weights_memory_bytes", parts.weights_bytes, "parameters and buffers, shared storages once"),
-        exact("input_memory_bytes", parts.input_bytes, "the input batch"),
-        exact("output_memory_bytes", parts.output_bytes, "every tensor of the output"),
-        _measured(
+        Measurement.of("weights_memory_bytes", parts.weights_bytes, shared, "analytic"),
+        Measurement.of("input_memory_bytes", parts.input_bytes, "the input batch", "analytic"),
+        Measurement.of("output_memory_bytes", parts.output_bytes, "every tensor of the output", "analytic"),
+        Measurement.of(
             "activation_memory_bytes",
-            left,
-            f"{of} less {'base, ' if base_bytes is not None else ''}weights, input and output: "
-            "activations, kernels' scratch memory and what the allocator holds",
-            reason=why,
+            whole - certain if whole >= certain else None,
+            f"{of} less {base}weights, input and output: activations, kernels' scratch memory and what the allocator "
+            "holds",
+            reason=None if whole >= certain else too_small,
         ),
     ]
-
-
-def _measured(metric: str, value: int | None, method: str, reason: str | None = None) -> Measurement:
-    return Measurement(metric=metric, unit="B", value=value, origin="measured", method=method, reason=reason)

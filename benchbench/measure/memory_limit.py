@@ -34,8 +34,6 @@ class MemoryLimit:
 
         Args:
             limit_bytes: of the process's resident memory, or of PyTorch's allocator on the GPU.
-            backend: `cpu` or `cuda`.
-            gpu: the CUDA device, as torch counts.
             file_bytes: of files that will be mapped, such as a checkpoint.
 
         Raises:
@@ -85,10 +83,9 @@ def _set_soft(data_bytes: int | None) -> None:
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    wanted = hard if data_bytes is None else data_bytes
-    if hard != resource.RLIM_INFINITY and data_bytes is not None:
-        wanted = min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+    if data_bytes is None or hard != resource.RLIM_INFINITY:
+        data_bytes = hard if data_bytes is None else min(data_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, hard))
 
 
 def _start_threads() -> None:

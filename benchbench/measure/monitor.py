@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchbench.core.records import METRIC_UNITS, Measurement
+from benchbench.core.records import Measurement
 from benchbench.devices import contention, jetson, jetson_sensors, nvml
 from benchbench.devices.cpu import ROOT
 from benchbench.devices.sensors import Snapshot, cpu_snapshot, throttled
@@ -37,36 +37,32 @@ class Watch:
         """Find the sensors; a log of power starts now.
 
         Args:
-            backend: `cpu` or `cuda`.
-            index: of the CUDA device, as torch counts.
-            root: where /proc and /sys are looked for.
             gpu: the GPU in use, or why there is no access to it; found if None.
-            meter: found if None.
-            clock: seconds, monotonic.
         """
         self.root, self.clock, self.backend = root, clock, backend
         self._asked_at = -math.inf
         self.board = jetson.detect(root)
-        found = gpu if gpu is not None else energy.find_gpu(backend, index, root)
-        self.gpu = found if isinstance(found, nvml.Gpu) else None
-        self.meter = meter if meter is not None else energy.open_meter(backend, found, root)
+        gpu = energy.find_gpu(backend, index, root) if gpu is None else gpu
+        self.gpu = gpu if isinstance(gpu, nvml.Gpu) else None
+        meter = energy.open_meter(backend, gpu, root) if meter is None else meter
+        self.meter = None if isinstance(meter, str) else meter
         self._before: Snapshot | None = None
         self._after: Snapshot | None = None
         self._seen: dict[str, None] = {}  # what held the device back between forwards, each once
-        self._reading: energy.Reading | str | None = None
+        self._reading: energy.Reading | str | None = meter if isinstance(meter, str) else None
         self._load: contention.Load | None = None
         self.disturbance: contention.Disturbance | None = None
 
     def begin(self) -> None:
         """The first timed forward is about to start."""
         self._before = self._look()
-        if self.meter and not isinstance(self.meter, str):
+        if self.meter:
             self.meter.begin()
         self._load = contention.look(self.root)
 
     def between(self) -> None:
         """A timed forward has ended."""
-        if self.meter and not isinstance(self.meter, str):
+        if self.meter:
             self.meter.between()
         if self.gpu and self.clock() - self._asked_at >= _ASK_S:  # a pause lets the GPU idle
             self._asked_at = self.clock()
@@ -75,12 +71,13 @@ class Watch:
     def end(self) -> None:
         """The last timed forward has ended."""
         self.disturbance = contention.between(self._load, contention.look(self.root))
-        self._reading = self.meter if self.meter is None or isinstance(self.meter, str) else self.meter.end()
+        if self.meter:
+            self._reading = self.meter.end()
         self._after = self._look()
 
     def close(self) -> None:
         """End what runs, when a forward has failed."""
-        if self.meter and not isinstance(self.meter, str):
+        if self.meter:
             self.meter.close()
 
     def _look(self) -> Snapshot | None:
@@ -113,23 +110,21 @@ class Watch:
         return f"throttled while it was timed ({_listed(events)}): {remedy}, and run again"
 
     def measurements(self, forwards: int) -> list[Measurement]:
-        """`energy_j`, temperatures, frequencies, `throttle_events`, `disturbed_processes`: those that there are.
-
-        Args:
-            forwards: how many were timed.
-        """
-        found = [] if self._reading is None else [energy.measurement(self._reading, forwards)]
+        """`energy_j`, temperatures, frequencies, `throttle_events`, `contended_processes`: those that there are."""
+        measurements = [] if self._reading is None else [energy.measurement(self._reading, forwards)]
         for when, look in (("start", self._before), ("end", self._after)):
             if look and (hottest := look.hottest):
                 zones = ", ".join(f"{name} {degrees:.1f}" for name, degrees in look.temperatures_c.items())
                 by_zone = self.board or self.backend == "cpu"
                 method = f"the hottest zone, {hottest[0]}, of: {zones}" if by_zone else "NVML, GPU die"
-                found.append(_measured(f"temperature_{when}_c", hottest[1], method))
+                measurements.append(Measurement.of(f"temperature_{when}_c", hottest[1], method))
             if look and look.cpu_hz is not None:
-                found.append(_measured(f"cpu_frequency_{when}_hz", look.cpu_hz, "cpufreq, the fastest core"))
+                measurements.append(
+                    Measurement.of(f"cpu_frequency_{when}_hz", look.cpu_hz, "cpufreq, the fastest core")
+                )
             if look and look.gpu_hz is not None:
                 method = "devfreq" if self.board else "NVML, SM clock"
-                found.append(_measured(f"gpu_frequency_{when}_hz", look.gpu_hz, method))
+                measurements.append(Measurement.of(f"gpu_frequency_{when}_hz", look.gpu_hz, method))
         events = self.throttling
         if events is not None:
             how = (
@@ -140,19 +135,15 @@ class Watch:
                 else "kinds of slowdown that NVML told before, between and after the forwards"
             )
             method = f"{how}: {_listed(events)}" if events else how
-            found.append(_measured("throttle_events", sum(events.values()), method))
+            measurements.append(Measurement.of("throttle_events", sum(events.values()), method))
         if self.disturbance:
             method = self.disturbance.reason or (
                 f"/proc/stat over the timed forwards: other programs {self.disturbance.foreign_cores:.2f} cores, "
                 f"steal {self.disturbance.steal_cores:.2f}"
             )
-            found.append(_measured("disturbed_processes", int(self.disturbance.reason is not None), method))
-        return found
+            measurements.append(Measurement.of("contended_processes", int(self.disturbance.reason is not None), method))
+        return measurements
 
 
 def _listed(events: Mapping[str, int]) -> str:
     return ", ".join(name if count == 1 else f"{name} +{count}" for name, count in events.items())
-
-
-def _measured(metric: str, value: float, method: str) -> Measurement:
-    return Measurement(metric=metric, unit=METRIC_UNITS[metric], value=value, origin="measured", method=method)

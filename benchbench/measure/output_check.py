@@ -27,11 +27,7 @@ class OutputCheck:
     """Looks at outputs between forwards; holds a few thousand values of the first one."""
 
     def __init__(self, dtype: str = "fp32") -> None:
-        """Look for the first time at the next output.
-
-        Args:
-            dtype: that it was computed in.
-        """
+        """Look for the first time at the next output, computed in that type."""
         self.dtype = dtype
         self.output_bytes = 0  # of the first output, what it shares with the input included
         self.bad_share = 0.0  # of its values, those that are NaN or infinite
@@ -40,11 +36,7 @@ class OutputCheck:
         self._looked = 0
 
     def look(self, output: Any) -> None:
-        """An output is there: the first, second, fourth, eighth and so on are looked at.
-
-        Args:
-            output: a tensor, or a list, tuple or dict of them.
-        """
+        """An output is there: the first, second, fourth, eighth and so on are looked at."""
         self._looked += 1
         if self._looked & (self._looked - 1):
             return
@@ -98,7 +90,7 @@ def _distance(now: Tensor, first: Tensor) -> float:
 class TensorChecksums:
     """Checksums of a network's parameters and buffers, by name."""
 
-    sums: Mapping[str, tuple[float, float]]
+    sums: Mapping[str, str]
 
     @classmethod
     def of(cls, module: nn.Module) -> TensorChecksums:
@@ -109,22 +101,17 @@ class TensorChecksums:
     def changed(self, module: nn.Module) -> list[str]:
         """Names of the tensors that are not what they were, and of those that have come or gone."""
         now = TensorChecksums.of(module).sums
-        return [n for n in dict.fromkeys([*self.sums, *now]) if not _equal(self.sums.get(n), now.get(n))]
+        return [name for name in dict.fromkeys([*self.sums, *now]) if self.sums.get(name) != now.get(name)]
 
 
-def _sums(tensor: Tensor) -> tuple[float, float]:
+def _sums(tensor: Tensor) -> str:
+    """Sum, and weighted sum of some values, as text, in which NaN is equal to NaN."""
     if not tensor.numel():
-        return (0.0, 0.0)
+        return ""
     flat = tensor.flatten()
     some = flat[:: max(1, math.ceil(len(flat) / _KEPT))].double().cpu()
     weights = torch.arange(1, len(some) + 1, dtype=torch.float64)
-    return (float(flat.sum()), float((some * weights).sum()))
-
-
-def _equal(a: tuple[float, float] | None, b: tuple[float, float] | None) -> bool:
-    if a is None or b is None:
-        return False
-    return all(x == y or (math.isnan(x) and math.isnan(y)) for x, y in zip(a, b, strict=True))
+    return f"{float(flat.sum())!r} {float((some * weights).sum())!r}"
 
 
 def changed_state(names: list[str]) -> str | None:

@@ -44,10 +44,7 @@ class PowerLog:
             stderr=subprocess.DEVNULL,
             env=launch.environment({"OMP_NUM_THREADS": "1"}),
         )
-        self._wait_for_a_sample()
-
-    def _wait_for_a_sample(self) -> None:
-        """Its start-up is over before anything is warmed up; a sensor that is silent is not waited for long."""
+        # Its start-up is over before anything is warmed up; a sensor that is silent is not waited for long.
         until = time.monotonic() + _START_S
         while not os.fstat(self._file.fileno()).st_size and self._process.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
@@ -65,15 +62,12 @@ class PowerLog:
         self._file.seek(0)
         lines = self._file.read().decode().splitlines()
         self._file.close()
-        return [sample for line in lines if (sample := _sample(line))]
-
-
-def _sample(line: str) -> tuple[float, float] | None:
-    try:
-        at, watts = map(float, line.split())
-    except ValueError:  # a last line cut short
-        return None
-    return at, watts
+        samples = []
+        for line in lines:
+            with contextlib.suppress(ValueError):  # a last line cut short
+                at, watts = map(float, line.split())
+                samples.append((at, watts))
+        return samples
 
 
 def main(arguments: list[str]) -> int:
@@ -121,9 +115,9 @@ def _of_tegrastats(period_s: float) -> Iterator[tuple[float, float]]:
                     return
                 *lines, pending = (pending + chunk).split(b"\n")
                 for line in lines:
-                    found = jetson_sensors.tegrastats_watts(line.decode(errors="replace"))
-                    if found:
-                        yield time.monotonic(), found[0]
+                    powers = jetson_sensors.tegrastats_watts(line.decode(errors="replace"))
+                    if powers:
+                        yield time.monotonic(), powers[0]
         finally:
             process.terminate()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from benchbench.core.protocol import Protocol
 from benchbench.core.records import Measurement
-from benchbench.measure.latency import Latency, cuda_timer, time_forwards
+from benchbench.measure.latency import Latency, cuda_timer, time_forwards, wall_timer
 from benchbench.measure.memory import PeakMemory
 from benchbench.measure.monitor import Watch
 
@@ -46,10 +46,6 @@ def time_calls(
 
     Args:
         call: returns when its result is there (synchronised on a GPU).
-        protocol: how often.
-        backend: `cpu` or `cuda`.
-        gpu: the CUDA device, as torch counts.
-        batch: patches in one call.
         available_before: for `PeakMemory`.
         watched: read the device's sensors over the calls that count.
         after_warmup: called once between warm-up and timing.
@@ -75,7 +71,7 @@ def time_calls(
             call,
             protocol,
             batch=batch,
-            timer=cuda_timer() if backend == "cuda" else None,
+            timer=cuda_timer() if backend == "cuda" else wall_timer,
             after_warmup=begin,
             tick=after_each,
         )

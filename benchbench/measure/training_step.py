@@ -20,7 +20,9 @@ from torch.nn import functional
 
 from benchbench.core.errors import UnsupportedError, first_line
 from benchbench.core.records import Measurement
-from benchbench.measure.flops.graph import DTYPES, PEAK_METHOD, Tracer, is_of_values, without_memory
+from benchbench.measure.flops.graph import PEAK_METHOD
+from benchbench.measure.flops.meta_device import without_memory
+from benchbench.measure.flops.tracer import Tracer, autocast, is_of_values
 from benchbench.measure.latency import Latency
 from benchbench.measure.memory import PeakMemory, weights_bytes
 from benchbench.training.losses import dice_bce
@@ -40,13 +42,9 @@ class StepForecast:
 
     def measurement(self) -> Measurement:
         """`train_tensor_memory_bytes`, of origin `analytic`."""
-        return Measurement(
-            metric="train_tensor_memory_bytes",
-            unit="B",
-            value=self.tensor_memory_bytes,
-            origin="analytic",
-            method=f"{PEAK_METHOD} in forward and backward, with gradients and AdamW's moments, at {self.peak_at}",
-            bound="at_least",
+        method = f"{PEAK_METHOD} in forward and backward, with gradients and AdamW's moments, at {self.peak_at}"
+        return Measurement.of(
+            "train_tensor_memory_bytes", self.tensor_memory_bytes, method, "analytic", bound="at_least"
         )
 
 
@@ -59,7 +57,6 @@ class TrainingStep:
         Args:
             module: on the backend's device; its weights are changed by each step.
             x: (B, C, D, H, W) on the same device.
-            backend: `cpu` or `cuda`.
             dtype: `fp32`, or autocast to `bf16` / `fp16`; fp16 with its loss scaled.
 
         Raises:
@@ -109,30 +106,24 @@ class TrainingStep:
 
 def train_memory(peak: PeakMemory, base_bytes: int | None = None) -> list[Measurement]:
     """`train_peak_memory_bytes` from a watch that began before the first step, and what comes with it."""
-    found = peak.measurements(base_bytes)
-    names = {"peak_memory_bytes": "train_peak_memory_bytes"}
-    return of_steps([dataclasses.replace(m, metric=names.get(m.metric, m.metric)) for m in found])
+    whole, *parts = peak.measurements(base_bytes)
+    return of_steps([dataclasses.replace(whole, metric="train_peak_memory_bytes"), *parts])
 
 
-def train_time(found: Latency, dtype: str) -> list[Measurement]:
+def train_time(latency: Latency, dtype: str) -> list[Measurement]:
     """`train_step_s` and `warmup_s` from timed steps."""
-    seconds, warmup = found.measurements("train_step_s")
+    seconds, warmup = latency.measurements("train_step_s")
     how = f"forward, loss, backward and AdamW in {dtype}, random data"
     return [dataclasses.replace(seconds, method=f"{seconds.method}; {how}"), *of_steps([warmup])]
 
 
-def of_steps(found: Sequence[Measurement]) -> list[Measurement]:
+def of_steps(forwards: Sequence[Measurement]) -> list[Measurement]:
     """Measurements whose method speaks of forwards, where each of them was a training step."""
-    return [dataclasses.replace(m, method=m.method.replace("forward", "training step")) for m in found]
+    return [dataclasses.replace(m, method=m.method.replace("forward", "training step")) for m in forwards]
 
 
 def forecast_step(module: nn.Module, input_shape: Sequence[int], dtype: str = "fp32") -> StepForecast:
     """Trace one training step on tensors without memory.
-
-    Args:
-        module: left as it is; a copy without memory is traced.
-        input_shape: (B, C, D, H, W).
-        dtype: `fp32`, or `bf16` / `fp16` for autocast.
 
     Returns:
         The most that lives at once in forward and backward: weights, input, target, saved activations and
@@ -165,33 +156,20 @@ def forecast_step(module: nn.Module, input_shape: Sequence[int], dtype: str = "f
     )
 
 
-def autocast(backend: str, dtype: str) -> contextlib.AbstractContextManager[Any]:
-    """Autocast to a dtype; nothing for fp32."""
-    return torch.autocast(backend, DTYPES[dtype]) if dtype != "fp32" else contextlib.nullcontext()
-
-
 def trained_outputs(out: Any) -> list[Tensor]:
     """The tensors of an output that a loss can be of.
-
-    Args:
-        out: a tensor, or a list, tuple or dict of them, as deep supervision gives.
 
     Raises:
         UnsupportedError: none of them depends on what can be trained.
     """
-    found = [t for t in of_networks.answers(out) if t.requires_grad and t.is_floating_point()]
-    if not found:
+    outputs = [t for t in of_networks.answers(out) if t.requires_grad and t.is_floating_point()]
+    if not outputs:
         raise UnsupportedError("no output of the network depends on its parameters in training mode")
-    return found
+    return outputs
 
 
 def random_target(out: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """A target for an output: binary volumes for a segmentation, one class a row for a classifier, else numbers.
-
-    Args:
-        out: (B, R, D, H, W), (B, K), or of another shape.
-        generator: of chance.
-    """
+    """A target for an output: binary volumes for a segmentation, one class a row for a classifier, else numbers."""
     if out.ndim == 2:
         return torch.randint(out.shape[1], (out.shape[0],), generator=generator, device=out.device)
     chance = torch.rand(out.shape, generator=generator, device=out.device)
@@ -199,21 +177,10 @@ def random_target(out: Tensor, generator: torch.Generator | None = None) -> Tens
 
 
 def step_loss(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """The loss of a step, the mean over outputs.
-
-    Args:
-        outputs: of the network, under whatever dtype.
-        targets: of `random_target`.
-
-    Returns:
-        A scalar: soft Dice plus cross-entropy of a segmentation, cross-entropy of a classifier, else mean square.
-    """
-    losses = []
-    for out, target in zip(outputs, targets, strict=True):
-        if out.ndim == 5:
-            losses.append(dice_bce(out.float(), target))
-        elif out.ndim == 2:
-            losses.append(functional.cross_entropy(out.float(), target))
-        else:
-            losses.append(functional.mse_loss(out.float(), target))
+    """The mean over outputs of soft Dice plus cross-entropy (a classifier: cross-entropy; else: mean square)."""
+    functions: dict[int, Callable[..., Tensor]] = {5: dice_bce, 2: functional.cross_entropy}
+    losses = [
+        functions.get(out.ndim, functional.mse_loss)(out.float(), target)
+        for out, target in zip(outputs, targets, strict=True)
+    ]
     return torch.stack(losses).mean()

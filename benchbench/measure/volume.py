@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from benchbench.core.errors import UnsupportedError
 from benchbench.core.protocol import Protocol
-from benchbench.core.records import METRIC_UNITS, Measurement
+from benchbench.core.records import Measurement
 from benchbench.core.units import format_shape
 from benchbench.data import get_plan, load_case
-from benchbench.measure.flops.graph import DTYPES
+from benchbench.measure.flops.tracer import autocast
 from benchbench.measure.timed import time_calls
 from benchbench.zoo import logits as zoo_logits
 
@@ -55,12 +55,7 @@ class VolumeResult:
 
 
 def windows_of(volume: Sides, patch: Sides, overlap: float) -> int:
-    """How many windows cover a volume.
-
-    Args:
-        volume: (D, H, W); a side below the patch's is padded to it.
-        patch: (D, H, W).
-        overlap: share of the patch.
+    """How many windows cover a volume (D, H, W); a side below the patch's is padded to it.
 
     Source: monai.inferers, its interval between windows is int(patch * (1 - overlap)), and at least 1.
     """
@@ -77,7 +72,6 @@ def phantom_volume(channels: int, volume: Sides | None = None) -> Tensor:
     """A case of the phantom, 0 outside of the head.
 
     Args:
-        channels: of the network.
         volume: (D, H, W) that it is resized to: the image linearly, what is head by the nearest voxel; None: as it is.
 
     Returns:
@@ -96,11 +90,7 @@ def phantom_volume(channels: int, volume: Sides | None = None) -> Tensor:
 
 
 def check_channels(channels: int) -> None:
-    """Refuse a network that does not take the phantom's channels.
-
-    Raises:
-        UnsupportedError: it takes another number of them.
-    """
+    """Refuse with an UnsupportedError a network that does not take the phantom's channels."""
     plan = get_plan(PHANTOM)
     if channels != plan.in_channels:
         raise UnsupportedError(
@@ -113,15 +103,7 @@ class Inference:
     """Sliding windows over one volume; each call makes the label map anew and times what is inside the network."""
 
     def __init__(self, module: nn.Module, x: Tensor, plan: Plan, *, backend: str = "cpu", dtype: str = "fp32") -> None:
-        """Get ready.
-
-        Args:
-            module: in eval mode, on the backend's device.
-            x: (1, C, D, H, W) on the same device.
-            plan: patch, batch and overlap of the windows.
-            backend: `cpu` or `cuda`.
-            dtype: `fp32`, or autocast to `bf16` / `fp16`.
-        """
+        """Get ready."""
         self.module, self.x, self.plan, self.backend, self.dtype = module, x, plan, backend, dtype
         self.windows = 0  # of the last call
         self.left_share = 1.0  # of the voxels, after the crop
@@ -142,8 +124,7 @@ class Inference:
         self.windows, self._marks = 0, []
         self.inside_s.append(0.0)
         start = time.perf_counter()
-        cast = torch.autocast(self.backend, DTYPES[self.dtype], enabled=self.dtype != "fp32")
-        with torch.inference_mode(), cast:
+        with torch.inference_mode(), autocast(self.backend, self.dtype):
             out = self._cropped() if self.plan.crop_foreground else self._windows(self.x)
         if self.backend == "cuda":
             torch.cuda.synchronize()
@@ -153,23 +134,22 @@ class Inference:
 
     def _cropped(self) -> Tensor:
         seen = (self.x != 0).any(1)[0]
-        box = []
-        for axis in range(3):
-            other = tuple(a for a in range(3) if a != axis)
-            at = torch.nonzero(seen.any(other[1]).any(other[0])).flatten()
-            first, last = (int(at[0]), int(at[-1]) + 1) if len(at) else (0, seen.shape[axis])
-            box.append(slice(first, last))
-        self.left_share = math.prod(s.stop - s.start for s in box) / seen.numel()
-        inner = self._windows(self.x[(slice(None), slice(None), *box)])
-        whole = torch.zeros(*inner.shape[:2], *self.x.shape[2:], dtype=torch.bool, device=self.x.device)
-        whole[(slice(None), slice(None), *box)] = inner
+        at = torch.nonzero(seen)  # (voxels, 3)
+        if not len(at):
+            return self._windows(self.x)
+        first, last = at.amin(0).tolist(), at.amax(0).tolist()
+        d, h, w = (slice(a, b + 1) for a, b in zip(first, last, strict=True))
+        box = self.x[..., d, h, w]
+        self.left_share = math.prod(box.shape[2:]) / seen.numel()
+        inner = self._windows(box)
+        whole = torch.zeros(*inner.shape[:2], *seen.shape, dtype=torch.bool, device=self.x.device)
+        whole[..., d, h, w] = inner
         return whole
 
     def _windows(self, x: Tensor) -> Tensor:
         p = self.plan
         logits: Any = sliding_window_inference(x, p.patch, p.batch, self._inside, overlap=p.overlap, mode=BLENDING)
-        found: Tensor = logits > 0  # sigmoid > 0.5
-        return found
+        return torch.gt(logits, 0)  # sigmoid > 0.5
 
     def _inside(self, window: Tensor) -> Tensor:
         self.windows += len(window)
@@ -202,12 +182,6 @@ def measure_volume(
     Args:
         module: in eval mode, on the backend's device.
         x: (1, C, D, H, W) on the same device.
-        plan: patch, batch and overlap of the windows, and whether the volume is cropped.
-        protocol: how often.
-        backend: `cpu` or `cuda`.
-        dtype: `fp32`, or autocast to `bf16` / `fp16`.
-        gpu: the CUDA device, as torch counts.
-        tick: told after each volume.
 
     Returns:
         `volume_latency_s`, `volume_windows`, `volume_outside_share`, `volume_peak_memory_bytes` and, of a crop,
@@ -231,16 +205,16 @@ def measure_volume(
     counted = f"{how}; the whole volume has {windows_of(sides, plan.patch, plan.overlap)}"
     seconds = timed.latency.measurements("volume_latency_s")[0]
     outside = max(0.0, 1 - sum(run.inside_s) / sum(run.total_s))
-    found = [
+    measurements = [
         dataclasses.replace(seconds, method=f"{seconds.method}; {how}"),
-        _measured("volume_windows", run.windows, counted if plan.crop_foreground else how),
-        _measured("volume_outside_share", outside, "1 - time inside the network / total, over the timed volumes"),
-        _measured("volume_peak_memory_bytes", memory.value or 0, f"{memory.method}; {how}"),
+        Measurement.of("volume_windows", run.windows, counted if plan.crop_foreground else how),
+        Measurement.of("volume_outside_share", outside, "1 - time inside the network / total, over the timed volumes"),
+        Measurement.of("volume_peak_memory_bytes", memory.value or 0, f"{memory.method}; {how}"),
     ]
     if plan.crop_foreground:
-        found.append(_measured("volume_cropped_share", run.left_share, "share of the voxels that the box holds"))
-    return VolumeResult(measurements=tuple(found), unstable=timed.latency.unstable, spent_s=timed.latency.spent_s)
-
-
-def _measured(metric: str, value: float, method: str) -> Measurement:
-    return Measurement(metric=metric, unit=METRIC_UNITS[metric], value=value, origin="measured", method=method)
+        measurements.append(
+            Measurement.of("volume_cropped_share", run.left_share, "share of the voxels that the box holds")
+        )
+    return VolumeResult(
+        measurements=tuple(measurements), unstable=timed.latency.unstable, spent_s=timed.latency.spent_s
+    )

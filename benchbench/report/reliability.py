@@ -139,13 +139,13 @@ def split(m: rec.Measurement) -> list[list[float]]:
 
 def disturbed(record: rec.Record) -> int:
     """How many processes of a row ran while something else took processor time; 0 where that is not known."""
-    value = record.value("disturbed_processes")
+    value = record.value("contended_processes")
     return int(value) if value is not None and math.isfinite(value) and value > 0 else 0
 
 
 def disturbed_text(records: Sequence[rec.Record], labels: Mapping[str, str]) -> str | None:
     """`in 1 row: unetr (1)`; None where no row tells."""
-    told = [r for r in records if (m := r.get("disturbed_processes")) and m.value is not None]
+    told = [r for r in records if (m := r.get("contended_processes")) and m.value is not None]
     if not told:
         return None
     hit = [f"{labels[r.id]} ({disturbed(r)})" for r in told if disturbed(r)]

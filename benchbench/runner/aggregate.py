@@ -59,7 +59,7 @@ def _one(measurements: Sequence[Measurement]) -> Measurement:
         method = f"median of {len(valued)} processes; the first: {valued[0].method}"
         return dataclasses.replace(valued[0], value=statistics.median(values), values=samples, runs=runs, method=method)
     value, method = statistics.median(values), f"{valued[0].method}; median of {len(values)} processes"
-    if first.metric == "disturbed_processes":
+    if first.metric == "contended_processes":
         methods = dict.fromkeys(m.method for m in valued if m.value)
         value, method = sum(values), "; ".join(methods) or valued[0].method
     elif first.unit == "B":

@@ -51,9 +51,7 @@ class AuditOutcome:
     @property
     def why_not(self) -> str | None:
         """Why there is no headline."""
-        if self.result is None:
-            return self.error
-        return self.result.counter("torch").reason
+        return self.error if self.result is None else self.result.counter("torch").reason
 
 
 def run(
@@ -72,12 +70,8 @@ def run(
     Args:
         models: as for `bench run`.
         shape: (B, C, D, H, W) for all of them; None: one input of each card's own size.
-        in_channels: of every network; None: its card's.
-        out_channels: likewise.
-        full: run the other counters on real tensors.
         trust: import the class that weights name, also where it is not of benchbench.
         out: results folder for a record of each; None: none are kept.
-        tell: told which network comes next.
 
     Raises:
         UsageError: an unknown name, a class that cannot be imported, a size that no network can take.
@@ -113,8 +107,8 @@ class _Kept:
         self._any = self._any or row.kind != "shape"
         if not self._any:
             return
-        for one in self._waiting:
-            self._store.append(_record(one, self._store, self._where))
+        for waiting in self._waiting:
+            self._store.append(_record(waiting, self._store, self._where))
         self._waiting.clear()
 
 
@@ -162,61 +156,51 @@ def _some(
     }
     done = 0
     start = time.monotonic()
+
+    def outcome(**fields: Any) -> AuditOutcome:
+        return AuditOutcome(card=cards[done], job=jobs[done], duration_s=round(time.monotonic() - start, 3), **fields)
+
     for event in run_worker(request, limit_s=_START_S + _LIMIT_S[full] * len(jobs)):
-        took = round(time.monotonic() - start, 3)
         if isinstance(event, WorkerFailure):
-            if done == len(jobs):  # all are known: how it ended says nothing of them
-                return
-            error = f"while it was counted, {event.error.replace('; a longer one: --time-limit', '')}"
-            yield AuditOutcome(
-                card=cards[done], job=jobs[done], kind="failed", error=error, traceback=event.stderr,
-                duration_s=took,
-            )  # fmt: skip
+            if done < len(jobs):  # else all are known: how it ended says nothing of them
+                error = f"while it was counted, {event.error.replace('; a longer one: --time-limit', '')}"
+                yield outcome(kind="failed", error=error, traceback=event.stderr)
             return
-        if event["event"] == "begin":
-            start = time.monotonic()
-            tell(f"[{event['index'] + 1}/{len(jobs)}] {cards[done].name} {format_shape(jobs[done].input_shape)}")
-            continue
-        if event["event"] == "audit":
-            found = event["result"]
-            row = AuditOutcome(
-                card=cards[done], job=jobs[done], result=AuditResult.from_json(found),
-                weightless=found["weightless"], duration_s=took,
-            )  # fmt: skip
-        elif event["event"] == "refused":
-            row = AuditOutcome(
-                card=cards[done], job=jobs[done], kind=event["kind"], error=event["error"],
-                traceback=event.get("traceback"), duration_s=took,
-            )  # fmt: skip
-        else:
-            continue
-        yield row
-        done += 1
+        match event["event"]:
+            case "begin":
+                start = time.monotonic()
+                tell(f"[{event['index'] + 1}/{len(jobs)}] {cards[done].name} {format_shape(jobs[done].input_shape)}")
+            case "audit":
+                result = event["result"]
+                yield outcome(result=AuditResult.from_json(result), weightless=result["weightless"])
+                done += 1
+            case "refused":
+                yield outcome(kind=event["kind"], error=event["error"], traceback=event.get("traceback"))
+                done += 1
     if not done:  # else the same network would be tried for ever
-        yield AuditOutcome(
-            card=cards[0], job=jobs[0], kind="failed", error="its process ended without a word while counted"
-        )
+        yield outcome(kind="failed", error="its process ended without a word while counted")
 
 
 def _published(card: zoo_cards.Card, job: Job) -> dict[str, float]:
     """The paper's figures, if they are for this very input."""
-    found = card.published_measurements(job.model.in_channels, job.model.out_channels, job.workload.spatial)
-    wanted = {} if job.workload.batch != 1 else {m.metric: m.value for m in found if m.metric in ("macs", "params")}
-    return {metric: float(value) for metric, value in wanted.items() if value is not None}
+    if job.workload.batch != 1:
+        return {}
+    figures = card.published_measurements(job.model.in_channels, job.model.out_channels, job.workload.spatial)
+    return {m.metric: float(m.value) for m in figures if m.metric in ("macs", "params") and m.value is not None}
 
 
 def _record(row: AuditOutcome, store: Store, where: Mapping[str, Any]) -> rec.Record:
-    job, artifacts = row.job, []
-    found = list(row.result.measurements()) if row.result else []
+    job = row.job
+    measurements = row.card.published_measurements(job.model.in_channels, job.model.out_channels, job.workload.spatial)
+    artifacts: tuple[rec.Artifact, ...] = ()
+    status: rec.Status = "unsupported" if row.kind in ("shape", "unsupported") else "failed"
     if row.result:
+        measurements = [*row.result.measurements(), *measurements]
         content = json.dumps(row.result.to_json(), separators=(",", ":")).encode()
         name = "".join(c if c.isalnum() or c in "-_" else "-" for c in row.card.name)
         title = f"What each counter says of {row.card.title}"
-        artifacts.append(store.add_artifact("audit", f"{name}-audit.json", content, title=title))
-    found += row.card.published_measurements(job.model.in_channels, job.model.out_channels, job.workload.spatial)
-    status: rec.Status = "ok" if row.counted else "failed"
-    if not row.counted and (row.kind in ("shape", "unsupported") or row.result is not None):
-        status = "unsupported"
+        artifacts = (store.add_artifact("audit", f"{name}-audit.json", content, title=title),)
+        status = "ok" if row.counted else "unsupported"
     return rec.Record(
         model=job.model,
         workload=job.workload,
@@ -227,8 +211,8 @@ def _record(row: AuditOutcome, store: Store, where: Mapping[str, Any]) -> rec.Re
         traceback=row.traceback or None,
         started_at=rec.utc_now(),
         duration_s=row.duration_s,
-        measurements=tuple(found),
-        artifacts=tuple(artifacts),
+        measurements=tuple(measurements),
+        artifacts=artifacts,
         recipe=row.card.compression,
     )
 

@@ -9,15 +9,14 @@ calibration goes on. A call that took much longer in one round than in another w
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -33,11 +32,13 @@ from benchbench.measure.machine_peak import measure_roof
 from benchbench.measure.memory import weights_bytes
 from benchbench.measure.operators import microbenchmarks, replay
 from benchbench.measure.operators.replay import Call
-from benchbench.runner import whole_networks
 from benchbench.runner.calibration_journal import CalibrationJournal
+from benchbench.runner.child_process import WorkerFailure, run_worker
+from benchbench.runner.job import Job
 from benchbench.training.torch_runtime import threads
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
+from benchbench.zoo import classes
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ _LONGEST_BASIC_S = 0.5  # of a microbenchmark at the measured peak; slow devices
 _DISTURBED = 1.3  # times as long in another round
 _CALLS_SHARE = 0.6  # of the time; the rest is for networks that were never timed
 _CALL_ROUNDS, _NETWORK_ROUNDS = 3, 2  # that are taken while there is time
+_NETWORK_PROTOCOL = "quick,warmup_s=0,min_samples=7,max_samples=7,timed_s=3,slow_samples=1"
 _PEAK, _BANDWIDTH = "peak_macs_per_s", "memory_bandwidth_bytes_per_s"
 _DIGITS = 4  # of logarithms
 _SITTING = "sitting"  # what the time of a whole sitting is kept under
@@ -62,7 +64,7 @@ class Setting:
 
     device: str = "cpu"  # `cpu`, `cuda`
     threads: int | None = None
-    dtype: str = "fp32"
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     runtime: str = "eager"
 
 
@@ -91,15 +93,10 @@ class Network:
 def networks_of(cards: Sequence[zoo_cards.Card], dtype: str, *, progress: Progress | None = None) -> list[Network]:
     """The calls of networks at their cards' sizes; one that cannot be traced is left out with a warning.
 
-    Args:
-        cards: of networks.
-        dtype: of the forwards.
-        progress: told as it goes.
-
     Raises:
         UsageError: fewer than three can be traced.
     """
-    found = []
+    networks = []
     for i, card in enumerate(cards):
         if progress:
             progress(0.0, f"tracing {card.name}, {i + 1} of {len(cards)}")
@@ -109,29 +106,25 @@ def networks_of(cards: Sequence[zoo_cards.Card], dtype: str, *, progress: Progre
         except Exception as error:  # a network may raise anything
             log.warning("%s is left out: %s", card.name, first_line(error))
             continue
-        peak += weights_bytes(module)
-        found.append(
+        networks.append(
             Network(
                 spec=card.spec(),
                 spatial=tuple(card.spatial),
                 calls=tuple(calls),
-                peak_bytes=peak,
+                peak_bytes=peak + weights_bytes(module),
                 folder=card.folder,
             )
         )
-    if len(found) < _FEWEST:
+    if len(networks) < _FEWEST:
         raise UsageError(
-            f"{len(found)} networks are too few to tell how far forecasts are off: name {_FEWEST} or more with --models"
+            f"{len(networks)} networks are too few to tell how far forecasts are off: name {_FEWEST} or more with "
+            "--models"
         )
-    return found
+    return networks
 
 
 def in_order(calls: Iterable[Call]) -> list[Call]:
-    """Different calls so that every kind, and of each kind every size, comes early.
-
-    Args:
-        calls: of networks.
-    """
+    """Different calls so that every kind, and of each kind every size, comes early."""
     strata: dict[tuple[str, int, int], list[Call]] = {}
     for call in replay.different(calls):
         macs, moved, *_ = latency_model.place(call.cost)
@@ -151,18 +144,14 @@ def calibrate(
     """Time calls and networks, and write the profile.
 
     Args:
-        networks: of `networks_of`.
-        setting: of this device.
         out: the profile's TOML file; times are kept beside it, and an equal calibration goes on from there.
         time_s: of this sitting.
-        progress: told as it goes.
 
     Raises:
         UsageError: too little was timed to say anything, or a profile is there that is not of this calibration.
         StoreError: nothing can be written there.
     """
     around = environment(setting.device, setting.threads)  # type: ignore[arg-type]
-    versions = {name: str(around[name]) for name in ("torch", "monai", "benchbench")}
     lasting = {key: value for key, value in around.items() if key not in _PASSING}
     identity = rec.content_hash([rec.to_json(setting), rec.fingerprint(lasting), CALIBRATION_SCHEMA])
     if out.is_dir():
@@ -172,95 +161,78 @@ def calibrate(
         if out.exists() and not times.exists():
             raise UsageError(f"{out} is there already and its times, {times.name}, are not: choose another --out")
         journal = CalibrationJournal(times, identity)
-        with threads(setting.threads), _exact_fp32():
+        torch.backends.cudnn.allow_tf32 = False  # PyTorch has TF32 in convolutions by default, and none in products
+        with threads(setting.threads):
             _time(networks, setting, journal, time_s, progress)
-        profile = fit(journal, setting, around, versions, out.stem)
+        profile = fit(journal, setting, around, out.stem)
         write_profile(profile, out)
     return profile
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Item:
+    """A call or a network that is to be timed."""
+
+    key: str
+    text: str
+    rounds: int  # how often at most
+    needs_bytes: int
+    take: Callable[[], float]
 
 
 def _time(
     networks: Sequence[Network], setting: Setting, journal: CalibrationJournal, time_s: float, progress: Progress | None
 ) -> None:
+    """Calls, then networks, then both again; those left out that have their times already."""
     for roof in _roofs(setting):
         if roof.value:
             journal.add(roof.metric, functools.partial(float, roof.value))
     peak = max(journal.known.get(_PEAK, [math.inf]))
     basics = [call for call in microbenchmarks.calls(setting.dtype) if call.cost.macs / peak <= _LONGEST_BASIC_S]
-    calls = {call.key: call for call in in_order([*basics, *(call for own in networks for call in own.calls)])}
-    named = [(own.spec.name, own.key, [call.key for call in own.calls]) for own in networks]
+    calls = {call.key: call for call in in_order([*basics, *(call for net in networks for call in net.calls)])}
+    named = [(net.spec.name, net.key, [call.key for call in net.calls]) for net in networks]
     journal.describe({key: call.cost for key, call in calls.items()}, named, [call.key for call in basics])
+    items = [
+        _Item(
+            key=key,
+            text=call.cost.kind,
+            rounds=_CALL_ROUNDS,
+            needs_bytes=_SCRATCH * call.cost.moved_bytes,
+            take=functools.partial(replay.time_call, call, device=setting.device),
+        )
+        for key, call in calls.items()
+    ]
+    items += [
+        _Item(
+            key=net.key,
+            text=f"timing {net.spec.name} whole",
+            rounds=_NETWORK_ROUNDS,
+            needs_bytes=_SCRATCH * net.peak_bytes,
+            take=functools.partial(time_network, net, setting),
+        )
+        for net in sorted(networks, key=lambda net: net.macs)
+    ]
     start = time.monotonic()
     try:
-        for turn in _turns(list(calls.values()), networks, journal, setting):
-            share = (time.monotonic() - start) / time_s
-            if progress:
-                timed = sum(key in journal.known for key in calls)
-                progress(min(share, 1.0), f"{timed} of {len(calls)} calls timed; {turn.text}")
-            if share > 1:
-                break
-            if share > _CALLS_SHARE and turn.round == 1 and not turn.is_network:
-                continue
-            if turn.needs_bytes < _ROOM * _free_bytes(setting):
-                journal.add(turn.key, turn.take)
-            else:
-                journal.note_no_room(turn.key)
+        for number in range(1, max(_CALL_ROUNDS, _NETWORK_ROUNDS) + 1):
+            for item in items:
+                times = journal.known.get(item.key, ())
+                if number > item.rounds or len(times) >= number or item.key in journal.failed:
+                    continue
+                share = (time.monotonic() - start) / time_s
+                if progress:
+                    timed = sum(key in journal.known for key in calls)
+                    progress(min(share, 1.0), f"{timed} of {len(calls)} calls timed; {item.text}")
+                if share > 1:
+                    return
+                if share > _CALLS_SHARE and number == 1 and item.key in calls:
+                    continue
+                if item.needs_bytes < _ROOM * _free_bytes(setting):
+                    journal.add(item.key, item.take)
+                else:
+                    journal.note_no_room(item.key)
     finally:
         journal.add(_SITTING, lambda: time.monotonic() - start)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Turn:
-    """A time to be taken."""
-
-    key: str
-    text: str
-    round: int
-    is_network: bool
-    needs_bytes: float
-    take: Callable[[], float]
-
-
-def _turns(
-    calls: Sequence[Call], networks: Sequence[Network], journal: CalibrationJournal, setting: Setting
-) -> Iterator[_Turn]:
-    """Calls, then networks, then both again; those left out that have their times already."""
-
-    def open_still(key: str, wanted: int) -> bool:
-        return key not in journal.failed and len(journal.known.get(key, ())) < wanted
-
-    for wanted in range(1, max(_CALL_ROUNDS, _NETWORK_ROUNDS) + 1):
-        for call in calls if wanted <= _CALL_ROUNDS else ():
-            if open_still(call.key, wanted):
-                yield _Turn(
-                    key=call.key,
-                    text=call.cost.kind,
-                    round=wanted,
-                    is_network=False,
-                    needs_bytes=_SCRATCH * call.cost.moved_bytes,
-                    take=functools.partial(replay.time_call, call, device=setting.device),
-                )
-        for network in sorted(networks, key=lambda one: one.macs) if wanted <= _NETWORK_ROUNDS else ():
-            if open_still(network.key, wanted):
-                yield _Turn(
-                    key=network.key,
-                    text=f"timing {network.spec.name} whole",
-                    round=wanted,
-                    is_network=True,
-                    needs_bytes=_SCRATCH * network.peak_bytes,
-                    take=functools.partial(_time_network, network, setting),
-                )
-
-
-@contextlib.contextmanager
-def _exact_fp32() -> Iterator[None]:
-    """No TF32 in convolutions, where PyTorch has it by default; products have none by default."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 def _free_bytes(setting: Setting) -> float:
@@ -279,15 +251,35 @@ def _roofs(setting: Setting) -> list[rec.Measurement]:
         return []
 
 
-def _time_network(network: Network, setting: Setting) -> float:
-    return whole_networks.time_network(
-        network.spec,
-        network.spatial,
-        device=setting.device,
-        dtype=setting.dtype,
-        threads=setting.threads,
+def time_network(network: Network, setting: Setting) -> float:
+    """Seconds of a forward of one patch, in a fresh process, as `bench run` measures it.
+
+    A process of its own is necessary: in a process that had timed two thousand operators before, one network took a
+    third less than in a fresh one, twice over.
+
+    Raises:
+        MemoryError: the system ended the process, or it had too little memory.
+        RuntimeError: it failed otherwise.
+    """
+    job = Job(
+        model=network.spec,
+        workload=rec.Workload(
+            spatial=network.spatial, dtype=setting.dtype, threads=setting.threads, protocol=_NETWORK_PROTOCOL
+        ),
+        backend=setting.device,
         folder=network.folder,
+        trusted=classes.may_import(network.spec.arch),
     )
+    request = {"task": "measure", "jobs": [rec.to_json(job)]}
+    seconds = math.nan
+    for event in run_worker(request, limit_s=math.inf, threads=setting.threads):
+        if isinstance(event, WorkerFailure):
+            raise (MemoryError if event.status == "oom" else RuntimeError)(event.error)
+        if event["event"] == "measurement" and event["measurement"]["metric"] == "latency_s":
+            seconds = event["measurement"]["value"]
+        elif event["event"] in ("end", "refused") and event["status"] not in ("ok", "unstable"):
+            raise (MemoryError if event["status"] == "oom" else RuntimeError)(event["error"])
+    return seconds
 
 
 def checked(journal: CalibrationJournal) -> tuple[latency_model.Efficiency, latency_model.CrossValidation]:
@@ -297,17 +289,12 @@ def checked(journal: CalibrationJournal) -> tuple[latency_model.Efficiency, late
         UsageError: too little was timed.
     """
     timed = {key: (journal.costs[key], min(times)) for key, times in journal.calls().items()}
-    networks = {
-        name: [(key, journal.costs[key]) for key, n in calls.items() for _ in range(n)]
-        for name, calls in journal.networks.items()
-    }
-    measured = measured_of(journal)
-    best = {metric: max(journal.known.get(metric, [0.0])) for metric in (_PEAK, _BANDWIDTH)}
+    networks = {name: journal.costs_of(name) for name in journal.networks}
+    peak, bandwidth = (max(journal.known.get(metric, [0.0])) for metric in (_PEAK, _BANDWIDTH))
     try:
-        roofs = latency_model.roofs_of(list(timed.values()), best[_PEAK], best[_BANDWIDTH])
-        return latency_model.Efficiency.learn(list(timed.values()), roofs), latency_model.check(
-            networks, timed, measured, roofs
-        )
+        roofs = latency_model.roofs_of(list(timed.values()), peak, bandwidth)
+        model = latency_model.Efficiency.learn(list(timed.values()), roofs)
+        return model, latency_model.check(networks, timed, journal.measured(), roofs)
     except ValueError as error:
         room = f", and free memory ({len(journal.no_room)} did not fit)" if journal.no_room else ""
         failed = [journal.failed[key] for key in journal.network_keys.values() if key in journal.failed]
@@ -315,35 +302,21 @@ def checked(journal: CalibrationJournal) -> tuple[latency_model.Efficiency, late
         raise UsageError(f"{error}: give more --time{room}, the same command goes on{why}") from error
 
 
-def measured_of(journal: CalibrationJournal) -> dict[str, float]:
-    """Seconds of each network's forward."""
-    return {name: min(journal.known[key]) for name, key in journal.network_keys.items() if key in journal.known}
-
-
-def fit(
-    journal: CalibrationJournal, setting: Setting, around: Mapping[str, Any], versions: Mapping[str, str], name: str
-) -> Profile:
+def fit(journal: CalibrationJournal, setting: Setting, around: Mapping[str, Any], name: str) -> Profile:
     """The profile of a journal's times.
-
-    Args:
-        journal: of a calibration.
-        setting: of it.
-        around: the environment.
-        versions: of packages.
-        name: of the profile.
 
     Raises:
         UsageError: too little was timed.
     """
     learned, check = checked(journal)
     times = journal.calls().values()
-    repeated = [own for own in times if len(own) > 1]
+    repeated = [seconds for seconds in times if len(seconds) > 1]
     count = setting.threads or torch.get_num_threads()
     processor = str(around["gpu"] if setting.device == "cuda" else around["cpu"])
     core = f"{count} thread{'s' * (count != 1)}" if setting.device == "cpu" else "CUDA"
     triad = "triad on arrays larger than caches" if _BANDWIDTH in journal.known else "the best call, caches count"
     exact = ", TF32 off" if setting.device == "cuda" else ""
-    said = f"bench calibrate: the best product, convolution or call, {core}, {setting.dtype}{exact}"
+    source = f"bench calibrate: the best product, convolution or call, {core}, {setting.dtype}{exact}"
     memory = around["gpu_memory_bytes"] if setting.device == "cuda" else around["memory_bytes"]
     return Profile(
         name=name,
@@ -355,7 +328,7 @@ def fit(
         peaks={setting.dtype: 2 * learned.roofs.macs_per_s},
         reserve_bytes=0,
         sources={
-            setting.dtype: said,
+            setting.dtype: source,
             "bandwidth_bytes_per_s": f"bench calibrate: {triad}, {core}, {setting.dtype}",
             "reserve_bytes": "nothing: what else runs there is not known",
             **({"memory_bytes": "of that machine"} if memory else {}),
@@ -365,7 +338,7 @@ def fit(
             runtime=setting.runtime,
             threads=count,
             processor=processor,
-            versions=versions,
+            versions={package: str(around[package]) for package in ("torch", "monai", "benchbench")},
             when=utc_now("seconds"),
             seconds=round(sum(journal.known[_SITTING]), 1),
             calls=len(times),
@@ -378,11 +351,11 @@ def fit(
             held=check.held,
             error=check.error,
             ratios=check.ratios,
-            measured=measured_of(journal),
+            measured=journal.measured(),
             launch_s=learned.roofs.launch_s,
             points={
-                work: tuple(tuple(round(number, _DIGITS) for number in (*where, factor)) for where, factor in own)
-                for work, own in learned.points.items()
+                work: tuple(tuple(round(number, _DIGITS) for number in (*where, factor)) for where, factor in calls)
+                for work, calls in learned.points.items()
             },
         ),
     )

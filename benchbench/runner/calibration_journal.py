@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from benchbench.core import records as rec
 from benchbench.core.config import parse_json
 from benchbench.core.errors import DeviceError, StoreError, first_line, is_out_of_memory
-from benchbench.core.results import write_whole
+from benchbench.core.results import JsonLines
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,6 @@ class CalibrationJournal:
         """Open, or go on with, a calibration's journal.
 
         Args:
-            path: of the file.
             identity: of setting and versions; what is there of another one is set aside. None: it is only read.
 
         Raises:
@@ -56,20 +55,17 @@ class CalibrationJournal:
         self.no_room: set[str] = set()  # what was not tried, since too little memory was free
         hint = "choose another --out" if identity is not None else "take one of 'bench calibrate'"
         try:
-            content = path.read_bytes() if path.exists() or identity is None else b""
-            *lines, torn = content.split(b"\n")
-            if identity is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if torn:  # cut off while it was written
-                    write_whole(path, b"".join(line + b"\n" for line in lines))
-                if lines and self._read(lines[0], 1).get("identity") != identity:
+            self._lines = JsonLines(path) if identity is not None else None
+            lines = path.read_bytes().split(b"\n")[:-1]
+            if self._lines:
+                if lines and _parsed(lines[0], 1).get("identity") != identity:
                     path.replace(path.with_suffix(".old"))
                     log.warning("%s is of another setting or of other versions: set aside as .old", path)
                     lines = []
                 if not lines:
-                    path.write_text(rec.canonical_json({"identity": identity}) + "\n")
+                    self._lines.append({"identity": identity})
             for number, line in enumerate(lines[1:], 2):
-                self._take(rec.from_json(_Row, self._read(line, number)))
+                self._take(rec.from_json(_Row, _parsed(line, number)))
             for key in self.network_keys.values():  # its code may be another by now
                 self.failed.pop(key, None)
         except OSError as error:
@@ -77,12 +73,6 @@ class CalibrationJournal:
         except (ValueError, KeyError, TypeError) as error:
             what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
             raise StoreError(f"cannot use the journal {path}: {what}; {hint}") from error
-
-    def _read(self, line: bytes, number: int) -> dict[str, Any]:
-        found = parse_json(line, f"line {number}", StoreError)
-        if not isinstance(found, dict):
-            raise TypeError(f"line {number} must be an object, not {rec.told(found)}")
-        return found
 
     def _take(self, row: _Row) -> None:
         match row:
@@ -104,6 +94,14 @@ class CalibrationJournal:
         """Times of the calls that networks make, as they are now, and of the basics."""
         those = self.basics.union(*self.networks.values())
         return {key: times for key, times in self.known.items() if key in those}
+
+    def measured(self) -> dict[str, float]:
+        """Network -> seconds of its forward."""
+        return {name: min(self.known[key]) for name, key in self.network_keys.items() if key in self.known}
+
+    def costs_of(self, network: str) -> list[tuple[str, rec.OperatorCost]]:
+        """Key and cost of every call of a network's forward."""
+        return [(key, self.costs[key]) for key, n in self.networks[network].items() for _ in range(n)]
 
     def note_no_room(self, key: str) -> None:
         """That this was not tried; another sitting tries again."""
@@ -149,7 +147,6 @@ class CalibrationJournal:
         for key, cost in costs.items():
             if self.costs.get(key) != dataclasses.replace(cost, module=""):
                 plain = rec.to_json(cost)
-                assert isinstance(plain, dict)
                 rows.append({"call": key, "cost": {name: value for name, value in plain.items() if name != "module"}})
         for name, key, calls in networks:
             if self.network_keys.get(name) != key:
@@ -158,13 +155,20 @@ class CalibrationJournal:
             rows.append({"basics": list(basics)})
         self._write(rows)
 
-    def _write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        assert self._lines is not None
         try:
-            with open(self.path, "a") as file:
-                for row in rows:
-                    file.write(rec.canonical_json(row) + "\n")
-                    self._take(rec.from_json(_Row, row))
+            self._lines.append(*rows)
         except OSError as error:
             raise StoreError(
                 f"cannot write to {self.path}: {error.strerror or error}; make room, and the same command goes on"
             ) from error
+        for row in rows:
+            self._take(rec.from_json(_Row, row))
+
+
+def _parsed(line: bytes, number: int) -> dict[str, Any]:
+    content = parse_json(line, f"line {number}", StoreError)
+    if not isinstance(content, dict):
+        raise TypeError(f"line {number} must be an object, not {rec.told(content)}")
+    return content

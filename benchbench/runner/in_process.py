@@ -76,7 +76,8 @@ def measure_module(
     """
     import torch
 
-    from benchbench.measure.flops.graph import DTYPES, measure_cost, uncounted
+    from benchbench.measure.flops.graph import measure_cost, uncounted
+    from benchbench.measure.flops.tracer import DTYPES
     from benchbench.measure.latency import forward_function
     from benchbench.measure.timed import time_calls
 

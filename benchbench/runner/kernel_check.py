@@ -1,250 +1,214 @@
-"""Kernel checks of the doctor: torch, the GPU and its kernels, from the parent's side.
+"""Kernel check: a convolution, a matrix product and a normalisation in each type, against float64 on the CPU.
 
-The child launches one kernel after the other. Where it dies, the kernel that it had announced is the
-finding, and a new child goes on behind it.
+A wheel can be imported and still lack the processor's instructions or the GPU's architecture; the first forward then
+ends the process. So the kernels are launched in a child, which announces each before it is launched. Where nothing
+follows an announcement, that kernel is the fault, and a new child goes on behind it.
+
+torch is imported by the child alone.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from benchbench.core import records as rec
-from benchbench.core.units import format_value
-from benchbench.devices import cpu, jetson
+from benchbench.core.errors import DeviceError, first_line
+from benchbench.devices import cuda
 from benchbench.runner import child_process
-from benchbench.runner.findings import Backend, Finding
-from benchbench.runner.job import Job
-from benchbench.runner.kernel_trials import MAKERS, TOLERANCE, Trial
-from benchbench.zoo import cards as zoo_cards
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Trial = tuple[str, str, str]  # backend, kernel, dtype
+
+#: Kernel -> the smallest module that launches it, and its input, made with torch.
+KERNELS: dict[str, Callable[[Any], tuple[nn.Module, Tensor]]] = {
+    "conv3d": lambda torch: (torch.nn.Conv3d(8, 8, 3, padding=1), torch.randn(1, 8, 6, 8, 10)),
+    "matrix product": lambda torch: (torch.nn.Linear(32, 48), torch.randn(2, 30, 32)),
+    # A mean that is far from zero shows a variance that is computed in too few bits.
+    "instance norm": lambda torch: (torch.nn.InstanceNorm3d(8), torch.randn(2, 8, 6, 8, 10) + 1),
+}
+
+#: Relative L2 distance to float64 up to which a result is right: some roundings of the type, many for fp32,
+#: whose order of summation is the library's own.
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 4e-3}
 
 _LIMIT_S = 240.0  # of one child; a small board takes half a minute to import torch, and cuDNN starts slowly
-_GIVE_UP = 3  # children lost before the trials that are left are not tried
-COUNT_LIMIT_S = 30.0  # of counting the zoo; a board gets through a part of it
+_GIVE_UP = 3  # children lost before the kernels that are left are not tried
 
 
 @dataclasses.dataclass(slots=True)
-class _TriedKernels:
+class KernelCheck:
     """What the children have said."""
 
-    torch: Mapping[str, Any] | None = None
-    gpu: Mapping[str, Any] | None = None
-    errors: dict[Trial, float | None] = dataclasses.field(default_factory=dict)  # launched
-    broken: dict[Trial, str] = dataclasses.field(default_factory=dict)  # raised, or took its process along
-    end: str | None = None  # why nothing could be tried at all
+    torch: Mapping[str, Any] | None = None  # version, cuda
+    gpu: Mapping[str, Any] | None = None  # as `survey_gpu` gives it
+    sound: dict[Trial, float] = dataclasses.field(default_factory=dict)  # distance to float64
+    faults: dict[Trial, str] = dataclasses.field(default_factory=dict)  # wrong, raised, or took its process along
+    end: str | None = None  # why torch could not be started, or the GPU not be looked at
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether there is one that can be used."""
+        return self.gpu is not None and self.gpu["why"] is None
 
 
-def examine(root: Path, board: jetson.TegraBoard | None, backend: Backend | None) -> Iterator[Finding]:
-    """Launch the kernels, and say what of torch, GPU and memory this shows.
-
-    Args:
-        root: where /proc is looked for.
-        board: the Jetson that this machine is.
-        backend: the one that must work; None: the CPU, and the GPU where there is one.
-    """
-    backends = [backend] if backend else ["cpu", "cuda"]
-    trials = [(b, kind, dtype) for b in backends for dtype in TOLERANCE for kind in MAKERS]
-    seen = try_kernels(trials)
-    if seen.torch is None:
-        yield Finding(
-            "torch starts", "fail", f"it does not: {seen.end}", "install a torch that is built for this processor"
-        )
-        return
-    if seen.end:
-        yield Finding("gpu", "fail", f"looking for it, {seen.end}", "check the driver: 'nvidia-smi', or 'dmesg'")
-    if seen.gpu is not None:
-        yield from _gpu(seen, board, needed=backend == "cuda" or board is not None)
-    for b in backends:
-        if b == "cpu" or (seen.gpu and seen.gpu["why"] is None):
-            for dtype in TOLERANCE:
-                yield from _kernels(seen, b, dtype)
-    yield from _fits(root, seen, board, backend)
-
-
-def try_kernels(trials: Sequence[Trial], *, limit_s: float = _LIMIT_S) -> _TriedKernels:
-    """Launch each in a child process, in a new one after each that dies.
+def check_kernels(trials: Sequence[Trial], *, limit_s: float = _LIMIT_S) -> KernelCheck:
+    """Launch each kernel in a child process, in a new one after each that ends early.
 
     Args:
-        trials: (backend, kind, dtype) each.
-        limit_s: for one child; what it was at then counts as broken.
+        trials: those for a GPU that is not there are passed over.
+        limit_s: for one child; the kernel that it was at then counts as broken.
     """
-    seen = _TriedKernels()
+    check = KernelCheck()
     left = list(trials)
-    lost = 0
-    while left:
-        begun: Trial | str | None = None
-        death: child_process.WorkerFailure | None = None
-        for event in child_process.run_worker({"task": "kernels", "trials": left}, limit_s=limit_s):
-            if isinstance(event, child_process.WorkerFailure):
-                death = event
-            elif event["event"] == "begin":
-                begun = tuple(event["trial"]) if "trial" in event else event["what"]
-            elif event["event"] == "torch":
-                seen.torch = event
-            elif event["event"] == "gpu":
-                seen.gpu, begun = event, None
-            elif event["event"] == "result":
-                seen.errors[tuple(event["trial"])], begun = event["error"], None
-            elif event["event"] == "raised":
-                seen.broken[tuple(event["trial"])], begun = event["error"], None
-        why = _why(death, limit_s) if death else "its process ended without a word"
-        if isinstance(begun, tuple):
-            seen.broken[begun] = why
-        elif begun == "gpu":  # whoever asks for it again loses that process, too
-            seen.end = why
-            left = [t for t in left if t[0] != "cuda"]
-        elif death and seen.torch is None:
-            seen.end = why
-            break
-        gone = not seen.gpu or seen.gpu["why"] is not None
-        left = [t for t in left if t not in seen.errors and t not in seen.broken and not (t[0] == "cuda" and gone)]
-        lost += 1
-        if lost > _GIVE_UP:
-            seen.broken |= dict.fromkeys(left, f"not tried after {lost} processes were lost")
-            break
-    return seen
+    for _ in range(_GIVE_UP + 1):
+        begun, failure = _listen(check, left, limit_s)
+        why = "its process ended without a word" if failure is None else failure_line(failure, limit_s)
+        if begun == "gpu":  # whoever asks for it again loses that process, too
+            check.end = why
+        elif begun is not None:
+            check.faults[begun] = why
+        elif failure and check.torch is None:
+            check.end = why
+            return check
+        done = check.sound.keys() | check.faults.keys()
+        left = [trial for trial in left if trial not in done and (trial[0] != "cuda" or check.has_gpu)]
+        if not left:
+            return check
+    check.faults |= dict.fromkeys(left, f"not tried after {_GIVE_UP + 1} processes were lost")
+    return check
 
 
-def _why(death: child_process.WorkerFailure, limit_s: float) -> str:
-    return f"it was not done after {limit_s:.0f} s" if death.status == "timeout" else death.error
-
-
-def _gpu(seen: _TriedKernels, board: jetson.TegraBoard | None, *, needed: bool) -> Iterator[Finding]:
-    assert seen.gpu is not None
-    assert seen.torch is not None
-    gpu, build = seen.gpu, seen.torch["cuda"]
-    if gpu["why"]:
-        why, _, remedy = gpu["why"].removeprefix("cuda asked for and absent: ").partition("; ")
-        if needed:
-            yield Finding("gpu", "fail", why, "install the torch that is built for this JetPack" if board else remedy)
-        else:
-            yield Finding("gpu", "ok", f"none, so --device cpu alone is measured here: {why}")
-        return
-    major, minor = gpu["capability"]
-    yield Finding("gpu", "ok", f"{gpu['name']}, compute capability {major}.{minor}, torch built for CUDA {build}")
-    yield architecture((major, minor), gpu["arches"], tegra=board is not None)
-    free, total = gpu["free_bytes"], gpu["total_bytes"]
-    text = f"{format_value(free, 'B')} of {format_value(total, 'B')} free"
-    if free < total * 0.8 and board is None:
-        yield Finding("gpu memory", "warn", text, "see 'nvidia-smi' for who has it; other work is in the timings")
-    else:
-        yield Finding("gpu memory", "ok", text)
-    energy = gpu.get("energy") or {}
-    if energy.get("why"):
-        yield Finding("gpu energy", "warn", f"its rows have none: {energy['why']}")
-    elif energy:
-        yield Finding("gpu energy", "ok", energy["what"])
-
-
-def architecture(capability: tuple[int, int], arches: Sequence[str], *, tegra: bool) -> Finding:
-    """Whether torch's build has code for a GPU.
-
-    Args:
-        capability: of the GPU, (8, 7).
-        arches: `torch.cuda.get_arch_list()`, such as sm_80, sm_90a, compute_90.
-        tegra: a Tegra runs no code for a desktop GPU of its family.
-            Source: CUDA C++ Programming Guide, "Binary Compatibility".
-    """
-    major, minor = capability
-    own = f"sm_{major}{minor}"
-    listed = ", ".join(arches) or "none"
-    if own in arches or f"{own}a" in arches:
-        return Finding("gpu architecture", "ok", f"{own} is in torch's build ({listed})")
-    numbers = {a: int(a.split("_")[1]) for a in arches if a.split("_")[-1].isdigit()}
-    related = [a for a, n in numbers.items() if a.startswith("sm_") and n // 10 == major and n % 10 <= minor]
-    portable = [a for a, n in numbers.items() if a.startswith("compute_") and n <= major * 10 + minor]
-    if related and not tegra:
-        return Finding("gpu architecture", "ok", f"{own} runs the code for {max(related, key=numbers.__getitem__)}")
-    advice = "install a torch that is built for it" + (", as NVIDIA's for this JetPack is" if tegra else "")
-    if portable:
-        newest = max(portable, key=numbers.__getitem__)
-        text = f"{own} is not in torch's build; the driver compiles {newest} for it, so the first forward is slow"
-        return Finding("gpu architecture", "warn", text, advice)
-    return Finding("gpu architecture", "warn", f"{own} is not in torch's build ({listed}); see the kernels", advice)
-
-
-def _kernels(seen: _TriedKernels, backend: str, dtype: str) -> Iterator[Finding]:
-    """One finding for the sound ones, one for each that is not."""
-    # fp32 is what is measured unless another type is asked for, so only there a fault stands in the way.
-    bad = "fail" if dtype == "fp32" else "warn"
-    name = f"{backend} {dtype} kernels"
-    sound, worst = [], 0.0
-    for (b, kind, d), error in seen.errors.items():
-        if (b, d) != (backend, dtype):
-            continue
-        if error is not None and error <= TOLERANCE[dtype]:
-            sound.append(kind)
-            worst = max(worst, error)
-            continue
-        text = f"{kind}: its result is not finite"
-        if error is not None:
-            text = f"{kind}: its result is off the float64 one by {error:.1e} (limit {TOLERANCE[dtype]:.0e})"
-        yield Finding(name, bad, text, _advice(backend, dtype, wrong=True))  # type: ignore[arg-type]
-    grouped: dict[str, list[str]] = {}
-    for (b, kind, d), why in seen.broken.items():
-        if (b, d) == (backend, dtype):
-            grouped.setdefault(why, []).append(kind)
-    for why, kinds in grouped.items():
-        yield Finding(name, bad, f"{', '.join(kinds)}: {why}", _advice(backend, dtype, wrong=False))  # type: ignore[arg-type]
-    if sound:
-        which = f"all {len(sound)}" if len(sound) == len(MAKERS) else f"{', '.join(sound)}:"
-        yield Finding(name, "ok", f"{which} launched and right, at most {worst:.0e} off float64")
-
-
-def _advice(backend: str, dtype: str, *, wrong: bool) -> str:
-    if dtype != "fp32":
-        return f"on this {backend}, measure without --dtype {dtype}"
-    if wrong:
-        return f"nothing that this torch computes on {backend} can be trusted: install another build"
-    return f"install a torch that is built for this {'GPU' if backend == 'cuda' else 'processor'}"
-
-
-def _fits(
-    root: Path, seen: _TriedKernels, board: jetson.TegraBoard | None, backend: Backend | None
-) -> Iterator[Finding]:
-    """Which networks of the zoo fit into what is free now, as far as they can be counted in a moment."""
-    counted: dict[str, int] = {}
-    why = None
-    cards = [zoo_cards.get_card(name) for name in zoo_cards.list_models()]
-    jobs = [rec.to_json(Job(model=c.spec(), workload=rec.Workload(spatial=c.spatial))) for c in cards]
-    for event in child_process.run_worker({"task": "plan", "jobs": jobs}, limit_s=COUNT_LIMIT_S):
+def _listen(
+    check: KernelCheck, trials: Sequence[Trial], limit_s: float
+) -> tuple[Any, child_process.WorkerFailure | None]:
+    """Add what one child says; what it was at when it ended (a trial, `gpu` or None), and how it ended."""
+    begun: Trial | str | None = None
+    for event in child_process.run_worker({"task": "kernels", "trials": trials}, limit_s=limit_s):
         if isinstance(event, child_process.WorkerFailure):
-            why = _why(event, COUNT_LIMIT_S)
-        elif event["event"] == "refused":
-            why = event["error"]
-        elif event["event"] == "cost":
-            found = [rec.from_json(rec.Measurement, m) for m in event["measurements"]]
-            needed = next((m.value for m in found if m.metric == "tensor_memory_bytes"), None)
-            if needed:
-                counted[cards[event["index"]].name] = int(needed)
-    if not counted:
-        yield Finding("counting", "fail", f"no network can be counted: {why}", "see the findings above")
-        return
-    places = {"memory": cpu.available_memory_bytes(root)}
-    if seen.gpu and seen.gpu["why"] is None and backend != "cpu" and board is None:
-        places["gpu memory"] = seen.gpu["free_bytes"]
-    for place, free in places.items():
-        yield fits(place, free, counted, len(cards))
+            return begun, event
+        match event["event"]:
+            case "torch":
+                check.torch = event
+            case "begin":
+                begun = tuple(event["trial"]) if "trial" in event else "gpu"
+            case "gpu":
+                check.gpu, begun = event, None
+            case "sound":
+                check.sound[tuple(event["trial"])], begun = event["error"], None
+            case "fault":
+                check.faults[tuple(event["trial"])], begun = event["why"], None
+    return begun, None
 
 
-def fits(place: str, free_bytes: int, needed_bytes: Mapping[str, int], zoo_size: int) -> Finding:
-    """Which networks fit.
+def failure_line(failure: child_process.WorkerFailure, limit_s: float) -> str:
+    """Why a child ended early."""
+    return f"it was not done after {limit_s:.0f} s" if failure.status == "timeout" else failure.error
+
+
+# -- in the child ------------------------------------------------------------------------------------
+
+
+def run(trials: Iterable[Trial], emit: Callable[[dict[str, Any]], None]) -> None:
+    """Survey torch and its GPU, then launch the kernels.
 
     Args:
-        place: `memory` or `gpu memory`.
-        free_bytes: there.
-        needed_bytes: network -> the least that its tensors take, at its card's own size.
-        zoo_size: networks that there are; the others were not counted in time.
+        emit: gets `torch` {version, cuda}, `begin` {} and `gpu` {why, ...} if any trial is for it, and for each trial
+            `begin` {trial}, then `sound` {trial, error} or `fault` {trial, why}. After an error that leaves the GPU
+            unusable nothing more comes: the rest needs a new process.
     """
-    largest = sorted(needed_bytes, key=lambda name: -needed_bytes[name])
-    too_large = [name for name in largest if needed_bytes[name] > free_bytes]
-    which = f"all {zoo_size} networks" if len(largest) == zoo_size else f"the {len(largest)} networks counted so far"
-    room = f"{format_value(free_bytes, 'B')} free; tensors alone, each at its card's size"
-    if not too_large:
-        most = f"{largest[0]} takes most, {format_value(needed_bytes[largest[0]], 'B')}"
-        return Finding(f"fits {place}", "ok", f"{which}: {most} of {room}")
-    names = ", ".join(f"{name} ({format_value(needed_bytes[name], 'B')})" for name in too_large)
-    text = f"{len(largest) - len(too_large)} of {which}, not {names}: {room}"
-    return Finding(f"fits {place}", "warn", text, "close other programs, or take a smaller --spatial for these")
+    import torch
+
+    emit({"event": "torch", "version": torch.__version__, "cuda": torch.version.cuda})
+    todo = list(trials)
+    torch.set_num_threads(1)
+    has_gpu = False
+    if any(backend == "cuda" for backend, _, _ in todo):
+        emit({"event": "begin"})
+        facts = survey_gpu()
+        has_gpu = facts["why"] is None
+        emit({"event": "gpu"} | facts)
+        torch.backends.cudnn.allow_tf32 = False  # as a measurement has it
+    for backend, kernel, dtype in todo:
+        if backend == "cuda" and not has_gpu:
+            continue
+        trial = [backend, kernel, dtype]
+        emit({"event": "begin", "trial": trial})
+        try:
+            error = relative_error(backend, kernel, dtype)
+        except Exception as raised:  # a broken library may raise anything; it becomes this kernel's fault
+            emit({"event": "fault", "trial": trial, "why": first_line(raised)})
+            if backend == "cuda" and not _gpu_computes():
+                return
+            continue
+        if error <= TOLERANCE[dtype]:
+            emit({"event": "sound", "trial": trial, "error": error})
+        else:
+            off = f"off the float64 one by {error:.1e} (limit {TOLERANCE[dtype]:.0e})"
+            why = f"its result is {off if math.isfinite(error) else 'not finite'}"
+            emit({"event": "fault", "trial": trial, "why": why})
+
+
+def survey_gpu() -> dict[str, Any]:
+    """What torch sees of the first GPU: `why` it cannot be used, or None and its facts."""
+    try:
+        name = cuda.probe(0).name
+        free, total = cuda.memory_bytes(0)
+    except (DeviceError, RuntimeError) as error:
+        return {"why": first_line(error)}
+    import torch
+
+    return {
+        "why": None,
+        "name": name,
+        "capability": list(torch.cuda.get_device_capability(0)),
+        "free_bytes": free,
+        "total_bytes": total,
+        "arches": torch.cuda.get_arch_list(),
+        "energy": _energy(),
+    }
+
+
+def _energy() -> dict[str, Any]:
+    """{what} the GPU's energy will be taken from, or {why} there is none; empty on a Jetson, whose board tells."""
+    from benchbench.measure import energy
+
+    gpu = energy.find_gpu("cuda", 0)
+    if gpu is None:
+        return {}
+    meter = energy.open_meter("cuda", gpu)
+    if meter is None or isinstance(meter, str):
+        return {"why": meter}
+    meter.close()
+    return {"what": getattr(meter, "what", "a sensor")}
+
+
+def relative_error(backend: str, kernel: str, dtype: str) -> float:
+    """Relative L2 distance of a kernel's result to that in float64 on the CPU; NaN or infinite where the result is."""
+    import torch
+
+    from benchbench.measure.flops.tracer import DTYPES
+    from benchbench.measure.latency import forward_function
+
+    torch.manual_seed(0)
+    module, x = KERNELS[kernel](torch)
+    # Inside a network the input comes from the layer before, so under autocast in the reduced type.
+    x = x.to(DTYPES[dtype])
+    with torch.inference_mode():
+        exact = copy.deepcopy(module).double()(x.double())
+    result = forward_function(module.to(backend), x.to(backend), backend=backend, dtype=dtype)().cpu().double()
+    return float((result - exact).norm() / exact.norm())
+
+
+def _gpu_computes() -> bool:
+    """Whether the GPU still computes after an error; most errors of a kernel end that for the whole process."""
+    import torch
+
+    try:
+        return bool((torch.ones(2, device="cuda") * 2).sum().item() == 4)
+    except Exception:  # whichever class this version of torch raises for it
+        return False

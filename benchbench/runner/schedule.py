@@ -45,7 +45,7 @@ class ProcessResult:
     @property
     def disturbed(self) -> bool:
         """Whether something else took the processor while it was timed."""
-        return any(m.metric == "disturbed_processes" and m.value for m in self.measurements)
+        return any(m.metric == "contended_processes" and m.value for m in self.measurements)
 
 
 class CellProgress:
@@ -109,7 +109,7 @@ class CellProgress:
         batch = self.cell.workload.batch
         processes = [result.measurements for result in self.results]
         merged = runner_aggregate.merge(processes, batch=batch) if processes else []
-        return [self._with_repeats(m) if m.metric == "disturbed_processes" and self.repeated else m for m in merged]
+        return [self._with_repeats(m) if m.metric == "contended_processes" and self.repeated else m for m in merged]
 
     def _with_repeats(self, m: rec.Measurement) -> rec.Measurement:
         return dataclasses.replace(m, method=f"{m.method}; {self.repeated} disturbed processes were run again")
@@ -186,6 +186,8 @@ class RunJournal:
         for line in lines:
             with contextlib.suppress(StoreError, KeyError, TypeError):  # torn, or of another version
                 item = parse_json(line, JOURNAL, StoreError)
+                if item["schema"] != rec.SCHEMA:
+                    continue
                 key = (str(item["cell"]), str(item["environment"]), bool(item["twin"]))
                 self._results.setdefault(key, []).append(rec.from_json(ProcessResult, item["turn"]))
 
@@ -201,6 +203,7 @@ class RunJournal:
             StoreError: the disk is full or gone.
         """
         item = {
+            "schema": rec.SCHEMA,
             "cell": cell,
             "environment": rec.fingerprint(environment),
             "twin": repeat,

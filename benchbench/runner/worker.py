@@ -56,9 +56,9 @@ def answer(request: Request, emit: Emit) -> None:
         emit: gets the events.
     """
     if request["task"] == "kernels":
-        from benchbench.runner import kernel_trials
+        from benchbench.runner import kernel_check
 
-        kernel_trials.run([tuple(trial) for trial in request["trials"]], emit)
+        kernel_check.run([tuple(trial) for trial in request["trials"]], emit)
         return
     for index, job in enumerate(request["jobs"]):
         _do(rec.from_json(Job, job), {**request, "index": index}, functools.partial(_emit_of, index, emit))

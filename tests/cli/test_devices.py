@@ -13,7 +13,7 @@ import pytest
 
 from benchbench.cli import main as cli_main
 from benchbench.core import records as rec
-from benchbench.runner.findings import Finding
+from benchbench.runner.doctor import Finding
 from benchbench.runner.remote import doctor as remote_doctor
 
 

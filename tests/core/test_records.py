@@ -208,3 +208,39 @@ def test_a_missing_field_is_named() -> None:
 def test_a_record_cannot_be_changed_once_made() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         RECORD.status = "failed"  # type: ignore[misc]
+
+
+#: A line as the first schema wrote it, shortened.
+STORED = (
+    '{"schema":1,"model":{"name":"unetr","arch":"monai.networks.nets:UNETR","kwargs":{},"in_channels":1,'
+    '"out_channels":2,"checkpoint":null},"workload":{"phase":"infer","batch":1,"spatial":[96,96,96],"dtype":"fp32",'
+    '"threads":2,"protocol":"standard"},"device":{"kind":"cpu","name":"AMD EPYC","basis":"probed","asked":"cpu"},'
+    '"environment":{"cpu":"AMD EPYC"},"status":"ok","started_at":"2026-01-02T03:04:05Z","duration_s":1.5,'
+    '"measurements":[{"metric":"disturbed_processes","unit":"processes","value":1,"origin":"measured",'
+    '"method":"/proc/stat","values":[0,1]},{"metric":"latency_s","unit":"s","value":0.5,"origin":"measured",'
+    '"method":"median"}]}'
+)
+#: What the later ones changed in it.
+CHANGES = {
+    2: [
+        ('"schema":1', '"schema":2'),
+        ("[0,1]", '[0,1],"runs":[1,1]'),
+        ('"threads":2', '"threads":2,"crop_foreground":true'),
+    ],
+    3: [('"schema":2', '"schema":3'), ("disturbed_processes", "contended_processes")],
+}
+
+
+@pytest.mark.parametrize("schema", range(1, rec.SCHEMA + 1))
+def test_a_stored_line_of_each_schema_is_read_in_the_present_form(schema: int) -> None:
+    line = STORED
+    for later in range(2, schema + 1):
+        for old, new in CHANGES[later]:
+            line = line.replace(old, new)
+    record = rec.record_from_json(json.loads(line))
+    assert (record.schema, record.workload.crop_foreground) == (rec.SCHEMA, schema > 1)
+    assert [m.metric for m in record.measurements] == ["contended_processes", "latency_s"]
+    contended = record.get("contended_processes")
+    assert contended is not None
+    assert (contended.value, contended.values, contended.runs) == (1, (0, 1), (1, 1) if schema > 1 else ())
+    assert rec.record_from_json(rec.record_to_json(record)) == record

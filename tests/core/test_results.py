@@ -208,12 +208,14 @@ opened.append(make())
 opened.append(make(minute=1))
 class Half:
     def __init__(self, file): self.file = file
-    def __getattr__(self, name): return getattr(self.file, name)
-    def write(self, line):
+    def __enter__(self): return self
+    def __exit__(self, *_): pass
+    def writelines(self, lines):
+        (line,) = lines
         self.file.write(line[: len(line) // 2])
         self.file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
-opened._file = Half(opened._file)
+core_results.open = lambda *arguments: Half(open(*arguments))
 opened.append(make(minute=2))
 """,
         tmp_path,

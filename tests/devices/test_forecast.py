@@ -96,12 +96,12 @@ def test_a_module_has_a_short_and_a_full_name(asked: str) -> None:
     [
         (("core =", "cores ="), "did you mean 'core'"),
         (('title = "My board"', ""), "'title' is missing"),
-        (("1e9", "-1e9"), "bandwidth_bytes_per_s must be a positive number"),
-        (("fp32 = 1e12", "fp32 = -1.0"), "peaks.fp32 must be a positive number"),
-        (("fp32 = 1e12", "fp23 = 1e12"), "did you mean 'fp32'"),
-        (("400_000", "'much'"), "reserve_bytes must be a whole number"),
+        (("1e9", "-1e9"), "bandwidth_bytes_per_s must be above 0"),
+        (("fp32 = 1e12", "fp32 = -1.0"), "peaks.'fp32' must be above 0"),
+        (("fp32 = 1e12", "fp23 = 1e12"), "a key of peaks is 'fp23', not one of 'fp32'"),
+        (("400_000", "'much'"), "reserve_bytes must be int"),
         (('fp32 = "test"', ""), r"\[sources\] lacks 'fp32'"),
-        (('kind = "jetson"', 'kind = "jeston"'), "did you mean 'jetson'"),
+        (('kind = "jetson"', 'kind = "jeston"'), "kind is 'jeston', not one of 'jetson'"),
         (("[peaks]", "[peaks"), "not valid TOML"),
     ],
 )

@@ -61,8 +61,7 @@ def test_a_forecast_from_the_profile_is_what_was_measured(devices: dict[str, Any
     device = devices["cpu-2-threads-fp32"]
     inside = 0
     for name, measured in device.measured.items():
-        calls = device.journal.networks[name]
-        costs = [device.journal.costs[key] for key, n in calls.items() for _ in range(n)]
+        costs = [cost for _, cost in device.journal.costs_of(name)]
         forecast = forecast_latency(costs, load_profile(FOLDER / "cpu-2-threads-fp32.toml"), "fp32", 2)
         assert not isinstance(forecast, str)
         inside += forecast.interval[0] <= measured <= forecast.interval[1]

@@ -325,17 +325,15 @@ def test_shared_memory_is_told_in_three_views_and_a_rise_of_free_memory_is_no_ne
 ) -> None:
     from benchbench.measure import memory
 
-    monkeypatch.setattr(
-        memory, "_MEMINFO", trees.lay_out(tmp_path, {"meminfo": "MemAvailable: 3000000 kB"}) / "meminfo"
-    )
+    monkeypatch.setattr(memory.cpu, "ROOT", trees.lay_out(tmp_path, {"proc/meminfo": "MemAvailable: 3000000 kB"}))
     before = memory.system_available_bytes()
     assert before == 3_000_000 * 1024
     peak = PeakMemory("cpu", available_before=before)
-    trees.lay_out(tmp_path, {"meminfo": "MemAvailable: 2000000 kB"})
+    trees.lay_out(tmp_path, {"proc/meminfo": "MemAvailable: 2000000 kB"})
     found = by_metric(peak.measurements())
     assert found["available_memory_drop_bytes"].value == 1_000_000 * 1024
     assert found["process_memory_bytes"].value == pytest.approx(found["peak_memory_bytes"].value, rel=0.1)
-    trees.lay_out(tmp_path, {"meminfo": "MemAvailable: 9000000 kB"})
+    trees.lay_out(tmp_path, {"proc/meminfo": "MemAvailable: 9000000 kB"})
     drop = by_metric(peak.measurements())["available_memory_drop_bytes"]
     assert drop.value is None
     assert drop.reason

@@ -15,7 +15,7 @@ from benchbench.core.errors import DeviceError, StoreError, UsageError
 from benchbench.core.records import METRIC_UNITS, Measurement, ModelSpec, OperatorCost
 from benchbench.devices.latency_model import Efficiency, Roofs, check, interval_factor, roofs_of
 from benchbench.measure.operators import microbenchmarks, replay
-from benchbench.runner import calibrate, whole_networks
+from benchbench.runner import calibrate
 from benchbench.runner.calibration_journal import CalibrationJournal
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import classes
@@ -159,7 +159,8 @@ def test_a_trend_leads_beyond_what_was_timed_and_not_far_beyond() -> None:
     learned = Efficiency.learn(timed, ROOFS)
     beyond = learned.seconds([cost(macs=3 * 10**10)])
     assert beyond < 3.0 * 100**-0.2  # better still than the best, at 10 GMAC
-    assert learned.factor(cost(macs=10**16)) == pytest.approx(100**-0.2 * math.exp(-0.5), rel=0.05)
+    far = cost(macs=10**16)
+    assert learned.seconds([far]) / ROOFS.seconds(far) == pytest.approx(100**-0.2 * math.exp(-0.5), rel=0.05)
 
 
 def test_a_strided_input_is_another_call() -> None:
@@ -222,7 +223,7 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> list[calibrate.Network]:
         spec = ModelSpec(name=f"w{width}", arch="x:y", kwargs={}, in_channels=1, out_channels=2)
         calls, _ = replay.calls_of(net, (1, 1, 8, 8, 8))
         found.append(calibrate.Network(spec=spec, spatial=(8, 8, 8), calls=tuple(calls)))
-    monkeypatch.setattr(calibrate, "_time_network", lambda network, setting: 0.01 * len(network.spec.name))
+    monkeypatch.setattr(calibrate, "time_network", lambda network, setting: 0.01 * len(network.spec.name))
     monkeypatch.setattr(calibrate.microbenchmarks, "calls", lambda dtype: BASICS())
     monkeypatch.setattr(calibrate, "measure_roof", lambda dtype, **_: [roof("peak_macs_per_s", 7e9), TRIAD])
     return found
@@ -292,6 +293,7 @@ def test_calls_that_a_network_no_longer_makes_count_for_nothing(
 
 
 def test_a_network_that_cannot_be_traced_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "benchbench")  # a command with --quiet in this process has set another
     cards = zoo_cards.find_cards("slim_unetr,slim_unetr_fixed,unet_small")
     cards = [dataclasses.replace(card, spatial=(32, 32, 32)) for card in cards]
     refused = dataclasses.replace(zoo_cards.get_card("swin_unetr"), spatial=(20, 20, 20))
@@ -319,12 +321,14 @@ def test_a_journal_alone_tells_what_the_profile_says(networks: list[calibrate.Ne
     assert profile.calibration is not None
     assert dict(profile.calibration.ratios) == pytest.approx(dict(checked.ratios))
     assert learned.roofs.bytes_per_s == profile.bandwidth_bytes_per_s == 3e9
-    assert calibrate.measured_of(CalibrationJournal(tmp_path / "me.ndjson")) == profile.calibration.measured
+    assert CalibrationJournal(tmp_path / "me.ndjson").measured() == profile.calibration.measured
     with pytest.raises(StoreError, match="take one of 'bench calibrate'"):
         CalibrationJournal(tmp_path / "none.ndjson")
 
 
 def test_what_cannot_be_timed_is_kept_as_that(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "benchbench")  # a command with --quiet in this process has set another
+
     def fails() -> float:
         raise RuntimeError("ZeroDivisionError\nand more")
 
@@ -341,6 +345,7 @@ def test_what_cannot_be_timed_is_kept_as_that(tmp_path: Path, caplog: pytest.Log
 
 
 def test_times_of_another_setting_are_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "benchbench")  # a command with --quiet in this process has set another
     first = CalibrationJournal(tmp_path / "a.ndjson", "one")
     first.add("x", lambda: 1.0)
     assert CalibrationJournal(tmp_path / "a.ndjson", "one").known == {"x": [1.0]}
@@ -357,11 +362,14 @@ def tiny(name: str) -> ModelSpec:
 
 def test_a_network_is_timed_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
-    asked = {"device": "cpu", "dtype": "fp32", "threads": 1, "folder": None}
-    for name in ("Tiny", "Crashes", "Killed"):
+
+    def timed(name: str) -> float:
         classes.vouch(tiny(name).arch)
-    assert whole_networks.time_network(tiny("Tiny"), (8, 8, 8), **asked) > 0  # type: ignore[arg-type]
+        network = calibrate.Network(spec=tiny(name), spatial=(8, 8, 8), calls=())
+        return calibrate.time_network(network, calibrate.Setting(threads=1))
+
+    assert timed("Tiny") > 0
     with pytest.raises(RuntimeError, match="Error"):
-        whole_networks.time_network(tiny("Crashes"), (8, 8, 8), **asked)  # type: ignore[arg-type]
-    with pytest.raises(MemoryError, match="Killed: its process was killed"):
-        whole_networks.time_network(tiny("Killed"), (8, 8, 8), **asked)  # type: ignore[arg-type]
+        timed("Crashes")
+    with pytest.raises(RuntimeError, match="killed by SIGKILL, most likely for want of memory"):
+        timed("Killed")

@@ -159,7 +159,7 @@ def test_only_measured_times_of_finished_rows_have_a_rank():
 def test_disturbed_processes_stand_at_the_row_and_in_the_conditions(zoo_page):
     assert "2 of 5 processes disturbed" in zoo_page
     assert "in 1 of 22 rows something else took processor time: unetr (2)" in Page(zoo_page).visible
-    told = [with_latency("a", 1.0, examples.number("disturbed_processes", 0))]
+    told = [with_latency("a", 1.0, examples.number("contended_processes", 0))]
     assert reliability.disturbed_text(told, {told[0].id: "a"}) == "none"
     assert reliability.disturbed_text([with_latency("a", 1.0)], {}) is None
 

@@ -17,7 +17,7 @@ def turn(seconds, peak=100, warm=(0.5, 0.2), disturbed=0, **more):
         m("warmup_s", "s", sum(warm), warm),
         m("peak_memory_bytes", "B", peak),
         m("temperature_end_c", "°C", 50.0 + peak / 100),
-        m("disturbed_processes", "processes", disturbed),
+        m("contended_processes", "processes", disturbed),
         *more.get("also", ()),
     ]
 
@@ -54,7 +54,7 @@ def test_of_memory_the_largest_counts_and_of_the_rest_the_median():
 
 
 def test_disturbed_processes_are_counted():
-    assert by_metric(merge([turn([1.0]), turn([1.0], disturbed=1), turn([1.0])]))["disturbed_processes"].value == 1
+    assert by_metric(merge([turn([1.0]), turn([1.0], disturbed=1), turn([1.0])]))["contended_processes"].value == 1
 
 
 def test_what_one_process_alone_found_is_kept():

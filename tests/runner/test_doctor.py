@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from benchbench.core import records as rec
 from benchbench.core.errors import DeviceError
 from benchbench.devices import jetson
 from benchbench.devices.hosts import Host
 from benchbench.runner import doctor, kernel_check
 from benchbench.runner.child_process import WorkerFailure
-from benchbench.runner.findings import Finding, ready
-from benchbench.runner.kernel_trials import MAKERS, TOLERANCE
+from benchbench.runner.doctor import Finding, ready
+from benchbench.runner.kernel_check import KERNELS, TOLERANCE, KernelCheck, check_kernels
 from benchbench.runner.remote import doctor as remote_doctor
 from benchbench.runner.remote import ssh
 from tests import tegra_trees
@@ -25,7 +26,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
-TRIALS = [("cpu", kind, "fp32") for kind in ("linear", "matrix product", "layer norm")]
+TRIALS = [("cpu", kernel, "fp32") for kernel in KERNELS]
 
 
 def by_name(findings: list[Finding]) -> dict[str, Finding]:
@@ -44,24 +45,23 @@ def sabotage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_every_kernel_of_this_cpu_is_launched_and_right() -> None:
-    trials = [("cpu", kind, dtype) for kind in MAKERS for dtype in TOLERANCE]
-    seen = kernel_check.try_kernels(trials)
-    assert seen.torch is not None
-    assert seen.broken == {}
-    assert set(seen.errors) == set(trials)
-    assert {t: e for t, e in seen.errors.items() if e is None or e > TOLERANCE[t[2]]} == {}
+    trials = [("cpu", kernel, dtype) for kernel in KERNELS for dtype in TOLERANCE]
+    check = check_kernels(trials)
+    assert check.torch is not None
+    assert check.faults == {}
+    assert set(check.sound) == set(trials)
+    assert {trial: error for trial, error in check.sound.items() if error > TOLERANCE[trial[2]]} == {}
 
 
 def test_a_kernel_that_ends_its_process_is_a_finding_and_the_others_are_still_tried(sabotage) -> None:
     sabotage(
-        "import os, signal\nfrom benchbench.runner import kernel_trials\n"
-        "kernel_trials.MAKERS['matrix product'] = lambda: os.kill(os.getpid(), signal.SIGILL)\n"
+        "import os, signal\nfrom benchbench.runner import kernel_check\n"
+        "kernel_check.KERNELS['matrix product'] = lambda torch: os.kill(os.getpid(), signal.SIGILL)\n"
     )
-    seen = kernel_check.try_kernels(TRIALS)
-    assert list(seen.errors) == [TRIALS[0], TRIALS[2]]
-    assert list(seen.broken) == [TRIALS[1]]
-    assert "SIGILL" in seen.broken[TRIALS[1]]
-    bad, good = kernel_check._kernels(seen, "cpu", "fp32")
+    check = check_kernels(TRIALS)
+    assert list(check.sound) == [TRIALS[0], TRIALS[2]]
+    assert list(check.faults) == [TRIALS[1]]
+    bad, good = doctor.kernel_findings(check, "cpu", "fp32")
     assert (bad.status, good.status) == ("fail", "ok")
     assert bad.text.startswith("matrix product: its process was killed by SIGILL")
     assert "built for this processor" in bad.advice
@@ -69,39 +69,43 @@ def test_a_kernel_that_ends_its_process_is_a_finding_and_the_others_are_still_tr
 
 def test_a_kernel_that_hangs_is_a_finding(sabotage) -> None:
     sabotage(
-        "import time\nfrom benchbench.runner import kernel_trials\n"
-        "kernel_trials.MAKERS['linear'] = lambda: time.sleep(99)\n"
+        "import time\nfrom benchbench.runner import kernel_check\n"
+        "kernel_check.KERNELS['conv3d'] = lambda torch: time.sleep(99)\n"
     )
-    seen = kernel_check.try_kernels(TRIALS[:1], limit_s=12)
-    assert seen.broken == {TRIALS[0]: "it was not done after 12 s"}
+    assert check_kernels(TRIALS[:1], limit_s=12).faults == {TRIALS[0]: "it was not done after 12 s"}
 
 
 def test_a_wrong_result_is_a_finding_and_so_is_one_that_is_not_finite(sabotage) -> None:
     sabotage(
-        "from benchbench.runner import kernel_trials as t\n"
-        "t.MAKERS['linear'] = t._function(lambda x: x if str(x.dtype) == 'torch.float64' else x * 1.01, 2, 3)\n"
-        "t.MAKERS['layer norm'] = t._function(lambda x: x if str(x.dtype) == 'torch.float64' else x / 0, 2, 3)\n"
+        "from benchbench.runner import kernel_check\n"
+        "def off(factor):\n"
+        "    def make(torch):\n"
+        "        class Off(torch.nn.Module):\n"
+        "            def forward(self, x):\n"
+        "                return x if x.dtype == torch.float64 else x * factor\n"
+        "        return Off(), torch.randn(2, 3)\n"
+        "    return make\n"
+        "kernel_check.KERNELS['conv3d'] = off(1.01)\n"
+        "kernel_check.KERNELS['instance norm'] = off(float('inf'))\n"
     )
-    seen = kernel_check.try_kernels(TRIALS)
-    wrong, infinite, sound = kernel_check._kernels(seen, "cpu", "fp32")
-    assert wrong.text == "linear: its result is off the float64 one by 1.0e-02 (limit 1e-04)"
-    assert infinite.text == "layer norm: its result is not finite"
+    wrong, infinite, sound = doctor.kernel_findings(check_kernels(TRIALS), "cpu", "fp32")
+    assert wrong.text == "conv3d: its result is off the float64 one by 1.0e-02 (limit 1e-04)"
+    assert infinite.text == "instance norm: its result is not finite"
     assert "another build" in wrong.advice
     assert (wrong.status, infinite.status, sound.status) == ("fail", "fail", "ok")
 
 
 def test_a_fault_in_a_reduced_type_does_not_stand_in_the_way_of_fp32() -> None:
-    seen = kernel_check._TriedKernels()
-    seen.broken = {("cuda", "linear", "bf16"): "no kernel image is available", ("cuda", "attention", "bf16"): "x"}
-    found = list(kernel_check._kernels(seen, "cuda", "bf16"))
-    assert [f.status for f in found] == ["warn", "warn"]
-    assert "without --dtype bf16" in found[0].advice
-    assert ready(found)
+    faults = {("cuda", "conv3d", "bf16"): "no kernel image is available", ("cuda", "matrix product", "bf16"): "x"}
+    findings = list(doctor.kernel_findings(KernelCheck(faults=faults), "cuda", "bf16"))
+    assert [f.status for f in findings] == ["warn", "warn"]
+    assert "without --dtype bf16" in findings[0].advice
+    assert ready(findings)
 
 
 def test_a_torch_that_cannot_start_is_one_finding(sabotage) -> None:
     sabotage("import sys\nsys.modules['torch'] = None\n")
-    (found,) = kernel_check.examine(Path("/"), None, None)
+    (found,) = doctor.examine_kernels(Path("/"), None, None)
     assert (found.name, found.status) == ("torch starts", "fail")
     assert "torch" in found.text
 
@@ -116,10 +120,10 @@ def test_children_that_keep_dying_are_given_up(monkeypatch: pytest.MonkeyPatch) 
         yield WorkerFailure(status="failed", error="its process was killed by SIGILL", stderr="")
 
     monkeypatch.setattr(kernel_check.child_process, "run_worker", talk)
-    trials = [("cpu", kind, "fp32") for kind in MAKERS]
-    seen = kernel_check.try_kernels(trials)
-    assert set(seen.broken) == set(trials)
-    assert "not tried" in seen.broken[trials[-1]]
+    trials = [("cpu", kernel, dtype) for dtype in TOLERANCE for kernel in KERNELS]
+    check = check_kernels(trials)
+    assert set(check.faults) == set(trials)
+    assert "not tried" in check.faults[trials[-1]]
     assert len(asked) == 4
 
 
@@ -127,17 +131,17 @@ def test_a_driver_that_ends_the_process_leaves_the_cpu_to_be_tried(monkeypatch: 
     def talk(request, *, limit_s):
         yield {"event": "torch", "version": "2.13.0", "cuda": "12.8"}
         if any(t[0] == "cuda" for t in request["trials"]):
-            yield {"event": "begin", "what": "gpu"}
+            yield {"event": "begin"}
             yield WorkerFailure(status="failed", error="its process was killed by SIGSEGV", stderr="")
             return
         for trial in request["trials"]:
             yield {"event": "begin", "trial": trial}
-            yield {"event": "result", "trial": trial, "error": 1e-7}
+            yield {"event": "sound", "trial": trial, "error": 1e-7}
 
     monkeypatch.setattr(kernel_check.child_process, "run_worker", talk)
-    seen = kernel_check.try_kernels([("cpu", "linear", "fp32"), ("cuda", "linear", "fp32")])
-    assert seen.end == "its process was killed by SIGSEGV"
-    assert set(seen.errors) == {("cpu", "linear", "fp32")}
+    check = check_kernels([("cpu", "conv3d", "fp32"), ("cuda", "conv3d", "fp32")])
+    assert check.end == "its process was killed by SIGSEGV"
+    assert set(check.sound) == {("cpu", "conv3d", "fp32")}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +158,7 @@ def test_a_driver_that_ends_the_process_leaves_the_cpu_to_be_tried(monkeypatch: 
     ],
 )
 def test_the_build_of_torch_is_held_against_the_gpu(capability, arches, tegra, status, says) -> None:
-    found = kernel_check.architecture(capability, arches, tegra=tegra)
+    found = doctor.architecture(capability, arches, tegra=tegra)
     assert found.status == status
     assert says in found.text
     assert bool(found.advice) == (status == "warn")
@@ -170,15 +174,14 @@ def test_a_whole_examination_launches_then_counts(monkeypatch: pytest.MonkeyPatc
             yield WorkerFailure(status="timeout", error="stopped; a longer one: --time-limit", stderr="")
             return
         yield {"event": "torch", "version": "2.8.0", "cuda": "12.6"}
-        yield {"event": "begin", "what": "gpu"}
+        yield {"event": "begin"}
         yield {"event": "gpu"} | GPU
         for trial in request["trials"]:
             yield {"event": "begin", "trial": trial}
-            broken = trial[0] == "cuda"
-            yield {"event": "raised" if broken else "result", "trial": trial, "error": "no image" if broken else 1e-7}
+            yield {"event": "fault", "trial": trial, "why": "no image"}
 
     monkeypatch.setattr(kernel_check.child_process, "run_worker", talk)
-    found = list(kernel_check.examine(tegra_trees.orin_nano(tmp_path), jetson.detect(tmp_path), "cuda"))
+    found = list(doctor.examine_kernels(tegra_trees.orin_nano(tmp_path), jetson.detect(tmp_path), "cuda"))
     assert [(f.name, f.status) for f in found] == [
         ("gpu", "ok"),
         ("gpu architecture", "ok"),
@@ -188,7 +191,7 @@ def test_a_whole_examination_launches_then_counts(monkeypatch: pytest.MonkeyPatc
         ("cuda fp16 kernels", "warn"),
         ("fits memory", "ok"),
     ]
-    assert "interpolation: no image" in found[3].text
+    assert "conv3d, matrix product, instance norm: no image" in found[3].text
     assert found[-1].text.startswith("the 3 networks counted so far")
 
 
@@ -203,18 +206,30 @@ GPU = {
 
 
 @pytest.mark.parametrize(
-    ("gpu", "needed", "statuses"),
+    ("gpu", "backend", "statuses"),
     [
-        (GPU, True, {"gpu": "ok", "gpu architecture": "ok", "gpu memory": "warn"}),
-        (GPU | {"free_bytes": 79 * 10**8, "energy": {"what": "NVML"}}, True, {"gpu memory": "ok", "gpu energy": "ok"}),
-        (GPU | {"energy": {"why": "nvidia-ml-py is not installed"}}, True, {"gpu energy": "warn"}),
-        ({"why": "cuda asked for and absent: no driver; install one"}, True, {"gpu": "fail"}),
-        ({"why": "cuda asked for and absent: no driver; install one"}, False, {"gpu": "ok"}),
+        (GPU, "cuda", {"gpu": "ok", "gpu architecture": "ok", "gpu memory": "warn"}),
+        (
+            GPU | {"free_bytes": 79 * 10**8, "energy": {"what": "NVML"}},
+            "cuda",
+            {"gpu memory": "ok", "gpu energy": "ok"},
+        ),
+        (GPU | {"energy": {"why": "nvidia-ml-py is not installed"}}, "cuda", {"gpu energy": "warn"}),
+        ({"why": "cuda asked for and absent: no driver; install one"}, "cuda", {"gpu": "fail"}),
+        ({"why": "cuda asked for and absent: no driver; install one"}, None, {"gpu": "ok"}),
     ],
 )
-def test_what_torch_sees_of_a_gpu_is_told(gpu: dict[str, object], needed: bool, statuses: dict[str, str]) -> None:
-    seen = kernel_check._TriedKernels(torch={"version": "2.8.0", "cuda": "12.6"}, gpu=gpu)
-    found = by_name(list(kernel_check._gpu(seen, None, needed=needed)))
+def test_what_torch_sees_of_a_gpu_is_told(
+    gpu: dict[str, object],
+    backend: doctor.Backend | None,
+    statuses: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    check = KernelCheck(torch={"version": "2.8.0", "cuda": "12.6"}, gpu=gpu)
+    monkeypatch.setattr(doctor, "check_kernels", lambda trials: check)
+    monkeypatch.setattr(kernel_check.child_process, "run_worker", lambda request, limit_s: iter(()))
+    found = by_name(list(doctor.examine_kernels(tmp_path, None, backend)))
     assert {name: found[name].status for name in statuses} == statuses
     assert "asked for and absent" not in found["gpu"].text
     if found["gpu"].status == "fail":
@@ -222,10 +237,10 @@ def test_what_torch_sees_of_a_gpu_is_told(gpu: dict[str, object], needed: bool, 
 
 
 def test_networks_that_do_not_fit_are_named() -> None:
-    found = kernel_check.fits("memory", 2 * 10**9, {"a": 10**9, "b": 3 * 10**9}, 3)
+    found = doctor.fits("memory", 2 * 10**9, {"a": 10**9, "b": 3 * 10**9}, 3)
     assert found.status == "warn"
     assert found.text.startswith("1 of the 2 networks counted so far, not b (3 GB)")
-    found = kernel_check.fits("memory", 4 * 10**9, {"a": 10**9, "b": 3 * 10**9}, 2)
+    found = doctor.fits("memory", 4 * 10**9, {"a": 10**9, "b": 3 * 10**9}, 2)
     assert (found.status, found.advice) == ("ok", "")
     assert found.text.startswith("all 2 networks: b takes most, 3 GB of 4 GB free")
 
@@ -361,7 +376,7 @@ def test_another_schema_ends_the_examination(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_banner_is_warned_of_and_what_the_far_side_finds_is_passed_on_without_escapes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hello = {"event": "hello", "schema": doctor.SCHEMA, "protocol": ssh.PROTOCOL, "clock_s": 100.0}
+    hello = {"event": "hello", "schema": rec.SCHEMA, "protocol": ssh.PROTOCOL, "clock_s": 100.0}
     hello |= {"device": {"kind": "jetson", "name": "Orin"}, "backend": "cuda"}
     monkeypatch.setattr(ssh, "Connection", FarSide(hello, noise=b"Welcome\x1b[2J"))
     events = [

@@ -27,7 +27,7 @@ def turn(seconds=1.0, status="ok", disturbed=0, took=1.0, error=None):
     found = (
         rec.Measurement(metric="latency_s", unit="s", value=seconds, values=samples, origin="measured", method="x"),
         rec.Measurement(
-            metric="disturbed_processes", unit="processes", value=disturbed, origin="measured", method="busy"
+            metric="contended_processes", unit="processes", value=disturbed, origin="measured", method="busy"
         ),
         rec.Measurement(metric="peak_memory_bytes", unit="B", value=100, origin="measured", method="x"),
     )
@@ -107,12 +107,12 @@ def test_a_disturbed_process_is_run_again_and_one_that_stays_so_is_marked():
     world = World(lambda c: turn(disturbed=next(first))).run([course()])
     assert len(world.order) == 6
     by = {m.metric: m for m in world.finished[0][0].measurements()}
-    assert by["disturbed_processes"].value == 0
-    assert "1 disturbed processes were run again" in by["disturbed_processes"].method
+    assert by["contended_processes"].value == 0
+    assert "1 disturbed processes were run again" in by["contended_processes"].method
 
     world = World(lambda c: turn(disturbed=1)).run([course()])
     by = {m.metric: m for m in world.finished[0][0].measurements()}
-    assert by["disturbed_processes"].value == 5  # as often as allowed, then they stand, marked
+    assert by["contended_processes"].value == 5  # as often as allowed, then they stand, marked
 
 
 def test_two_groups_of_processes_that_a_host_made_are_one_unstable_row():
@@ -177,6 +177,14 @@ def test_a_torn_or_foreign_line_of_a_journal_is_passed_over(tmp_path):
     with open(tmp_path / JOURNAL, "ab") as file:
         file.write(b"nonsense\n{}\n" + json.dumps({"cell": "c"}).encode()[:5])
     assert RunJournal(tmp_path).results("c", ENVIRONMENT) == [turn()]
+
+
+def test_what_an_older_schema_kept_is_measured_again(tmp_path):
+    journal = RunJournal(tmp_path)
+    journal.keep("c", ENVIRONMENT, turn())
+    line = json.loads((tmp_path / JOURNAL).read_text())
+    (tmp_path / JOURNAL).write_text(json.dumps(line | {"schema": rec.SCHEMA - 1}) + "\n")
+    assert RunJournal(tmp_path).results("c", ENVIRONMENT) == []
 
 
 def test_fresh_forgets_a_journal_and_the_end_removes_it(tmp_path):

@@ -238,10 +238,10 @@ def operators() -> list[Row]:
         for name, count in reference_operators.check(operator).items():
             if count.macs is None:
                 line[TITLES[name]] = str(count.reason)
-            elif count.factor is not None:
-                line[TITLES[name]] = _times(count.factor)
+            elif operator.macs:
+                line[TITLES[name]] = _times(count.factor or 0.0)
             else:
-                line[TITLES[name]] = "0" if not count.macs else f"{count.per_element:g} per element"
+                line[TITLES[name]] = f"{count.factor:g} per element" if count.macs else "0"
         lines.append(line)
     return lines
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchbench.cli.commands import list as list_command
 from benchbench.cli.output import Row, print_event
@@ -14,7 +15,9 @@ from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, DeviceError
 from benchbench.devices import hosts
 from benchbench.devices.profile import profile_names
 from benchbench.report import writers
-from benchbench.runner.findings import Finding
+
+if TYPE_CHECKING:
+    from benchbench.runner.doctor import Finding
 
 
 def add(sub: argparse.ArgumentParser) -> None:

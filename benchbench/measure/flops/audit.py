@@ -49,57 +49,49 @@ def audit(
     """
     import torch
 
-    from benchbench.measure.flops import counters, rules
+    from benchbench.measure.flops import counters
     from benchbench.measure.flops import differences as flops_differences
-    from benchbench.measure.flops.graph import materialised, without_memory
+    from benchbench.measure.flops.graph import materialised
+    from benchbench.measure.flops.meta_device import copied, without_memory
 
     shape = tuple(example_input.shape if isinstance(example_input, torch.Tensor) else example_input)
     module = materialised(module, shape, make)
     ghost = without_memory(module, "meta")
     x = torch.empty(shape, device="meta")
-    truth, facts = None, None
+    facts = None
     try:
-        truth, facts = counters.count_torch(ghost, x)
-        headline = truth
+        headline, facts = counters.count_torch(ghost, x)
     except Exception:  # a network may raise anything without values
         headline = _anyhow(module, ghost, shape, make)
-    real, value = ghost, x
+    other, value = ghost, x
     if full:
-        real = with_memory(module).eval()
-        value = torch.zeros(shape)
-    tallies = [headline, *(counters.count(other, real, value) for other in counters.COUNTERS[1:])]
+        other, value = copied(module).eval(), torch.zeros(shape)
+        if any(p.is_meta for p in [*other.parameters(), *other.buffers()]):
+            other.to_empty(device="cpu")
+    tallies = [headline, *(counters.count(counter, other, value) for counter in counters.COUNTERS[1:])]
     rows = [
         row
         for tally in tallies[1:]
-        if truth is not None and facts is not None and tally.macs is not None
-        for row in flops_differences.differences(truth, facts, tally)
+        if facts is not None and tally.macs is not None
+        for row in flops_differences.differences(headline, facts, tally)
     ]
-    counted = tuple(
-        Counted(
-            counter=t.counter, version=t.version, macs=t.macs, params=t.params,
-            factor=t.macs / headline.macs if t.macs is not None and headline.macs else None,
-            reason=t.reason, how=f"{t.how}; {rules.described(t.uncounted)}" if t.uncounted else t.how,
-            uncounted=tuple(sorted(t.uncounted)),
-        )
-        for t in tallies
-    )  # fmt: skip
-    shared, bare = _shared(ghost), _bare(ghost)
+    counted = tuple(tally.counted(headline.macs) for tally in tallies)
     sizes = {n: p.numel() for n, p in ghost.named_parameters()}
-    params_found = Params(
+    params = Params(
         all=sum(sizes.values()),
         buffers=sum(b.numel() for b in ghost.buffers()),
-        bare=bare,
-        shared_modules=shared,
+        bare=_bare(ghost),
+        shared_modules=_shared(ghost),
         unused=None if facts is None else sum(n for key, n in sizes.items() if key not in facts.used),
     )
     why_params = {t.counter: flops_differences.parameters(ghost, t, facts) for t in tallies}
     return AuditResult(
         model=name or type(module).__name__,
         input=shape,
-        params=params_found,
+        params=params,
         counters=counted,
         differences=tuple(rows),
-        published=explain_published(published or {}, counted, rows, params_found, why_params),
+        published=explain_published(published or {}, counted, rows, params, why_params),
         verdict=verdict(counted, rows),
     )
 
@@ -108,32 +100,33 @@ def _anyhow(module: nn.Module, ghost: nn.Module, shape: Sequence[int], make: Cal
     """The headline of a network that does not run on `meta`, or why there is none."""
     import torch
 
-    from benchbench.measure.flops import counters
+    from benchbench.measure.flops.counters import Tally
+    from benchbench.measure.flops.graph import measure_cost
 
+    version = str(torch.__version__)
     try:
-        return counters.count_anyhow(module, shape, make)
+        cost = measure_cost(module, shape, make=make)
     except Exception as error:  # a network may raise anything; it becomes the headline's cell
-        params = sum(p.numel() for p in ghost.parameters())
         cause = channels_refused(module, shape) or error
         why = str(cause) if isinstance(cause, BenchError) else named_line(cause)
-        return counters.Tally(counter="torch", version=str(torch.__version__), params=params, reason=why)
-
-
-def with_memory(module: nn.Module) -> nn.Module:
-    """A copy of a network that can run: weights without memory become zeros."""
-    from benchbench.measure.flops.graph import copied
-
-    if not any(p.is_meta for p in [*module.parameters(), *module.buffers()]):
-        return copied(module)
-    return copied(module).to_empty(device="cpu")
+        params = sum(p.numel() for p in ghost.parameters())
+        return Tally(counter="torch", version=version, params=params, reason=why)
+    return Tally(
+        counter="torch",
+        version=version,
+        macs=cost.macs,
+        params=cost.params,
+        how=cost.how,
+        uncounted=cost.uncounted,
+    )
 
 
 def _bare(module: nn.Module) -> int:
-    seen: dict[int, int] = {}
+    sizes: dict[int, int] = {}
     for part in module.modules():
         if not type(part).__module__.startswith("torch.nn."):
-            seen |= {id(p): p.numel() for p in part.parameters(recurse=False)}
-    return sum(seen.values())
+            sizes |= {id(p): p.numel() for p in part.parameters(recurse=False)}
+    return sum(sizes.values())
 
 
 def _shared(module: nn.Module) -> tuple[str, ...]:
@@ -151,16 +144,16 @@ def verdict(counted: Sequence[Counted], rows: Sequence[Difference]) -> str:
     """One line: which counters are off, by how much, and through what."""
     if counted[0].macs is None:
         return f"no headline: {counted[0].reason}"
-    said: dict[tuple[str, ...], tuple[str, list[str]]] = {}
+    names_of: dict[tuple[str, ...], tuple[str, list[str]]] = {}
     for c in counted[1:]:
         if c.factor is None or abs(c.factor - 1) <= CLOSE or c.counter == "thop_fixed":  # nobody's tables are made so
             continue
         causes = main_causes([d for d in rows if d.counter == c.counter])
         text = _off(c.factor) + ": " * bool(causes) + ", ".join(f"{kind}, {signed_gmac(n)}" for kind, n in causes)
-        said.setdefault((_off(c.factor), *(kind for kind, _ in causes)), (text, []))[1].append(TITLES[c.counter])
+        names_of.setdefault((_off(c.factor), *(kind for kind, _ in causes)), (text, []))[1].append(TITLES[c.counter])
     left_out = counted[0].uncounted
     silent = [TITLES[c.counter] for c in counted[1:] if c.macs is None]
-    parts = [f"{_listed(names)} {text}" for text, names in said.values()]
+    parts = [f"{_listed(names)} {text}" for text, names in names_of.values()]
     if left_out:
         what = f"PyTorch's count is a lower bound: not counted: {', '.join(left_out)}, for which there is no rule"
         parts = [what, *(f"beside it, {part}" for part in parts)]

@@ -17,7 +17,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -25,19 +25,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchbench.core.audit_result import Counted
 from benchbench.core.errors import named_line
 from benchbench.core.version import installed
 from benchbench.measure.flops import rules
-from benchbench.measure.flops.graph import (
-    COUNT_METHOD,
-    copied,
-    count_macs,
-    graph_settings,
-    measure_cost,
-    operator_kind,
-    run_forward,
-)
-from benchbench.measure.flops.meta_device import trace_without_memory
+from benchbench.measure.flops.graph import COUNT_METHOD, count_macs
+from benchbench.measure.flops.meta_device import copied, trace_without_memory
+from benchbench.measure.flops.tracer import graph_settings, operator_kind, run_forward
 from benchbench.zoo import logits as zoo_logits
 
 Family = Literal["conv", "transposed_conv", "matmul", "elementwise"]
@@ -87,26 +81,22 @@ class Tally:
     how: str = ""
     uncounted: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of the headline: operator -> its calls
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What the graph says of each module, to explain a counter's difference with."""
-
-    classes: Mapping[str, type[nn.Module]]
-    elements: Mapping[str, int]  # of the module's outputs, all calls; a module that is not here was never called
-    biases: Mapping[str, int]  # elements of the module's bias, once a call
-    volumes: Mapping[str, tuple[int, int]]  # (input, output) voxels of its transposed convolutions
-    attending: frozenset[str]  # modules that take a softmax themselves or through a child
-    used: frozenset[str]  # parameters that enter an operator
+    def counted(self, true_macs: int | None) -> Counted:
+        """What it says, without where, beside the true count."""
+        return Counted(
+            counter=self.counter,
+            version=self.version,
+            macs=self.macs,
+            params=self.params,
+            factor=self.macs / true_macs if self.macs is not None and true_macs else None,
+            reason=self.reason,
+            how=f"{self.how}; {rules.described(self.uncounted)}" if self.uncounted else self.how,
+            uncounted=tuple(sorted(self.uncounted)),
+        )
 
 
 def count(name: str, module: nn.Module, x: Tensor) -> Tally:
-    """What the counter of that name says; whatever it raises becomes the reason why it says nothing.
-
-    Args:
-        module: in eval mode, on the device of `x`; a copy of it is counted.
-        x: (B, C, D, H, W), on `meta` or with values.
-    """
+    """What the counter of that name says; whatever it raises becomes the reason why it says nothing."""
     package, function = _OTHERS[name]
     version = installed(package)
     how = f"{_HOW[name]}, on {'tensors without memory' if x.is_meta else 'real tensors'}, full size"
@@ -123,55 +113,28 @@ def count(name: str, module: nn.Module, x: Tensor) -> Tally:
 
 
 def count_torch(module: nn.Module, x: Tensor) -> tuple[Tally, Facts]:
-    """The headline, and what explains the others' differences.
-
-    Args:
-        module: in eval mode, on `meta`; a copy of it is counted.
-        x: (B, C, D, H, W) on `meta`.
+    """The headline, and what explains the others' differences; all on `meta`.
 
     Raises:
         UnsupportedError: the forward cannot run without values.
         Exception: whatever the network raises on this input.
     """
     ghost = copied(module)
-    recorder = _Recorder(ghost)
+    facts = Facts(ghost)
     with graph_settings():
         macs, left_out = count_macs(module, tuple(x.shape))
-        with recorder:
+        with facts:
             run_forward(ghost, x)
     tally = Tally(
         counter="torch",
         version=str(torch.__version__),
         macs=macs,
         params=sum(p.numel() for p in module.parameters()),
-        parts=tuple(CountedPart(module=m, family=f, operator=o, macs=n) for (m, f, o), n in recorder.parts.items()),
+        parts=tuple(CountedPart(module=m, family=f, operator=o, macs=n) for (m, f, o), n in facts.parts.items()),
         how=COUNT_METHOD,
         uncounted=left_out,
     )
-    return tally, recorder.facts(ghost)
-
-
-def count_anyhow(module: nn.Module, shape: Sequence[int], make: Callable[[], nn.Module] | None = None) -> Tally:
-    """The headline of a network that cannot be counted on `meta`; its parts are each operator's.
-
-    Args:
-        module: left as it is.
-        shape: (B, C, D, H, W).
-        make: builds it with values.
-
-    Raises:
-        UnsupportedError: it cannot run without values, and is too large to be run.
-        Exception: whatever the network raises on this input.
-    """
-    cost = measure_cost(module, shape, make=make)
-    return Tally(
-        counter="torch",
-        version=str(torch.__version__),
-        macs=cost.macs,
-        params=cost.params,
-        how=cost.how,
-        uncounted=cost.uncounted,
-    )
+    return tally, facts
 
 
 @contextlib.contextmanager
@@ -191,18 +154,19 @@ def _silence() -> Iterator[None]:
         root.removeHandler(handler)
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """MACs by module and operator, and what goes in and out of modules."""
+class Facts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """What the graph says of each module of a forward that runs inside, to explain a counter's difference with."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.parts: dict[tuple[str, Family, str], int] = {}
-        self.elements: collections.Counter[str] = collections.Counter()
-        self.biases: collections.Counter[str] = collections.Counter()
-        self.volumes: dict[str, tuple[int, int]] = {}
-        self.softmax: set[str] = set()
-        self.used: set[str] = set()
-        self._names = {id(m): name for name, m in module.named_modules()}
+        self.parts: dict[tuple[str, Family, str], int] = {}  # (module, family, operator) -> MACs
+        self.classes = {name: type(part) for name, part in module.named_modules()}
+        self.elements: collections.Counter[str] = collections.Counter()  # of outputs, all calls; of those called
+        self.biases: collections.Counter[str] = collections.Counter()  # elements of the module's bias, once a call
+        self.volumes: dict[str, tuple[int, int]] = {}  # (input, output) voxels of its transposed convolutions
+        self.used: set[str] = set()  # parameters that enter an operator
+        self.attending: set[str] = set()  # modules that take a softmax themselves or through a child
+        self._names = {id(part): name for name, part in module.named_modules()}
         self._parameters = {id(p): name for name, p in module.named_parameters()}
         self._inside = [""]
         for part in module.modules():
@@ -226,7 +190,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.used.add(self._parameters[id(leaf)])
         name, module = func._overloadpacket.__name__, self._inside[-1]
         if "softmax" in name:
-            self.softmax.add(module)
+            self.attending |= {module, module.rpartition(".")[0]} if module else {""}
         macs = rules.macs_of(func, args, kwargs, out)
         if macs:
             kind = operator_kind(name, args)
@@ -237,32 +201,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.volumes[module] = (before[0] + _voxels(args[0]), before[1] + _voxels(out))
         return out
 
-    def facts(self, module: nn.Module) -> Facts:
-        """Everything recorded, and each module's class."""
-        parents = {name.rpartition(".")[0] for name in self.softmax if name}
-        return Facts(
-            classes={name: type(m) for name, m in module.named_modules()},
-            elements=dict(self.elements),
-            biases=dict(self.biases),
-            volumes=self.volumes,
-            attending=frozenset(self.softmax | parents),
-            used=frozenset(self.used),
-        )
-
 
 def _voxels(x: Tensor) -> int:
     return x.shape[0] * math.prod(x.shape[2:])
-
-
-def _paths(module: nn.Module) -> collections.Counter[int]:
-    """How often `Module.apply` comes to each module: once a path."""
-    visits: collections.Counter[int] = collections.Counter()
-
-    def visit(part: nn.Module) -> None:
-        visits[id(part)] += 1
-
-    module.apply(visit)
-    return visits
 
 
 def family_of(layer: type[nn.Module]) -> Family:
@@ -281,9 +222,10 @@ def _thop(module: nn.Module, x: Tensor, rules: Mapping[type[nn.Module], Any] | N
     import thop
     from thop.profile import register_hooks
 
-    known = set(register_hooks) | set(rules or {})
+    with_rule = set(register_hooks) | set(rules or {})
     names = {id(m): name for name, m in module.named_modules()}
-    hooked = _paths(module)  # a module reached by two paths gets its hook twice, and its calls count twice
+    hooked: collections.Counter[int] = collections.Counter()
+    module.apply(lambda part: hooked.update([id(part)]))  # of two paths to it, it gets two hooks: its calls count twice
     macs, params, tree = thop.profile(module, (x,), custom_ops=dict(rules or {}), verbose=False, ret_layer_info=True)
     sums_of: dict[int, list[float]] = {}
     layers: dict[int, nn.Module] = {}
@@ -291,7 +233,7 @@ def _thop(module: nn.Module, x: Tensor, rules: Mapping[type[nn.Module], Any] | N
     def walk(part: nn.Module, branch: Mapping[str, Any]) -> None:
         for name, child in part.named_children():
             ops, held, below = branch[name]
-            if type(child) in known and not isinstance(child, (nn.Sequential, nn.ModuleList)):
+            if type(child) in with_rule and not isinstance(child, (nn.Sequential, nn.ModuleList)):
                 sums = sums_of.setdefault(id(child), [0.0, 0.0, 0.0])
                 sums[:] = [sums[0] + ops, sums[1] + held, sums[2] + 1]
                 layers[id(child)] = child
@@ -299,8 +241,8 @@ def _thop(module: nn.Module, x: Tensor, rules: Mapping[type[nn.Module], Any] | N
                 walk(child, below)
 
     walk(module, tree)
-    rest = macs - sum(sums[0] for sums in sums_of.values())  # of a network that is itself one layer
-    parts = [] if not rest else [_part("", module, round(rest))]
+    rest = macs - sum(ops for ops, _, _ in sums_of.values())  # of a network that is itself one layer
+    parts = [_part("", module, round(rest))] if rest else []
     repeats = []
     for key, (ops, _, reached) in sums_of.items():
         times = round(reached) * hooked[key]
@@ -325,13 +267,11 @@ def _part(name: str, layer: nn.Module, macs: int) -> CountedPart:
 
 
 def _thop_fixed(module: nn.Module, x: Tensor) -> Tally:
+    def over_the_input(layer: Any, x: tuple[Tensor, ...], _: Tensor) -> None:
+        layer.total_ops += x[0].numel() * layer.out_channels // layer.groups * math.prod(layer.kernel_size)
+
     layers: tuple[type[nn.Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    rules = dict.fromkeys(layers, _transposed_rule)
-    return dataclasses.replace(_thop(module, x, rules), counter="thop_fixed")
-
-
-def _transposed_rule(m: Any, x: tuple[Tensor, ...], _: Tensor) -> None:
-    m.total_ops += x[0].numel() * m.out_channels // m.groups * math.prod(m.kernel_size)
+    return dataclasses.replace(_thop(module, x, dict.fromkeys(layers, over_the_input)), counter="thop_fixed")
 
 
 def _torch_pruning(module: nn.Module, x: Tensor) -> Tally:

@@ -65,15 +65,15 @@ def _units(true: Iterable[CountedPart], counted: Iterable[CountedPart], tally: T
     truth: dict[tuple[str, Family], list[CountedPart]] = {}
     for part in true:
         truth.setdefault((part.module, part.family), []).append(part)
-    said: dict[tuple[str, Family], list[CountedPart]] = {}
+    counts: dict[tuple[str, Family], list[CountedPart]] = {}
     for part in counted:
         family = part.family
         if family == "conv" and (part.module, family) not in truth and (part.module, "transposed_conv") in truth:
             family = "transposed_conv"  # fvcore has one name for both
-        said.setdefault((part.module, family), []).append(part)
+        counts.setdefault((part.module, family), []).append(part)
     units = []
-    for module, family in dict.fromkeys([*said, *truth]):
-        here, there = said.get((module, family), []), truth.get((module, family), [])
+    for module, family in dict.fromkeys([*counts, *truth]):
+        here, there = counts.get((module, family), []), truth.get((module, family), [])
         c, t = sum(p.macs for p in here), sum(p.macs for p in there)
         if family == "elementwise":  # each operator of it by itself: none of them multiplies and accumulates
             units += [
@@ -165,7 +165,7 @@ def _shared(tally: Tally) -> list[Difference]:
     if not tally.repeats:
         return []
     times = sorted({r.times for r in tally.repeats})
-    said = f"{times[0]}x" if len(times) == 1 else f"{times[0]}x to {times[-1]}x"
+    span = f"{times[0]}x" if len(times) == 1 else f"{times[0]}x to {times[-1]}x"
     return [
         Difference(
             counter=tally.counter,
@@ -174,7 +174,7 @@ def _shared(tally: Tally) -> list[Difference]:
             counted=sum(r.once * r.times for r in tally.repeats),
             true=sum(r.once for r in tally.repeats),
             modules=len(tally.repeats),
-            why=f"reached by several paths and counted {said}"
+            why=f"reached by several paths and counted {span}"
             + (": every path adds its hook, and every path adds the sum" if tally.counter.startswith("thop") else ""),
         )
     ]
@@ -206,18 +206,18 @@ def parameters(module: nn.Module, tally: Tally, facts: Facts | None) -> str:
         return f"{tally.params - true:+,}"
     inside = {id(p) for name in tally.held for p in module.get_submodule(name).parameters()}
     missing: collections.Counter[str] = collections.Counter()
-    seen: set[int] = set()
+    counted: set[int] = set()
     for name, part in module.named_modules():
         for parameter in part.parameters(recurse=False):
-            if id(parameter) not in inside and id(parameter) not in seen:
-                seen.add(id(parameter))
+            if id(parameter) not in inside and id(parameter) not in counted:
+                counted.add(id(parameter))
                 why = "without a rule" if facts is None or name in facts.elements else "that are never called"
                 what = (
                     f"parameters of {type(part).__name__} layers {why}" if _is_layer(type(part)) else "bare parameters"
                 )
                 missing[what] += parameter.numel()
-    said = [f"{n:,} {what} left out" for what, n in missing.most_common()]
+    reasons = [f"{n:,} {what} left out" for what, n in missing.most_common()]
     extra = tally.params - true + sum(missing.values())
     if extra:
-        said.append(f"{extra:,} counted again in shared modules")
-    return ", ".join(said)
+        reasons.append(f"{extra:,} counted again in shared modules")
+    return ", ".join(reasons)

@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from benchbench.core.errors import ShapeError
+from benchbench.measure.flops.meta_device import without_memory
 
 _PLANE = 4  # axes of what has its channels second: (B, C, H, W) and more
 
@@ -18,23 +20,14 @@ def channels_refused(module: nn.Module, input_shape: Sequence[int]) -> ShapeErro
 
     Its forward is followed on a copy without memory up to there, so this is for when it has failed anyhow.
 
-    Args:
-        module: left as it is.
-        input_shape: (B, C, D, H, W) that it was fed.
-
     Returns:
         None: it failed for another reason, or its first layer cannot be found.
     """
-    import torch
-
-    from benchbench.measure.flops.graph import run_forward, without_memory
-
     fed = int(input_shape[1])
     first: list[tuple[str, str, int, int | None]] = []
 
     def note(name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
-        if not first:
-            first.append((name, type(layer).__name__, _takes(layer), _given(layer, args)))
+        first.append((name, type(layer).__name__, _takes(layer), _given(layer, args)))
 
     with contextlib.suppress(Exception):  # it has failed before; only how far it comes is of interest
         ghost = without_memory(module, "meta").eval()
@@ -42,17 +35,17 @@ def channels_refused(module: nn.Module, input_shape: Sequence[int]) -> ShapeErro
             if _is_layer(layer) and _takes(layer):
                 layer.register_forward_pre_hook(lambda layer, args, name=name: note(name, layer, args))
         with torch.no_grad():
-            run_forward(ghost, torch.empty(tuple(input_shape), device="meta"))
+            ghost(torch.empty(tuple(input_shape), device="meta"))
     if not first:
         return None
     name, kind, takes, given = first[0]
     if given != fed or takes == fed:
         return None
     where = f"{name} ({kind})" if name else f"a {kind}"
-    plural = "channel" if takes == 1 else "channels"
+    channels = f"{takes} channel{'s' * (takes != 1)}"
     return ShapeError(
-        f"the network's first layer, {where}, takes {takes} {plural}, and {fed} were fed: add --in-channels {takes}, "
-        f"take a data set of {takes} {plural}, or in Python give an input of {takes} {plural}"
+        f"the network's first layer, {where}, takes {channels}, and {fed} were fed: add --in-channels {takes}, "
+        f"take a data set of {channels}, or in Python give an input of {channels}"
     )
 
 

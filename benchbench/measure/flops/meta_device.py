@@ -1,4 +1,4 @@
-"""Networks on the `meta` device: built and traced there without memory.
+"""Networks without memory: built on the `meta` device, copied to it, and traced there.
 
 `with torch.device("meta")` alone fails for constructors that read a value back, such as MONAI's Swin
 UNETR with its drop rates from `torch.linspace(...).item()`. So only the functions that weights are
@@ -12,6 +12,7 @@ comes out as it does from real tensors.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +20,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +72,48 @@ def build_without_memory(make: Callable[[], nn.Module]) -> tuple[nn.Module, bool
     except Exception as error:  # a constructor may do anything with its weights
         log.debug("built with memory, since its constructor reads weights: %s", error)
         return make(), False
+
+
+def is_lazy(value: Any) -> bool:
+    """Whether it is a parameter or buffer of a lazy layer that has seen no input yet."""
+    return isinstance(value, (UninitializedParameter, UninitializedBuffer))
+
+
+def without_memory(module: nn.Module, device: str) -> nn.Module:
+    """A copy whose tensors have shapes but no memory; shared tensors stay shared. In eval mode."""
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        for tensor in tree_leaves(vars(part)):  # parameters, buffers, and tensors in plain attributes and lists
+            if isinstance(tensor, Tensor) and id(tensor) not in memo:
+                if is_lazy(tensor):
+                    memo[id(tensor)] = type(tensor)(tensor.requires_grad, device=device)
+                    continue
+                empty = torch.empty_like(tensor, device=device)
+                trained = tensor.requires_grad
+                memo[id(tensor)] = nn.Parameter(empty, trained) if isinstance(tensor, nn.Parameter) else empty
+    return copied(module, memo).eval()
+
+
+def copied(module: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:
+    """A deep copy; what cannot be copied, such as a lock, is shared with the original.
+
+    Args:
+        memo: id of a value -> what stands in its place.
+    """
+    copies = dict(memo or {})
+    try:
+        return copy.deepcopy(module, dict(copies))
+    except Exception as error:  # an attribute may refuse it with anything
+        log.debug("copied without what cannot be: %s", error)
+    for part in module.modules():
+        for key, value in vars(part).items():
+            if key in ("_parameters", "_buffers", "_modules"):
+                continue
+            try:
+                copy.deepcopy(value, dict(copies))
+            except Exception:
+                copies[id(value)] = value
+    return copy.deepcopy(module, copies)
 
 
 @contextlib.contextmanager

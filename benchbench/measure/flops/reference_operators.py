@@ -8,11 +8,12 @@ what a counter adds for them is shown instead.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from benchbench.core.audit_result import Counted
 from benchbench.measure.flops import counters
 
 
@@ -37,7 +38,7 @@ class _Multihead(nn.Module):
         return out
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Operator:
     """One operator and its count by hand."""
 
@@ -45,10 +46,6 @@ class Operator:
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]  # of the input
     macs: int
-
-
-def _op(name: str, make: Callable[[], nn.Module], shape: tuple[int, ...], macs: int) -> Operator:
-    return Operator(name=name, make=make, shape=shape, macs=macs)
 
 
 def _call(function: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
@@ -62,88 +59,71 @@ _SEQUENCE = (1, _T, _W)
 
 #: A product of sizes each: output positions x output channels x inputs of each.
 OPERATORS: tuple[Operator, ...] = (
-    _op("conv 1-D", lambda: nn.Conv1d(8, 16, 3, padding=1), (1, 8, 6), 6 * 16 * 8 * 3),
-    _op("conv 2-D", lambda: nn.Conv2d(8, 16, 3, padding=1), (1, 8, 6, 6), 36 * 16 * 8 * 9),
-    _op("conv 3-D", lambda: nn.Conv3d(8, 16, 3, padding=1), _IN, _N * 16 * 8 * 27),
-    _op("conv, no bias", lambda: nn.Conv3d(8, 16, 3, padding=1, bias=False), _IN, _N * 16 * 8 * 27),
-    _op("conv, strided", lambda: nn.Conv3d(8, 16, 2, stride=2), _IN, 27 * 16 * 8 * 8),
-    _op("conv, grouped", lambda: nn.Conv3d(8, 16, 3, padding=1, groups=4), _IN, _N * 16 * 2 * 27),
-    _op("conv, depthwise", lambda: nn.Conv3d(8, 8, 3, padding=1, groups=8), _IN, _N * 8 * 27),
-    _op("conv, dilated", lambda: nn.Conv3d(8, 4, 3, padding=2, dilation=2), _IN, _N * 4 * 8 * 27),
+    Operator("conv 1-D", lambda: nn.Conv1d(8, 16, 3, padding=1), (1, 8, 6), 6 * 16 * 8 * 3),
+    Operator("conv 2-D", lambda: nn.Conv2d(8, 16, 3, padding=1), (1, 8, 6, 6), 36 * 16 * 8 * 9),
+    Operator("conv 3-D", lambda: nn.Conv3d(8, 16, 3, padding=1), _IN, _N * 16 * 8 * 27),
+    Operator("conv, no bias", lambda: nn.Conv3d(8, 16, 3, padding=1, bias=False), _IN, _N * 16 * 8 * 27),
+    Operator("conv, strided", lambda: nn.Conv3d(8, 16, 2, stride=2), _IN, 27 * 16 * 8 * 8),
+    Operator("conv, grouped", lambda: nn.Conv3d(8, 16, 3, padding=1, groups=4), _IN, _N * 16 * 2 * 27),
+    Operator("conv, depthwise", lambda: nn.Conv3d(8, 8, 3, padding=1, groups=8), _IN, _N * 8 * 27),
+    Operator("conv, dilated", lambda: nn.Conv3d(8, 4, 3, padding=2, dilation=2), _IN, _N * 4 * 8 * 27),
     # A transposed convolution spreads each input voxel over a kernel: input positions count.
-    _op("transposed conv 1-D", lambda: nn.ConvTranspose1d(8, 16, 2, stride=2), (1, 8, 6), 6 * 8 * 16 * 2),
-    _op("transposed conv 2-D", lambda: nn.ConvTranspose2d(8, 16, 2, stride=2), (1, 8, 6, 6), 36 * 8 * 16 * 4),
-    _op("transposed conv 3-D", lambda: nn.ConvTranspose3d(8, 16, 2, stride=2), _IN, _N * 8 * 16 * 8),
-    _op(
+    Operator("transposed conv 1-D", lambda: nn.ConvTranspose1d(8, 16, 2, stride=2), (1, 8, 6), 6 * 8 * 16 * 2),
+    Operator("transposed conv 2-D", lambda: nn.ConvTranspose2d(8, 16, 2, stride=2), (1, 8, 6, 6), 36 * 8 * 16 * 4),
+    Operator("transposed conv 3-D", lambda: nn.ConvTranspose3d(8, 16, 2, stride=2), _IN, _N * 8 * 16 * 8),
+    Operator(
         "transposed conv, no bias",
         lambda: nn.ConvTranspose3d(8, 16, 2, stride=2, bias=False),
         _IN,
         _N * 8 * 16 * 8,
     ),
-    _op("transposed conv, stride 4", lambda: nn.ConvTranspose3d(8, 4, 4, stride=4), _IN, _N * 8 * 4 * 64),
-    _op("transposed conv, grouped", lambda: nn.ConvTranspose3d(8, 16, 2, stride=2, groups=4), _IN, _N * 8 * 4 * 8),
-    _op("linear on a sequence", lambda: nn.Linear(_W, 10), _SEQUENCE, _T * 10 * _W),
-    _op("linear, no bias", lambda: nn.Linear(_W, 10, bias=False), _SEQUENCE, _T * 10 * _W),
-    _op("bmm", _call(lambda x: torch.bmm(x, x.transpose(1, 2))), _SEQUENCE, _T * _T * _W),
-    _op("x @ y", _call(lambda x: x @ x.transpose(1, 2)), _SEQUENCE, _T * _T * _W),
-    _op("einsum", _call(lambda x: torch.einsum("bnc,bmc->bnm", x, x)), _SEQUENCE, _T * _T * _W),
-    _op(
+    Operator("transposed conv, stride 4", lambda: nn.ConvTranspose3d(8, 4, 4, stride=4), _IN, _N * 8 * 4 * 64),
+    Operator("transposed conv, grouped", lambda: nn.ConvTranspose3d(8, 16, 2, stride=2, groups=4), _IN, _N * 8 * 4 * 8),
+    Operator("linear on a sequence", lambda: nn.Linear(_W, 10), _SEQUENCE, _T * 10 * _W),
+    Operator("linear, no bias", lambda: nn.Linear(_W, 10, bias=False), _SEQUENCE, _T * 10 * _W),
+    Operator("bmm", _call(lambda x: torch.bmm(x, x.transpose(1, 2))), _SEQUENCE, _T * _T * _W),
+    Operator("x @ y", _call(lambda x: x @ x.transpose(1, 2)), _SEQUENCE, _T * _T * _W),
+    Operator("einsum", _call(lambda x: torch.einsum("bnc,bmc->bnm", x, x)), _SEQUENCE, _T * _T * _W),
+    Operator(
         "einsum of two heads",
         _call(lambda x: torch.einsum("bhnc,bhmc->bhnm", x, x)),
         (1, 2, _T, _W // 2),
         2 * _T * _T * (_W // 2),
     ),
-    _op(
+    Operator(
         "scaled_dot_product_attention",
         _call(lambda x: nn.functional.scaled_dot_product_attention(x, x, x)),
         (1, 2, _T, _W // 2),
         2 * 2 * _T * _T * (_W // 2),
     ),
-    _op(
+    Operator(
         "MultiheadAttention in eval",
         lambda: _Multihead(_W, 2),
         _SEQUENCE,
         _T * 3 * _W * _W + 2 * _T * _T * _W + _T * _W * _W,
     ),
-    _op("interpolate", _call(lambda x: nn.functional.interpolate(x, scale_factor=2, mode="trilinear")), _IN, 0),
-    _op("Upsample", lambda: nn.Upsample(scale_factor=2, mode="nearest"), _IN, 0),
-    _op("BatchNorm3d", lambda: nn.BatchNorm3d(8), _IN, 0),
-    _op("InstanceNorm3d", lambda: nn.InstanceNorm3d(8, affine=True), _IN, 0),
-    _op("GroupNorm", lambda: nn.GroupNorm(2, 8), _IN, 0),
-    _op("LayerNorm", lambda: nn.LayerNorm(_W), _SEQUENCE, 0),
+    Operator("interpolate", _call(lambda x: nn.functional.interpolate(x, scale_factor=2, mode="trilinear")), _IN, 0),
+    Operator("Upsample", lambda: nn.Upsample(scale_factor=2, mode="nearest"), _IN, 0),
+    Operator("BatchNorm3d", lambda: nn.BatchNorm3d(8), _IN, 0),
+    Operator("InstanceNorm3d", lambda: nn.InstanceNorm3d(8, affine=True), _IN, 0),
+    Operator("GroupNorm", lambda: nn.GroupNorm(2, 8), _IN, 0),
+    Operator("LayerNorm", lambda: nn.LayerNorm(_W), _SEQUENCE, 0),
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What one counter says of one operator."""
-
-    macs: int | None
-    factor: float | None  # None where there is nothing to multiply, or no count
-    per_element: float | None  # of the output, where the truth is 0
-    reason: str | None
-
-
-def check(operator: Operator, *, real: bool = False) -> Mapping[str, Verdict]:
+def check(operator: Operator, *, real: bool = False) -> dict[str, Counted]:
     """Count one operator by every counter.
 
     Args:
         real: on real tensors instead of tensors without memory; the headline never needs them.
+
+    Returns:
+        Counter -> what it says; its factor is on the count by hand, or, where that is 0, for each output element.
     """
-    module = operator.make().eval()
-    ghost = module.to("meta")
+    ghost = operator.make().eval().to("meta")
     x = torch.empty(operator.shape, device="meta")
     headline, facts = counters.count_torch(ghost, x)
-    value = torch.zeros(operator.shape) if real else x
-    subject = operator.make().eval() if real else ghost
-    tallies = [headline, *(counters.count(name, subject, value) for name in counters.COUNTERS[1:])]
-    elements = facts.elements[""]
-    return {
-        t.counter: Verdict(
-            macs=t.macs,
-            factor=t.macs / operator.macs if t.macs is not None and operator.macs else None,
-            per_element=t.macs / elements if t.macs is not None and not operator.macs else None,
-            reason=t.reason,
-        )
-        for t in tallies
-    }
+    module, value = (operator.make().eval(), torch.zeros(operator.shape)) if real else (ghost, x)
+    tallies = [headline, *(counters.count(name, module, value) for name in counters.COUNTERS[1:])]
+    by_hand = operator.macs or facts.elements[""]
+    return {t.counter: t.counted(by_hand) for t in tallies}

@@ -103,19 +103,15 @@ def _modules(channels: int) -> Iterator[nn.Module]:
 
 
 def calls(dtype: str = "fp32") -> list[Call]:
-    """The calls of every kind, those left out that are larger than networks have them.
-
-    Args:
-        dtype: `fp32`, or `bf16` / `fp16` for autocast.
-    """
-    found = replay.calls_of(_Empty(), (1, 1, 4, 4, 4), dtype)[0]
+    """The calls of every kind in a type, those left out that are larger than networks have them."""
+    every = replay.calls_of(_Empty(), (1, 1, 4, 4, 4), dtype)[0]
     for channels, side in itertools.product(_CHANNELS, _SIDES):
         if channels * side**3 > _MOST_ELEMENTS or channels * side > 4096:  # many channels are at coarse stages
             continue
         for module in _modules(channels):
-            own, _ = replay.calls_of(module.eval(), (1, channels, side, side, side), dtype)
-            found += [call for call in own if call.cost.macs <= _MOST_MACS]
+            traced, _ = replay.calls_of(module.eval(), (1, channels, side, side, side), dtype)
+            every += [call for call in traced if call.cost.macs <= _MOST_MACS]
     for channels, kernel in itertools.product(_LARGE_DEPTHWISE, (3, 5)):  # few networks have them, at full resolution
         module = nn.Conv3d(channels, channels, kernel, padding=kernel // 2, groups=channels)
-        found += replay.calls_of(module.eval(), (1, channels, *(_SIDES[-1],) * 3), dtype)[0]
-    return list(replay.different(found))
+        every += replay.calls_of(module.eval(), (1, channels, *(_SIDES[-1],) * 3), dtype)[0]
+    return replay.different(every)

@@ -17,7 +17,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchbench.core import records as rec
 from benchbench.devices import cpu
-from benchbench.measure.flops.graph import Tracer, graph_settings, trace
+from benchbench.measure.flops.tracer import Tracer, graph_settings, trace
 
 _TENSOR, _TORCH, _WEIGHT = "tensor", "torch", "weight"
 _OTHER_CACHES = 2  # times the last cache's size are read between two calls
@@ -79,11 +79,6 @@ def calls_of(module: nn.Module, input_shape: Sequence[int], dtype: str = "fp32")
 
     Nothing is computed. Attention is in its products and its softmax.
 
-    Args:
-        module: left as it is.
-        input_shape: (B, C, D, H, W).
-        dtype: `fp32`, or `bf16` / `fp16` for autocast.
-
     Raises:
         UnsupportedError: the forward cannot run without values.
     """
@@ -93,13 +88,12 @@ def calls_of(module: nn.Module, input_shape: Sequence[int], dtype: str = "fp32")
     return listener.calls, listener.peak_bytes
 
 
-def different(calls: Iterable[Call]) -> Iterator[Call]:
+def different(calls: Iterable[Call]) -> list[Call]:
     """Each work once, in the order in which it first comes."""
-    seen: set[str] = set()
+    first: dict[str, Call] = {}
     for call in calls:
-        if call.key not in seen:
-            seen.add(call.key)
-            yield call
+        first.setdefault(call.key, call)
+    return list(first.values())
 
 
 def _plain(item: Any, weights: Set[int]) -> Any:
@@ -107,7 +101,7 @@ def _plain(item: Any, weights: Set[int]) -> Any:
         what = _WEIGHT if item.untyped_storage()._cdata in weights else _TENSOR
         return {what: [list(item.shape), list(item.stride()), str(item.dtype).removeprefix("torch.")]}
     if isinstance(item, (list, tuple)):
-        return [_plain(one, weights) for one in item]
+        return [_plain(value, weights) for value in item]
     if isinstance(item, dict):
         return {key: _plain(value, weights) for key, value in item.items()}
     if isinstance(item, (torch.dtype, torch.layout, torch.memory_format)):
@@ -137,19 +131,14 @@ def _real(item: Any, device: str, ones: bool, activations: list[Tensor]) -> Any:
     if isinstance(item, dict) and _TORCH in item:
         return getattr(torch, item[_TORCH]) if hasattr(torch, item[_TORCH]) else float(item[_TORCH])
     if isinstance(item, list):
-        return [_real(one, device, ones, activations) for one in item]
+        return [_real(value, device, ones, activations) for value in item]
     if isinstance(item, dict):
         return {key: _real(value, device, ones, activations) for key, value in item.items()}
     return item
 
 
 def ready(call: Call, device: str = "cpu") -> tuple[Callable[[], Any], list[Tensor]]:
-    """A call with its tensors, ready to be made again and again, and those of them that are no weights.
-
-    Args:
-        call: of a network.
-        device: `cpu` or `cuda`.
-    """
+    """A call with its tensors, ready to be made again and again, and those of them that are no weights."""
     function = getattr(getattr(getattr(torch.ops, call.namespace), call.cost.operator), call.overload)
     activations: list[Tensor] = []
     in_place = function._schema.is_mutable  # ones, multiplied again and again, stay numbers that are not denormal
@@ -165,10 +154,7 @@ def time_call(call: Call, *, device: str = "cpu", least_s: float = 0.05, most: i
     Of a call that takes more than half a second the first one counts, and is the only one.
 
     Args:
-        call: of a network.
-        device: `cpu` or `cuda`.
         least_s: of calls that are timed in all; a longer one is timed twice.
-        most: calls.
     """
     run, activations = ready(call, device)
     times: list[float] = []
@@ -180,7 +166,7 @@ def time_call(call: Call, *, device: str = "cpu", least_s: float = 0.05, most: i
         if first > _LONG_S and device == "cpu":  # on a GPU the first call loads its kernel
             return first
         while len(times) < 2 or (sum(times) < least_s and len(times) < most):
-            _fill_cache(device)
+            _other(device).sum()  # fills the cache
             for tensor in activations:
                 tensor.add_(0)
             _wait(device)
@@ -191,12 +177,9 @@ def time_call(call: Call, *, device: str = "cpu", least_s: float = 0.05, most: i
     return statistics.median(times)
 
 
-def _fill_cache(device: str) -> None:
-    _other(device).sum()
-
-
 @functools.lru_cache(maxsize=1)
 def _other(device: str) -> Tensor:
+    """What is read between two calls, as large as needed to push their tensors out of the caches."""
     last = torch.cuda.get_device_properties(device).L2_cache_size if device != "cpu" else cpu.last_cache_bytes()
     return torch.ones(min(_MOST_OTHER_BYTES, _OTHER_CACHES * last) // 4, device=device)
 

@@ -18,7 +18,7 @@ from benchbench.devices.cpu import ROOT
 from benchbench.devices.hosts import Host, load_hosts
 from benchbench.devices.profile import profile_name, profile_names
 from benchbench.runner import doctor
-from benchbench.runner.findings import INSTALL, Finding
+from benchbench.runner.doctor import INSTALL, Finding
 from benchbench.runner.remote import ssh
 
 _HELLO_LIMIT_S = 90.0  # a board that was just switched on reads Python from a slow card
