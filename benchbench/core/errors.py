@@ -6,8 +6,9 @@ stderr and the exit code that the class carries; nothing below it prints or exit
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 PLACE = "path/to/"  # in a printed command, before the name of a folder that records do not tell
 
@@ -74,6 +75,15 @@ def named_line(error: BaseException) -> str:
     """`ValueError: the first line of its text`; its kind alone where it has none."""
     kind, line = type(error).__name__, first_line(error)
     return kind if line == kind else f"{kind}: {line}"
+
+
+@contextlib.contextmanager
+def os_error_as(kind: type[BenchError], what: str, advice: str = "") -> Iterator[None]:
+    """Raise an `OSError` of the block as one line: `cannot write out.csv: No space left on device; make room`."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: {error.strerror or error}{advice and f'; {advice}'}") from error
 
 
 _FEW = 6  # so many names are listed in the message itself

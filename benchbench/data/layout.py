@@ -32,7 +32,7 @@ class Fault:
     """Something that is wrong, or odd, with one case or with the whole."""
 
     level: Level  # `fail`: the case is left out; `warn`: worth a look
-    case: str  # empty: of the whole data set
+    case: str = ""  # empty: of the whole data set
     text: str
 
 
@@ -52,6 +52,12 @@ class CaseFiles:
     subject: str  # the patient; equal for several scans of one
     images: tuple[ImageFile, ...]  # one a channel, in order
     label: Path | None  # None: there is nothing to compare with
+
+    @property
+    def files(self) -> list[Path]:
+        """Each file once, the label last."""
+        images = list(dict.fromkeys(image.path for image in self.images))
+        return [*images, self.label] if self.label else images
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +151,7 @@ def _distinct(folder: Path, labels: Mapping[int, str], faults: list[Fault]) -> l
         if n > 1:
             apart = ", ".join(new for value, new in distinct if labels[value] == name)
             text = f"{n} of its labels are called {name!r}: they are kept apart as {apart}"
-            faults.append(Fault(level="warn", case="", text=text))
+            faults.append(Fault(level="warn", text=text))
     return distinct
 
 
@@ -238,7 +244,7 @@ def count_faults(described: Mapping[str, Any], cases: int) -> list[Fault]:
     stated = described.get("numTraining", cases)
     if stated == cases:
         return []
-    return [Fault(level="warn", case="", text=f"numTraining is {stated!r}, and {cases} cases are there")]
+    return [Fault(level="warn", text=f"numTraining is {stated!r}, and {cases} cases are there")]
 
 
 def ending_faults(pairs: Iterable[tuple[Path, Path]]) -> list[Fault]:
@@ -251,7 +257,7 @@ def ending_faults(pairs: Iterable[tuple[Path, Path]]) -> list[Fault]:
     if not other:
         return []
     text = f"{len(other)} files have another ending than the description says, such as {other[0]}"
-    return [Fault(level="warn", case="", text=text)]
+    return [Fault(level="warn", text=text)]
 
 
 def stem(name: str) -> str | None:

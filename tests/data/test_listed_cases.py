@@ -11,10 +11,10 @@ import pytest
 from monai.apps import DecathlonDataset
 
 from benchbench import data
-from benchbench.cli.commands import data as data_command
 from benchbench.core.errors import DataError
 from benchbench.data import download as data_download
 from benchbench.data.folder import open_source, plan_folder
+from benchbench.data.validate import check_folder
 from benchbench.report import conditions
 from benchbench.zoo import checkpoint
 from tests import data_sets as sets
@@ -39,8 +39,8 @@ def renamed(folder, change):
 
 
 def checked(folder):
-    found = data_command.check_folder(folder)
-    return len(found.facts), data_command.fault_lines(found)
+    found = check_folder(folder)
+    return len(found.facts), found.fault_lines
 
 
 # Ways to name a file
