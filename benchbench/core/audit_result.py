@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from benchbench.core import records as rec
 from benchbench.core.config import parse_json
@@ -136,21 +136,6 @@ class AuditResult:
         ]
         return sorted((s for s in shares if s.excess), key=lambda s: (-abs(s.excess), s.kind))
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, as the artifact of kind `audit` holds them."""
-        plain: dict[str, Any] = rec.to_json(self)
-        return plain
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> AuditResult:
-        """The reverse of `to_json`.
-
-        Raises:
-            KeyError: a key is missing.
-            TypeError: a value has another form.
-        """
-        return rec.from_json(cls, data)
-
     def measurements(self) -> list[rec.Measurement]:
         """`params`, `macs` and `flops` of the headline, of origin `analytic`."""
         headline = self.counter("torch")
@@ -196,6 +181,6 @@ def read_audit(content: bytes) -> AuditResult:
         StoreError: the file is no audit.
     """
     try:
-        return AuditResult.from_json(parse_json(content, "the audit", StoreError))
+        return rec.from_json(AuditResult, parse_json(content, "the audit", StoreError))
     except (StoreError, KeyError, TypeError) as error:
         raise StoreError(f"the audit cannot be read ({type(error).__name__}: {error})") from error

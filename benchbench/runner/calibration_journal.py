@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from benchbench.core import records as rec
 from benchbench.core.config import parse_json
-from benchbench.core.errors import DeviceError, StoreError, first_line, is_out_of_memory
+from benchbench.core.errors import DeviceError, StoreError, first_line, is_out_of_memory, told
 from benchbench.core.results import write_whole
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class CalibrationJournal:
     def _read(self, line: bytes, number: int) -> dict[str, Any]:
         found = parse_json(line, f"line {number}", StoreError)
         if not isinstance(found, dict):
-            raise TypeError(f"line {number} must be an object, not {rec.told(found)}")
+            raise TypeError(f"line {number} must be an object, not {told(found)}")
         return found
 
     def _take(self, row: _Row) -> None:
