@@ -113,7 +113,9 @@ def open_brats(folder: Path) -> Source:
     others = [path.name for path in _folders(folder) if not _is_case(path) and path.name.lower() not in _GRADES]
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        faults.append(Fault(level="warn", text=f"its folder {others[0]}{more} is not called as a case"))
+        faults.append(
+            Fault(level="warn", text=f"its folder {others[0]}{more} is not named like a case, and is left out")
+        )
     ((layout, cases),) = layouts.items()
     if layout.startswith("brats-ped") and _year(case_folders[0]) is None:
         text = (

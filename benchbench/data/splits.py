@@ -82,12 +82,12 @@ def _listed(cases: Sequence[CaseFiles], fold: int, listed: Any) -> dict[str, boo
     if not 0 <= fold < len(listed):
         raise DataError(f"{SPLITS_FILE} has folds 0 to {len(listed) - 1}, not {fold}")
     train, test = (set(map(str, listed[fold][part])) for part in ("train", "val"))
-    known = {case.id: case.subject for case in cases}
-    if strange := sorted((train | test) - set(known)):
+    subjects = {case.id: case.subject for case in cases}
+    if strange := sorted((train | test) - set(subjects)):
         raise DataError(f"{SPLITS_FILE} names {strange[0]!r}, which the data set does not have ({len(strange)} such)")
     if both := sorted(train & test):
         raise DataError(f"{SPLITS_FILE} has {both[0]!r} in 'train' and in 'val' of fold {fold}")
-    if parted := sorted({known[c] for c in train} & {known[c] for c in test}):
+    if parted := sorted({subjects[c] for c in train} & {subjects[c] for c in test}):
         raise DataError(f"{SPLITS_FILE} parts the scans of one patient, {parted[0]!r}, in fold {fold}")
     return {case: case in test for case in train | test}
 

@@ -145,7 +145,7 @@ def _faults_between_cases(source: Source, facts: list[CaseFacts]) -> Iterator[Fa
     by_oddity: dict[str, list[str]] = {}
     for fact in facts:
         if (first := first_of.setdefault(fact.digest, fact.id)) != fact.id:
-            text = f"has the same voxels as {first}: on both sides of a split it would be learnt by heart"
+            text = f"has the same voxels as {first}: a case in both training and test makes Dice meaningless"
             yield Fault(level="fail", case=fact.id, text=text)
         for oddity in fact.oddities:
             by_oddity.setdefault(oddity, []).append(fact.id)
@@ -156,7 +156,7 @@ def _faults_between_cases(source: Source, facts: list[CaseFacts]) -> Iterator[Fa
         if facts and value and value not in present:
             yield Fault(level="warn", text=f"no case has the label {value} ({name})")
     for names in alike(source.regions):
-        text = f"its regions {' and '.join(names)} differ in signs or capitals alone, which no metric's name has"
+        text = f"its regions {' and '.join(names)} differ only in signs or capitals, which names of metrics do not keep"
         yield Fault(level="warn", text=text)
 
 

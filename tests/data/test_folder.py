@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_is_named(tmp_path, relative, voxels, where, messa
 def test_fewer_channels_than_the_description_names(tmp_path):
     folder = sets.decathlon(tmp_path / "d", count=1, channels=3)
     case, source = replaced(folder, IMAGE, np.zeros((*sets.SIDES, 2), np.float32))
-    with pytest.raises(DataError, match="has 2 channels, and the data set's description names more"):
+    with pytest.raises(DataError, match="has 2 channels, and 3 are expected"):
         load_volumes(case, source.labels)
 
 
@@ -444,5 +444,5 @@ def test_the_rule_for_empty_regions_can_be_chosen_and_is_part_of_the_name(tmp_pa
     assert data.get_plan(other.where) == other
     assert data.get_plan(f"{folder}#2+brats").fold == 2
     assert data.get_plan(str(folder), rule="exclude") == usual
-    with pytest.raises(DataError, match="judged by the rule brats alone"):
+    with pytest.raises(DataError, match="evaluated with the rule brats only"):
         data.get_plan("phantom", rule="exclude")
