@@ -15,8 +15,8 @@ import benchbench
 from benchbench import data
 from benchbench.cli import main as cli_main
 from benchbench.cli.commands.compress import rows, summary
-from benchbench.compress.prune import PruneRecipe
-from benchbench.compress.run import Compression, compress
+from benchbench.compress.request import Compression, PruneRecipe
+from benchbench.compress.run import compress
 from benchbench.core.errors import CheckpointError, UsageError
 from benchbench.core.records import to_json
 from benchbench.core.results import read_records

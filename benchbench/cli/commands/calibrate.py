@@ -21,26 +21,21 @@ from benchbench.zoo import cards as zoo_cards
 def add(sub: argparse.ArgumentParser) -> None:
     """The flags."""
     add_shared(sub, "--device", help="device to calibrate (default: cpu)")
-    add_shared(sub, "--threads", help="CPU threads that PyTorch computes with (default: all usable cores)")
+    add_shared(sub, "--threads", help="CPU threads (default: all usable cores)")
     add_shared(sub, "--dtype", default="fp32", choices=to.DTYPES, help="precision of the operators (default: fp32)")
-    add_shared(
-        sub,
-        "--models",
-        metavar="LIST",
-        help="networks whose operators are timed: names, globs, cards (default: all)",
-    )
+    add_shared(sub, "--models", help="networks whose operators are timed: names, globs, cards (default: all)")
     sub.add_argument(
         "--time",
         type=to.seconds,
         default="10min",
         metavar="TIME",
-        help="time for timing; tracing takes half a minute more (default: 10min)",
+        help="duration of the timing; finding the operators takes half a minute more (default: 10min)",
     )
     add_shared(
         sub,
         "--out",
         metavar="FILE.toml",
-        help="profile to write; times are kept beside it, so the same command goes on (default: "
+        help="profile to write; the times are kept beside it, and the same command goes on from them (default: "
         "results/local/<device>.toml)",
     )
 

@@ -27,22 +27,25 @@ from benchbench.report import writers
 def add(sub: argparse.ArgumentParser) -> None:
     """The actions and their flags."""
     action = actions(sub)
-    sub = action("list", "those that come with benchbench, those in a folder, and how to get others")
-    sub.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="folder whose data sets are listed, too")
+    sub = action("list", "list the data sets that come with benchbench, those in a folder, and how to get others")
+    sub.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="folder to look for data sets in, too")
     add_shared(sub, "--format")
 
-    sub = action("fetch", "download a data set of the Medical Segmentation Decathlon, and check it")
-    sub.add_argument("name", metavar="NAME", help="name of 'bench data list', such as msd:Task04")
+    sub = action("fetch", "download a data set of the Medical Segmentation Decathlon, and verify its checksum")
+    sub.add_argument("name", metavar="NAME", help="name in 'bench data list', such as msd:Task04")
     sub.add_argument("--to", type=Path, default=Path("data"), metavar="DIR", help="folder to put it in (default: data)")
 
-    sub = action("check", "read every case: geometry, labels, missing and damaged files, duplicates; exit 3 on a fault")
+    sub = action(
+        "check",
+        "read every case and look for faults: geometry, labels, missing and damaged files, duplicates; exit 3 if any",
+    )
     sub.add_argument("folder", type=Path, metavar="DIR", help="folder of the data set")
     add_shared(sub, "--format", choices=("table", "json"))
 
-    sub = action("prepare", "preprocess every case into the cache, which training does by itself")
+    sub = action("prepare", "preprocess every case and keep it in the cache; training does so by itself")
     sub.add_argument("folder", type=Path, metavar="DIR", help="folder of the data set")
 
-    sub = action("split", "write the five folds as nnU-Net's splits_final.json")
+    sub = action("split", "write the five folds to a splits_final.json, as nnU-Net reads them")
     sub.add_argument("folder", type=Path, metavar="DIR", help="folder of the data set")
     add_shared(
         sub,
@@ -51,9 +54,9 @@ def add(sub: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="file to write (default: splits_final.json)",
     )
-    add_shared(sub, "--force", help="replace an --out that says something else")
+    add_shared(sub, "--force", help="replace the file at --out even if its content differs")
 
-    sub = action("cache", "what prepared cases take, and where")
+    sub = action("cache", "show where the prepared cases are and how large they are")
     sub.add_argument("--clear", action="store_true", help="remove the prepared cases")
     add_shared(sub, "--format")
 
@@ -112,14 +115,8 @@ def rows(below: Path | None = None) -> list[Row]:
     Raises:
         DataError: it is no folder.
     """
-    data_sets: list[Row] = [
-        {
-            "name": plan.name,
-            "what": plan.title,
-            "cases": sum(plan.splits.values()),
-            "where": "comes with benchbench",
-            "licence": plan.licence,
-        }
+    data_sets = [
+        _row(plan.name, plan.title, sum(plan.splits.values()), "comes with benchbench", plan.licence)
         for plan in data.list_datasets()
     ]
     if below is not None:
@@ -127,11 +124,9 @@ def rows(below: Path | None = None) -> list[Row]:
             raise DataError(f"{below} is no folder")
         with os_error_as(DataError, f"cannot read {below}"):
             data_sets += _rows_below(below)
-    for known in list_known():
-        size = f" ({known.gigabytes:g} GB)" if known.gigabytes else ""
-        data_sets.append(
-            {"name": known.name, "what": known.title, "cases": "-", "where": known.how + size, "licence": known.licence}
-        )
+    for public in list_known():
+        size = f" ({public.gigabytes:g} GB)" if public.gigabytes else ""
+        data_sets.append(_row(public.name, public.title, "-", public.how + size, public.licence))
     return data_sets
 
 
@@ -141,21 +136,13 @@ def _rows_below(below: Path) -> Iterator[Row]:
             source = open_source(folder)
         except DataError as error:
             if os.path.lexists(folder / "dataset.json"):  # else it is some other folder
-                yield {
-                    "name": folder.name,
-                    "what": f"cannot be used: {error}",
-                    "cases": "-",
-                    "where": str(folder),
-                    "licence": "-",
-                }
+                yield _row(folder.name, f"cannot be used: {error}", "-", str(folder), "-")
             continue
-        yield {
-            "name": source.name,
-            "what": source.title,
-            "cases": len(source.cases),
-            "where": str(source.folder),
-            "licence": source.licence,
-        }
+        yield _row(source.name, source.title, len(source.cases), str(source.folder), source.licence)
+
+
+def _row(name: str, what: str, cases: int | str, where: str, licence: str) -> Row:
+    return {"name": name, "what": what, "cases": cases, "where": where, "licence": licence}
 
 
 def cache_rows() -> list[Row]:
