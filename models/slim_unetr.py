@@ -52,7 +52,6 @@ class SlimUNETR(nn.Module):
         """Build the network; argument names up to `dropout` are the published constructor's, the rest is fixed there.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W) of the input, voxels.
             channels: width of the first three stages.

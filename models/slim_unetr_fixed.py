@@ -51,7 +51,6 @@ class SlimUNETRFixed(SlimUNETR):
         """Build the network; arguments are those of `SlimUNETR`.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W), voxels, that the position embedding is laid out for; any, rounded up
                 to a multiple of 32, with the usual strides.

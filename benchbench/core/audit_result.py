@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from benchbench.core import records as rec
 from benchbench.core.config import parse_json
@@ -135,6 +135,11 @@ class AuditResult:
             for kind, ds in by_kind.items()
         ]
         return sorted((s for s in shares if s.excess), key=lambda s: (-abs(s.excess), s.kind))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, as the artifact of kind `audit` holds them."""
+        plain: dict[str, Any] = rec.to_json(self)
+        return plain
 
     def measurements(self) -> list[rec.Measurement]:
         """`params`, `macs` and `flops` of the headline, of origin `analytic`."""

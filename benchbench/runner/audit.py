@@ -209,7 +209,7 @@ def _record(row: AuditOutcome, store: Store, where: Mapping[str, Any]) -> rec.Re
     job, artifacts = row.job, []
     found = list(row.result.measurements()) if row.result else []
     if row.result:
-        content = json.dumps(rec.to_json(row.result), separators=(",", ":")).encode()
+        content = json.dumps(row.result.to_json(), separators=(",", ":")).encode()
         name = "".join(c if c.isalnum() or c in "-_" else "-" for c in row.card.name)
         title = f"What each counter says of {row.card.title}"
         artifacts.append(store.add_artifact("audit", f"{name}-audit.json", content, title=title))
@@ -236,6 +236,5 @@ def _record(row: AuditOutcome, store: Store, where: Mapping[str, Any]) -> rec.Re
 def to_json(row: AuditOutcome) -> dict[str, Any]:
     """The audit as its artifact holds it; of a network without one, its name, input and the reason."""
     if row.result is not None:
-        plain: dict[str, Any] = rec.to_json(row.result)
-        return plain
+        return row.result.to_json()
     return {"model": row.card.name, "input": list(row.job.input_shape), "reason": row.error}

@@ -205,7 +205,7 @@ def _audit(job: Job, request: Request, emit: Emit) -> None:
     full, published = request["full"], request["published"][request["index"]]
     module, weightless = (make(), False) if full else build_without_memory(make)
     result = auditing.audit(module, job.input_shape, name=job.model.name, published=published, full=full, make=make)
-    emit({"event": "audit", "result": rec.to_json(result) | {"weightless": weightless or full}})
+    emit({"event": "audit", "result": result.to_json() | {"weightless": weightless or full}})
 
 
 def _fit(job: Job, request: Request, emit: Emit) -> None:
