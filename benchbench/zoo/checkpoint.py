@@ -100,7 +100,7 @@ def read_sidecar(path: Path) -> CheckpointInfo:
     weights, sidecar = _pair(path)
     inside, beside = _described_inside(weights), _described_beside(sidecar)
     if beside is None and inside is None:
-        raise CheckpointError(f"no {sidecar.name} beside the weights in {sidecar.parent}: it says what they are")
+        raise CheckpointError(f"no {sidecar.name} beside the weights in {sidecar.parent}, which would describe them")
     info = None if beside is None else _info(beside, sidecar, weights)  # a broken one is told, needed or not
     if inside is None or (info and _lasting(beside) == _lasting(inside)):
         assert info
@@ -286,7 +286,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         by = sidecar.name if sidecar.exists() else "its own header"
         raise CheckpointError(f"{weights} is not the file that {by} describes (its sha256 differs); get it again")
     if inside is not None and sidecar.exists() and _lasting(_described_beside(sidecar)) != _lasting(inside):
-        log.warning("%s says otherwise than the weights themselves, whose own description counts", sidecar)
+        log.warning("%s contradicts the description inside the weights, which counts", sidecar)
     try:
         state = load(weights.read_bytes())
     except (SafetensorError, OSError) as error:

@@ -185,7 +185,7 @@ def verdicts(rows: Sequence[AuditOutcome]) -> list[str]:
         if row.counted:
             lines += [f"  {TITLES[c.counter]}: {c.reason}" for c in row.result.counters[1:] if c.macs is None]
         if not row.weightless:
-            lines.append("  built with memory for its weights")
+            lines.append("  its weights were allocated, since it cannot be built without them")
     return lines
 
 

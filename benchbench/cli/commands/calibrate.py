@@ -95,10 +95,10 @@ def summary(profile: Profile) -> Iterator[str]:
     )
     yield f"a whole forward takes {calibration.scale:.2f} times the sum of its calls"
     n = len(calibration.ratios)
-    held = f"that of the others held {calibration.held}" if n >= FEWEST_FOR_COVERAGE else f"the worst of only {n}"
+    how = f"which held for {calibration.held}" if n >= FEWEST_FOR_COVERAGE else f"the worst of only {n}"
     yield (
-        f"forecasts of {len(calibration.ratios)} networks, each without its own calls: {calibration.error:.1%} off on "
-        f"average; range: a factor of {calibration.interval:.2f} up and down, {held}"
+        f"forecasts of {n} networks, each without its own calls: {calibration.error:.1%} off on average; range: "
+        f"a factor of {calibration.interval:.2f} up and down, {how}"
     )
     worst = sorted(calibration.ratios.items(), key=lambda item: -abs(item[1] - 1))[:3]
     yield "  farthest off: " + ", ".join(f"{name} {ratio - 1:+.0%}" for name, ratio in worst)

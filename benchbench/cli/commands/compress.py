@@ -81,19 +81,17 @@ def summary(result: Compressed, source: str | None) -> list[str]:
     """What else a person wants to know; `source` is the data set as it was asked for."""
     before, after = result.channels
     lines = ["finished before: the same was asked for, so nothing was trained"] if result.earlier else []
-    lines += [f"{before - after} of {before} channels went, in {result.layers} layers"]
+    lines += [f"removed {before - after} of {before} channels, in {result.layers} layers"]
     if result.unranked:
-        lines.append(f"{result.unranked} layers keep all their channels: no norm with scales stands behind them")
+        lines.append(f"{result.unranked} layers keep all their channels, since no norm layer with scales follows them")
     if result.agreement is not None:
         lines.append(
-            "with zeros in their place the whole network answers the same"
-            + (f", to {result.agreement:.0e} of the output's norm" if result.agreement else "")
-            + " (of layers that no norm takes together)"
+            "checked: the original network with zeros in these channels has the same output"
+            + (f", to {result.agreement:.0e} of its norm" if result.agreement else "")
+            + " (where no norm layer combines channels)"
         )
     if result.val_cases and any(stage.dice is not None for stage in result.stages):
-        lines.append(
-            f"Dice on the {result.val_cases} cases that training watches; 'bench run' has that of the test cases"
-        )
+        lines.append(f"Dice is of the {result.val_cases} validation cases; 'bench run' measures it on the test cases")
     path = result.checkpoint.path
     flags: list[object] = ["--data", source] if source else []
     if source and (fold := result.checkpoint.train.get("fold")):

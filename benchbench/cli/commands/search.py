@@ -154,13 +154,14 @@ def summary(outcome: SearchOutcome) -> list[str]:
     ]
     if left := s.get("left_out"):
         lines.append(
-            f"left out, for the {format_duration(s['asked']['time_s'])} of the search were too short: {'; '.join(left)}"
+            f"left out, since {format_duration(s['asked']['time_s'])} of search were too short: {'; '.join(left)}"
         )
     for point in s["points"]:
         lines += [f"{point['name']}: {text}" for text in point["verdicts"]]
         if point["keeps"] is None:
             lines.append(f"{point['name']}: whether it keeps the budget was not measured on {s['task']['device']}")
     if not s["controls"]:
-        lines.append(f"whether the search was worth it: {command('search', '--resume', outcome.folder, '--controls')}")
+        again = command("search", "--resume", outcome.folder, "--controls")
+        lines.append(f"to see whether the search was worth it: {again}")
     lines.append(f"front: {outcome.folder / 'front.csv'}")
     return lines
