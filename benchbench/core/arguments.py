@@ -80,14 +80,14 @@ def dtypes(text: str) -> tuple[str, ...]:
     return chosen
 
 
-def share(text: str, *, example: str = "") -> float:
-    """From 0 to below 1; `example` ends the error."""
+def share(text: str) -> float:
+    """From 0 to below 1."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value < 1:
-        raise UsageError(f"{text!r} is not a number from 0 to below 1{example}")
+        raise UsageError(f"{text!r} is not a number from 0 to below 1, such as 0.02")
     return value
 
 

@@ -36,10 +36,6 @@ def _metrics(text: str) -> tuple[Metric, ...]:
     return tuple(dict.fromkeys(get_metric(name.strip()) for name in text.split(",")))
 
 
-def _min_effect(text: str) -> float:
-    return to.share(text, example=", such as 0.02")
-
-
 def add(sub: argparse.ArgumentParser) -> None:
     """The flags."""
     sub.add_argument(
@@ -55,7 +51,7 @@ def add(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--min-effect",
-        type=_min_effect,
+        type=to.share,
         metavar="SHARE",
         help="smallest change that counts, as a share of the value (default: 0.02; of Dice an absolute 0.01)",
     )
