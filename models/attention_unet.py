@@ -37,7 +37,6 @@ class AttentionUNet(nn.Module):
         """Build the network.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W) of the input, voxels; D and H multiples of 16, W from 2.
             feature_scale: divides the widths 64, 128, 256, 512 and 1024 of the five stages.

@@ -37,7 +37,6 @@ class E1D3(nn.Module):
         """Build the network.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel, whole tumour, core and enhancing tumour in the paper.
             spatial: (D, H, W) of the input, voxels; each a multiple of 16.
             base_filters: width of the first stage, doubled at each of the four further ones; even.

@@ -40,7 +40,6 @@ class MedNeXt(nn.Module):
         """Build the network.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W) of the input, voxels; each a multiple of 16.
             base_filters: width of the first stage, doubled at each of the four halvings.

@@ -33,7 +33,6 @@ class NNUNet(nets.DynUNet):  # type: ignore[misc]
         """Build the network.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W) of the input, voxels; each a multiple of the product of the strides.
             filters: width of each stage.

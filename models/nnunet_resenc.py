@@ -36,7 +36,6 @@ class NNUNetResEnc(nn.Module):
         """Build the network.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W) of the input, voxels; each a multiple of the product of the strides.
             filters: width of each encoder stage.

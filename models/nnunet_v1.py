@@ -37,7 +37,6 @@ class NNUNetV1(nn.Module):
         """Build the network.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W) of the input, voxels; each a multiple of 2 for every pooling.
             base_filters: width of the first stage, doubled at each pooling.

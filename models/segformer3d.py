@@ -46,7 +46,6 @@ class SegFormer3D(nn.Module):
         """Build the network.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W) of the input, voxels; only checked.
             widths: of the four stages.

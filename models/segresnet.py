@@ -36,7 +36,6 @@ class SegResNet(nets.SegResNet):  # type: ignore[misc]
         """Build the network.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W) of the input, voxels; each a multiple of 2 for every entry of `blocks_up`.
             init_filters: width of the first stage, doubled at each further one; a multiple of 8.

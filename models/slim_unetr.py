@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .blocks import check_sides
+from .blocks import check_input, check_positive, check_sides, check_widths_per_head
 
 _LATER_STRIDES = (2, 2, 2)  # of the downsampling convolutions after the first
 
@@ -52,7 +52,6 @@ class SlimUNETR(nn.Module):
         """Build the network; argument names up to `dropout` are the published constructor's, the rest is fixed there.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W) of the input, voxels.
             channels: width of the first three stages.
@@ -79,18 +78,11 @@ class SlimUNETR(nn.Module):
         ):
             if len(values) != wanted or any(v < 1 for v in values):
                 raise ValueError(f"Slim UNETR needs {wanted} positive {name}, not {tuple(values)}")
-        if in_channels < 1 or out_channels < 1 or embed_dim < 1 or stem < 1:
-            raise ValueError(
-                f"Slim UNETR needs positive in_channels, out_channels, embed_dim and stem, "
-                f"not {in_channels}, {out_channels}, {embed_dim}, {stem}"
-            )
+        check_positive("Slim UNETR", in_channels=in_channels, out_channels=out_channels, embed_dim=embed_dim, stem=stem)
         widths = (*channels, embed_dim)
         attended = tuple(attention or widths)
         for stage, (width, n_heads) in enumerate(zip(attended, heads, strict=True), 1):
-            if width % n_heads:
-                raise ValueError(
-                    f"Slim UNETR stage {stage}: heads must divide the width, but {n_heads} does not divide {width}"
-                )
+            check_widths_per_head(f"Slim UNETR stage {stage}", width=width, heads=n_heads)
         each = (stem, *_LATER_STRIDES)
         strides = [math.prod(each[: i + 1]) for i in range(4)]
         multiple = math.lcm(*(stride * sample for stride, sample in zip(strides, r, strict=True)))
@@ -114,11 +106,7 @@ class SlimUNETR(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, D, H, W) -> logits (B, out_channels, D, H, W)."""
-        if x.ndim != 5 or x.shape[1] != self.in_channels or tuple(x.shape[2:]) != self.spatial:
-            raise ValueError(
-                f"this Slim UNETR takes (B, {self.in_channels}, {', '.join(map(str, self.spatial))}), "
-                f"not {tuple(x.shape)}; build it with the size and channels of the input"
-            )
+        check_input("Slim UNETR", x.shape, self.in_channels, self.spatial)
         skips = []
         for down, stage in zip(self.downs, self.encoder, strict=True):
             x = stage(down(x))

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,32 +44,19 @@ class SlimUNETRFixed(SlimUNETR):
         out_channels: int = 3,
         spatial: Sequence[int] = (128, 128, 128),
         *,
-        channels: Sequence[int] = (24, 48, 60),
-        embed_dim: int = 96,
-        blocks: Sequence[int] = (1, 2, 3, 2),
-        heads: Sequence[int] = (1, 2, 4, 4),
         r: Sequence[int] = (4, 2, 2, 1),
-        dropout: float = 0.3,
-        attention: Sequence[int] | None = None,
-        expansion: Sequence[int] = (4, 4, 4, 4),
         stem: int = 4,
+        **kwargs: Any,
     ) -> None:
         """Build the network; arguments are those of `SlimUNETR`.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W), voxels, that the position embedding is laid out for; any, rounded up
                 to a multiple of 32, with the usual strides.
-            channels: width of the first three stages.
-            embed_dim: width of the fourth stage.
-            blocks: number of blocks in each of the four stages.
-            heads: attention heads in each stage; must divide that stage's attention width.
             r: side of the cells that the sampler averages, in each stage.
-            dropout: after the position embedding, in training.
-            attention: width of the attention in each stage; None: the stage's own.
-            expansion: hidden channels of the pointwise MLPs in each stage, for each of the stage's.
             stem: stride of the first downsampling convolution, and of the head.
+            kwargs: the other arguments of `SlimUNETR`.
 
         Raises:
             ValueError: a size, width or number of heads that does not fit, with the rule and the values.
@@ -76,20 +64,8 @@ class SlimUNETRFixed(SlimUNETR):
         sides = check_sides("Slim UNETR (fixed)", spatial, 1)
         strides = [max(1, stem) * stride for stride in _LATER_STRIDES]
         multiple_of = math.lcm(*(s * max(1, cell) for s, cell in zip(strides, r, strict=False)))
-        super().__init__(
-            in_channels,
-            out_channels,
-            [_round_up(side, multiple_of) for side in sides],
-            channels=channels,
-            embed_dim=embed_dim,
-            blocks=blocks,
-            heads=heads,
-            r=r,
-            dropout=dropout,
-            attention=attention,
-            expansion=expansion,
-            stem=stem,
-        )
+        sides = tuple(_round_up(side, multiple_of) for side in sides)
+        super().__init__(in_channels, out_channels, sides, r=r, stem=stem, **kwargs)
         self.multiple_of = multiple_of
         self.grid = tuple(side // strides[-1] for side in self.spatial)
         for block in self.modules():

@@ -22,7 +22,6 @@ class SwinUNETR(nets.SwinUNETR):  # type: ignore[misc]
         """Build the network.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W) of the input, voxels; each a multiple of 32.
             kwargs: MONAI's own keywords, such as `feature_size`, `depths`, `num_heads`.

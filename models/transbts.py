@@ -47,7 +47,6 @@ class TransBTS(nn.Module):
         """Build the network.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W) of the input, voxels; each a multiple of 8.
             embed_dim: width of a token; the convolutional stages are 1/32, 1/16, 1/8 and 1/4 of it wide.

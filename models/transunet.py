@@ -40,7 +40,6 @@ class TransUNet(nets.UNETR):  # type: ignore[misc]
         """Build the network.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W) of the input, voxels; each a multiple of 16.
             num_layers: transformer blocks.

@@ -34,7 +34,6 @@ class UNet(nets.UNet):  # type: ignore[misc]
         """Build the network.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W) of the input, voxels; each a multiple of the product of the strides.
             channels: width of each stage.

@@ -38,7 +38,6 @@ class UNet3D(nn.Module):
         """Build the network.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel; the released code applies a sigmoid to them.
             spatial: (D, H, W) of the input, voxels; each a multiple of 8.
             base_filters: width of the first convolution; each stage doubles it twice, within and to the next.

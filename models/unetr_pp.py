@@ -45,7 +45,6 @@ class UNETRPP(nn.Module):
         """Build the network.
 
         Args:
-            in_channels: image channels.
             out_channels: logits per voxel.
             spatial: (D, H, W) of the input, voxels; each a multiple of 32.
             feature_size: width at full resolution; the stages are 2, 4, 8 and 16 times as wide.

@@ -35,7 +35,6 @@ class ViT3D(nets.ViT):  # type: ignore[misc]
         """Build the network.
 
         Args:
-            in_channels: image channels.
             out_channels: classes.
             spatial: (D, H, W) of the input, voxels; each a multiple of 16.
             num_layers: transformer blocks.

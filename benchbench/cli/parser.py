@@ -11,9 +11,11 @@ import argparse
 import dataclasses
 import importlib
 import re
+import types
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from benchbench.core import arguments as to
 from benchbench.core.config import read_toml
@@ -23,131 +25,106 @@ from benchbench.core.version import __version__
 DESCRIPTION = "Which 3D medical segmentation network fits my device, how good is it there, and can it be made smaller?"
 EXAMPLES = """\
 examples:
-  bench run --models all                          measure the zoo here and write a report
+  bench run --models all                          measure all networks here and write a report
   bench run --models slim_unetr,unetr --spatial 96 96 96 --out results/local/try
-  bench run --models all --device jetson          no Jetson at hand: a labelled prediction
-  bench search --budget 2GB                       networks that fit, trained, as a Pareto front
+  bench run --models all --device jetson          without a Jetson: a prediction, labelled as such
+  bench search --budget 2GB                       networks that fit into 2 GB, trained, as a Pareto front
   bench audit --models all                        every FLOP counter side by side, and which is wrong
-  bench compare results/local/a results/local/b   what became slower, and exit 1 if anything did
-  bench data check /data/BraTS2021                is this data set as it should be
-  bench report results/local/try                  the report again, from the records alone
-  bench devices add jetson ssh://user@orin        a board to measure on, and then:
-  bench devices doctor jetson                     what is there, what is missing, what to do
-  bench calibrate                                 a profile of this machine, to forecast any network from
-  bench list models                               what there is
+  bench compare results/local/a results/local/b   what became slower; exit 1 if anything did
+  bench data check /data/BraTS2021                look for faults in a data set
+  bench report results/local/try                  write the report again, from the records alone
+  bench devices add jetson ssh://user@orin        add a board to measure on
+  bench devices doctor jetson                     what the board has, what it lacks, and what to do
+  bench calibrate                                 time this machine, to forecast any network for it
+  bench list models                               list the networks
 """
 
 #: Each command, a module of `benchbench.cli.commands` with its flags (`add`) and its handler (`run`), and what it does.
 COMMANDS: Mapping[str, str] = {
-    "list": "models, devices or data sets that there are",
-    "run": "measure, or predict, networks on devices and write a report",
-    "audit": "count parameters and MACs by every counter, and say which is wrong, by how much and why",
-    "compare": "what became slower, larger or worse from one set of records to another; exit 1 if any did",
+    "list": "list the models, devices or data sets that are available",
+    "run": "measure networks on devices, or predict their cost there, and write a report",
+    "audit": "count parameters and MACs with every counter, and show which is wrong, by how much and why",
+    "compare": "compare two sets of records: what became slower, larger or worse; exit 1 if anything did",
     "report": "write the report of results folders again, from their records alone",
-    "train": "train one network on a data set, by the one recipe",
-    "compress": "a smaller network from a trained one: channels cut, then trained on",
-    "search": "networks that fit a budget: a Pareto front of Slim UNETR variants, each trained",
-    "calibrate": "time this device's operators, so that any network can be forecast for it",
-    "predict": "segment images with trained weights; the result lies exactly over its image",
-    "data": "data sets: what there is, how to get one, whether one is as it should be",
-    "devices": "where networks can be measured: list, add and remove hosts, and examine them",
-    "info": "what benchbench sees of this machine",
+    "train": "train one network on a data set, by the same recipe as all others",
+    "compress": "make a trained network smaller: remove channels, then fine-tune it",
+    "search": "search for Slim UNETR variants within a budget, train them, and give their Pareto front",
+    "calibrate": "time the operators of this device, so that the latency of any network can be forecast for it",
+    "predict": "segment images with trained weights; the label map lies exactly over its image",
+    "data": "list, download, check, prepare and split data sets",
+    "devices": "list, add, remove and examine the machines that networks can be measured on",
+    "info": "show what benchbench knows of this machine",
 }
 
-#: Settings of the flags that several commands have.
+_SIDES: Mapping[str, Any] = {"nargs": 3, "type": to.positive, "metavar": ("D", "H", "W")}
+
+#: Settings of the arguments that several commands have.
 _SHARED: Mapping[str, Mapping[str, Any]] = {
-    "--models": {
-        "default": "all",
-        "metavar": "WHICH",
-        "help": "networks: all | names and globs, by commas | card.toml | weights.safetensors | pkg.module:Class "
-        "(default: all)",
-    },
-    "--in-channels": {
-        "type": to.positive,
-        "metavar": "N",
-        "help": "channels of the image (default: the data set's, or the card's: 4)",
-    },
-    "--out-channels": {
-        "type": to.positive,
-        "metavar": "N",
-        "help": "channels of the output (default: the data set's, or the card's: 3)",
-    },
-    "--trust": {
-        "action": "store_true",
-        "help": "import the class that weights name even if it is not part of benchbench: its code then runs here",
-    },
-    "--checkpoint": {"type": Path, "metavar": "FILE", "help": "trained weights (.safetensors)"},
-    "--data": {
-        "default": "phantom",
-        "metavar": "NAME|DIR",
-        "help": "data set to train on, or its folder (default: phantom)",
-    },
-    "--fold": {
-        "type": to.fold,
-        "metavar": "N",
-        "help": "which of the five folds is kept apart as the test cases (default: 0)",
-    },
-    "--spatial": {"nargs": 3, "type": to.positive, "metavar": ("D", "H", "W")},
-    "--volume": {"nargs": 3, "type": to.positive, "metavar": ("D", "H", "W")},
-    "--overlap": {
-        "type": to.share,
-        "default": 0.5,
-        "metavar": "SHARE",
-        "help": "overlap of neighbouring windows, as a share of their sides (default: 0.5)",
-    },
-    "--batch-size": {
-        "dest": "batch",
-        "type": to.positive,
-        "metavar": "N",
-        "help": "patches per training step (default: 2, or 1 if they are large)",
-    },
-    "--device": {
-        "default": "cpu",
-        "choices": ("cpu", "cuda"),
-        "help": "device to compute on (default: cpu)",
-    },
-    "--dtype": {
-        "default": "auto",
-        "choices": ("auto", "fp32", "bf16"),
-        "help": "precision of the training; auto: autocast to bf16 where that is faster (default: auto)",
-    },
-    "--threads": {"type": to.positive, "metavar": "N", "help": "CPU threads (default: PyTorch's own choice)"},
-    "--protocol": {
-        "type": to.protocol,
-        "default": "quick",
-        "metavar": "NAME[,KEY=NUMBER]",
-        "help": "how often measurements are repeated: quick, standard (five processes) or thorough, or numbers of your "
-        "own, such as standard,processes=8,half_width=0.02 (default: quick)",
-    },
-    "--seed": {
-        "type": to.natural,
-        "default": 0,
-        "metavar": "N",
-        "help": "seed of the random numbers (default: 0)",
-    },
-    "--out": {
-        "type": Path,
-        "metavar": "DIR",
-        "help": "folder for the results; the same one again goes on there (default: a new one under results/local)",
-    },
-    "--fresh": {
-        "action": "store_true",
-        "help": "start over in --out: what is there is set aside, as .old, .old.2, ...",
-    },
-    "--force": {"action": "store_true"},
-    "--format": {
-        "default": "table",
-        "choices": ("table", "json", "csv", "markdown"),
-        "help": "format of the output (default: table)",
-    },
-    "--events": {
-        "choices": ("json",),
-        "help": "print each event as a line of JSON on stdout as it happens, and nothing else, for another program",
-    },
-    "--config": {
-        "metavar": "FILE.toml",
-        "help": "file with these flags as keys; flags on the command line win",
-    },
+    "model": dict(metavar="MODEL", help="network of the checkpoint: a name, a card, or pkg.module:Class"),
+    "--models": dict(
+        default="all",
+        metavar="WHICH",
+        help="networks: 'all', or names, globs, card.toml, weights.safetensors and pkg.module:Class, separated by "
+        "commas (default: all)",
+    ),
+    "--in-channels": dict(
+        type=to.positive, metavar="N", help="channels of the image (default: of the data set, else of the model's card)"
+    ),
+    "--out-channels": dict(
+        type=to.positive,
+        metavar="N",
+        help="channels of the output (default: of the data set, else of the model's card)",
+    ),
+    "--trust": dict(
+        action="store_true",
+        help="import the class that a file of weights names even if it is not part of benchbench; this runs its code",
+    ),
+    "--checkpoint": dict(type=Path, metavar="FILE", help="trained weights (.safetensors)"),
+    "--data": dict(metavar="NAME|DIR", help="data set to train on, by its name or its folder (default: phantom)"),
+    "--fold": dict(
+        type=to.fold, metavar="N", help="which of the five folds is held out as the test cases (default: 0)"
+    ),
+    "--spatial": _SIDES,
+    "--volume": _SIDES,
+    "--overlap": dict(
+        type=to.share,
+        default=0.5,
+        metavar="SHARE",
+        help="overlap of neighbouring windows, as a share of their sides (default: 0.5)",
+    ),
+    "--batch-size": dict(
+        type=to.positive, metavar="N", help="patches per training step (default: 2, or 1 if they are large)"
+    ),
+    "--device": dict(default="cpu", choices=("cpu", "cuda"), help="device to compute on (default: cpu)"),
+    "--dtype": dict(help="precision of the training; auto: autocast to bf16 where that is faster (default: auto)"),
+    "--threads": dict(type=to.positive, metavar="N", help="CPU threads (default: PyTorch's own choice)"),
+    "--protocol": dict(
+        type=to.protocol,
+        metavar="NAME[,KEY=NUMBER]",
+        help="how often measurements are repeated: quick, standard (five processes) or thorough, also with other "
+        "numbers, such as standard,processes=8,half_width=0.02 (default: quick)",
+    ),
+    "--seed": dict(type=to.natural, metavar="N", help="seed of the random numbers (default: 0)"),
+    "--out": dict(
+        type=Path,
+        metavar="DIR",
+        help="folder for the results; given again, the same command goes on there (default: a new folder under "
+        "results/local)",
+    ),
+    "--fresh": dict(
+        action="store_true", help="start over in --out; what is there is renamed to end in .old, .old.2, ..."
+    ),
+    "--force": dict(action="store_true"),
+    "--format": dict(
+        default="table", choices=("table", "json", "csv", "markdown"), help="format of the output (default: table)"
+    ),
+    "--events": dict(
+        choices=("json",),
+        help="print each event as a line of JSON on stdout as it happens, and nothing else, for another program",
+    ),
+    "--config": dict(
+        metavar="FILE.toml", help="file with these flags as keys; flags on the command line take precedence"
+    ),
 }
 
 #: What a word without a flag is called in an error.
@@ -190,18 +167,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if getattr(options, "config", None):
         options, left = _with_config(parser, arguments, options)
     if left:
-        action = getattr(options, "action", None)
-        known = sorted(_flags(parser, options.command, action))
-        flag = next((a for a in left if a.startswith("-")), left[0])
-        if flag in known:
+        command = " ".join(filter(None, ("bench", options.command, getattr(options, "action", None))))
+        words = [word.partition("=")[0] for word in left]
+        flag = next((word for word in words if word.startswith("-")), None)
+        flags = _flags(parser, *command.split()[1:])
+        if flag in flags:
             raise UsageError(f"{flag} belongs after the command: bench {options.command} {flag}")
+        hint = f"see '{command} --help'"
         raise UsageError(
-            unknown(
-                "flag" if flag.startswith("-") else "argument",
-                flag.partition("=")[0],
-                known if flag.startswith("-") else (),
-                hint=f"see 'bench {options.command}{f' {action}' if action else ''} --help'",
-            )
+            unknown("flag", flag, flags, hint=hint) if flag else unknown("argument", words[0], (), hint=hint)
         )
     return options
 
@@ -217,16 +191,12 @@ def _with_signs(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def _flags(parser: argparse.ArgumentParser, command: str, action_name: str | None = None) -> set[str]:
-    subparser = _subparsers(parser)[command]
-    if action_name:
-        subparser = _subparsers(subparser)[action_name]
-    return {flag for action in subparser._actions for flag in action.option_strings}
-
-
-def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    action = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return dict(action.choices)
+def _flags(parser: argparse.ArgumentParser, *words: str) -> set[str]:
+    """The flags of a command, or of an action of one."""
+    for word in words:
+        commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        parser = commands.choices[word]
+    return {flag for action in parser._actions for flag in action.option_strings}
 
 
 def _with_config(
@@ -296,10 +266,9 @@ def actions(sub: argparse.ArgumentParser) -> Callable[[str, str], argparse.Argum
 
 
 def add_shared(sub: argparse.ArgumentParser, *flags: str, **settings: Any) -> None:
-    """Add flags that several commands have.
+    """Add arguments that several commands have.
 
     Args:
-        sub: the command.
         flags: such as `--out`.
         settings: for `add_argument`, where they differ from those of the other commands.
     """
@@ -308,14 +277,36 @@ def add_shared(sub: argparse.ArgumentParser, *flags: str, **settings: Any) -> No
 
 
 def add_fields(sub: argparse.ArgumentParser, request: type) -> None:
-    """Add a flag for each field of a request that was declared with `core.arguments.flag`."""
+    """Add an argument for each field of a request that was declared with `core.arguments.flag`."""
+    hints = typing.get_type_hints(request)
     for field in dataclasses.fields(request):
-        settings = {"default": field.default, **field.metadata, "dest": field.name}
-        flag = settings.pop("flag")
-        sub.add_argument(flag, **{**_SHARED.get(flag, {}), **settings})
+        if "flag" not in field.metadata:
+            continue
+        flag = field.metadata["flag"]
+        settings = {**_settings_of(hints[field.name]), **_SHARED.get(flag, {}), "default": None, **field.metadata}
+        del settings["flag"]
+        if flag.startswith("-"):
+            settings |= {"dest": field.name, "required": field.default is to.REQUIRED}
+        sub.add_argument(flag, **settings)
+
+
+def _settings_of(hint: Any) -> dict[str, Any]:
+    """What follows for an argument from its field's type: a switch, choices, or how its text is read."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if bool in kinds:
+        return {"action": "store_true"}
+    if int in kinds:
+        return {"type": to.positive, "metavar": "N"}
+    for kind in kinds:
+        if kind in (float, Path):
+            return {"type": kind}
+        if typing.get_origin(kind) is Literal:
+            return {"choices": typing.get_args(kind)}
+    return {}
 
 
 def values_of(request: type, options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of a request that the options have a value for."""
-    values = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(request)}
+    """The fields of a request that the command line has a value for."""
+    flags = [field.name for field in dataclasses.fields(request) if "flag" in field.metadata]
+    values = {name: getattr(options, name) for name in flags}
     return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not None}

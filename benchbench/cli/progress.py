@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from benchbench.core.records import Record
 from benchbench.core.units import format_duration, format_shape, format_value
@@ -39,30 +39,24 @@ def is_shown(options: argparse.Namespace) -> bool:
     return bool(options.verbose or (sys.stderr.isatty() and not options.quiet))
 
 
-class TerminalProgress:
-    """`RunListener` for a terminal or a log."""
+T = TypeVar("T", bound="_LiveLine")
+
+
+class _LiveLine:
+    """A line of a terminal that is renewed, below lines that stay; a log gets the latter alone, if `shown` at all."""
+
+    first = "starting"  # text of the line
 
     def __init__(self, stream: TextIO, *, shown: bool) -> None:
-        """Make it; nothing is written yet.
-
-        Args:
-            stream: stderr.
-            shown: False keeps it silent.
-        """
         self.stream, self.shown = stream, shown
         self._live: Status | None = None
-        self._now: dict[str, tuple[str, float]] = {}  # host -> what runs there, and until when
-        self._texts: dict[str, str] = {}
-        self._done, self._total = 0, 0
 
-    def __enter__(self) -> TerminalProgress:
+    def __enter__(self: T) -> T:
         if self.shown and self.stream.isatty():
             from rich.console import Console
 
-            self._live = Console(file=self.stream, highlight=False).status("counting parameters and MACs")
+            self._live = Console(file=self.stream, highlight=False).status(self.first)
             self._live.start()
-        elif self.shown:
-            self._say("counting parameters and MACs")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,10 +64,29 @@ class TerminalProgress:
             self._live.stop()
 
     def _say(self, text: str) -> None:
+        """Write a line that stays."""
         if self._live:
             self._live.console.print(text, markup=False, soft_wrap=True)
         elif self.shown:
             print(text, file=self.stream, flush=True)
+
+
+class TerminalProgress(_LiveLine):
+    """`RunListener` for a terminal or a log."""
+
+    first = "counting parameters and MACs"
+
+    def __init__(self, stream: TextIO, *, shown: bool) -> None:
+        super().__init__(stream, shown=shown)
+        self._now: dict[str, tuple[str, float]] = {}  # host -> what runs there, and until when
+        self._texts: dict[str, str] = {}
+        self._done, self._total = 0, 0
+
+    def __enter__(self) -> TerminalProgress:
+        super().__enter__()
+        if not self._live:
+            self._say(self.first)
+        return self
 
     def plan(self, cells: Sequence[tuple[Cell, CellCost, float]], folder: Path, reused: int) -> None:
         """Say what will be done, and about how long it will take."""
@@ -109,9 +122,9 @@ class TerminalProgress:
     def end(self, record: Record) -> None:
         """A row is done: one line that stays."""
         self._done += 1
-        asked = record.device.asked
-        self._now.pop(asked if asked in self._now else "", None)
-        label = f"{record.model.name} {format_shape(record.workload.spatial)} on {asked}"
+        host = record.device.asked
+        self._now.pop(host if host in self._now else "", None)
+        label = f"{record.model.name} {format_shape(record.workload.spatial)} on {host}"
         where = f"[{self._done}/{self._total}] {label}: "
         if not record.ok:
             self._say(f"{where}{record.status}: {record.error}")
@@ -126,32 +139,14 @@ class TerminalProgress:
         self._say(f"{where}{', '.join(parts)}{note}, in {format_duration(record.duration_s)}")
 
 
-class TrainingProgress:
+class TrainingProgress(_LiveLine):
     """One live line for a training, or for going through cases; in a log, a line every half minute."""
 
-    def __init__(self, stream: TextIO, *, shown: bool, every_s: float = 30.0) -> None:
-        """Make it; nothing is written yet.
+    every_s = 30.0  # between two lines of a log
 
-        Args:
-            stream: stderr.
-            shown: False keeps it silent.
-            every_s: seconds between two lines of a log.
-        """
-        self.stream, self.shown, self.every_s = stream, shown, every_s
-        self._live: Status | None = None
+    def __init__(self, stream: TextIO, *, shown: bool) -> None:
+        super().__init__(stream, shown=shown)
         self._began = self._last = time.monotonic()
-
-    def __enter__(self) -> TrainingProgress:
-        if self.shown and self.stream.isatty():
-            from rich.console import Console
-
-            self._live = Console(file=self.stream, highlight=False).status("starting")
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
 
     def step(self, used: float, line: str) -> None:
         """So much of the budget is used, 0 to 1."""
@@ -162,7 +157,7 @@ class TrainingProgress:
             self._live.update(text)
         elif self.shown and (now - self._last >= self.every_s or used >= 1):
             self._last = now
-            print(text, file=self.stream, flush=True)
+            self._say(text)
 
     def case(self, done: int, total: int) -> None:
         """So many cases are done."""

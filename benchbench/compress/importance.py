@@ -15,6 +15,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from benchbench.compress.channel_groups import PrunableLayer, Structure, WeightIndex
+from benchbench.compress.request import Criterion
 from benchbench.core.errors import UsageError
 from benchbench.data import DataPlan
 from benchbench.training.losses import make_loss
@@ -22,7 +23,6 @@ from benchbench.training.patch_loader import PatchLoader
 from benchbench.training.recipe import TrainRecipe
 from benchbench.zoo import logits as zoo_logits
 
-Criterion = Literal["magnitude", "taylor", "batchnorm", "random"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
 
 Scores = npt.NDArray[np.float64]  # one for each channel of a layer

@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from benchbench.compress import importance
 from benchbench.compress.channel_groups import Structure, find_structure, keep_indices, mask, remove
+from benchbench.compress.request import PruneRecipe
 from benchbench.core.errors import UsageError, first_line
 from benchbench.measure.flops.meta_device import copied
 from benchbench.zoo import logits as zoo_logits
@@ -25,17 +25,6 @@ from benchbench.zoo.pruned import shapes_of
 log = logging.getLogger(__name__)
 
 AGREEMENT = 1e-4  # most that the smaller network may differ from the whole one with zeros, of the output's norm
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PruneRecipe:
-    """What to remove."""
-
-    ratio: float  # share of the channels that goes, 0 to below 1
-    criterion: importance.Criterion = "taylor"
-    scope: Literal["layer", "global"] = "layer"
-    multiple_of: int = 1  # what stays of a layer is rounded up to such a number
-    seed: int = 0  # of the criterion `random`, and of what gradients are of
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

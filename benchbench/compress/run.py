@@ -13,14 +13,15 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from benchbench import data
 from benchbench.compress import importance
-from benchbench.compress.prune import Pruned, PruneRecipe, prune
+from benchbench.compress.prune import Pruned, prune
+from benchbench.compress.request import Compression, PruneRecipe
 from benchbench.core import records as rec
 from benchbench.core.errors import CheckpointError, DataError, UnsupportedError, UsageError
 from benchbench.core.overwrite import check_output
@@ -38,25 +39,6 @@ from benchbench.zoo.pruned import differing_shapes
 log = logging.getLogger(__name__)
 
 _GRADIENT_BATCHES = 16  # that `taylor` takes the mean over
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Compression:
-    """What `bench compress` was asked for."""
-
-    model: str
-    weights: Path
-    recipe: PruneRecipe
-    finetune: TrainingBudget | None = None
-    distil: float = 0.5  # share of the loss that comes from the network before, when it is trained on
-    lr: float = 1e-3
-    batch: int | None = None
-    data: str | None = None  # name or folder; None: that of the weights, where it comes along
-    name: str | None = None  # of the new network; None: from the old one's, the criterion and the share
-    device: str = "cpu"
-    threads: int | None = None
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    trust: bool = False  # import the class that weights name, where `model` is their path
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,7 +272,7 @@ def _spec(info: checkpoint.CheckpointInfo, pruned: Pruned, name: str) -> rec.Mod
 def _recipe(plan: data.DataPlan, info: checkpoint.CheckpointInfo, asked: Compression) -> TrainRecipe:
     return TrainRecipe(
         data=plan.where,
-        patch=info.spatial,  # type: ignore[arg-type]
+        patch=info.spatial,
         budget=asked.finetune or TrainingBudget(steps=_GRADIENT_BATCHES),
         batch=asked.batch or default_batch(info.spatial),
         seed=asked.recipe.seed,

@@ -6,22 +6,25 @@ Each parser is an argparse `type`; its error is a `UsageError`, beside which the
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Callable
 from typing import Any
 
 from benchbench.core import units
 from benchbench.core.errors import UsageError, unknown
 from benchbench.core.protocol import get_protocol
 
+REQUIRED: Any = dataclasses.MISSING  # in the place of a default
 DTYPES = ("fp32", "bf16", "fp16")
 
 
 def flag(name: str, default: Any = None, /, **settings: Any) -> Any:
-    """A field of a request that is also a flag of its command.
+    """A field of a request that is also a flag of its command; a flag that is not given leaves the field's default.
 
     Args:
-        name: such as `--batch-size`.
-        default: of the field, and of the flag unless the settings have another.
-        settings: for argparse's `add_argument`; the rest is as for every command that has this flag.
+        name: such as `--batch-size`, or a bare word for a positional argument.
+        settings: for argparse's `add_argument`, where they do not follow from the field's type and are not those that
+            every command has for this flag.
     """
     return dataclasses.field(default=default, metadata={"flag": name, **settings})
 
@@ -42,13 +45,20 @@ def fold(text: str) -> int:
 
 
 def _whole(text: str, least: int, otherwise: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
+    if not re.fullmatch(r"\d+", text.strip(), re.ASCII) or int(text) < least:
         raise UsageError(f"{text!r} {otherwise}")
-    return value
+    return int(text)
+
+
+def one_of(**values: Any) -> Callable[[str], Any]:
+    """A parser of words that stand for values."""
+
+    def parse(text: str) -> Any:
+        if text not in values:
+            raise UsageError(unknown("value", text, values))
+        return values[text]
+
+    return parse
 
 
 def positives(text: str) -> tuple[int, ...]:
@@ -63,21 +73,21 @@ def names(text: str) -> tuple[str, ...]:
 
 def dtypes(text: str) -> tuple[str, ...]:
     """`fp32,bf16`, each once."""
-    found = tuple(dict.fromkeys(text.split(",")))
-    for name in found:
+    chosen = tuple(dict.fromkeys(text.split(",")))
+    for name in chosen:
         if name not in DTYPES:
             raise UsageError(unknown("dtype", name, DTYPES))
-    return found
+    return chosen
 
 
-def share(text: str, *, example: str = "") -> float:
-    """From 0 to below 1; `example` ends the error."""
+def share(text: str) -> float:
+    """From 0 to below 1."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value < 1:
-        raise UsageError(f"{text!r} is no share from 0 to below 1{example}")
+        raise UsageError(f"{text!r} is not a number from 0 to below 1, such as 0.02")
     return value
 
 
@@ -90,7 +100,7 @@ def memory(text: str) -> int:
     """`2GB`, as bytes."""
     value = units.parse_bytes(text)
     if value <= 0:
-        raise UsageError(f"{text!r} is no memory to run in")
+        raise UsageError(f"{text!r} is not a size above 0")
     return value
 
 
@@ -98,5 +108,5 @@ def seconds(text: str) -> float:
     """`5min`, as seconds."""
     value = units.parse_seconds(text)
     if value <= 0:
-        raise UsageError(f"{text!r} is no time to wait")
+        raise UsageError(f"{text!r} is not a time above 0")
     return value

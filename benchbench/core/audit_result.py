@@ -141,16 +141,6 @@ class AuditResult:
         plain: dict[str, Any] = rec.to_json(self)
         return plain
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> AuditResult:
-        """The reverse of `to_json`.
-
-        Raises:
-            KeyError: a key is missing.
-            TypeError: a value has another form.
-        """
-        return rec.from_json(cls, data)
-
     def measurements(self) -> list[rec.Measurement]:
         """`params`, `macs` and `flops` of the headline, of origin `analytic`."""
         headline = self.counter("torch")
@@ -196,6 +186,6 @@ def read_audit(content: bytes) -> AuditResult:
         StoreError: the file is no audit.
     """
     try:
-        return AuditResult.from_json(parse_json(content, "the audit", StoreError))
+        return rec.from_json(AuditResult, parse_json(content, "the audit", StoreError))
     except (StoreError, KeyError, TypeError) as error:
         raise StoreError(f"the audit cannot be read ({type(error).__name__}: {error})") from error

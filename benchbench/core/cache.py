@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
+
+from benchbench.core.results import write_whole
+
+log = logging.getLogger(__name__)
 
 PREPARED = "prepared"  # subfolder of prepared cases of real data sets
 K = TypeVar("K")
@@ -43,6 +48,19 @@ def cache_base() -> Path:
     if base is not None:
         return Path(base)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "benchbench"
+
+
+def keep(path: Path, content: bytes, otherwise: str) -> None:
+    """Write a file of the cache; where that cannot be, warn of it and go on.
+
+    Args:
+        otherwise: what happens without the cache, such as `each use prepares its cases again`.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        log.warning("no cache at %s (%s): %s", path.parent, error.strerror or error, otherwise)
 
 
 def size_bytes(folder: Path) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchbench.core.errors import BenchError, unknown
+from benchbench.core.errors import BenchError, os_error_as, told, unknown
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -42,33 +42,28 @@ def read_toml(path: Path, what: str, kind: type[BenchError], *, may_be_missing: 
         BenchError: of that kind; no such file, or broken TOML.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        with os_error_as(kind, f"cannot read {what} {path}"):
+            if may_be_missing and not path.exists():
+                return {}
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
         _check(content, _DEPTH)
         return content
-    except OSError as error:
-        if may_be_missing and isinstance(error, FileNotFoundError):
-            return {}
-        raise kind(f"cannot read {what} {path}: {error.strerror or error}") from error
+    except kind:
+        raise
     except ValueError as error:  # also what is no UTF-8, and a number of too many digits
         raise kind(f"{what} {path} is not valid TOML: {error}") from error
     except RecursionError as error:
-        raise kind(f"{what} {path} is not valid TOML: too many lists or tables in each other") from error
+        raise kind(f"{what} {path} is not valid TOML: lists or tables are nested too deeply") from error
 
 
 def read_json(path: Path, what: str, kind: type[BenchError]) -> Any:
     """The content of a JSON file; see `parse_json`.
 
-    Args:
-        what: it is, such as `the plan`.
-
     Raises:
         BenchError: of that kind; no such file, or one that is not strict JSON.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise kind(f"cannot read {what} {path}: {error.strerror or error}") from error
-    return parse_json(content, f"{what} {path}", kind)
+    with os_error_as(kind, f"cannot read {what} {path}"):
+        return parse_json(path.read_bytes(), f"{what} {path}", kind)
 
 
 def parse_json(content: bytes | str, where: str, kind: type[BenchError]) -> Any:
@@ -83,35 +78,17 @@ def parse_json(content: bytes | str, where: str, kind: type[BenchError]) -> Any:
         BenchError: of that kind.
     """
     try:
-        value = json.loads(
-            content,
-            parse_constant=_no_constant,
-            parse_int=_integer,
-            parse_float=_finite,
-            object_pairs_hook=_table,
-        )
+        value = json.loads(content, parse_int=_integer, object_pairs_hook=_table)
         _check(value, _DEPTH)
     except RecursionError as error:
-        raise kind(f"{where} is not valid JSON: too many lists or tables in each other") from error
+        raise kind(f"{where} is not valid JSON: lists or tables are nested too deeply") from error
     except ValueError as error:  # also what is no UTF-8
         raise kind(f"{where} is not valid JSON: {error}") from error
     return value
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
-
-
 def _integer(text: str) -> int:
-    if len(text) > 20 or not -_LARGEST_INTEGER <= int(text) < _LARGEST_INTEGER:
-        raise ValueError(f"{text[:20]}{'...' if len(text) > 20 else ''} has more than 64 bits")
-    return int(text)
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is larger than any number")
-    return value
+    return int(text) if len(text) <= 20 else _LARGEST_INTEGER  # which is refused, and Python may not read the others
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -119,14 +96,14 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) != len(pairs):
         for key, value in pairs:
             if table[key] != value:
-                raise ValueError(f"the key {key[:60]!r} stands twice in one table, with two values")
+                raise ValueError(f"the key {key[:60]!r} appears twice in one table, with different values")
     return table
 
 
 def _check(content: Any, depth: int) -> None:
     """Refuse what is nested too deeply, what no JSON could say, and text that cannot be written as UTF-8."""
     if depth < 0:
-        raise ValueError("too many lists or tables in each other")
+        raise ValueError("lists or tables are nested too deeply")
     if isinstance(content, str) and not content.isascii():
         content.encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
     elif isinstance(content, dict):
@@ -172,9 +149,4 @@ def check_type(value: Any, types: tuple[type, ...], where: str, kind: type[Bench
         BenchError: of that kind.
     """
     if not isinstance(value, types) or isinstance(value, bool):
-        raise kind(f"{where} must be {_NAMES[types[-1]]}, not {_told(value)}")
-
-
-def _told(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+        raise kind(f"{where} must be {_NAMES[types[-1]]}, not {told(value)}")

@@ -6,8 +6,9 @@ stderr and the exit code that the class carries; nothing below it prints or exit
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 PLACE = "path/to/"  # in a printed command, before the name of a folder that records do not tell
 
@@ -76,6 +77,21 @@ def named_line(error: BaseException) -> str:
     return kind if line == kind else f"{kind}: {line}"
 
 
+def told(value: object, longest: int = 80) -> str:
+    """A value in a message, cut where it is too long."""
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+@contextlib.contextmanager
+def os_error_as(kind: type[BenchError], what: str, advice: str = "") -> Iterator[None]:
+    """Raise an `OSError` of the block as one line: `cannot write out.csv: No space left on device; make room`."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: {error.strerror or error}{advice and f'; {advice}'}") from error
+
+
 _FEW = 6  # so many names are listed in the message itself
 _SAME_START = 3  # letters from which a name is one cut short
 
@@ -85,10 +101,6 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
     Near is what a slip of the hand makes: at most two letters and a third of the name missing, added, wrong or
     swapped; or a name cut short by less than half. Upper case, dashes, underscores and spaces do not count.
-
-    Args:
-        name: what was given.
-        known: every name that would have done.
     """
     given = _bare(name)
     near: list[tuple[int, str]] = []

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 from benchbench.core.errors import UsageError, unknown
 
@@ -59,28 +58,12 @@ PROTOCOLS = {
     ),
 }  # fmt: skip
 
-#: What every number must be above, or at least.
-_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "processes": (lambda v: v >= 1, "at least 1"),
-    "max_processes": (lambda v: v >= 1, "at least 1"),
-    "window": (lambda v: v >= 1, "at least 1"),
-    "steady": (lambda v: v > 0, "above 0"),
-    "warmup_s": (lambda v: v >= 0, "0 or more seconds"),
-    "min_samples": (lambda v: v >= 1, "at least 1"),
-    "max_samples": (lambda v: v >= 1, "at least 1"),
-    "timed_s": (lambda v: v > 0, "above 0 seconds"),
-    "half_width": (lambda v: v > 0, "above 0, as a share of the median: 0.03 is 3 %"),
-    "slow_samples": (lambda v: v >= 1, "at least 1"),
-    "slow_timed_s": (lambda v: v > 0, "above 0 seconds"),
-    "cell_s": (lambda v: v > 0, "above 0 seconds"),
-}
+_NUMBERS = tuple(field.name for field in dataclasses.fields(Protocol) if field.name != "name")
+_HINT = "write quick, standard or thorough, or such as standard,processes=8,half_width=0.02"
 
 
 def get_protocol(text: str) -> Protocol:
-    """A protocol by its name, by a name with numbers of one's own, or by numbers alone (those of `quick` else).
-
-    Args:
-        text: `standard`, `standard,processes=8,half_width=0.02`, or `processes=3`.
+    """A protocol by `standard`, by `standard,processes=8`, or by `processes=3`, which are numbers changed in `quick`.
 
     Raises:
         UsageError: an unknown name or key, or a number that cannot be.
@@ -95,8 +78,8 @@ def get_protocol(text: str) -> Protocol:
     numbers: dict[str, float] = {}
     for word in words:
         key, equals, value = (part.strip() for part in word.partition("="))
-        if key not in _RULES or not equals:
-            raise UsageError(f"{text!r}: {unknown('number', key, _RULES, hint=_HINT)}")
+        if key not in _NUMBERS or not equals:
+            raise UsageError(f"{text!r}: {unknown('number', key, _NUMBERS, hint=_HINT)}")
         numbers[key] = _number(text, key, value, whole=isinstance(getattr(default, key), int))
     given = dict(numbers)
     if "processes" in numbers and "max_processes" not in numbers:
@@ -111,16 +94,19 @@ def get_protocol(text: str) -> Protocol:
     return protocol
 
 
-_HINT = "write quick, standard or thorough, or such as standard,processes=8,half_width=0.02"
-
-
 def _number(text: str, key: str, value: str, *, whole: bool) -> float:
-    rule, words = _RULES[key]
+    """A whole number from 1; seconds of the warm-up from 0 on; any other above 0."""
     try:
         number: float = int(value) if whole else float(value)
     except ValueError:
         number = math.nan
-    if math.isnan(number) or not rule(number):
-        kind = "a whole number, " if whole else ""
-        raise UsageError(f"{text!r}: {key} must be {kind}{words}, not {value!r}")
+    if whole:
+        rule, fits = "a whole number, at least 1", number >= 1
+    elif key == "warmup_s":
+        rule, fits = "0 or more seconds", number >= 0
+    else:
+        unit = " seconds" if key.endswith("_s") else ", as a share of the median: 0.03 is 3 %"
+        rule, fits = f"above 0{unit}", number > 0
+    if not fits:
+        raise UsageError(f"{text!r}: {key} must be {rule}, not {value!r}")
     return number

@@ -24,6 +24,8 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
+from benchbench.core.errors import told
+
 SCHEMA = 3
 _RENAMED_METRICS = {"disturbed_processes": "contended_processes"}  # of records up to schema 2
 
@@ -400,15 +402,6 @@ def _of_tuple(args: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
     if len(value) != len(each):
         raise TypeError(f"{name} must have {len(each)} values, not {len(value)}")
     return tuple(value_from_json(hint, v, f"{name}[{i}]") for i, (hint, v) in enumerate(zip(each, value, strict=True)))
-
-
-def told(value: Any) -> str:
-    """A value in a message, however long it is."""
-    text = repr(value)
-    return text if len(text) <= _LONGEST_TOLD else f"{text[:_LONGEST_TOLD]}..."
-
-
-_LONGEST_TOLD = 80  # characters
 
 
 def record_from_json(data: Mapping[str, Any]) -> Record:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchbench.core import records as rec
 from benchbench.core.config import parse_json
-from benchbench.core.errors import StoreError, command
+from benchbench.core.errors import StoreError, command, os_error_as, told
 
 if TYPE_CHECKING:
     import pandas
@@ -90,19 +90,15 @@ class Store:
         self.path = folder / RECORDS
         self._lock: int | None = None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = lock(folder)
-            remove_torn(folder)
-            remove_torn(folder / "artifacts")
-            if fresh:
-                set_aside([self.path])
-            self.records = list(read_records(self.path)) if self.path.exists() else []
-            self._lines = JsonLines(self.path)
-        except OSError as error:
-            self._unlock()
-            raise StoreError(
-                f"cannot write results to {folder}: {error.strerror or error}; choose another folder with --out"
-            ) from error
+            with os_error_as(StoreError, f"cannot write results to {folder}", "choose another folder with --out"):
+                folder.mkdir(parents=True, exist_ok=True)
+                self._lock = lock(folder)
+                remove_torn(folder)
+                remove_torn(folder / "artifacts")
+                if fresh:
+                    set_aside([self.path])
+                self.records = list(read_records(self.path)) if self.path.exists() else []
+                self._lines = JsonLines(self.path)
         except StoreError:
             self._unlock()
             raise
@@ -113,33 +109,23 @@ class Store:
         Raises:
             StoreError: the disk is full or gone; what was there before stays whole.
         """
-        try:
+        advice = f"{len(self.records)} finished record(s) are kept: make room and run the same command again"
+        with os_error_as(StoreError, f"cannot write to {self.path}", advice):
             self._lines.append(rec.record_to_json(record))
-        except OSError as error:
-            raise StoreError(
-                f"cannot write to {self.path}: {error.strerror or error}; "
-                f"{len(self.records)} finished record(s) are kept: make room and run the same command again"
-            ) from error
         self.records.append(record)
 
     def add_artifact(self, kind: str, name: str, content: bytes, *, title: str = "") -> rec.Artifact:
         """Keep a file beside the records.
 
         The name carries the hash of the content, so equal content is kept once.
-
-        Args:
-            kind: what the report does with it (`layers`, `picture`, ...).
-            name: with its ending, such as `slim_unetr.json`.
         """
         digest = hashlib.sha256(content).hexdigest()
         stem, dot, ending = name.rpartition(".")
         relative = f"artifacts/{stem}-{digest[:12]}{dot}{ending}"
         target = self.folder / relative
-        try:
+        with os_error_as(StoreError, f"cannot write {target}", "make room and run again"):
             target.parent.mkdir(exist_ok=True)
             write_whole(target, content)
-        except OSError as error:
-            raise StoreError(f"cannot write {target}: {error.strerror or error}; make room and run again") from error
         return rec.Artifact(kind=kind, path=relative, sha256=digest, title=title)
 
     def finished(self, cell: str, environment: dict[str, Any]) -> rec.Record | None:
@@ -147,9 +133,9 @@ class Store:
 
         A row that failed for a reason that may pass (`failed`, `oom`, `timeout`, `not_run`) is tried again.
         """
-        wanted = rec.fingerprint(environment)
+        here = rec.fingerprint(environment)
         for record in reversed(self.records):
-            if record.cell == cell and rec.fingerprint(record.environment) == wanted:
+            if record.cell == cell and rec.fingerprint(record.environment) == here:
                 return record if record.ok or record.status == "unsupported" else None
         return None
 
@@ -205,19 +191,14 @@ def lock(folder: Path) -> int | None:
 _held_here: set[int] = set()  # handles of the locks of this process
 
 
-def _let_go(handle: int) -> None:
-    if handle in _held_here:  # else it is that of the process which this one was forked from
+def _let_go(*handles: int) -> None:
+    for handle in _held_here.intersection(handles):  # others are of the process which this one was forked from
         _held_here.remove(handle)
         os.close(handle)
 
 
-def _hold_nothing() -> None:
-    for handle in list(_held_here):
-        _let_go(handle)
-
-
 if hasattr(os, "register_at_fork"):  # a fork shares the lock, and would keep it beyond the end of who took it
-    os.register_at_fork(after_in_child=_hold_nothing)
+    os.register_at_fork(after_in_child=lambda: _let_go(*_held_here))
 
 
 @contextlib.contextmanager
@@ -231,11 +212,9 @@ def held(folder: Path, *, prefix: str = "") -> Iterator[None]:
         StoreError: another process has it, or it cannot be written.
     """
     is_new = not folder.exists()
-    try:
+    with os_error_as(StoreError, f"cannot write to {folder}", "choose another --out"):
         folder.mkdir(parents=True, exist_ok=True)
         handle = lock(folder)
-    except OSError as error:
-        raise StoreError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from error
     try:
         remove_torn(folder, prefix=prefix)
         yield
@@ -297,7 +276,7 @@ def _is_running(process: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # somebody else's
-        return True
+        pass
     return True
 
 
@@ -337,20 +316,15 @@ def read_records(path: Path) -> Iterable[rec.Record]:
     Raises:
         StoreError: nothing there, not ours, or from a newer schema.
     """
-    try:
-        files = sorted(path / name for name in os.listdir(path) if name.endswith(".jsonl")) if path.is_dir() else None
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
-    if files is not None:
-        if not files:
-            raise StoreError(_no_records(path))
-        return [record for file in files for record in read_records(file)]
-    try:
+    with os_error_as(StoreError, f"cannot read {path}"):
+        if path.is_dir():
+            files = sorted(path / name for name in os.listdir(path) if name.endswith(".jsonl"))
+            if not files:
+                raise StoreError(_no_records(path))
+            return [record for file in files for record in read_records(file)]
+        if not path.exists():
+            raise StoreError(f"no records at {path}: no such file or folder")
         raw = path.read_bytes()
-    except FileNotFoundError as error:
-        raise StoreError(f"no records at {path}: no such file or folder") from error
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
     lines = raw.split(b"\n")
     if lines[-1]:
         log.warning("the last record of %s is half written and was passed over", path)
@@ -367,7 +341,7 @@ def _read_line(line: bytes, path: Path, number: int) -> rec.Record:
         raise StoreError(f"{where} is not a benchbench record (no 'schema'); is this the right file?")
     schema = data["schema"]
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise StoreError(f"{where} is not a benchbench record (schema {rec.told(schema)}); is this the right file?")
+        raise StoreError(f"{where} is not a benchbench record (schema {told(schema)}); is this the right file?")
     if schema > rec.SCHEMA:
         raise StoreError(
             f"{where} has schema {schema} and this benchbench reads up to {rec.SCHEMA}: "
@@ -388,8 +362,8 @@ def latest(records: Iterable[rec.Record]) -> list[rec.Record]:
     newest: dict[tuple[str, str], rec.Record] = {}
     for record in records:
         newest[record.cell, rec.fingerprint(record.environment)] = record
-    made = {_wish(r) for r in newest.values() if not _unseen(r)}
-    return [r for r in newest.values() if not _unseen(r) or _wish(r) not in made]
+    seen = {_wish(r) for r in newest.values() if not _unseen(r)}
+    return [r for r in newest.values() if not _unseen(r) or _wish(r) not in seen]
 
 
 def _unseen(record: rec.Record) -> bool:
@@ -426,7 +400,7 @@ def to_frame(records: Sequence[rec.Record]) -> pandas.DataFrame:
             "out_channels": record.model.out_channels,
             "checkpoint": record.model.checkpoint,
         }
-        row |= {k: v for k, v in rec.to_json(record.workload).items()}
+        row |= rec.to_json(record.workload)
         for m in record.measurements:
             if m.origin == "published":
                 row[f"{m.metric}_published"] = m.value

@@ -98,7 +98,10 @@ def bootstrap_median(values: Sequence[float], level: float = LEVEL) -> tuple[flo
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
     """
-    return _percentiles(_medians(values, *_resamples((len(values),), RESAMPLES)), level)
+    import numpy as np
+
+    (indices,) = _resamples((len(values),), RESAMPLES)
+    return _percentiles(np.median(np.asarray(values)[indices], axis=1), level)
 
 
 def ratio_interval(before: Sequence[float], after: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
@@ -107,8 +110,11 @@ def ratio_interval(before: Sequence[float], after: Sequence[float], level: float
     Args:
         before: a process's median each, or another independent value each.
     """
-    of_after, of_before = _resamples((len(after), len(before)), RESAMPLES)
-    return _percentiles(_medians(after, of_after) / _medians(before, of_before), level)
+    import numpy as np
+
+    drawn = _resamples((len(after), len(before)), RESAMPLES)
+    medians = [np.median(np.asarray(side)[i], axis=1) for side, i in zip((after, before), drawn, strict=True)]
+    return _percentiles(medians[0] / medians[1], level)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -139,12 +145,6 @@ def _resamples(sizes: tuple[int, ...], count: int) -> list[npt.NDArray[np.int64]
     drawn = np.array([draw() for _ in range(count * total)]).reshape(count, total)
     sides = np.split(drawn, np.cumsum(sizes)[:-1], axis=1)
     return [(side * size).astype(np.int64) for side, size in zip(sides, sizes, strict=True)]
-
-
-def _medians(values: Sequence[float], indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    import numpy as np
-
-    return np.asarray(np.median(np.asarray(values)[indices], axis=1))
 
 
 def _percentiles(values: npt.NDArray[np.float64], level: float) -> tuple[float, float]:
@@ -179,19 +179,12 @@ def median_interval(samples: Sequence[float], level: float = LEVEL) -> Interval 
 
 
 def percentile(samples: Sequence[float], q: float) -> float | None:
-    """The q-th percentile, or None where the samples do not support it: at least five must lie beyond it.
-
-    Args:
-        q: between 0 and 100.
-    """
-    n = len(samples)
-    if n * min(q, 100 - q) / 100 < 5:
+    """The q-th percentile (0 to 100), or None where the samples do not support it: at least five must lie beyond it."""
+    if len(samples) * min(q, 100 - q) / 100 < 5:
         return None
-    ordered = sorted(samples)
-    at = q / 100 * (n - 1)
-    low = math.floor(at)
-    high = min(low + 1, n - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+    import numpy as np
+
+    return float(np.percentile(samples, q))
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ import codecs
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 from benchbench.core.errors import StoreError
@@ -37,11 +37,11 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(_HANDLER, _plain)
 
 
-class _Output:
-    """Stdout, whose faults are told apart from those of files."""
+class _Guarded:
+    """A stream that leads nowhere once writing to it has failed, which is then handed to `on_fault`."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, on_fault: Callable[[Exception], None]) -> None:
+        self._stream, self._on_fault = stream, on_fault
 
     def write(self, text: str) -> int:
         with self._checked():
@@ -49,8 +49,8 @@ class _Output:
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        with self._checked():
-            self._stream.writelines(lines)
+        for line in lines:
+            self.write(line)
 
     def flush(self) -> None:
         with self._checked():
@@ -60,40 +60,23 @@ class _Output:
     def _checked(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError as error:
+        except (OSError, ValueError) as error:
             _to_nowhere(self._stream)
-            raise ReaderGone from error
-        except OSError as error:
-            _to_nowhere(self._stream)
-            raise StoreError(f"cannot write to stdout: {error.strerror or error}") from error
+            self._on_fault(error)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-class _Messages:
-    """Stderr, onto which writing never fails."""
+def _end(error: Exception) -> None:
+    """What a fault of stdout means for the command, apart from those of files."""
+    if isinstance(error, BrokenPipeError):
+        raise ReaderGone from error
+    raise StoreError(f"cannot write to stdout: {getattr(error, 'strerror', None) or error}") from error
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
 
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
-        return len(text)
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.write(line)
-
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except (OSError, ValueError):
-            _to_nowhere(self._stream)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+def _ignore(error: Exception) -> None:
+    """A fault of stderr changes nothing."""
 
 
 @contextlib.contextmanager
@@ -106,7 +89,7 @@ def usable() -> Iterator[None]:
     handlers = [getattr(stream, "errors", None) for stream in (out, messages)]
     for stream in (out, messages):
         _set_handler(stream, _HANDLER)
-    sys.stdout, sys.stderr = _Output(out), _Messages(messages)
+    sys.stdout, sys.stderr = _Guarded(out, _end), _Guarded(messages, _ignore)
     try:
         yield
     finally:

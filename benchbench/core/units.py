@@ -55,7 +55,7 @@ def _parse(text: str, units: dict[str, float] | dict[str, int], wanted: str, *, 
         raise UsageError(f"{text!r} is not {wanted} (units: {', '.join(units)})")
     value = float(match[1]) * units[unit]
     if not math.isfinite(value):
-        raise UsageError(f"{text!r} is more than any number here can be")
+        raise UsageError(f"{text!r} is too large")
     return value
 
 

@@ -6,7 +6,6 @@ Importing it costs milliseconds: what makes or reads the voxels is imported on f
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import re
 from pathlib import Path
 from types import MappingProxyType
@@ -37,9 +36,6 @@ _PLANS: dict[str, DataPlan] = {
 #: What may follow a folder: `#2`, `#all`, `#2+exclude`.
 _PART = re.compile(r"(?P<folder>.+)#(?P<fold>all|\d{0,9})(?:\+(?P<rule>brats|exclude))?", re.DOTALL | re.ASCII)
 
-#: Data set -> module with `load_case(split, index) -> Case`.
-_READERS = {"phantom": "benchbench.data.phantom"}
-
 
 def list_datasets() -> tuple[DataPlan, ...]:
     """The data sets that come with benchbench."""
@@ -66,7 +62,7 @@ def get_plan(name: str, *, fold: int | None = None, rule: str | None = None) -> 
         if fold:
             raise DataError(f"{name} has its own split, and no folds")
         if rule not in (None, _PLANS[name].usual_rule):
-            raise DataError(f"{name} is judged by the rule {_PLANS[name].usual_rule} alone")
+            raise DataError(f"{name} can be evaluated with the rule {_PLANS[name].usual_rule} only")
         return _PLANS[name]
     folder, named, named_rule = _parts(name)
     if "/" not in name and not _exists(folder):
@@ -74,8 +70,8 @@ def get_plan(name: str, *, fold: int | None = None, rule: str | None = None) -> 
     from benchbench.data.folder import plan_folder
 
     plan = plan_folder(folder, fold=named if fold is None else fold)
-    asked = named_rule if rule is None else rule
-    return plan if asked in ("", plan.usual_rule) else dataclasses.replace(plan, rule=asked)
+    wanted_rule = named_rule if rule is None else rule
+    return plan if wanted_rule in ("", plan.usual_rule) else dataclasses.replace(plan, rule=wanted_rule)
 
 
 def _parts(name: str) -> tuple[Path, int, str]:
@@ -103,12 +99,7 @@ def _exists(path: Path) -> bool:
 
 
 def load_case(name: str, split: str, index: int) -> Case:
-    """One case of a data set.
-
-    Args:
-        name: the data set, as for `get_plan`.
-        split: `train`, `val` or `test`.
-        index: from 0.
+    """One case of a data set that `get_plan` finds; `index` counts from 0 within the split.
 
     Raises:
         DataError: unknown data set, split or case, or one that cannot be read.
@@ -119,5 +110,6 @@ def load_case(name: str, split: str, index: int) -> Case:
         from benchbench.data import preprocessing
 
         return preprocessing.load_case(plan, split, index)
-    case: Case = importlib.import_module(_READERS[name]).load_case(split, index)
-    return case
+    from benchbench.data import phantom
+
+    return phantom.load_case(split, index)

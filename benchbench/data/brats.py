@@ -113,14 +113,16 @@ def open_brats(folder: Path) -> Source:
     others = [path.name for path in _folders(folder) if not _is_case(path) and path.name.lower() not in _GRADES]
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        faults.append(Fault(level="warn", case="", text=f"its folder {others[0]}{more} is not called as a case"))
+        faults.append(
+            Fault(level="warn", text=f"its folder {others[0]}{more} is not named like a case, and is left out")
+        )
     ((layout, cases),) = layouts.items()
     if layout.startswith("brats-ped") and _year(case_folders[0]) is None:
         text = (
             "no folder's name tells the year of BraTS-PED, so its labels are taken as those since 2024 (ET 1, NET 2, "
             "CC 3, ED 4); where they are of 2023 (NC 1, ED 2, ET 3), lay it into a folder such as BraTS2023-PED"
         )
-        faults.append(Fault(level="warn", case="", text=text))
+        faults.append(Fault(level="warn", text=text))
     meaning = _LAYOUTS[layout]
     return make_source(
         folder,

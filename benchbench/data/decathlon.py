@@ -10,23 +10,20 @@ documentation/dataset_conversion.md.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchbench.core.errors import DataError
+from benchbench.core.errors import DataError, told
 from benchbench.data.layout import (
     CaseFiles,
     Fault,
     ImageFile,
     Source,
-    any_ending,
     by_number,
-    count_faults,
-    ending_faults,
-    inside,
+    described,
+    files_named,
     make_source,
     read_json,
     shared_start,
@@ -57,27 +54,33 @@ def open_decathlon(folder: Path) -> Source:
     listed = description["training"]
     if not isinstance(listed, list) or not channels:
         raise DataError(f"{path} is no Decathlon description: 'training' is no list, or 'modality' names no contrast")
-    cases, faults, numbered = [], [], False
-    pairs: list[tuple[Path, Path]] = []
+    cases: list[CaseFiles] = []
+    faults: list[Fault] = []
+    renamed: list[str] = []
+    layout = "decathlon"
     for number, item in enumerate(listed):
         try:
-            entry = _case(folder, item, len(channels))
+            paths = files_named(folder, _names(folder, item, len(channels)), renamed)
         except DataError as error:
             faults.append(Fault(level="fail", case=_name_of(item, number), text=str(error)))
             continue
-        cases.append(entry.case)
-        numbered = numbered or entry.numbered
-        pairs += entry.pairs
-    faults += [*ending_faults(pairs), *count_faults(description, len(listed))]
+        *images, label = paths
+        name = _common_name(images)
+        if len(images) == len(channels) > 1:
+            files = [ImageFile(path=path) for path in images]
+        elif numbered := _numbered(images[0], len(channels)):
+            layout = "nnunet-v1"
+            name = name.removesuffix("_0000") if len(channels) > 1 else name
+            files = [ImageFile(path=path) for path in numbered]
+        elif len(channels) > 1:
+            files = [ImageFile(path=images[0], volume=volume) for volume in range(len(channels))]
+        else:
+            files = [ImageFile(path=images[0])]
+        cases.append(CaseFiles(id=name, subject=subject_of(name), images=tuple(files), label=label))
+    about = described(folder, description, len(listed), renamed)
+    faults += about.pop("faults")
     return make_source(
-        folder,
-        title=str(description.get("description") or description.get("name") or folder.name),
-        layout="nnunet-v1" if numbered else "decathlon",
-        channels=channels,
-        labels=labels,
-        cases=tuple(cases),
-        licence=str(description.get("licence") or description.get("license") or "not stated"),
-        faults=faults,
+        folder, layout=layout, channels=channels, labels=labels, cases=tuple(cases), faults=faults, **about
     )
 
 
@@ -88,40 +91,17 @@ def _name_of(item: Any, number: int) -> str:
     return name or f"training[{number}]"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    case: CaseFiles
-    numbered: bool  # its files are those of nnU-Net v1
-    pairs: list[tuple[Path, Path]]  # a file by the description, and as it is called
-
-
-def _case(folder: Path, item: Any, channels: int) -> _Found:
+def _names(folder: Path, item: Any, channels: int) -> list[Any]:
+    """The images of an entry of the description, and its label."""
     if not isinstance(item, Mapping) or not {"image", "label"} <= set(item):
-        raise DataError(f"{folder / 'dataset.json'} lists {_short(item)}, which has no 'image' and 'label'")
-    named = item["image"] if isinstance(item["image"], list) else [item["image"]]
-    if len(named) not in (1, channels):
+        raise DataError(f"{folder / 'dataset.json'} lists {told(item, 60)}, which has no 'image' and 'label'")
+    images = item["image"] if isinstance(item["image"], list) else [item["image"]]
+    if len(images) not in (1, channels):
         raise DataError(
-            f"{folder / 'dataset.json'} lists {len(named)} images for a case, and 'modality' names {channels} contrasts"
+            f"{folder / 'dataset.json'} lists {len(images)} images for a case, and 'modality' names {channels} "
+            "contrasts"
         )
-    asked = [inside(folder, relative) for relative in (*named, item["label"])]
-    for path, relative in zip(asked, (*named, item["label"]), strict=True):
-        if stem(path.name) is None:
-            raise DataError(f"{folder / 'dataset.json'} lists {relative!r}, which is no .nii or .nii.gz")
-    paths = [any_ending(path) for path in asked]
-    *images, label = paths
-    name = _common_name(images)
-    first = images[0]
-    if len(images) == channels > 1:
-        files, numbered = tuple(ImageFile(path=path) for path in images), False
-    elif numbers := _numbered(first, channels):
-        name = name.removesuffix("_0000") if channels > 1 else name
-        files, numbered = tuple(ImageFile(path=path) for path in numbers), True
-        asked, paths = asked[-1:], paths[-1:]
-    else:
-        volumes = [None] if channels == 1 else list(range(channels))
-        files, numbered = tuple(ImageFile(path=first, volume=volume) for volume in volumes), False
-    case = CaseFiles(id=name, subject=subject_of(name), images=files, label=label)
-    return _Found(case=case, numbered=numbered, pairs=list(zip(asked, paths, strict=True)))
+    return [*images, item["label"]]
 
 
 def _numbered(image: Path, channels: int) -> list[Path]:
@@ -142,8 +122,3 @@ def _common_name(images: list[Path]) -> str:
         return names[0]
     shared = re.match(r"(.*)[-_. ]", names[0][: shared_start(names)])
     return shared[1].rstrip("-_. ") if shared and shared[1].strip("-_. ") else images[0].parent.name
-
-
-def _short(item: Any) -> str:
-    text = repr(item)
-    return text if len(text) <= 60 else f"{text[:57]}..."

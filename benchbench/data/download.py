@@ -10,23 +10,9 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import Any
 
 from benchbench.core.errors import DataError, first_line, unknown
-
-_DECATHLON = (
-    ("Task01_BrainTumour", "glioma, 4 contrasts of MRI", 7.1),
-    ("Task02_Heart", "left atrium, MRI", 0.44),
-    ("Task03_Liver", "liver and its tumours, CT", 27.0),
-    ("Task04_Hippocampus", "hippocampus, anterior and posterior, MRI", 0.03),
-    ("Task05_Prostate", "prostate, 2 contrasts of MRI", 0.23),
-    ("Task06_Lung", "lung cancer, CT", 8.5),
-    ("Task07_Pancreas", "pancreas and its tumours, CT", 11.4),
-    ("Task08_HepaticVessel", "hepatic vessels and tumours, CT", 8.7),
-    ("Task09_Spleen", "spleen, CT", 1.5),
-    ("Task10_Colon", "colon cancer, CT", 5.8),
-)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,38 +27,49 @@ class Known:
     gigabytes: float = 0.0  # of the download, about
 
 
-_KNOWN = MappingProxyType(
-    {
-        **{
-            f"msd:{task[:6]}": Known(
-                name=f"msd:{task[:6]}",
-                title=f"{task}: {title}",
-                licence="CC-BY-SA 4.0",
-                how=f"bench data fetch msd:{task[:6]}",
-                archive=task,
-                gigabytes=size,
-            )
-            for task, title, size in _DECATHLON
-        },
-        "brats2021": Known(
-            name="brats2021",
-            title="BraTS 2021, adult glioma, 1251 labelled cases",
-            licence="of the challenge",
-            how="register at synapse.org (syn25829067), download, and give the folder",
-        ),
-        "brats2023": Known(
-            name="brats2023",
-            title="BraTS 2023 and 2024, adult glioma, before and after treatment",
-            licence="of the challenge",
-            how="register at synapse.org (syn51156910, syn53708249), download, and give the folder",
-        ),
-    }
+_DECATHLON = (
+    ("Task01_BrainTumour", "glioma, 4 contrasts of MRI", 7.1),
+    ("Task02_Heart", "left atrium, MRI", 0.44),
+    ("Task03_Liver", "liver and its tumours, CT", 27.0),
+    ("Task04_Hippocampus", "hippocampus, anterior and posterior, MRI", 0.03),
+    ("Task05_Prostate", "prostate, 2 contrasts of MRI", 0.23),
+    ("Task06_Lung", "lung cancer, CT", 8.5),
+    ("Task07_Pancreas", "pancreas and its tumours, CT", 11.4),
+    ("Task08_HepaticVessel", "hepatic vessels and tumours, CT", 8.7),
+    ("Task09_Spleen", "spleen, CT", 1.5),
+    ("Task10_Colon", "colon cancer, CT", 5.8),
+)
+
+_KNOWN = (
+    *(
+        Known(
+            name=f"msd:{task[:6]}",
+            title=f"{task}: {title}",
+            licence="CC-BY-SA 4.0",
+            how=f"bench data fetch msd:{task[:6]}",
+            archive=task,
+            gigabytes=size,
+        )
+        for task, title, size in _DECATHLON
+    ),
+    Known(
+        name="brats2021",
+        title="BraTS 2021, adult glioma, 1251 labelled cases",
+        licence="of the challenge",
+        how="register at synapse.org (syn25829067), download, and give the folder",
+    ),
+    Known(
+        name="brats2023",
+        title="BraTS 2023 and 2024, adult glioma, before and after treatment",
+        licence="of the challenge",
+        how="register at synapse.org (syn51156910, syn53708249), download, and give the folder",
+    ),
 )
 
 
 def list_known() -> tuple[Known, ...]:
     """Every data set that is known, whether it is here or not."""
-    return tuple(_KNOWN.values())
+    return _KNOWN
 
 
 def fetch(name: str, to: Path) -> Path:
@@ -89,9 +86,9 @@ def fetch(name: str, to: Path) -> Path:
         DataError: unknown, not to be had without registration, a download that fails or differs from its checksum.
     """
     key = name[:10] if name.lower().startswith("msd:task") else name
-    match = next((known for known in _KNOWN.values() if known.name.lower() == key.lower()), None)
+    match = next((known for known in _KNOWN if known.name.lower() == key.lower()), None)
     if match is None:
-        raise DataError(unknown("data set", name, _KNOWN, hint="'bench data list' shows all"))
+        raise DataError(unknown("data set", name, [known.name for known in _KNOWN], hint="'bench data list' shows all"))
     if not match.archive:
         raise DataError(f"{match.name} cannot be fetched from here: {match.how}")
     folder = to / match.archive
@@ -123,7 +120,7 @@ def _download(known: Known, to: Path) -> None:
         os.replace(partial / known.archive, to / known.archive)
     except HashCheckError as error:
         raise DataError(
-            f"{archive} is not what MONAI knows by its md5, such as after a broken download: remove it and fetch again"
+            f"{archive} has another md5 than the original, perhaps after a broken download: remove it and fetch again"
         ) from error
     except DataError:  # a ValueError, too
         raise

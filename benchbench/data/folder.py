@@ -15,17 +15,16 @@ import json
 import logging
 import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchbench.core import cache
 from benchbench.core import config as core_config
 from benchbench.core import records as rec
-from benchbench.core.cache import PREPARED, cache_base
 from benchbench.core.errors import DataError
-from benchbench.core.results import write_whole
 from benchbench.data import splits
 from benchbench.data.brats import is_brats, open_brats
 from benchbench.data.decathlon import is_decathlon, open_decathlon
@@ -189,11 +188,7 @@ _LEFT_OUT: dict[str, dict[str, str]] = {}
 
 
 def leave_out(plan: DataPlan, bad: Mapping[str, str]) -> None:
-    """Leave cases out of every plan of a data set from now on, until one of its files changes.
-
-    Args:
-        bad: case -> what is wrong with it.
-    """
+    """Leave cases out of every plan of a data set from now on, until one of its files changes."""
     assert plan.folder is not None
     _plan.cache_clear()
     source = _source(plan.folder, _stamp(plan.folder))
@@ -218,20 +213,16 @@ def _fingerprint(source: Source, digest: str) -> dict[str, Any]:
 
 
 def _fingerprint_path(source: Source, digest: str) -> Path:
-    return cache_base() / PREPARED / f"{source.name}-{digest}" / "fingerprint.json"
+    return cache.cache_base() / cache.PREPARED / f"{source.name}-{digest}" / "fingerprint.json"
 
 
 def _keep(source: Source, digest: str, facts: Mapping[str, Any]) -> None:
-    path = _fingerprint_path(source, digest)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (json.dumps(facts, indent=1) + "\n").encode())
-    except OSError as error:
-        log.warning("no cache at %s (%s): each use reads every header again", path.parent, error.strerror or error)
+    content = (json.dumps(facts, indent=1) + "\n").encode()
+    cache.keep(_fingerprint_path(source, digest), content, "each use reads every header again")
 
 
 def _times(source: Source) -> str:
-    paths = dict.fromkeys(p for case in source.cases for p in (*(f.path for f in case.images), case.label) if p)
+    paths = dict.fromkeys(path for case in source.cases for path in case.files)
     return rec.content_hash([[str(p.name), p.stat().st_mtime_ns if p.exists() else 0] for p in paths])
 
 
@@ -293,7 +284,12 @@ def _intensities(source: Source, cases: list[CaseFiles]) -> tuple[bool, list[flo
     """
     wanted = cases[:: max(1, len(cases) // _LOOKED_AT)][:_LOOKED_AT]
     empty, inside, shares = [], [], []
-    for volumes in _readable(wanted, lambda case: load_volumes(case, source.labels)):
+    for case in wanted:
+        try:
+            volumes = load_volumes(case, source.labels)
+        except DataError as error:
+            log.warning("passed over: %s", error)
+            continue
         background = is_background(volumes.image)
         empty.append(float(background.mean()))
         shares.append([_lit_share(background, axis) for axis in _ras_order(volumes.affine)])
@@ -323,14 +319,6 @@ def _lit_share(background: Any, axis: int) -> float:
     return float(lit[-1] + 1 - lit[0]) / background.shape[axis] if len(lit) else 1.0
 
 
-def _readable(cases: Iterable[CaseFiles], read: Callable[[CaseFiles], Any]) -> Iterable[Any]:
-    for case in cases:
-        try:
-            yield read(case)
-        except DataError as error:
-            log.warning("passed over: %s", error)
-
-
 def case_files(plan: DataPlan, split: str, index: int) -> tuple[Source, CaseFiles]:
     """The files of a case of a plan."""
     assert plan.folder is not None
@@ -355,4 +343,4 @@ def settings_of(plan: DataPlan) -> str:
 
 def prepared_folder(plan: DataPlan) -> Path:
     """Where the prepared cases of a plan are kept."""
-    return cache_base() / PREPARED / f"{plan.name}-{plan.digest}" / settings_of(plan)
+    return cache.cache_base() / cache.PREPARED / f"{plan.name}-{plan.digest}" / settings_of(plan)

@@ -14,6 +14,8 @@ Source: nifti1.h of NIfTI-1.1, "3D image orientation and location in space", and
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -70,7 +72,7 @@ def geometry_of(header: Any, affine: npt.NDArray[np.float64] | None = None) -> G
             oddities.append(f"{doubt}: the qform, which has the latter, is taken instead of the sform")
         elif not same:
             oddities.append(f"{doubt}: the sform is taken, since there is no other")
-        elif qform is not None and not _apart(sform, qform, header.get_data_shape()) * scale <= _APART_MM:
+        elif qform is not None and not corner_distance(sform, qform, header.get_data_shape()) * scale <= _APART_MM:
             oddities.append("its sform and its qform turn or place it differently: the sform is taken")
     to_mm = np.diag([scale, scale, scale, 1.0])
     with np.errstate(all="ignore"):
@@ -98,12 +100,12 @@ def _sides(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
 
 
-def _apart(first: npt.NDArray[np.float64], other: npt.NDArray[np.float64], shape: tuple[int, ...]) -> float:
+def corner_distance(first: npt.NDArray[np.float64], other: npt.NDArray[np.float64], shape: Sequence[int]) -> float:
     """The largest distance along an axis between the corners of a volume by two affines."""
-    ends = [max(0, int(n) - 1) for n in shape[:3]] + [0] * (3 - len(shape[:3]))
+    ends = (*(max(0, int(n) - 1) for n in shape[:3]), 0, 0, 0)[:3]
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n) for n in ends))], np.float64)
     with np.errstate(all="ignore"):
-        moved = np.abs(first - other)[:3]  # a bound of the difference at any corner
-        return float((moved[:, :3] @ np.array(ends, np.float64) + moved[:, 3]).max())
+        return float(np.abs((first - other)[:3] @ corners.T).max())
 
 
 def _text(sides: npt.NDArray[np.float64]) -> str:

@@ -32,7 +32,7 @@ class Fault:
     """Something that is wrong, or odd, with one case or with the whole."""
 
     level: Level  # `fail`: the case is left out; `warn`: worth a look
-    case: str  # empty: of the whole data set
+    case: str = ""  # empty: of the whole data set
     text: str
 
 
@@ -52,6 +52,12 @@ class CaseFiles:
     subject: str  # the patient; equal for several scans of one
     images: tuple[ImageFile, ...]  # one a channel, in order
     label: Path | None  # None: there is nothing to compare with
+
+    @property
+    def files(self) -> list[Path]:
+        """Each file once, the label last."""
+        images = list(dict.fromkeys(image.path for image in self.images))
+        return [*images, self.label] if self.label else images
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,11 +115,11 @@ def make_source(
         if not values:
             raise DataError(f"{folder}: its region {name!r} covers no label")
     if strange := sorted({*covered, *(paint or ())} - set(labels)):
-        raise DataError(f"{folder}: a region covers the label {strange[0]}, which its labels do not have")
+        raise DataError(f"{folder}: a region covers the label {strange[0]}, which is not among its labels")
     if large := [value for value in labels if abs(value) > LARGEST_LABEL]:
         raise DataError(f"{folder}: its label {large[0]} is beyond {LARGEST_LABEL}: number the labels anew")
-    kept = _told_apart(folder, cases, problems)
-    if not kept:
+    distinct = _told_apart(folder, cases, problems)
+    if not distinct:
         raise DataError(f"{folder}: no case in it" + (f"; {problems[0].case}: {problems[0].text}" if problems else ""))
     return Source(
         name=folder.resolve().name,
@@ -125,7 +131,7 @@ def make_source(
         regions=regions,
         paint=paint or tuple(values[0] for values in regions.values()),
         exclusive=len(set(covered)) == len(covered),
-        cases=tuple(sorted(kept, key=lambda case: case.id)),
+        cases=tuple(sorted(distinct, key=lambda case: case.id)),
         licence=licence,
         faults=tuple(problems),
     )
@@ -144,8 +150,8 @@ def _distinct(folder: Path, labels: Mapping[int, str], faults: list[Fault]) -> l
     for name, n in count.items():
         if n > 1:
             apart = ", ".join(new for value, new in distinct if labels[value] == name)
-            text = f"{n} of its labels are called {name!r}: they are kept apart as {apart}"
-            faults.append(Fault(level="warn", case="", text=text))
+            text = f"{n} of its labels are called {name!r}: they are renamed to {apart}"
+            faults.append(Fault(level="warn", text=text))
     return distinct
 
 
@@ -233,25 +239,24 @@ def by_number(named: Mapping[str, Any]) -> list[tuple[int, Any]]:
     return numbered
 
 
-def count_faults(described: Mapping[str, Any], cases: int) -> list[Fault]:
-    """A `numTraining` that is not the number of cases."""
-    stated = described.get("numTraining", cases)
-    if stated == cases:
-        return []
-    return [Fault(level="warn", case="", text=f"numTraining is {stated!r}, and {cases} cases are there")]
-
-
-def ending_faults(pairs: Iterable[tuple[Path, Path]]) -> list[Fault]:
-    """Files that are there with another ending than the description says.
+def described(folder: Path, description: Mapping[str, Any], cases: int, renamed: Sequence[str]) -> dict[str, Any]:
+    """Title and licence of a `dataset.json`, and where it and the files differ, for `make_source`.
 
     Args:
-        pairs: the file by the description, and the one that is taken.
+        cases: that are there.
+        renamed: files with another ending than the description says, as `files_named` notes them.
     """
-    other = [f"{taken.name} for {asked.name}" for asked, taken in pairs if taken.name != asked.name]
-    if not other:
-        return []
-    text = f"{len(other)} files have another ending than the description says, such as {other[0]}"
-    return [Fault(level="warn", case="", text=text)]
+    faults = []
+    if renamed:
+        text = f"{len(renamed)} files have another ending than the description says, such as {renamed[0]}"
+        faults.append(Fault(level="warn", text=text))
+    if (stated := description.get("numTraining", cases)) != cases:
+        faults.append(Fault(level="warn", text=f"numTraining is {stated!r}, but there are {cases} cases"))
+    return {
+        "title": str(description.get("description") or description.get("name") or folder.name),
+        "licence": str(description.get("licence") or description.get("license") or "not stated"),
+        "faults": faults,
+    }
 
 
 def stem(name: str) -> str | None:
@@ -274,17 +279,28 @@ def with_ending(start: Path, usual: str = ENDINGS[0]) -> Path:
         raise DataError(f"cannot read {candidates[0]}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def any_ending(path: Path) -> Path:
-    """The file itself, or where it is missing the one that differs from it in its ending alone.
+def files_named(folder: Path, names: Iterable[Any], renamed: list[str]) -> list[Path]:
+    """The files that a description names, or where one is missing that which differs from it in its ending alone.
+
+    Args:
+        renamed: gets the files with another ending.
 
     Raises:
-        DataError: its folder cannot be looked into, or no file can have such a name.
+        DataError: one leads out of the data set, is no image, or cannot be looked for.
     """
-    name = stem(path.name)
-    return path if name is None else with_ending(path.with_name(name), path.name[len(name) :])
+    files = []
+    for name in names:
+        path = _inside(folder, name)
+        start = stem(path.name)
+        if start is None:
+            raise DataError(f"{folder / 'dataset.json'} lists {name!r}, which is no .nii or .nii.gz")
+        files.append(with_ending(path.with_name(start), path.name[len(start) :]))
+        if files[-1].name != path.name:
+            renamed.append(f"{files[-1].name} for {path.name}")
+    return files
 
 
-def inside(folder: Path, named: Any) -> Path:
+def _inside(folder: Path, named: Any) -> Path:
     """A path that a description names, which must not lead out of the data set.
 
     Args:

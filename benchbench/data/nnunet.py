@@ -20,11 +20,9 @@ from benchbench.data.layout import (
     Fault,
     ImageFile,
     Source,
-    any_ending,
     by_number,
-    count_faults,
-    ending_faults,
-    inside,
+    described,
+    files_named,
     make_source,
     read_json,
     stem,
@@ -32,8 +30,6 @@ from benchbench.data.layout import (
     whole,
     with_ending,
 )
-
-Pairs = list[tuple[Path, Path]]  # a file by the description, and as it is called
 
 
 def is_nnunet(description: Mapping[str, Any]) -> bool:
@@ -65,31 +61,25 @@ def open_nnunet(folder: Path) -> Source:
     if order and len(order) != len(regions):
         raise DataError(f"{path}: regions_class_order has {len(order)} values for {len(regions)} regions")
     listed = description.get("dataset")
-    faults: list[Fault] = []
-    pairs: Pairs = []
-    cases: list[CaseFiles] = []
+    renamed: list[str] = []
     if isinstance(listed, Mapping):
-        for name, item in listed.items():
-            try:
-                cases.append(_listed(folder, str(name), item, len(names), pairs))
-            except DataError as error:
-                faults.append(Fault(level="fail", case=str(name), text=str(error)))
+        cases, faults = _listed(folder, listed, len(names), renamed)
         expected = len(listed)
     else:
-        cases, faults = _found(folder, ending, len(names), pairs)
+        cases, faults = _found(folder, ending, len(names), renamed)
         expected = len(cases)
-    faults += [*ending_faults(pairs), *count_faults(description, expected)]
+    about = described(folder, description, expected, renamed)
+    faults += about.pop("faults")
     return make_source(
         folder,
-        title=str(description.get("description") or description.get("name") or folder.name),
         layout="nnunet",
         channels=names,
         labels=labels,
         regions=regions,
         paint=order or None,
         cases=tuple(cases),
-        licence=str(description.get("licence") or description.get("license") or "not stated"),
         faults=faults,
+        **about,
     )
 
 
@@ -115,48 +105,59 @@ def _regions(described: Mapping[str, Any]) -> tuple[dict[int, str], dict[str, tu
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<number>\d{4})", re.DOTALL)
 
 
-def _found(folder: Path, ending: str, channels: int, pairs: Pairs) -> tuple[list[CaseFiles], list[Fault]]:
+def _found(folder: Path, ending: str, channels: int, renamed: list[str]) -> tuple[list[CaseFiles], list[Fault]]:
     """Cases by the files of their first channel, and those that lack that file or their image."""
     images, labels = folder / "imagesTr", folder / "labelsTr"
     if not images.is_dir():
         raise DataError(f"{folder}: no imagesTr in it")
     numbered = [_CHANNEL.fullmatch(stem(path.name) or "") for path in images.iterdir()]
-    there = {(match["case"], int(match["number"])) for match in numbered if match}
-    names = {case for case, number in there if number == 0}
+    channel_files = {(match["case"], int(match["number"])) for match in numbered if match}
+    names = {case for case, number in channel_files if number == 0}
     cases = []
     for case in sorted(names):
         files = [with_ending(images / f"{case}_{i:04d}", ending) for i in range(channels)]
         label = with_ending(labels / case, ending)
-        pairs += [(path.with_name(f"{stem(path.name)}{ending}"), path) for path in (*files, label)]
-        cases.append(
-            CaseFiles(
-                id=case, subject=subject_of(case), images=tuple(ImageFile(path=path) for path in files), label=label
-            )
-        )
+        usual = ((path, f"{stem(path.name)}{ending}") for path in (*files, label))
+        renamed += [f"{path.name} for {name}" for path, name in usual if path.name != name]
+        cases.append(_case(case, files, label))
     faults = []
-    for case in sorted({case for case, _ in there} - names):
-        text = f"imagesTr has {case}_{min(n for c, n in there if c == case):04d} of it, and no {case}_0000{ending}"
+    for case in sorted({case for case, _ in channel_files} - names):
+        text = f"imagesTr has {case}_{min(n for c, n in channel_files if c == case):04d}, but no {case}_0000{ending}"
         faults.append(Fault(level="fail", case=case, text=text))
     labelled = {stem(path.name) for path in labels.iterdir()} - {None} if labels.is_dir() else set()
-    for name in sorted(str(name) for name in labelled - {case for case, _ in there}):
-        text = f"labelsTr has its label, and imagesTr no {name}_0000{ending}"
+    for name in sorted(str(name) for name in labelled - {case for case, _ in channel_files}):
+        text = f"labelsTr has its label, but imagesTr has no {name}_0000{ending}"
         faults.append(Fault(level="fail", case=name, text=text))
     return cases, faults
 
 
-def _listed(folder: Path, case: str, item: Any, channels: int, pairs: Pairs) -> CaseFiles:
-    description = folder / "dataset.json"
+def _listed(
+    folder: Path, listed: Mapping[str, Any], channels: int, renamed: list[str]
+) -> tuple[list[CaseFiles], list[Fault]]:
+    """Cases as the description lists them, and those that it does not list as they should be."""
+    cases, faults = [], []
+    for name, item in listed.items():
+        try:
+            *images, label = files_named(folder, _names(folder / "dataset.json", name, item, channels), renamed)
+            cases.append(_case(name, images, label))
+        except DataError as error:
+            faults.append(Fault(level="fail", case=name, text=str(error)))
+    return cases, faults
+
+
+def _names(description: Path, case: str, item: Any, channels: int) -> list[Any]:
+    """The images of an entry of the description, and its label."""
     if not isinstance(item, Mapping):
         raise DataError(f"{description}: it has no 'images' and 'label'")
     for key in ("images", "label"):
         if key not in item:
             raise DataError(f"{description}: its case {case!r} lacks {key!r}")
-    named = item["images"] if isinstance(item["images"], list) else [item["images"]]
-    if len(named) != channels:
-        raise DataError(f"{description}: it has {len(named)} images, and channel_names names {channels}")
-    asked = [inside(folder, name) for name in (*named, item["label"])]
-    paths = [any_ending(path) for path in asked]
-    pairs += zip(asked, paths, strict=True)
-    *images, label = paths
+    images = item["images"] if isinstance(item["images"], list) else [item["images"]]
+    if len(images) != channels:
+        raise DataError(f"{description}: it has {len(images)} images, and channel_names names {channels}")
+    return [*images, item["label"]]
+
+
+def _case(name: str, images: list[Path], label: Path) -> CaseFiles:
     files = tuple(ImageFile(path=path) for path in images)
-    return CaseFiles(id=case, subject=subject_of(case), images=files, label=label)
+    return CaseFiles(id=name, subject=subject_of(name), images=files, label=label)

@@ -13,9 +13,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
-import io
-import logging
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +23,8 @@ from scipy import ndimage
 from benchbench.core.cache import cache_base
 from benchbench.core.errors import DataError
 from benchbench.core.records import content_hash
-from benchbench.core.results import write_whole
+from benchbench.data import case_cache
 from benchbench.data.plan import Case
-
-log = logging.getLogger(__name__)
 
 #: Changes whenever a voxel of any case may change; names the cache folder.
 GENERATOR = 1
@@ -84,10 +79,7 @@ class _Template:
 
 
 def load_case(split: str, index: int, settings: Settings = DEFAULT) -> Case:
-    """One subject, from the cache where it is there, else made and cached.
-
-    Args:
-        index: from 0; every index has its own subject.
+    """One subject, a different one for each index from 0, from the cache where it is there, else made and cached.
 
     Raises:
         DataError: unknown split or negative index.
@@ -95,10 +87,10 @@ def load_case(split: str, index: int, settings: Settings = DEFAULT) -> Case:
     if split not in _SPLITS or index < 0:
         raise DataError(f"the phantom has no case {split}/{index}; splits: {', '.join(_SPLITS)}, indices from 0")
     path = cache_folder(settings) / f"{split}-{index:03d}.npz"
-    case = _read_cached(path, split, index, settings)
+    case = case_cache.read(path, functools.partial(_case, f"phantom-{split}-{index:03d}"))
     if case is None:
         case = make_case(split, index, settings)
-        _write_cached(path, case)
+        _write(path, case)
     return case
 
 
@@ -369,36 +361,24 @@ def cache_folder(settings: Settings = DEFAULT) -> Path:
     return cache_base() / f"phantom-{GENERATOR}-{content_hash(made_with)}"
 
 
-def _read_cached(path: Path, split: str, index: int, settings: Settings) -> Case | None:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            shape = tuple(int(n) for n in file["shape"])
-            brain = np.unpackbits(file["brain"], count=int(np.prod(shape))).astype(bool).reshape(shape)
-            image, label = np.zeros((4, *shape), np.float32), np.zeros(shape, np.uint8)
-            image[:, brain] = file["image"]
-            label[brain] = file["label"]
-            return Case(id=f"phantom-{split}-{index:03d}", image=image, label=label, affine=file["affine"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("%s cannot be read (%s); the case is made again", path, error)
-        return None
+def _case(name: str, file: case_cache.Arrays) -> Case:
+    """The reverse of `_write`."""
+    shape = tuple(int(n) for n in file["shape"])
+    brain = np.unpackbits(file["brain"], count=int(np.prod(shape))).astype(bool).reshape(shape)
+    image, label = np.zeros((4, *shape), np.float32), np.zeros(shape, np.uint8)
+    image[:, brain] = file["image"]
+    label[brain] = file["label"]
+    return Case(id=name, image=image, label=label, affine=file["affine"])
 
 
-def _write_cached(path: Path, case: Case) -> None:
+def _write(path: Path, case: Case) -> None:
     """Keep a case: of the brain alone, in half precision, which `make_case` has rounded to already."""
     brain = case.image.any(0)
-    file = io.BytesIO()
-    np.savez(
-        file,
+    case_cache.write(
+        path,
         shape=np.array(brain.shape),
         brain=np.packbits(brain),
         image=case.image[:, brain].astype(np.float16),
         label=case.label[brain],
         affine=case.affine,
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, file.getvalue())
-    except OSError as error:
-        log.warning("no cache at %s (%s): each use makes its cases again", path.parent, error.strerror or error)

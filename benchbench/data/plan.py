@@ -32,8 +32,8 @@ def label_dtype(values: Iterable[int]) -> type[np.integer[Any]]:
     """The smallest of uint8, int16 and int32 that a map of these labels fits in."""
     import numpy as np
 
-    known = [0, *values]
-    fitting = (d for d in (np.uint8, np.int16) if np.iinfo(d).min <= min(known) and max(known) <= np.iinfo(d).max)
+    labels = [0, *values]
+    fitting = (d for d in (np.uint8, np.int16) if np.iinfo(d).min <= min(labels) and max(labels) <= np.iinfo(d).max)
     return next(fitting, np.int32)
 
 
@@ -183,9 +183,8 @@ class Case:
 
 def plan_to_json(plan: DataPlan) -> dict[str, Any]:
     """A plan for the sidecar of weights: without its cases, and without where it lay."""
-    plain = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan) if f.name not in ("folder", "ids")}
-    plain["splits"] = dict(plan.splits)
-    plain["preparation"] = dataclasses.asdict(plan.preparation) if plan.preparation else None
+    plain: dict[str, Any] = records.to_json(dataclasses.replace(plan, folder=None, ids={}))
+    del plain["folder"], plain["ids"]
     plain["regions"] = [[name, list(values)] for name, values in plan.regions.items()]  # their order is the channels'
     plain["labels"] = [[value, name] for value, name in plan.labels.items()]
     return plain
@@ -232,6 +231,6 @@ def _check_plan(plan: DataPlan) -> None:
         "preparation.clip must be low, high, mean and a deviation above 0": not (how and how.clip)
         or (how.clip[0] < how.clip[1] and how.clip[3] > 0),
     }
-    for rule, kept in rules.items():
-        if not kept:
+    for rule, holds in rules.items():
+        if not holds:
             raise ValueError(f"plan.{rule}")

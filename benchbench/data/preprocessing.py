@@ -10,9 +10,6 @@ is always a whole one. A process that is killed leaves at most a `.partial` file
 from __future__ import annotations
 
 import dataclasses
-import io
-import logging
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +19,8 @@ import numpy.typing as npt
 
 from benchbench.core import records as rec
 from benchbench.core.errors import DataError
-from benchbench.core.results import remove_torn, write_whole
+from benchbench.core.results import remove_torn
+from benchbench.data import case_cache
 from benchbench.data import folder as folders
 from benchbench.data.layout import CaseFiles, Source
 from benchbench.data.plan import Case, DataPlan, Preparation
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchbench.data.plan import LabelMap
-
-log = logging.getLogger(__name__)
 
 _LONGEST = 200  # bytes of a case's id in a file's name, which may have 255
 _TORN_S = 3600.0  # after which what nobody here writes is nobody's: other machines may share the cache
@@ -61,11 +57,7 @@ def _not_zero(image: Tensor) -> Tensor:
 
 
 def normalise(preparation: Preparation, image: Any) -> Any:
-    """Intensities that a network can start from.
-
-    Args:
-        image: (C, D, H, W).
-    """
+    """Intensities of an image (C, D, H, W) that a network can start from."""
     from monai.transforms import NormalizeIntensity, ScaleIntensityRange
 
     if preparation.clip:
@@ -137,11 +129,15 @@ def load_case(plan: DataPlan, split: str, index: int) -> Case:
     """
     assert plan.preparation is not None
     source, files = folders.case_files(plan, split, index)
+
+    def case_of(file: case_cache.Arrays) -> Case:
+        return Case(id=files.id, image=file["image"].astype(np.float32), label=file["label"], affine=file["affine"])
+
     path = _cached_path(plan, files)
-    case = _read_cached(path, files.id)
+    case = case_cache.read(path, case_of)
     if case is None:
         case = _prepare_case(source, files, plan.preparation)
-        _write_cached(path, case)
+        _write(path, case)
     return case
 
 
@@ -190,7 +186,7 @@ def prepare_all(plan: DataPlan, *, progress: Progress | None = None) -> dict[str
         path = _cached_path(plan, files)
         try:
             if not path.exists():
-                _write_cached(path, _prepare_case(source, files, plan.preparation))
+                _write(path, _prepare_case(source, files, plan.preparation))
         except DataError as error:
             bad[files.id] = str(error)
         if progress:
@@ -201,8 +197,7 @@ def prepare_all(plan: DataPlan, *, progress: Progress | None = None) -> dict[str
 
 
 def _cached_path(plan: DataPlan, files: CaseFiles) -> Path:
-    paths = [*dict.fromkeys(f.path for f in files.images), *([files.label] if files.label else [])]
-    stamps = [[p.stat().st_size, p.stat().st_mtime_ns] if p.exists() else None for p in paths]
+    stamps = [[p.stat().st_size, p.stat().st_mtime_ns] if p.exists() else None for p in files.files]
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in files.id)
     name = name.encode()[:_LONGEST].decode(errors="ignore")
     # Names that are alike as files are not the same case.
@@ -210,22 +205,5 @@ def _cached_path(plan: DataPlan, files: CaseFiles) -> Path:
     return folders.prepared_folder(plan) / f"{name}-{rec.content_hash(identity)}.npz"
 
 
-def _read_cached(path: Path, name: str) -> Case | None:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return Case(id=name, image=file["image"].astype(np.float32), label=file["label"], affine=file["affine"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("%s cannot be read (%s); the case is prepared again", path, error)
-        return None
-
-
-def _write_cached(path: Path, case: Case) -> None:
-    content = io.BytesIO()
-    np.savez(content, image=case.image.astype(np.float16), label=case.label, affine=case.affine)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content.getvalue())
-    except OSError as error:
-        log.warning("no cache at %s (%s): each use prepares its cases again", path.parent, error.strerror or error)
+def _write(path: Path, case: Case) -> None:
+    case_cache.write(path, image=case.image.astype(np.float16), label=case.label, affine=case.affine)

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchbench.core import config as core_config
-from benchbench.core.errors import DataError
-from benchbench.data.layout import CaseFiles
+from benchbench.core.errors import DataError, StoreError, os_error_as
+from benchbench.core.overwrite import check_output, files_below
+from benchbench.core.results import write_whole
+from benchbench.data.layout import CaseFiles, Source
 from benchbench.data.plan import ALL
 
 FOLDS = 5
@@ -80,23 +82,14 @@ def _listed(cases: Sequence[CaseFiles], fold: int, listed: Any) -> dict[str, boo
     if not 0 <= fold < len(listed):
         raise DataError(f"{SPLITS_FILE} has folds 0 to {len(listed) - 1}, not {fold}")
     train, test = (set(map(str, listed[fold][part])) for part in ("train", "val"))
-    known = {case.id: case.subject for case in cases}
-    if strange := sorted((train | test) - set(known)):
+    subjects = {case.id: case.subject for case in cases}
+    if strange := sorted((train | test) - set(subjects)):
         raise DataError(f"{SPLITS_FILE} names {strange[0]!r}, which the data set does not have ({len(strange)} such)")
     if both := sorted(train & test):
         raise DataError(f"{SPLITS_FILE} has {both[0]!r} in 'train' and in 'val' of fold {fold}")
-    if parted := sorted({known[c] for c in train} & {known[c] for c in test}):
+    if parted := sorted({subjects[c] for c in train} & {subjects[c] for c in test}):
         raise DataError(f"{SPLITS_FILE} parts the scans of one patient, {parted[0]!r}, in fold {fold}")
     return {case: case in test for case in train | test}
-
-
-def to_nnunet(cases: Sequence[CaseFiles]) -> str:
-    """All five folds as a `splits_final.json` has them: its `val` is our `test`."""
-    folds = []
-    for fold in range(FOLDS):
-        parts = split(cases, fold)
-        folds.append({"train": sorted([*parts["train"], *parts["val"]]), "val": list(parts["test"])})
-    return json.dumps(folds, indent=2) + "\n"
 
 
 def read_list(folder: Path) -> Any:
@@ -106,8 +99,35 @@ def read_list(folder: Path) -> Any:
         DataError: it cannot be read.
     """
     path = folder / SPLITS_FILE
-    try:
-        there = path.exists()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    return core_config.read_json(path, "the list of splits", DataError) if there else None
+    with os_error_as(DataError, f"cannot read {path}"):
+        return core_config.read_json(path, "the list of splits", DataError) if path.exists() else None
+
+
+def write_list(source: Source, out: Path, *, force: bool = False) -> Path:
+    """Write the five folds as nnU-Net reads them: its `val` is our `test`.
+
+    Args:
+        source: none of its files is replaced, but for an older list of folds.
+        out: the file, or the folder of it.
+        force: replace a file that says something else.
+
+    Raises:
+        StoreError: the file cannot be written, or must not be replaced.
+    """
+    parts = [split(source.cases, fold) for fold in range(FOLDS)]
+    folds = [{"train": sorted([*part["train"], *part["val"]]), "val": list(part["test"])} for part in parts]
+    content = (json.dumps(folds, indent=2) + "\n").encode()
+    with os_error_as(StoreError, f"cannot write {out}", "choose another --out"):
+        path = out / SPLITS_FILE if out.is_dir() else out
+        if path.name == "dataset.json" and path.parent.resolve() == source.folder.resolve():
+            raise StoreError(f"{path} would be read as the description of the data set: choose another --out")
+        check_output(path, inputs=_files_of(source), is_ours=lambda _: path.read_bytes() == content, force=force)
+        write_whole(path, content)
+    return path
+
+
+def _files_of(source: Source) -> Iterator[Path]:
+    """Every file of a data set but the list of its folds, which is made from the others."""
+    yield from (path for path in files_below(source.folder) if path != source.folder / SPLITS_FILE)
+    for case in source.cases:  # these may lie elsewhere
+        yield from case.files

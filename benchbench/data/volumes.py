@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import itertools
 import math
 import zlib
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ import numpy.typing as npt
 
 from benchbench.core.errors import DataError, first_line
 from benchbench.core.units import format_shape, format_value
-from benchbench.data.geometry import Geometry, geometry_of
+from benchbench.data.geometry import Geometry, corner_distance, geometry_of
 from benchbench.data.layout import CaseFiles
 from benchbench.data.plan import label_dtype
 
@@ -29,16 +28,8 @@ if TYPE_CHECKING:
     from benchbench.data.plan import LabelMap
 
 _APART_MM = 0.1  # between corners of two files, up to which they lie in one place
-_READING = (  # what a damaged file makes nibabel raise
-    OSError,
-    EOFError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    MemoryError,
-    zlib.error,
-)
+#: What a damaged file makes nibabel raise.
+_READING = (OSError, EOFError, ValueError, ArithmeticError, LookupError, TypeError, MemoryError, zlib.error)
 _SIDES_MM = (1e-6, 1e4)  # that a voxel may have: a nanometre, for a microscope, and ten metres
 _FLAT = 1e-3  # volume of a voxel, as a share of the product of its sides, below which two axes are one
 _ROUNDING = 1e-3  # of a label that is stored as a fraction: 0.9997 is a 1
@@ -77,12 +68,12 @@ def read_header(case: CaseFiles) -> Header:
     """
     first = case.images[0]
     image = _open(first.path)
-    sides = _sides(first.path, image.shape, four=first.volume is not None, volume=first.volume)
+    sides = _sides(first.path, image.shape, four=first.volume is not None)
     geometry = _geometry(first.path, image)
-    spacing = geometry.spacing_mm
+    x, y, z = map(float, geometry.spacing_mm)
     return Header(
         shape=(sides[0], sides[1], sides[2]),
-        spacing_mm=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        spacing_mm=(x, y, z),
         affine=geometry.affine,
         oddities=geometry.oddities,
         rescaled=geometry.rescaled,
@@ -105,58 +96,34 @@ def load_volumes(case: CaseFiles, labels: Mapping[int, str] | None = None) -> Vo
             infinite; a label is not in the list.
     """
     channels: list[npt.NDArray[np.float32]] = []
-    opened: dict[Path, tuple[Geometry, npt.NDArray[Any]]] = {}
-    place: Geometry | None = None
     first = case.images[0].path
+    opened: dict[Path, tuple[Geometry, npt.NDArray[Any]]] = {}
     for file in case.images:
         if file.path not in opened:
-            image = _open(file.path)
-            four = file.volume is not None
-            sides = _sides(file.path, image.shape, four=four)
-            wanted = sum(other.path == file.path for other in case.images)
-            if four and sides[-1] > wanted:
-                raise DataError(f"{file.path} has {sides[-1]} channels, and {wanted} are expected")
-            geometry = _geometry(file.path, image)
-            opened[file.path] = geometry, _voxels(file.path, image, files=len(case.images) if not four else 1)
+            expected = None if file.volume is None else sum(other.path == file.path for other in case.images)
+            opened[file.path] = _read(file.path, expected=expected, files=1 if expected else len(case.images))
         geometry, voxels = opened[file.path]
-        sides = _sides(file.path, voxels.shape, four=file.volume is not None, volume=file.volume)
-        voxels = voxels.reshape(sides)
-        channel = _as_float(voxels if file.volume is None else voxels[..., file.volume])
-        if place is None:
-            place = geometry
-        else:
-            _check_place(first, channels[0].shape, place, file.path, channel.shape, geometry)
+        with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which is refused as that
+            channel = np.asarray(voxels if file.volume is None else voxels[..., file.volume], np.float32)
+        if channels:
+            _check_place(first, channels[0].shape, opened[first][0], file.path, channel.shape, geometry)
         if not np.isfinite(channel).all():
             share = 1 - np.isfinite(channel).mean()
             raise DataError(f"{file.path}: {share:.2%} of its voxels are NaN or infinite; repair it or leave it out")
         channels.append(channel)
-    assert place is not None
-    label = None
+    place, label = opened[first][0], None
     if labels is not None and case.label is not None:
-        image = _open(case.label)
-        sides = _sides(case.label, image.shape, four=False)
-        geometry = _geometry(case.label, image)
-        values = _voxels(case.label, image).reshape(sides)
+        geometry, values = _read(case.label)
         _check_place(first, channels[0].shape, place, case.label, values.shape, geometry)
         label = _as_label(case.label, values, labels)
     return Volumes(id=case.id, image=np.stack(channels), label=label, affine=place.affine)
 
 
-def _as_float(channel: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which is refused as that
-        return np.asarray(channel, np.float32)
-
-
 def is_background(image: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Where every channel has exactly the value of the volume's first corner.
 
-    Of a skull-stripped image that is the air around the head: 0, or whatever a z-score made of it.
-
-    Args:
-        image: (C, D, H, W).
-
-    Returns:
-        (D, H, W).
+    Of a skull-stripped image that is the air around the head: 0, or whatever a z-score made of it. (C, D, H, W) ->
+    (D, H, W).
     """
     corner = image[:, :1, :1, :1]
     background: npt.NDArray[np.bool_] = (image == corner).all(0)
@@ -175,12 +142,7 @@ def _open(path: Path) -> Any:
         raise DataError(f"{path} is missing") from error
     except (ImageFileError, HeaderDataError, WrapStructError, *_READING) as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from error
-    except (
-        ImportError,
-        AttributeError,
-        KeyError,
-        TypeError,
-    ) as error:  # a format that needs a package, or a broken one
+    except (ImportError, AttributeError) as error:  # a format that needs a package, or a broken one
         raise DataError(f"{path} cannot be read: {first_line(error)}; convert it to .nii.gz") from error
     if not isinstance(image, nib.spatialimages.SpatialImage):  # a surface, or a table of grayordinates
         raise DataError(f"{path} is a {type(image).__name__}, no volume of voxels: convert it to .nii.gz")
@@ -198,10 +160,20 @@ def _geometry(path: Path, image: Any) -> Geometry:
     return geometry
 
 
-def _voxels(path: Path, image: Any, *, files: int = 1) -> npt.NDArray[Any]:
-    """What is stored, scaled; never more memory than the file can fill."""
+def _read(path: Path, *, expected: int | None = None, files: int = 1) -> tuple[Geometry, npt.NDArray[Any]]:
+    """Where a file lies, and what is stored in it, scaled; never more memory than the file can fill.
+
+    Args:
+        expected: channels on the last axis of a 4-D file; None: a file of three axes.
+        files: of its size that the case has.
+    """
     from nibabel.spatialimages import HeaderDataError
 
+    image = _open(path)
+    sides = _sides(path, image.shape, four=expected is not None)
+    if expected is not None and sides[-1] != expected:
+        raise DataError(f"{path} has {sides[-1]} channels, and {expected} are expected")
+    geometry = _geometry(path, image)
     _check_size(path, image, files)
     try:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -210,7 +182,7 @@ def _voxels(path: Path, image: Any, *, files: int = 1) -> npt.NDArray[Any]:
         raise DataError(f"{path} cannot be read to its end: {first_line(error)}; get it again") from error
     if voxels.dtype.kind not in "biuf":
         raise DataError(f"{path} holds {voxels.dtype} in each voxel, such as a colour, and no single number")
-    return voxels
+    return geometry, voxels.reshape(sides)
 
 
 def _check_size(path: Path, image: Any, files: int) -> None:
@@ -250,7 +222,7 @@ def _unpacked(path: Path, enough: int) -> int:
     return count
 
 
-def _sides(path: Path, shape: tuple[int, ...], *, four: bool, volume: int | None = None) -> tuple[int, ...]:
+def _sides(path: Path, shape: tuple[int, ...], *, four: bool) -> tuple[int, ...]:
     """A file's sides without the trailing axes of one that some programs write."""
     wanted = 4 if four else 3
     sides = tuple(int(n) for n in shape)
@@ -260,8 +232,6 @@ def _sides(path: Path, shape: tuple[int, ...], *, four: bool, volume: int | None
         what = f"a {len(sides)}-D file ({format_shape(sides)})"
         kind = "with its contrasts on the last axis" if four else "of one channel"
         raise DataError(f"{path} is {what}; a {wanted}-D one {kind} is needed")
-    if volume is not None and volume >= sides[-1]:
-        raise DataError(f"{path} has {sides[-1]} channels, and the data set's description names more")
     if min(sides) < 1:
         raise DataError(f"{path} has no voxel ({format_shape(sides)})")
     return sides
@@ -274,11 +244,9 @@ def _check_place(
         raise DataError(
             f"{other.name} has {format_shape(other_sides)} voxels and {first.name} {format_shape(sides)}: {other}"
         )
-    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in sides))]).T
     # A label that was drawn by one of the image's two contradicting affines lies over it all the same.
     apart = min(
-        float(np.abs((place.affine - its.affine) @ corners)[:3].max()),
-        float(np.abs((place.preferred - its.preferred) @ corners)[:3].max()),
+        corner_distance(place.affine, its.affine, sides), corner_distance(place.preferred, its.preferred, sides)
     )
     if not apart <= _APART_MM:
         raise DataError(
@@ -295,8 +263,8 @@ def _as_label(path: Path, values: npt.NDArray[Any], labels: Mapping[int, str]) -
     present = np.unique(values)
     strange = [value for value in present.tolist() if value not in labels]
     if strange:
-        known = ", ".join(map(str, labels))
+        listed = ", ".join(map(str, labels))
         more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
         examples = ", ".join(f"{value:.9g}" for value in strange[:3])
-        raise DataError(f"{path} has the label {examples}{more}, which the data set does not know (it has {known})")
+        raise DataError(f"{path} has the label {examples}{more}, which the data set does not know (it has {listed})")
     return np.asarray(values, label_dtype(labels))

@@ -54,13 +54,7 @@ def check_page(folder: Path) -> None:
     Raises:
         StoreError: its `report.html` is a folder, cannot be read, or is a file of somebody else.
     """
-    page = folder / PAGE
-    try:
-        check_output(page, is_ours=is_page)
-    except StoreError as error:
-        if error.__cause__ is not None:  # it cannot be looked at, and the message says why
-            raise
-        raise StoreError(f"{page} is no page of benchbench: move it away, or choose another --out") from error
+    check_output(folder / PAGE, is_ours=is_page, force=None)
 
 
 def root_of(place: Path) -> Path:

@@ -172,7 +172,7 @@ def _some(
                 tell(f"[{event['index'] + 1}/{len(jobs)}] {cards[done].name} {format_shape(jobs[done].input_shape)}")
             case "audit":
                 result = event["result"]
-                yield outcome(result=AuditResult.from_json(result), weightless=result["weightless"])
+                yield outcome(result=rec.from_json(AuditResult, result), weightless=result["weightless"])
                 done += 1
             case "refused":
                 yield outcome(kind=event["kind"], error=event["error"], traceback=event.get("traceback"))

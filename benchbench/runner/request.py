@@ -27,11 +27,11 @@ class RunRequest:
         type=names,
         choices=None,
         metavar="D[,D]",
-        help="devices to measure on, or to predict for: cpu | cuda | jetson | a host of 'bench devices' | "
-        "jetson:agx-orin-64gb | a profile's name or file (default: cpu)",
+        help="devices to measure on, or to predict for: cpu, cuda, jetson, a host of 'bench devices', "
+        "jetson:agx-orin-64gb, or the name or file of a profile (default: cpu)",
     )
     spatial: tuple[int, ...] | None = flag(
-        "--spatial", help="input size in voxels (default: the data set's patch, or the card's size)"
+        "--spatial", help="size of the input in voxels (default: the data set's patch, else the size in the card)"
     )
     batch: tuple[int, ...] = flag(
         "--batch-size", (1,), type=positives, metavar="N[,N]", help="patches per forward (default: 1)"
@@ -40,7 +40,6 @@ class RunRequest:
         "--dtype",
         ("fp32",),
         type=dtypes,
-        choices=None,
         metavar="T[,T]",
         help="precision: fp32, or autocast to bf16 or fp16 (default: fp32)",
     )
@@ -52,42 +51,42 @@ class RunRequest:
         "--phase",
         "infer",
         choices=("infer", "train"),
-        help="what is timed: a forward, or a whole training step with its memory (default: infer)",
+        help="what is timed: a forward (infer), or a whole training step with its memory (train) (default: infer)",
     )
     volume: tuple[int, ...] | None = flag(
         "--volume",
-        help="also measure a whole patient of this many voxels, by sliding windows of the network's patch (default: "
-        "the median one of a data set's folder)",
+        help="also measure a whole patient volume of this many voxels, by sliding windows (default: the median volume, "
+        "if --data is a folder)",
     )
     overlap: float = flag("--overlap", 0.5)
     crop_foreground: bool = flag(
         "--crop-foreground",
         False,
-        action="store_true",
-        help="place windows over the patient's bounding box alone, on a phantom case (of --volume, or its own size)",
+        help="place sliding windows over the patient's bounding box alone; the patient is a case of the phantom, of "
+        "the size of --volume or of its own",
     )
     memory_limit_bytes: int | None = flag(
         "--memory-limit",
         type=memory,
         metavar="SIZE",
-        help="memory that each network's process may take, such as 2GB; enforced",
+        help="memory that the process of each network may take at most, such as 2GB",
     )
     data: str | None = flag(
         "--data",
-        help="data set for Dice, or its folder; 'none' for no Dice (default: phantom, where the network fits it)",
+        help="data set for Dice, by its name or its folder, or 'none' (default: phantom, where the network fits it)",
     )
     fold: int | None = flag(
         "--fold",
         type=_fold_or_all,
         metavar="N|all",
-        help="which of the five folds of a folder the Dice is reported on; 'all': on every case, of a folder that no "
-        "network has seen (default: 0)",
+        help="which of the five folds of a folder Dice is reported on; 'all': every case, of a folder that no network "
+        "was trained on (default: 0)",
     )
     empty_rule: str | None = flag(
         "--empty-rule",
         choices=("brats", "exclude"),
-        help="Dice of a region that both label and answer lack: 1, or left out (default: brats for the regions of "
-        "BraTS)",
+        help="Dice of a region that neither the label nor the prediction has: 1 (brats) or left out (exclude) "
+        "(default: brats for the regions of BraTS, else exclude)",
     )
     checkpoints: tuple[Path, ...] = flag(
         "--checkpoints",
@@ -96,12 +95,10 @@ class RunRequest:
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="folders with trained weights, beside those that come with benchbench (default: results/local)",
+        help="folders to look for trained weights in, besides those that come with benchbench (default: results/local)",
     )
-    checkpoint: Path | None = flag("--checkpoint", help="weights (.safetensors) of the one network in --models")
-    require_measured: bool = flag(
-        "--require-measured", False, action="store_true", help="exit with code 3 rather than predict"
-    )
+    checkpoint: Path | None = flag("--checkpoint", help="weights (.safetensors) of the only network in --models")
+    require_measured: bool = flag("--require-measured", False, help="exit with code 3 rather than predict")
     time_limit_s: float = flag(
         "--time-limit",
         1200.0,
@@ -110,14 +107,12 @@ class RunRequest:
         help="longest time for one network, such as 20min (default: 20min)",
     )
     set_clocks: bool = flag(
-        "--set-clocks",
-        False,
-        action="store_true",
-        help="on a Jetson: run at jetson_clocks, and restore the clocks afterwards",
+        "--set-clocks", False, help="on a Jetson: run at the clocks of jetson_clocks, and restore them afterwards"
     )
     noise: bool = flag(
         "--no-noise",
         True,
         action="store_false",
-        help="do not measure one network twice for the run's noise floor, nor the machine's peak for the roofline",
+        help="skip the repeated measurement that gives the noise floor, and that of the machine's peak for the "
+        "roofline",
     )

@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchbench.core import records as rec
+from benchbench.core.arguments import flag, seconds
 from benchbench.core.config import read_json
 from benchbench.core.errors import StoreError, UsageError, unknown
 from benchbench.core.protocol import get_protocol
 from benchbench.core.results import SEARCH_BEGUN
 from benchbench.core.search_result import SCHEMA
 from benchbench.search.budget import CostBudget, parse_budget
-from benchbench.search.phases import SearchJob, job_from_json
-from benchbench.search.problem import OBJECTIVES
-from benchbench.search.storage import without_password
+
+if TYPE_CHECKING:
+    from benchbench.search.phases import SearchJob
 
 JOB = SEARCH_BEGUN
 #: What may differ when a search goes on.
@@ -29,30 +30,73 @@ class SearchRequest:
     """What `bench search` was asked for."""
 
     budget: CostBudget
-    data: str = "phantom"
-    device: str = "cpu"
-    objective: str = "latency"
-    phase: Literal["infer", "train"] = "infer"
-    time_s: float = 1800.0
-    trials: int | None = None
-    finalists: int = 3
-    seeds: int = 2
-    controls: bool = False
+    phase: Literal["infer", "train"] = flag(
+        "--budget-phase",
+        "infer",
+        help="what the limits of memory and latency hold for: inference over a whole volume (infer), or a training "
+        "step (train) (default: infer)",
+    )
+    data: str = flag("--data", "phantom")
+    fold: int | None = flag("--fold")
+    device: str = flag(
+        "--device",
+        "cpu",
+        choices=None,
+        metavar="D",
+        help="device that the budget holds for: cpu, a host, or the name of a profile, as for 'bench run' (default: "
+        "cpu)",
+    )
+    objective: str = flag(
+        "--objective",
+        "latency",
+        choices=("latency", "macs", "params", "memory", "energy"),
+        help="what is minimised while Dice is maximised (default: latency)",
+    )
+    time_s: float = flag(
+        "--time",
+        1800.0,
+        type=seconds,
+        metavar="TIME",
+        help="duration of the whole search, without --controls (default: 30min)",
+    )
+    trials: int | None = flag(
+        "--trials", help="largest number of configurations to try (default: as many as the time allows)"
+    )
+    finalists: int = flag("--finalists", 3, help="networks of the front to train anew and measure (default: 3)")
+    seeds: int = flag("--seeds", 2, help="trainings per finalist (default: 2)")
+    controls: bool = flag(
+        "--controls",
+        False,
+        help="after the search, train the same architectures from scratch with as much computing, and others with "
+        "randomly chosen channels",
+    )
     parent: Path | None = None
-    spatial: tuple[int, int, int] | None = None
-    volume: tuple[int, ...] | None = None
-    fold: int | None = None
-    steps: int | None = None
-    batch: int | None = None
-    threads: int | None = None
-    storage: str | None = None
-    study: str | None = None
-    workers: int = 1
-    seed: int = 0
-    protocol: str = "quick"
+    spatial: tuple[int, int, int] | None = flag(
+        "--spatial", help="size of the patch in voxels (default: that of the data set, as far as Slim UNETR takes it)"
+    )
+    volume: tuple[int, ...] | None = flag(
+        "--volume",
+        help="size in voxels of the patient volume that memory is judged by (default: the data set's median)",
+    )
+    steps: int | None = flag("--steps", help="training steps per proposal (default: so many that about 45 fit)")
+    batch: int | None = flag("--batch-size")
+    threads: int | None = flag("--threads", help="CPU threads per worker (default: its share of the cores)")
+    storage: str | None = flag(
+        "--storage",
+        metavar="URL",
+        help="database that several machines share: postgresql://user@host/name (default: a file in --out)",
+    )
+    study: str | None = flag(
+        "--study", metavar="NAME", help="name of the search in that database (default: from the name of the data)"
+    )
+    workers: int = flag("--workers", 1, help="processes that search on this machine (default: 1)")
+    protocol: str = flag("--protocol", "quick")
+    seed: int = flag("--seed", 0)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, without a password."""
+        from benchbench.search.storage import without_password
+
         plain: dict[str, Any] = rec.to_json(
             dataclasses.asdict(dataclasses.replace(self, budget=CostBudget(), parent=None))
         )
@@ -77,6 +121,8 @@ def read_job(folder: Path) -> Begun:
     Raises:
         StoreError: there is no search, or its file was changed to what is none.
     """
+    from benchbench.search.phases import job_from_json  # which loads torch, as no request has to
+
     path = folder / JOB
     if not path.exists():
         raise StoreError(f"{folder} is no folder of a search: it has no {JOB}")
@@ -118,6 +164,8 @@ def check_asked(asked: SearchRequest) -> None:
     Raises:
         UsageError: with the name of what is wrong.
     """
+    from benchbench.search.problem import OBJECTIVES
+
     for name in ("trials", "finalists", "seeds", "steps", "batch", "threads", "workers"):
         if (value := getattr(asked, name)) is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, not {value}")

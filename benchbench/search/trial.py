@@ -20,7 +20,8 @@ from torch import nn
 from benchbench import data
 from benchbench.compress import importance
 from benchbench.compress.channel_groups import find_structure
-from benchbench.compress.prune import PruneRecipe, prune
+from benchbench.compress.prune import prune
+from benchbench.compress.request import Criterion, PruneRecipe
 from benchbench.core import records as rec
 from benchbench.core.cache import BoundedCache
 from benchbench.core.errors import CheckpointError, UsageError, command, data_flags
@@ -149,7 +150,7 @@ def build(
     parent: Parent | None,
     seed: int,
     *,
-    criterion: importance.Criterion | None = None,
+    criterion: Criterion | None = None,
 ) -> tuple[nn.Module, rec.ModelSpec, float]:
     """The network of a configuration, its spec, and the share of its parameters that it has inherited.
 
@@ -194,7 +195,7 @@ class Trial:
     budget: TrainBudget
     seed: int
     spec: rec.ModelSpec | None = None  # of a network to train from scratch; None: it is made from the configuration
-    criterion: importance.Criterion | None = None  # that it is pruned by; None: its own
+    criterion: Criterion | None = None  # that it is pruned by; None: its own
     loader: CachedPatchLoader | None = None  # of batches that other trials see, too
     teacher: nn.Module | None = None  # the parent, where it remembers its answers to them
 

@@ -1,4 +1,4 @@
-"""Training recipe: one for every network of the zoo, its budget, and its learning rate over it.
+"""Request and recipe of a training: one recipe for every network of the zoo, its budget, its learning rate over it.
 
 The budget is minutes, steps or epochs, and every schedule is over the share of it that is used up. So a training of
 twenty minutes and one of a thousand steps follow the same curve, and two networks with equal minutes get equal
@@ -10,9 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
+from benchbench.core.arguments import REQUIRED, flag, natural, one_of, seconds, share
 from benchbench.core.errors import UsageError
+from benchbench.core.units import parse_seconds
 
 Patch = tuple[int, int, int]
 _BATCH_VOXELS = 96**3  # a step of a plain U-Net on so many takes some 4 GB
@@ -55,17 +58,50 @@ def parse_budget(text: str) -> TrainingBudget:
     Raises:
         UsageError: it is none of these.
     """
-    from benchbench.core.units import parse_seconds
-
     match = re.fullmatch(r"(\d+) ?(steps?|epochs?)", text.strip())
     if match:
         number, what = int(match[1]), match[2].removesuffix("s")
         return TrainingBudget(steps=number) if what == "step" else TrainingBudget(epochs=number)
     try:
-        seconds = parse_seconds(text)
+        return TrainingBudget(seconds=parse_seconds(text))
     except UsageError as error:
         raise UsageError(f"{text!r} is no budget: write 20min, 1000steps or 300epochs") from error
-    return TrainingBudget(seconds=seconds)
+
+
+def _patch_schedule(text: str) -> tuple[tuple[tuple[int, ...], float], ...]:
+    """`64x64x64:0.9,128x128x128:0.1`."""
+    try:
+        parts = [step.split(":") for step in text.split(",")]
+        schedule = tuple((tuple(int(side) for side in patch.split("x")), float(part)) for patch, part in parts)
+        if all(len(patch) == 3 for patch, _ in schedule):
+            return schedule
+    except ValueError:
+        pass
+    raise UsageError(f"{text!r} is not like 64x64x64:0.9,128x128x128:0.1")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRequest:
+    """A training, as it is asked for."""
+
+    model: str = flag("model", REQUIRED, help="network: a name of 'bench list models', a card, or pkg.module:Class")
+    in_channels: int | None = flag("--in-channels")  # None, or those of the data
+    out_channels: int | None = flag("--out-channels")
+    data: str = flag("--data", "phantom")
+    patch: Patch | None = flag("--spatial", help="size of the patch in voxels (default: that of the data set)")
+    fold: int | None = flag("--fold")  # None: the data set's own
+    budget: TrainingBudget = flag(
+        "--budget",
+        TrainingBudget(seconds=1200.0),
+        type=parse_budget,
+        metavar="BUDGET",
+        help="length of the training: 20min, 1000steps or 300epochs; learning rate and patch sizes follow the share of "
+        "it that is used up (default: 20min)",
+    )
+    batch: int | None = flag("--batch-size")  # patches in a step; None: by the patch
+    device: str = flag("--device", "cpu")
+    seed: int = flag("--seed", 0)
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields of the recipe
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,30 +113,72 @@ class TrainRecipe:
     budget: TrainingBudget
     batch: int = 1  # patches in a step of one process
     seed: int = 0
-    loss: Literal["dice_ce", "dice_focal"] = "dice_ce"  # of regions the cross-entropy is binary
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 1e-2
+    loss: Literal["dice_ce", "dice_focal"] = flag(  # of regions the cross-entropy is binary
+        "--loss", "dice_ce", help="loss function (default: dice_ce)"
+    )
+    optimizer: Literal["adamw", "sgd"] = flag("--optimizer", "adamw", help="optimiser (default: adamw)")
+    lr: float = flag("--lr", 1e-3, metavar="RATE", help="highest learning rate (default: 0.001)")
+    weight_decay: float = flag("--weight-decay", 1e-2, metavar="W", help="weight decay (default: 0.01)")
     momentum: float = 0.99  # of SGD, Nesterov's
-    schedule: Literal["cosine", "poly"] = "cosine"
-    warmup: float = 0.04  # share of the budget with a rising rate
+    schedule: Literal["cosine", "poly"] = flag(
+        "--schedule", "cosine", help="how the learning rate falls after the warm-up (default: cosine)"
+    )
+    warmup: float = flag(
+        "--warmup",
+        0.04,
+        type=share,
+        metavar="SHARE",
+        help="share of the budget over which the learning rate rises (default: 0.04)",
+    )
     lr_floor: float = 0.05  # the schedule ends at this share of `lr`
     prior: float = 0.01  # every region's probability at the start, set by the last bias; see `losses.set_prior`
     foreground: float = 0.67  # share of patches that are centred on a labelled voxel, where they are cut
-    augment: bool = True  # rotation, scale, noise, blur, contrast, gamma, low resolution; else flips and contrast
+    augment: bool = flag(  # rotation, scale, noise, blur, contrast, gamma, low resolution; else flips and contrast
+        "--augment",
+        True,
+        action="store",
+        type=one_of(full=True, light=False),
+        metavar="{full,light}",
+        help="data augmentation; light: flips and contrast only (default: full)",
+    )
     mirror: tuple[int, ...] = (0,)  # axes along which patches are flipped; 0 is left-right
-    patch_schedule: tuple[tuple[Patch, float], ...] = ()  # (patch, share of the budget), in order; empty: `patch`
-    ema: float = 0.99  # decay of the average of the weights, per step
-    clip: float = 5.0  # largest norm of the gradient
+    patch_schedule: tuple[tuple[Patch, float], ...] = flag(  # in order; empty: `patch`
+        "--patch-schedule",
+        (),
+        type=_patch_schedule,
+        metavar="DxHxW:SHARE,...",
+        help="sizes of the patch in turn, each with its share of the budget; the last is that of --spatial",
+    )
+    ema: float = flag(
+        "--ema",
+        0.99,
+        type=share,
+        metavar="DECAY",
+        help="decay of the moving average of the weights, per step (default: 0.99)",
+    )
+    clip: float = flag("--clip", 5.0, metavar="NORM", help="largest norm of the gradient (default: 5)")
     distil: float = 0.0  # share of the loss that is the distance from a teacher's answers, where there is a teacher
-    threads: int | None = None  # None: as torch has them
-    bf16: bool | None = None  # autocast; None: where the device is faster with it
-    checkpoint_every_s: float = 60.0  # of training
-    validations: int = 10  # times that the split `val` is evaluated, the end included; 0: never
+    threads: int | None = flag("--threads")  # None: as torch has them
+    bf16: bool | None = flag(  # autocast; None: where the device is faster with it
+        "--dtype", action="store", type=one_of(auto=None, fp32=False, bf16=True), metavar="{auto,fp32,bf16}"
+    )
+    checkpoint_every_s: float = flag(
+        "--keep-every",
+        60.0,
+        type=seconds,
+        metavar="TIME",
+        help="time between checkpoints, which is the most that a killed training loses, such as 30s (default: 60s)",
+    )
+    validations: int = flag(  # of the split `val`, the end included; 0: never
+        "--validations",
+        10,
+        type=natural,
+        help="how many times the validation cases are evaluated during the training (default: 10)",
+    )
 
     def __post_init__(self) -> None:
         schedule = self.patches
-        if abs(sum(share for _, share in schedule) - 1) > 1e-6 or schedule[-1][0] != self.patch:
+        if abs(sum(part for _, part in schedule) - 1) > 1e-6 or schedule[-1][0] != self.patch:
             raise UsageError(
                 f"patch_schedule must end on the patch {self.patch} with shares that sum to 1, not {schedule}"
             )
@@ -119,8 +197,8 @@ class TrainRecipe:
     def patch_at(self, used: float) -> Patch:
         """The patch, when so much of the budget is used up."""
         end = 0.0
-        for patch, share in self.patches:
-            end += share
+        for patch, part in self.patches:
+            end += part
             if used < end - 1e-9:
                 return patch
         return self.patches[-1][0]

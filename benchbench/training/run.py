@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,28 +16,11 @@ from benchbench.core.errors import UsageError
 from benchbench.core.results import held
 from benchbench.devices import cuda
 from benchbench.training.loop import Progress, TrainResult, train
-from benchbench.training.recipe import Patch, TrainingBudget, TrainRecipe, default_batch
+from benchbench.training.recipe import TrainRecipe, TrainRequest, default_batch
 from benchbench.training.torch_runtime import keep_freed_memory
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TrainRequest:
-    """A training, as it is asked for."""
-
-    model: str  # a name of the zoo, or a card
-    data: str  # a data set's name or folder
-    budget: TrainingBudget
-    fold: int | None = None  # of the cases; None: the data set's own
-    in_channels: int | None = None  # None, or those of the data
-    out_channels: int | None = None
-    patch: Patch | None = None  # (D, H, W) voxels; None: the data set's, as far as the network takes it
-    batch: int | None = None  # patches in a step; None: by the patch
-    seed: int = 0
-    device: str = "cpu"
-    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields of the recipe; None: its own
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +94,7 @@ def prepare(asked: TrainRequest) -> PreparedTraining:
         budget=asked.budget,
         seed=asked.seed,
         batch=asked.batch or default_batch(patch),
-        **{key: value for key, value in asked.more.items() if value is not None},
+        **asked.more,
     )
     return PreparedTraining(asked=asked, plan=plan, spec=spec, recipe=recipe)
 

@@ -96,8 +96,7 @@ def build_here(spec: ModelSpec, spatial: Sequence[int]) -> nn.Module:
     except (BenchError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a constructor may raise anything, and may call sys.exit()
-        why = named_line(error)
-        raise CardError(f"{spec.name}: {spec.arch} cannot be built: {why}") from error
+        raise CardError(f"{spec.name}: {spec.arch} cannot be built: {named_line(error)}") from error
 
 
 def _check_room(spec: ModelSpec, spatial: Sequence[int]) -> None:
@@ -120,12 +119,9 @@ def _check_room(spec: ModelSpec, spatial: Sequence[int]) -> None:
 
 
 def fitting_sides(spec: ModelSpec, sides: Sequence[int]) -> tuple[int, ...]:
-    """The smallest patch of at least some sides that a network takes; a volume is padded to it.
+    """The smallest patch of at least some sides (D, H, W) that a network takes; a volume is padded to it.
 
     This is the one place where a data set's patch becomes a network's.
-
-    Args:
-        sides: (D, H, W) voxels that the data set asks for.
 
     Raises:
         ShapeError: none near takes it; the message is that of the first one.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import importlib.resources
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,13 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchbench.core.config import check_keys, read_toml
-from benchbench.core.errors import (
-    BenchError,
-    CardError,
-    UsageError,
-    named_line,
-    unknown,
-)
+from benchbench.core.errors import BenchError, CardError, UsageError, named_line, unknown
 from benchbench.core.records import METRIC_UNITS, Measurement, ModelSpec
 from benchbench.zoo import checkpoint, classes
 
@@ -78,11 +71,7 @@ class Card:
         )
 
     def planned(self, patch: Sequence[int], spacing_mm: Sequence[float] = (1, 1, 1)) -> Card:
-        """The card as its own plan has it for a patch; the same card where it has no plan.
-
-        Args:
-            patch: (D, H, W) voxels.
-            spacing_mm: of a voxel, likewise.
+        """The card as its own plan has it for a patch (D, H, W) of such voxels; the same card where it has no plan.
 
         Raises:
             CardError: the plan cannot be imported, fails, or gives no keywords.
@@ -95,8 +84,7 @@ class Card:
         except BenchError:
             raise
         except Exception as error:  # a function of the user's own
-            why = named_line(error)
-            raise CardError(f"{self.name}: its plan {self.plan!r} ends in {why}") from error
+            raise CardError(f"{self.name}: its plan {self.plan!r} ends in {named_line(error)}") from error
         if not isinstance(keywords, Mapping) or not all(isinstance(key, str) for key in keywords):
             raise CardError(f"{self.name}: its plan {self.plan!r} must give keywords of the class, not {keywords!r}")
         return dataclasses.replace(self, kwargs={**self.kwargs, **keywords})
@@ -105,7 +93,6 @@ class Card:
         """The card for a data set: as planned for it where it is a folder's, else as it is.
 
         Args:
-            plan: of the data set.
             spatial: (D, H, W) of the patch, voxels; None: the data set's own.
         """
         return self.planned(spatial or plan.patch, plan.spacing_mm) if plan.folder else self
@@ -127,19 +114,13 @@ class Card:
         ]
 
 
-_REQUIRED = {"name": (str,), "title": (str,), "arch": (str,)}
+_CARDS = Path(__file__).parents[1] / "models" / "cards"
+_REQUIRED = dict.fromkeys(("name", "title", "arch"), (str,))
 _OPTIONAL = {
-    "in_channels": (int,),
-    "out_channels": (int,),
-    "spatial": (list,),
-    "task": (str,),
-    "licence": (str,),
-    "reference": (str,),
-    "notes": (str,),
-    "plan": (str,),
-    "kwargs": (dict,),
-    "paper": (dict,),
-    "published": (list,),
+    **dict.fromkeys(("in_channels", "out_channels"), (int,)),
+    **dict.fromkeys(("task", "licence", "reference", "notes", "plan"), (str,)),
+    **dict.fromkeys(("kwargs", "paper"), (dict,)),
+    **dict.fromkeys(("spatial", "published"), (list,)),
 }
 
 
@@ -161,7 +142,7 @@ def read_card(path: Path) -> Card:
         if data.get(key, 1) < 1:
             raise CardError(f"{path}: {key} must be positive, not {data[key]}")
     published = tuple(_published(entry, path) for entry in data.get("published", ()))
-    folder = None if path.parent.resolve() == Path(str(_cards_folder())).resolve() else str(path.parent)
+    folder = None if path.parent.resolve() == _CARDS.resolve() else str(path.parent)
     return Card(**(data | {"spatial": spatial, "published": published, "folder": folder}))
 
 
@@ -173,15 +154,9 @@ def _published(entry: Any, path: Path) -> PublishedFigure:
     return PublishedFigure(metric=entry["metric"], value=float(entry["value"]), source=str(entry["source"]))
 
 
-def _cards_folder() -> Any:
-    return importlib.resources.files("benchbench").joinpath("models", "cards")
-
-
 def list_models() -> tuple[str, ...]:
     """The names of all networks in the zoo, in alphabetical order."""
-    return tuple(
-        sorted(entry.name[: -len(".toml")] for entry in _cards_folder().iterdir() if entry.name.endswith(".toml"))
-    )
+    return tuple(sorted(path.stem for path in _CARDS.glob("*.toml")))
 
 
 def get_card(name: str) -> Card:
@@ -192,7 +167,7 @@ def get_card(name: str) -> Card:
     """
     if name not in list_models():
         raise UsageError(unknown("model", name, list_models(), hint=SEE_ALL))
-    return read_card(Path(str(_cards_folder().joinpath(f"{name}.toml"))))
+    return read_card(_CARDS / f"{name}.toml")
 
 
 def name_for(info: checkpoint.CheckpointInfo) -> str:
@@ -204,8 +179,8 @@ def card_of(info: checkpoint.CheckpointInfo) -> Card:
     """The card of some weights: that of their network, with what makes these their own."""
     spec = info.model
     names = (spec.name, str((info.compression or {}).get("root")))
-    known = [card for name in names if name in list_models() and (card := get_card(name)).arch == spec.arch]
-    base = known[0] if known else Card(name=spec.name, title=spec.name, arch=spec.arch)
+    same_class = [card for name in names if name in list_models() and (card := get_card(name)).arch == spec.arch]
+    base = same_class[0] if same_class else Card(name=spec.name, title=spec.name, arch=spec.arch)
     identity = (spec.in_channels, spec.out_channels, info.spatial, dict(spec.kwargs))
     plain = not info.compression and identity == (base.in_channels, base.out_channels, base.spatial, dict(base.kwargs))
     return dataclasses.replace(
@@ -259,35 +234,25 @@ def find_cards(selection: str, *, trust: bool = False) -> list[Card]:
 def with_channels(cards: Sequence[Card], in_channels: int | None, out_channels: int | None) -> list[Card]:
     """The cards with channels that are asked for by number, and without figures that are for others.
 
-    Args:
-        in_channels: None: each card's own.
-        out_channels: likewise.
-
     Raises:
         UsageError: one is of weights, which have theirs.
     """
     changed = []
     for card in cards:
-        channels = (card.in_channels, card.out_channels)
-        wanted = (in_channels or channels[0], out_channels or channels[1])
-        if wanted == channels:
-            changed.append(card)
-            continue
-        if card.checkpoint:
-            raise UsageError(
-                f"{card.checkpoint} is of a network with {channels[0]} channels in and {channels[1]} out, not "
-                f"{wanted[0]} and {wanted[1]}: leave --in-channels and --out-channels out"
-            )
-        changed.append(dataclasses.replace(card, in_channels=wanted[0], out_channels=wanted[1], published=()))
+        wanted = (in_channels or card.in_channels, out_channels or card.out_channels)
+        if wanted != (card.in_channels, card.out_channels):
+            if card.checkpoint:
+                raise UsageError(
+                    f"{card.checkpoint} is of a network with {card.in_channels} channels in and {card.out_channels} "
+                    f"out, not {wanted[0]} and {wanted[1]}: leave --in-channels and --out-channels out"
+                )
+            card = dataclasses.replace(card, in_channels=wanted[0], out_channels=wanted[1], published=())
+        changed.append(card)
     return changed
 
 
 def check_channels(plan: DataPlan, in_channels: int | None, out_channels: int | None) -> None:
     """Refuse channels that are asked for by number and are not those of the data set.
-
-    Args:
-        in_channels: None: the data set's.
-        out_channels: likewise.
 
     Raises:
         UsageError: they differ.
@@ -331,7 +296,7 @@ def _of_weights(info: checkpoint.CheckpointInfo, trust: bool) -> Card:
         classes.vouch(card.arch, str(info.path.parent))
     if not classes.may_import(card.arch):
         raise CardError(
-            f"{info.path} names its class {card.arch!r}, which is not of benchbench, so its code is not run: add "
+            f"{info.path} names its class {card.arch!r}, which is not part of benchbench, so its code is not run: add "
             "--trust (trust=True in Python) if you trust it, or give your own card or class, with --checkpoint "
             f"{info.path}"
         )

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 from benchbench.core import records as rec
 from benchbench.core import results as core_results
 from benchbench.core.config import parse_json
-from benchbench.core.errors import CheckpointError
+from benchbench.core.errors import CheckpointError, os_error_as, told
 from benchbench.core.results import write_whole
 from benchbench.data.layout import subject_of
 from benchbench.data.plan import DataPlan, plan_from_json, plan_to_json
@@ -47,9 +47,9 @@ class CheckpointInfo:
 
     model: rec.ModelSpec  # without the checkpoint's own hash
     data: str  # the data set it was trained on
-    spatial: tuple[int, ...]  # (D, H, W) of the patch it is to be used with, voxels
+    spatial: rec.Sides  # (D, H, W) of the patch it is to be used with, voxels
     sha256: str  # of the weights' file
-    train: Mapping[str, Any]  # recipe, steps, seconds, versions, curve
+    train: Mapping[str, Any]  # recipe, steps, seconds, versions, curve; `_Trained` is what commands read of it
     path: Path  # of the weights
     plan: DataPlan | None = None  # channels, preprocessing and regions of the data; None in older ones
     compression: Mapping[str, Any] | None = None  # what was done to a larger network; None: nothing
@@ -83,11 +83,9 @@ def set_aside(path: Path) -> None:
     Raises:
         CheckpointError: it cannot be renamed.
     """
-    try:
+    with os_error_as(CheckpointError, f"cannot set {path} aside", "choose another --out"):
         for aside in core_results.set_aside(files_of(path)):
             log.warning("set aside as %s", aside)
-    except OSError as error:
-        raise CheckpointError(f"cannot set {path} aside: {error.strerror or error}; choose another --out") from error
 
 
 def read_sidecar(path: Path) -> CheckpointInfo:
@@ -102,7 +100,7 @@ def read_sidecar(path: Path) -> CheckpointInfo:
     weights, sidecar = _pair(path)
     inside, beside = _described_inside(weights), _described_beside(sidecar)
     if beside is None and inside is None:
-        raise CheckpointError(f"no {sidecar.name} beside the weights in {sidecar.parent}: it says what they are")
+        raise CheckpointError(f"no {sidecar.name} beside the weights in {sidecar.parent}, which would describe them")
     info = None if beside is None else _info(beside, sidecar, weights)  # a broken one is told, needed or not
     if inside is None or (info and _lasting(beside) == _lasting(inside)):
         assert info
@@ -111,21 +109,8 @@ def read_sidecar(path: Path) -> CheckpointInfo:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Described:
-    """A description as it stands in a file; `train`, of which commands read these keys, has others beside them."""
-
-    model: rec.ModelSpec
-    data: str
-    spatial: rec.Sides
-    sha256: str
-    train: Mapping[str, Any]
-    plan: Mapping[str, Any] | None = None
-    compression: Mapping[str, Any] | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Trained:
-    """What commands read of `train`."""
+    """What commands read of a training; its description has other keys beside these."""
 
     cases: tuple[str, ...] = ()
     fold: int = 0
@@ -135,20 +120,13 @@ class _Trained:
 
 def _info(data: Any, where: Path, weights: Path) -> CheckpointInfo:
     try:
-        described = rec.from_json(_Described, data)
-        rec.from_json(_Trained, described.train, "train")
-        if not re.fullmatch("[0-9a-f]{64}", described.sha256):
-            raise ValueError(f"sha256 must be 64 hexadecimal digits, not {rec.told(described.sha256)}")
-        return CheckpointInfo(
-            model=described.model,
-            data=described.data,
-            spatial=described.spatial,
-            sha256=described.sha256,
-            train=described.train,
-            path=weights,
-            plan=plan_from_json(described.plan) if described.plan else None,
-            compression=described.compression or None,
-        )
+        described = rec.value_from_json(Mapping[str, Any], data, "it")
+        info = rec.from_json(CheckpointInfo, {**described, "path": weights, "plan": None})
+        rec.from_json(_Trained, info.train, "train")
+        if not re.fullmatch("[0-9a-f]{64}", info.sha256):
+            raise ValueError(f"sha256 must be 64 hexadecimal digits, not {told(info.sha256)}")
+        plan = None if described.get("plan") in (None, {}) else plan_from_json(described["plan"])
+        return dataclasses.replace(info, plan=plan, compression=info.compression or None)
     except (KeyError, TypeError, ValueError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{where} does not describe a checkpoint: {what}") from error
@@ -156,26 +134,21 @@ def _info(data: Any, where: Path, weights: Path) -> CheckpointInfo:
 
 def _described_inside(weights: Path) -> Any | None:
     """What the header of a weights' file says of them; None: nothing, or it is no such file."""
-    try:
+    with os_error_as(CheckpointError, f"cannot read {weights}"):
+        if not weights.exists():
+            return None
         with open(weights, "rb") as file:
             header, _ = _header(file)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CheckpointError(f"cannot read {weights}: {error.strerror or error}") from error
     text = _own_description(header)
     return None if text is None else parse_json(text, f"the header of {weights}", CheckpointError)
 
 
 def _described_beside(sidecar: Path) -> Any | None:
     """What the `.json` says; None: there is none."""
-    try:
-        content = sidecar.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CheckpointError(f"cannot read {sidecar}: {error.strerror or error}") from error
-    return parse_json(content, f"{sidecar} does not describe a checkpoint: it", CheckpointError)
+    with os_error_as(CheckpointError, f"cannot read {sidecar}"):
+        content = sidecar.read_bytes() if sidecar.exists() else None
+    where = f"{sidecar} does not describe a checkpoint: it"
+    return None if content is None else parse_json(content, where, CheckpointError)
 
 
 def _lasting(described: Any) -> Any:
@@ -228,32 +201,26 @@ def find(
     shipped = Path(str(importlib.resources.files("benchbench").joinpath("models", "checkpoints")))
     patterns = ("*.safetensors", "*/*.safetensors")
     trained = [path for folder in folders for pattern in patterns for path in folder.glob(pattern)]
-    newest = sorted(trained, key=_written_ns, reverse=True)
-    for weights in [*newest, *sorted(shipped.glob("*.safetensors"))]:
+
+    def finished_ns(weights: Path) -> int:
+        sidecar = weights.with_suffix(".json")
+        return (sidecar if sidecar.exists() else weights).stat().st_mtime_ns
+
+    wanted = (name, in_channels, out_channels, tuple(spatial))
+    for weights in [*sorted(trained, key=finished_ns, reverse=True), *sorted(shipped.glob("*.safetensors"))]:
         try:
             info = read_sidecar(weights)
         except CheckpointError:
             if weights.parent == shipped:
                 raise
             continue  # somebody else's
-        same = (info.model.name, info.model.in_channels, info.model.out_channels) == (name, in_channels, out_channels)
-        of_the_data = info.data == plan.weights_key or (weights.parent == shipped and plan.is_named_by(info.data))
         if info.compression:
             continue  # a network of its own, asked for by its path
-        if same and info.spatial == tuple(spatial) and of_the_data and not leaks(info, plan):
+        of_the_data = info.data == plan.weights_key or (weights.parent == shipped and plan.is_named_by(info.data))
+        its = (info.model.name, info.model.in_channels, info.model.out_channels, info.spatial)
+        if its == wanted and of_the_data and not leaks(info, plan):
             return info.path
     return None
-
-
-def _written_ns(weights: Path) -> int:
-    """When a checkpoint was finished."""
-    sidecar = weights.with_suffix(".json")
-    return (sidecar if sidecar.exists() else weights).stat().st_mtime_ns
-
-
-def _name(key: str) -> str:
-    """`Task04_Hippocampus` of `Task04_Hippocampus:0123abcd`."""
-    return key.partition(":")[0]
 
 
 def leaks(info: CheckpointInfo, plan: DataPlan) -> list[str]:
@@ -268,10 +235,7 @@ def leaks(info: CheckpointInfo, plan: DataPlan) -> list[str]:
         log.warning(
             "%s was trained on %s, which has cases of the same names as %s, such as %s: make sure that they are other "
             "patients",
-            info.path,
-            _name(info.data),
-            plan.name,
-            leaked[0],
+            *(info.path, info.data.partition(":")[0], plan.name, leaked[0]),
         )
         return []
     return leaked
@@ -283,24 +247,23 @@ def sha256_of(path: Path) -> str:
     Raises:
         CheckpointError: it cannot be read.
     """
-    try:
+    with os_error_as(CheckpointError, f"cannot read {path}"):
+        if not path.exists():
+            raise CheckpointError(f"no checkpoint at {path}: no such file")
         with open(path, "rb") as file:
             header, read = _header(file)
             if _own_description(header) is not None:
                 plain = {key: value for key, value in header.items() if key != _METADATA}
-                text = json.dumps(plain, separators=(",", ":"), ensure_ascii=False).encode()
+                try:
+                    text = json.dumps(plain, separators=(",", ":"), ensure_ascii=False).encode()
+                except ValueError as error:  # text that is no Unicode
+                    raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
                 text += b" " * (-len(text) % 8)  # as the format has it
                 read = len(text).to_bytes(8, "little") + text
             digest = hashlib.sha256(read)
             while block := file.read(1 << 20):
                 digest.update(block)
             return digest.hexdigest()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no checkpoint at {path}: no such file") from error
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:  # text that is no Unicode
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -323,7 +286,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         by = sidecar.name if sidecar.exists() else "its own header"
         raise CheckpointError(f"{weights} is not the file that {by} describes (its sha256 differs); get it again")
     if inside is not None and sidecar.exists() and _lasting(_described_beside(sidecar)) != _lasting(inside):
-        log.warning("%s says otherwise than the weights themselves, whose own description counts", sidecar)
+        log.warning("%s contradicts the description inside the weights, which counts", sidecar)
     try:
         state = load(weights.read_bytes())
     except (SafetensorError, OSError) as error:
@@ -354,10 +317,11 @@ def _same_names(wanted: Mapping[str, Tensor], names: Iterable[str], path: Path) 
                 f"{path}: every name in it begins with {prefix!r}, which {what} puts there: save the state dict of the "
                 "network within, or take the prefix off"
             )
-    parts = (
-        [f"{len(missing)} of its {len(wanted)} entries are not in the file, such as {missing[0]!r}"] if missing else []
-    )
-    parts += [f"{len(extra)} of the file are unknown to it, such as {extra[0]!r}"] if extra else []
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} of its {len(wanted)} entries are not in the file, such as {missing[0]!r}")
+    if extra:
+        parts.append(f"{len(extra)} of the file are unknown to it, such as {extra[0]!r}")
     raise CheckpointError(f"{path} belongs to another network: {'; '.join(parts)}")
 
 
@@ -370,11 +334,7 @@ def unique_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def serialised(state: Mapping[str, Tensor], description: str | None = None) -> bytes:
-    """Weights in single precision as the content of a `.safetensors` file.
-
-    Args:
-        state: name -> tensor.
-    """
+    """Weights in single precision as the content of a `.safetensors` file."""
     from safetensors.torch import save as write
 
     plain = {
@@ -421,28 +381,21 @@ def save(
     if compression:
         described["compression"] = rec.to_json(compression)
     content = serialised(state, json.dumps(_lasting(described), allow_nan=False))
-    try:
+    with os_error_as(CheckpointError, f"cannot write {weights}", "make room or choose another folder"):
         weights.parent.mkdir(parents=True, exist_ok=True)
         write_whole(weights, content)
         write_whole(sidecar, (json.dumps(described, indent=1, allow_nan=False) + "\n").encode())
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write {weights}: {error.strerror or error}; make room or choose another folder"
-        ) from error
     return read_sidecar(weights)
 
 
 def copy(source: Path, target: Path) -> None:
     """Copy weights and what says what they are, in an order in which a kill leaves no pair that disagrees.
 
-    Args:
-        target: of the copy; its folder is made if it is not there.
-
     Raises:
         CheckpointError: they cannot be read or written.
     """
     (weights, sidecar), (to, beside) = _pair(source), _pair(target)
-    try:
+    with os_error_as(CheckpointError, f"cannot copy {weights} to {to}"):
         to.parent.mkdir(parents=True, exist_ok=True)
         if _described_inside(weights) is None:  # then the sidecar is needed as soon as the weights are there
             to.unlink(missing_ok=True)
@@ -452,5 +405,3 @@ def copy(source: Path, target: Path) -> None:
         write_whole(to, weights.read_bytes())
         if sidecar.exists():
             write_whole(beside, sidecar.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"cannot copy {weights} to {to}: {error.strerror or error}") from error

@@ -61,7 +61,7 @@ def find(path: str, kind: str) -> Any:
     module_name, _, name = path.partition(":")
     if not may_import(path):
         raise CardError(
-            f"{path!r} is not of benchbench, and a file names it, not you: its code is not run; where you trust it, "
+            f"{path!r} is not part of benchbench and is named by a file, so its code is not run; if you trust it, "
             "add --trust, or trust=True in Python"
         )
     if module_name.partition(".")[0] in sys.stdlib_module_names:
@@ -110,12 +110,12 @@ def _module(name: str, path: str) -> ModuleType:
 
 def _forget_one_of_another_folder(top: str) -> None:
     """A module of one's own that was imported from another folder than it would be now, under the same name."""
-    known = sys.modules.get(top)
-    spec = importlib.machinery.PathFinder.find_spec(top, _folders) if known else None
-    if known is None or spec is None or spec.origin is None or not getattr(known, "__file__", None):
+    loaded = sys.modules.get(top)
+    spec = importlib.machinery.PathFinder.find_spec(top, _folders) if loaded else None
+    if loaded is None or spec is None or spec.origin is None or not getattr(loaded, "__file__", None):
         return
-    holder = os.path.dirname(str(known.__file__))
-    if known.__file__ != spec.origin and any(folder in _folders for folder in (holder, os.path.dirname(holder))):
+    holder = os.path.dirname(str(loaded.__file__))
+    if loaded.__file__ != spec.origin and any(folder in _folders for folder in (holder, os.path.dirname(holder))):
         for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
             del sys.modules[name]
 

@@ -8,7 +8,7 @@ answers first, so the logits are the first answer of the size of the input.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -27,25 +27,16 @@ def tensors(output: Any) -> list[Tensor]:
     Args:
         output: a tensor, or lists, tuples, dictionaries and dataclasses of them in each other; all else is passed over.
     """
-    return list(_leaves(output))
-
-
-def _leaves(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
-        yield output
-        return
-    parts: Sequence[Any] = ()
+        return [output]
+    if dataclasses.is_dataclass(output) and not isinstance(output, (type, Mapping)):
+        output = {field.name: getattr(output, field.name, None) for field in dataclasses.fields(output)}
+    parts = output if isinstance(output, (list, tuple)) else []
     if isinstance(output, Mapping):
         named = {str(key).lower(): key for key in reversed(list(output))}
         first = [named[name] for name in _NAMES if name in named]
         parts = [output[key] for key in [*first, *(key for key in output if key not in first)]]
-    elif isinstance(output, (list, tuple)):
-        parts = output
-    elif dataclasses.is_dataclass(output) and not isinstance(output, type):
-        fields = [field.name for field in dataclasses.fields(output)]
-        yield from _leaves({name: getattr(output, name, None) for name in fields})
-    for part in parts:
-        yield from _leaves(part)
+    return [tensor for part in parts for tensor in tensors(part)]
 
 
 def answers(output: Any) -> list[Tensor]:
@@ -86,15 +77,7 @@ def segmentations(output: Any, sides: Sequence[int], channels: int | None = None
 
 
 def logits(output: Any, sides: Sequence[int], channels: int | None = None) -> Tensor:
-    """The logits of an output, of the input's size.
-
-    Args:
-        output: as `tensors` takes it.
-        sides: (D, H, W) of the input.
-        channels: as for `segmentations`.
-
-    Returns:
-        (B, K, D, H, W).
+    """The logits (B, K, D, H, W) of an output, of the input's size; the arguments are those of `segmentations`.
 
     Raises:
         UnsupportedError: no output is dense, or none has the input's sides.
@@ -110,10 +93,6 @@ def logits(output: Any, sides: Sequence[int], channels: int | None = None) -> Te
 
 def main(output: Any, sides: Sequence[int]) -> Tensor:
     """The tensor that stands for an output where any network is compared: its logits, of a classifier its first tensor.
-
-    Args:
-        output: as `tensors` takes it.
-        sides: (D, H, W) of the input.
 
     Raises:
         UnsupportedError: there is no tensor in it.

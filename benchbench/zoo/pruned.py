@@ -94,9 +94,9 @@ def _tell_widths(module: nn.Module) -> None:
         module.num_channels = module.weight.numel()
         module.num_groups = 1 if module.num_groups == 1 else module.num_channels // each
     elif isinstance(module, nn.modules.batchnorm._NormBase):
-        known = module.weight if module.affine else module.running_mean
-        if known is not None:
-            module.num_features = known.numel()
+        values = module.weight if module.affine else module.running_mean
+        if values is not None:
+            module.num_features = values.numel()
         else:
             _learn_width(module)
     elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:

@@ -15,7 +15,8 @@ from benchbench.compress import channel_groups
 from benchbench.compress.channel_groups import Structure, find_structure, keep_indices, remove
 from benchbench.compress.channel_tracer import Quick, reshaped
 from benchbench.compress.operator_rules import _Unreal
-from benchbench.compress.prune import PruneRecipe, compare_with_zeros, prune
+from benchbench.compress.prune import compare_with_zeros, prune
+from benchbench.compress.request import PruneRecipe
 from benchbench.core.errors import ShapeError, UsageError
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards

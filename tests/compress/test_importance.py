@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from benchbench.compress import importance
 from benchbench.compress.channel_groups import PrunableLayer, Structure, WeightIndex, find_structure
-from benchbench.compress.prune import PruneRecipe, prune
+from benchbench.compress.prune import prune
+from benchbench.compress.request import PruneRecipe
 from benchbench.core.errors import UsageError
 
 SHAPE = (1, 1, 2, 2, 2)

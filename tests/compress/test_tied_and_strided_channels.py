@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchbench.compress.prune import PruneRecipe, prune
+from benchbench.compress.prune import prune
+from benchbench.compress.request import PruneRecipe
 from benchbench.measure.flops.graph import measure_cost
 from benchbench.zoo.pruned import shapes_of
 

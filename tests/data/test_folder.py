@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from benchbench import data
-from benchbench.cli.commands import data as data_command
 from benchbench.core.errors import DataError, StoreError
 from benchbench.data import splits
 from benchbench.data.folder import open_source, plan_folder
 from benchbench.data.layout import CaseFiles
 from benchbench.data.plan import ALL
+from benchbench.data.validate import check_folder
 from benchbench.data.volumes import load_volumes
 from tests import data_sets as sets
 from tests.shared_files import shared_file
@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_is_named(tmp_path, relative, voxels, where, messa
 def test_fewer_channels_than_the_description_names(tmp_path):
     folder = sets.decathlon(tmp_path / "d", count=1, channels=3)
     case, source = replaced(folder, IMAGE, np.zeros((*sets.SIDES, 2), np.float32))
-    with pytest.raises(DataError, match="has 2 channels, and the data set's description names more"):
+    with pytest.raises(DataError, match="has 2 channels, and 3 are expected"):
         load_volumes(case, source.labels)
 
 
@@ -205,10 +205,10 @@ def test_a_file_that_is_no_image(tmp_path):
 
 
 def test_a_whole_data_set_has_no_fault(tmp_path):
-    found = data_command.check_folder(sets.decathlon(tmp_path / "d"))
+    found = check_folder(sets.decathlon(tmp_path / "d"))
     assert found.ok
-    assert data_command.fault_lines(found) == []
-    facts = dict(data_command.facts_of(found))
+    assert found.fault_lines == []
+    facts = found.summary()
     assert facts["cases"] == "6 of 6 patients, 6 can be read"
     assert "2 kernel (in 6 of 6)" in facts["labels"]
 
@@ -219,8 +219,8 @@ def test_each_fault_is_told_and_the_others_are_still_found(tmp_path):
     sets.save(folder / "labelsTr/case_002.nii.gz", np.zeros(sets.SIDES, np.uint8))
     (folder / "imagesTr/case_004.nii.gz").write_bytes((folder / "imagesTr/case_003.nii.gz").read_bytes())
     sets.save(folder / "imagesTr/stray.nii.gz", np.zeros(sets.SIDES, np.float32))
-    found = data_command.check_folder(folder)
-    lines = data_command.fault_lines(found)
+    found = check_folder(folder)
+    lines = found.fault_lines
     assert not found.ok
     assert any("fail: case_001" in line and "is missing" in line for line in lines)
     assert any("fail: case_004: has the same voxels as case_003" in line for line in lines)
@@ -231,10 +231,7 @@ def test_each_fault_is_told_and_the_others_are_still_found(tmp_path):
 
 def test_a_label_that_nobody_has_is_told(tmp_path):
     folder = sets.decathlon(tmp_path / "d", values=(1, 1))
-    assert any(
-        "no case has the label 2 (kernel)" in line
-        for line in data_command.fault_lines(data_command.check_folder(folder))
-    )
+    assert any("no case has the label 2 (kernel)" in line for line in check_folder(folder).fault_lines)
 
 
 # Splits
@@ -275,7 +272,7 @@ def test_with_few_patients_one_is_still_watched():
 def test_nnunets_list_counts_and_what_is_written_is_read_back(tmp_path):
     folder = sets.decathlon(tmp_path / "d", count=12)
     before = plan_folder(folder)
-    path = data_command.write_splits(folder, folder)
+    path = splits.write_list(open_source(folder), folder)
     folds = json.loads(path.read_text())
     assert len(folds) == 5
     assert all(sorted(fold["train"] + fold["val"]) == [f"case_{i:03d}" for i in range(12)] for fold in folds)
@@ -408,7 +405,7 @@ def test_every_fold_of_a_list_is_checked(tmp_path):
     ids = [f"case_{i:03d}" for i in range(4)]
     folds = [{"train": ids[:3], "val": ids[3:]}, {"train": ids, "val": ids[:1]}]
     (folder / splits.SPLITS_FILE).write_text(json.dumps(folds))
-    lines = data_command.fault_lines(data_command.check_folder(folder))
+    lines = check_folder(folder).fault_lines
     assert any("in 'train' and in 'val' of fold 1" in line for line in lines)
 
 
@@ -416,7 +413,7 @@ def test_a_list_that_says_something_else_is_not_overwritten(tmp_path):
     folder = sets.decathlon(tmp_path / "d", count=4)
     (tmp_path / splits.SPLITS_FILE).write_text("[]")
     with pytest.raises(StoreError, match="is there already and was not written by this command"):
-        data_command.write_splits(folder, tmp_path)
+        splits.write_list(open_source(folder), tmp_path)
     assert (tmp_path / splits.SPLITS_FILE).read_text() == "[]"
 
 
@@ -447,5 +444,5 @@ def test_the_rule_for_empty_regions_can_be_chosen_and_is_part_of_the_name(tmp_pa
     assert data.get_plan(other.where) == other
     assert data.get_plan(f"{folder}#2+brats").fold == 2
     assert data.get_plan(str(folder), rule="exclude") == usual
-    with pytest.raises(DataError, match="judged by the rule brats alone"):
+    with pytest.raises(DataError, match="evaluated with the rule brats only"):
         data.get_plan("phantom", rule="exclude")

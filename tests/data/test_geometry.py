@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from benchbench import data
-from benchbench.cli.commands import data as data_command
 from benchbench.data.folder import open_source
 from benchbench.data.geometry import geometry_of
+from benchbench.data.validate import check_folder
 from benchbench.data.volumes import load_volumes
 from tests import data_sets as sets
 
@@ -92,8 +92,8 @@ def test_check_warns_once_and_the_plan_has_the_patients_spacing(tmp_path):
     folder = sets.decathlon(tmp_path / "d", count=8)
     for part in ("imagesTr", "labelsTr"):
         resaved(folder, part, as_acdc)
-    found = data_command.check_folder(folder)
-    (line,) = data_command.fault_lines(found)
+    found = check_folder(folder)
+    (line,) = found.fault_lines
     assert line.startswith("warn: case_000: its sform says")
     assert line.endswith("(8 cases)")
     plan = data.get_plan(str(folder))
@@ -115,5 +115,5 @@ def test_a_volume_in_micrometres_has_its_size_in_millimetres(tmp_path):
     for part in ("imagesTr", "labelsTr"):
         resaved(folder, part, lambda image: image.header.set_xyzt_units("micron"))
     assert data.get_plan(str(folder)).spacing_mm == (0.5, 0.5, 0.5)
-    (line,) = data_command.fault_lines(data_command.check_folder(folder))
+    (line,) = check_folder(folder).fault_lines
     assert line.startswith("warn: case_000: its unit is micrometres")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from benchbench import data
-from benchbench.cli.commands import data as data_command
 from benchbench.core.errors import DataError
 from benchbench.data import preprocessing
 from benchbench.data.folder import open_source, plan_folder, prepared_folder
 from benchbench.data.plan import alike, label_dtype, plan_from_json, plan_to_json
+from benchbench.data.validate import check_folder
 from benchbench.data.volumes import load_volumes
 from benchbench.training.patch_loader import PatchLoader
 from benchbench.training.recipe import TrainingBudget, TrainRecipe
@@ -122,23 +122,23 @@ def test_a_fraction_beyond_rounding_is_no_label(tmp_path, off, read):
 
 def test_zero_is_the_background_said_or_not(tmp_path):
     folder = redescribed(sets.decathlon(tmp_path / "d"), labels={"1": "shell", "2": "kernel"})
-    assert len(data_command.check_folder(folder).facts) == 6
+    assert len(check_folder(folder).facts) == 6
     assert plan_folder(folder).labels[0] == "background"
     other = redescribed(sets.nnunet(tmp_path / "n"), labels={"shell": 1, "kernel": 2})
-    assert len(data_command.check_folder(other).facts) == 4
+    assert len(check_folder(other).facts) == 4
 
 
 def test_two_labels_of_one_name_are_kept_apart_and_told(tmp_path):
     folder = redescribed(sets.decathlon(tmp_path / "d"), labels={"0": "background", "1": "kidney", "2": "kidney"})
     assert open_source(folder).regions == {"kidney 1": (1,), "kidney 2": (2,)}
-    lines = data_command.fault_lines(data_command.check_folder(folder))
-    assert lines == ["warn: 2 of its labels are called 'kidney': they are kept apart as kidney 1, kidney 2"]
+    lines = check_folder(folder).fault_lines
+    assert lines == ["warn: 2 of its labels are called 'kidney': they are renamed to kidney 1, kidney 2"]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"background": 0, "kidney": 1, "kidney": 2}', "'kidney' stands twice"),
+        ('{"background": 0, "kidney": 1, "kidney": 2}', "'kidney' appears twice"),
         ('{"background": 0, "a": 1, "b": 1}', "label 1 is called 'a' and 'b'"),
         ('{"background": 0, "a": [], "b": 1}', "region 'a' covers no label"),
         ('{"background": 0, "a": 1.5}', "1.5 is no whole number"),
@@ -162,9 +162,7 @@ def test_two_keys_of_one_number_are_refused(tmp_path):
 def test_regions_that_differ_in_signs_alone_are_told(tmp_path):
     assert alike(["GTV+", "gtv-", "CTV"]) == [("GTV+", "gtv-")]
     folder = redescribed(sets.decathlon(tmp_path / "d"), labels={"0": "background", "1": "GTV+", "2": "GTV-"})
-    assert any(
-        "GTV+ and GTV- differ in signs" in one for one in data_command.fault_lines(data_command.check_folder(folder))
-    )
+    assert any("GTV+ and GTV- differ only in signs" in one for one in check_folder(folder).fault_lines)
 
 
 def test_a_sidecars_plan_with_two_regions_of_one_name_is_refused(tmp_path):

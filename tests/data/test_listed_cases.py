@@ -11,10 +11,10 @@ import pytest
 from monai.apps import DecathlonDataset
 
 from benchbench import data
-from benchbench.cli.commands import data as data_command
 from benchbench.core.errors import DataError
 from benchbench.data import download as data_download
 from benchbench.data.folder import open_source, plan_folder
+from benchbench.data.validate import check_folder
 from benchbench.report import conditions
 from benchbench.zoo import checkpoint
 from tests import data_sets as sets
@@ -39,8 +39,8 @@ def renamed(folder, change):
 
 
 def checked(folder):
-    found = data_command.check_folder(folder)
-    return len(found.facts), data_command.fault_lines(found)
+    found = check_folder(folder)
+    return len(found.facts), found.fault_lines
 
 
 # Ways to name a file
@@ -145,7 +145,7 @@ def test_an_image_that_is_listed_twice_counts_once(tmp_path):
 def test_numtraining_that_disagrees_is_told(tmp_path):
     for made in (sets.decathlon, sets.nnunet):
         folder = redescribed(made(tmp_path / made.__name__, count=3), lambda d: d.update(numTraining=5))
-        assert checked(folder) == (3, ["warn: numTraining is 5, and 3 cases are there"])
+        assert checked(folder) == (3, ["warn: numTraining is 5, but there are 3 cases"])
 
 
 def test_a_label_without_its_image_and_an_image_without_its_first_channel_are_named(tmp_path):
@@ -155,8 +155,8 @@ def test_a_label_without_its_image_and_an_image_without_its_first_channel_are_na
     (folder / "imagesTr/pat2_0000.nii.gz").unlink()
     read, lines = checked(folder)
     assert read == 2
-    assert "fail: pat1: labelsTr has its label, and imagesTr no pat1_0000.nii.gz" in lines
-    assert "fail: pat2: imagesTr has pat2_0001 of it, and no pat2_0000.nii.gz" in lines
+    assert "fail: pat1: labelsTr has its label, but imagesTr has no pat1_0000.nii.gz" in lines
+    assert "fail: pat2: imagesTr has pat2_0001, but no pat2_0000.nii.gz" in lines
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_a_case_of_brats_without_its_segmentation_is_named(tmp_path):
     read, lines = checked(folder)
     assert read == 1
     assert any(line.startswith("fail: BraTS20_Training_355: it has no") and "W39_1998" in line for line in lines)
-    assert "warn: its folder copy is not called as a case" in lines
+    assert "warn: its folder copy is not named like a case, and is left out" in lines
 
 
 def test_weights_of_the_phantom_are_not_those_of_a_folder_of_that_name(tmp_path):

@@ -156,7 +156,7 @@ def test_a_damaged_cache_is_made_again(boxes, caplog):
     kept.write_bytes(kept.read_bytes()[:100])
     after = data.load_case(plan.where, "test", 0)
     assert (before.image == after.image).all()
-    assert "prepared again" in caplog.text
+    assert "made again" in caplog.text
 
 
 def test_prepare_goes_on_after_a_bad_case_and_tells_it(boxes):

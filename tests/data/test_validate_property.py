@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from benchbench import data
-from benchbench.cli.commands import data as data_command
 from benchbench.core.errors import BenchError
+from benchbench.data.validate import check_folder
 from tests import data_sets as sets
 
 SETTINGS = settings(
@@ -31,7 +31,7 @@ def used(folder):
     """Everything that reads a data set, up to a plan and a case; returns the errors' lines."""
     lines = []
     for use in (
-        lambda: data_command.fault_lines(found := data_command.check_folder(folder)) and data_command.facts_of(found),
+        lambda: (found := check_folder(folder)).fault_lines and found.summary(),
         lambda: data.load_case(f"{folder}#all", "test", 0),
     ):
         try:
@@ -101,7 +101,7 @@ def test_any_description_is_read_or_refused_in_a_line(described, changes, withou
 def test_a_description_that_is_no_strict_json_is_one_line(described, content):
     (described / "dataset.json").write_text(content, encoding="latin-1")
     with pytest.raises(BenchError) as caught:
-        data_command.check_folder(described)
+        check_folder(described)
     assert "\n" not in str(caught.value)
 
 
@@ -168,7 +168,7 @@ def test_any_header_is_read_or_is_a_fault_of_its_case(two, changes, of_label, pa
         (folder / part / "case_000.nii.gz").write_bytes(gzip.compress(bytes(content), 1))
     else:
         (folder / part / "case_000.nii").write_bytes(content)
-    found = data_command.check_folder(folder)
+    found = check_folder(folder)
     assert "case_001" in {one.id for one in found.facts}
-    assert all("\n" not in line for line in data_command.fault_lines(found))
+    assert all("\n" not in line for line in found.fault_lines)
     assert all("\n" not in line for line in used(folder))

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchbench.compress.prune import PruneRecipe
-from benchbench.compress.run import Compression, compress
+from benchbench.compress.request import Compression, PruneRecipe
+from benchbench.compress.run import compress
 from benchbench.core import records as rec
 from benchbench.report import export, reliability, render, render_search
 from benchbench.report.figures import overview as figures_overview

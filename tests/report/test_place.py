@@ -110,7 +110,7 @@ def test_a_foreign_page_in_the_results_folder_is_refused_before_anything_is_meas
     folder.mkdir()
     (folder / "report.html").write_text("mine")
     assert cli_main.main([*words.split(), "--out", str(folder)]) == 2
-    assert "no page of benchbench" in capsys.readouterr().err
+    assert "move it away, or choose another --out" in capsys.readouterr().err
     assert {path.name for path in folder.iterdir()} == {"report.html"}
     assert (folder / "report.html").read_text() == "mine"
 

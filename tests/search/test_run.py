@@ -244,7 +244,7 @@ def test_ctrl_c_keeps_what_is_known(
         (["--storage", "postgresql://me:secret@127.0.0.1:9/none"], "cannot open the search's storage"),
         (["--storage", "nonsense"], "cannot open the search's storage nonsense"),
         (["--resume", "nowhere"], "nowhere is no folder of a search"),
-        (["--resume", "nowhere", "--seeds", "3"], "--seeds cannot be changed of a search that goes on"),
+        (["--resume", "nowhere", "--seeds", "3"], "--seeds cannot be given with --resume"),
         (["--parent", "nowhere.safetensors"], "nowhere"),
     ],
 )

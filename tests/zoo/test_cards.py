@@ -252,7 +252,9 @@ def test_nnunet_plans_its_stages_for_the_data(patch, filters):
 
 
 def test_a_plan_that_nobody_has_named_is_refused_before_its_import():
-    with pytest.raises(CardError, match=r"'nowhere\.to:be_found' is not of benchbench.*its code is not run.*--trust"):
+    with pytest.raises(
+        CardError, match=r"'nowhere\.to:be_found' is not part of benchbench.*its code is not run.*--trust"
+    ):
         dataclasses.replace(zoo_cards.get_card("nnunet"), plan="nowhere.to:be_found").planned((40, 56, 40))
 
 

@@ -82,7 +82,7 @@ def test_what_a_card_names_that_is_no_network_is_refused_and_not_called(own, tmp
 @pytest.mark.parametrize("arch", ["os:system", "subprocess:Popen", "ownnets:make", "ownnets:Plain", "ownnets:MyNet"])
 def test_what_weights_name_is_not_even_imported(own, tmp_path, arch, capsys):
     path = weights(tmp_path / "own.safetensors", arch)
-    with pytest.raises(CardError, match=r"not of benchbench.*--trust"):
+    with pytest.raises(CardError, match=r"not part of benchbench.*--trust"):
         zoo_build.build_model(str(path))
     assert main(["audit", "--models", str(path)]) == 2
     assert "--trust" in capsys.readouterr().err

@@ -97,7 +97,7 @@ def test_a_shape_with_the_right_product_but_other_sides_is_refused():
         ({"channels": (24, 48)}, r"3 positive channels, not \(24, 48\)"),
         ({"r": (4, 2, 2, 0)}, r"positive r"),
         ({"r": (4, 2, 2, 2), "spatial": (96, 128, 128)}, r"multiple of 64"),
-        ({"in_channels": 0}, r"positive in_channels"),
+        ({"in_channels": 0}, r"not in_channels=0"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_rule_and_the_values(kwargs, message):

@@ -65,7 +65,7 @@ def test_a_stale_json_does_not_count(tmp_path: Path, caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING, logger="benchbench"):
         assert value_of(first.path) == 5.0
     assert [r.message for r in caplog.records] == [
-        f"{first.path.with_suffix('.json')} says otherwise than the weights themselves, whose own description counts"
+        f"{first.path.with_suffix('.json')} contradicts the description inside the weights, which counts"
     ]
 
 

@@ -6,7 +6,6 @@ Every table of MACs says that twice its numbers are FLOPs, because papers print 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -36,18 +35,20 @@ def add(sub: argparse.ArgumentParser) -> None:
         nargs=5,
         type=to.positive,
         metavar=("B", "C", "D", "H", "W"),
-        help="shape of the input (default: one of the card's own channels and size)",
+        help="shape of the input (default: batch 1, with the channels and size in the card)",
     )
-    sub.add_argument("--by-operator", action="store_true", help="show each operator that a counter gets wrong, and why")
+    sub.add_argument("--by-operator", action="store_true", help="show which operators each counter gets wrong, and why")
     sub.add_argument(
         "--operators",
         action="store_true",
-        help="instead of networks, show each counter's factor on operators counted by hand",
+        help="show how far each counter is off on single operators that were counted by hand, and no network",
     )
     sub.add_argument(
-        "--full", action="store_true", help="run the other counters on real tensors, which takes time and memory"
+        "--full",
+        action="store_true",
+        help="run the other counters on real tensors at full size, which takes time and memory",
     )
-    add_shared(sub, "--out", help="folder that also gets a record of each network (default: none)")
+    add_shared(sub, "--out", help="folder to write a record of each network and a report to (default: none)")
     add_shared(sub, "--format", choices=("table", "json", "csv", "markdown", "latex"))
     add_shared(sub, "--config")
 
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         tell=lambda text: print(text, file=sys.stderr, flush=True) if shown else None,
     )
     if options.format == "json":
-        print(json.dumps([runner_audit.to_json(row) for row in rows], indent=2))
+        print(writers.to_json([runner_audit.to_json(row) for row in rows]))
     elif options.by_operator:
         print(writers.write(by_operator(rows), options.format))
     elif options.format == "csv":
@@ -130,70 +131,40 @@ def params(rows: Sequence[AuditOutcome]) -> list[Row]:
 
 
 def by_operator(rows: Sequence[AuditOutcome]) -> list[Row]:
-    """One line a kind of operator that a counter gets wrong, and one for each that the headline does not count."""
-    return [*_uncounted(rows), *_differences(rows)]
-
-
-def _uncounted(rows: Sequence[AuditOutcome]) -> list[Row]:
-    return [
-        {
-            "network": row.card.name,
-            "counter": TITLES["torch"],
-            "kind": "not counted",
-            "operator": operator,
-            "modules": "-",
-            f"counted {GMAC}": "-",
-            "true": "not known",
-            "difference": "-",
-            "factor": "-",
-            "why": "there is no rule for it; torch.utils.flop_counter.register_flop_formula gives it one",
-        }
-        for row in rows
-        for c in _counted(row).values()
-        for operator in c.uncounted
-    ]
-
-
-def _differences(rows: Sequence[AuditOutcome]) -> list[Row]:
-    return [
-        {
-            "network": row.card.name,
-            "counter": TITLES[d.counter],
-            "kind": d.kind,
-            "operator": d.operator,
-            "modules": str(d.modules),
-            f"counted {GMAC}": gmac(d.counted),
-            "true": gmac(d.true),
-            "difference": signed_gmac(d.excess),
-            "factor": f"{d.counted / d.true:.2f}x" if d.true else "-",
-            "why": d.why,
-        }
-        for row in rows
-        if row.result
-        for d in row.result.differences
-    ]
+    """One line for each operator that the headline does not count, and one a kind that a counter gets wrong."""
+    keys = (
+        *("network", "counter", "kind", "operator", "modules", f"counted {GMAC}"),
+        *("true", "difference", "factor", "why"),
+    )
+    why = "there is no rule for it; torch.utils.flop_counter.register_flop_formula gives it one"
+    lines: list[tuple[str, ...]] = []
+    for row in rows:
+        for c in _counted(row).values():
+            start = (row.card.name, TITLES["torch"], "not counted")
+            lines += [(*start, operator, "-", "-", "not known", "-", "-", why) for operator in c.uncounted]
+    for row in rows:
+        for d in row.result.differences if row.result else ():
+            factor = f"{d.counted / d.true:.2f}x" if d.true else "-"
+            start = (row.card.name, TITLES[d.counter], d.kind)
+            numbers = (str(d.modules), gmac(d.counted), gmac(d.true), signed_gmac(d.excess), factor)
+            lines.append((*start, d.operator, *numbers, d.why))
+    return [dict(zip(keys, line, strict=True)) for line in lines]
 
 
 def plain(rows: Sequence[AuditOutcome]) -> list[Row]:
     """One line a network and counter, with unrounded numbers."""
     lines = []
     for row in rows:
-        for c in _counted(row).values() or [None]:
-            lines.append(
-                {
-                    "network": row.card.name,
-                    "input": format_shape(row.job.input_shape),
-                    "counter": c.counter if c else "torch",
-                    "version": (c.version if c else None) or "",
-                    "macs": _raw(c.macs if c else None),
-                    "factor": _raw(c.factor if c else None),
-                    "params": _raw(c.params if c else None),
-                    "reason": (c.reason if c else row.error) or "",
-                    "how": c.how if c else "",
-                    "not_counted": " ".join(c.uncounted) if c else "",
-                    "verdict": row.result.verdict if row.result else "",
-                }
-            )
+        start = {"network": row.card.name, "input": format_shape(row.job.input_shape)}
+        verdict = row.result.verdict if row.result else ""
+        if not _counted(row):
+            blank = dict.fromkeys(("version", "macs", "factor", "params"), "")
+            rest = {"reason": row.error or "", "how": "", "not_counted": "", "verdict": verdict}
+            lines.append({**start, "counter": "torch", **blank, **rest})
+        for c in _counted(row).values():
+            numbers = {key: "" if (n := getattr(c, key)) is None else repr(n) for key in ("macs", "factor", "params")}
+            texts = {"reason": c.reason or "", "how": c.how, "not_counted": " ".join(c.uncounted), "verdict": verdict}
+            lines.append({**start, "counter": c.counter, "version": c.version or "", **numbers, **texts})
     return lines
 
 
@@ -214,7 +185,7 @@ def verdicts(rows: Sequence[AuditOutcome]) -> list[str]:
         if row.counted:
             lines += [f"  {TITLES[c.counter]}: {c.reason}" for c in row.result.counters[1:] if c.macs is None]
         if not row.weightless:
-            lines.append("  built with memory for its weights")
+            lines.append("  its weights were allocated, since it cannot be built without them")
     return lines
 
 
@@ -270,7 +241,3 @@ def _which(macs: float | None, counter: str | None) -> str:
 
 def _whole(n: int | None) -> str:
     return "-" if n is None else f"{n:,}"
-
-
-def _raw(value: float | int | None) -> str:
-    return "" if value is None else repr(value)

@@ -21,26 +21,21 @@ from benchbench.zoo import cards as zoo_cards
 def add(sub: argparse.ArgumentParser) -> None:
     """The flags."""
     add_shared(sub, "--device", help="device to calibrate (default: cpu)")
-    add_shared(sub, "--threads", help="CPU threads that PyTorch computes with (default: all usable cores)")
+    add_shared(sub, "--threads", help="CPU threads (default: all usable cores)")
     add_shared(sub, "--dtype", default="fp32", choices=to.DTYPES, help="precision of the operators (default: fp32)")
-    add_shared(
-        sub,
-        "--models",
-        metavar="LIST",
-        help="networks whose operators are timed: names, globs, cards (default: all)",
-    )
+    add_shared(sub, "--models", help="networks whose operators are timed: names, globs, cards (default: all)")
     sub.add_argument(
         "--time",
         type=to.seconds,
         default="10min",
         metavar="TIME",
-        help="time for timing; tracing takes half a minute more (default: 10min)",
+        help="duration of the timing; finding the operators takes half a minute more (default: 10min)",
     )
     add_shared(
         sub,
         "--out",
         metavar="FILE.toml",
-        help="profile to write; times are kept beside it, so the same command goes on (default: "
+        help="profile to write; the times are kept beside it, and the same command goes on from them (default: "
         "results/local/<device>.toml)",
     )
 
@@ -100,10 +95,10 @@ def summary(profile: Profile) -> Iterator[str]:
     )
     yield f"a whole forward takes {calibration.scale:.2f} times the sum of its calls"
     n = len(calibration.ratios)
-    held = f"that of the others held {calibration.held}" if n >= FEWEST_FOR_COVERAGE else f"the worst of only {n}"
+    how = f"which held for {calibration.held}" if n >= FEWEST_FOR_COVERAGE else f"the worst of only {n}"
     yield (
-        f"forecasts of {len(calibration.ratios)} networks, each without its own calls: {calibration.error:.1%} off on "
-        f"average; range: a factor of {calibration.interval:.2f} up and down, {held}"
+        f"forecasts of {n} networks, each without its own calls: {calibration.error:.1%} off on average; range: "
+        f"a factor of {calibration.interval:.2f} up and down, {how}"
     )
     worst = sorted(calibration.ratios.items(), key=lambda item: -abs(item[1] - 1))[:3]
     yield "  farthest off: " + ", ".join(f"{name} {ratio - 1:+.0%}" for name, ratio in worst)

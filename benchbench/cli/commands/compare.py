@@ -36,10 +36,6 @@ def _metrics(text: str) -> tuple[Metric, ...]:
     return tuple(dict.fromkeys(get_metric(name.strip()) for name in text.split(",")))
 
 
-def _min_effect(text: str) -> float:
-    return to.share(text, example=", such as 0.02")
-
-
 def add(sub: argparse.ArgumentParser) -> None:
     """The flags."""
     sub.add_argument(
@@ -50,14 +46,14 @@ def add(sub: argparse.ArgumentParser) -> None:
         "--fail-on",
         type=parse_limits,
         metavar="METRIC:RATIO[,...]",
-        help="exit 1 only where one of these is worse by more than that, such as latency:1.10,peak_memory:1.05,"
-        "dice:0.01 (default: anything that is worse)",
+        help="exit 1 only if one of these metrics is worse by more than its limit, such as latency:1.10,"
+        "peak_memory:1.05,dice:0.01 (default: if any metric is worse)",
     )
     sub.add_argument(
         "--min-effect",
-        type=_min_effect,
+        type=to.share,
         metavar="SHARE",
-        help="change up to which two values are the same (default: 0.02; Dice: 0.01 absolute)",
+        help="smallest change that counts, as a share of the value (default: 0.02; of Dice an absolute 0.01)",
     )
     sub.add_argument(
         "--metrics",
@@ -65,10 +61,12 @@ def add(sub: argparse.ArgumentParser) -> None:
         metavar="NAME[,NAME]",
         help="metrics to compare, such as latency,dice (default: all)",
     )
-    sub.add_argument("--anyway", action="store_true", help="compare also under different conditions, and list them")
+    sub.add_argument(
+        "--anyway", action="store_true", help="compare records of different conditions, too, and list the differences"
+    )
     add_shared(sub, "--format")
-    add_shared(sub, "--out", metavar="FILE.html", help="page to write with the distributions (default: none)")
-    add_shared(sub, "--force", help="replace an --out that is no page of benchbench")
+    add_shared(sub, "--out", metavar="FILE.html", help="page to write, with the distributions (default: none)")
+    add_shared(sub, "--force", help="replace the file at --out even if it is no page of benchbench")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -79,12 +77,12 @@ def run(options: argparse.Namespace) -> int:
     if options.out:
         report.check_place(options.out, [options.before, options.after], page=True, force=options.force)
     sides = (list(read_records(options.before)), list(read_records(options.after)))
-    wanted = {"metrics": options.metrics, "min_effect": options.min_effect}
+    settings = {"metrics": options.metrics, "min_effect": options.min_effect}
     comparison = compare(
         *sides,
         limits=options.fail_on,
         anyway=options.anyway,
-        **{key: value for key, value in wanted.items() if value is not None},
+        **{key: value for key, value in settings.items() if value is not None},
     )
     names = (str(options.before), str(options.after))
     if options.out:
@@ -119,19 +117,16 @@ def values_text(row: ComparedRow) -> str:
 
 def plain(comparison: Comparison) -> list[dict[str, Any]]:
     """One line a metric for a program: unrounded SI values; cells that were not compared have lines without them."""
-    lines = [_plain(row) for row in comparison.rows]
-    blank = dict.fromkeys(lines[0] if lines else _KEYS, "")
+    lines = [{key: "" if value is None else value for key, value in _plain(row).items()} for row in comparison.rows]
+    blank = dict.fromkeys(lines[0] if lines else ("network", "verdict", "note"), "")
     lines += [blank | {"network": b.label, "verdict": "broken", "note": b.text} for b in comparison.broken]
     for name, labels in zip("AB", comparison.only, strict=True):
         lines += [blank | {"network": label, "verdict": f"only in {name}"} for label in labels]
     return lines
 
 
-_KEYS = ("network", "verdict", "note")
-
-
 def _plain(row: ComparedRow) -> dict[str, Any]:
-    low, high = row.evidence.ci95 or ("", "")
+    low, high = row.evidence.ci95 or (None, None)
     return {
         "network": row.label,
         "cell": row.records[0].cell,
@@ -143,8 +138,8 @@ def _plain(row: ComparedRow) -> dict[str, Any]:
         "change_is": "b - a" if row.metric.kind == "dice" else "b / a",
         "change_ci95_low": low,
         "change_ci95_high": high,
-        "p": "" if row.evidence.p is None else row.evidence.p,
-        "p_corrected": "" if row.p is None else row.p,
+        "p": row.evidence.p,
+        "p_corrected": row.p,
         "min_effect": row.minimum,
         "verdict": row.verdict,
         "regression": row.regression,
@@ -160,9 +155,7 @@ def to_json(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
         "b": names[1],
         "min_effect": comparison.min_effect,
         "fail_on": dict(comparison.limits),
-        "rows": [
-            {k: None if v == "" and k not in _TEXTS else v for k, v in _plain(row).items()} for row in comparison.rows
-        ],
+        "rows": [_plain(row) for row in comparison.rows],
         "broken": [
             {"network": b.label, "status": [r.status for r in b.records], "why": b.text} for b in comparison.broken
         ],
@@ -173,9 +166,6 @@ def to_json(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
         "notes": list(comparison.notes),
         "exit_code": comparison.exit_code,
     }
-
-
-_TEXTS = ("unstable", "note")
 
 
 def heading(comparison: Comparison, names: tuple[str, str]) -> list[str]:

@@ -23,30 +23,29 @@ if TYPE_CHECKING:
 def add(sub: argparse.ArgumentParser) -> None:
     """The actions and their flags."""
     action = actions(sub)
-    add_shared(
-        action("list", "this machine, the hosts that were added, and the profiles (also without an ACTION)"), "--format"
-    )
+    sub = action("list", "list this machine, the hosts that were added, and the profiles (also without an ACTION)")
+    add_shared(sub, "--format")
 
-    sub = action("add", "name a machine that is reached by ssh, for --device")
-    sub.add_argument("name", metavar="NAME", help="what to call it, such as jetson")
-    sub.add_argument("url", metavar="URL", help="ssh://user@address, with :port where it is not ssh's own")
+    sub = action("add", "add a machine that is reached by ssh, under a name for --device")
+    sub.add_argument("name", metavar="NAME", help="name for the machine, such as jetson")
+    sub.add_argument("url", metavar="URL", help="address, such as ssh://user@orin or ssh://user@orin:2222")
     sub.add_argument(
         "--python",
         metavar="PATH",
-        help="the Python over there that has benchbench (default: the one it was added with, else python3)",
+        help="Python on that machine that has benchbench installed (default: as before, else python3)",
     )
     sub.add_argument(
         "--folder",
         metavar="DIR",
-        help="folder over there to start in, such as a clone of benchbench (default: the one it was added with)",
+        help="folder on that machine to start in, such as a clone of benchbench (default: as before)",
     )
 
-    sub = action("remove", "forget a host")
-    sub.add_argument("name", metavar="NAME", help="name that it was added with")
+    sub = action("remove", "remove a machine that was added")
+    sub.add_argument("name", metavar="NAME", help="name of the machine")
 
-    sub = action("doctor", "what a device has, what it lacks, and whether it can measure; exit 3 if it cannot")
+    sub = action("doctor", "show what a device has, what it lacks, and whether it can measure; exit 3 if it cannot")
     sub.add_argument(
-        "name", nargs="?", metavar="NAME", help="cpu | cuda | jetson | a host that was added (default: this machine)"
+        "name", nargs="?", metavar="NAME", help="cpu, cuda, jetson, or a machine that was added (default: this machine)"
     )
     add_shared(sub, "--format", "--events")
 

@@ -11,21 +11,18 @@ from benchbench.core.errors import EXIT_OK
 
 def add(sub: argparse.ArgumentParser) -> None:
     """The flags."""
-    sub.add_argument(
-        "model", metavar="MODEL", help="network that the checkpoint is of: a name, a card, or pkg.module:Class"
-    )
-    add_shared(sub, "--trust")
+    add_shared(sub, "model", "--trust")
     add_shared(sub, "--checkpoint", required=True)
     sub.add_argument(
         "--input",
         type=Path,
         required=True,
         metavar="PATH",
-        help="folder of a case, or a file; several channels are one file each, named by the channel or numbered",
+        help="folder of a case, or its file; of several channels one file each, named by the channel or numbered",
     )
-    sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="label map to write, .nii.gz")
+    sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="label map to write (.nii.gz or .nii)")
     add_shared(sub, "--overlap", "--device")
-    add_shared(sub, "--force", help="replace an --output that 'bench predict' did not write")
+    add_shared(sub, "--force", help="replace the file at --output even if 'bench predict' did not write it")
 
 
 def run(options: argparse.Namespace) -> int:

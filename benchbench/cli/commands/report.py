@@ -8,28 +8,28 @@ from pathlib import Path
 from benchbench import report
 from benchbench.cli.output import print_text
 from benchbench.cli.parser import add_shared
-from benchbench.core.errors import EXIT_OK, StoreError
+from benchbench.core.errors import EXIT_OK, StoreError, os_error_as
 from benchbench.core.results import latest, read_records, write_whole
 
 
 def add(sub: argparse.ArgumentParser) -> None:
     """The flags."""
-    sub.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="results folders")
+    sub.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders with results")
     add_shared(sub, "--out", metavar="FILE", help="file to write (default: report.html in the first folder)")
-    add_shared(sub, "--force", help="replace an --out that is no page of benchbench")
+    add_shared(sub, "--force", help="replace the file at --out even if it was not written by benchbench")
     add_shared(
         sub,
         "--format",
         default="html",
         choices=("html", *report.FORMATS),
-        help="html writes a file, the others go to stdout or --out (default: html)",
+        help="format of the report: html is written to a file, the others to stdout or --out (default: html)",
     )
-    sub.add_argument("--include-predicted", action="store_true", help="rank forecasts, too, on a page in HTML")
+    sub.add_argument("--include-predicted", action="store_true", help="rank forecasts beside measurements (HTML only)")
     sub.add_argument(
         "--paper",
         action="store_true",
-        help="show the claims and tables of the Slim UNETR paper on a page of any networks (default: where slim_unetr "
-        "and a network that the paper compares it with are there)",
+        help="always show the claims and tables of the Slim UNETR paper (default: if the results have slim_unetr and a "
+        "network that the paper compares it with)",
     )
 
 
@@ -52,9 +52,7 @@ def run(options: argparse.Namespace) -> int:
     if options.out is None:
         print_text(text)
         return EXIT_OK
-    try:
+    with os_error_as(StoreError, f"cannot write {options.out}", "choose another --out"):
         write_whole(options.out, text.encode())
-    except OSError as error:
-        raise StoreError(f"cannot write {options.out}: {error.strerror or error}; choose another --out") from error
     print(options.out)
     return EXIT_OK
