@@ -25,11 +25,12 @@ from benchbench.report.audit import section as audit_section
 from benchbench.report.audit.sizes import published_beside_ours
 from benchbench.report.audit.tables import gather
 from benchbench.report.details import ReadArtifact
-from benchbench.report.figures import case_dice, curves, roofline, scaling, volumes
+from benchbench.report.figures import curves, roofline, scaling, volumes
 from benchbench.report.figures import devices as figures_devices
 from benchbench.report.figures import memory as figures_memory
 from benchbench.report.figures import overview as figures_overview
 from benchbench.report.figures import samples as figures_samples
+from benchbench.report.figures.style import Drawing
 from benchbench.report.slim_unetr_paper import claims, published
 from benchbench.report.slim_unetr_paper import section as slim_unetr_paper
 from benchbench.report.tables import (
@@ -285,7 +286,7 @@ def _differences(groups: Sequence[conditions.Group]) -> str:
     return ", ".join(differing).lower() or "details of the environment"
 
 
-def _joined(groups: Sequence[conditions.Group], budget: _Budget) -> tuple[list[dict[str, Any]], str]:
+def _joined(groups: Sequence[conditions.Group], budget: _Budget) -> tuple[list[Drawing], str]:
     """The figures across sets of conditions, and the names of those for which half of the budget had no room."""
     own = _Budget(budget.left_bytes // 2)
     drawn = scaling.figures(groups, prefix="x")
@@ -345,9 +346,7 @@ def _group(
     }
 
 
-def _drawings(
-    rows: Sequence[TableRow], main: str, prefix: str, budget: _Budget, read: ReadArtifact
-) -> list[figures_overview.Drawing]:
+def _drawings(rows: Sequence[TableRow], main: str, prefix: str, budget: _Budget, read: ReadArtifact) -> list[Drawing]:
     """The figures of one set of conditions, the most telling first: where the page is full, the last give way.
 
     Nothing is drawn where no figure has room any more.
@@ -360,9 +359,9 @@ def _drawings(
         figures_overview.bars(rows, main, prefix=f"{prefix}l"),
         figures_memory.split_bars(rows, prefix=f"{prefix}m")
         or figures_overview.bars(rows, "memory_bytes", prefix=f"{prefix}m"),
-        figures_samples.strip_plot(rows, main, prefix=f"{prefix}d"),
+        figures_samples.times(rows, main, prefix=f"{prefix}d"),
         roofline.figure(rows, prefix=f"{prefix}r"),
-        case_dice.strip_plot(rows, prefix=f"{prefix}c"),
+        figures_samples.cases(rows, prefix=f"{prefix}c"),
         curves.training(rows, read, prefix=f"{prefix}t"),
         volumes.figure(rows, prefix=f"{prefix}v"),
         curves.warmup(rows, main, prefix=f"{prefix}w"),
@@ -427,10 +426,10 @@ class _Budget:
         """Whether not even a small figure has room."""
         return self.left_bytes < _SMALLEST_FIGURE_BYTES
 
-    def show(self, drawing: figures_overview.Drawing) -> dict[str, Any] | None:
-        """What the template needs, or None where there is no room."""
+    def show(self, drawing: Drawing) -> Drawing | None:
+        """The figure, or None where there is no room."""
         size = len(drawing.svg.encode())
         if size > self.left_bytes:
             return None
         self.left_bytes -= size
-        return {"svg": html.safe(drawing.svg), "title": drawing.title, "caption": drawing.caption}
+        return drawing

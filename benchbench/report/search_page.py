@@ -15,7 +15,6 @@ from benchbench.core.results import SEARCH
 from benchbench.core.search_result import ordered
 from benchbench.core.units import format_duration, format_shape, format_value
 from benchbench.report import html
-from benchbench.report.figures import overview as figures_overview
 from benchbench.report.figures import search as figures_search
 
 
@@ -42,7 +41,7 @@ def _render(found: Mapping[str, Any]) -> str:
         figures_search.hypervolume(found, "at_s"),
         figures_search.worth(found),
         figures_search.importance(found),
-        *figures_search.sketches(found, chosen(front)),
+        figures_search.sketch(found, chosen(front)),
     ]
     context = {
         "heading": _heading(found, front),
@@ -56,7 +55,7 @@ def _render(found: Mapping[str, Any]) -> str:
         "verdicts": [(point["name"], point["verdicts"]) for point in points if point["verdicts"]],
         "controls_run": bool(found["controls"]),
         "worth": _worth(front),
-        "figures": [_figure(d) for d in drawings if d],
+        "figures": [drawing for drawing in drawings if drawing],
         "feasible": _feasible(found, trained),
         "importance_reason": found["importance"].get("reason", ""),
         "left_out": list(found.get("left_out", ())),
@@ -235,7 +234,3 @@ def _facts(found: Mapping[str, Any], trained: Sequence[Any]) -> list[tuple[str, 
 
 def _share(spent: Mapping[str, float], key: str) -> str:
     return f"{spent[key] / max(spent['whole_s'], 1e-9):.1%}"
-
-
-def _figure(drawing: figures_overview.Drawing) -> dict[str, Any]:
-    return {"svg": html.safe(drawing.svg), "title": drawing.title, "caption": drawing.caption}

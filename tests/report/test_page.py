@@ -22,7 +22,7 @@ from benchbench.core.errors import StoreError, UsageError
 from benchbench.report import conditions, export, layers, render, summary_rows, write_report
 from benchbench.report.audit.sizes import published_beside_ours
 from benchbench.report.figures import overview as figures_overview
-from benchbench.report.figures import svg
+from benchbench.report.figures import style
 from benchbench.report.slim_unetr_paper import claims
 from tests import report_examples as examples
 
@@ -177,7 +177,7 @@ def test_a_label_that_looks_like_an_attribute_stays_as_it_is():
     drawn = (
         '<svg viewBox="0 0 9 9"><text style="font: 11px \'X\'; fill: #010203"> style="fill: red" #010203</text></svg>'
     )
-    found = svg.inline(drawn, prefix="p", label='a "b"')
+    found = style.inline(drawn, prefix="p", label='a "b"')
     assert found.endswith('<text font-size="11" fill="var(--ink)"> style="fill: red" #010203</text></svg>')
     assert 'aria-label="a &quot;b&quot;"' in found
 

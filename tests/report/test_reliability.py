@@ -186,12 +186,12 @@ def test_the_terminal_shows_ranks_and_the_noise_floor(zoo):
 
 def test_each_process_has_a_lane_and_the_interval_is_that_of_the_record(zoo):
     rows = rows_of(*core_results.read_records(zoo))
-    found = {s.label: s for s in figures_samples.strips(rows, "latency_s")}
+    found = {s.label: s for s in figures_samples.time_rows(rows, "latency_s")}
     slim = found["slim_unetr"]
-    assert (slim.n, slim.processes, len(slim.lanes), slim.sure) == (50, 5, 5, True)
+    assert (slim.n, len(slim.marks), len(slim.lanes), slim.sure) == (50, 5, 5, True)
     latency = rows[0].record.get("latency_s")
-    assert slim.interval == pytest.approx(tuple(end / latency.value - 1 for end in latency.ci95))
-    drawn = figures_samples.strip_plot(rows, "latency_s", prefix="d")
+    assert slim.interval == pytest.approx(tuple(100 * (end / latency.value - 1) for end in latency.ci95))
+    drawn = figures_samples.times(rows, "latency_s", prefix="d")
     assert drawn is not None
     assert "n = 50 / 5" in drawn.svg
     assert "Each process has a lane of its own" in drawn.caption
@@ -204,7 +204,7 @@ def test_many_samples_are_thinned_by_rank_with_the_extremes_kept_and_it_is_said(
     assert (lanes[0][0], lanes[0][-1]) == (1.0, 1.299)
     values = tuple(v for run in runs for v in run)
     record = with_latency("a", 1.15, values=values, runs=(300, 300))
-    drawn = figures_samples.strip_plot(rows_of(record), "latency_s", prefix="d")
+    drawn = figures_samples.times(rows_of(record), "latency_s", prefix="d")
     assert drawn is not None
     assert "Of 600 samples 60 are drawn" in drawn.caption
     assert len(drawn.svg) < 10_000
@@ -212,7 +212,7 @@ def test_many_samples_are_thinned_by_rank_with_the_extremes_kept_and_it_is_said(
 
 def test_a_sample_far_beyond_the_others_is_an_arrow_and_not_a_longer_axis():
     values = (*(1 + 0.001 * (i % 7) for i in range(99)), 60.0)
-    drawn = figures_samples.strip_plot(rows_of(with_latency("a", 1.0, values=values)), "latency_s", prefix="d")
+    drawn = figures_samples.times(rows_of(with_latency("a", 1.0, values=values)), "latency_s", prefix="d")
     assert drawn is not None
     assert "Arrows at the edge: 1 beyond it." in drawn.caption
 
@@ -230,7 +230,7 @@ def test_a_sample_far_beyond_the_others_is_an_arrow_and_not_a_longer_axis():
 )
 def test_a_row_without_a_distribution_is_left_out_and_the_page_is_whole(value, of_latency):
     record = with_latency("a", value, examples.number("warmup_s", 0.0), **of_latency)
-    assert figures_samples.strip_plot(rows_of(record), "latency_s", prefix="d") is None
+    assert figures_samples.times(rows_of(record), "latency_s", prefix="d") is None
     assert curves.warmup(rows_of(record), "latency_s", prefix="w") is None
     words = [w for w in page_of(record).visible.split() if w.lower() in ("nan", "inf", "none", "undefined")]
     assert words == []
@@ -248,7 +248,7 @@ def test_fewer_than_five_processes_show_the_span_of_their_medians_in_the_table_a
     record = with_latency("a", 1.1, values=(1.0, 1.0, 1.1, 1.1, 1.2, 1.2), runs=(2, 2, 2))
     (row,) = rows_of(record)
     assert row.cells["latency_s"].detail == "medians 1 to 1.20 s, 3 processes"
-    drawn = figures_samples.strip_plot([row], "latency_s", prefix="d")
+    drawn = figures_samples.times([row], "latency_s", prefix="d")
     assert drawn is not None
     assert "Dashed: a range of too few values to be one." in drawn.caption
 

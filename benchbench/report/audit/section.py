@@ -14,7 +14,7 @@ from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.audit_result import TITLES, AuditResult, Counted
 from benchbench.core.units import giga, mega, signed, times
-from benchbench.report import conditions, html
+from benchbench.report import conditions
 from benchbench.report.audit import facts as audit_facts
 from benchbench.report.audit import figures as audit_figures
 from benchbench.report.audit.tables import AuditRow, compute_table, parameter_table
@@ -85,7 +85,7 @@ def _part(part: Sequence[AuditRow], prefix: str) -> dict[str, Any]:
     return {
         "title": f"Input {conditions.input_text(part[0].record)}",
         "tables": [compute_table(part, key=f"{prefix}compute"), parameter_table(part, key=f"{prefix}parameters")],
-        "figures": [{"svg": html.safe(d.svg), "title": d.title, "caption": d.caption} for d in drawings if d],
+        "figures": [drawing for drawing in drawings if drawing],
         "networks": [_network(one) for one in part],
     }
 

@@ -18,6 +18,7 @@ from benchbench.core.errors import StoreError
 from benchbench.report import conditions, html
 from benchbench.report.compare.verdicts import ComparedRow, Comparison, change_text, interval_text, p_text, tally
 from benchbench.report.figures import samples as figures_samples
+from benchbench.report.figures.style import Drawing
 from benchbench.report.place import check_place
 
 #: Figures beyond this many bytes are left out, those of rows that are the same first.
@@ -158,7 +159,7 @@ def _facts_of(records: Sequence[rec.Record]) -> dict[str, str]:
 
 def _figures(rows: Sequence[ComparedRow]) -> tuple[list[dict[str, Any]], list[str]]:
     """The strips by network, and the names of those that there was no room for."""
-    spent, drawn, left_out = 0, {}, []
+    spent, drawn, left_out = 0, dict[int, Drawing](), []
     for i in sorted(range(len(rows)), key=lambda i: (rows[i].verdict == "same", i)):
         drawing = figures_samples.compared(rows[i], prefix=f"s{i}")
         if drawing is None:
@@ -167,8 +168,8 @@ def _figures(rows: Sequence[ComparedRow]) -> tuple[list[dict[str, Any]], list[st
         if spent > FIGURE_BUDGET_BYTES:
             left_out.append(f"{rows[i].label} {rows[i].metric.title}")
         else:
-            drawn[i] = {"svg": html.safe(drawing.svg), "title": drawing.title, "caption": drawing.caption}
-    networks: dict[str, list[dict[str, Any]]] = {}
+            drawn[i] = drawing
+    networks: dict[str, list[Drawing]] = {}
     for i in sorted(drawn):
         networks.setdefault(rows[i].label, []).append(drawn[i])
     return [{"label": label, "figures": figures} for label, figures in networks.items()], left_out

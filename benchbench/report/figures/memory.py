@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from benchbench.core import units
 from benchbench.report import reliability
-from benchbench.report.figures import stacks, svg
-from benchbench.report.figures.overview import MAX_BARS, Drawing
+from benchbench.report.figures import stacks, style
 from benchbench.report.figures.stacks import Stack, StackPart
+from benchbench.report.figures.style import MAX_ROWS, Drawing
 from benchbench.report.tables import TableRow
 
 PARTS = {
@@ -28,6 +29,7 @@ PARTS = {
 _RESERVED = StackPart(letter="R", name="reserved, not used", series=3)
 
 
+@style.plain_matplotlib()
 def split_bars(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     """Peak memory by what holds it, smallest first.
 
@@ -37,9 +39,9 @@ def split_bars(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     if not any(parts for _, parts in found):
         return None
     found.sort(key=lambda pair: (pair[0].cells["memory_bytes"].value or 0.0, pair[0].label))
-    shown = [_stack(row, parts) for row, parts in found[:MAX_BARS]]
+    shown = [_stack(row, parts) for row, parts in found[:MAX_ROWS]]
     largest = max(max(s.end, s.mark or 0.0) for s in shown)
-    unit, divisor = ("GB", 1e9) if largest >= 1e9 else ("MB", 1e6)
+    unit, divisor = style.axis_unit("B", largest)
     what = "what the GPU's allocator took" if any(_RESERVED in dict(parts) for _, parts in found) else "a process"
     caption = [f"The peak of {what}, by what holds it."]
     error = reliability.forecast_error([row.record for row, _ in found], {row.record.id: row.label for row, _ in found})
@@ -53,10 +55,10 @@ def split_bars(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
         caption.append("Grey: measured, and not split.")
     if len(found) > len(shown):
         caption.append(f"The {len(shown)} smallest of {len(found)}.")
-    spoken = "; ".join(_spoken(s) for s in shown)
-    picture = stacks.draw(shown, f"peak memory, {unit}", divisor, mark="forecast")
-    return Drawing(
-        svg=svg.inline(picture, prefix=prefix, label=f"Peak memory and its parts: {spoken}."),
+    return style.drawing(
+        stacks.draw(shown, f"peak memory, {unit}", divisor, mark="forecast"),
+        prefix=prefix,
+        label=f"Peak memory and its parts: {'; '.join(map(_spoken, shown))}.",
         title="Peak memory, by what holds it",
         caption=" ".join(caption),
     )
@@ -66,9 +68,9 @@ def _parts(row: TableRow) -> tuple[tuple[StackPart, float], ...]:
     """The measured parts of a row; nothing where the activations are not told apart."""
     if not row.usable or row.cells["memory_bytes"].origin != "measured":
         return ()
-    values = [(part, row.record.value(metric)) for metric, part in PARTS.items()]
     if row.record.value("activation_memory_bytes") is None:
         return ()
+    values = [(part, row.record.value(metric)) for metric, part in PARTS.items()]
     known = [(part, float(v)) for part, v in values if v is not None and math.isfinite(v) and v > 0]
     allocated = row.record.value("allocated_memory_bytes")
     left = (row.cells["memory_bytes"].value or 0.0) - sum(v for _, v in known)
@@ -98,12 +100,8 @@ def _spoken(stack: Stack) -> str:
 
 def _peak_operators(rows: Sequence[TableRow]) -> str:
     """At which operators the forecast sees the peaks, where the records say so."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        m = row.record.get("tensor_memory_bytes")
-        at = operator_at_peak(m.method) if m else None
-        if at:
-            counts[at] = counts.get(at, 0) + 1
+    forecasts = [m for row in rows if (m := row.record.get("tensor_memory_bytes"))]
+    counts = Counter(name for m in forecasts if (name := operator_at_peak(m.method)))
     if not counts:
         return ""
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))

@@ -10,17 +10,23 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchbench.report.figures import style as figures_style
-from benchbench.report.figures import svg
+from benchbench.report.figures import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_ROW_IN = 0.34
 _LETTER_UNITS = 11.0  # width that a part needs for its letter
 _TINT = 0.4
 _COLUMNS = 3  # of the legend
+_MARK: dict[str, Any] = {
+    "marker": "D",
+    "markersize": 6,
+    "markerfacecolor": style.PAPER,
+    "markeredgecolor": style.INK,
+    "markeredgewidth": 1.2,
+    "linestyle": "none",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +55,8 @@ class Stack:
         return sum(value for _, value in self.parts) or self.whole or self.hatched
 
 
-def draw(stacks: Sequence[Stack], x_title: str, divisor: float, *, mark: str = "") -> str:
-    """The rows as an SVG document, under a legend of the parts that occur.
+def draw(stacks: Sequence[Stack], x_title: str, divisor: float, *, mark: str = "") -> Figure:
+    """The rows under a legend of the parts that occur.
 
     Args:
         stacks: from top to bottom; `divisor` turns their values into the unit of the axis.
@@ -58,52 +64,49 @@ def draw(stacks: Sequence[Stack], x_title: str, divisor: float, *, mark: str = "
         divisor: one unit of the axis.
         mark: what the open diamond means, if there is one.
     """
-    legend = list(dict.fromkeys(part for stack in stacks for part, _ in stack.parts))
-    mark = mark if any(stack.mark is not None for stack in stacks) else ""
-    lines = -(-(len(legend) + bool(mark)) // _COLUMNS)
-    with figures_style.plain_matplotlib():
-        figure, axes = figures_style.row_axes([s.label for s in stacks], _ROW_IN, head_in=0.26 * lines)
-        highest = max(max(s.end, s.mark or 0.0) for s in stacks) / divisor or 1.0
-        axes.set_xlim(0, highest * 1.02)
-        figures_style.label_ticks(axes.xaxis, (0, highest), log=False)
-        axes.set_xlabel(x_title)
-        units_each = 72 * figures_style.WIDTH_IN * axes.get_position().width / (highest * 1.02)
-        for i, stack in enumerate(stacks):
-            _row(axes, i, stack, divisor, units_each)
-            end = max(stack.end, stack.mark or 0.0) / divisor
-            figures_style.beside(axes, end, i, stack.text)
-        _legend(figure, legend, mark)
-        return figures_style.save(figure)
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-
-def _row(axes: Axes, i: int, stack: Stack, divisor: float, units_each: float) -> None:
-    left = 0.0
-    for part, value in stack.parts:
-        width, colour = value / divisor, svg.SERIES[part.series]
-        axes.barh(i, width, left=left, height=0.62, color=colour, alpha=_TINT, linewidth=0)
-        axes.barh(i, width, left=left, height=0.62, facecolor="none", edgecolor=colour, linewidth=1.0)
-        if width * units_each >= _LETTER_UNITS:
-            x = _free(left, width, None if stack.mark is None else stack.mark / divisor, _LETTER_UNITS / units_each)
-            if x is not None:
-                axes.text(x, i, part.letter, ha="center", va="center", parse_math=False)
-        left += width
-    if not stack.parts and stack.whole:
-        axes.barh(i, stack.whole / divisor, height=0.62, facecolor=svg.GRID, edgecolor=svg.MUTED, linewidth=1.0)
-    elif not stack.parts and stack.hatched:
-        axes.barh(
-            i,
-            stack.hatched / divisor,
-            height=0.62,
-            facecolor=svg.PAPER,
-            edgecolor=svg.MUTED,
-            linewidth=1.0,
-            hatch="////",
+    legend: list[Any] = [
+        Patch(color=style.SERIES[part.series], alpha=_TINT, label=f"{part.letter}  {part.name}")
+        for part in dict.fromkeys(part for stack in stacks for part, _ in stack.parts)
+    ]
+    if any(stack.mark is not None for stack in stacks):
+        legend.append(Line2D([], [], label=mark, **_MARK))
+    figure, axes = style.row_axes([s.label for s in stacks], 0.34, head_in=0.26 * -(-len(legend) // _COLUMNS))
+    highest = max(max(s.end, s.mark or 0.0) for s in stacks) / divisor or 1.0
+    style.scale(axes, "x", (0, highest * 1.02), x_title)
+    letter_room = _LETTER_UNITS * highest * 1.02 / (72 * style.WIDTH_IN * axes.get_position().width)
+    for i, stack in enumerate(stacks):
+        _draw_row(axes, i, stack, divisor, letter_room)
+        style.beside(axes, max(stack.end, stack.mark or 0.0) / divisor, i, stack.text)
+    if legend:  # from the left edge of the figure
+        figure.legend(
+            handles=legend,
+            loc="upper left",
+            ncols=_COLUMNS,
+            borderaxespad=0,
+            borderpad=0.2,
+            handlelength=1.2,
+            handleheight=1.0,
+            columnspacing=1.6,
         )
-    if stack.mark is not None:
-        axes.plot(
-            [stack.mark / divisor], [i], marker="D", markersize=6, markerfacecolor=svg.PAPER, markeredgecolor=svg.INK,
-            markeredgewidth=1.2, clip_on=False,
-        )  # fmt: skip
+    return figure
+
+
+def _draw_row(axes: Axes, i: int, stack: Stack, divisor: float, letter_room: float) -> None:
+    left, mark = 0.0, None if stack.mark is None else stack.mark / divisor
+    for part, value in stack.parts:
+        width, colour = value / divisor, style.SERIES[part.series]
+        axes.barh(i, width, left=left, height=0.62, facecolor=(colour, _TINT), edgecolor=colour)
+        if width >= letter_room and (x := _free(left, width, mark, letter_room)) is not None:
+            axes.text(x, i, part.letter, ha="center", va="center")
+        left += width
+    if not stack.parts:
+        look = {"facecolor": style.GRID, "edgecolor": style.MUTED} if stack.whole else style.NOT_MEASURED
+        axes.barh(i, stack.end / divisor, height=0.62, **look)
+    if mark is not None:
+        axes.plot([mark], [i], clip_on=False, **_MARK)
 
 
 def _free(left: float, width: float, mark: float | None, room: float) -> float | None:
@@ -115,22 +118,3 @@ def _free(left: float, width: float, mark: float | None, room: float) -> float |
     if max(before, after) < 1.5 * room:
         return None
     return left + before / 2 if before >= after else mark + after / 2
-
-
-def _legend(figure: Figure, parts: Sequence[StackPart], mark: str) -> None:
-    """Above the rows, from the left edge of the figure."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    handles: list[Any] = [
-        Patch(color=svg.SERIES[part.series], alpha=_TINT, label=f"{part.letter}  {part.name}") for part in parts
-    ]
-    if mark:
-        diamond = Line2D([], [], marker="D", markersize=6, markerfacecolor=svg.PAPER, linestyle="none", label=mark)
-        diamond.set_markeredgecolor(svg.INK)
-        handles.append(diamond)
-    if handles:
-        figure.legend(
-            handles=handles, loc="upper left", ncols=_COLUMNS, frameon=False, fontsize=figures_style.FONT,
-            borderaxespad=0, borderpad=0.2, handlelength=1.2, handleheight=1.0, columnspacing=1.6,
-        )  # fmt: skip
