@@ -16,7 +16,8 @@ from benchbench.core import records as rec
 from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import StoreError, UsageError, unknown
 from benchbench.report import reliability, writers
-from benchbench.report.audit.tables import AuditRow, Metric, compute_table, gather, parameter_table
+from benchbench.report.audit import tables as audit_tables
+from benchbench.report.audit.tables import AuditRow, Metric, gather
 from benchbench.report.conditions import group, input_text, is_semi_synthetic
 from benchbench.report.figures import volumes
 from benchbench.report.slim_unetr_paper import section as slim_unetr_paper
@@ -250,7 +251,8 @@ def _run_tables(records: Sequence[rec.Record]) -> list[Table]:
 
 def _audit_tables(parts: Sequence[Sequence[AuditRow]]) -> list[Table]:
     """The tables of compute and of parameters, each with a title that names its input."""
-    tables = [(part, make(part)) for part in parts for make in (compute_table, parameter_table)]
+    metrics: tuple[Metric, ...] = ("macs", "params")
+    tables = [(part, audit_tables.table(part, metric)) for part in parts for metric in metrics]
     return [
         dataclasses.replace(table, title=f"{table.title}, input {input_text(part[0].record)}") for part, table in tables
     ]

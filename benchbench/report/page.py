@@ -22,7 +22,6 @@ from benchbench.core.errors import StoreError, UsageError
 from benchbench.core.units import percent
 from benchbench.report import conditions, details, html, paired_dice, place, reliability, search_page
 from benchbench.report.audit import section as audit_section
-from benchbench.report.audit.sizes import published_beside_ours
 from benchbench.report.audit.tables import gather
 from benchbench.report.details import ReadArtifact
 from benchbench.report.figures import curves, roofline, scaling, volumes
@@ -341,7 +340,7 @@ def _group(
         "roof": roof,
         "tables": [table for table in (volume, against) if table],
         "claims": claims.check(records) if paper else [],
-        "sizes": published_beside_ours(records, labels),
+        "sizes": audit_section.published_beside_ours(records, labels),
         "network_rows": rows,
     }
 

@@ -20,7 +20,7 @@ from benchbench.core import records as rec
 from benchbench.core import results as core_results
 from benchbench.core.errors import StoreError, UsageError
 from benchbench.report import conditions, export, layers, render, summary_rows, write_report
-from benchbench.report.audit.sizes import published_beside_ours
+from benchbench.report.audit.section import published_beside_ours
 from benchbench.report.figures import overview as figures_overview
 from benchbench.report.figures import style
 from benchbench.report.slim_unetr_paper import claims
@@ -500,11 +500,11 @@ def test_a_claim_without_its_networks_is_not_checked_and_names_them():
 def test_the_published_figure_stands_beside_our_count_with_the_factor():
     record = examples.finished("slim_unetr")
     found = published_beside_ours([record], {record.id: "slim_unetr"})
-    assert [(c.published, c.ours) for c in found] == [
+    assert [(c["published"], c["ours"]) for c in found] == [
         ("1.790 M", "1.783 M"),
         ("12.42 G, called GFLOPs", "2.516 GMAC"),
     ]
-    assert found[1].factor == "4.94 x"
+    assert found[1]["factor"] == "4.94 x"
 
 
 # Figures and layers

@@ -14,8 +14,7 @@ from typing import Any
 from benchbench.core import units
 from benchbench.core.audit_result import TITLES
 from benchbench.core.units import giga, signed, times
-from benchbench.report.audit.facts import blamed, featured
-from benchbench.report.audit.tables import AGREES, GMAC, SHOWN, AuditRow, Metric, direction
+from benchbench.report.audit.tables import AGREES, GMAC, SHOWN, AuditRow, Metric, blamed, direction, featured
 from benchbench.report.figures import style
 from benchbench.report.figures.style import MAX_ROWS, Drawing
 

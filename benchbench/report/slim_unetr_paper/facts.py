@@ -1,7 +1,7 @@
-"""Four facts from the audit for a reader with one minute, each computed from the records.
+"""Facts on the Slim UNETR paper for a reader with one minute, each computed from the records.
 
-No number of them is stored: they come from the records and from the paper's tables as shipped. Mind the third one's
-direction: what overstates a network's compute also hides how much smaller than the others it is.
+No number of them is stored: they come from the records and from the paper's tables as shipped. What overstates a
+network's compute also hides how much smaller than the others it is.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 from benchbench.core import units
 from benchbench.core.units import giga, times
-from benchbench.report.audit import facts as audit_facts
-from benchbench.report.audit.facts import Fact
-from benchbench.report.audit.tables import AGREES, AuditRow
+from benchbench.report.audit.section import Fact, compute_fact
+from benchbench.report.audit.tables import AGREES, AuditRow, direction
 from benchbench.report.slim_unetr_paper import published
 from benchbench.report.tables import BASELINE, TableCell
 
@@ -21,7 +20,7 @@ _RIVAL = "swin_unetr"
 
 def facts(part: Sequence[AuditRow]) -> list[Fact]:
     """The facts that these audits of one input give."""
-    return [fact for fact in (audit_facts.compute(part), _ratio(part), _off(part), _steps()) if fact]
+    return [fact for fact in (compute_fact(part), _ratio(part), _off(part), _steps()) if fact]
 
 
 def _ratio(part: Sequence[AuditRow]) -> Fact | None:
@@ -35,12 +34,10 @@ def _ratio(part: Sequence[AuditRow]) -> Fact | None:
         return None
     published_ratio, true_ratio = stated[0] / stated[1], true[0] / true[1]
     more = true_ratio / published_ratio
-    verdict = "agree" if abs(more - 1) <= AGREES else ("understates" if more > 1 else "overstates")
-    tail = (
-        "the two ratios agree"
-        if verdict == "agree"
-        else f"the paper {verdict} its own network's advantage by {times(max(more, 1 / more))}"
-    )
+    result = "the two ratios agree"
+    if direction(more) != "agrees":
+        verb = "understates" if more > 1 else "overstates"
+        result = f"the paper {verb} its own network's advantage by {times(max(more, 1 / more))}"
     return Fact(
         figures=(
             ("published", TableCell(text=times(published_ratio), origin="published")),
@@ -48,25 +45,23 @@ def _ratio(part: Sequence[AuditRow]) -> Fact | None:
         ),
         title=f"{rival.label}'s compute over {own.label}'s",
         text=f"Published: {rival.published_text('macs')} / {own.published_text('macs')}. "
-        f"True: {giga(true[0])} / {giga(true[1])} GMAC. So {tail}.",
+        f"True: {giga(true[0])} / {giga(true[1])} GMAC. So {result}.",
     )
 
 
 def _off(part: Sequence[AuditRow]) -> Fact | None:
-    part = [one for one in part if one.paper]
-    factors = [f for one in part if (f := one.factor("macs"))]
-    if len(factors) < 2:
+    compute, sizes = (
+        [direction(factor) for one in part if one.paper and (factor := one.factor(metric))]
+        for metric in ("macs", "params")
+    )
+    if len(compute) < 2:
         return None
-    high = sum(f > 1 + AGREES for f in factors)
-    low = sum(f < 1 - AGREES for f in factors)
-    sizes = [f for one in part if (f := one.factor("params"))]
-    off = sum(abs(f - 1) > AGREES for f in sizes)
-    percent = units.significant(100 * AGREES)
+    high, low, agree = (compute.count(word) for word in ("too high", "too low", "agrees"))
     return Fact(
-        figures=(("", TableCell(text=f"{high + low} of {len(factors)}")),),
-        title=f"compute figures of Table III off by more than {percent} %",
-        text=f"{high} too high, {low} too low; {len(factors) - high - low} agree. "
-        f"Of the parameter counts, {off} of {len(sizes)} are off by as much.",
+        figures=(("", TableCell(text=f"{high + low} of {len(compute)}")),),
+        title=f"compute figures of Table III off by more than {units.significant(100 * AGREES)} %",
+        text=f"{high} too high, {low} too low; {agree} agree. Of the parameter counts, "
+        f"{len(sizes) - sizes.count('agrees')} of {len(sizes)} are off by as much.",
     )
 
 
