@@ -42,7 +42,7 @@ class Group:
     def title(self) -> str:
         """`AMD EPYC, 2 threads, fp32, 1 x 4 x 128x128x128`."""
         work = self.first.workload
-        threads = "" if work.threads is None else f", {work.threads} thread{'s' * (work.threads != 1)}"
+        threads = "" if work.threads is None else f", {units.counted(work.threads, 'thread')}"
         basis = " (predicted)" if self.predicted else ""
         host = self.first.environment.get("host")
         also = f" on {host}" if host else ""

@@ -19,7 +19,7 @@ from benchbench.core import results as core_results
 from benchbench.core import search_result
 from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import StoreError, UsageError
-from benchbench.core.units import percent
+from benchbench.core.units import counted, percent
 from benchbench.report import conditions, details, html, paired_dice, place, reliability, search_page
 from benchbench.report.audit import section as audit_section
 from benchbench.report.audit.tables import gather
@@ -35,12 +35,12 @@ from benchbench.report.slim_unetr_paper import section as slim_unetr_paper
 from benchbench.report.tables import (
     COUNTER_LEGEND,
     ORIGIN_LEGEND,
-    STATUS_TEXT,
     Table,
     TableRow,
     headline,
     missing_dice,
     summary_rows,
+    tally,
 )
 
 #: The page stays below this many bytes.
@@ -89,14 +89,7 @@ def write_report(
     else:
         records = [record for folder in folders for record in core_results.read_records(folder)]
         text = render(records, folder_reader(folders), include_predicted=include_predicted, paper=paper)
-    content = text.encode()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        core_results.write_whole(target, content)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write the report to {target}: {error.strerror or error}; choose another place with --out"
-        ) from error
+    place.write(target, text)
     return target
 
 
@@ -205,38 +198,30 @@ def _fitting(context: dict[str, Any], read: ReadArtifact) -> str:
     return html.page(context)
 
 
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'s' * (n != 1)}"
-
-
 def _heading(groups: Sequence[conditions.Group]) -> str:
     names = {r.model.name for g in groups for r in g.records}
     if not groups:
         return "No records"
     devices = list(dict.fromkeys(g.first.device.name for g in groups))
     where = devices[0] if len(devices) == 1 else f"{len(devices)} devices"
-    return f"{_count(len(names), 'network')} on {where}"
+    return f"{counted(len(names), 'network')} on {where}"
 
 
 def _sentence(records: Sequence[rec.Record], groups: Sequence[conditions.Group]) -> str:
     if not groups:
         return "These folders hold no record yet: nothing has finished."
-    done = sum(r.ok for r in records)
     verb = "forecast" if all(g.predicted for g in groups) else "finished"
-    tally = f"{done} of {_count(len(records), 'row')} {verb}"
-    failed = [f"{r.model.name} {STATUS_TEXT[r.status]}" for r in records if not r.ok]
-    if failed:
-        tally += f"; {', '.join(failed[:6])}" + (f" and {len(failed) - 6} more" if len(failed) > 6 else "")
+    done = tally(records, counted(len(records), "row"), verb)
     if len(groups) > 1:
-        return f"Runs under {len(groups)} sets of conditions, kept apart below. {tally}."
+        return f"Runs under {len(groups)} sets of conditions, kept apart below. {done}."
     first = groups[0].first
     work = first.workload
     patches = f"one batch ({groups[0].input}, {work.dtype})"
-    threads = "" if work.threads is None else f" with {_count(work.threads, 'thread')}"
+    threads = "" if work.threads is None else f" with {counted(work.threads, 'thread')}"
     if groups[0].predicted:
-        return f"What {patches} would cost was forecast for {first.device.name}; nothing ran there. {tally}."
+        return f"What {patches} would cost was forecast for {first.device.name}; nothing ran there. {done}."
     did = "trained on" if work.phase == "train" else "segmented"
-    return f"Each network {did} {patches} on {first.device.name}{threads}. {tally}."
+    return f"Each network {did} {patches} on {first.device.name}{threads}. {done}."
 
 
 def _banners(records: Sequence[rec.Record]) -> list[str]:

@@ -151,8 +151,7 @@ def disturbed_text(records: Sequence[rec.Record], labels: Mapping[str, str]) -> 
     hit = [f"{labels[r.id]} ({disturbed(r)})" for r in told if disturbed(r)]
     if not hit:
         return "none"
-    shown = ", ".join(hit[:6]) + (f" and {len(hit) - 6} more" if len(hit) > 6 else "")
-    return f"in {len(hit)} of {len(told)} rows something else took processor time: {shown}"
+    return f"in {len(hit)} of {len(told)} rows something else took processor time: {units.first_few(hit, 6)}"
 
 
 def forecast(record: rec.Record) -> float | None:

@@ -13,7 +13,7 @@ from typing import Any
 from benchbench.core.errors import StoreError, first_line
 from benchbench.core.results import SEARCH
 from benchbench.core.search_result import ordered
-from benchbench.core.units import format_duration, format_shape, format_value
+from benchbench.core.units import counted, format_duration, format_shape, format_value
 from benchbench.report import html
 from benchbench.report.figures import search as figures_search
 
@@ -73,9 +73,8 @@ def chosen(front: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 
 def _heading(found: Mapping[str, Any], front: Sequence[Mapping[str, Any]]) -> str:
-    n = len(front)
     budget = found["budget_text"] or "no budget"
-    return f"{n} network{'s' * (n != 1)} for {budget} on {found['device']['name']}"
+    return f"{counted(len(front), 'network')} for {budget} on {found['device']['name']}"
 
 
 def _sentence(found: Mapping[str, Any], trained: Sequence[Any], front: Sequence[Mapping[str, Any]]) -> str:
@@ -113,36 +112,28 @@ def _columns(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
 
 
 def _row(found: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = point["dice_test"]["ci95"]
-    costs, metric = point["costs"], found["metric"]
+    test, val, costs, objective = point["dice_test"], point["dice_val"], point["costs"], point["objective"]
     use = ", ".join(f"{share:.0%} of {limit}" for limit, share in point["use"].items()) or "no limit"
     keeps = {True: use, False: f"over it: {use}", None: f"{use}; not confirmed by a measurement"}[point["keeps"]]
-    value = point["objective"]
-    cells = {
-        "name": (
-            point["name"],
-            ("on the front" if point["front"] else "not on the front")
-            + (", the published network" if point["published"] else ""),
+    where = "on the front" if point["front"] else "not on the front"
+    cells: dict[str, tuple[Any, str, str]] = {  # column -> what it is sorted by, text, second line
+        "name": (point["name"], point["name"], where + ", the published network" * bool(point["published"])),
+        "dice": (test["mean"], f"{test['mean']:.3f}", f"{test['ci95'][0]:.3f} to {test['ci95'][1]:.3f}"),
+        "val": (val["mean"], f"{val['mean']:.3f}", _seeds(val["values"])),
+        "objective": (
+            objective,
+            "–" if objective is None else format_value(objective, found["metric"]["unit"]),
+            str(point["objective_origin"]),
         ),
-        "dice": (f"{point['dice_test']['mean']:.3f}", f"{low:.3f} to {high:.3f}"),
-        "val": (f"{point['dice_val']['mean']:.3f}", _seeds(point["dice_val"]["values"])),
-        "objective": ("–" if value is None else format_value(value, metric["unit"]), str(point["objective_origin"])),
-        "macs": (format_value(costs["macs"], "MAC"), ""),
-        "params": (format_value(costs["params"], "parameters"), ""),
-        "use": (keeps, ""),
-        "config": (point["config_text"], ""),
+        "macs": (costs["macs"], format_value(costs["macs"], "MAC"), ""),
+        "params": (costs["params"], format_value(costs["params"], "parameters"), ""),
+        "use": (max(point["use"].values(), default=0.0), keeps, ""),
+        "config": (point["config_text"], point["config_text"], ""),
     }
-    sort = {
-        "name": point["name"],
-        "dice": point["dice_test"]["mean"],
-        "val": point["dice_val"]["mean"],
-        "objective": value,
-        "macs": costs["macs"],
-        "params": costs["params"],
-        "use": max(point["use"].values(), default=0.0),
-        "config": point["config_text"],
+    return {
+        "cells": {key: texts for key, (_, *texts) in cells.items()},
+        "sort": json.dumps({key: value for key, (value, *_) in cells.items()}, sort_keys=True),
     }
-    return {"cells": cells, "sort": json.dumps(sort, sort_keys=True), "front": point["front"]}
 
 
 def _seeds(values: Sequence[float]) -> str:

@@ -132,6 +132,13 @@ class Table:
         return [(name, len(list(members))) for name, members in itertools.groupby(self.columns, lambda c: c.group)]
 
 
+def tally(records: Sequence[rec.Record], rows: str, verb: str = "finished") -> str:
+    """`4 of 5 rows finished; unet3d out of memory`."""
+    failed = [f"{r.model.name} {STATUS_TEXT[r.status]}" for r in records if not r.ok]
+    text = f"{len(records) - len(failed)} of {rows} {verb}"
+    return f"{text}; {units.first_few(failed, 6)}" if failed else text
+
+
 def record_row(record: rec.Record, label: str, cells: Mapping[str, TableCell]) -> TableRow:
     """The row of one record."""
     return TableRow(label=label, cells=cells, card=record.model.name, status=record.status, source=record)

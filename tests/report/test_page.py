@@ -443,7 +443,7 @@ def test_a_missing_damaged_or_foreign_artifact_becomes_a_note(tmp_path):
 def test_an_unwritable_place_is_one_line_and_an_older_page_stays(tmp_path):
     folder = examples.whole_run(tmp_path)
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(StoreError, match=r"cannot write the report to .*choose another place with --out") as caught:
+    with pytest.raises(StoreError, match=r"cannot write .*; choose another --out") as caught:
         write_report([folder], tmp_path / "taken" / "report.html")
     assert "\n" not in str(caught.value)
     with pytest.raises(StoreError):

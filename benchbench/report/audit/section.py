@@ -18,7 +18,7 @@ from benchbench.core.units import giga, mega, signed, times
 from benchbench.report import conditions
 from benchbench.report.audit import figures as audit_figures
 from benchbench.report.audit.tables import AuditRow, blamed, direction, featured, table
-from benchbench.report.tables import STATUS_TEXT, TableCell, finite
+from benchbench.report.tables import STATUS_TEXT, TableCell, finite, tally
 
 #: Differences of one network that have a line of their own; what is beyond them is one line.
 MAX_DIFFERENCES = 12
@@ -97,14 +97,8 @@ def section(parts: Sequence[Sequence[AuditRow]]) -> dict[str, Any]:
 
 def heading(records: Sequence[rec.Record]) -> tuple[str, str]:
     """The heading of a page of audits alone, and how many of them were finished."""
-    names = {r.model.name for r in records}
-    done = [r for r in records if r.ok]
-    failed = [f"{r.model.name} {STATUS_TEXT[r.status]}" for r in records if r not in done]
-    tally = f"{len(done)} of {len(records)} audits finished"
-    if failed:
-        tally += f"; {', '.join(failed[:6])}" + (f" and {len(failed) - 6} more" if len(failed) > 6 else "")
-    title = f"{len(names)} network{'s' * (len(names) != 1)} audited"
-    return title, f"Nothing was timed. {tally}."
+    title = f"{units.counted(len({r.model.name for r in records}), 'network')} audited"
+    return title, f"Nothing was timed. {tally(records, f'{len(records)} audits')}."
 
 
 def command(records: Sequence[rec.Record]) -> str:

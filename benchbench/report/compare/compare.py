@@ -434,11 +434,7 @@ def _plain(value: Any) -> str:
 
 
 def _holds(side: Mapping[str, rec.Record]) -> str:
-    names = list(dict.fromkeys(r.model.name for r in side.values()))
-    if not names:
-        return "no record"
-    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return f"{', '.join(names[:_FEW])}{more}"
+    return units.first_few(list(dict.fromkeys(r.model.name for r in side.values())), _FEW) or "no record"
 
 
 def _nothing_measured(pairs: Sequence[Pair], metrics: Sequence[Metric]) -> str:

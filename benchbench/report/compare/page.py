@@ -12,14 +12,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from benchbench.core import records as rec
-from benchbench.core import results as core_results
 from benchbench.core import units
-from benchbench.core.errors import StoreError
-from benchbench.report import conditions, html
+from benchbench.report import conditions, html, place
 from benchbench.report.compare.verdicts import ComparedRow, Comparison, change_text, interval_text, p_text, tally
 from benchbench.report.figures import samples as figures_samples
 from benchbench.report.figures.style import Drawing
-from benchbench.report.place import check_place
 
 #: Figures beyond this many bytes are left out, those of rows that are the same first.
 FIGURE_BUDGET_BYTES = 700_000
@@ -37,15 +34,8 @@ def write_comparison(found: Comparison, names: tuple[str, str], out: Path, *, fo
     Raises:
         StoreError: it cannot be written, or must not be replaced; an older page stays whole.
     """
-    check_place(out, [Path(name) for name in names], page=True, force=force)
-    content = render_comparison(found, names).encode()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        core_results.write_whole(out, content)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write the page to {out}: {error.strerror or error}; choose another file with --out"
-        ) from error
+    place.check_place(out, [Path(name) for name in names], page=True, force=force)
+    place.write(out, render_comparison(found, names))
     return out
 
 
@@ -79,9 +69,8 @@ def _short(names: tuple[str, str]) -> list[str]:
 
 
 def _heading(found: Comparison) -> str:
-    n = len(found.regressions)
-    if n:
-        return f"{n} regression{'s' * (n != 1)} from A to B"
+    if found.regressions:
+        return f"{units.counted(len(found.regressions), 'regression')} from A to B"
     return "No regression from A to B" if found.rows else "Nothing could be compared"
 
 
@@ -89,23 +78,20 @@ def _sentence(found: Comparison) -> str:
     parts = [tally(found.rows)]
     if found.regressions:
         worst = [f"{r.label} {r.metric.title} {change_text(r.metric, r.evidence.effect)}" for r in found.regressions]
-        parts.append("; ".join(worst[:5]) + (f" and {len(worst) - 5} more" if len(worst) > 5 else ""))
+        parts.append(units.first_few(worst, 5, "; "))
     if found.broken:
-        names = [b.label for b in found.broken]
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        parts.append(f"Without a result on a side: {', '.join(names[:5])}{more}")
+        parts.append(f"Without a result on a side: {units.first_few([b.label for b in found.broken], 5)}")
     return ". ".join(parts) + "."
 
 
 def _row(row: ComparedRow, found: Comparison) -> dict[str, Any]:
     metric, evidence = row.metric, row.evidence
-    change = evidence.effect if metric.kind == "dice" else evidence.effect - 1
     values = {
         "model": row.label,
         "metric": metric.title,
         "a": row.samples[0].value,
         "b": row.samples[1].value,
-        "change": change,
+        "change": evidence.effect if metric.kind == "dice" else evidence.effect - 1,
         "p": row.p,
         "verdict": row.verdict,
     }
@@ -133,7 +119,7 @@ def _n(row: ComparedRow, side: int) -> str:
     """`5 processes, 60 samples`, `16 cases`."""
     sample = row.samples[side]
     if row.metric.kind == "dice":
-        return f"{len(sample.values)} case{'s' * (len(sample.values) != 1)}"
+        return units.counted(len(sample.values), "case")
     processes = f"{len(sample.medians)} process{'es' * (len(sample.medians) != 1)}"
     return processes if len(sample.values) == len(sample.medians) else f"{processes}, {len(sample.values)} samples"
 

@@ -84,7 +84,7 @@ def _shared(group: Group, what: What) -> str:
     work = group.first.workload
     parts = [group.first.device.name]
     if what != "threads" and work.threads is not None:
-        parts.append(f"{work.threads} thread{'s' * (work.threads != 1)}")
+        parts.append(units.counted(work.threads, "thread"))
     if what != "dtype":
         parts.append(work.dtype)
     if what != "batch":
