@@ -8,6 +8,7 @@ in its place, never a crash.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from benchbench.core import results as core_results
 from benchbench.core import search_result
 from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import StoreError, UsageError
-from benchbench.core.units import counted, percent
+from benchbench.core.units import counted
 from benchbench.report import conditions, details, html, paired_dice, place, reliability, search_page
 from benchbench.report.audit import section as audit_section
 from benchbench.report.audit.tables import gather
@@ -50,7 +51,6 @@ PAGE_BYTES = 1_000_000
 FIGURE_BUDGET_BYTES = 450_000
 _ROW_BYTES = 2_000  # what a row takes in its tables
 _SMALLEST_FIGURE_BYTES = 5_000
-_NOISE_OF_EACH = 6  # rows up to which each has its own noise
 _NOT_SETTLED = "its timings did not settle"
 
 
@@ -145,16 +145,20 @@ def render(
     legend = {**ORIGIN_LEGEND, **COUNTER_LEGEND} if section else ORIGIN_LEGEND
     heading, sentence = _heading(groups), _sentence(runs, groups)
     if section and not runs:
-        heading, tally = audit_section.heading(newest)
-        sentence = f"{section['sentence']} {tally}"
+        heading, done = audit_section.heading(newest)
+        sentence = f"{section['sentence']} {done}"
     first = bool(newest) and is_audit(newest[0])
     if first and runs and paper:
         heading = slim_unetr_paper.HEADING
     rest = PAGE_BYTES - 100_000 - _ROW_BYTES * len(runs)
     budget = _Budget(max(FIGURE_BUDGET_BYTES // 5, min(FIGURE_BUDGET_BYTES, rest)))
     joined, joined_out = _joined(groups, budget)
-    read = details.Cache(read_artifact)
-    sides = [_side(found, i, budget) for i, found in enumerate(figures_devices.find(groups))]
+    read = functools.cache(read_artifact)
+    sides = []
+    for i, devices in enumerate(figures_devices.find(groups)):
+        drawn = figures_devices.figure(devices, prefix=f"side{i}f")
+        table = figures_devices.table(devices, key=f"side{i}")
+        sides.append({"table": table, "figure": budget.show(drawn) if drawn else None})
     parts = [_group(g, groups, budget, read_artifact, include_predicted, paper) for g in groups]
     shared = [pair for pair in parts[0]["facts"] if all(pair in p["facts"] for p in parts)] if len(parts) > 1 else []
     for part in parts:
@@ -279,12 +283,6 @@ def _joined(groups: Sequence[conditions.Group], budget: _Budget) -> tuple[list[D
     return [figure for _, figure in shown if figure], "; ".join(d.title for d, figure in shown if not figure)
 
 
-def _side(found: figures_devices.Sides, number: int, budget: _Budget) -> dict[str, Any]:
-    drawn = figures_devices.figure(found, prefix=f"side{number}f")
-    table = figures_devices.table(found, key=f"side{number}")
-    return {"table": table, "figure": budget.show(drawn) if drawn else None}
-
-
 def _group(
     group: conditions.Group,
     groups: Sequence[conditions.Group],
@@ -313,7 +311,7 @@ def _group(
         "columns": [c for c in table.columns if c.key != "status"],
         "main": main,
         "facts": conditions.facts(group) + _trust_facts(group, floor, labels),
-        "noise": _noise(conditions.noise(records, labels)),
+        "noise": conditions.noise_text(records, labels),
         "rows": [{"row": row, "sort": _sort_values(row), "disturbed": _disturbed(row, main)} for row in rows],
         "notes": [f"{r.label} is unstable: {r.record.error or _NOT_SETTLED}" for r in unsettled]
         + missing_dice(records),
@@ -359,11 +357,10 @@ def _trust_facts(
     """What the conditions say of noise, disturbance and the memory forecast."""
     if group.predicted:
         return []
-    error = reliability.forecast_error(group.records, labels)
     pairs = [
         ("Noise floor", reliability.floor_text(floor)),
         ("Disturbed", reliability.disturbed_text(group.records, labels)),
-        ("Memory forecast", reliability.forecast_text(error) if error else None),
+        ("Memory forecast", reliability.forecast_text(group.records, labels)),
     ]
     return [(name, text) for name, text in pairs if text]
 
@@ -374,23 +371,9 @@ def _disturbed(row: TableRow, main: str) -> str:
     return f"{hit} of {max(hit, of)} processes disturbed" if hit else ""
 
 
-def _noise(rows: Sequence[conditions.Noise]) -> str:
-    """The spread of each row's samples; of many rows, the middle and the largest."""
-    texts = [f"{n.label} {_percent(n.spread)} ({n.kind}, n = {n.n})" for n in rows]
-    if len(texts) <= _NOISE_OF_EACH:
-        return "; ".join(texts)
-    ordered = sorted(zip(rows, texts, strict=True), key=lambda pair: pair[0].spread or 0.0)
-    middle, largest = ordered[len(ordered) // 2], ordered[-1]
-    return f"half of the rows below {_percent(middle[0].spread)}, the largest {largest[1]}; all samples stand below"
-
-
 def _by(row: TableRow, main: str) -> tuple[bool, bool, float]:
     time = row.cells[main].value
     return (not row.usable, time is None, time or 0.0)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else percent(share)
 
 
 def _sort_values(row: TableRow) -> str:

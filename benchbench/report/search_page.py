@@ -7,6 +7,7 @@ equal bytes.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -145,7 +146,7 @@ def _seeds(values: Sequence[float]) -> str:
 
 def _worth(front: Sequence[Mapping[str, Any]]) -> list[str]:
     """In a sentence for each control: did the search win."""
-    found = []
+    sentences = []
     for kind, text in (
         ("scratch", "training the same architectures from scratch with as much computing in all"),
         ("random", "inheriting channels that were chosen by chance"),
@@ -156,38 +157,31 @@ def _worth(front: Sequence[Mapping[str, Any]]) -> list[str]:
         better, worse = verdicts.count("better"), verdicts.count("worse")
         won = "wins" if 2 * better > len(verdicts) else "loses" if 2 * worse > len(verdicts) else "does not clearly win"
         rest = len(verdicts) - better - worse
-        found.append(f"The search {won} against {text}: better {better}, worse {worse}, not told apart {rest}.")
-    return found
+        sentences.append(f"The search {won} against {text}: better {better}, worse {worse}, not told apart {rest}.")
+    return sentences
 
 
 def _feasible(found: Mapping[str, Any], trained: Sequence[Any]) -> str:
-    space = found["space"]
-    share = space["feasible"] / max(1, space["drawn"])
-    proposals = [one for one in found["trials"] if one["same_as"] is None]
-    kept = len(trained) / max(1, len(proposals))
+    space, proposals = found["space"], sum(trial["same_as"] is None for trial in found["trials"])
     return (
-        f"Of {space['drawn']} configurations drawn by chance {share:.1%} keep the budget, as far as formulas know; of "
-        f"the {len(proposals)} different ones that the sampler proposed {kept:.1%} did and took the patch."
+        f"Of {space['drawn']} configurations drawn by chance {space['feasible'] / max(1, space['drawn']):.1%} keep the "
+        f"budget, as far as formulas know; of the {proposals} different ones that the sampler proposed "
+        f"{len(trained) / max(1, proposals):.1%} did and took the patch."
     )
 
 
 def _refused(found: Mapping[str, Any]) -> list[tuple[str, int]]:
     """Why proposals were refused: metric -> how many."""
-    counts: dict[str, int] = {}
-    for one in found["trials"]:
-        for metric in one["refused"] if one["dice"] is None else ():
-            counts[metric] = counts.get(metric, 0) + 1
-    if errors := sum(one["error"] is not None for one in found["trials"]):
-        counts["error"] = errors
+    counts = Counter(metric for trial in found["trials"] if trial["dice"] is None for metric in trial["refused"])
+    counts += Counter(error=sum(trial["error"] is not None for trial in found["trials"]))
     names = {"shape": "does not take the patch", "error": "could not be tried"}
     return [(names.get(metric, metric), count) for metric, count in sorted(counts.items())]
 
 
 def _facts(found: Mapping[str, Any], trained: Sequence[Any]) -> list[tuple[str, str]]:
     task, spent, environment = found["task"], found["accounting"], found["environment"]
-    parent = found["parent"]
-    reference = found["hypervolume"]["reference"]
-    metric = found["metric"]
+    parent, metric, reference = found["parent"], found["metric"], found["hypervolume"]["reference"]
+    costs = format_value(reference[metric["name"]], metric["unit"]) if reference else ""
     facts = [
         ("Data", f"{task['key']}, {', '.join(f'{n} {split}' for split, n in found['data']['splits'].items())}"),
         ("Patch", format_shape(task["spatial"])),
@@ -202,25 +196,18 @@ def _facts(found: Mapping[str, Any], trained: Sequence[Any]) -> list[tuple[str, 
             f"{format_duration(spent['whole_s'])} of workers: training {_share(spent, 'train_s')}, evaluation and "
             f"measurement {_share(spent, 'measure_s')}, the rest {_share(spent, 'other_s')}",
         ),
+        ("Reference point of hypervolumes", f"Dice {reference['dice']}, {costs}" if reference else ""),
         ("Distinct configurations trained", str(len(trained))),
         ("Seed", str(found["asked"]["seed"])),
         ("Device", found["device"]["name"]),
-        (
-            "Versions",
-            ", ".join(f"{key} {environment[key]}" for key in ("python", "torch", "monai") if environment.get(key)),
-        ),
+        ("Versions", ", ".join(f"{key} {environment[key]}" for key in _VERSIONS if environment.get(key))),
         ("Commit", str(environment.get("commit") or "unknown")),
         ("When", found["when"]),
     ]
-    if reference:
-        facts.insert(
-            5,
-            (
-                "Reference point of hypervolumes",
-                f"Dice {reference['dice']}, {format_value(reference[metric['name']], metric['unit'])}",
-            ),
-        )
-    return facts
+    return [(name, text) for name, text in facts if text or name != "Reference point of hypervolumes"]
+
+
+_VERSIONS = ("python", "torch", "monai")
 
 
 def _share(spent: Mapping[str, float], key: str) -> str:

@@ -15,7 +15,7 @@ from benchbench.cli.commands import run as run_command
 from benchbench.core import records as rec
 from benchbench.core import results as core_results
 from benchbench.core.errors import StoreError
-from benchbench.report import conditions, details, export, reliability, render, summary_rows, write_report
+from benchbench.report import conditions, export, reliability, render, summary_rows, write_report
 from benchbench.report.figures import curves, roofline, scaling, volumes
 from benchbench.report.figures import memory as figures_memory
 from benchbench.report.figures import samples as figures_samples
@@ -71,7 +71,7 @@ def test_a_zoo_of_twenty_two_networks_stays_below_one_megabyte_with_all_its_figu
 
 
 def test_the_new_figures_give_the_same_bytes_again(zoo, zoo_page):
-    assert render(list(core_results.read_records(zoo)), details.Cache(_reader(zoo))) == zoo_page
+    assert render(list(core_results.read_records(zoo)), _reader(zoo)) == zoo_page
 
 
 def _reader(folder: Path):
@@ -315,11 +315,10 @@ def test_the_forecast_of_a_failed_or_odd_row_does_not_count():
     none = with_latency("none", 1.0, examples.number("peak_memory_bytes", 1e9))
     failed = dataclasses.replace(good, status="failed", error="x", model=examples.spec("failed"))
     records = [good, odd, none, failed]
-    error = reliability.forecast_error(records, {r.id: r.model.name for r in records})
-    assert error is not None
-    assert (error.n, error.median) == (1, 2.0)
-    assert reliability.forecast_text(error) == "Measured peak over forecast (base and tensors): 2, of one row."
-    assert reliability.forecast_error(records[1:], {r.id: r.model.name for r in records}) is None
+    labels = {r.id: r.model.name for r in records}
+    text = reliability.forecast_text(records, labels)
+    assert text == "Measured peak over forecast (base and tensors): 2, of one row."
+    assert reliability.forecast_text(records[1:], labels) is None
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,9 @@ def split_bars(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     unit, divisor = style.axis_unit("B", largest)
     what = "what the GPU's allocator took" if any(_RESERVED in dict(parts) for _, parts in found) else "a process"
     caption = [f"The peak of {what}, by what holds it."]
-    error = reliability.forecast_error([row.record for row, _ in found], {row.record.id: row.label for row, _ in found})
-    if error:
-        caption.append(reliability.forecast_text(error))
+    labels = {row.record.id: row.label for row, _ in found}
+    if error := reliability.forecast_text([row.record for row, _ in found], labels):
+        caption.append(error)
     if heaviest := _peak_operators([row for row, _ in found]):
         caption.append(heaviest)
     if any(s.hatched for s in shown):
