@@ -202,8 +202,8 @@ def test_without_the_papers_own_network_the_one_furthest_off_is_explained(tmp_pa
 
 def test_a_figure_that_no_counter_reproduces_is_explained_by_the_one_furthest_off(tmp_path):
     (transvw,) = part_of(tmp_path, "transvw")
-    assert transvw.found is not None
-    assert transvw.found.published.macs_counter is None
+    assert transvw.result is not None
+    assert transvw.result.published.macs_counter is None
     assert audit_tables.blamed(transvw) == "thop"
 
 

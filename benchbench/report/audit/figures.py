@@ -102,7 +102,7 @@ def staircase(part: Sequence[AuditRow], *, prefix: str) -> Drawing | None:
     """
     one = featured(part)
     name = blamed(one) if one else None
-    if one is None or one.found is None or name is None:
+    if one is None or one.result is None or name is None:
         return None
     steps = steps_of(one, name)
     figure, axes = style.row_axes([step.label for step in steps], 0.32, left=0.36, right=0.17)
@@ -116,7 +116,7 @@ def staircase(part: Sequence[AuditRow], *, prefix: str) -> Drawing | None:
     counter = TITLES.get(name, name)
     added = sum(s.end - s.start for s in steps if s.kind in ("more", "less"))
     caption = f"{counter} counts {giga(abs(added))} GMAC {'more' if added > 0 else 'less'} than the graph holds."
-    first = one.found.shares(name)[0]
+    first = one.result.shares(name)[0]
     if first.why:
         caption += f" {first.kind.capitalize()}: {first.why}."
     title = f"{one.label}: why {one.published_text('macs')} is not {giga(one.true('macs') or 0)}"
@@ -133,13 +133,13 @@ def steps_of(one: AuditRow, counter: str) -> list[Step]:
         one: has an audit, a true and a published compute.
         counter: whose differences are climbed.
     """
-    assert one.found is not None
+    assert one.result is not None
     true, stated = float(one.true("macs") or 0), float(one.published("macs") or 0)
     steps = [Step(label="true", start=0, end=true, text=giga(true), kind="true")]
-    moves = [(share.kind, share.excess) for share in one.found.shares(counter)]
+    moves = [(share.kind, share.excess) for share in one.result.shares(counter)]
     if len(moves) > MAX_STEPS:
         moves = [*moves[: MAX_STEPS - 1], ("all others", sum(e for _, e in moves[MAX_STEPS - 1 :]))]
-    count = one.found.counts.get(counter)
+    count = one.result.counts.get(counter)
     said = count.macs if count else None
     if said is not None and (rest := said - true - sum(e for _, e in moves)):
         moves.append(("not explained", round(rest)))

@@ -62,9 +62,9 @@ def compute_fact(part: Sequence[AuditRow]) -> Fact | None:
 def _cause(one: AuditRow, true: float) -> str:
     """Where the published figure comes from, by the counter's own differences."""
     name = blamed(one)
-    if name is None or one.found is None:
+    if name is None or one.result is None:
         return "The audit names no counter that explains it."
-    count, (most, *_) = one.found.counts.get(name), one.found.shares(name)
+    count, (most, *_) = one.result.counts.get(name), one.result.shares(name)
     text = f"The counter {TITLES.get(name, name)} differs"
     if count and count.macs is not None:
         more = count.macs - true
@@ -134,15 +134,15 @@ def _part(part: Sequence[AuditRow], prefix: str) -> dict[str, Any]:
 
 
 def _network(one: AuditRow) -> dict[str, Any]:
-    found = one.found
+    result = one.result
     return {
         "one": one,
         "status": STATUS_TEXT[one.record.status],
-        "verdict": found.verdict if found else "",
-        "sizes": _sizes(found) if found else "",
-        "shared": ", ".join(found.params.shared_modules[:20]) if found else "",
-        "counts": [_count(one, c) for c in found.counts.values()] if found else [],
-        "differences": _differences(found) if found else [],
+        "verdict": result.verdict if result else "",
+        "sizes": _sizes(result) if result else "",
+        "shared": ", ".join(result.params.shared_modules[:20]) if result else "",
+        "counts": [_count(one, c) for c in result.counts.values()] if result else [],
+        "differences": _differences(result) if result else [],
         "exact": [
             {"metric": m.metric, "value": f"{m.value} {m.unit}", "origin": m.origin, "method": m.method}
             for m in one.record.measurements
@@ -156,8 +156,8 @@ def _elements(count: int) -> str:
     return units.format_value(count, "parameters")
 
 
-def _sizes(found: AuditResult) -> str:
-    p = found.params
+def _sizes(result: AuditResult) -> str:
+    p = result.params
     return (
         f"{_elements(p.all)} parameters, {_elements(p.bare)} of them bare and "
         f"{'an unknown number' if p.unused is None else _elements(p.unused)} unused; "
@@ -184,9 +184,9 @@ def _count(one: AuditRow, count: Counted) -> dict[str, Any]:
     }
 
 
-def _differences(found: AuditResult) -> list[dict[str, Any]]:
+def _differences(result: AuditResult) -> list[dict[str, Any]]:
     """The differences of every counter, the largest first."""
-    ordered = sorted(found.differences, key=lambda d: (-abs(d.excess), d.counter, d.kind, d.operator))
+    ordered = sorted(result.differences, key=lambda d: (-abs(d.excess), d.counter, d.kind, d.operator))
     rest = ordered[MAX_DIFFERENCES:]
     rows = [
         _difference([d], d.kind)

@@ -67,7 +67,7 @@ class AuditRow:
     record: rec.Record
     label: str  # the paper's name of the network, else the card's
     card: str
-    found: AuditResult | None
+    result: AuditResult | None
     note: str = ""  # why there is no audit, or what is odd about it
     paper: PaperRow | None = None  # of the paper that the audits are set against
 
@@ -86,7 +86,7 @@ class AuditRow:
         own = finite(self.record.published(metric))
         if own and own.value:
             return float(own.value)
-        if self.found and (printed := getattr(self.found.published, metric)):
+        if self.result and (printed := getattr(self.result.published, metric)):
             return float(printed)
         text = self._printed(metric)
         return float(text) * _SCALE[metric] if text else None
@@ -109,9 +109,9 @@ class AuditRow:
 
     def explained(self, metric: Metric) -> tuple[str | None, str] | None:
         """The counter that gives the published figure, if one does, and why it is not ours; None without an audit."""
-        if self.found is None:
+        if self.result is None:
             return None
-        figures = self.found.published
+        figures = self.result.published
         return getattr(figures, f"{metric}_counter"), getattr(figures, f"{metric}_why")
 
 
@@ -135,16 +135,16 @@ def gather(records: Sequence[rec.Record], read: Callable[[rec.Artifact], bytes])
 
 def _audited(record: rec.Record, label: str, read: Callable[[rec.Artifact], bytes]) -> AuditRow:
     kept = [a for a in record.artifacts if a.kind == "audit"]
-    found, note = None, ""
+    result, note = None, ""
     if kept:
         try:
-            found = read_audit(read(kept[-1]))
+            result = read_audit(read(kept[-1]))
         except StoreError as error:
             note = str(error)
     elif record.ok:
         note = "the record names no audit, so no counter can be shown"
-    one = AuditRow(record=record, label=label, card=record.model.name, found=found, note=note)
-    own = found.counts.get("torch") if found else None
+    one = AuditRow(record=record, label=label, card=record.model.name, result=result, note=note)
+    own = result.counts.get("torch") if result else None
     if own and own.macs is not None and one.true("macs") not in (None, own.macs):
         odd = f"the audit counts {giga(own.macs)} GMAC by PyTorch, the record {giga(one.true('macs') or 0)}"
         return dataclasses.replace(one, note=odd)
@@ -153,19 +153,19 @@ def _audited(record: rec.Record, label: str, read: Callable[[rec.Artifact], byte
 
 def featured(part: Sequence[AuditRow]) -> AuditRow | None:
     """The network to explain: the baseline, else the one whose published compute is furthest off."""
-    audited = [(one, factor) for one in part if (factor := one.factor("macs")) and one.found]
+    audited = [(one, factor) for one in part if (factor := one.factor("macs")) and one.result]
     audited.sort(key=lambda pair: (pair[0].card != BASELINE, -max(pair[1], 1 / pair[1]), pair[0].label))
     return audited[0][0] if audited else None
 
 
 def blamed(one: AuditRow) -> str | None:
     """The counter to explain a network by: the one that gave the published figure, else the one furthest off."""
-    if one.found is None:
+    if one.result is None:
         return None
-    named = one.found.published.macs_counter
-    if named and one.found.shares(named):
+    named = one.result.published.macs_counter
+    if named and one.result.shares(named):
         return named
-    excess = {name: sum(abs(s.excess) for s in one.found.shares(name)) for name in one.found.counts}
+    excess = {name: sum(abs(s.excess) for s in one.result.shares(name)) for name in one.result.counts}
     return max((n for n in excess if excess[n]), key=lambda n: (excess[n], n), default=None)
 
 
@@ -190,7 +190,7 @@ def table(part: Sequence[AuditRow], metric: Metric, *, key: str = "") -> Table:
             "layer, so that a counter which asks the layers misses them."
         )
     of = f"{papers[0]}{' and other networks' * (len(papers) < len(part))}" if papers else "Published, true and counted"
-    asked = {name for one in part if one.found for name in one.found.counts}
+    asked = {name for one in part if one.result for name in one.result.counts}
     names = [name for name in _ORDER if name in asked] + sorted(asked - {"torch", *_ORDER})
     columns = (
         Column(key="published", title="Published", help="as printed in a paper", group=group),
@@ -246,19 +246,19 @@ def _cells(one: AuditRow, metric: Metric, names: Sequence[str]) -> dict[str, Tab
 
 
 def _counter_cell(one: AuditRow, metric: Metric, name: str) -> TableCell:
-    found = one.found.counts.get(name) if one.found else None
-    if found is None:
+    count = one.result.counts.get(name) if one.result else None
+    if count is None:
         return TableCell(text="-", note=one.note or "this counter was not asked")
-    value, true = getattr(found, metric), one.true(metric)
+    value, true = getattr(count, metric), one.true(metric)
     if value is None:
-        return TableCell(text="-", note=found.reason or "no count recorded")
+        return TableCell(text="-", note=count.reason or "no count recorded")
     ratio = value / true if true else 1.0
     return TableCell(
         text=SHOWN[metric](value),
         origin="counter",
         value=value,
         detail="" if abs(ratio - 1) <= AGREES else times(ratio),
-        note="; ".join(filter(None, (f"{name} {found.version or ''}".strip(), found.how, str(value)))),
+        note="; ".join(filter(None, (f"{name} {count.version or ''}".strip(), count.how, str(value)))),
     )
 
 

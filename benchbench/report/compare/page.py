@@ -22,11 +22,11 @@ from benchbench.report.figures.style import Drawing
 FIGURE_BUDGET_BYTES = 700_000
 
 
-def write_comparison(found: Comparison, names: tuple[str, str], out: Path, *, force: bool = False) -> Path:
+def write_comparison(comparison: Comparison, names: tuple[str, str], out: Path, *, force: bool = False) -> Path:
     """Write the page whole.
 
     Args:
-        found: the comparison.
+        comparison: the comparison.
         names: of A and B: folders, or files in them.
         out: the file to write.
         force: replace a file that is no page of ours; one of A or B is not replaced even so.
@@ -35,29 +35,29 @@ def write_comparison(found: Comparison, names: tuple[str, str], out: Path, *, fo
         StoreError: it cannot be written, or must not be replaced; an older page stays whole.
     """
     place.check_place(out, [Path(name) for name in names], page=True, force=force)
-    place.write(out, render_comparison(found, names))
+    place.write(out, render_comparison(comparison, names))
     return out
 
 
-def render_comparison(found: Comparison, names: tuple[str, str]) -> str:
+def render_comparison(comparison: Comparison, names: tuple[str, str]) -> str:
     """The page as text."""
-    drawings, left_out = _figures(found.rows)
+    drawings, left_out = _figures(comparison.rows)
     context = {
-        "heading": _heading(found),
-        "sentence": _sentence(found),
-        "differences": found.differences,
+        "heading": _heading(comparison),
+        "sentence": _sentence(comparison),
+        "differences": comparison.differences,
         "sides": list(zip("AB", _short(names), strict=True)),
-        "rows": [_row(row, found) for row in found.rows],
-        "broken": found.broken,
-        "only": [(side, labels) for side, labels in zip("AB", found.only, strict=True) if labels],
-        "unmeasured": found.unmeasured,
-        "notes": found.notes,
-        "facts": _facts(found.rows, found),
+        "rows": [_row(row, comparison) for row in comparison.rows],
+        "broken": comparison.broken,
+        "only": [(side, labels) for side, labels in zip("AB", comparison.only, strict=True) if labels],
+        "unmeasured": comparison.unmeasured,
+        "notes": comparison.notes,
+        "facts": _facts(comparison.rows, comparison),
         "networks": drawings,
         "left_out": left_out,
-        "min_effect": f"{units.significant(round(100 * found.min_effect, 6), 2)} %",
-        "limits": ", ".join(f"{name} {limit:g}" for name, limit in found.limits.items()),
-        "exit_code": found.exit_code,
+        "min_effect": f"{units.significant(round(100 * comparison.min_effect, 6), 2)} %",
+        "limits": ", ".join(f"{name} {limit:g}" for name, limit in comparison.limits.items()),
+        "exit_code": comparison.exit_code,
     }
     return html.page(context, "compare.html", ("report.css", "compare.css"))
 
@@ -68,23 +68,25 @@ def _short(names: tuple[str, str]) -> list[str]:
     return [(path.parent if path.suffix == ".jsonl" and path.parent.name else path).name or "here" for path in paths]
 
 
-def _heading(found: Comparison) -> str:
-    if found.regressions:
-        return f"{units.counted(len(found.regressions), 'regression')} from A to B"
-    return "No regression from A to B" if found.rows else "Nothing could be compared"
+def _heading(comparison: Comparison) -> str:
+    if comparison.regressions:
+        return f"{units.counted(len(comparison.regressions), 'regression')} from A to B"
+    return "No regression from A to B" if comparison.rows else "Nothing could be compared"
 
 
-def _sentence(found: Comparison) -> str:
-    parts = [tally(found.rows)]
-    if found.regressions:
-        worst = [f"{r.label} {r.metric.title} {change_text(r.metric, r.evidence.effect)}" for r in found.regressions]
+def _sentence(comparison: Comparison) -> str:
+    parts = [tally(comparison.rows)]
+    if comparison.regressions:
+        worst = [
+            f"{r.label} {r.metric.title} {change_text(r.metric, r.evidence.effect)}" for r in comparison.regressions
+        ]
         parts.append(units.first_few(worst, 5, "; "))
-    if found.broken:
-        parts.append(f"Without a result on a side: {units.first_few([b.label for b in found.broken], 5)}")
+    if comparison.broken:
+        parts.append(f"Without a result on a side: {units.first_few([b.label for b in comparison.broken], 5)}")
     return ". ".join(parts) + "."
 
 
-def _row(row: ComparedRow, found: Comparison) -> dict[str, Any]:
+def _row(row: ComparedRow, comparison: Comparison) -> dict[str, Any]:
     metric, evidence = row.metric, row.evidence
     values = {
         "model": row.label,
@@ -95,7 +97,7 @@ def _row(row: ComparedRow, found: Comparison) -> dict[str, Any]:
         "p": row.p,
         "verdict": row.verdict,
     }
-    limit = found.limits.get(metric.short) if row.regression else None
+    limit = comparison.limits.get(metric.short) if row.regression else None
     kind = "regressed" if row.regression else "improved" if row.verdict == metric.improved else row.verdict
     return {
         "label": row.label,
@@ -124,9 +126,9 @@ def _n(row: ComparedRow, side: int) -> str:
     return processes if len(sample.values) == len(sample.medians) else f"{processes}, {len(sample.values)} samples"
 
 
-def _facts(rows: Sequence[ComparedRow], found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
+def _facts(rows: Sequence[ComparedRow], comparison: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
     """The conditions by name: what holds on both sides once, what differs apart as A and B."""
-    pairs = {r.records[0].cell: r.records for r in rows} | {b.records[0].cell: b.records for b in found.broken}
+    pairs = {r.records[0].cell: r.records for r in rows} | {b.records[0].cell: b.records for b in comparison.broken}
     sides = [_facts_of([pair[side] for pair in pairs.values()]) for side in (0, 1)]
     facts = []
     for name in dict.fromkeys([*sides[0], *sides[1]]):
@@ -136,11 +138,11 @@ def _facts(rows: Sequence[ComparedRow], found: Comparison) -> list[tuple[str, li
 
 
 def _facts_of(records: Sequence[rec.Record]) -> dict[str, str]:
-    found: dict[str, dict[str, None]] = {}
+    facts: dict[str, dict[str, None]] = {}
     for part in conditions.group(records):
         for name, text in conditions.facts(part):
-            found.setdefault(name, {})[text] = None
-    return {name: "; ".join(texts) for name, texts in found.items()}
+            facts.setdefault(name, {})[text] = None
+    return {name: "; ".join(texts) for name, texts in facts.items()}
 
 
 def _figures(rows: Sequence[ComparedRow]) -> tuple[list[dict[str, Any]], list[str]]:

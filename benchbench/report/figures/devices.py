@@ -56,59 +56,54 @@ def find(groups: Sequence[Group]) -> list[Sides]:
     alike: dict[str, list[Group]] = {}
     for group in groups:
         work = group.first.workload
-        if work.phase != "infer":
-            continue
-        free: dict[str, Any] = dict.fromkeys(("threads", "data", "split", "overlap"))
-        asked = dataclasses.replace(work, spatial=(0, 0, 0), protocol="", **free)  # a forecast has no protocol
-        alike.setdefault(rec.canonical_json([rec.to_json(asked), group.input]), []).append(group)
-    found = []
-    for own in alike.values():
-        if len({group.first.device.name for group in own}) > 1:
-            found.append(_sides(_by_device(own)))
-    return found
+        if work.phase == "infer":
+            free: dict[str, Any] = dict.fromkeys(("threads", "data", "split", "overlap"))
+            same = dataclasses.replace(work, spatial=(0, 0, 0), protocol="", **free)  # a forecast has no protocol
+            alike.setdefault(rec.canonical_json([rec.to_json(same), group.input]), []).append(group)
+    return [
+        _sides(_by_device(those)) for those in alike.values() if len({group.first.device.name for group in those}) > 1
+    ]
 
 
 def _by_device(groups: Sequence[Group]) -> list[list[Group]]:
     """Those of one device together: a classifier among segmentations, or another commit, is no other device."""
-    found: dict[tuple[object, ...], list[Group]] = {}
+    devices: dict[tuple[object, ...], list[Group]] = {}
     for group in groups:
         first = group.first
         key = first.device.name, first.workload.threads, first.environment.get("host"), group.predicted
-        found.setdefault(key, []).append(group)
-    return list(found.values())
+        devices.setdefault(key, []).append(group)
+    return list(devices.values())
 
 
 def _newest(records: Sequence[rec.Record]) -> list[rec.Record]:
     """Of a network that was asked of a device under several conditions, such as two commits, the last record."""
-    found: dict[str, rec.Record] = {}
-    for record in sorted(records, key=lambda one: one.started_at):
-        found[rec.canonical_json([record.model.name, rec.to_json(record.recipe), record.workload.spatial])] = record
-    kept = {record.id for record in found.values()}
-    return [record for record in records if record.id in kept]
+    newest: dict[str, str] = {}
+    for record in sorted(records, key=lambda record: record.started_at):
+        what = [record.model.name, rec.to_json(record.recipe), record.workload.spatial]
+        newest[rec.canonical_json(what)] = record.id
+    return [record for record in records if record.id in newest.values()]
 
 
 def _sides(devices: Sequence[Sequence[Group]]) -> Sides:
     sides = []
     for groups in devices:
         records = _newest([record for group in groups for record in group.records])
-        labels, main = row_labels(records), headline(records)
+        names, main = row_labels(records), headline(records)
         times, cells = {}, {}
         for record in records:
-            m = valid(record, main)
-            label = labels[record.id]
+            m, label, batch = valid(record, main), names[record.id], record.workload.batch
             cells[label] = measurement_cell(m)
-            if known := finite(m):
-                value = float(known.value or 0.0)
-                batch = record.workload.batch
-                low, high = known.interval or known.ci95 or (value, value)
+            if m := finite(m):
+                value = float(m.value or 0.0)
+                low, high = m.interval or m.ci95 or (value, value)
                 times[label] = value / batch, low / batch, high / batch
         name = _name(groups[0], [first for first, *_ in devices])
         sides.append(Side(name=name, predicted=groups[0].predicted, times=times, cells=cells))
-    everyone = list(dict.fromkeys(label for side in sides for label in side.cells))
+    labels = list(dict.fromkeys(label for side in sides for label in side.cells))
     timed = next((side for side in sides if not side.predicted and side.times), None)
     if timed:  # a forecast ranks nothing
-        everyone.sort(key=lambda label: timed.times[label][0] if label in timed.times else math.inf)
-    return Sides(sides=tuple(sides), labels=tuple(everyone))
+        labels.sort(key=lambda label: timed.times[label][0] if label in timed.times else math.inf)
+    return Sides(sides=tuple(sides), labels=tuple(labels))
 
 
 def _name(group: Group, groups: Sequence[Group]) -> str:
@@ -133,21 +128,17 @@ def pace_text(low_s: float, high_s: float) -> str:
     return f"{sure:g}/s, perhaps {perhaps:g}/s" if sure else f"perhaps {perhaps:g}/s"
 
 
-def table(found: Sides, *, key: str) -> Table:
+def table(joined: Sides, *, key: str) -> Table:
     """A line a network: on each device its time, and the pace that it keeps."""
     columns = []
-    for i, side in enumerate(found.sides):
-        heading = f"{side.name}{' (predicted)' if side.predicted else ''}"
+    for i, side in enumerate(joined.sides):
+        heading, slow = f"{side.name}{' (predicted)' * side.predicted}", "patches in a second, at the slow end"
         columns.append(Column(key=f"time{i}", title="One batch", help="as in its own table", group=heading))
-        columns.append(
-            Column(
-                key=f"pace{i}", title="Keeps", help="patches in a second, at the slow end", group=heading, kind="text"
-            )
-        )
+        columns.append(Column(key=f"pace{i}", title="Keeps", help=slow, group=heading, kind="text"))
     rows = []
-    for label in found.labels:
+    for label in joined.labels:
         cells = {}
-        for i, side in enumerate(found.sides):
+        for i, side in enumerate(joined.sides):
             cells[f"time{i}"] = side.cells.get(label, TableCell(text="-", note="not asked of this device"))
             if label in side.times:
                 _, low, high = side.times[label]
@@ -170,10 +161,10 @@ def table(found: Sides, *, key: str) -> Table:
 
 
 @style.plain_matplotlib()
-def figure(found: Sides, *, prefix: str) -> Drawing | None:
+def figure(joined: Sides, *, prefix: str) -> Drawing | None:
     """Times on all devices, a panel each on one logarithmic axis; None where there are none."""
-    timed = [label for label in found.labels if any(label in side.times for side in found.sides)]
-    sides = [side for side in found.sides if side.times]
+    timed = [label for label in joined.labels if any(label in side.times for side in joined.sides)]
+    sides = [side for side in joined.sides if side.times]
     if not timed or len(sides) < 2:
         return None
     labels = timed[:MAX_ROWS]

@@ -19,13 +19,13 @@ _SHARE_OF_BOX = "hypervolume, share of the box"
 
 
 @style.plain_matplotlib()
-def front(found: Mapping[str, Any]) -> Drawing | None:
+def front(search: Mapping[str, Any]) -> Drawing | None:
     """Dice against the cost: every training, and the finalists with their intervals."""
-    metric = found["metric"]
+    metric = search["metric"]
     name = metric["name"]
-    low = [(t["costs"][name], t["dice"]) for t in found["trials"] if t["dice"] is not None and t["same_as"] is None]
-    longer = [(p["costs"][name], p["dice"]) for p in found["promotions"] if not p["error"]]
-    finals = [p for p in found["points"] if p["objective"] is not None]
+    low = [(t["costs"][name], t["dice"]) for t in search["trials"] if t["dice"] is not None and t["same_as"] is None]
+    longer = [(p["costs"][name], p["dice"]) for p in search["promotions"] if not p["error"]]
+    finals = [p for p in search["points"] if p["objective"] is not None]
     if not low or not finals:
         return None
     members = sorted((p for p in finals if p["front"]), key=lambda p: float(p["objective"]))
@@ -76,14 +76,14 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
 
 
 @style.plain_matplotlib()
-def hypervolume(found: Mapping[str, Any], against: str) -> Drawing | None:
+def hypervolume(search: Mapping[str, Any], against: str) -> Drawing | None:
     """The share of the reference box that the proposals cover.
 
     Args:
-        found: the search.
+        search: the search.
         against: `trainings`, or `at_s`, the wall-clock with the parent's training.
     """
-    curve = found["hypervolume"]["curve"]
+    curve = search["hypervolume"]["curve"]
     if len(curve) < 2:
         return None
     words = "trainings paid for" if against == "trainings" else "minutes, the parent's training included"
@@ -100,9 +100,9 @@ def hypervolume(found: Mapping[str, Any], against: str) -> Drawing | None:
 
 
 @style.plain_matplotlib()
-def worth(found: Mapping[str, Any]) -> Drawing | None:
+def worth(search: Mapping[str, Any]) -> Drawing | None:
     """The sampler beside chance and NSGA-II, on a table of configurations that were trained beforehand."""
-    told = found.get("worth")
+    told = search.get("worth")
     if not told:
         return None
     strategies = told["strategies"]
@@ -141,9 +141,9 @@ def worth(found: Mapping[str, Any]) -> Drawing | None:
 
 
 @style.plain_matplotlib()
-def importance(found: Mapping[str, Any]) -> Drawing | None:
+def importance(search: Mapping[str, Any]) -> Drawing | None:
     """How much each choice has to do with Dice."""
-    shares = found["importance"].get("shares")
+    shares = search["importance"].get("shares")
     if not shares:
         return None
     ranked = sorted(shares.items(), key=lambda pair: (-pair[1], pair[0]))
@@ -166,11 +166,11 @@ def _spoken(name: str) -> str:
 
 
 @style.plain_matplotlib()
-def sketch(found: Mapping[str, Any], point: Mapping[str, Any] | None) -> Drawing | None:
+def sketch(search: Mapping[str, Any], point: Mapping[str, Any] | None) -> Drawing | None:
     """The chosen network beside the published one, stage by stage."""
     if point is None:
         return None
-    plain, chosen = found["published_config"], point["config"]
+    plain, chosen = search["published_config"], point["config"]
     figure, axes = style.axes(3.6, 0.02, bottom_in=0.1, right=0.02)
     axes.set_axis_off()
     axes.set(xlim=(0, 2.0), ylim=(-4.35, 0.75))
