@@ -25,7 +25,6 @@ from benchbench.report.audit import figures as audit_figures
 from benchbench.report.audit import section as audit_section
 from benchbench.report.audit import tables as audit_tables
 from benchbench.report.audit.tables import AuditRow
-from benchbench.report.slim_unetr_paper import facts as slim_unetr_paper_facts
 from benchbench.report.slim_unetr_paper import published, section
 from benchbench.report.slim_unetr_paper import tables as slim_unetr_paper_tables
 from benchbench.report.tables import Table, TableRow
@@ -87,7 +86,7 @@ def test_the_throughputs_are_rates_rounded_to_three_decimals_times_sixty():
 
 
 def test_the_ratios_are_computed_from_the_records(tmp_path):
-    facts = slim_unetr_paper_facts.facts(part_of(tmp_path))
+    facts = section.facts(part_of(tmp_path))
     assert [[cell.text for _, cell in fact.figures] for fact in facts] == [
         ["12.42", "2.516 GMAC"],
         ["63.9 x", "307 x"],
@@ -104,7 +103,7 @@ def test_the_ratios_are_computed_from_the_records(tmp_path):
     record = examples.audited(tmp_path, "slim_unetr", measurements=tuple(changed))
     others = [examples.audited(tmp_path, "swin_unetr"), record]
     (part,) = parts_of(tmp_path, others)
-    assert slim_unetr_paper_facts.facts(part)[1].figures[1][1].text == "96.5 x"
+    assert section.facts(part)[1].figures[1][1].text == "96.5 x"
 
 
 def test_compute_stands_published_true_and_counted_each_with_its_origin(tmp_path):
@@ -140,7 +139,7 @@ def test_networks_that_the_paper_does_not_have_stand_beside_it_and_are_not_count
     (part,) = parts_of(tmp_path, [*records, mine])
     assert audit_tables.table(part, "macs").title == "Table III and other networks: compute"
     assert audit_tables.table(part[:2], "macs").title == "Table III: compute"
-    assert [cell.text for fact in slim_unetr_paper_facts.facts(part) for _, cell in fact.figures][2] == "1 of 2"
+    assert [cell.text for fact in section.facts(part) for _, cell in fact.figures][2] == "1 of 2"
     drawn = audit_figures.published_and_true(part, "macs", prefix="m")
     assert drawn is not None
     assert drawn.caption.endswith("Published elsewhere: segformer3d.")
@@ -496,7 +495,7 @@ def test_a_page_of_almost_nothing_is_whole(tmp_path, records):
 
 def test_one_network_alone_has_no_ratio_and_no_share(tmp_path):
     part = part_of(tmp_path, "slim_unetr")
-    assert [fact.title.partition(":")[0] for fact in slim_unetr_paper_facts.facts(part)] == [
+    assert [fact.title.partition(":")[0] for fact in section.facts(part)] == [
         "Slim UNETR",
         "published throughputs are whole multiples of 0.06 images per minute",
     ]

@@ -14,8 +14,8 @@ from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.report import reliability
 from benchbench.report.conditions import Group, windows_text
-from benchbench.report.figures import stacks, style
-from benchbench.report.figures.stacks import Stack, StackPart
+from benchbench.report.figures import style
+from benchbench.report.figures.memory import Stack, StackPart, draw_stacks
 from benchbench.report.figures.style import MAX_ROWS, Drawing
 from benchbench.report.tables import (
     BASELINE,
@@ -123,7 +123,7 @@ def figure(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     if len(timed) > len(shown):
         caption += f" The {len(shown)} fastest of {len(timed)}."
     return style.drawing(
-        stacks.draw(shown, f"one patient, {unit}", divisor),
+        draw_stacks(shown, f"one patient, {unit}", divisor),
         prefix=prefix,
         label=f"Seconds for one patient: {'; '.join(f'{s.label} {s.text}' for s in shown)}.",
         title="One patient",
