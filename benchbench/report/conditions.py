@@ -134,7 +134,7 @@ def facts(group: Group) -> list[tuple[str, str]]:
     when = started[0] if started[0] == started[-1] else f"{started[0]} to {started[-1]}"
     computer = "Forecast made on" if group.predicted else "Processor"
     pairs: list[tuple[str, Any]] = [
-        ("Device", f"{first.device.name} (asked for: {first.device.asked})"),
+        ("Device", f"{first.device.name} (requested as {first.device.asked})"),
         ("Host", env.get("host")),
         ("Basis", _basis(group)),
         ("Threads", work.threads),
@@ -188,7 +188,7 @@ def _basis(group: Group) -> str:
             return f"its data sheet, and operators timed on another device ({around['scaled']}); nothing ran there"
         return "a profile of its data sheet; nothing ran there"
     away = group.first.environment.get("host")
-    return "probed; it ran on that host, reached by ssh" if away else "probed; it ran here"
+    return "the device itself, on that host, over ssh" if away else "the device itself, on this machine"
 
 
 def _outputs(records: Sequence[rec.Record]) -> str:
@@ -290,7 +290,7 @@ def noise_text(records: Sequence[rec.Record], labels: Mapping[str, str]) -> str:
         return "; ".join(text for *_, text in spreads)
     spreads.sort(key=lambda row: row[0])
     middle, largest = spreads[len(spreads) // 2][1], spreads[-1][2]
-    return f"half of the rows below {middle}, the largest {largest}; all samples stand below"
+    return f"half of the rows below {middle}, the largest {largest}; all samples are shown below"
 
 
 def relative_spread(samples: Sequence[float]) -> tuple[float | None, str]:

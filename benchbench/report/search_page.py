@@ -93,8 +93,9 @@ def _sentence(search: Mapping[str, Any], trained: Sequence[Any], front: Sequence
             f"to {high:.3f}) on {best['dice_test']['cases']} cases that the search has never seen."
         )
         top = max(front, key=lambda p: float(p["dice_test"]["mean"]))
-        if top["dice_test"]["mean"] > best["dice_test"]["mean"]:
-            text += f" On those {top['name']} has more, {top['dice_test']['mean']:.3f}; it was not chosen by them."
+        most = top["dice_test"]["mean"]
+        if most > best["dice_test"]["mean"]:
+            text += f" On those cases {top['name']} reaches more, {most:.3f}, but they were not used to choose."
     return text
 
 

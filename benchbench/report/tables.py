@@ -31,7 +31,7 @@ ORIGIN_LEGEND: Mapping[str, tuple[str, str]] = {
 #: The badge of what a public counter says. No record has it as an origin: such a figure is exact about
 #: the counter and may be wrong about the network.
 COUNTER_LEGEND: Mapping[str, tuple[str, str]] = {
-    "counter": ("C", "what a public counter says of the same network, run here; shown to be compared, not trusted"),
+    "counter": ("C", "count of a public tool, run here on the same network; shown for comparison, it may be wrong"),
 }
 
 #: What a status means, for a person.

@@ -214,7 +214,7 @@ def test_a_sample_far_beyond_the_others_is_an_arrow_and_not_a_longer_axis():
     values = (*(1 + 0.001 * (i % 7) for i in range(99)), 60.0)
     drawn = figures_samples.times(rows_of(with_latency("a", 1.0, values=values)), "latency_s", prefix="d")
     assert drawn is not None
-    assert "Arrows at the edge: 1 beyond it." in drawn.caption
+    assert "Arrows: 1 sample beyond the axis." in drawn.caption
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_fewer_than_five_processes_show_the_span_of_their_medians_in_the_table_a
     assert row.cells["latency_s"].detail == "medians 1 to 1.20 s, 3 processes"
     drawn = figures_samples.times([row], "latency_s", prefix="d")
     assert drawn is not None
-    assert "Dashed: a range of too few values to be one." in drawn.caption
+    assert "Dashed: the range of values that are too few for such an interval." in drawn.caption
 
 
 # Warm-up
@@ -263,8 +263,8 @@ def test_a_warm_up_is_drawn_against_the_later_median_and_one_that_ends_slow_is_n
     once = with_latency("huge", 1.0, examples.number("warmup_s", 1.3, values=(1.3,)))
     drawn = curves.warmup(rows_of(slow, fast, once), "latency_s", prefix="w")
     assert drawn is not None
-    assert "Still more than 10 % slow at the end: cold (1.25 x)." in drawn.caption
-    assert "1 more, too slow for a second warm-up: 1.30 x." in drawn.caption
+    assert "Still more than 10 % slower at the end of warm-up: cold (1.25 x)." in drawn.caption
+    assert "1 more had a single warm-up forward, since each takes long: 1.30 x." in drawn.caption
     assert "first 2.45 x, n = 3" in drawn.svg
     assert ">huge<" not in drawn.svg
     (row,) = rows_of(fast)
@@ -293,7 +293,7 @@ def test_a_forecast_memory_is_hatched_and_a_peak_in_one_piece_is_grey():
     drawn = figures_memory.split_bars(rows_of(split, whole, only), prefix="m")
     assert drawn is not None
     assert "Hatched: not measured" in drawn.caption
-    assert "Grey: measured, and not split." in drawn.caption
+    assert "Grey: measured only as a whole." in drawn.caption
     assert drawn.svg.count("<pattern") == 1
     assert figures_memory.split_bars(rows_of(whole, only), prefix="m") is None
 

@@ -185,19 +185,19 @@ def warmup(rows: Sequence[TableRow], metric: str, *, prefix: str) -> Drawing | N
     y_ticks = {t: f"{t:g} x" for t in ((0, 1, 2, 3, 4) if top >= 2 else (0, 0.5, 1, 1.5)) if t <= top}
     x = Scale(low=1, high=max(2, longest) * 1.04, ticks=x_ticks, title="forward", log=True)
     y = Scale(low=0, high=top, ticks=y_ticks, title="time, over the timed median")
-    caption = "Dotted: as fast as when timed."
+    caption = "Dotted: the median of the timed forwards."
     if any(len(runs) > 1 for _, runs in shown):
         caption += " The line is the median of the processes, the band what they span."
     if highest > top:
-        caption += f" Above {units.significant(top)} x the axis ends; the figure below each name does not."
+        caption += f" Above {units.significant(top)} x the curves are cut off; the number below each name is not."
     caption += (
-        f" Still more than {round(100 * (_ENDS_WARM - 1))} % slow at the end: {', '.join(cold[:5])}."
+        f" Still more than {round(100 * (_ENDS_WARM - 1))} % slower at the end of warm-up: {', '.join(cold[:5])}."
         if cold
-        else " All had become as fast before timing began."
+        else " All had become as fast as that before timing began."
     )
     if once:
         span = _times(once[0]) if len(once) == 1 else f"{_times(min(once))} to {_times(max(once))}"
-        caption += f" {len(once)} more, too slow for a second warm-up: {span}."
+        caption += f" {len(once)} more had a single warm-up forward, since each takes long: {span}."
     return style.drawing(
         draw([_warmup_panel(row, runs) for row, runs in shown], x, y),
         prefix=prefix,

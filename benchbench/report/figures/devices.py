@@ -132,9 +132,9 @@ def table(joined: Sides, *, key: str) -> Table:
     """A line a network: on each device its time, and the pace that it keeps."""
     columns = []
     for i, side in enumerate(joined.sides):
-        heading, slow = f"{side.name}{' (predicted)' * side.predicted}", "patches in a second, at the slow end"
+        heading, slow = f"{side.name}{' (predicted)' * side.predicted}", "patches per second, at the slow end"
         columns.append(Column(key=f"time{i}", title="One batch", help="as in its own table", group=heading))
-        columns.append(Column(key=f"pace{i}", title="Keeps", help=slow, group=heading, kind="text"))
+        columns.append(Column(key=f"pace{i}", title="Reaches", help=slow, group=heading, kind="text"))
     rows = []
     for label in joined.labels:
         cells = {}
@@ -152,9 +152,9 @@ def table(joined: Sides, *, key: str) -> Table:
     asked = ", ".join(f"{pace:g}" for pace in PACES)
     return Table(
         key=key,
-        title="Which network keeps which pace on which device",
-        caption=f"Of {asked} patches in a second the most that a network keeps at the slow end of what is known of it, "
-        "and what it perhaps keeps, at the fast end.",
+        title="Rate that each network reaches on each device",
+        caption=f"The highest of the rates {asked} patches per second that a network reaches even at the slow end of "
+        "its interval; “perhaps” adds the one that it reaches at the fast end.",
         columns=tuple(columns),
         rows=tuple(rows),
     )

@@ -155,7 +155,7 @@ def split_bars(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     largest = max(max(s.end, s.mark or 0.0) for s in shown)
     unit, divisor = style.axis_unit("B", largest)
     what = "what the GPU's allocator took" if any(_RESERVED in dict(parts) for _, parts in found) else "a process"
-    caption = [f"The peak of {what}, by what holds it."]
+    caption = [f"The peak of {what}, divided by what holds it."]
     labels = {row.record.id: row.label for row, _ in found}
     if error := reliability.forecast_text([row.record for row, _ in found], labels):
         caption.append(error)
@@ -164,7 +164,7 @@ def split_bars(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     if any(s.hatched for s in shown):
         caption.append("Hatched: not measured, the forecast of the tensors, a lower bound (≥).")
     if any(s.whole and not s.parts for s in shown):
-        caption.append("Grey: measured, and not split.")
+        caption.append("Grey: measured only as a whole.")
     if len(found) > len(shown):
         caption.append(f"The {len(shown)} smallest of {len(found)}.")
     return style.drawing(

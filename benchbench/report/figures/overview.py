@@ -63,7 +63,7 @@ def scatter(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
         text = "Higher and further left is better. The line joins the networks that no other beats in both"
         caption = f"{text}: {names}. {_origins(rows, time, 'dice')}"
         if front and (left := [p.label for p in with_both if not p.of_use]):
-            caption += f" Not on it, whatever their time, since their Dice is of no use: {', '.join(left)}."
+            caption += f" Left out of the line, since their Dice is too low to be of use: {', '.join(left)}."
         figure = _draw_scatter(with_both, axis, "Dice, semi-synthetic data" if semi else "Dice", front, log_y=False)
         name = _METRIC_NAMES[time].lower()
         label = f"Dice against {name}. {_spoken(with_both, name, 's', 'Dice', '')} Pareto front: {names}."

@@ -114,13 +114,13 @@ def times(rows: Sequence[TableRow], metric: str, *, prefix: str) -> Drawing | No
         caption += " Each process has a lane of its own, the diamond on it is its median; n: samples / processes."
     caption += " Shaded: the 95 % interval of the median."
     if any(row.interval and not row.sure for row in shown):
-        caption += " Dashed: a range of too few values to be one."
+        caption += " Dashed: the range of values that are too few for such an interval."
     if len(values) < (n := sum(row.n for row in shown)):
         caption += (
             f" Of {n} samples {len(values)} are drawn: of each process evenly spaced by rank, the extremes among them."
         )
     if beyond := sum(not low <= value <= high for value in values):
-        caption += f" Arrows at the edge: {beyond} beyond it."
+        caption += f" Arrows: {units.counted(beyond, 'sample')} beyond the axis."
     spoken = "; ".join(f"{row.label} {_span(row)}, {_counts(row)}" for row in shown)
     return style.drawing(
         figure,

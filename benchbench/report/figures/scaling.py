@@ -167,10 +167,10 @@ def _by_count(family: Family, shown: Sequence[ScalingCurve], prefix: str) -> Dra
     ticks = values if len(values) <= 5 else [values[0], values[len(values) // 2], values[-1]]
     if by_batch:
         title, y_title = "Throughput against batch", "patches a second, over those of the smallest batch"
-        ideal, note = "a batch costs as much as its patches one by one", "patches a second, first and last"
+        ideal, note = "no gain, a batch takes as long as its patches one by one", "patches a second, first and last"
     else:
         title, y_title = "Latency against threads", "time, over that at the fewest threads"
-        ideal, note = "twice the threads, half the time", "the time at the fewest and at the most threads"
+        ideal, note = "ideal, twice the threads take half the time", "the time at the fewest and at the most threads"
     caption = f"Dotted: {ideal}. Under each name: {note}."
     missing = [f"{curve.label} at {value:g} ({STATUS_TEXT[why]})" for curve in shown for value, why in curve.missing]
     if missing:
@@ -221,7 +221,8 @@ def _by_dtype(family: Family, shown: Sequence[ScalingCurve], prefix: str) -> Dra
         prefix=prefix,
         label=f"{title}: {'; '.join(f'{c.label} {text}' for c, text in zip(shown, texts, strict=True))}.",
         title=title,
-        caption=f"{marks}. The text says how much faster the last one is. Tables {family.letters}.",
+        caption=f"{marks}. The text says how much faster the last precision is than the first. "
+        f"Tables {family.letters}.",
     )
 
 

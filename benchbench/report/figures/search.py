@@ -62,7 +62,7 @@ def front(search: Mapping[str, Any]) -> Drawing | None:
         f"cost in passing. Front: {', '.join(p['name'] for p in members)}."
     )
     if below := sum(y < bottom for _, y in low):
-        caption += f" {below} proposals lie below the picture."
+        caption += f" {below} proposals lie below the lower end of the axis."
     label = f"Dice against {metric['title']}. {spoken}."
     return style.drawing(figure, prefix="front", label=label, title="The front", caption=caption)
 
@@ -153,7 +153,9 @@ def importance(search: Mapping[str, Any]) -> Drawing | None:
     for i, (_, value) in enumerate(shown):
         axes.barh(i, value, height=0.6, **style.MEASURED)
         style.beside(axes, value, i, f"{value:.2f}")
-    caption = "By PED-ANOVA over the proposals: which choices set the good ones apart. It says nothing of direction."
+    caption = (
+        "By PED-ANOVA over the proposals: which choices set the good ones apart. It does not say in which direction."
+    )
     if left := len(ranked) - len(shown):
         caption += f" {left} choices of less weight are left out."
     spoken = "; ".join(f"{name} {value:.2f}" for name, value in shown)

@@ -117,9 +117,9 @@ def figure(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     timed.sort(key=lambda pair: (pair[1].value or 0.0, pair[0].label))
     shown = [_stack(row, float(m.value or 0), m.origin == "measured") for row, m in timed[:MAX_ROWS]]
     unit, divisor = ("minutes", 60.0) if max(stack.end for stack in shown) >= 180 else ("seconds", 1.0)
-    caption = "From the volume to its label map."
+    caption = "The time from the volume to its label map."
     if any(s.parts for s in shown):
-        caption += " What a faster network cannot shorten is the part S."
+        caption += " A faster network does not shorten the part S."
     if len(timed) > len(shown):
         caption += f" The {len(shown)} fastest of {len(timed)}."
     return style.drawing(
