@@ -60,7 +60,7 @@ def draw(panels: Sequence[Panel], x: Scale, y: Scale) -> Figure:
     """The panels; what is beyond the y-axis stands at its end."""
     columns = min(3, max(2, len(panels)))
     titles, below = [panel.title for panel in panels], f"across: {x.title}; up: {y.title}"
-    figure, grid = style.panels(titles, 0.64, below, columns=columns, left=0.09, head_in=0.42)
+    figure, grid = style.panels(titles, 0.64, below, columns=columns, left=0.09, head_in=0.43)
     for axes, panel in zip(grid, panels, strict=True):
         axes.set(xscale="log" if x.log else "linear", xlim=(x.low, x.high), ylim=(y.low, y.high))
         axes.set_xticks(list(x.ticks), labels=list(x.ticks.values()))

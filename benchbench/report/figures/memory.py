@@ -217,7 +217,8 @@ def _peak_operators(rows: Sequence[TableRow]) -> str:
     if not counts:
         return ""
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    return f"The forecast sees the peak at {', '.join(f'{name} ({n} rows)' for name, n in ordered[:3])}."
+    shown = ", ".join(f"{name} ({units.counted(n, 'row')})" for name, n in ordered[:3])
+    return f"The forecast sees the peak at {shown}."
 
 
 def operator_at_peak(method: str) -> str | None:

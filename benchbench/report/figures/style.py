@@ -158,7 +158,7 @@ def panels(
     drawn = list(grid.flat[: len(titles)])
     length = int(72 * drawn[0].get_position().width * WIDTH_IN / 5.9)
     for i, (axes, title) in enumerate(zip(drawn, titles, strict=True)):
-        axes.set_title(clip(title, length), fontsize=FONT - 1, color=INK, loc="left", pad=72 * head_in - 15)
+        axes.set_title(clip(title, length), fontsize=FONT - 1, color=INK, loc="left", pad=72 * head_in - 13)
         axes.tick_params(labelsize=FONT - 1, labelbottom=i + columns >= len(titles))
     return figure, drawn
 
