@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from benchbench.core.errors import UsageError
 
@@ -128,6 +129,16 @@ def gmac(macs: float) -> str:
 def signed_gmac(macs: float) -> str:
     """A difference as `gmac` has it, with its sign: `+9.51 G`."""
     return f"{'+' if macs >= 0 else '-'}{gmac(abs(macs))} G"
+
+
+def counted(n: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
+def first_few(texts: Sequence[str], most: int, separator: str = ", ") -> str:
+    """`a, b and 3 more`."""
+    return separator.join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def format_shape(sides: tuple[int, ...] | list[int]) -> str:

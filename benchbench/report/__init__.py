@@ -14,9 +14,9 @@ from benchbench.report.conditions import Group, group
 from benchbench.report.details import ReadArtifact
 from benchbench.report.exports import FORMATS, export
 from benchbench.report.page import folder_reader, render, write_report
-from benchbench.report.place import check_page, check_place
+from benchbench.report.place import check_page, check_place, write
 from benchbench.report.search_page import render_search
-from benchbench.report.tables import Column, Table, TableCell, TableRow, missing_dice, summary_rows, to_table
+from benchbench.report.tables import Column, Table, TableCell, TableRow, missing_dice, summary_rows
 
 __all__ = [
     "FORMATS",
@@ -38,7 +38,7 @@ __all__ = [
     "render_comparison",
     "render_search",
     "summary_rows",
-    "to_table",
+    "write",
     "write_comparison",
     "write_report",
 ]

@@ -13,7 +13,7 @@ import math
 import re
 import shlex
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchbench.core import records as rec
@@ -42,7 +42,7 @@ class Group:
     def title(self) -> str:
         """`AMD EPYC, 2 threads, fp32, 1 x 4 x 128x128x128`."""
         work = self.first.workload
-        threads = "" if work.threads is None else f", {work.threads} thread{'s' * (work.threads != 1)}"
+        threads = "" if work.threads is None else f", {units.counted(work.threads, 'thread')}"
         basis = " (predicted)" if self.predicted else ""
         host = self.first.environment.get("host")
         also = f" on {host}" if host else ""
@@ -61,16 +61,6 @@ class Group:
         patches = {r.workload.spatial for r in self.records}
         low, high = (units.format_shape(pick(patches, key=math.prod)) for pick in (min, max))
         return f"{self.first.workload.batch} x {self.first.model.in_channels} x own patch ({low} to {high})"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Noise:
-    """How much the latencies of one row scatter."""
-
-    label: str
-    n: int
-    spread: float | None  # share of the median
-    kind: str  # what `spread` is, or why there is none
 
 
 def group(records: Sequence[rec.Record]) -> list[Group]:
@@ -144,7 +134,7 @@ def facts(group: Group) -> list[tuple[str, str]]:
     when = started[0] if started[0] == started[-1] else f"{started[0]} to {started[-1]}"
     computer = "Forecast made on" if group.predicted else "Processor"
     pairs: list[tuple[str, Any]] = [
-        ("Device", f"{first.device.name} (asked for: {first.device.asked})"),
+        ("Device", f"{first.device.name} (requested as {first.device.asked})"),
         ("Host", env.get("host")),
         ("Basis", _basis(group)),
         ("Threads", work.threads),
@@ -154,15 +144,15 @@ def facts(group: Group) -> list[tuple[str, str]]:
         ("Volume", _volume(work)),
         ("Protocol", work.protocol),
         ("Data for Dice", data_text(work)),
-        ("Memory limit", None if work.memory_limit_bytes is None else units.format_value(work.memory_limit_bytes, "B")),
-        (computer, " ".join(str(v) for v in (env.get("cpu"), _cores(env.get("cores"))) if v)),
+        ("Memory limit", _quantity(work.memory_limit_bytes, "B")),
+        (computer, f"{env.get('cpu') or ''} {_cores(env.get('cores'))}".strip()),
         ("GPU", " ".join(str(v) for v in (env.get("gpu"), _named("driver", env), _named("cuda", env)) if v)),
-        ("Memory", None if group.predicted else _memory(env.get("memory_bytes"))),
-        ("GPU memory", _memory(env.get("gpu_memory_bytes"))),
+        ("Memory", None if group.predicted else _quantity(env.get("memory_bytes"), "B")),
+        ("GPU memory", _quantity(env.get("gpu_memory_bytes"), "B")),
         ("Board", ", ".join(str(env[key]) for key in ("jetson", "l4t") if env.get(key))),
         ("Power mode", None if group.predicted else env.get("power_mode")),
         ("Clocks", None if group.predicted else _clocks(env.get("clocks_locked"))),
-        ("Power limit of the GPU", _watts(env.get("power_limit_w"))),
+        ("Power limit of the GPU", _quantity(env.get("power_limit_w"), "W")),
         ("MIG slice", env.get("mig")),
         ("Other programs on the GPU", _others(group.records)),
         ("Throttling", None if group.predicted else _throttling(group.records)),
@@ -198,7 +188,7 @@ def _basis(group: Group) -> str:
             return f"its data sheet, and operators timed on another device ({around['scaled']}); nothing ran there"
         return "a profile of its data sheet; nothing ran there"
     away = group.first.environment.get("host")
-    return "probed; it ran on that host, reached by ssh" if away else "probed; it ran here"
+    return "the device itself, on that host, over ssh" if away else "the device itself, on this machine"
 
 
 def _outputs(records: Sequence[rec.Record]) -> str:
@@ -213,6 +203,7 @@ def _moment(started_at: str) -> str:
     return f"{match[1]} {match[2]} UTC" if match else started_at
 
 
+_NOISE_OF_EACH = 6  # rows up to which each has its own noise
 _SYSTEM = ("platform", "system", "kernel", "machine")
 _VERSIONS = ("benchbench", "python", "torch", "monai", "numpy")
 
@@ -225,10 +216,6 @@ def _clocks(locked: Any) -> str | None:
     if not isinstance(locked, bool):
         return None
     return "locked to one frequency, as jetson_clocks does" if locked else "not locked: they follow the load"
-
-
-def _watts(value: Any) -> str | None:
-    return units.format_value(value, "W") if isinstance(value, (int, float)) else None
 
 
 def _others(records: Sequence[rec.Record]) -> str | None:
@@ -251,8 +238,8 @@ def _cores(count: Any) -> str:
     return f"({count} cores)" if count else ""
 
 
-def _memory(value: Any) -> str | None:
-    return units.format_value(value, "B") if isinstance(value, (int, float)) else None
+def _quantity(value: Any, unit: str) -> str | None:
+    return units.format_value(value, unit) if isinstance(value, (int, float)) else None
 
 
 def data_text(work: rec.Workload) -> str | None:
@@ -290,16 +277,20 @@ def _load(records: Sequence[rec.Record]) -> str | None:
     return low if low == high else f"{low} to {high}"
 
 
-def noise(records: Sequence[rec.Record], labels: dict[str, str]) -> list[Noise]:
-    """The relative spread of the latency samples of each row that has a measured latency."""
-    rows = []
+def noise_text(records: Sequence[rec.Record], labels: Mapping[str, str]) -> str:
+    """The spread of each row's measured latencies; of many rows, the middle and the largest."""
+    spreads = []
     for record in records:
         m = record.get("latency_s")
-        if m is None or m.value is None or m.origin != "measured":
-            continue
-        spread, kind = relative_spread(m.values)
-        rows.append(Noise(label=labels[record.id], n=len(m.values), spread=spread, kind=kind))
-    return rows
+        if m is not None and m.value is not None and m.origin == "measured":
+            spread, kind = relative_spread(m.values)
+            text = "-" if spread is None else units.percent(spread)
+            spreads.append((spread or 0.0, text, f"{labels[record.id]} {text} ({kind}, n = {len(m.values)})"))
+    if len(spreads) <= _NOISE_OF_EACH:
+        return "; ".join(text for *_, text in spreads)
+    spreads.sort(key=lambda row: row[0])
+    middle, largest = spreads[len(spreads) // 2][1], spreads[-1][2]
+    return f"half of the rows below {middle}, the largest {largest}; all samples are shown below"
 
 
 def relative_spread(samples: Sequence[float]) -> tuple[float | None, str]:

@@ -8,6 +8,7 @@ are fewer layers and samples, then none. An artifact that is missing or damaged 
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -70,39 +71,34 @@ def fill(groups: Sequence[dict[str, Any]], read: ReadArtifact, detail: Detail, b
         detail: how much of each.
         budget_bytes: for pictures.
     """
-    pictures, seen = _Pictures(read, budget_bytes), _Seen()
+    pictures, seen = _Pictures(read, budget_bytes), dict[str, str]()
     for group in groups:
-        if not detail.sections:
-            group["networks"] = []
-            continue
-        group["networks"] = [_network(row, pictures, detail, seen, group["letter"]) for row in group["network_rows"]]
+        rows = group["network_rows"] if detail.sections else []
+        group["networks"] = [_network(row, pictures, detail, seen, group["letter"]) for row in rows]
 
 
 def picture_bytes(groups: Sequence[dict[str, Any]], read: ReadArtifact) -> int:
     """What all pictures would take, before base64."""
     total = 0
-    for artifact in (
-        a for g in groups for row in g["network_rows"] for a in row.record.artifacts if a.kind == "picture"
-    ):
-        try:
-            total += len(read(artifact))
-        except StoreError:
-            continue
+    for artifact in (a for group in groups for row in group["network_rows"] for a in row.record.artifacts):
+        if artifact.kind == "picture":
+            with contextlib.suppress(StoreError):
+                total += len(read(artifact))
     return total
 
 
-def _network(row: TableRow, pictures: _Pictures, detail: Detail, seen: _Seen, letter: str) -> dict[str, Any]:
+def _network(row: TableRow, pictures: _Pictures, detail: Detail, seen: dict[str, str], letter: str) -> dict[str, Any]:
+    """What the template needs; `seen` says in which group a layer table stood first."""
     record = row.record
     notes = [_compressed(record.recipe)] if record.recipe and "parent_sha256" in record.recipe else []
     table = None
     for artifact in record.artifacts:
         if artifact.kind == "layers" and detail.layers != 0:
-            if before := seen.first(artifact, letter):
-                notes.append(f"Its layers are the same as in {before}.")
+            if (first := seen.setdefault(artifact.sha256, letter)) != letter:
+                notes.append(f"Its layers are the same as in {first}.")
                 continue
             try:
-                content = pictures.read(artifact)
-                table = layers.breakdown(content, top=detail.layers) if detail.layers else layers.breakdown(content)
+                table = layers.breakdown(pictures.read(artifact), top=detail.layers or layers.TOP)
             except StoreError as error:
                 notes.append(str(error))
     if table and record.value("macs") not in (None, table.macs):
@@ -110,18 +106,14 @@ def _network(row: TableRow, pictures: _Pictures, detail: Detail, seen: _Seen, le
             f"The layer table adds up to {units.format_value(table.macs, 'MAC')}, "
             f"the whole network to {units.format_value(record.value('macs'), 'MAC')}."
         )
-    measurements = [{"m": m, "cell": measurement_cell(m)} for m in record.measurements]
-    shown = [p for artifact in record.artifacts if artifact.kind == "picture" for p in [pictures.show(artifact)]]
+    shown = [pictures.show(artifact) for artifact in record.artifacts if artifact.kind == "picture"]
+    sampled = [m for m in record.measurements if detail.samples and len(m.values) > 1 and reliability.split(m)]
     return {
         "row": row,
         "status": STATUS_TEXT[record.status],
-        "measurements": measurements if detail.measurements else [],
-        "samples": [
-            _samples(m, detail.samples) for m in record.measurements if len(m.values) > 1 and reliability.split(m)
-        ]
-        if detail.samples
-        else [],
-        "layers": table and [_layer(one) for one in table.layers],
+        "measurements": [{"m": m, "cell": measurement_cell(m)} for m in record.measurements if detail.measurements],
+        "samples": [_samples(m, detail.samples) for m in sampled],
+        "layers": table and [_layer(layer) for layer in table.layers],
         "kinds": table
         and ", ".join(f"{kind.replace('_', ' ')} {units.percent(share)}" for kind, share in table.kinds[:6]),
         "parts": table
@@ -212,38 +204,6 @@ def _samples(m: rec.Measurement, most: int) -> dict[str, str]:
     text = ("; " if several else ", ").join(parts)
     n = f"{len(m.values)}, of {len(apart)} processes" if several else str(len(m.values))
     return {"metric": m.metric, "n": n, "text": text + (f" and {rest} more" * bool(rest))}
-
-
-@dataclasses.dataclass(slots=True)
-class _Seen:
-    """In which group a layer table stood first."""
-
-    letters: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def first(self, artifact: rec.Artifact, letter: str) -> str | None:
-        """The letter of an earlier group with the same table, or None and it is remembered."""
-        before = self.letters.setdefault(artifact.sha256, letter)
-        return before if before != letter else None
-
-
-class Cache:
-    """Each artifact read once, however often the page is filled."""
-
-    def __init__(self, read: ReadArtifact) -> None:
-        self._read = read
-        self._found: dict[rec.Artifact, bytes | StoreError] = {}
-
-    def __call__(self, artifact: rec.Artifact) -> bytes:
-        """The content, or the same StoreError again."""
-        if artifact not in self._found:
-            try:
-                self._found[artifact] = self._read(artifact)
-            except StoreError as error:
-                self._found[artifact] = error
-        found = self._found[artifact]
-        if isinstance(found, StoreError):
-            raise found
-        return found
 
 
 @dataclasses.dataclass(slots=True)

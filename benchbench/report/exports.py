@@ -16,7 +16,8 @@ from benchbench.core import records as rec
 from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import StoreError, UsageError, unknown
 from benchbench.report import reliability, writers
-from benchbench.report.audit.tables import AuditRow, Metric, compute_table, gather, parameter_table
+from benchbench.report.audit import tables as audit_tables
+from benchbench.report.audit.tables import AuditRow, Metric, gather
 from benchbench.report.conditions import group, input_text, is_semi_synthetic
 from benchbench.report.figures import volumes
 from benchbench.report.slim_unetr_paper import section as slim_unetr_paper
@@ -71,14 +72,14 @@ def _unread(artifact: rec.Artifact) -> bytes:
 
 def _metrics(records: Sequence[rec.Record]) -> list[str]:
     """Every metric, in the order of the schema; published figures as `published_<metric>`."""
-    found = {_column(m) for r in records for m in r.measurements}
-    order = list(rec.METRIC_UNITS)
-    return sorted(found, key=lambda c: (c.startswith("published_"), _rank(c.removeprefix("published_"), order), c))
+    order = {metric: i for i, metric in enumerate(rec.METRIC_UNITS)}
 
+    def place(column: str) -> tuple[bool, int, str]:
+        metric = column.removeprefix("published_")
+        family = "dice" if metric.startswith("dice_") else metric
+        return metric != column, order.get(family, len(order)), column
 
-def _rank(metric: str, order: Sequence[str]) -> int:
-    family = "dice" if metric.startswith("dice_") else metric
-    return order.index(family) if family in order else len(order)
+    return sorted({_column(m) for r in records for m in r.measurements}, key=place)
 
 
 def _column(m: rec.Measurement) -> str:
@@ -118,24 +119,22 @@ def _what(record: rec.Record) -> dict[str, Any]:
     }
 
 
-#: Of what was asked: left out of CSV where no record was asked for it.
-_OPTIONAL = frozenset({"volume", "overlap", "crop_foreground", "memory_limit_bytes"})
+#: Columns that CSV leaves out where no record has a value: of what was asked, of the rank, and of a metric.
+_OPTIONAL = ("volume", "overlap", "crop_foreground", "memory_limit_bytes")
+_RANKING = ("rank", "rank_tolerance", "noise_floor")
+_PARTS = ("bound", "low", "high", "ci95_low", "ci95_high", "samples", "processes", "reason")
 
 
 def _ranked(records: Sequence[rec.Record]) -> dict[str, dict[str, Any]]:
     """Record id -> its rank among the rows of its conditions, and the share within which those tie."""
-    groups, found = group(records), {}
+    groups, ranked = group(records), {}
     for part in groups:
         floor = reliability.floor_of(part, groups)
+        tie = {"rank_tolerance": reliability.tolerance(floor), "noise_floor": floor.share if floor else None}
         for row in summary_rows(part.records, floor).rows:
-            cell = row.cell("rank")
-            if cell.value is not None:
-                found[row.record.id] = {
-                    "rank": cell.text,
-                    "rank_tolerance": reliability.tolerance(floor),
-                    "noise_floor": floor.share if floor else None,
-                }
-    return found
+            if row.cells["rank"].value is not None:
+                ranked[row.record.id] = {"rank": row.cells["rank"].text} | tie
+    return ranked
 
 
 def _csv(records: Sequence[rec.Record]) -> str:
@@ -149,18 +148,18 @@ def _csv(records: Sequence[rec.Record]) -> str:
             if len(m.values) > 1:
                 row |= {f"{name}_samples": len(m.values), f"{name}_processes": len(reliability.split(m))}
             row |= {name: m.value, f"{name}_origin": m.origin, f"{name}_bound": m.bound, f"{name}_reason": m.reason}
-            for kind, pair in (("", m.interval), ("_ci95", m.ci95)):
-                row |= dict(zip((f"{name}{kind}_low", f"{name}{kind}_high"), pair or (None, None), strict=True))
+            row[f"{name}_low"], row[f"{name}_high"] = m.interval or (None, None)
+            row[f"{name}_ci95_low"], row[f"{name}_ci95_high"] = m.ci95 or (None, None)
         rows.append(row)
-    asked = [*_what(records[0]), "rank", "rank_tolerance", "noise_floor"] if records else []
-    optional_ones = _OPTIONAL | {"rank", "rank_tolerance", "noise_floor"}
-    header = [c for c in asked if c not in optional_ones or any(row.get(c) is not None for row in rows)]
+    header = [*_what(records[0]), *_RANKING] if records else []
+    optional = {*_OPTIONAL, *_RANKING}
     for name in metrics:
         header += [name, f"{name}_origin"]
-        parts = ("bound", "low", "high", "ci95_low", "ci95_high", "samples", "processes", "reason")
-        optional = (f"{name}_{part}" for part in parts)
-        header += [column for column in optional if any(row.get(column) is not None for row in rows)]
-    return writers.to_csv(header, rows)
+        parts = [f"{name}_{part}" for part in _PARTS]
+        header += parts
+        optional.update(parts)
+    used = {column for row in rows for column, value in row.items() if value is not None}
+    return writers.to_csv([column for column in header if column in used or column not in optional], rows)
 
 
 def _json(records: Sequence[rec.Record], parts: Sequence[Sequence[AuditRow]]) -> str:
@@ -174,7 +173,7 @@ def _json(records: Sequence[rec.Record], parts: Sequence[Sequence[AuditRow]]) ->
     for record in records:
         values = _what(record) | ranked.get(record.id, {}) | {"values": _values(record)}
         if one := by_id.get(record.id):
-            values |= {"audit": rec.to_json(one.found), "audit_note": one.note or None}
+            values |= {"audit": rec.to_json(one.result), "audit_note": one.note or None}
         objects.append(values)
     return writers.to_json(objects) + "\n"
 
@@ -208,7 +207,7 @@ def _audit_row(one: AuditRow) -> dict[str, Any]:
         "id": record.id,
         "cell": record.cell,
         "started_at": record.started_at,
-        "verdict": one.found.verdict if one.found else None,
+        "verdict": one.result.verdict if one.result else None,
         "note": one.note or None,
     }
     metrics: tuple[Metric, ...] = ("macs", "params")
@@ -223,11 +222,11 @@ def _audit_row(one: AuditRow) -> dict[str, Any]:
             f"published_{metric}_counter": why[0] if why else None,
             f"published_{metric}_why": why[1] if why else None,
         }
-    if one.found:
-        sizes = one.found.params
+    if one.result:
+        sizes = one.result.params
         row |= {"buffers": sizes.buffers, "bare_params": sizes.bare, "unused_params": sizes.unused}
         row["shared_modules"] = " ".join(sizes.shared_modules)
-    for name, count in one.found.counts.items() if one.found else ():
+    for name, count in one.result.counts.items() if one.result else ():
         if name != "torch":
             row |= {f"{name}_macs": count.macs, f"{name}_params": count.params}
             row[f"{name}_origin"] = None if count.macs is None and count.params is None else "counter"
@@ -250,7 +249,8 @@ def _run_tables(records: Sequence[rec.Record]) -> list[Table]:
 
 def _audit_tables(parts: Sequence[Sequence[AuditRow]]) -> list[Table]:
     """The tables of compute and of parameters, each with a title that names its input."""
-    tables = [(part, make(part)) for part in parts for make in (compute_table, parameter_table)]
+    metrics: tuple[Metric, ...] = ("macs", "params")
+    tables = [(part, audit_tables.table(part, metric)) for part in parts for metric in metrics]
     return [
         dataclasses.replace(table, title=f"{table.title}, input {input_text(part[0].record)}") for part, table in tables
     ]

@@ -8,6 +8,7 @@ in its place, never a crash.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -19,28 +20,28 @@ from benchbench.core import results as core_results
 from benchbench.core import search_result
 from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import StoreError, UsageError
-from benchbench.core.units import percent
+from benchbench.core.units import counted
 from benchbench.report import conditions, details, html, paired_dice, place, reliability, search_page
 from benchbench.report.audit import section as audit_section
-from benchbench.report.audit.sizes import published_beside_ours
 from benchbench.report.audit.tables import gather
 from benchbench.report.details import ReadArtifact
-from benchbench.report.figures import case_dice, curves, roofline, scaling, volumes
+from benchbench.report.figures import curves, roofline, scaling, volumes
 from benchbench.report.figures import devices as figures_devices
 from benchbench.report.figures import memory as figures_memory
 from benchbench.report.figures import overview as figures_overview
 from benchbench.report.figures import samples as figures_samples
+from benchbench.report.figures.style import Drawing
 from benchbench.report.slim_unetr_paper import claims, published
 from benchbench.report.slim_unetr_paper import section as slim_unetr_paper
 from benchbench.report.tables import (
     COUNTER_LEGEND,
     ORIGIN_LEGEND,
-    STATUS_TEXT,
     Table,
     TableRow,
     headline,
     missing_dice,
     summary_rows,
+    tally,
 )
 
 #: The page stays below this many bytes.
@@ -50,7 +51,6 @@ PAGE_BYTES = 1_000_000
 FIGURE_BUDGET_BYTES = 450_000
 _ROW_BYTES = 2_000  # what a row takes in its tables
 _SMALLEST_FIGURE_BYTES = 5_000
-_NOISE_OF_EACH = 6  # rows up to which each has its own noise
 _NOT_SETTLED = "its timings did not settle"
 
 
@@ -89,14 +89,7 @@ def write_report(
     else:
         records = [record for folder in folders for record in core_results.read_records(folder)]
         text = render(records, folder_reader(folders), include_predicted=include_predicted, paper=paper)
-    content = text.encode()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        core_results.write_whole(target, content)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write the report to {target}: {error.strerror or error}; choose another place with --out"
-        ) from error
+    place.write(target, text)
     return target
 
 
@@ -152,16 +145,20 @@ def render(
     legend = {**ORIGIN_LEGEND, **COUNTER_LEGEND} if section else ORIGIN_LEGEND
     heading, sentence = _heading(groups), _sentence(runs, groups)
     if section and not runs:
-        heading, tally = audit_section.heading(newest)
-        sentence = f"{section['sentence']} {tally}"
+        heading, done = audit_section.heading(newest)
+        sentence = f"{section['sentence']} {done}"
     first = bool(newest) and is_audit(newest[0])
     if first and runs and paper:
         heading = slim_unetr_paper.HEADING
     rest = PAGE_BYTES - 100_000 - _ROW_BYTES * len(runs)
     budget = _Budget(max(FIGURE_BUDGET_BYTES // 5, min(FIGURE_BUDGET_BYTES, rest)))
     joined, joined_out = _joined(groups, budget)
-    read = details.Cache(read_artifact)
-    sides = [_side(found, i, budget) for i, found in enumerate(figures_devices.find(groups))]
+    read = functools.cache(read_artifact)
+    sides = []
+    for i, devices in enumerate(figures_devices.find(groups)):
+        drawn = figures_devices.figure(devices, prefix=f"side{i}f")
+        table = figures_devices.table(devices, key=f"side{i}")
+        sides.append({"table": table, "figure": budget.show(drawn) if drawn else None})
     parts = [_group(g, groups, budget, read_artifact, include_predicted, paper) for g in groups]
     shared = [pair for pair in parts[0]["facts"] if all(pair in p["facts"] for p in parts)] if len(parts) > 1 else []
     for part in parts:
@@ -205,38 +202,30 @@ def _fitting(context: dict[str, Any], read: ReadArtifact) -> str:
     return html.page(context)
 
 
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'s' * (n != 1)}"
-
-
 def _heading(groups: Sequence[conditions.Group]) -> str:
     names = {r.model.name for g in groups for r in g.records}
     if not groups:
         return "No records"
     devices = list(dict.fromkeys(g.first.device.name for g in groups))
     where = devices[0] if len(devices) == 1 else f"{len(devices)} devices"
-    return f"{_count(len(names), 'network')} on {where}"
+    return f"{counted(len(names), 'network')} on {where}"
 
 
 def _sentence(records: Sequence[rec.Record], groups: Sequence[conditions.Group]) -> str:
     if not groups:
         return "These folders hold no record yet: nothing has finished."
-    done = sum(r.ok for r in records)
     verb = "forecast" if all(g.predicted for g in groups) else "finished"
-    tally = f"{done} of {_count(len(records), 'row')} {verb}"
-    failed = [f"{r.model.name} {STATUS_TEXT[r.status]}" for r in records if not r.ok]
-    if failed:
-        tally += f"; {', '.join(failed[:6])}" + (f" and {len(failed) - 6} more" if len(failed) > 6 else "")
+    done = tally(records, counted(len(records), "row"), verb)
     if len(groups) > 1:
-        return f"Runs under {len(groups)} sets of conditions, kept apart below. {tally}."
+        return f"Runs under {len(groups)} sets of conditions, kept apart below. {done}."
     first = groups[0].first
     work = first.workload
     patches = f"one batch ({groups[0].input}, {work.dtype})"
-    threads = "" if work.threads is None else f" with {_count(work.threads, 'thread')}"
+    threads = "" if work.threads is None else f" with {counted(work.threads, 'thread')}"
     if groups[0].predicted:
-        return f"What {patches} would cost was forecast for {first.device.name}; nothing ran there. {tally}."
+        return f"What {patches} would cost was forecast for {first.device.name}; nothing ran there. {done}."
     did = "trained on" if work.phase == "train" else "segmented"
-    return f"Each network {did} {patches} on {first.device.name}{threads}. {tally}."
+    return f"Each network {did} {patches} on {first.device.name}{threads}. {done}."
 
 
 def _banners(records: Sequence[rec.Record]) -> list[str]:
@@ -285,19 +274,13 @@ def _differences(groups: Sequence[conditions.Group]) -> str:
     return ", ".join(differing).lower() or "details of the environment"
 
 
-def _joined(groups: Sequence[conditions.Group], budget: _Budget) -> tuple[list[dict[str, Any]], str]:
+def _joined(groups: Sequence[conditions.Group], budget: _Budget) -> tuple[list[Drawing], str]:
     """The figures across sets of conditions, and the names of those for which half of the budget had no room."""
     own = _Budget(budget.left_bytes // 2)
     drawn = scaling.figures(groups, prefix="x")
     shown = [(d, own.show(d)) for d in drawn]
     budget.left_bytes -= budget.left_bytes // 2 - own.left_bytes
     return [figure for _, figure in shown if figure], "; ".join(d.title for d, figure in shown if not figure)
-
-
-def _side(found: figures_devices.Sides, number: int, budget: _Budget) -> dict[str, Any]:
-    drawn = figures_devices.figure(found, prefix=f"side{number}f")
-    table = figures_devices.table(found, key=f"side{number}")
-    return {"table": table, "figure": budget.show(drawn) if drawn else None}
 
 
 def _group(
@@ -328,7 +311,7 @@ def _group(
         "columns": [c for c in table.columns if c.key != "status"],
         "main": main,
         "facts": conditions.facts(group) + _trust_facts(group, floor, labels),
-        "noise": _noise(conditions.noise(records, labels)),
+        "noise": conditions.noise_text(records, labels),
         "rows": [{"row": row, "sort": _sort_values(row), "disturbed": _disturbed(row, main)} for row in rows],
         "notes": [f"{r.label} is unstable: {r.record.error or _NOT_SETTLED}" for r in unsettled]
         + missing_dice(records),
@@ -340,14 +323,12 @@ def _group(
         "roof": roof,
         "tables": [table for table in (volume, against) if table],
         "claims": claims.check(records) if paper else [],
-        "sizes": published_beside_ours(records, labels),
+        "sizes": audit_section.published_beside_ours(records, labels),
         "network_rows": rows,
     }
 
 
-def _drawings(
-    rows: Sequence[TableRow], main: str, prefix: str, budget: _Budget, read: ReadArtifact
-) -> list[figures_overview.Drawing]:
+def _drawings(rows: Sequence[TableRow], main: str, prefix: str, budget: _Budget, read: ReadArtifact) -> list[Drawing]:
     """The figures of one set of conditions, the most telling first: where the page is full, the last give way.
 
     Nothing is drawn where no figure has room any more.
@@ -360,9 +341,9 @@ def _drawings(
         figures_overview.bars(rows, main, prefix=f"{prefix}l"),
         figures_memory.split_bars(rows, prefix=f"{prefix}m")
         or figures_overview.bars(rows, "memory_bytes", prefix=f"{prefix}m"),
-        figures_samples.strip_plot(rows, main, prefix=f"{prefix}d"),
+        figures_samples.times(rows, main, prefix=f"{prefix}d"),
         roofline.figure(rows, prefix=f"{prefix}r"),
-        case_dice.strip_plot(rows, prefix=f"{prefix}c"),
+        figures_samples.cases(rows, prefix=f"{prefix}c"),
         curves.training(rows, read, prefix=f"{prefix}t"),
         volumes.figure(rows, prefix=f"{prefix}v"),
         curves.warmup(rows, main, prefix=f"{prefix}w"),
@@ -376,11 +357,10 @@ def _trust_facts(
     """What the conditions say of noise, disturbance and the memory forecast."""
     if group.predicted:
         return []
-    error = reliability.forecast_error(group.records, labels)
     pairs = [
         ("Noise floor", reliability.floor_text(floor)),
         ("Disturbed", reliability.disturbed_text(group.records, labels)),
-        ("Memory forecast", reliability.forecast_text(error) if error else None),
+        ("Memory forecast", reliability.forecast_text(group.records, labels)),
     ]
     return [(name, text) for name, text in pairs if text]
 
@@ -391,23 +371,9 @@ def _disturbed(row: TableRow, main: str) -> str:
     return f"{hit} of {max(hit, of)} processes disturbed" if hit else ""
 
 
-def _noise(rows: Sequence[conditions.Noise]) -> str:
-    """The spread of each row's samples; of many rows, the middle and the largest."""
-    texts = [f"{n.label} {_percent(n.spread)} ({n.kind}, n = {n.n})" for n in rows]
-    if len(texts) <= _NOISE_OF_EACH:
-        return "; ".join(texts)
-    ordered = sorted(zip(rows, texts, strict=True), key=lambda pair: pair[0].spread or 0.0)
-    middle, largest = ordered[len(ordered) // 2], ordered[-1]
-    return f"half of the rows below {_percent(middle[0].spread)}, the largest {largest[1]}; all samples stand below"
-
-
 def _by(row: TableRow, main: str) -> tuple[bool, bool, float]:
     time = row.cells[main].value
     return (not row.usable, time is None, time or 0.0)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else percent(share)
 
 
 def _sort_values(row: TableRow) -> str:
@@ -427,10 +393,10 @@ class _Budget:
         """Whether not even a small figure has room."""
         return self.left_bytes < _SMALLEST_FIGURE_BYTES
 
-    def show(self, drawing: figures_overview.Drawing) -> dict[str, Any] | None:
-        """What the template needs, or None where there is no room."""
+    def show(self, drawing: Drawing) -> Drawing | None:
+        """The figure, or None where there is no room."""
         size = len(drawing.svg.encode())
         if size > self.left_bytes:
             return None
         self.left_bytes -= size
-        return {"svg": html.safe(drawing.svg), "title": drawing.title, "caption": drawing.caption}
+        return drawing

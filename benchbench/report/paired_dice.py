@@ -79,20 +79,18 @@ def parse(content: bytes) -> dict[str, float]:
 
 def against_best(rows: Sequence[TableRow], read: ReadArtifact) -> tuple[TableRow, list[Pair]] | None:
     """The row with the best mean, and every other one against it; None where no two rows have Dice of their cases."""
-    found = {row.record.id: cases for row in rows if (cases := _of(row.record, read))}
-    scored = [row for row in rows if row.record.id in found]
+    scored = [
+        (row, dice)
+        for row in rows
+        if valid(row.record, "dice") and (dice := artifact_of(row.record, "cases", read, parse))
+    ]
     if len(scored) < 2:
         return None
-    shared = set.intersection(*(set(found[row.record.id]) for row in scored))
-    means = {i: statistics.fmean([cases[c] for c in sorted(shared or set(cases))]) for i, cases in found.items()}
-    best = max(scored, key=lambda row: means[row.record.id])
-    others = (_pair(row, found[row.record.id], found[best.record.id]) for row in scored if row is not best)
+    shared = set.intersection(*(set(dice) for _, dice in scored))
+    best, best_dice = max(scored, key=lambda pair: statistics.fmean([pair[1][c] for c in sorted(shared or pair[1])]))
+    others = (_pair(row, dice, best_dice) for row, dice in scored if row is not best)
     pairs = [pair for pair in others if pair is not None]
     return (best, sorted(pairs, key=lambda pair: -pair.mean)) if pairs else None
-
-
-def _of(record: rec.Record, read: ReadArtifact) -> dict[str, float]:
-    return {} if valid(record, "dice") is None else artifact_of(record, "cases", read, parse) or {}
 
 
 def _pair(row: TableRow, own: Mapping[str, float], best: Mapping[str, float]) -> Pair | None:
@@ -119,10 +117,8 @@ def table(rows: Sequence[TableRow], read: ReadArtifact, *, key: str) -> Table | 
     return Table(
         key=key,
         title=f"Dice against {best.label}, case by case",
-        caption=(
-            f"{best.label} has the highest mean, of these very cases. Each other network on the {cases} that count for "
-            "both."
-        ),
+        caption=f"{best.label} has the highest mean over these cases; each other network is compared with it on the "
+        f"{cases} that count for both.",
         columns=_COLUMNS,
         rows=tuple(_line(pair, corrected.get(pair.row.label)) for pair in pairs),
         sorted_by=("difference", "descending"),

@@ -1,4 +1,4 @@
-"""Output path of a page or an export: over what was made here, never over what it is made from."""
+"""Output file of a page or an export: over what was made here, never over what it is made from; and whole."""
 
 from __future__ import annotations
 
@@ -46,6 +46,19 @@ def check_place(out: Path, folders: Sequence[Path], *, page: bool, force: bool =
     if reserved and not out.exists() and any(out.parent.resolve() == root.resolve() for root in roots):
         raise StoreError(f"{out} would be read as records or a search from then on: choose another --out")
     check_output(out, inputs=_inputs(out, folders), is_ours=is_page if page else None, force=force)
+
+
+def write(out: Path, text: str) -> None:
+    """Write a page or an export whole.
+
+    Raises:
+        StoreError: it cannot be written; an older file stays whole.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        core_results.write_whole(out, text.encode())
+    except OSError as error:
+        raise StoreError(f"cannot write {out}: {error.strerror or error}; choose another --out") from error
 
 
 def check_page(folder: Path) -> None:

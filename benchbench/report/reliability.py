@@ -31,18 +31,6 @@ class Floor:
     letter: str = ""  # of the group where it was measured, if that is another one
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ForecastError:
-    """Measured peak over forecast peak, of the rows that have both."""
-
-    n: int
-    median: float
-    low: float
-    low_label: str
-    high: float
-    high_label: str
-
-
 def noise_floor(records: Sequence[rec.Record]) -> Floor | None:
     """The noise floor of these records, or None where no network was measured twice."""
     found = []
@@ -57,15 +45,12 @@ def floor_of(group: Group, groups: Sequence[Group]) -> Floor | None:
     """The noise floor that counts for a group: its own, or the one of this run under the same dtype and threads."""
     if own := noise_floor(group.records):
         return own
-    near = [(other, floor) for other in groups if _alike(other, group) and (floor := noise_floor(other.records))]
-    if not near:
-        return None
-    other, floor = max(near, key=lambda pair: pair[1].share)
-    return dataclasses.replace(floor, letter=other.letter)
-
-
-def _alike(a: Group, b: Group) -> bool:
-    return _setting(a.first) == _setting(b.first)
+    near = [
+        dataclasses.replace(floor, letter=other.letter)
+        for other in groups
+        if _setting(other.first) == _setting(group.first) and (floor := noise_floor(other.records))
+    ]
+    return max(near, key=lambda floor: floor.share, default=None)
 
 
 def _setting(record: rec.Record) -> tuple[object, ...]:
@@ -151,8 +136,7 @@ def disturbed_text(records: Sequence[rec.Record], labels: Mapping[str, str]) -> 
     hit = [f"{labels[r.id]} ({disturbed(r)})" for r in told if disturbed(r)]
     if not hit:
         return "none"
-    shown = ", ".join(hit[:6]) + (f" and {len(hit) - 6} more" if len(hit) > 6 else "")
-    return f"in {len(hit)} of {len(told)} rows something else took processor time: {shown}"
+    return f"in {len(hit)} of {len(told)} rows something else took processor time: {units.first_few(hit, 6)}"
 
 
 def forecast(record: rec.Record) -> float | None:
@@ -168,29 +152,23 @@ def forecast(record: rec.Record) -> float | None:
     return float(tensors + base)
 
 
-def forecast_error(records: Sequence[rec.Record], labels: Mapping[str, str]) -> ForecastError | None:
-    """How the measured peaks stand to their forecasts; None where no row has both."""
-    found = []
+def forecast_text(records: Sequence[rec.Record], labels: Mapping[str, str]) -> str | None:
+    """How the measured peaks stand to their forecasts, as a sentence; None where no row has both."""
+    ratios = []
     for record in records:
         metric = "train_peak_memory_bytes" if record.workload.phase == "train" else "peak_memory_bytes"
         peak, expected = record.get(metric), forecast(record)
         if not record.ok or peak is None or peak.origin != "measured" or not expected:
             continue
         if peak.value is not None and math.isfinite(peak.value) and peak.value > 0:
-            found.append((peak.value / expected, labels[record.id]))
-    if not found:
+            ratios.append((peak.value / expected, labels[record.id]))
+    if not ratios:
         return None
-    (low, low_label), (high, high_label) = min(found), max(found)
-    middle = statistics.median(ratio for ratio, _ in found)
-    return ForecastError(n=len(found), median=middle, low=low, low_label=low_label, high=high, high_label=high_label)
-
-
-def forecast_text(error: ForecastError) -> str:
-    """The error of the forecast as a sentence."""
-    if error.n == 1:
-        return f"Measured peak over forecast (base and tensors): {units.significant(error.median)}, of one row."
+    what, median = "Measured peak over forecast (base and tensors)", statistics.median(ratio for ratio, _ in ratios)
+    if len(ratios) == 1:
+        return f"{what}: {units.significant(median)}, of one row."
+    (low, lowest), (high, highest) = min(ratios), max(ratios)
     return (
-        f"Measured peak over forecast (base and tensors), {error.n} rows: median {units.significant(error.median)}, "
-        f"from {units.significant(error.low)} ({error.low_label}) to {units.significant(error.high)} "
-        f"({error.high_label})."
+        f"{what}, {len(ratios)} rows: median {units.significant(median)}, from {units.significant(low)} ({lowest}) to "
+        f"{units.significant(high)} ({highest})."
     )

@@ -7,62 +7,62 @@ equal bytes.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchbench.core.errors import StoreError, first_line
 from benchbench.core.results import SEARCH
 from benchbench.core.search_result import ordered
-from benchbench.core.units import format_duration, format_shape, format_value
+from benchbench.core.units import counted, format_duration, format_shape, format_value
 from benchbench.report import html
-from benchbench.report.figures import overview as figures_overview
 from benchbench.report.figures import search as figures_search
 
 
-def render_search(found: Mapping[str, Any]) -> str:
+def render_search(search: Mapping[str, Any]) -> str:
     """The page as text.
 
     Raises:
         StoreError: something that the page shows is not there, or not of its form.
     """
     try:
-        return _render(found)
+        return _render(search)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:  # whatever stands in it
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else first_line(error)
         raise StoreError(f"{SEARCH} does not hold what the page of a search shows: {what}") from error
 
 
-def _render(found: Mapping[str, Any]) -> str:
-    trained = [one for one in found["trials"] if one["dice"] is not None and one["same_as"] is None]
-    points = ordered(found["points"])
+def _render(search: Mapping[str, Any]) -> str:
+    trained = [one for one in search["trials"] if one["dice"] is not None and one["same_as"] is None]
+    points = ordered(search["points"])
     front = [point for point in points if point["front"]]
     drawings = [
-        figures_search.front(found),
-        figures_search.hypervolume(found, "trainings"),
-        figures_search.hypervolume(found, "at_s"),
-        figures_search.worth(found),
-        figures_search.importance(found),
-        *figures_search.sketches(found, chosen(front)),
+        figures_search.front(search),
+        figures_search.hypervolume(search, "trainings"),
+        figures_search.hypervolume(search, "at_s"),
+        figures_search.worth(search),
+        figures_search.importance(search),
+        figures_search.sketch(search, chosen(front)),
     ]
     context = {
-        "heading": _heading(found, front),
-        "sentence": _sentence(found, trained, front),
-        "semi_synthetic": found["data"]["semi_synthetic"],
-        "predicted": found["device"]["basis"] == "profile",
-        "device": found["device"]["name"],
-        "plan": found["plan"],
-        "columns": _columns(found),
-        "rows": [_row(found, point) for point in points],
+        "heading": _heading(search, front),
+        "sentence": _sentence(search, trained, front),
+        "semi_synthetic": search["data"]["semi_synthetic"],
+        "predicted": search["device"]["basis"] == "profile",
+        "device": search["device"]["name"],
+        "plan": search["plan"],
+        "columns": _columns(search),
+        "rows": [_row(search, point) for point in points],
         "verdicts": [(point["name"], point["verdicts"]) for point in points if point["verdicts"]],
-        "controls_run": bool(found["controls"]),
+        "controls_run": bool(search["controls"]),
         "worth": _worth(front),
-        "figures": [_figure(d) for d in drawings if d],
-        "feasible": _feasible(found, trained),
-        "importance_reason": found["importance"].get("reason", ""),
-        "left_out": list(found.get("left_out", ())),
-        "time": format_duration(found["asked"]["time_s"]),
-        "facts": _facts(found, trained),
-        "refused": _refused(found),
+        "figures": [drawing for drawing in drawings if drawing],
+        "feasible": _feasible(search, trained),
+        "importance_reason": search["importance"].get("reason", ""),
+        "left_out": list(search.get("left_out", ())),
+        "time": format_duration(search["asked"]["time_s"]),
+        "facts": _facts(search, trained),
+        "refused": _refused(search),
     }
     return html.page(context, "search.html")
 
@@ -73,18 +73,17 @@ def chosen(front: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return max(own or front, key=lambda p: float(p["dice_val"]["mean"]), default=None)
 
 
-def _heading(found: Mapping[str, Any], front: Sequence[Mapping[str, Any]]) -> str:
-    n = len(front)
-    budget = found["budget_text"] or "no budget"
-    return f"{n} network{'s' * (n != 1)} for {budget} on {found['device']['name']}"
+def _heading(search: Mapping[str, Any], front: Sequence[Mapping[str, Any]]) -> str:
+    budget = search["budget_text"] or "no budget"
+    return f"{counted(len(front), 'network')} for {budget} on {search['device']['name']}"
 
 
-def _sentence(found: Mapping[str, Any], trained: Sequence[Any], front: Sequence[Mapping[str, Any]]) -> str:
-    refused = sum(bool(one["refused"]) and one["dice"] is None for one in found["trials"])
+def _sentence(search: Mapping[str, Any], trained: Sequence[Any], front: Sequence[Mapping[str, Any]]) -> str:
+    refused = sum(bool(one["refused"]) and one["dice"] is None for one in search["trials"])
     text = (
-        f"A search among variants of Slim UNETR for {found['data']['title']}: {len(trained)} configurations were "
-        f"trained, {refused} refused before any training, {len(found['promotions'])} trained for longer, "
-        f"{len(found['points'])} to the end."
+        f"A search among variants of Slim UNETR for {search['data']['title']}: {len(trained)} configurations were "
+        f"trained, {refused} refused before any training, {len(search['promotions'])} trained for longer, "
+        f"{len(search['points'])} to the end."
     )
     if best := max(front, key=lambda p: float(p["dice_val"]["mean"]), default=None):
         low, high = best["dice_test"]["ci95"]
@@ -94,18 +93,19 @@ def _sentence(found: Mapping[str, Any], trained: Sequence[Any], front: Sequence[
             f"to {high:.3f}) on {best['dice_test']['cases']} cases that the search has never seen."
         )
         top = max(front, key=lambda p: float(p["dice_test"]["mean"]))
-        if top["dice_test"]["mean"] > best["dice_test"]["mean"]:
-            text += f" On those {top['name']} has more, {top['dice_test']['mean']:.3f}; it was not chosen by them."
+        most = top["dice_test"]["mean"]
+        if most > best["dice_test"]["mean"]:
+            text += f" On those cases {top['name']} reaches more, {most:.3f}, but they were not used to choose."
     return text
 
 
-def _columns(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+def _columns(search: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     """(key, heading, whether numbers stand below it)."""
     return [
         ("name", "Network", False),
         ("dice", "Dice on test", True),
         ("val", "Dice on val", True),
-        ("objective", found["metric"]["objective"].capitalize(), True),
+        ("objective", search["metric"]["objective"].capitalize(), True),
         ("macs", "MACs", True),
         ("params", "Parameters", True),
         ("use", "Of the budget", False),
@@ -113,37 +113,29 @@ def _columns(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     ]
 
 
-def _row(found: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = point["dice_test"]["ci95"]
-    costs, metric = point["costs"], found["metric"]
+def _row(search: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    test, val, costs, objective = point["dice_test"], point["dice_val"], point["costs"], point["objective"]
     use = ", ".join(f"{share:.0%} of {limit}" for limit, share in point["use"].items()) or "no limit"
     keeps = {True: use, False: f"over it: {use}", None: f"{use}; not confirmed by a measurement"}[point["keeps"]]
-    value = point["objective"]
-    cells = {
-        "name": (
-            point["name"],
-            ("on the front" if point["front"] else "not on the front")
-            + (", the published network" if point["published"] else ""),
+    where = "on the front" if point["front"] else "not on the front"
+    cells: dict[str, tuple[Any, str, str]] = {  # column -> what it is sorted by, text, second line
+        "name": (point["name"], point["name"], where + ", the published network" * bool(point["published"])),
+        "dice": (test["mean"], f"{test['mean']:.3f}", f"{test['ci95'][0]:.3f} to {test['ci95'][1]:.3f}"),
+        "val": (val["mean"], f"{val['mean']:.3f}", _seeds(val["values"])),
+        "objective": (
+            objective,
+            "–" if objective is None else format_value(objective, search["metric"]["unit"]),
+            str(point["objective_origin"]),
         ),
-        "dice": (f"{point['dice_test']['mean']:.3f}", f"{low:.3f} to {high:.3f}"),
-        "val": (f"{point['dice_val']['mean']:.3f}", _seeds(point["dice_val"]["values"])),
-        "objective": ("–" if value is None else format_value(value, metric["unit"]), str(point["objective_origin"])),
-        "macs": (format_value(costs["macs"], "MAC"), ""),
-        "params": (format_value(costs["params"], "parameters"), ""),
-        "use": (keeps, ""),
-        "config": (point["config_text"], ""),
+        "macs": (costs["macs"], format_value(costs["macs"], "MAC"), ""),
+        "params": (costs["params"], format_value(costs["params"], "parameters"), ""),
+        "use": (max(point["use"].values(), default=0.0), keeps, ""),
+        "config": (point["config_text"], point["config_text"], ""),
     }
-    sort = {
-        "name": point["name"],
-        "dice": point["dice_test"]["mean"],
-        "val": point["dice_val"]["mean"],
-        "objective": value,
-        "macs": costs["macs"],
-        "params": costs["params"],
-        "use": max(point["use"].values(), default=0.0),
-        "config": point["config_text"],
+    return {
+        "cells": {key: texts for key, (_, *texts) in cells.items()},
+        "sort": json.dumps({key: value for key, (value, *_) in cells.items()}, sort_keys=True),
     }
-    return {"cells": cells, "sort": json.dumps(sort, sort_keys=True), "front": point["front"]}
 
 
 def _seeds(values: Sequence[float]) -> str:
@@ -155,7 +147,7 @@ def _seeds(values: Sequence[float]) -> str:
 
 def _worth(front: Sequence[Mapping[str, Any]]) -> list[str]:
     """In a sentence for each control: did the search win."""
-    found = []
+    sentences = []
     for kind, text in (
         ("scratch", "training the same architectures from scratch with as much computing in all"),
         ("random", "inheriting channels that were chosen by chance"),
@@ -166,76 +158,58 @@ def _worth(front: Sequence[Mapping[str, Any]]) -> list[str]:
         better, worse = verdicts.count("better"), verdicts.count("worse")
         won = "wins" if 2 * better > len(verdicts) else "loses" if 2 * worse > len(verdicts) else "does not clearly win"
         rest = len(verdicts) - better - worse
-        found.append(f"The search {won} against {text}: better {better}, worse {worse}, not told apart {rest}.")
-    return found
+        sentences.append(f"The search {won} against {text}: better {better}, worse {worse}, not told apart {rest}.")
+    return sentences
 
 
-def _feasible(found: Mapping[str, Any], trained: Sequence[Any]) -> str:
-    space = found["space"]
-    share = space["feasible"] / max(1, space["drawn"])
-    proposals = [one for one in found["trials"] if one["same_as"] is None]
-    kept = len(trained) / max(1, len(proposals))
+def _feasible(search: Mapping[str, Any], trained: Sequence[Any]) -> str:
+    space, proposals = search["space"], sum(trial["same_as"] is None for trial in search["trials"])
     return (
-        f"Of {space['drawn']} configurations drawn by chance {share:.1%} keep the budget, as far as formulas know; of "
-        f"the {len(proposals)} different ones that the sampler proposed {kept:.1%} did and took the patch."
+        f"Of {space['drawn']} configurations drawn by chance {space['feasible'] / max(1, space['drawn']):.1%} keep the "
+        f"budget, as far as formulas know; of the {proposals} different ones that the sampler proposed "
+        f"{len(trained) / max(1, proposals):.1%} did and took the patch."
     )
 
 
-def _refused(found: Mapping[str, Any]) -> list[tuple[str, int]]:
+def _refused(search: Mapping[str, Any]) -> list[tuple[str, int]]:
     """Why proposals were refused: metric -> how many."""
-    counts: dict[str, int] = {}
-    for one in found["trials"]:
-        for metric in one["refused"] if one["dice"] is None else ():
-            counts[metric] = counts.get(metric, 0) + 1
-    if errors := sum(one["error"] is not None for one in found["trials"]):
-        counts["error"] = errors
+    counts = Counter(metric for trial in search["trials"] if trial["dice"] is None for metric in trial["refused"])
+    counts += Counter(error=sum(trial["error"] is not None for trial in search["trials"]))
     names = {"shape": "does not take the patch", "error": "could not be tried"}
     return [(names.get(metric, metric), count) for metric, count in sorted(counts.items())]
 
 
-def _facts(found: Mapping[str, Any], trained: Sequence[Any]) -> list[tuple[str, str]]:
-    task, spent, environment = found["task"], found["accounting"], found["environment"]
-    parent = found["parent"]
-    reference = found["hypervolume"]["reference"]
-    metric = found["metric"]
+def _facts(search: Mapping[str, Any], trained: Sequence[Any]) -> list[tuple[str, str]]:
+    task, spent, environment = search["task"], search["accounting"], search["environment"]
+    parent, metric, reference = search["parent"], search["metric"], search["hypervolume"]["reference"]
+    costs = format_value(reference[metric["name"]], metric["unit"]) if reference else ""
     facts = [
-        ("Data", f"{task['key']}, {', '.join(f'{n} {split}' for split, n in found['data']['splits'].items())}"),
+        ("Data", f"{task['key']}, {', '.join(f'{n} {split}' for split, n in search['data']['splits'].items())}"),
         ("Patch", format_shape(task["spatial"])),
         (
             "Parent",
             f"{parent['model']}, Dice {parent['dice_val']:.3f} on val, {format_duration(parent['train_s'])} of "
             f"training{' before the search' if parent['given'] else ', within the search'}",
         ),
-        ("Fidelities", f"{found['steps'][0]} steps a proposal, {found['steps'][1]} a promotion"),
+        ("Fidelities", f"{search['steps'][0]} steps a proposal, {search['steps'][1]} a promotion"),
         (
             "Time",
             f"{format_duration(spent['whole_s'])} of workers: training {_share(spent, 'train_s')}, evaluation and "
             f"measurement {_share(spent, 'measure_s')}, the rest {_share(spent, 'other_s')}",
         ),
+        ("Reference point of hypervolumes", f"Dice {reference['dice']}, {costs}" if reference else ""),
         ("Distinct configurations trained", str(len(trained))),
-        ("Seed", str(found["asked"]["seed"])),
-        ("Device", found["device"]["name"]),
-        (
-            "Versions",
-            ", ".join(f"{key} {environment[key]}" for key in ("python", "torch", "monai") if environment.get(key)),
-        ),
+        ("Seed", str(search["asked"]["seed"])),
+        ("Device", search["device"]["name"]),
+        ("Versions", ", ".join(f"{key} {environment[key]}" for key in _VERSIONS if environment.get(key))),
         ("Commit", str(environment.get("commit") or "unknown")),
-        ("When", found["when"]),
+        ("When", search["when"]),
     ]
-    if reference:
-        facts.insert(
-            5,
-            (
-                "Reference point of hypervolumes",
-                f"Dice {reference['dice']}, {format_value(reference[metric['name']], metric['unit'])}",
-            ),
-        )
-    return facts
+    return [(name, text) for name, text in facts if text or name != "Reference point of hypervolumes"]
+
+
+_VERSIONS = ("python", "torch", "monai")
 
 
 def _share(spent: Mapping[str, float], key: str) -> str:
     return f"{spent[key] / max(spent['whole_s'], 1e-9):.1%}"
-
-
-def _figure(drawing: figures_overview.Drawing) -> dict[str, Any]:
-    return {"svg": html.safe(drawing.svg), "title": drawing.title, "caption": drawing.caption}

@@ -16,7 +16,6 @@ from typing import Literal
 
 from benchbench.core import records as rec
 from benchbench.core import units
-from benchbench.core.units import times
 from benchbench.report import reliability
 from benchbench.report.conditions import has_phantom_dice, patches_differ
 
@@ -32,7 +31,7 @@ ORIGIN_LEGEND: Mapping[str, tuple[str, str]] = {
 #: The badge of what a public counter says. No record has it as an origin: such a figure is exact about
 #: the counter and may be wrong about the network.
 COUNTER_LEGEND: Mapping[str, tuple[str, str]] = {
-    "counter": ("C", "what a public counter says of the same network, run here; shown to be compared, not trusted"),
+    "counter": ("C", "count of a public tool, run here on the same network; shown for comparison, it may be wrong"),
 }
 
 #: What a status means, for a person.
@@ -58,9 +57,7 @@ class TableCell:
     origin: rec.Origin | Literal["counter"] | None = None  # None: there is no number, or it is a name
     value: float | None = None  # in the unit of the measurement; what sorting uses
     detail: str = ""  # a second line: the interval, the classes
-    qualifier: str = (
-        ""  # what must stand beside the number wherever it is shown: a prediction's range, `semi-synthetic`
-    )
+    qualifier: str = ""  # stands beside the number wherever it is shown: a prediction's range, `semi-synthetic`
     note: str = ""  # method, source, or why there is no number
 
 
@@ -132,50 +129,50 @@ class Table:
         return [(name, len(list(members))) for name, members in itertools.groupby(self.columns, lambda c: c.group)]
 
 
+def tally(records: Sequence[rec.Record], rows: str, verb: str = "finished") -> str:
+    """`4 of 5 rows finished; unet3d out of memory`."""
+    failed = [f"{r.model.name} {STATUS_TEXT[r.status]}" for r in records if not r.ok]
+    text = f"{len(records) - len(failed)} of {rows} {verb}"
+    return f"{text}; {units.first_few(failed, 6)}" if failed else text
+
+
 def record_row(record: rec.Record, label: str, cells: Mapping[str, TableCell]) -> TableRow:
     """The row of one record."""
     return TableRow(label=label, cells=cells, card=record.model.name, status=record.status, source=record)
 
 
-_RANK = Column(key="rank", title="Rank", help="by time; rows that differ by no more than the noise floor, or 2 %, tie")
-
-_PATCH = Column(
-    key="patch", title="Patch", help="the input of one forward, voxels: the smallest that the network takes"
-)
-
-#: Of a table of inference. `rank` is left out where fewer than two rows have one.
-COLUMNS: tuple[Column, ...] = (
-    Column(key="params", title="Params", help="elements of every nn.Parameter, each counted once"),
-    Column(key="macs", title="MACs", help="multiply-accumulates of one forward of one batch"),
-    Column(key="latency_s", title="Latency", help="one forward of one batch, median"),
-    _RANK,
-    Column(key="ratio", title=f"vs {BASELINE}", help=f"latency as a multiple of {BASELINE}'s, same conditions"),
-    Column(key="throughput_patches_per_s", title="Throughput", help="patches per second at this batch size"),
-    Column(
-        key="memory_bytes",
-        title="Peak memory",
-        help="highest resident memory; where it was not measured, the forecast of the tensors alone, a lower bound",
-    ),
-    Column(key="dice", title="Dice", help="mean over regions and cases; each region below it"),
-    Column(key="status", title="Status", help="finished, or why not", kind="word"),
-)
-
-#: Of a table of training: no Dice, and the step in the place of the forward.
-TRAIN_COLUMNS: tuple[Column, ...] = (
-    *COLUMNS[:2],
-    Column(
-        key="train_step_s", title="Training step", help="forward, loss, backward and optimiser of one batch, median"
-    ),
-    _RANK,
-    Column(key="ratio", title=f"vs {BASELINE}", help=f"the step as a multiple of {BASELINE}'s, same conditions"),
-    Column(key="throughput_patches_per_s", title="Throughput", help="patches trained on per second at this batch size"),
-    Column(
-        key="memory_bytes",
-        title="Peak memory",
-        help="highest resident memory during steps; else the forecast of the tensors alone, a lower bound",
-    ),
-    COLUMNS[-1],
-)
+_TITLES = {
+    "params": "Params",
+    "macs": "MACs",
+    "patch": "Patch",
+    "latency_s": "Latency",
+    "train_step_s": "Training step",
+    "rank": "Rank",
+    "ratio": f"vs {BASELINE}",
+    "throughput_patches_per_s": "Throughput",
+    "memory_bytes": "Peak memory",
+    "dice": "Dice",
+    "status": "Status",
+}
+_HELP = {
+    "params": "elements of every nn.Parameter, each counted once",
+    "macs": "multiply-accumulates of one forward of one batch",
+    "patch": "the input of one forward, voxels: the smallest that the network takes",
+    "latency_s": "one forward of one batch, median",
+    "train_step_s": "forward, loss, backward and optimiser of one batch, median",
+    "rank": "by time; rows that differ by no more than the noise floor, or 2 %, tie",
+    "ratio": f"latency as a multiple of {BASELINE}'s, same conditions",
+    "throughput_patches_per_s": "patches per second at this batch size",
+    "memory_bytes": "highest resident memory; where it was not measured, the forecast of the tensors alone, a lower "
+    "bound",
+    "dice": "mean over regions and cases; each region below it",
+    "status": "finished, or why not",
+}
+_TRAINING_HELP = {
+    "ratio": f"the step as a multiple of {BASELINE}'s, same conditions",
+    "throughput_patches_per_s": "patches trained on per second at this batch size",
+    "memory_bytes": "highest resident memory during steps; else the forecast of the tensors alone, a lower bound",
+}
 
 
 def headline(records: Sequence[rec.Record]) -> str:
@@ -199,20 +196,23 @@ def summary_rows(
     origins: tuple[rec.Origin, ...] = ("measured", "predicted") if include_predicted else ("measured",)
     ranked = _ranks(records, floor or reliability.noise_floor(records), origins)
     rows = tuple(record_row(r, labels[r.id], _cells(r, baseline) | {"rank": ranked[r.id]}) for r in records)
-    columns = TRAIN_COLUMNS if headline(records) == "train_step_s" else COLUMNS
-    if not any(r.get("dice") for r in records):
-        columns = tuple(c for c in columns if c.key != "dice")
-    if not any(row.cells["ratio"].value is not None for row in rows):  # the baseline is not there
-        columns = tuple(c for c in columns if c.key != "ratio")
-    if patches_differ(records):
-        columns = (*columns[:2], _PATCH, *columns[2:])
-        columns = tuple(c for c in columns if c.key not in ("rank", "ratio"))  # of unlike work; a patient has them
-    if sum(cell.value is not None for cell in ranked.values()) < 2:
-        columns = tuple(c for c in columns if c is not _RANK)
+    training, own_patches = headline(records) == "train_step_s", patches_differ(records)
+    shown = {
+        "patch": own_patches,
+        "latency_s": not training,
+        "train_step_s": training,
+        # of unlike work there is neither; a whole patient has them
+        "rank": not own_patches and sum(cell.value is not None for cell in ranked.values()) > 1,
+        "ratio": not own_patches and any(row.cells["ratio"].value is not None for row in rows),
+        "dice": not training and any(r.get("dice") for r in records),
+    }
+    help_texts = _HELP | (_TRAINING_HELP if training else {})
+    columns = tuple(
+        Column(key=key, title=title, help=help_texts[key], kind="word" if key == "status" else "number")
+        for key, title in _TITLES.items()
+        if shown.get(key, True)
+    )
     return Table(columns=columns, rows=rows, head="Model")
-
-
-to_table = summary_rows
 
 
 def row_labels(records: Sequence[rec.Record]) -> dict[str, str]:
@@ -248,11 +248,12 @@ def _ranks(
     cells = {}
     for record in records:
         if rank := found.get(record.id):
-            unsure = "unstable" if record.status == "unstable" else ""
-            note = f"by {main}; within {units.percent(within, trim=True)} rows tie"
-            value = float(rank.rstrip("="))
             cells[record.id] = TableCell(
-                text=rank, origin=timed[record.id].origin, value=value, qualifier=unsure, note=note
+                text=rank,
+                origin=timed[record.id].origin,
+                value=float(rank.rstrip("=")),
+                qualifier="unstable" if record.status == "unstable" else "",
+                note=f"by {main}; within {units.percent(within, trim=True)} rows tie",
             )
         else:
             cells[record.id] = TableCell(text="-", note=useless.get(record.id, "only a measured time has a rank"))
@@ -274,29 +275,29 @@ def fits_lines(record: rec.Record) -> list[str]:
 
 
 def _cells(record: rec.Record, baseline: rec.Record | None) -> dict[str, TableCell]:
-    detail = "; ".join(fits_lines(record))
-    status = TableCell(text=record.status, detail=detail, note=record.error or STATUS_TEXT[record.status])
-    spatial = record.workload.spatial
-    patch = TableCell(text=units.format_shape(spatial), value=math.prod(spatial))
-    cells = {"status": status, "patch": patch}
-    main = headline([record])
-    for metric in ("params", "macs"):
-        cells[metric] = measurement_cell(record.get(metric))
-    for metric in dict.fromkeys(("latency_s", "throughput_patches_per_s", main)):
-        cells[metric] = measurement_cell(valid(record, metric))
-    rate = cells["throughput_patches_per_s"]
-    if rate.origin == "measured":  # its interval is that of the latency, which stands beside it
-        cells["throughput_patches_per_s"] = dataclasses.replace(rate, detail="")
-    if rate.value is None and main == "train_step_s":
-        cells["throughput_patches_per_s"] = _step_rate(record)
-    cells["ratio"] = ratio_cell(valid(record, main), valid(baseline, main))
-    cells["memory_bytes"] = memory_cell(record)
-    cells["dice"] = _dice_cell(record)
-    return cells
+    status = record.error or STATUS_TEXT[record.status]
+    spatial, main = record.workload.spatial, headline([record])
+    return {
+        "status": TableCell(text=record.status, detail="; ".join(fits_lines(record)), note=status),
+        "patch": TableCell(text=units.format_shape(spatial), value=math.prod(spatial)),
+        "params": measurement_cell(record.get("params")),
+        "macs": measurement_cell(record.get("macs")),
+        "latency_s": measurement_cell(valid(record, "latency_s")),
+        main: measurement_cell(valid(record, main)),
+        "throughput_patches_per_s": _throughput_cell(record),
+        "ratio": ratio_cell(valid(record, main), valid(baseline, main)),
+        "memory_bytes": memory_cell(record),
+        "dice": _dice_cell(record),
+    }
 
 
-def _step_rate(record: rec.Record) -> TableCell:
-    """Patches trained on per second, from the step and the batch."""
+def _throughput_cell(record: rec.Record) -> TableCell:
+    """Patches per second; of a training without them, from the step and the batch."""
+    cell = measurement_cell(valid(record, "throughput_patches_per_s"))
+    if cell.origin == "measured":  # its interval is that of the latency, which stands beside it
+        return dataclasses.replace(cell, detail="")
+    if cell.value is not None or record.workload.phase != "train":
+        return cell
     step = finite(valid(record, "train_step_s"))
     if step is None or not step.value:
         return TableCell(text="-", note="needs a training step")
@@ -317,19 +318,20 @@ def valid(record: rec.Record | None, metric: str) -> rec.Measurement | None:
 
 def measurement_cell(m: rec.Measurement | None) -> TableCell:
     """One measurement as a cell; `-` with the reason where there is no value."""
-    if m is None:
-        return TableCell(text="-", note="not recorded")
-    if m.value is None:
-        return TableCell(text="-", note=m.reason or "not recorded")
+    if m is None or m.value is None:
+        return TableCell(text="-", note=(m.reason if m else None) or NOTHING.note)
     if m.metric == "fits_in_memory" and m.origin == "predicted":
         return TableCell(text=fits_text(m), origin=m.origin, value=float(m.value), note=m.method)
     if finite(m) is None:
         return TableCell(text="-", note=f"the record holds {m.value}, which is no number")
-    note = m.method + (f"; source: {m.source}" if m.source else "")
     span = range_text(m)
-    qualifier = span if m.origin == "predicted" else ""
     return TableCell(
-        text=bounded_text(m), origin=m.origin, value=float(m.value), detail=span, qualifier=qualifier, note=note
+        text=bounded_text(m),
+        origin=m.origin,
+        value=float(m.value),
+        detail=span,
+        qualifier=span if m.origin == "predicted" else "",
+        note=m.method + (f"; source: {m.source}" if m.source else ""),
     )
 
 
@@ -402,7 +404,9 @@ def ratio_cell(own: rec.Measurement | None, base: rec.Measurement | None) -> Tab
     if (own.bound or base.bound) and own is not base:
         of_bounds = "ratio of bounds"
         note += "; a ratio of two lower bounds is itself no bound"
-    return TableCell(text=times(ratio), origin=origin, value=ratio, detail=of_bounds, qualifier=of_bounds, note=note)
+    return TableCell(
+        text=units.times(ratio), origin=origin, value=ratio, detail=of_bounds, qualifier=of_bounds, note=note
+    )
 
 
 def _dice_cell(record: rec.Record) -> TableCell:
@@ -432,8 +436,7 @@ def missing_dice(records: Sequence[rec.Record]) -> list[str]:
             names.setdefault(dice.reason.replace(f" {record.model.name} ", " MODEL "), []).append(record)
     lines = []
     for reason, those in names.items():
-        dice = those[0].get("dice")
-        text = dice.reason if len(those) == 1 and dice else reason
+        text = reason.replace(" MODEL ", f" {those[0].model.name} ") if len(those) == 1 else reason
         lines.append(f"no Dice of {', '.join(dict.fromkeys(r.model.name for r in those))}: {text}")
     return lines
 

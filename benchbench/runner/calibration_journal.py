@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from benchbench.core import records as rec
 from benchbench.core.config import parse_json
-from benchbench.core.errors import DeviceError, StoreError, first_line, is_out_of_memory
+from benchbench.core.errors import DeviceError, StoreError, first_line, is_out_of_memory, told
 from benchbench.core.results import JsonLines
 
 log = logging.getLogger(__name__)
@@ -170,5 +170,5 @@ class CalibrationJournal:
 def _parsed(line: bytes, number: int) -> dict[str, Any]:
     content = parse_json(line, f"line {number}", StoreError)
     if not isinstance(content, dict):
-        raise TypeError(f"line {number} must be an object, not {rec.told(content)}")
+        raise TypeError(f"line {number} must be an object, not {told(content)}")
     return content

@@ -9,7 +9,7 @@ import pytest
 from benchbench import report
 from benchbench.core.errors import StoreError
 from benchbench.report import conditions, paired_dice
-from benchbench.report.figures import case_dice, curves
+from benchbench.report.figures import curves, samples
 from benchbench.report.figures import overview as figures_overview
 from benchbench.report.tables import summary_rows
 from tests import report_examples as examples
@@ -69,10 +69,10 @@ def test_each_region_of_each_network_is_a_row(folder):
 
 def test_the_lines_hold_what_the_records_hold():
     record = scored("nnunet", 0.9, n=10)
-    (anterior, posterior) = case_dice.lines(summary_rows([record], None).rows)
+    (anterior, posterior) = samples.dice_rows(summary_rows([record], None).rows)
     assert anterior.label.endswith("anterior")
-    assert anterior.mean == record.value("dice_anterior")
-    assert len(posterior.values) == 10
+    assert anterior.middle == record.value("dice_anterior")
+    assert posterior.n == 10
 
 
 def test_a_training_is_drawn_over_the_share_of_its_budget(folder):

@@ -158,7 +158,7 @@ def test_a_network_whose_dice_is_of_no_use_is_not_on_the_front() -> None:
     drawing = figures_overview.scatter(rows, prefix="s")
     assert drawing is not None
     assert "no other beats in both: small, whole." in drawing.caption
-    assert "their Dice is of no use: cut" in drawing.caption
+    assert "their Dice is too low to be of use: cut" in drawing.caption
     none = figures_overview.scatter(summary_rows([timed("a", 1.0, 0.01), timed("b", 2.0, 0.02)]).rows, prefix="s")
     assert none is not None
     assert "no Dice here is of use" in none.caption
@@ -198,4 +198,4 @@ def test_the_lead_says_where_another_one_is_better_on_the_cases_kept_apart() -> 
     first["dice_test"]["mean"] = 0.99
     text = lead(found | {"points": points})
     assert f"The best of the front on val, {second['name']}" in text
-    assert f"On those {first['name']} has more, 0.990; it was not chosen by them." in text
+    assert f"On those cases {first['name']} reaches more, 0.990, but they were not used to choose." in text

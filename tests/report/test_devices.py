@@ -92,7 +92,7 @@ def other_outputs(record: rec.Record) -> rec.Record:
 def test_the_page_has_them_hatched_where_nothing_ran() -> None:
     page = render(rows(), lambda artifact: b"")
     assert "Devices side by side" in page
-    assert "Which network keeps which pace on which device" in page
+    assert "Rate that each network reaches on each device" in page
     assert "1/s" in page
     (found,) = figures_devices.find(conditions.group(rows()))
     measured_only = dataclasses.replace(

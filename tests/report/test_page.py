@@ -20,9 +20,9 @@ from benchbench.core import records as rec
 from benchbench.core import results as core_results
 from benchbench.core.errors import StoreError, UsageError
 from benchbench.report import conditions, export, layers, render, summary_rows, write_report
-from benchbench.report.audit.sizes import published_beside_ours
+from benchbench.report.audit.section import published_beside_ours
 from benchbench.report.figures import overview as figures_overview
-from benchbench.report.figures import svg
+from benchbench.report.figures import style
 from benchbench.report.slim_unetr_paper import claims
 from tests import report_examples as examples
 
@@ -177,7 +177,7 @@ def test_a_label_that_looks_like_an_attribute_stays_as_it_is():
     drawn = (
         '<svg viewBox="0 0 9 9"><text style="font: 11px \'X\'; fill: #010203"> style="fill: red" #010203</text></svg>'
     )
-    found = svg.inline(drawn, prefix="p", label='a "b"')
+    found = style.inline(drawn, prefix="p", label='a "b"')
     assert found.endswith('<text font-size="11" fill="var(--ink)"> style="fill: red" #010203</text></svg>')
     assert 'aria-label="a &quot;b&quot;"' in found
 
@@ -443,7 +443,7 @@ def test_a_missing_damaged_or_foreign_artifact_becomes_a_note(tmp_path):
 def test_an_unwritable_place_is_one_line_and_an_older_page_stays(tmp_path):
     folder = examples.whole_run(tmp_path)
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(StoreError, match=r"cannot write the report to .*choose another place with --out") as caught:
+    with pytest.raises(StoreError, match=r"cannot write .*; choose another --out") as caught:
         write_report([folder], tmp_path / "taken" / "report.html")
     assert "\n" not in str(caught.value)
     with pytest.raises(StoreError):
@@ -500,11 +500,11 @@ def test_a_claim_without_its_networks_is_not_checked_and_names_them():
 def test_the_published_figure_stands_beside_our_count_with_the_factor():
     record = examples.finished("slim_unetr")
     found = published_beside_ours([record], {record.id: "slim_unetr"})
-    assert [(c.published, c.ours) for c in found] == [
+    assert [(c["published"], c["ours"]) for c in found] == [
         ("1.790 M", "1.783 M"),
         ("12.42 G, called GFLOPs", "2.516 GMAC"),
     ]
-    assert found[1].factor == "4.94 x"
+    assert found[1]["factor"] == "4.94 x"
 
 
 # Figures and layers

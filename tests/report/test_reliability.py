@@ -15,7 +15,7 @@ from benchbench.cli.commands import run as run_command
 from benchbench.core import records as rec
 from benchbench.core import results as core_results
 from benchbench.core.errors import StoreError
-from benchbench.report import conditions, details, export, reliability, render, summary_rows, write_report
+from benchbench.report import conditions, export, reliability, render, summary_rows, write_report
 from benchbench.report.figures import curves, roofline, scaling, volumes
 from benchbench.report.figures import memory as figures_memory
 from benchbench.report.figures import samples as figures_samples
@@ -71,7 +71,7 @@ def test_a_zoo_of_twenty_two_networks_stays_below_one_megabyte_with_all_its_figu
 
 
 def test_the_new_figures_give_the_same_bytes_again(zoo, zoo_page):
-    assert render(list(core_results.read_records(zoo)), details.Cache(_reader(zoo))) == zoo_page
+    assert render(list(core_results.read_records(zoo)), _reader(zoo)) == zoo_page
 
 
 def _reader(folder: Path):
@@ -186,12 +186,12 @@ def test_the_terminal_shows_ranks_and_the_noise_floor(zoo):
 
 def test_each_process_has_a_lane_and_the_interval_is_that_of_the_record(zoo):
     rows = rows_of(*core_results.read_records(zoo))
-    found = {s.label: s for s in figures_samples.strips(rows, "latency_s")}
+    found = {s.label: s for s in figures_samples.time_rows(rows, "latency_s")}
     slim = found["slim_unetr"]
-    assert (slim.n, slim.processes, len(slim.lanes), slim.sure) == (50, 5, 5, True)
+    assert (slim.n, len(slim.marks), len(slim.lanes), slim.sure) == (50, 5, 5, True)
     latency = rows[0].record.get("latency_s")
-    assert slim.interval == pytest.approx(tuple(end / latency.value - 1 for end in latency.ci95))
-    drawn = figures_samples.strip_plot(rows, "latency_s", prefix="d")
+    assert slim.interval == pytest.approx(tuple(100 * (end / latency.value - 1) for end in latency.ci95))
+    drawn = figures_samples.times(rows, "latency_s", prefix="d")
     assert drawn is not None
     assert "n = 50 / 5" in drawn.svg
     assert "Each process has a lane of its own" in drawn.caption
@@ -204,7 +204,7 @@ def test_many_samples_are_thinned_by_rank_with_the_extremes_kept_and_it_is_said(
     assert (lanes[0][0], lanes[0][-1]) == (1.0, 1.299)
     values = tuple(v for run in runs for v in run)
     record = with_latency("a", 1.15, values=values, runs=(300, 300))
-    drawn = figures_samples.strip_plot(rows_of(record), "latency_s", prefix="d")
+    drawn = figures_samples.times(rows_of(record), "latency_s", prefix="d")
     assert drawn is not None
     assert "Of 600 samples 60 are drawn" in drawn.caption
     assert len(drawn.svg) < 10_000
@@ -212,9 +212,9 @@ def test_many_samples_are_thinned_by_rank_with_the_extremes_kept_and_it_is_said(
 
 def test_a_sample_far_beyond_the_others_is_an_arrow_and_not_a_longer_axis():
     values = (*(1 + 0.001 * (i % 7) for i in range(99)), 60.0)
-    drawn = figures_samples.strip_plot(rows_of(with_latency("a", 1.0, values=values)), "latency_s", prefix="d")
+    drawn = figures_samples.times(rows_of(with_latency("a", 1.0, values=values)), "latency_s", prefix="d")
     assert drawn is not None
-    assert "Arrows at the edge: 1 beyond it." in drawn.caption
+    assert "Arrows: 1 sample beyond the axis." in drawn.caption
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_sample_far_beyond_the_others_is_an_arrow_and_not_a_longer_axis():
 )
 def test_a_row_without_a_distribution_is_left_out_and_the_page_is_whole(value, of_latency):
     record = with_latency("a", value, examples.number("warmup_s", 0.0), **of_latency)
-    assert figures_samples.strip_plot(rows_of(record), "latency_s", prefix="d") is None
+    assert figures_samples.times(rows_of(record), "latency_s", prefix="d") is None
     assert curves.warmup(rows_of(record), "latency_s", prefix="w") is None
     words = [w for w in page_of(record).visible.split() if w.lower() in ("nan", "inf", "none", "undefined")]
     assert words == []
@@ -248,9 +248,9 @@ def test_fewer_than_five_processes_show_the_span_of_their_medians_in_the_table_a
     record = with_latency("a", 1.1, values=(1.0, 1.0, 1.1, 1.1, 1.2, 1.2), runs=(2, 2, 2))
     (row,) = rows_of(record)
     assert row.cells["latency_s"].detail == "medians 1 to 1.20 s, 3 processes"
-    drawn = figures_samples.strip_plot([row], "latency_s", prefix="d")
+    drawn = figures_samples.times([row], "latency_s", prefix="d")
     assert drawn is not None
-    assert "Dashed: a range of too few values to be one." in drawn.caption
+    assert "Dashed: the range of values that are too few for such an interval." in drawn.caption
 
 
 # Warm-up
@@ -263,8 +263,8 @@ def test_a_warm_up_is_drawn_against_the_later_median_and_one_that_ends_slow_is_n
     once = with_latency("huge", 1.0, examples.number("warmup_s", 1.3, values=(1.3,)))
     drawn = curves.warmup(rows_of(slow, fast, once), "latency_s", prefix="w")
     assert drawn is not None
-    assert "Still more than 10 % slow at the end: cold (1.25 x)." in drawn.caption
-    assert "1 more, too slow for a second warm-up: 1.30 x." in drawn.caption
+    assert "Still more than 10 % slower at the end of warm-up: cold (1.25 x)." in drawn.caption
+    assert "1 more had a single warm-up forward, since each takes long: 1.30 x." in drawn.caption
     assert "first 2.45 x, n = 3" in drawn.svg
     assert ">huge<" not in drawn.svg
     (row,) = rows_of(fast)
@@ -293,7 +293,7 @@ def test_a_forecast_memory_is_hatched_and_a_peak_in_one_piece_is_grey():
     drawn = figures_memory.split_bars(rows_of(split, whole, only), prefix="m")
     assert drawn is not None
     assert "Hatched: not measured" in drawn.caption
-    assert "Grey: measured, and not split." in drawn.caption
+    assert "Grey: measured only as a whole." in drawn.caption
     assert drawn.svg.count("<pattern") == 1
     assert figures_memory.split_bars(rows_of(whole, only), prefix="m") is None
 
@@ -315,11 +315,10 @@ def test_the_forecast_of_a_failed_or_odd_row_does_not_count():
     none = with_latency("none", 1.0, examples.number("peak_memory_bytes", 1e9))
     failed = dataclasses.replace(good, status="failed", error="x", model=examples.spec("failed"))
     records = [good, odd, none, failed]
-    error = reliability.forecast_error(records, {r.id: r.model.name for r in records})
-    assert error is not None
-    assert (error.n, error.median) == (1, 2.0)
-    assert reliability.forecast_text(error) == "Measured peak over forecast (base and tensors): 2, of one row."
-    assert reliability.forecast_error(records[1:], {r.id: r.model.name for r in records}) is None
+    labels = {r.id: r.model.name for r in records}
+    text = reliability.forecast_text(records, labels)
+    assert text == "Measured peak over forecast (base and tensors): 2, of one row."
+    assert reliability.forecast_text(records[1:], labels) is None
 
 
 @pytest.mark.parametrize(

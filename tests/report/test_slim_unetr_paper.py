@@ -21,12 +21,10 @@ from benchbench.core.audit_result import read_audit
 from benchbench.core.errors import StoreError
 from benchbench.core.results import read_records
 from benchbench.report import conditions, export, folder_reader, render, write_report
-from benchbench.report.audit import facts as audit_facts
 from benchbench.report.audit import figures as audit_figures
 from benchbench.report.audit import section as audit_section
 from benchbench.report.audit import tables as audit_tables
 from benchbench.report.audit.tables import AuditRow
-from benchbench.report.slim_unetr_paper import facts as slim_unetr_paper_facts
 from benchbench.report.slim_unetr_paper import published, section
 from benchbench.report.slim_unetr_paper import tables as slim_unetr_paper_tables
 from benchbench.report.tables import Table, TableRow
@@ -88,7 +86,7 @@ def test_the_throughputs_are_rates_rounded_to_three_decimals_times_sixty():
 
 
 def test_the_ratios_are_computed_from_the_records(tmp_path):
-    facts = slim_unetr_paper_facts.facts(part_of(tmp_path))
+    facts = section.facts(part_of(tmp_path))
     assert [[cell.text for _, cell in fact.figures] for fact in facts] == [
         ["12.42", "2.516 GMAC"],
         ["63.9 x", "307 x"],
@@ -105,11 +103,11 @@ def test_the_ratios_are_computed_from_the_records(tmp_path):
     record = examples.audited(tmp_path, "slim_unetr", measurements=tuple(changed))
     others = [examples.audited(tmp_path, "swin_unetr"), record]
     (part,) = parts_of(tmp_path, others)
-    assert slim_unetr_paper_facts.facts(part)[1].figures[1][1].text == "96.5 x"
+    assert section.facts(part)[1].figures[1][1].text == "96.5 x"
 
 
 def test_compute_stands_published_true_and_counted_each_with_its_origin(tmp_path):
-    table = audit_tables.compute_table(part_of(tmp_path))
+    table = audit_tables.table(part_of(tmp_path), "macs")
     slim = line(table, "slim_unetr")
     shown = {c.key: (slim.cell(c.key).text, slim.cell(c.key).origin) for c in table.columns}
     assert shown["published"] == ("12.42", "published")
@@ -127,7 +125,7 @@ def test_compute_stands_published_true_and_counted_each_with_its_origin(tmp_path
 
 
 def test_parameters_say_which_are_bare_and_which_figure_is_too_low(tmp_path):
-    table = audit_tables.parameter_table(part_of(tmp_path))
+    table = audit_tables.table(part_of(tmp_path), "params")
     first = table.rows[0]
     assert first.card == "unetr_pp"
     assert (first.cell("factor").text, first.cell("factor").detail) == ("0.472 x", "too low")
@@ -139,9 +137,9 @@ def test_networks_that_the_paper_does_not_have_stand_beside_it_and_are_not_count
     mine = examples.audited(tmp_path, "unetr", model=examples.spec("segformer3d"))
     records = [examples.audited(tmp_path, name) for name in ("slim_unetr", "segresnet")]
     (part,) = parts_of(tmp_path, [*records, mine])
-    assert audit_tables.compute_table(part).title == "Table III and other networks: compute"
-    assert audit_tables.compute_table(part[:2]).title == "Table III: compute"
-    assert [cell.text for fact in slim_unetr_paper_facts.facts(part) for _, cell in fact.figures][2] == "1 of 2"
+    assert audit_tables.table(part, "macs").title == "Table III and other networks: compute"
+    assert audit_tables.table(part[:2], "macs").title == "Table III: compute"
+    assert [cell.text for fact in section.facts(part) for _, cell in fact.figures][2] == "1 of 2"
     drawn = audit_figures.published_and_true(part, "macs", prefix="m")
     assert drawn is not None
     assert drawn.caption.endswith("Published elsewhere: segformer3d.")
@@ -193,7 +191,7 @@ def test_one_kind_under_two_operators_is_one_share():
 
 def test_without_the_papers_own_network_the_one_furthest_off_is_explained(tmp_path):
     part = part_of(tmp_path, "vnet", "unetr_pp", "segresnet")
-    featured = audit_facts.featured(part)
+    featured = audit_tables.featured(part)
     assert featured is not None
     assert featured.card == "unetr_pp"
     drawing = audit_figures.staircase(part, prefix="w")
@@ -203,9 +201,9 @@ def test_without_the_papers_own_network_the_one_furthest_off_is_explained(tmp_pa
 
 def test_a_figure_that_no_counter_reproduces_is_explained_by_the_one_furthest_off(tmp_path):
     (transvw,) = part_of(tmp_path, "transvw")
-    assert transvw.found is not None
-    assert transvw.found.published.macs_counter is None
-    assert audit_facts.blamed(transvw) == "thop"
+    assert transvw.result is not None
+    assert transvw.result.published.macs_counter is None
+    assert audit_tables.blamed(transvw) == "thop"
 
 
 def test_the_compute_figure_says_in_words_what_it_draws(tmp_path):
@@ -320,7 +318,7 @@ def test_runs_and_audits_together_stand_apart(tmp_path):
 
 def test_every_number_of_the_tables_has_an_origin_and_every_gap_a_reason(tmp_path):
     part = part_of(tmp_path)
-    tables = [audit_tables.compute_table(part), audit_tables.parameter_table(part)]
+    tables = [audit_tables.table(part, "macs"), audit_tables.table(part, "params")]
     tables += [slim_unetr_paper_tables.throughput_table(runs()), *slim_unetr_paper_tables.dice_tables(runs())]
     for table in tables:
         for one, column in itertools.product(table.rows, table.columns):
@@ -343,7 +341,7 @@ def test_two_inputs_stand_apart_and_the_vessel_input_has_the_papers_figures(tmp_
     assert page.visible.count("Table III: compute") == 2
     assert "Input 1 x 1 x 96x96x96" in page.visible
     parts = parts_of(tmp_path, [vessel])
-    assert line(audit_tables.compute_table(parts[0]), "slim_unetr").cell("published").text == "3.81"
+    assert line(audit_tables.table(parts[0], "macs"), "slim_unetr").cell("published").text == "3.81"
 
 
 def test_the_page_is_accessible_and_its_ids_are_there_once(tmp_path):
@@ -469,7 +467,7 @@ def test_a_failed_audit_is_a_row_with_its_reason_and_its_published_figures(tmp_p
     assert page.visible.count("unsupported: needs a GPU") >= 2
     assert len([a for a in page.all("tr") if a.get("class") == "failed"]) == 2  # of compute and of parameters
     ((one,),) = parts_of(tmp_path, [failed])
-    table = audit_tables.compute_table([one])
+    table = audit_tables.table([one], "macs")
     assert (table.rows[0].cell("published").text, table.rows[0].cell("true").text) == ("139.44", "-")
     assert one.note == ""  # the failure says it all
 
@@ -497,7 +495,7 @@ def test_a_page_of_almost_nothing_is_whole(tmp_path, records):
 
 def test_one_network_alone_has_no_ratio_and_no_share(tmp_path):
     part = part_of(tmp_path, "slim_unetr")
-    assert [fact.title.partition(":")[0] for fact in slim_unetr_paper_facts.facts(part)] == [
+    assert [fact.title.partition(":")[0] for fact in section.facts(part)] == [
         "Slim UNETR",
         "published throughputs are whole multiples of 0.06 images per minute",
     ]

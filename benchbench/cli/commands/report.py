@@ -8,8 +8,8 @@ from pathlib import Path
 from benchbench import report
 from benchbench.cli.output import print_text
 from benchbench.cli.parser import add_shared
-from benchbench.core.errors import EXIT_OK, StoreError, os_error_as
-from benchbench.core.results import latest, read_records, write_whole
+from benchbench.core.errors import EXIT_OK
+from benchbench.core.results import latest, read_records
 
 
 def add(sub: argparse.ArgumentParser) -> None:
@@ -52,7 +52,6 @@ def run(options: argparse.Namespace) -> int:
     if options.out is None:
         print_text(text)
         return EXIT_OK
-    with os_error_as(StoreError, f"cannot write {options.out}", "choose another --out"):
-        write_whole(options.out, text.encode())
+    report.write(options.out, text)
     print(options.out)
     return EXIT_OK

@@ -6,24 +6,73 @@ are set against adds its own title, facts and tables.
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core import units
-from benchbench.core.audit_result import TITLES, AuditResult, Counted
+from benchbench.core.audit_result import TITLES, AuditResult, Counted, Difference
 from benchbench.core.units import giga, mega, signed, times
-from benchbench.report import conditions, html
-from benchbench.report.audit import facts as audit_facts
+from benchbench.report import conditions
 from benchbench.report.audit import figures as audit_figures
-from benchbench.report.audit.tables import AuditRow, compute_table, parameter_table
-from benchbench.report.tables import STATUS_TEXT, TableCell, finite
+from benchbench.report.audit.tables import AuditRow, blamed, direction, featured, table
+from benchbench.report.tables import STATUS_TEXT, TableCell, finite, tally
 
 #: Differences of one network that have a line of their own; what is beyond them is one line.
 MAX_DIFFERENCES = 12
 #: The facts of an audit's conditions that mean something where nothing was timed.
 _FACTS = ("Input", "Versions", "Commit", "System", "When")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """What a reader with one minute takes away: a few figures with their origins, what they are, and what that means.
+
+    No number of it is stored: it comes from the records.
+    """
+
+    figures: tuple[tuple[str, TableCell], ...]  # (word before it, figure)
+    title: str
+    text: str
+
+
+def compute_fact(part: Sequence[AuditRow]) -> Fact | None:
+    """How far the published compute of the featured network is from the truth, and why."""
+    one = featured(part)
+    factor, true = (one.factor("macs"), one.true("macs")) if one else (None, None)
+    if one is None or factor is None or true is None:
+        return None
+    far = {
+        "agrees": "and true agree",
+        "too high": f"{times(factor)} too high",
+        "too low": f"{times(1 / factor)} too low",
+    }
+    return Fact(
+        figures=(
+            ("published", TableCell(text=one.published_text("macs"), origin="published")),
+            ("true", TableCell(text=f"{giga(true)} GMAC", origin="analytic")),
+        ),
+        title=f"{one.label}: compute published {far[direction(factor)]}",
+        text=_cause(one, true),
+    )
+
+
+def _cause(one: AuditRow, true: float) -> str:
+    """Where the published figure comes from, by the counter's own differences."""
+    name = blamed(one)
+    if name is None or one.result is None:
+        return "The audit names no counter that explains it."
+    count, (most, *_) = one.result.counts.get(name), one.result.shares(name)
+    text = f"The counter {TITLES.get(name, name)} differs"
+    if count and count.macs is not None:
+        more = count.macs - true
+        text = (
+            f"The counter {TITLES.get(name, name)} says {giga(count.macs)}, {giga(abs(more))} GMAC "
+            f"{'more' if more > 0 else 'less'} than the graph holds"
+        )
+    return f"{text}. The largest part is {most.kind}, {signed(most.excess)}{f': {most.why}' if most.why else ''}."
 
 
 def section(parts: Sequence[Sequence[AuditRow]]) -> dict[str, Any]:
@@ -38,7 +87,7 @@ def section(parts: Sequence[Sequence[AuditRow]]) -> dict[str, Any]:
         "sentence": "What FLOP counters say of these networks, beside what their graphs hold.",
         "source": "",
         "several": several,
-        "facts": [fact for fact in map(audit_facts.compute, parts) if fact][:1],
+        "facts": [fact for fact in map(compute_fact, parts) if fact][:1],
         "parts": [_part(part, f"p{i}" if several else "p") for i, part in enumerate(parts, 1)],
         "tables": [],
         "conditions": _conditions([one.record for part in parts for one in part]),
@@ -48,14 +97,8 @@ def section(parts: Sequence[Sequence[AuditRow]]) -> dict[str, Any]:
 
 def heading(records: Sequence[rec.Record]) -> tuple[str, str]:
     """The heading of a page of audits alone, and how many of them were finished."""
-    names = {r.model.name for r in records}
-    done = [r for r in records if r.ok]
-    failed = [f"{r.model.name} {STATUS_TEXT[r.status]}" for r in records if r not in done]
-    tally = f"{len(done)} of {len(records)} audits finished"
-    if failed:
-        tally += f"; {', '.join(failed[:6])}" + (f" and {len(failed) - 6} more" if len(failed) > 6 else "")
-    title = f"{len(names)} network{'s' * (len(names) != 1)} audited"
-    return title, f"Nothing was timed. {tally}."
+    title = f"{units.counted(len({r.model.name for r in records}), 'network')} audited"
+    return title, f"Nothing was timed. {tally(records, f'{len(records)} audits')}."
 
 
 def command(records: Sequence[rec.Record]) -> str:
@@ -84,22 +127,22 @@ def _part(part: Sequence[AuditRow], prefix: str) -> dict[str, Any]:
     )
     return {
         "title": f"Input {conditions.input_text(part[0].record)}",
-        "tables": [compute_table(part, key=f"{prefix}compute"), parameter_table(part, key=f"{prefix}parameters")],
-        "figures": [{"svg": html.safe(d.svg), "title": d.title, "caption": d.caption} for d in drawings if d],
+        "tables": [table(part, "macs", key=f"{prefix}compute"), table(part, "params", key=f"{prefix}parameters")],
+        "figures": [drawing for drawing in drawings if drawing],
         "networks": [_network(one) for one in part],
     }
 
 
 def _network(one: AuditRow) -> dict[str, Any]:
-    found = one.found
+    result = one.result
     return {
         "one": one,
         "status": STATUS_TEXT[one.record.status],
-        "verdict": found.verdict if found else "",
-        "sizes": _sizes(found) if found else "",
-        "shared": ", ".join(found.params.shared_modules[:20]) if found else "",
-        "counts": [_count(one, c) for c in found.counts.values()] if found else [],
-        "differences": _differences(found) if found else [],
+        "verdict": result.verdict if result else "",
+        "sizes": _sizes(result) if result else "",
+        "shared": ", ".join(result.params.shared_modules[:20]) if result else "",
+        "counts": [_count(one, c) for c in result.counts.values()] if result else [],
+        "differences": _differences(result) if result else [],
         "exact": [
             {"metric": m.metric, "value": f"{m.value} {m.unit}", "origin": m.origin, "method": m.method}
             for m in one.record.measurements
@@ -113,8 +156,8 @@ def _elements(count: int) -> str:
     return units.format_value(count, "parameters")
 
 
-def _sizes(found: AuditResult) -> str:
-    p = found.params
+def _sizes(result: AuditResult) -> str:
+    p = result.params
     return (
         f"{_elements(p.all)} parameters, {_elements(p.bare)} of them bare and "
         f"{'an unknown number' if p.unused is None else _elements(p.unused)} unused; "
@@ -141,34 +184,44 @@ def _count(one: AuditRow, count: Counted) -> dict[str, Any]:
     }
 
 
-def _differences(found: AuditResult) -> list[dict[str, Any]]:
+def _differences(result: AuditResult) -> list[dict[str, Any]]:
     """The differences of every counter, the largest first."""
-    ordered = sorted(found.differences, key=lambda d: (-abs(d.excess), d.counter, d.kind, d.operator))
+    ordered = sorted(result.differences, key=lambda d: (-abs(d.excess), d.counter, d.kind, d.operator))
+    rest = ordered[MAX_DIFFERENCES:]
     rows = [
-        {
+        _difference([d], d.kind)
+        | {
             "counter": TITLES.get(d.counter, d.counter),
-            "kind": d.kind,
             "operator": d.operator,
             "modules": units.significant(d.modules),
-            "counted": giga(d.counted),
-            "true": giga(d.true),
-            "excess": signed(d.excess),
             "why": d.why,
         }
         for d in ordered[:MAX_DIFFERENCES]
     ]
-    rest = ordered[MAX_DIFFERENCES:]
-    if rest:
-        rows.append(
-            {
-                "counter": "",
-                "kind": f"{len(rest)} smaller ones",
-                "operator": "",
-                "modules": "",
-                "counted": giga(sum(d.counted for d in rest)),
-                "true": giga(sum(d.true for d in rest)),
-                "excess": signed(sum(d.excess for d in rest)),
-                "why": "",
-            }
-        )
+    return rows + ([_difference(rest, f"{len(rest)} smaller ones")] if rest else [])
+
+
+def _difference(those: Sequence[Difference], kind: str) -> dict[str, Any]:
+    return dict.fromkeys(("counter", "operator", "modules", "why"), "") | {
+        "kind": kind,
+        "counted": giga(sum(d.counted for d in those)),
+        "true": giga(sum(d.true for d in those)),
+        "excess": signed(sum(d.excess for d in those)),
+    }
+
+
+def published_beside_ours(records: Sequence[rec.Record], labels: Mapping[str, str]) -> list[dict[str, str]]:
+    """Params and MACs of each network: the published figure, ours, and the factor between them."""
+    rows = []
+    for record in records:
+        for metric, quantity in (("params", "parameters"), ("macs", "compute")):
+            theirs, ours = finite(record.published(metric)), finite(record.get(metric))
+            if theirs is None or ours is None or not theirs.value or not ours.value:
+                continue
+            shown, units_of = (mega, ("M", "M")) if metric == "params" else (giga, ("G, called GFLOPs", "GMAC"))
+            row = {"label": labels[record.id], "quantity": quantity, "origin": ours.origin}
+            row["published"], row["ours"] = (
+                f"{shown(m.value or 0)} {unit}" for m, unit in zip((theirs, ours), units_of, strict=True)
+            )
+            rows.append(row | {"factor": times(theirs.value / ours.value)})
     return rows

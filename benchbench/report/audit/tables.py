@@ -17,6 +17,7 @@ from benchbench.core.errors import StoreError
 from benchbench.core.units import giga, mega, times
 from benchbench.report.conditions import input_text
 from benchbench.report.tables import (
+    BASELINE,
     NOTHING,
     STATUS_TEXT,
     Column,
@@ -66,7 +67,7 @@ class AuditRow:
     record: rec.Record
     label: str  # the paper's name of the network, else the card's
     card: str
-    found: AuditResult | None
+    result: AuditResult | None
     note: str = ""  # why there is no audit, or what is odd about it
     paper: PaperRow | None = None  # of the paper that the audits are set against
 
@@ -85,7 +86,7 @@ class AuditRow:
         own = finite(self.record.published(metric))
         if own and own.value:
             return float(own.value)
-        if self.found and (printed := getattr(self.found.published, metric)):
+        if self.result and (printed := getattr(self.result.published, metric)):
             return float(printed)
         text = self._printed(metric)
         return float(text) * _SCALE[metric] if text else None
@@ -108,9 +109,9 @@ class AuditRow:
 
     def explained(self, metric: Metric) -> tuple[str | None, str] | None:
         """The counter that gives the published figure, if one does, and why it is not ours; None without an audit."""
-        if self.found is None:
+        if self.result is None:
             return None
-        figures = self.found.published
+        figures = self.result.published
         return getattr(figures, f"{metric}_counter"), getattr(figures, f"{metric}_why")
 
 
@@ -134,114 +135,91 @@ def gather(records: Sequence[rec.Record], read: Callable[[rec.Artifact], bytes])
 
 def _audited(record: rec.Record, label: str, read: Callable[[rec.Artifact], bytes]) -> AuditRow:
     kept = [a for a in record.artifacts if a.kind == "audit"]
-    found, note = None, ""
+    result, note = None, ""
     if kept:
         try:
-            found = read_audit(read(kept[-1]))
+            result = read_audit(read(kept[-1]))
         except StoreError as error:
             note = str(error)
     elif record.ok:
         note = "the record names no audit, so no counter can be shown"
-    one = AuditRow(record=record, label=label, card=record.model.name, found=found, note=note)
-    own = found.counts.get("torch") if found else None
+    one = AuditRow(record=record, label=label, card=record.model.name, result=result, note=note)
+    own = result.counts.get("torch") if result else None
     if own and own.macs is not None and one.true("macs") not in (None, own.macs):
         odd = f"the audit counts {giga(own.macs)} GMAC by PyTorch, the record {giga(one.true('macs') or 0)}"
         return dataclasses.replace(one, note=odd)
     return one
 
 
-def counters(part: Sequence[AuditRow]) -> list[str]:
-    """The public counters that any of these audits asked, ours left out."""
-    asked = {name for one in part if one.found for name in one.found.counts}
-    return [name for name in _ORDER if name in asked] + sorted(asked - {"torch", *_ORDER})
+def featured(part: Sequence[AuditRow]) -> AuditRow | None:
+    """The network to explain: the baseline, else the one whose published compute is furthest off."""
+    audited = [(one, factor) for one in part if (factor := one.factor("macs")) and one.result]
+    audited.sort(key=lambda pair: (pair[0].card != BASELINE, -max(pair[1], 1 / pair[1]), pair[0].label))
+    return audited[0][0] if audited else None
 
 
-def compute_table(part: Sequence[AuditRow], *, key: str = "compute") -> Table:
-    """Published compute, the truth, every counter, and why they differ."""
-    unit = "thousand millions of multiply-accumulates of one forward of one batch"
-    whose = "the paper heads" if any(one.paper for one in part) else "papers head"
-    return _table(
-        part,
-        "macs",
-        key=key,
-        title=_title(part, "compute"),
-        group=GMAC,
-        caption=f"In {unit}; {whose} the column GFLOPs. A second line says how far from the truth a figure is.",
-        true_help=f"counted from the graph: {unit}",
-    )
+def blamed(one: AuditRow) -> str | None:
+    """The counter to explain a network by: the one that gave the published figure, else the one furthest off."""
+    if one.result is None:
+        return None
+    named = one.result.published.macs_counter
+    if named and one.result.shares(named):
+        return named
+    excess = {name: sum(abs(s.excess) for s in one.result.shares(name)) for name in one.result.counts}
+    return max((n for n in excess if excess[n]), key=lambda n: (excess[n], n), default=None)
 
 
-def parameter_table(part: Sequence[AuditRow], *, key: str = "parameters") -> Table:
-    """Published parameters, the truth, every counter, and why they differ."""
-    caption = (
-        "In millions of elements. True: every nn.Parameter once, and no buffers. Bare parameters belong to no layer, "
-        "so that a counter which asks the layers misses them."
-    )
-    return _table(
-        part,
-        "params",
-        key=key,
-        title=_title(part, "parameters"),
-        group="Million parameters",
-        caption=caption,
-        true_help="elements of every nn.Parameter, each counted once",
-    )
+_MACS_UNIT = "thousand millions of multiply-accumulates of one forward of one batch"
 
 
-def _title(part: Sequence[AuditRow], what: str) -> str:
-    tables = [one.paper.table for one in part if one.paper]
-    if not tables:
-        return f"Published, true and counted: {what}"
-    return f"{tables[0]}{' and other networks' if len(tables) < len(part) else ''}: {what}"
-
-
-def _table(
-    part: Sequence[AuditRow], metric: Metric, *, key: str, title: str, group: str, caption: str, true_help: str
-) -> Table:
-    names = counters(part)
-    columns = [
-        Column(
-            key="published",
-            title="Published",
-            help="as printed in a paper",
-            group=group,
-        ),
+def table(part: Sequence[AuditRow], metric: Metric, *, key: str = "") -> Table:
+    """Published compute or parameters, the truth, every counter, and why they differ."""
+    is_compute = metric == "macs"
+    papers = [one.paper.table for one in part if one.paper]
+    if is_compute:
+        group, what, true_help = GMAC, "compute", f"counted from the graph: {_MACS_UNIT}"
+        caption = (
+            f"In {_MACS_UNIT}; {'the paper heads' if papers else 'papers head'} the column GFLOPs. A second line says "
+            "how far from the truth a figure is."
+        )
+    else:
+        group, what = "Million parameters", "parameters"
+        true_help = "elements of every nn.Parameter, each counted once"
+        caption = (
+            "In millions of elements. True: every nn.Parameter once, and no buffers. Bare parameters belong to no "
+            "layer, so that a counter which asks the layers misses them."
+        )
+    of = f"{papers[0]}{' and other networks' * (len(papers) < len(part))}" if papers else "Published, true and counted"
+    asked = {name for one in part if one.result for name in one.result.counts}
+    names = [name for name in _ORDER if name in asked] + sorted(asked - {"torch", *_ORDER})
+    columns = (
+        Column(key="published", title="Published", help="as printed in a paper", group=group),
         Column(key="true", title="True", help=true_help, group=group),
         Column(key="factor", title="Published / true", help="1 where the published figure is right"),
-    ]
-    columns += [
-        Column(
-            key=f"by_{name}",
-            title=TITLES.get(name, name),
-            help=f"what {name} says",
-            group=f"{group} by",
-        )
-        for name in names
-    ]
-    columns.append(Column(key="why", title="Why they differ", help="what the published figure counts", kind="prose"))
-    rows = [record_row(one.record, one.label, _cells(one, metric, names)) for one in part]
-    down = metric == "macs"
-    rows.sort(key=lambda row: _rank(row, down=down))
-    notes = tuple(f"{one.label}: {one.note}" for one in part if one.note) if down else ()
-    return Table(
-        key=key,
-        title=title,
-        caption=caption,
-        columns=tuple(columns),
-        rows=tuple(rows),
-        sorted_by=("factor", "descending" if down else "ascending") if _any(rows, "factor") else None,
-        notes=notes,
-        cards=down,
+        *(
+            Column(key=f"by_{name}", title=TITLES.get(name, name), help=f"what {name} says", group=f"{group} by")
+            for name in names
+        ),
+        Column(key="why", title="Why they differ", help="what the published figure counts", kind="prose"),
     )
+    rows = [record_row(one.record, one.label, _cells(one, metric, names)) for one in part]
+    sign = -1 if is_compute else 1  # the most overstated compute first, the most understated parameters
 
+    def order(row: TableRow) -> tuple[bool, float, str]:
+        factor = row.cell("factor").value
+        return factor is None, sign * (factor or 0.0), row.label
 
-def _any(rows: Sequence[TableRow], key: str) -> bool:
-    return any(row.cell(key).value is not None for row in rows)
-
-
-def _rank(row: TableRow, *, down: bool) -> tuple[bool, float, str]:
-    factor = row.cell("factor").value
-    return factor is None, (-factor if down else factor) if factor is not None else 0.0, row.label
+    has_factor = any(row.cell("factor").value is not None for row in rows)
+    return Table(
+        key=key or what,
+        title=f"{of}: {what}",
+        caption=caption,
+        columns=columns,
+        rows=tuple(sorted(rows, key=order)),
+        sorted_by=("factor", "descending" if is_compute else "ascending") if has_factor else None,
+        notes=tuple(f"{one.label}: {one.note}" for one in part if one.note) if is_compute else (),
+        cards=is_compute,
+    )
 
 
 def _cells(one: AuditRow, metric: Metric, names: Sequence[str]) -> dict[str, TableCell]:
@@ -268,19 +246,19 @@ def _cells(one: AuditRow, metric: Metric, names: Sequence[str]) -> dict[str, Tab
 
 
 def _counter_cell(one: AuditRow, metric: Metric, name: str) -> TableCell:
-    found = one.found.counts.get(name) if one.found else None
-    if found is None:
+    count = one.result.counts.get(name) if one.result else None
+    if count is None:
         return TableCell(text="-", note=one.note or "this counter was not asked")
-    value, true = getattr(found, metric), one.true(metric)
+    value, true = getattr(count, metric), one.true(metric)
     if value is None:
-        return TableCell(text="-", note=found.reason or "no count recorded")
+        return TableCell(text="-", note=count.reason or "no count recorded")
     ratio = value / true if true else 1.0
     return TableCell(
         text=SHOWN[metric](value),
         origin="counter",
         value=value,
         detail="" if abs(ratio - 1) <= AGREES else times(ratio),
-        note="; ".join(filter(None, (f"{name} {found.version or ''}".strip(), found.how, str(value)))),
+        note="; ".join(filter(None, (f"{name} {count.version or ''}".strip(), count.how, str(value)))),
     )
 
 

@@ -8,14 +8,15 @@ change of the code is what a comparison is for.
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core import results as core_results
 from benchbench.core import statistics, units
+from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import UsageError
 from benchbench.report.compare.verdicts import (
     METRICS,
@@ -66,7 +67,7 @@ def compare(
     Raises:
         UsageError: no cell in common, nothing measured in common, or conditions that differ.
     """
-    sides = ([r for r in before if not _counts_only(r)], [r for r in after if not _counts_only(r)])
+    sides = [[r for r in side if not is_audit(r)] for side in (before, after)]
     newest = [_newest(side) for side in sides]
     labels = _labels([*newest[0].values(), *newest[1].values()])
     pairs = [(a, newest[1][cell]) for cell, a in newest[0].items() if cell in newest[1]]
@@ -86,17 +87,29 @@ def compare(
 
     whole = [pair for pair in pairs if all(r.ok for r in pair)]
     broken = tuple(Broken(label=labels[a.cell], records=(a, b)) for a, b in pairs if not (a.ok and b.ok))
-    found = [(pair, metric, both) for pair in whole for metric in metrics if (both := _both(metric, pair))]
+    found = [(pair, metric, samples) for pair in whole for metric in metrics if (samples := _samples(metric, pair))]
     if not found and not broken:
         raise UsageError(_nothing_measured(pairs, metrics))
     evidence = [weigh(metric, *both) for _, metric, both in found]
     corrected = iter(statistics.holm([e.p for e in evidence if e.p is not None]))
     rows, raised = [], []
-    for (pair, metric, both), one in zip(found, evidence, strict=True):
+    for (pair, metric, samples), weighed in zip(found, evidence, strict=True):
         minimum, why = _minimum(metric, pair, sides, min_effect)
-        p = None if one.p is None else next(corrected)
-        row = _row(labels[pair[0].cell], pair, metric, both, one, p, minimum)
-        rows.append(dataclasses.replace(row, regression=_regression(row, limits)))
+        p = None if weighed.p is None else next(corrected)
+        verdict = decide(metric, weighed, p=p, minimum=minimum)
+        rows.append(
+            ComparedRow(
+                label=labels[pair[0].cell],
+                metric=metric,
+                records=pair,
+                samples=samples,
+                evidence=weighed,
+                p=p,
+                minimum=minimum,
+                verdict=verdict,
+                regression=verdict == metric.regressed and _beyond(metric, weighed, limits),
+            )
+        )
         raised.append(why)
     measured = {row.records[0].cell for row in rows}
     return Comparison(
@@ -116,30 +129,10 @@ def compare(
     )
 
 
-def _row(
-    label: str, pair: Pair, metric: Metric, both: tuple[Sample, Sample], evidence: Evidence, p: float | None, low: float
-) -> ComparedRow:
-    return ComparedRow(
-        label=label,
-        metric=metric,
-        records=pair,
-        samples=both,
-        evidence=evidence,
-        p=p,
-        minimum=low,
-        verdict=decide(metric, evidence, p=p, minimum=low),
-        regression=False,
-    )
-
-
-def _regression(row: ComparedRow, limits: Mapping[str, float] | None) -> bool:
-    if row.verdict != row.metric.regressed:
-        return False
-    if not limits:
-        return True
-    limit = limits.get(row.metric.short)
-    size = -row.evidence.effect if row.metric.kind == "dice" else row.evidence.effect
-    return limit is not None and size > limit
+def _beyond(metric: Metric, evidence: Evidence, limits: Mapping[str, float] | None) -> bool:
+    """Whether an effect is beyond the limit of its metric; any is where there are no limits."""
+    size = -evidence.effect if metric.kind == "dice" else evidence.effect
+    return not limits or size > limits.get(metric.short, math.inf)
 
 
 def parse_limits(text: str) -> dict[str, float]:
@@ -167,11 +160,6 @@ def parse_limits(text: str) -> dict[str, float]:
     return limits
 
 
-def _counts_only(record: rec.Record) -> bool:
-    """Whether nothing but counting was asked for."""
-    return record.workload.protocol == "audit"
-
-
 def _newest(records: Sequence[rec.Record]) -> dict[str, rec.Record]:
     """Of each cell the newest record, in the order in which the cells first came."""
     found: dict[str, rec.Record] = {}
@@ -182,7 +170,7 @@ def _newest(records: Sequence[rec.Record]) -> dict[str, rec.Record]:
     return found
 
 
-def _both(metric: Metric, pair: Pair) -> tuple[Sample, Sample] | None:
+def _samples(metric: Metric, pair: Pair) -> tuple[Sample, Sample] | None:
     a, b = (sample(metric, record.get(metric.name)) for record in pair)
     return (a, b) if a and b else None
 
@@ -239,11 +227,15 @@ def _asked_differences(pairs: Sequence[Pair], labels: Mapping[str, str]) -> list
     lines = []
     for a, b in pairs:
         if a.cell != b.cell:
-            old, new = _asked(a), _asked(b)
             network = [f"network {a.model.name} -> {b.model.name}"] if a.model.name != b.model.name else []
-            fields = [f"{k} {_plain(old[k])} -> {_plain(new[k])}" for k in old if old[k] != new[k]]
-            lines.append(f"{labels[a.cell]}: {', '.join(network + fields)}")
+            lines.append(f"{labels[a.cell]}: {', '.join(network + _changed(a, b))}")
     return lines
+
+
+def _changed(a: rec.Record, b: rec.Record) -> list[str]:
+    """`threads 2 -> 1`, for each field of what was asked."""
+    old, new = _asked(a), _asked(b)
+    return [f"{k} {_plain(old[k])} -> {_plain(new[k])}" for k in old if old[k] != new[k]]
 
 
 # Conditions
@@ -263,21 +255,14 @@ def condition_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[st
             continue
         if key == "memory_bytes" and old and new and abs(old - new) <= _MEMORY * max(old, new):
             continue
-        shown = [units.format_value(v, "B") if key.endswith("_bytes") and v else _word(v) for v in (old, new)]
-        found.append(f"{key}: {shown[0]} -> {shown[1]}")
+        shown = [units.format_value(v, "B") if key.endswith("_bytes") and v else v for v in (old, new)]
+        found.append(f"{key}: " + " -> ".join("unknown" if v is None else str(v) for v in shown))
     return found
-
-
-def _word(value: Any) -> str:
-    return "unknown" if value is None else str(value)
 
 
 def _differences(pairs: Sequence[Pair]) -> list[str]:
     """The differences of all pairs, each once, with how many pairs have it where not all do."""
-    counts: dict[str, int] = {}
-    for a, b in pairs:
-        for text in condition_differences(a.environment, b.environment):
-            counts[text] = counts.get(text, 0) + 1
+    counts = Counter(text for a, b in pairs for text in condition_differences(a.environment, b.environment))
     return [text if n == len(pairs) else f"{text} ({n} of {len(pairs)} cells)" for text, n in counts.items()]
 
 
@@ -418,13 +403,8 @@ def _said(key: str, value: Any) -> str:
 def _nothing_in_common(a: Mapping[str, rec.Record], b: Mapping[str, rec.Record]) -> str:
     """What each side holds, and for a network on both, in what the cells nearest to each other differ."""
     held = "; ".join(f"{name} holds {_holds(side)}" for name, side in (("A", a), ("B", b)))
-    nearest: list[str] | None = None
-    for one in a.values():
-        for other in b.values():
-            if one.model.name == other.model.name:
-                old, new = _asked(one), _asked(other)
-                fields = [f"{k} {_plain(old[k])} -> {_plain(new[k])}" for k in old if old[k] != new[k]]
-                nearest = fields if nearest is None or len(fields) < len(nearest) else nearest
+    changes = [_changed(x, y) for x in a.values() for y in b.values() if x.model.name == y.model.name]
+    nearest = min(changes, key=len, default=[])
     why = f"; where the network is the same, these differ: {', '.join(nearest)}" if nearest else ""
     return f"nothing in common to compare: {held}{why}"
 
@@ -434,11 +414,7 @@ def _plain(value: Any) -> str:
 
 
 def _holds(side: Mapping[str, rec.Record]) -> str:
-    names = list(dict.fromkeys(r.model.name for r in side.values()))
-    if not names:
-        return "no record"
-    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return f"{', '.join(names[:_FEW])}{more}"
+    return units.first_few(list(dict.fromkeys(r.model.name for r in side.values())), _FEW) or "no record"
 
 
 def _nothing_measured(pairs: Sequence[Pair], metrics: Sequence[Metric]) -> str:

@@ -12,23 +12,21 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from benchbench.core import records as rec
-from benchbench.core import results as core_results
 from benchbench.core import units
-from benchbench.core.errors import StoreError
-from benchbench.report import conditions, html
+from benchbench.report import conditions, html, place
 from benchbench.report.compare.verdicts import ComparedRow, Comparison, change_text, interval_text, p_text, tally
 from benchbench.report.figures import samples as figures_samples
-from benchbench.report.place import check_place
+from benchbench.report.figures.style import Drawing
 
 #: Figures beyond this many bytes are left out, those of rows that are the same first.
 FIGURE_BUDGET_BYTES = 700_000
 
 
-def write_comparison(found: Comparison, names: tuple[str, str], out: Path, *, force: bool = False) -> Path:
+def write_comparison(comparison: Comparison, names: tuple[str, str], out: Path, *, force: bool = False) -> Path:
     """Write the page whole.
 
     Args:
-        found: the comparison.
+        comparison: the comparison.
         names: of A and B: folders, or files in them.
         out: the file to write.
         force: replace a file that is no page of ours; one of A or B is not replaced even so.
@@ -36,37 +34,30 @@ def write_comparison(found: Comparison, names: tuple[str, str], out: Path, *, fo
     Raises:
         StoreError: it cannot be written, or must not be replaced; an older page stays whole.
     """
-    check_place(out, [Path(name) for name in names], page=True, force=force)
-    content = render_comparison(found, names).encode()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        core_results.write_whole(out, content)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write the page to {out}: {error.strerror or error}; choose another file with --out"
-        ) from error
+    place.check_place(out, [Path(name) for name in names], page=True, force=force)
+    place.write(out, render_comparison(comparison, names))
     return out
 
 
-def render_comparison(found: Comparison, names: tuple[str, str]) -> str:
+def render_comparison(comparison: Comparison, names: tuple[str, str]) -> str:
     """The page as text."""
-    drawings, left_out = _figures(found.rows)
+    drawings, left_out = _figures(comparison.rows)
     context = {
-        "heading": _heading(found),
-        "sentence": _sentence(found),
-        "differences": found.differences,
+        "heading": _heading(comparison),
+        "sentence": _sentence(comparison),
+        "differences": comparison.differences,
         "sides": list(zip("AB", _short(names), strict=True)),
-        "rows": [_row(row, found) for row in found.rows],
-        "broken": found.broken,
-        "only": [(side, labels) for side, labels in zip("AB", found.only, strict=True) if labels],
-        "unmeasured": found.unmeasured,
-        "notes": found.notes,
-        "facts": _facts(found.rows, found),
+        "rows": [_row(row, comparison) for row in comparison.rows],
+        "broken": comparison.broken,
+        "only": [(side, labels) for side, labels in zip("AB", comparison.only, strict=True) if labels],
+        "unmeasured": comparison.unmeasured,
+        "notes": comparison.notes,
+        "facts": _facts(comparison.rows, comparison),
         "networks": drawings,
         "left_out": left_out,
-        "min_effect": f"{units.significant(round(100 * found.min_effect, 6), 2)} %",
-        "limits": ", ".join(f"{name} {limit:g}" for name, limit in found.limits.items()),
-        "exit_code": found.exit_code,
+        "min_effect": f"{units.significant(round(100 * comparison.min_effect, 6), 2)} %",
+        "limits": ", ".join(f"{name} {limit:g}" for name, limit in comparison.limits.items()),
+        "exit_code": comparison.exit_code,
     }
     return html.page(context, "compare.html", ("report.css", "compare.css"))
 
@@ -77,38 +68,36 @@ def _short(names: tuple[str, str]) -> list[str]:
     return [(path.parent if path.suffix == ".jsonl" and path.parent.name else path).name or "here" for path in paths]
 
 
-def _heading(found: Comparison) -> str:
-    n = len(found.regressions)
-    if n:
-        return f"{n} regression{'s' * (n != 1)} from A to B"
-    return "No regression from A to B" if found.rows else "Nothing could be compared"
+def _heading(comparison: Comparison) -> str:
+    if comparison.regressions:
+        return f"{units.counted(len(comparison.regressions), 'regression')} from A to B"
+    return "No regression from A to B" if comparison.rows else "Nothing could be compared"
 
 
-def _sentence(found: Comparison) -> str:
-    parts = [tally(found.rows)]
-    if found.regressions:
-        worst = [f"{r.label} {r.metric.title} {change_text(r.metric, r.evidence.effect)}" for r in found.regressions]
-        parts.append("; ".join(worst[:5]) + (f" and {len(worst) - 5} more" if len(worst) > 5 else ""))
-    if found.broken:
-        names = [b.label for b in found.broken]
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        parts.append(f"Without a result on a side: {', '.join(names[:5])}{more}")
+def _sentence(comparison: Comparison) -> str:
+    parts = [tally(comparison.rows)]
+    if comparison.regressions:
+        worst = [
+            f"{r.label} {r.metric.title} {change_text(r.metric, r.evidence.effect)}" for r in comparison.regressions
+        ]
+        parts.append(units.first_few(worst, 5, "; "))
+    if comparison.broken:
+        parts.append(f"Without a result on a side: {units.first_few([b.label for b in comparison.broken], 5)}")
     return ". ".join(parts) + "."
 
 
-def _row(row: ComparedRow, found: Comparison) -> dict[str, Any]:
+def _row(row: ComparedRow, comparison: Comparison) -> dict[str, Any]:
     metric, evidence = row.metric, row.evidence
-    change = evidence.effect if metric.kind == "dice" else evidence.effect - 1
     values = {
         "model": row.label,
         "metric": metric.title,
         "a": row.samples[0].value,
         "b": row.samples[1].value,
-        "change": change,
+        "change": evidence.effect if metric.kind == "dice" else evidence.effect - 1,
         "p": row.p,
         "verdict": row.verdict,
     }
-    limit = found.limits.get(metric.short) if row.regression else None
+    limit = comparison.limits.get(metric.short) if row.regression else None
     kind = "regressed" if row.regression else "improved" if row.verdict == metric.improved else row.verdict
     return {
         "label": row.label,
@@ -132,14 +121,14 @@ def _n(row: ComparedRow, side: int) -> str:
     """`5 processes, 60 samples`, `16 cases`."""
     sample = row.samples[side]
     if row.metric.kind == "dice":
-        return f"{len(sample.values)} case{'s' * (len(sample.values) != 1)}"
+        return units.counted(len(sample.values), "case")
     processes = f"{len(sample.medians)} process{'es' * (len(sample.medians) != 1)}"
     return processes if len(sample.values) == len(sample.medians) else f"{processes}, {len(sample.values)} samples"
 
 
-def _facts(rows: Sequence[ComparedRow], found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
+def _facts(rows: Sequence[ComparedRow], comparison: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
     """The conditions by name: what holds on both sides once, what differs apart as A and B."""
-    pairs = {r.records[0].cell: r.records for r in rows} | {b.records[0].cell: b.records for b in found.broken}
+    pairs = {r.records[0].cell: r.records for r in rows} | {b.records[0].cell: b.records for b in comparison.broken}
     sides = [_facts_of([pair[side] for pair in pairs.values()]) for side in (0, 1)]
     facts = []
     for name in dict.fromkeys([*sides[0], *sides[1]]):
@@ -149,16 +138,16 @@ def _facts(rows: Sequence[ComparedRow], found: Comparison) -> list[tuple[str, li
 
 
 def _facts_of(records: Sequence[rec.Record]) -> dict[str, str]:
-    found: dict[str, dict[str, None]] = {}
+    facts: dict[str, dict[str, None]] = {}
     for part in conditions.group(records):
         for name, text in conditions.facts(part):
-            found.setdefault(name, {})[text] = None
-    return {name: "; ".join(texts) for name, texts in found.items()}
+            facts.setdefault(name, {})[text] = None
+    return {name: "; ".join(texts) for name, texts in facts.items()}
 
 
 def _figures(rows: Sequence[ComparedRow]) -> tuple[list[dict[str, Any]], list[str]]:
     """The strips by network, and the names of those that there was no room for."""
-    spent, drawn, left_out = 0, {}, []
+    spent, drawn, left_out = 0, dict[int, Drawing](), []
     for i in sorted(range(len(rows)), key=lambda i: (rows[i].verdict == "same", i)):
         drawing = figures_samples.compared(rows[i], prefix=f"s{i}")
         if drawing is None:
@@ -167,8 +156,8 @@ def _figures(rows: Sequence[ComparedRow]) -> tuple[list[dict[str, Any]], list[st
         if spent > FIGURE_BUDGET_BYTES:
             left_out.append(f"{rows[i].label} {rows[i].metric.title}")
         else:
-            drawn[i] = {"svg": html.safe(drawing.svg), "title": drawing.title, "caption": drawing.caption}
-    networks: dict[str, list[dict[str, Any]]] = {}
+            drawn[i] = drawing
+    networks: dict[str, list[Drawing]] = {}
     for i in sorted(drawn):
         networks.setdefault(rows[i].label, []).append(drawn[i])
     return [{"label": label, "figures": figures} for label, figures in networks.items()], left_out

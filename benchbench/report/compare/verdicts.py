@@ -1,6 +1,6 @@
 """Verdict on two measurements of one thing: effect, interval, test, and one of a few words.
 
-A difference is called only when it is significant after the correction for all tests of the comparison
+A difference is reported only when it is significant after the correction for all tests of the comparison
 *and* larger than the minimum effect; larger but not significant is `ambiguous`. The unit of a time is a
 process, since forwards of one process resemble each other: hundreds of samples of a single process allow
 no test at all. Everything is symmetric: with the sides swapped, `slower` becomes `faster` and nothing else.

@@ -1,8 +1,7 @@
 """Curves as small multiples: training, warm-up, and whatever else has a little curve for each network.
 
 Twenty curves in one plot are a tangle, and twenty labels beside it worse. Here each network has a panel with its name
-above the curve, so nothing needs a legend or a colour of its own, and equal heights mean equal values. All panels are
-drawn in one pair of axes whose units are those of the view box.
+above the curve, so nothing needs a legend or a colour of its own, and equal heights mean equal values.
 
 The artifact of a training (kind `training`) is somebody else's text until it has been checked.
 """
@@ -10,10 +9,9 @@ The artifact of a training (kind `training`) is somebody else's text until it ha
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from benchbench.core import records as rec
 from benchbench.core import units
@@ -21,20 +19,18 @@ from benchbench.core.config import parse_json
 from benchbench.core.errors import StoreError
 from benchbench.report import reliability
 from benchbench.report.details import ReadArtifact, artifact_of
-from benchbench.report.figures import style as figures_style
-from benchbench.report.figures import svg
-from benchbench.report.figures.overview import MAX_BARS, Drawing
+from benchbench.report.figures import style
+from benchbench.report.figures.style import MAX_ROWS, Drawing
 from benchbench.report.tables import TableRow
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_LEFT, _GAP, _HEAD, _FOOT, _PLOT = 34.0, 14.0, 28.0, 22.0, 46.0
-_WIDTH = 72 * figures_style.WIDTH_IN
-_SMALL = 10.0
 _HIGHEST = 1e6  # of a loss; beyond it a training has failed, and a curve has no scale
 _MOST = 4.0  # the axis of a warm-up ends here; what is beyond stands at its end and in the note
 _ENDS_WARM = 1.1
+
+Points = tuple[tuple[float, float], ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,24 +39,9 @@ class Scale:
 
     low: float
     high: float
-    ticks: tuple[tuple[float, str], ...]
+    ticks: Mapping[float, str]
     title: str
     log: bool = False
-
-    def share(self, value: float) -> float:
-        """Where a value stands between the ends, 0 to 1; beyond them, at the end."""
-        value = min(max(value, self.low), self.high)
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """Points joined by a line."""
-
-    points: tuple[tuple[float, float], ...]
-    kind: Literal["main", "guide"] = "main"  # a guide says what would be ideal
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,85 +50,42 @@ class Panel:
 
     title: str
     note: str  # under the name: the figures of its ends
-    curves: tuple[Curve, ...]
+    line: Points
+    guide: Points  # dotted: what would be ideal, or what the line is to be read against
     band: tuple[tuple[float, float, float], ...] = ()  # x, low and high: what the processes span
     crosses: tuple[float, ...] = ()  # x of what could not be had
 
 
-def draw(panels: Sequence[Panel], x: Scale, y: Scale) -> str:
-    """The panels as an SVG document, row by row from the left."""
-    from matplotlib.figure import Figure
-
+def draw(panels: Sequence[Panel], x: Scale, y: Scale) -> Figure:
+    """The panels; what is beyond the y-axis stands at its end."""
     columns = min(3, max(2, len(panels)))
-    rows = -(-len(panels) // columns)
-    width = (_WIDTH - _LEFT - 6 - _GAP * (columns - 1)) / columns
-    step = _HEAD + _PLOT + 12
-    height = rows * step + _FOOT
-    with figures_style.plain_matplotlib():
-        figure = Figure(figsize=(figures_style.WIDTH_IN, height / 72))
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set_axis_off()
-        axes.set_xlim(0, _WIDTH)
-        axes.set_ylim(height, 0)
-        for i, panel in enumerate(panels):
-            left, top = _LEFT + (i % columns) * (width + _GAP), (i // columns) * step
-            last = i + columns >= len(panels)
-            _draw_panel(axes, panel, x, y, (left, top, width), first=i % columns == 0, last=last)
-        _text(axes, _LEFT, height - 9, f"across: {x.title}; up: {y.title}", svg.MUTED)
-        return figures_style.save(figure)
-
-
-def _draw_panel(
-    axes: Axes, panel: Panel, x: Scale, y: Scale, place: tuple[float, float, float], *, first: bool, last: bool
-) -> None:
-    left, top, width = place
-    base = top + _HEAD + _PLOT
-
-    def at(point: tuple[float, float]) -> tuple[float, float]:
-        return left + x.share(point[0]) * width, base - y.share(point[1]) * _PLOT
-
-    _text(axes, left, top + 9, figures_style.clip(panel.title, int(width / 5.9)), svg.INK)
-    _text(axes, left, top + 21, figures_style.clip(panel.note, int(width / 4.9)), svg.MUTED)
-    for value, text in y.ticks:
-        _, height = at((x.low, value))
-        axes.plot([left, left + width], [height, height], color=svg.GRID, linewidth=0.8)
-        if first:
-            _text(axes, left - 4, height, text, svg.MUTED, align="right")
-    axes.plot([left, left + width], [base, base], color=svg.MUTED, linewidth=0.8)
-    for value, text in x.ticks:
-        across, _ = at((value, y.low))
-        axes.plot([across, across], [base, base + 2.5], color=svg.MUTED, linewidth=0.8)
-        if last:
-            _text(axes, across, base + 9, text, svg.MUTED, align="center")
-    if len(panel.band) > 1:
-        upper, lower = ([at((p[0], p[k])) for p in panel.band] for k in (2, 1))
-        outline = [*upper, *reversed(lower)]
-        axes.fill([p[0] for p in outline], [p[1] for p in outline], color=svg.SERIES[0], alpha=0.2, linewidth=0)
-    for curve in panel.curves:
-        points = [at(p) for p in curve.points]
-        guide = curve.kind == "guide"
-        axes.plot(
-            [p[0] for p in points],
-            [p[1] for p in points],
-            color=svg.MUTED if guide else svg.SERIES[0],
-            linewidth=1 if guide else 1.6,
-            linestyle=":" if guide else "-",
-        )
-        if not guide:
-            marked = points if len(points) <= 6 else points[:1]
-            axes.plot(
-                [p[0] for p in marked], [p[1] for p in marked], color=svg.SERIES[0], marker="o", markersize=4,
-                linestyle="none",
-            )  # fmt: skip
-    for value in panel.crosses:
-        across, down = at((value, y.low))
-        axes.plot([across], [down - 6], marker="x", markersize=6, markeredgewidth=1.6, color=svg.SERIES[1])
-
-
-def _text(
-    axes: Axes, x: float, y: float, text: str, colour: str, align: Literal["left", "right", "center"] = "left"
-) -> None:
-    axes.text(x, y, text, color=colour, ha=align, va="center", fontsize=_SMALL, parse_math=False)
+    titles, below = [panel.title for panel in panels], f"across: {x.title}; up: {y.title}"
+    figure, grid = style.panels(titles, 0.64, below, columns=columns, left=0.09, head_in=0.43)
+    for axes, panel in zip(grid, panels, strict=True):
+        axes.set(xscale="log" if x.log else "linear", xlim=(x.low, x.high), ylim=(y.low, y.high))
+        axes.set_xticks(list(x.ticks), labels=list(x.ticks.values()))
+        axes.set_yticks(list(y.ticks), labels=list(y.ticks.values()))
+        axes.minorticks_off()
+        axes.spines.left.set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(True, axis="y")
+        note = style.clip(panel.note, 24 if columns == 3 else 36)
+        axes.annotate(
+            note, (0, 1), xytext=(0, 4), xycoords="axes fraction", textcoords="offset points", color=style.MUTED,
+            fontsize=style.FONT - 1,
+        )  # fmt: skip
+        if len(panel.band) > 1:
+            across, lows, highs = zip(*panel.band, strict=True)
+            axes.fill_between(across, lows, highs, color=style.SERIES[0], alpha=0.2, linewidth=0)
+        xs, ys = [p[0] for p in panel.guide], [p[1] for p in panel.guide]
+        axes.plot(xs, ys, color=style.MUTED, linewidth=1, linestyle=":")
+        xs, ys = [p[0] for p in panel.line], [min(p[1], y.high) for p in panel.line]
+        axes.plot(xs, ys, color=style.SERIES[0], linewidth=1.6)
+        marked = len(xs) if len(xs) <= 6 else 1
+        style.marks(axes, xs[:marked], ys[:marked], "o", 4, style.SERIES[0], clip_on=False)
+        for value in panel.crosses:
+            style.marks(axes, [value], [0.12 * y.high], "x", 6, style.SERIES[1], markeredgewidth=1.6)
+    return figure
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +94,8 @@ class TrainingCurve:
 
     budget: str
     steps: int
-    loss: tuple[tuple[float, float], ...]  # (share of the steps, mean loss)
-    validation: tuple[tuple[float, float], ...]  # (share of the steps, Dice on `val`)
+    loss: Points  # (share of the steps, mean loss)
+    validation: Points  # (share of the steps, Dice on `val`)
 
 
 def parse_training(content: bytes) -> TrainingCurve:
@@ -179,11 +117,12 @@ def parse_training(content: bytes) -> TrainingCurve:
         raise StoreError("a training curve could not be read, so it is not shown") from error
 
 
-def _points(pairs: Any, steps: int) -> tuple[tuple[float, float], ...]:
-    found = rec.value_from_json(tuple[tuple[float, float], ...], pairs, "a curve")
-    return tuple((step / max(steps, 1), y) for step, y in found if 0 <= step <= max(steps, 1) and abs(y) <= _HIGHEST)
+def _points(pairs: Any, steps: int) -> Points:
+    points, last = rec.value_from_json(Points, pairs, "a curve"), max(steps, 1)
+    return tuple((step / last, y) for step, y in points if 0 <= step <= last and abs(y) <= _HIGHEST)
 
 
+@style.plain_matplotlib()
 def training(rows: Sequence[TableRow], read: ReadArtifact, *, prefix: str) -> Drawing | None:
     """Training curves: a panel for each row whose weights were trained with a curve kept.
 
@@ -191,38 +130,37 @@ def training(rows: Sequence[TableRow], read: ReadArtifact, *, prefix: str) -> Dr
 
     Returns: None where none was.
     """
-    read_rows = [(row, artifact_of(row.record, "training", read, parse_training)) for row in rows]
-    found = [(row, one) for row, one in read_rows if one and len(one.loss) > 1]
-    if not found:
+    curves = [(row, artifact_of(row.record, "training", read, parse_training)) for row in rows]
+    trained = [(row, curve) for row, curve in curves if curve and len(curve.loss) > 1]
+    if not trained:
         return None
-    shown = found[:MAX_BARS]
-    x = Scale(low=0, high=1, ticks=((0, "0"), (0.5, "half"), (1, "all")), title="share of the budget")
-    y = Scale(low=0, high=1, ticks=((0, "0"), (0.5, "0.5"), (1, "1")), title="Dice on the validation cases")
-    picture = draw([_training_panel(row, one) for row, one in shown], x, y)
-    caption = (
-        "Dotted: the loss, as a share of its first value. The validation cases were watched while it trained; the "
-        "Dice in the tables is of others."
-    )
-    if len(found) > len(shown):
-        caption += f" The first {len(shown)} of {len(found)} rows."
-    spoken = "; ".join(f"{row.label} {_training_note(one)}" for row, one in shown)
-    return Drawing(
-        svg=svg.inline(picture, prefix=prefix, label=f"Training: {spoken}."), title="Training", caption=caption
+    shown = trained[:MAX_ROWS]
+    x = Scale(low=0, high=1, ticks={0: "0", 0.5: "half", 1: "all"}, title="share of the budget")
+    y = Scale(low=0, high=1, ticks={0: "0", 0.5: "0.5", 1: "1"}, title="Dice on the validation cases")
+    spoken = "; ".join(f"{row.label} {_training_note(curve)}" for row, curve in shown)
+    return style.drawing(
+        draw([_training_panel(row, curve) for row, curve in shown], x, y),
+        prefix=prefix,
+        label=f"Training: {spoken}.",
+        title="Training",
+        caption="Dotted: the loss, as a share of its first value. The validation cases were watched while it trained; "
+        "the Dice in the tables is of others." + style.first_of(len(shown), len(trained)),
     )
 
 
-def _training_panel(row: TableRow, one: TrainingCurve) -> Panel:
-    first = max(one.loss[0][1], 1e-9)
-    loss = Curve(points=tuple((x, y / first) for x, y in one.loss[:: max(1, len(one.loss) // 40)]), kind="guide")
-    note = f"Dice {one.validation[-1][1]:.3f}, {one.budget}" if one.validation else one.budget
-    return Panel(title=row.label, note=note, curves=(loss, Curve(points=one.validation)))
+def _training_panel(row: TableRow, curve: TrainingCurve) -> Panel:
+    first = max(curve.loss[0][1], 1e-9)
+    loss = tuple((x, y / first) for x, y in curve.loss[:: max(1, len(curve.loss) // 40)])
+    note = f"Dice {curve.validation[-1][1]:.3f}, {curve.budget}" if curve.validation else curve.budget
+    return Panel(title=row.label, note=note, line=curve.validation, guide=loss)
 
 
-def _training_note(one: TrainingCurve) -> str:
-    last = f", Dice {one.validation[-1][1]:.3f}" if one.validation else ""
-    return f"{one.budget}, {one.steps} steps{last}"
+def _training_note(curve: TrainingCurve) -> str:
+    last = f", Dice {curve.validation[-1][1]:.3f}" if curve.validation else ""
+    return f"{curve.budget}, {curve.steps} steps{last}"
 
 
+@style.plain_matplotlib()
 def warmup(rows: Sequence[TableRow], metric: str, *, prefix: str) -> Drawing | None:
     """Warm-up curves: how long each network takes to become as fast as it will be.
 
@@ -232,40 +170,40 @@ def warmup(rows: Sequence[TableRow], metric: str, *, prefix: str) -> Drawing | N
 
     Returns: None where no row has.
     """
-    all_of = [(row, runs) for row in rows if row.usable and (runs := _relative(row, metric))]
-    found = [(row, runs) for row, runs in all_of if max(map(len, runs)) > 1]
-    if not found:
+    relative = [(row, runs) for row in rows if row.usable and (runs := _relative(row, metric))]
+    curves = [(row, runs) for row, runs in relative if max(map(len, runs)) > 1]
+    if not curves:
         return None
-    once = [statistics.median(run[0] for run in runs) for _, runs in all_of if max(map(len, runs)) == 1]
-    shown = found[:MAX_BARS]
+    once = [statistics.median(run[0] for run in runs) for _, runs in relative if max(map(len, runs)) == 1]
+    shown = curves[:MAX_ROWS]
     longest = max(len(run) for _, runs in shown for run in runs)
     highest = max(v for _, runs in shown for run in runs for v in run)
     ends = [(row.label, statistics.median(run[-1] for run in runs)) for row, runs in shown]
     cold = [f"{label} ({_times(ratio)})" for label, ratio in ends if ratio > _ENDS_WARM]
-    x_ticks = tuple((t, f"{t:g}") for t in (1.0, 2.0, 5.0, 10.0, 20.0, 50.0) if t <= longest)
-    x = Scale(low=1, high=max(2, longest) * 1.04, ticks=x_ticks, title="forward", log=True)
     top = min(_MOST, max(1.5, highest))
-    y_ticks = tuple((t, f"{t:g} x") for t in figures_style.linear_ticks(0, top) if t == int(t) or top < 2)
+    x_ticks = {float(t): f"{t}" for t in (1, 2, 5, 10, 20, 50) if t <= longest}
+    y_ticks = {t: f"{t:g} x" for t in ((0, 1, 2, 3, 4) if top >= 2 else (0, 0.5, 1, 1.5)) if t <= top}
+    x = Scale(low=1, high=max(2, longest) * 1.04, ticks=x_ticks, title="forward", log=True)
     y = Scale(low=0, high=top, ticks=y_ticks, title="time, over the timed median")
-    picture = draw([_warmup_panel(row, runs) for row, runs in shown], x, y)
-    caption = "Dotted: as fast as when timed."
+    caption = "Dotted: the median of the timed forwards."
     if any(len(runs) > 1 for _, runs in shown):
         caption += " The line is the median of the processes, the band what they span."
     if highest > top:
-        caption += f" Above {units.significant(top)} x the axis ends; the figure below each name does not."
+        caption += f" Above {units.significant(top)} x the curves are cut off; the number below each name is not."
     caption += (
-        f" Still more than {round(100 * (_ENDS_WARM - 1))} % slow at the end: {', '.join(cold[:5])}."
+        f" Still more than {round(100 * (_ENDS_WARM - 1))} % slower at the end of warm-up: {', '.join(cold[:5])}."
         if cold
-        else " All had become as fast before timing began."
+        else " All had become as fast as that before timing began."
     )
     if once:
         span = _times(once[0]) if len(once) == 1 else f"{_times(min(once))} to {_times(max(once))}"
-        caption += f" {len(once)} more, too slow for a second warm-up: {span}."
-    if len(found) > len(shown):
-        caption += f" The first {len(shown)} of {len(found)} rows."
-    spoken = "; ".join(f"{row.label} {_warmup_note(runs)}" for row, runs in shown)
-    return Drawing(
-        svg=svg.inline(picture, prefix=prefix, label=f"Warm-up: {spoken}."), title="Warm-up", caption=caption
+        caption += f" {len(once)} more had a single warm-up forward, since each takes long: {span}."
+    return style.drawing(
+        draw([_warmup_panel(row, runs) for row, runs in shown], x, y),
+        prefix=prefix,
+        label=f"Warm-up: {'; '.join(f'{row.label} {_warmup_note(runs)}' for row, runs in shown)}.",
+        title="Warm-up",
+        caption=caption + style.first_of(len(shown), len(curves)),
     )
 
 
@@ -279,18 +217,17 @@ def _relative(row: TableRow, metric: str) -> list[list[float]]:
 
 
 def _warmup_panel(row: TableRow, runs: Sequence[Sequence[float]]) -> Panel:
-    longest = max(map(len, runs))
-    at = [[run[i] for run in runs if len(run) > i] for i in range(longest)]
-    kept = [i for i in range(longest) if _kept(i, longest)]
-    main = Curve(points=tuple((i + 1.0, statistics.median(at[i])) for i in kept))
-    band = tuple((i + 1.0, min(at[i]), max(at[i])) for i in kept) if len(runs) > 1 else ()
-    guide = Curve(points=((1.0, 1.0), (1e9, 1.0)), kind="guide")
-    return Panel(title=row.label, note=_warmup_note(runs), curves=(guide, main), band=band)
-
-
-def _kept(i: int, n: int) -> bool:
     """Of many forwards the first ten, then ever fewer: on a logarithmic axis the rest would be a blot."""
-    return i < 10 or i == n - 1 or i % (i // 10 + 1) == 0
+    longest = max(map(len, runs))
+    kept = [i for i in range(longest) if i < 10 or i == longest - 1 or i % (i // 10 + 1) == 0]
+    at = {i + 1.0: [run[i] for run in runs if len(run) > i] for i in kept}
+    return Panel(
+        title=row.label,
+        note=_warmup_note(runs),
+        line=tuple((forward, statistics.median(values)) for forward, values in at.items()),
+        guide=((1.0, 1.0), (1e9, 1.0)),
+        band=tuple((forward, min(values), max(values)) for forward, values in at.items()) if len(runs) > 1 else (),
+    )
 
 
 def _warmup_note(runs: Sequence[Sequence[float]]) -> str:
@@ -299,4 +236,4 @@ def _warmup_note(runs: Sequence[Sequence[float]]) -> str:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.2f} x" if ratio < 10 else f"{units.significant(ratio)} x"
+    return f"{ratio:.2f} x" if ratio < 10 else units.times(ratio)

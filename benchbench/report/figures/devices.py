@@ -10,14 +10,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.report.conditions import Group
-from benchbench.report.figures import style as figures_style
-from benchbench.report.figures import svg
-from benchbench.report.figures.overview import MAX_BARS, Drawing
+from benchbench.report.figures import style
+from benchbench.report.figures.style import MAX_ROWS, Drawing
 from benchbench.report.tables import (
     Column,
     Table,
@@ -30,12 +29,8 @@ from benchbench.report.tables import (
     valid,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 #: Paces that are asked about, patches in a second.
 PACES = (30.0, 10.0, 1.0, 0.1)
-_COLUMNS = 3  # devices in one row of panels
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,59 +56,54 @@ def find(groups: Sequence[Group]) -> list[Sides]:
     alike: dict[str, list[Group]] = {}
     for group in groups:
         work = group.first.workload
-        if work.phase != "infer":
-            continue
-        free: dict[str, Any] = dict.fromkeys(("threads", "data", "split", "overlap"))
-        asked = dataclasses.replace(work, spatial=(0, 0, 0), protocol="", **free)  # a forecast has no protocol
-        alike.setdefault(rec.canonical_json([rec.to_json(asked), group.input]), []).append(group)
-    found = []
-    for own in alike.values():
-        if len({group.first.device.name for group in own}) > 1:
-            found.append(_sides(_by_device(own)))
-    return found
+        if work.phase == "infer":
+            free: dict[str, Any] = dict.fromkeys(("threads", "data", "split", "overlap"))
+            same = dataclasses.replace(work, spatial=(0, 0, 0), protocol="", **free)  # a forecast has no protocol
+            alike.setdefault(rec.canonical_json([rec.to_json(same), group.input]), []).append(group)
+    return [
+        _sides(_by_device(those)) for those in alike.values() if len({group.first.device.name for group in those}) > 1
+    ]
 
 
 def _by_device(groups: Sequence[Group]) -> list[list[Group]]:
     """Those of one device together: a classifier among segmentations, or another commit, is no other device."""
-    found: dict[tuple[object, ...], list[Group]] = {}
+    devices: dict[tuple[object, ...], list[Group]] = {}
     for group in groups:
         first = group.first
         key = first.device.name, first.workload.threads, first.environment.get("host"), group.predicted
-        found.setdefault(key, []).append(group)
-    return list(found.values())
+        devices.setdefault(key, []).append(group)
+    return list(devices.values())
 
 
 def _newest(records: Sequence[rec.Record]) -> list[rec.Record]:
     """Of a network that was asked of a device under several conditions, such as two commits, the last record."""
-    found: dict[str, rec.Record] = {}
-    for record in sorted(records, key=lambda one: one.started_at):
-        found[rec.canonical_json([record.model.name, rec.to_json(record.recipe), record.workload.spatial])] = record
-    kept = {record.id for record in found.values()}
-    return [record for record in records if record.id in kept]
+    newest: dict[str, str] = {}
+    for record in sorted(records, key=lambda record: record.started_at):
+        what = [record.model.name, rec.to_json(record.recipe), record.workload.spatial]
+        newest[rec.canonical_json(what)] = record.id
+    return [record for record in records if record.id in newest.values()]
 
 
 def _sides(devices: Sequence[Sequence[Group]]) -> Sides:
     sides = []
     for groups in devices:
         records = _newest([record for group in groups for record in group.records])
-        labels, main = row_labels(records), headline(records)
+        names, main = row_labels(records), headline(records)
         times, cells = {}, {}
         for record in records:
-            m = valid(record, main)
-            label = labels[record.id]
+            m, label, batch = valid(record, main), names[record.id], record.workload.batch
             cells[label] = measurement_cell(m)
-            if known := finite(m):
-                value = float(known.value or 0.0)
-                batch = record.workload.batch
-                low, high = known.interval or known.ci95 or (value, value)
+            if m := finite(m):
+                value = float(m.value or 0.0)
+                low, high = m.interval or m.ci95 or (value, value)
                 times[label] = value / batch, low / batch, high / batch
         name = _name(groups[0], [first for first, *_ in devices])
         sides.append(Side(name=name, predicted=groups[0].predicted, times=times, cells=cells))
-    everyone = list(dict.fromkeys(label for side in sides for label in side.cells))
+    labels = list(dict.fromkeys(label for side in sides for label in side.cells))
     timed = next((side for side in sides if not side.predicted and side.times), None)
     if timed:  # a forecast ranks nothing
-        everyone.sort(key=lambda label: timed.times[label][0] if label in timed.times else math.inf)
-    return Sides(sides=tuple(sides), labels=tuple(everyone))
+        labels.sort(key=lambda label: timed.times[label][0] if label in timed.times else math.inf)
+    return Sides(sides=tuple(sides), labels=tuple(labels))
 
 
 def _name(group: Group, groups: Sequence[Group]) -> str:
@@ -138,21 +128,17 @@ def pace_text(low_s: float, high_s: float) -> str:
     return f"{sure:g}/s, perhaps {perhaps:g}/s" if sure else f"perhaps {perhaps:g}/s"
 
 
-def table(found: Sides, *, key: str) -> Table:
+def table(joined: Sides, *, key: str) -> Table:
     """A line a network: on each device its time, and the pace that it keeps."""
     columns = []
-    for i, side in enumerate(found.sides):
-        heading = f"{side.name}{' (predicted)' if side.predicted else ''}"
+    for i, side in enumerate(joined.sides):
+        heading, slow = f"{side.name}{' (predicted)' * side.predicted}", "patches per second, at the slow end"
         columns.append(Column(key=f"time{i}", title="One batch", help="as in its own table", group=heading))
-        columns.append(
-            Column(
-                key=f"pace{i}", title="Keeps", help="patches in a second, at the slow end", group=heading, kind="text"
-            )
-        )
+        columns.append(Column(key=f"pace{i}", title="Reaches", help=slow, group=heading, kind="text"))
     rows = []
-    for label in found.labels:
+    for label in joined.labels:
         cells = {}
-        for i, side in enumerate(found.sides):
+        for i, side in enumerate(joined.sides):
             cells[f"time{i}"] = side.cells.get(label, TableCell(text="-", note="not asked of this device"))
             if label in side.times:
                 _, low, high = side.times[label]
@@ -166,98 +152,61 @@ def table(found: Sides, *, key: str) -> Table:
     asked = ", ".join(f"{pace:g}" for pace in PACES)
     return Table(
         key=key,
-        title="Which network keeps which pace on which device",
-        caption=f"Of {asked} patches in a second the most that a network keeps at the slow end of what is known of it, "
-        "and what it perhaps keeps, at the fast end.",
+        title="Rate that each network reaches on each device",
+        caption=f"The highest of the rates {asked} patches per second that a network reaches even at the slow end of "
+        "its interval; “perhaps” adds the one that it reaches at the fast end.",
         columns=tuple(columns),
         rows=tuple(rows),
     )
 
 
-def figure(found: Sides, *, prefix: str) -> Drawing | None:
-    """Times on all devices, a panel each on one logarithmic axis; None where there are none.
-
-    Args:
-        found: devices.
-        prefix: unique on the page.
-    """
-    labels = [label for label in found.labels if any(label in side.times for side in found.sides)][:MAX_BARS]
-    shown = [side for side in found.sides if side.times]
-    if not labels or len(shown) < 2:
+@style.plain_matplotlib()
+def figure(joined: Sides, *, prefix: str) -> Drawing | None:
+    """Times on all devices, a panel each on one logarithmic axis; None where there are none."""
+    timed = [label for label in joined.labels if any(label in side.times for side in joined.sides)]
+    sides = [side for side in joined.sides if side.times]
+    if not timed or len(sides) < 2:
         return None
-    left_out = len([label for label in found.labels if any(label in s.times for s in found.sides)]) - len(labels)
-    more = f" {left_out} more are in the table." if left_out else ""
+    labels = timed[:MAX_ROWS]
+    names = [style.clip(label, 22) for label in labels]
+    figure, grid = style.panels(
+        [side.name.removeprefix("jetson-") for side in sides],
+        0.2 * len(labels) + 0.1,
+        "seconds (log)",
+        columns=min(3, len(sides)),
+        left=min(0.4, 0.04 + 0.0165 * max(map(len, names))),
+    )
+    limits = style.around([end for side in sides for label in labels for end in side.times.get(label, ())], log=True)
+    ticks = [tick for tick in style.log_ticks(*limits) if 3 * limits[0] < tick < limits[1] / 3]  # others would touch
+    for axes, side in zip(grid, sides, strict=True):
+        style.name_rows(axes, names)
+        axes.set(xscale="log", xlim=limits)
+        axes.set_xticks(ticks[:: max(1, len(ticks) - 1)], labels=[f"{t:g}" for t in ticks[:: max(1, len(ticks) - 1)]])
+        axes.minorticks_off()
+        for y, label in enumerate(labels):
+            if label not in side.times:
+                continue
+            value, low, high = side.times[label]
+            if side.predicted:
+                axes.barh(y, max(high - low, 1e-12), left=low, height=0.62, **style.NOT_MEASURED)
+            else:
+                axes.plot([low, high], [y, y], color=style.SERIES[0], linewidth=2.0, solid_capstyle="butt")
+                style.marks(axes, [value], [y], "o", 5, style.SERIES[0])
+    left_out = f" {len(timed) - len(labels)} more are in the table." if len(timed) > len(labels) else ""
     title = "Time of one patch, device by device"
     spoken = "; ".join(
         f"{side.name}: " + ", ".join(f"{label} {_ends(side.times[label])}" for label in labels if label in side.times)
-        for side in shown
+        for side in sides
     )
-    return Drawing(
-        svg=svg.inline(_draw(shown, labels), prefix=prefix, label=f"{title}. {spoken}."),
+    return style.drawing(
+        figure,
+        prefix=prefix,
+        label=f"{title}. {spoken}.",
         title=title,
         caption="Hatched: a forecast, from its lower to its upper end; nothing ran there. A dot: measured, with its "
-        f"interval.{more}",
+        f"interval.{left_out}",
     )
 
 
 def _ends(time: tuple[float, float, float]) -> str:
     return f"{units.format_value(time[1], 's')} to {units.format_value(time[2], 's')}"
-
-
-def _draw(sides: Sequence[Side], labels: Sequence[str]) -> str:
-    from matplotlib.figure import Figure
-
-    names = [figures_style.clip(label, 22) for label in labels]
-    left = min(0.4, 0.04 + 0.0165 * max(map(len, names)))
-    per_row = min(_COLUMNS, len(sides))
-    rows = -(-len(sides) // per_row)
-    panel_in, head_in, foot_in = 0.2 * len(labels) + 0.1, 0.3, 0.3
-    height = rows * (panel_in + head_in + foot_in) + 0.25
-    ends = [end for side in sides for label in labels if label in side.times for end in side.times[label]]
-    with figures_style.plain_matplotlib():
-        drawn = Figure(figsize=(figures_style.WIDTH_IN, height))
-        gap = 0.045
-        width = (1 - left - 0.02 - gap * (per_row - 1)) / per_row
-        for i, side in enumerate(sides):
-            column, row = i % per_row, i // per_row
-            top = height - row * (panel_in + head_in + foot_in) - head_in
-            axes = drawn.add_axes((left + column * (width + gap), (top - panel_in) / height, width, panel_in / height))
-            _panel(axes, side, labels, names if column == 0 else [], ends)
-        drawn.text(left, 0.06 / height, "seconds (log)", color=svg.MUTED)
-        return figures_style.save(drawn)
-
-
-def _panel(axes: Axes, side: Side, labels: Sequence[str], names: Sequence[str], ends: Sequence[float]) -> None:
-    axes.set_xscale("log")
-    figures_style.limits(axes.set_xlim, ends, log=True)
-    axes.xaxis.minorticks_off()
-    figures_style.label_ticks(axes.xaxis, axes.get_xlim(), log=True)
-    low, high = axes.get_xlim()
-    inside = [tick for tick in axes.get_xticks() if 3 * low < tick < high / 3]  # those at the ends would touch
-    kept = [inside[0], inside[-1]] if len(inside) > 2 else inside
-    axes.set_xticks(kept, labels=[f"{tick:g}" for tick in kept])
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.set_yticks(range(len(names)), labels=list(names))
-    axes.tick_params(axis="y", length=0)
-    axes.tick_params(labelsize=10)
-    axes.grid(True, axis="x", color=svg.GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_title(
-        figures_style.clip(side.name.removeprefix("jetson-"), 14),
-        fontsize=10,
-        color=svg.INK,
-        loc="left",
-        parse_math=False,
-    )
-    for text in [*axes.get_yticklabels(), *axes.get_xticklabels()]:
-        text.set_parse_math(False)
-    for y, label in enumerate(labels):
-        if label not in side.times:
-            continue
-        value, low, high = side.times[label]
-        if side.predicted:
-            box = {"facecolor": svg.PAPER, "edgecolor": svg.MUTED, "linewidth": 1.0, "hatch": "////"}
-            axes.barh(y, max(high - low, 1e-12), left=low, height=0.62, **box)  # type: ignore[arg-type]
-        else:
-            axes.plot([low, high], [y, y], color=svg.SERIES[0], linewidth=2.0, solid_capstyle="butt")
-            axes.plot([value], [y], color=svg.SERIES[0], marker="o", markersize=5)

@@ -12,13 +12,11 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from benchbench.core import units
-from benchbench.report.figures import style as figures_style
-from benchbench.report.figures import svg
-from benchbench.report.figures.overview import Drawing
-from benchbench.report.tables import BASELINE, Column, Table, TableCell, TableRow, finite, valid
+from benchbench.report.figures import style
+from benchbench.report.figures.style import Drawing
+from benchbench.report.tables import BASELINE, Column, Table, TableCell, TableRow, valid
 
 TITLE = "Roofline: compute against memory"
 _RIVAL = "swin_unetr"  # what the reference paper sets itself against
@@ -59,36 +57,30 @@ class Roof:
 
 def rates(rows: Sequence[TableRow]) -> list[Rate]:
     """The rows with a measured latency and MACs, in their order."""
-    found = []
+    measured = []
     for row in rows:
-        latency, macs = finite(valid(row.record, "latency_s")), finite(row.record.get("macs"))
-        if latency is None or macs is None or latency.origin != "measured" or not latency.value or not macs.value:
-            continue
-        if latency.value <= 0 or macs.value <= 0:
-            continue
-        moved = row.record.value("moved_bytes")
-        known = moved if moved is not None and math.isfinite(moved) and moved > 0 else None
-        found.append(
-            Rate(
-                label=row.label,
-                name=row.record.model.name,
-                macs=float(macs.value),
-                latency_s=float(latency.value),
-                moved_bytes=known,
+        latency, record = valid(row.record, "latency_s"), row.record
+        seconds, macs = _positive(latency.value if latency else None), _positive(record.value("macs"))
+        if latency and latency.origin == "measured" and seconds and macs:
+            moved = _positive(record.value("moved_bytes"))
+            measured.append(
+                Rate(label=row.label, name=record.model.name, macs=macs, latency_s=seconds, moved_bytes=moved)
             )
-        )
-    return found
+    return measured
+
+
+def _positive(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) and value > 0 else None
 
 
 def roof(rows: Sequence[TableRow]) -> Roof | None:
     """The median of the limits that the records hold; None where one of the two is missing."""
     limits = []
     for metric in ("peak_macs_per_s", "memory_bandwidth_bytes_per_s"):
-        values = [row.record.value(metric) for row in rows]
-        kept = [float(v) for v in values if v is not None and math.isfinite(v) and v > 0]
-        if not kept:
+        values = [value for row in rows if (value := _positive(row.record.value(metric)))]
+        if not values:
             return None
-        limits.append(statistics.median(kept))
+        limits.append(statistics.median(values))
     return Roof(macs_per_s=limits[0], bytes_per_s=limits[1])
 
 
@@ -137,89 +129,39 @@ def _rate(value: float) -> str:
     return units.format_value(value, "MAC/s")
 
 
+@style.plain_matplotlib()
 def figure(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
-    """The roof and the networks under it, numbered as in `grid`.
+    """The roof and the networks under it, numbered as in `table`.
 
     Returns: None without a measured roof, or without a network whose bytes are known.
     """
-    limits, found = roof(rows), [r for r in rates(rows) if r.intensity]
-    if limits is None or not found:
+    limits, points = roof(rows), [(r.intensity, r) for r in rates(rows) if r.intensity]
+    if limits is None or not points:
         return None
     ridge = limits.macs_per_s / limits.bytes_per_s
-    bound = [r.label for r in found if (r.intensity or 0) < ridge]
+    places = [(x, rate.macs_per_s) for x, rate in points]
+    figure, axes = style.axes(3.9, 0.17)
+    low, high = style.around([ridge, *(x for x, _ in places)], log=True)
+    style.scale(axes, "x", (low, high), "MACs for each byte moved (log)", log=True)
+    tallest = style.around([limits.macs_per_s, *(y for _, y in places)], log=True)
+    style.scale(axes, "y", tallest, "MAC/s achieved (log)", log=True)
+    line = [(x, limits.limit(x)) for x in (low, ridge, high)]
+    axes.plot([x for x, _ in line], [y for _, y in line], color=style.INK, linewidth=1.6)
+    xs, ys = [x for x, _ in places], [y for _, y in places]
+    style.marks(axes, xs, ys, "o", 5.5, style.PAPER, face=style.SERIES[0], markeredgewidth=0.8)
+    style.label_points(axes, places, [str(number) for number in range(1, len(places) + 1)], line=line)
+    bound = sum(x < ridge for x, _ in points)
     caption = (
         "The line is what this machine was measured to allow: "
         f"{units.format_value(limits.bytes_per_s, 'B/s')} from memory (the slope) and "
         f"{_rate(limits.macs_per_s)} in the cores (the level). They meet at "
-        f"{units.significant(ridge)} MACs a byte; {len(bound)} of {len(found)} networks lie left of that, where memory "
+        f"{units.significant(ridge)} MACs a byte; {bound} of {len(points)} networks lie left of that, where memory "
         "is the limit. The numbers are those of the table below."
     )
-    if left := len(rates(rows)) - len(found):
+    if left := len(rates(rows)) - len(points):
         caption += f" {left} more without a count of their bytes."
-    spoken = "; ".join(
-        f"{r.label} {units.significant(r.intensity or 0)} MACs a byte, {_rate(r.macs_per_s)}" for r in found
-    )
-    return Drawing(
-        svg=svg.inline(_draw(found, limits), prefix=prefix, label=f"Roofline. {spoken}."),
-        title=TITLE,
-        caption=caption,
-    )
-
-
-def _draw(found: Sequence[Rate], limits: Roof) -> str:
-    ridge = limits.macs_per_s / limits.bytes_per_s
-    xs = [r.intensity or 1.0 for r in found]
-    with figures_style.plain_matplotlib():
-        drawn, axes = figures_style.axes(3.9, 0.17)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        figures_style.limits(axes.set_xlim, [*xs, ridge], log=True)
-        figures_style.limits(axes.set_ylim, [*(r.macs_per_s for r in found), limits.macs_per_s], log=True)
-        low, high = axes.get_xlim()
-        axes.grid(True, color=svg.GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.minorticks_off()
-        figures_style.label_ticks(axes.xaxis, (low, high), log=True)
-        figures_style.label_ticks(axes.yaxis, axes.get_ylim(), log=True)
-        axes.set_xlabel("MACs for each byte moved (log)")
-        axes.set_ylabel("MAC/s achieved (log)")
-        axes.plot([low, ridge, high], [limits.limit(v) for v in (low, ridge, high)], color=svg.INK, linewidth=1.6)
-        points = [(x, rate.macs_per_s) for x, rate in zip(xs, found, strict=True)]
-        axes.plot(
-            [p[0] for p in points], [p[1] for p in points], marker="o", markersize=5.5, markerfacecolor=svg.SERIES[0],
-            markeredgecolor=svg.PAPER, markeredgewidth=0.8, linestyle="none",
-        )  # fmt: skip
-        at = [tuple(v * 72 / drawn.dpi for v in axes.transData.transform(p)) for p in points]
-        for number, (point, offset) in enumerate(zip(points, _places(at), strict=True), 1):
-            far = math.hypot(*offset) > 15
-            axes.annotate(
-                str(number), point, xytext=offset, textcoords="offset points", ha="center", va="center",
-                parse_math=False, arrowprops={"arrowstyle": "-", "color": svg.MUTED, "lw": 0.6} if far else None,
-            )  # fmt: skip
-        return figures_style.save(drawn)
-
-
-def _places(at: Sequence[tuple[float, ...]]) -> list[tuple[float, float]]:
-    """For each point an offset in points at which its number is clear of every other, near before far."""
-    taken = [(p[0], p[1]) for p in at]
-    options = [
-        (round(r * math.cos(k * math.pi / 8), 1), round(0.85 * r * math.sin(k * math.pi / 8), 1))
-        for r in (12, 22, 32)
-        for k in range(16)
-    ]
-    chosen = []
-    for i, own in enumerate(taken[: len(at)]):
-        others = taken[:i] + taken[i + 1 :]
-
-        def cost(option: tuple[float, float], own: tuple[float, float] = own, others: Any = others) -> float:
-            place = (own[0] + option[0], own[1] + option[1])
-            near = min((math.hypot((place[0] - o[0]) / 1.3, place[1] - o[1]) for o in others), default=99.0)
-            return max(0.0, 10.0 - near) * 4 + math.hypot(*option)
-
-        best = min(options, key=cost)
-        taken.append((own[0] + best[0], own[1] + best[1]))
-        chosen.append(best)
-    return chosen
+    spoken = "; ".join(f"{r.label} {units.significant(x)} MACs a byte, {_rate(r.macs_per_s)}" for x, r in points)
+    return style.drawing(figure, prefix=prefix, label=f"Roofline. {spoken}.", title=TITLE, caption=caption)
 
 
 _COLUMNS = (

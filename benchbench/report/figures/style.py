@@ -1,19 +1,26 @@
-"""Style of figures: matplotlib set up so that equal numbers give equal bytes.
+"""Style of figures: matplotlib set up so that equal numbers give equal bytes, and its SVG as an element of the page.
 
-Fixed sizes, fixed ids, no date, plain-text ticks; a person's matplotlibrc has no say. Font sizes are in
-units of the view box, whose width is about a telephone's.
+Fixed sizes, fixed ids, no date, plain-text ticks; a person's matplotlibrc has no say. Font sizes are in units of the
+view box, whose width is about a telephone's.
+
+Matplotlib writes a document of its own: a stylesheet that would apply to the whole page, ids that repeat from figure to
+figure, inline styles that the page's content policy forbids, fixed colours. Here each becomes what the page needs: no
+stylesheet, ids with a prefix, plain attributes, and for each sentinel colour a variable of the page's stylesheet, so
+that a figure follows dark mode.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import html
 import io
+import itertools
 import math
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-from benchbench.report.figures import svg
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,11 +28,34 @@ if TYPE_CHECKING:
 
 WIDTH_IN = 5.4  # 389 units of the view box, about a telephone's width; font sizes are in the same units
 FONT = 11.0
+MAX_ROWS = 30  # of one figure; more would be a wall, and the table has them all
+
+#: Colour to draw with -> the variable of report.css that it becomes. No two figures may use another colour.
+INK = "#010203"
+MUTED = "#010204"
+GRID = "#010205"
+PAPER = "#010206"
+SERIES = ("#010211", "#010212", "#010213", "#010214", "#010215", "#010216")
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", PAPER: "--paper"}
+_VARIABLES |= {colour: f"--series-{i}" for i, colour in enumerate(SERIES, 1)}
+
+#: Bars of a number that was measured here, and of one that was not.
+MEASURED: dict[str, Any] = {"facecolor": SERIES[0], "edgecolor": SERIES[0]}
+NOT_MEASURED: dict[str, Any] = {"facecolor": PAPER, "edgecolor": MUTED, "hatch": "////"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """One figure ready for the page."""
+
+    svg: str  # markup
+    title: str
+    caption: str
 
 
 @contextmanager
 def plain_matplotlib() -> Iterator[None]:
-    """Matplotlib's own defaults and the settings that make its SVG the same every time."""
+    """Matplotlib's own defaults and the settings that make its SVG the same every time; also a decorator."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -37,15 +67,21 @@ def plain_matplotlib() -> Iterator[None]:
                 "svg.hashsalt": "benchbench",
                 "path.simplify": False,
                 "font.size": FONT,
-                "text.color": svg.INK,
-                "axes.edgecolor": svg.MUTED,
-                "axes.labelcolor": svg.MUTED,
-                "xtick.color": svg.MUTED,
-                "ytick.color": svg.MUTED,
+                "text.color": INK,
+                "text.parse_math": False,
+                "axes.edgecolor": MUTED,
+                "axes.labelcolor": MUTED,
+                "axes.axisbelow": True,
+                "axes.formatter.limits": (-9, 9),
+                "axes.formatter.useoffset": False,
+                "xtick.color": MUTED,
+                "ytick.color": MUTED,
                 "axes.facecolor": "none",
                 "figure.facecolor": "none",
-                "hatch.color": svg.MUTED,
+                "grid.color": GRID,
+                "hatch.color": MUTED,
                 "hatch.linewidth": 0.8,
+                "legend.frameon": False,
                 "axes.spines.top": False,
                 "axes.spines.right": False,
             }
@@ -53,13 +89,22 @@ def plain_matplotlib() -> Iterator[None]:
         yield
 
 
-def axes(height_in: float, left: float, *, bottom_in: float = 0.62, right: float = 0.03) -> tuple[Figure, Axes]:
+def drawing(figure: Figure, *, prefix: str, label: str, title: str, caption: str) -> Drawing:
+    """A finished figure for the page; `prefix` and `label` as in `inline`."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return Drawing(svg=inline(out.getvalue(), prefix=prefix, label=label), title=title, caption=caption)
+
+
+def axes(height_in: float, left: float = 0.15, *, bottom_in: float = 0.62, right: float = 0.03) -> tuple[Figure, Axes]:
     """A figure of the page's width; `left` and `right` are shares of it that stay free."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH_IN, height_in))
     bottom = bottom_in / height_in
-    return figure, figure.add_axes((left, bottom, 1 - left - right, 0.96 - bottom))
+    drawn = figure.add_axes((left, bottom, 1 - left - right, 0.96 - bottom))
+    drawn.grid(True)
+    return figure, drawn
 
 
 def row_axes(
@@ -82,61 +127,96 @@ def row_axes(
     height = bottom + row_in * (len(names) + 0.2) + head_in + room
     figure = Figure(figsize=(WIDTH_IN, height))
     drawn = figure.add_axes((left, bottom / height, 1 - left - right, 1 - (bottom + room + head_in) / height))
-    drawn.spines["left"].set_visible(True)
-    drawn.set_ylim(len(names) - 0.4, -0.6)
-    drawn.grid(True, axis="x", color=svg.GRID, linewidth=0.8)
-    drawn.set_axisbelow(True)
-    drawn.set_yticks(range(len(names)), labels=names)
-    drawn.tick_params(axis="y", length=0)
-    for text in drawn.get_yticklabels():
-        text.set_parse_math(False)
-        text.set_color(svg.INK)
+    name_rows(drawn, names)
     return figure, drawn
 
 
-def beside(axes: Axes, x: float, y: float, text: str, *, muted: bool = False) -> None:
-    """A short text to the right of a place of the data."""
-    axes.annotate(
-        text,
-        (x, y),
-        xytext=(6, 0),
-        textcoords="offset points",
-        va="center",
-        annotation_clip=False,
-        parse_math=False,
-        color=svg.MUTED if muted else svg.INK,
-    )
+def panels(
+    titles: Sequence[str], panel_in: float, below: str, *, columns: int, left: float, head_in: float = 0.3
+) -> tuple[Figure, list[Axes]]:
+    """Small multiples with axes of one size and scale, row by row from the left.
+
+    Args:
+        titles: above the panels.
+        panel_in: height of one without its title.
+        below: what the axes are of.
+        columns: how many panels stand beside each other.
+        left: share of the width that stays free for what the y-axis says.
+        head_in: height that stays free above each panel.
+    """
+    from matplotlib.figure import Figure
+
+    rows, foot, room = -(-len(titles) // columns), 0.56, 0.08
+    height = rows * (panel_in + head_in + room) - room + foot
+    figure = Figure(figsize=(WIDTH_IN, height))
+    sides = {"left": left, "right": 0.98, "bottom": foot / height, "top": 1 - head_in / height}
+    spaces = {"wspace": 0.12, "hspace": (head_in + room) / panel_in}
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False, gridspec_kw=sides | spaces)
+    figure.text(left, 0.08 / height, below, color=MUTED, fontsize=FONT - 1)
+    for unused in grid.flat[len(titles) :]:
+        unused.remove()
+    drawn = list(grid.flat[: len(titles)])
+    length = int(72 * drawn[0].get_position().width * WIDTH_IN / 5.9)
+    for i, (axes, title) in enumerate(zip(drawn, titles, strict=True)):
+        axes.set_title(clip(title, length), fontsize=FONT - 1, color=INK, loc="left", pad=72 * head_in - 13)
+        axes.tick_params(labelsize=FONT - 1, labelbottom=i + columns >= len(titles))
+    return figure, drawn
 
 
-def save(figure: Figure) -> str:
-    """The figure as an SVG document without a date."""
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return out.getvalue()
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """The names beside the axes, the first on top."""
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(range(len(names)), labels=names)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.grid(True, axis="x")
 
 
-def limits(set_limits: Any, values: Sequence[float], *, log: bool) -> None:
+def scale(
+    axes: Axes,
+    which: Literal["x", "y"],
+    ends: tuple[float, float],
+    title: str,
+    *,
+    log: bool = False,
+    prefixes: bool = True,
+) -> None:
+    """Limits of one axis, its title, and round numbers as ticks.
+
+    Args:
+        axes: that the axis is of.
+        which: axis.
+        ends: lower and upper limit.
+        title: with the unit.
+        log: whether it is logarithmic.
+        prefixes: write a logarithmic axis' `1000` as `1 k`; not where the unit has a prefix already.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+    axes.set(**{f"{which}scale": "log" if log else "linear", f"{which}lim": ends, f"{which}label": title})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(FixedLocator(log_ticks(*ends)) if log else MaxNLocator(5, steps=(1, 2, 2.5, 5, 10)))
+    if log:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _prefixed(value) if prefixes else f"{value:g}"))
+        axis.minorticks_off()
+
+
+def around(values: Sequence[float], *, log: bool = False) -> tuple[float, float]:
     """Limits a little beyond the values, never empty."""
     low, high = min(values), max(values)
     if log:
         room = max((high / low) ** 0.12, 1.4)
-        set_limits(low / room, high * room)
-    else:
-        room = max((high - low) * 0.15, 0.02)
-        set_limits(low - room, high + room)
+        return low / room, high * room
+    room = max((high - low) * 0.15, 0.02)
+    return low - room, high + room
 
 
-def label_ticks(axis: Any, limits: tuple[float, float], *, log: bool, plain: bool = False) -> None:
-    """Round numbers as ticks, in plain text: matplotlib's own 10^x would be drawn as mathematics.
-
-    `plain` keeps `1000` where the unit of the axis has a prefix already; else it is `1 k`.
-    """
-    ticks = log_ticks(*limits) if log else linear_ticks(*limits)
-    places = 0 if log or len(ticks) < 2 else max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
-    fine = any(abs(round(t, places) - t) > 1e-9 for t in ticks)
-    axis.set_ticks(ticks, labels=[_log_text(t, plain) if log else f"{t:.{places + fine}f}" for t in ticks])
-    for text in axis.get_ticklabels():
-        text.set_parse_math(False)
+def axis_unit(unit: str, largest: float) -> tuple[str, float]:
+    """What an axis of such values is called, and one unit of it: seconds or milliseconds, GB or MB."""
+    if unit == "s":
+        return ("seconds", 1.0) if largest >= 1 else ("milliseconds", 1e-3)
+    if unit == "B":
+        return ("GB", 1e9) if largest >= 1e9 else ("MB", 1e6)
+    return "" if unit == "1" else unit, 1.0
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -150,24 +230,136 @@ def log_ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def linear_ticks(low: float, high: float) -> list[float]:
-    """Some five round numbers between two."""
-    raw = (high - low) / 4
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw)
-    first = math.ceil(low / step)
-    return [round(i * step, 10) for i in range(first, math.floor(high / step) + 1)]
-
-
-def _log_text(value: float, plain: bool) -> str:
-    if plain:
-        return f"{value:g}"
-    for divisor, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+def _prefixed(value: float) -> str:
+    for divisor, suffix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= divisor:
-            return f"{value / divisor:g} {suffix}"
+            return f"{value / divisor:g}{suffix}"
     return f"{value:g}"
+
+
+def first_of(shown: int, n: int) -> str:
+    """For the end of a caption: how many of the rows a figure shows, where those are not all."""
+    return f" The first {shown} of {n} rows." if shown < n else ""
 
 
 def clip(text: str, length: int) -> str:
     """A name that fits beside an axis."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def marks(
+    axes: Axes,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    marker: str,
+    size: float,
+    colour: str,
+    *,
+    face: str = "",
+    **more: Any,
+) -> None:
+    """Marks that no line joins; hollow ones have a `face` of another colour."""
+    more |= {"marker": marker, "markersize": size, "color": colour, "markerfacecolor": face or colour}
+    axes.plot(xs, ys, linestyle="none", **more)
+
+
+def beside(axes: Axes, x: float, y: float, text: str, *, colour: str = INK) -> None:
+    """A short text to the right of a place of the data."""
+    axes.annotate(
+        text, (x, y), xytext=(6, 0), textcoords="offset points", va="center", annotation_clip=False, color=colour
+    )
+
+
+def label_points(
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    *,
+    line: Sequence[tuple[float, float]] = (),
+) -> None:
+    """A text at each point, where it is clear of the other points and texts; one that stands far off has a leader.
+
+    Args:
+        axes: with its final limits.
+        points: in the units of the data.
+        texts: one a point.
+        line: corners of a line that the texts keep clear of.
+    """
+    unit = 72 / axes.figure.dpi
+    spots, corners = ([axes.transData.transform(point) * unit for point in these] for these in (points, line))
+    taken = [(x - 6.0, y - 6.0, x + 6.0, y + 6.0) for x, y in spots]
+    for (x0, y0), (x1, y1) in itertools.pairwise(corners):
+        along = [(x0 + (x1 - x0) * k / 40, y0 + (y1 - y0) * k / 40) for k in range(41)]
+        taken += [(x - 1.0, y - 1.0, x + 1.0, y + 1.0) for x, y in along]
+    left, right = (end * unit for end in axes.get_window_extent().intervalx)
+    beyond = [(10.0, 14.0 * k) for k in (1, -1, 2, -2, 3, -3)]
+    offsets = [(10.0, 0.0), (-10.0, 0.0), (0.0, 14.0), (0.0, -14.0), *beyond, *((-x, y) for x, y in beyond)]
+    for point, text, (x, y) in zip(points, texts, spots, strict=True):
+        width = len(text) * FONT * 0.6
+        rated = []
+        for rank, (dx, dy) in enumerate(offsets):
+            start = x + dx - width * (0.5 if not dx else dx < 0)
+            area = (start, y + dy - 6.5, start + width, y + dy + 6.5)
+            cost = 20 * sum(_overlap(area, other) for other in taken) + 1000 * (area[0] < left or area[2] > right)
+            rated.append((cost + rank, rank, area))
+        _, rank, area = min(rated)
+        taken.append(area)
+        dx, dy = offsets[rank]
+        axes.annotate(
+            text,
+            point,
+            xytext=offsets[rank],
+            textcoords="offset points",
+            ha="center" if not dx else "left" if dx > 0 else "right",
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": MUTED, "lw": 0.6} if abs(dy) > 20 else None,
+        )
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+_STYLE = re.compile(r' style="([^"]*)"')
+_COLOUR = re.compile(r"#0102[01][0-9a-f]")
+_FONT_SIZE = re.compile(r"([\d.]+)px")
+_FINE = re.compile(r"(?<=\d\.\d\d)\d+")  # digits of a place that no screen shows
+
+
+def inline(svg: str, *, prefix: str, label: str) -> str:
+    """An SVG document as an element of the page.
+
+    Args:
+        svg: what matplotlib wrote, drawn in the colours above.
+        prefix: unique on the page; starts every id.
+        label: what the figure shows, in words, for who cannot see it.
+    """
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r"<[^>]*>", lambda match: _tag(match[0], prefix), body)
+    body = re.sub(r"\s*\n\s*", "\n", body)
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body).groups()  # type: ignore[union-attr]
+    opening = f'<svg role="img" aria-label="{html.escape(label)}" viewBox="0 0 {width} {height}" class="figure">'
+    return opening + body[body.index(">") + 1 :].strip()
+
+
+def _tag(tag: str, prefix: str) -> str:
+    """One tag; the text between tags is somebody's label and stays as it is."""
+    tag = _FINE.sub("", re.sub(r' xmlns(:\w+)?="[^"]*"', "", tag).replace("xlink:href=", "href="))
+    tag = re.sub(r' (id|href)="(#?)', rf' \1="\2{prefix}-', tag)
+    tag = tag.replace("url(#", f"url(#{prefix}-")
+    tag = _STYLE.sub(lambda match: _attributes(match[1]), tag)
+    return _COLOUR.sub(lambda match: f"var({_VARIABLES[match[0]]})", tag)
+
+
+def _attributes(style: str) -> str:
+    """`fill: none; stroke-width: 0.8` as ` fill="none" stroke-width="0.8"`."""
+    pairs = []
+    for part in style.split(";"):
+        name, _, value = (piece.strip() for piece in part.partition(":"))
+        if name == "font":  # the shorthand is no attribute; the page chooses the family
+            size = _FONT_SIZE.search(value)
+            pairs.append(f' font-size="{size[1]}"' if size else "")
+        elif name and name != "font-family":
+            pairs.append(f' {name}="{value}"')
+    return "".join(pairs)

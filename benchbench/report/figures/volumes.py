@@ -14,9 +14,9 @@ from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.report import reliability
 from benchbench.report.conditions import Group, windows_text
-from benchbench.report.figures import stacks, svg
-from benchbench.report.figures.overview import MAX_BARS, Drawing
-from benchbench.report.figures.stacks import Stack, StackPart
+from benchbench.report.figures import style
+from benchbench.report.figures.memory import Stack, StackPart, draw_stacks
+from benchbench.report.figures.style import MAX_ROWS, Drawing
 from benchbench.report.tables import (
     BASELINE,
     Column,
@@ -108,26 +108,24 @@ def _share_cell(record: rec.Record, metric: str) -> TableCell:
     )
 
 
+@style.plain_matplotlib()
 def figure(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     """Bars of one patient's time, the part outside the network apart where it is known."""
-    found = [(row, m) for row in rows if (m := finite(valid(row.record, "volume_latency_s"))) and m.value]
-    if not found:
+    timed = [(row, m) for row in rows if (m := finite(valid(row.record, "volume_latency_s"))) and m.value]
+    if not timed:
         return None
-    found.sort(key=lambda pair: (pair[1].value or 0.0, pair[0].label))
-    made = [_stack(row, float(m.value or 0), m.origin == "measured") for row, m in found[:MAX_BARS]]
-    largest = max(stack.end for stack in made)
-    unit, divisor = ("minutes", 60.0) if largest >= 180 else ("seconds", 1.0)
-    caption = (
-        "From the volume to its label map. What a faster network cannot shorten is the part S."
-        if any(s.parts for s in made)
-        else "From the volume to its label map."
-    )
-    if len(found) > len(made):
-        caption += f" The {len(made)} fastest of {len(found)}."
-    spoken = "; ".join(f"{s.label} {s.text}" for s in made)
-    picture = stacks.draw(made, f"one patient, {unit}", divisor)
-    return Drawing(
-        svg=svg.inline(picture, prefix=prefix, label=f"Seconds for one patient: {spoken}."),
+    timed.sort(key=lambda pair: (pair[1].value or 0.0, pair[0].label))
+    shown = [_stack(row, float(m.value or 0), m.origin == "measured") for row, m in timed[:MAX_ROWS]]
+    unit, divisor = ("minutes", 60.0) if max(stack.end for stack in shown) >= 180 else ("seconds", 1.0)
+    caption = "The time from the volume to its label map."
+    if any(s.parts for s in shown):
+        caption += " A faster network does not shorten the part S."
+    if len(timed) > len(shown):
+        caption += f" The {len(shown)} fastest of {len(timed)}."
+    return style.drawing(
+        draw_stacks(shown, f"one patient, {unit}", divisor),
+        prefix=prefix,
+        label=f"Seconds for one patient: {'; '.join(f'{s.label} {s.text}' for s in shown)}.",
         title="One patient",
         caption=caption,
     )

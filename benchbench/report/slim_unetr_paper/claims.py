@@ -15,14 +15,13 @@ from collections.abc import Sequence
 
 from benchbench.core import records as rec
 from benchbench.core import units
+from benchbench.report.audit.tables import AGREES
 from benchbench.report.conditions import has_phantom_dice, input_text
 from benchbench.report.slim_unetr_paper.published import figure
 from benchbench.report.tables import finite, valid
 
 _SLIM, _SWIN = "slim_unetr", "swin_unetr"
 _PAPER_INPUT = "1 x 4 x 128x128x128"
-#: Two ratios this close agree to the digits that the paper prints.
-_AGREES = 0.02
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +46,13 @@ def _smaller(slim: rec.Record | None, swin: rec.Record | None) -> Claim:
     swin_m, slim_m = figure(3, _SWIN, "brain_mparams"), figure(3, _SLIM, "brain_mparams")
     published = float(swin_m) / float(slim_m)
     pair = _pair(slim, swin, "params")
-    if pair is None:
-        ours, origin, verdict = "-", None, _missing("params", slim, swin)
-    else:
-        own, other = pair
-        ratio = _value(other) / _value(own)
-        ours = f"{units.significant(ratio)} x ({_plain(other)} / {_plain(own)})"
-        origin = own.origin
-        verdict = "agrees" if abs(ratio / published - 1) <= _AGREES else "differs"
-        verdict += f" with the paper's ratio: {_percent(ratio / published - 1)}"
+    ours, origin, verdict = "-", None, _missing("params", slim, swin)
+    if pair is not None:
+        (own, low), (_, high) = pair
+        off = high / low / published - 1
+        shown = [units.format_value(count, "parameters") for count in (high, low)]
+        ours, origin = f"{units.significant(high / low)} x ({' / '.join(shown)})", own.origin
+        verdict = f"{'agrees' if abs(off) <= AGREES else 'differs'} with the paper's ratio: {100 * off:+.1f} %"
     return Claim(
         claim="smaller than Swin UNETR (parameters)",
         published="34.6 x",
@@ -70,17 +67,16 @@ def _faster(slim: rec.Record | None, swin: rec.Record | None) -> Claim:
     slim_rate, swin_rate = figure(3, _SLIM, "brain_images_per_min"), figure(3, _SWIN, "brain_images_per_min")
     published = float(slim_rate) / float(swin_rate)
     pair = _pair(slim, swin, "latency_s")
-    if slim is None or pair is None:
-        ours, origin, verdict = "-", None, _missing("latency_s", slim, swin)
-    else:
-        own, other = pair
-        ratio = _value(other) / _value(own)
+    ours, origin, verdict = "-", None, _missing("latency_s", slim, swin)
+    if slim is not None and pair is not None:
+        (own, fast), (other, slow) = pair
+        ratio = slow / fast
         origin = own.origin if own.origin == other.origin else "predicted"
-        low_high, kind = ratio_interval(other, own)
-        ours = f"{units.significant(ratio)} x"
-        if low_high:
-            ours += f" ({units.significant(low_high[0])} to {units.significant(low_high[1])}, {kind})"
-        verdict = _speed_verdict(ratio, low_high, published, origin)
+        ends, kind = ratio_interval(other, own)
+        ours = units.times(ratio)
+        if ends:
+            ours += f" ({units.significant(ends[0])} to {units.significant(ends[1])}, {kind})"
+        verdict = _speed_verdict(ends or (ratio, ratio), published, origin)
         if input_text(slim) != _PAPER_INPUT:
             verdict += f"; the paper's input is {_PAPER_INPUT}, ours {input_text(slim)}"
     return Claim(
@@ -93,10 +89,10 @@ def _faster(slim: rec.Record | None, swin: rec.Record | None) -> Claim:
     )
 
 
-def _speed_verdict(ratio: float, low_high: tuple[float, float] | None, published: float, origin: str) -> str:
+def _speed_verdict(ends: tuple[float, float], published: float, origin: str) -> str:
     if origin != "measured":
         return "nothing was measured here: a prediction cannot confirm or refute it"
-    low, high = low_high or (ratio, ratio)
+    low, high = ends
     if low > published:
         text = "faster by more than claimed on this device"
     elif high < published:
@@ -154,26 +150,16 @@ def _sample_range(m: rec.Measurement) -> tuple[float, float] | None:
 
 def _pair(
     slim: rec.Record | None, swin: rec.Record | None, metric: str
-) -> tuple[rec.Measurement, rec.Measurement] | None:
+) -> tuple[tuple[rec.Measurement, float], tuple[rec.Measurement, float]] | None:
+    """Both measurements with their values; None where one is missing."""
     pick = rec.Record.get if metric == "params" else valid  # a count needs no run that ended well
     own, other = (finite(pick(r, metric)) if r else None for r in (slim, swin))
-    return (own, other) if own and other and own.value and other.value else None
+    if not own or not other or not own.value or not other.value:
+        return None
+    return (own, float(own.value)), (other, float(other.value))
 
 
 def _missing(metric: str, slim: rec.Record | None, swin: rec.Record | None) -> str:
     gone = [name for name, r in ((_SLIM, slim), (_SWIN, swin)) if _pair(r, r, metric) is None]
     name = {"params": "parameter count", "latency_s": "latency"}[metric]
     return f"not checked: these records hold no {name} of {' and '.join(gone)}"
-
-
-def _value(m: rec.Measurement) -> float:
-    assert m.value is not None
-    return float(m.value)
-
-
-def _plain(m: rec.Measurement) -> str:
-    return units.format_value(m.value, m.unit)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:+.1f} %"

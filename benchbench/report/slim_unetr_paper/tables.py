@@ -8,7 +8,8 @@ ratios inside a column may.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from benchbench.core import records as rec
 from benchbench.core import units
@@ -19,7 +20,7 @@ from benchbench.report.tables import BASELINE, Column, Table, TableCell, TableRo
 
 _REGIONS = {"avg": "Mean", "wt": "WT", "et": "ET", "tc": "TC"}
 _VESSEL = {"avg": "Mean", "vessel": "Vessel", "tumour": "Tumour"}
-_NO_OTHER = "not comparable: other data"
+_MSD = ("task01", "task08")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,49 +38,40 @@ def dice_tables(records: Sequence[rec.Record]) -> list[Table]:
         records: of runs; a Dice of data that is in neither table stands beside Table I.
     """
     ours = _our_dice(records)
-    msd = [(key, o) for key, o in ours if _is_msd(key)]
-    other = [(key, o) for key, o in ours if not _is_msd(key)]
+    of_msd = [column for data, column in ours if any(task in data.lower() for task in _MSD)]
+    others = [column for _, column in ours if column not in of_msd]
     regions = "WT, ET and TC are the whole tumour, the enhancing tumour and the tumour core."
-    first = _printed_columns(1, (("dice", "Dice, %, published", _REGIONS), ("hd95", "HD95, mm, published", _REGIONS)))
-    second = _printed_columns(
-        2, (("task01", "Task01 Brain Tumour, Dice, %", _REGIONS), ("task08", "Task08 Hepatic Vessel, Dice, %", _VESSEL))
-    )
+    first = {"dice": ("Dice, %, published", _REGIONS), "hd95": ("HD95, mm, published", _REGIONS)}
+    second = {
+        "task01": ("Task01 Brain Tumour, Dice, %", _REGIONS),
+        "task08": ("Task08 Hepatic Vessel, Dice, %", _VESSEL),
+    }
     none = "" if ours else " These records hold no Dice of ours."
     return [
-        _dice_table(
-            1, "Table I: Dice and Hausdorff distance on BraTS2021", f"{regions}{none}", first, [o for _, o in other]
-        ),
-        _dice_table(2, "Table II: Dice on two tasks of the MSD", regions, second, [o for _, o in msd]),
+        _dice_table(1, "Table I: Dice and Hausdorff distance on BraTS2021", f"{regions}{none}", first, others),
+        _dice_table(2, "Table II: Dice on two tasks of the MSD", regions, second, of_msd),
     ]
 
 
-def _is_msd(data: str) -> bool:
-    return any(task in data.lower() for task in ("task01", "task08"))
-
-
-def _printed_columns(number: int, groups: Sequence[tuple[str, str, dict[str, str]]]) -> list[Column]:
-    return [
-        Column(key=f"{prefix}_{key}", title=title, help=f"{group}: as printed in table {number}", group=group)
-        for prefix, group, members in groups
-        for key, title in members.items()
+def _dice_table(
+    number: Literal[1, 2],
+    title: str,
+    caption: str,
+    groups: Mapping[str, tuple[str, Mapping[str, str]]],
+    ours: Sequence[_Ours],
+) -> Table:
+    columns = [
+        Column(key=f"{prefix}_{key}", title=name, help=f"{group}: as printed in table {number}", group=group)
+        for prefix, (group, members) in groups.items()
+        for key, name in members.items()
     ]
-
-
-def _dice_table(number: int, title: str, caption: str, columns: list[Column], ours: list[_Ours]) -> Table:
-    rows = published.table(1 if number == 1 else 2)
-    lines = [
-        TableRow(
-            label=row.name, card=row.card, cells=_printed_cells(row, f"Table {'I' * number}") | _mine(ours, row.card)
-        )
-        for row in rows
-    ]
-    lines += _beyond(ours, {row.card for row in rows})
+    printed = {row.card: _printed_cells(row, f"Table {'I' * number}") for row in published.table(number)}
     return Table(
         key=f"table{number}",
         title=title,
         caption=caption,
-        columns=(*columns, *(o.column for o in ours)),
-        rows=tuple(lines),
+        columns=(*columns, *(column.column for column in ours)),
+        rows=_lines(printed, ours),
     )
 
 
@@ -88,14 +80,14 @@ def _printed_cells(row: published.Printed, table: str) -> dict[str, TableCell]:
     return {k: TableCell(text=v, origin="published", value=float(v), note=note) for k, v in row.values.items()}
 
 
-def _mine(ours: Sequence[_Ours], card: str) -> dict[str, TableCell]:
-    return {o.column.key: o.cells[card] for o in ours if card in o.cells}
-
-
-def _beyond(ours: Sequence[_Ours], known: set[str]) -> list[TableRow]:
-    """Lines for networks that the paper does not have."""
-    names = dict.fromkeys(card for o in ours for card in o.cells if card not in known)
-    return [TableRow(label=name, card=name, cells=_mine(ours, name)) for name in names]
+def _lines(printed: Mapping[str, Mapping[str, TableCell]], ours: Sequence[_Ours]) -> tuple[TableRow, ...]:
+    """The paper's networks, by card, with our numbers beside theirs, then those that the paper does not have."""
+    cells = {card: dict(theirs) for card, theirs in printed.items()}
+    for column in ours:
+        for card, cell in column.cells.items():
+            cells.setdefault(card, {})[column.column.key] = cell
+    names = {row.card: row.name for row in published.table(3)}  # the three tables are of the same networks
+    return tuple(TableRow(label=names.get(card, card), card=card, cells=those) for card, those in cells.items())
 
 
 def _our_dice(records: Sequence[rec.Record]) -> list[tuple[str, _Ours]]:
@@ -109,8 +101,10 @@ def _our_dice(records: Sequence[rec.Record]) -> list[tuple[str, _Ours]]:
                 found.setdefault(key, {})[record.model.name] = record
     columns: list[tuple[str, _Ours]] = []
     for i, ((metric, data, shape, dtype), by_card) in enumerate(sorted(found.items())):
-        same = any(name in data.lower() for name in ("brats2021", "task01", "task08"))
-        caution = "the paper's split and training are not ours: compare with care" if same else _NO_OTHER
+        same = any(name in data.lower() for name in ("brats2021", *_MSD))
+        caution = (
+            "the paper's split and training are not ours: compare with care" if same else "not comparable: other data"
+        )
         column = Column(
             key=f"ours_{metric}_{i}",
             title=f"{data} ({caution})",
@@ -142,27 +136,28 @@ def throughput_table(records: Sequence[rec.Record]) -> Table:
         records: of runs.
     """
     columns: list[Column] = []
-    mine: list[_Ours] = []
+    ours: list[_Ours] = []
     for shape, task in published.TASKS.items():
         group = f"Images per minute, {task} input {shape}"
-        title = "Published"
-        columns.append(Column(key=f"{task}_images_per_min", title=title, help="as printed in Table III", group=group))
+        key = f"{task}_images_per_min"
+        columns.append(Column(key=key, title="Published", help="as printed in Table III", group=group))
         for part in conditions.group(records):
-            if conditions.input_text(part.first) == shape and (ours := _our_rates(part, group)):
-                mine.append(ours)
-                columns.append(ours.column)
-    rows = published.table(3)
+            if conditions.input_text(part.first) == shape and (rates := _our_rates(part, group)):
+                ours.append(rates)
+                columns.append(rates.column)
     base = published.find(3, BASELINE)
-    lines = [TableRow(label=r.name, card=r.card, cells=_printed_rates(r, base) | _mine(mine, r.card)) for r in rows]
-    lines += _beyond(mine, {row.card for row in rows})
     caption = (
         f"The second line is the time of one image as a multiple of {base.name if base else BASELINE}'s in the same "
         "column. Each column had a machine and software of its own: compare these multiples, not the rates."
     )
-    if not mine:
+    if not ours:
         caption += " These records hold no measured latency for these inputs; name a folder of bench run as well."
     return Table(
-        key="throughput", title="Table III: throughput", caption=caption, columns=tuple(columns), rows=tuple(lines)
+        key="throughput",
+        title="Table III: throughput",
+        caption=caption,
+        columns=tuple(columns),
+        rows=_lines({row.card: _printed_rates(row, base) for row in published.table(3)}, ours),
     )
 
 
@@ -171,44 +166,39 @@ def _printed_rates(row: published.Printed, base: published.Printed | None) -> di
     for column, cell in _printed_cells(row, "Table III").items():
         if column.endswith("images_per_min"):
             own = base.number(column) if base else None
-            detail = times(own / cell.value) if own and cell.value else ""
-            cells[column] = dataclasses.replace(cell, detail=detail)
+            cells[column] = dataclasses.replace(cell, detail=times(own / cell.value) if own and cell.value else "")
     return cells
 
 
 def _our_rates(part: conditions.Group, group: str) -> _Ours | None:
     """Rates from measured latencies of one set of conditions."""
-    found: dict[str, rec.Measurement] = {}
-    for record in part.records:
-        m = finite(valid(record, "latency_s"))
-        if (
-            m
-            and m.value
-            and m.origin in ("measured", "reference")
-            and record.workload.phase == "infer"
-            and not record.recipe
-        ):
-            found[record.model.name] = m
-    if not found:
+    work = part.first.workload
+    latencies = {
+        record.model.name: (m, float(m.value))
+        for record in part.records
+        if not record.recipe
+        and (m := finite(valid(record, "latency_s")))
+        and m.value
+        and m.origin in ("measured", "reference")
+    }
+    if not latencies or work.phase != "infer":
         return None
-    base = found.get(BASELINE)
-    cells = {}
-    for card, m in found.items():
-        assert m.value
-        cells[card] = TableCell(
-            text=units.significant(60 / m.value, 4),
+    _, base = latencies.get(BASELINE, (None, None))
+    cells = {
+        card: TableCell(
+            text=units.significant(60 / seconds, 4),
             origin=m.origin,
-            value=60 / m.value,
-            detail=times(m.value / base.value) if base and base.value else "",
-            note=f"60 s / {units.format_value(m.value, m.unit)}; {m.method}"
+            value=60 / seconds,
+            detail=times(seconds / base) if base else "",
+            note=f"60 s / {units.format_value(seconds, 's')}; {m.method}"
             + (f"; source: {m.source}" if m.source else ""),
         )
-    work = part.first.workload
+        for card, (m, seconds) in latencies.items()
+    }
     threads = "" if work.threads is None else f", {work.threads} threads"
-    title = f"Ours: {part.first.device.name}{threads}, {work.dtype}"
     column = Column(
         key=f"ours_rate_{part.letter.lower()}",
-        title=title,
+        title=f"Ours: {part.first.device.name}{threads}, {work.dtype}",
         help="batch 1, from the median latency",
         group=group,
         kind="text",
