@@ -93,11 +93,11 @@ def run(options: argparse.Namespace) -> int:
     if options.device == "cuda":
         cuda.require()
     recipe = PruneRecipe(**values_of(PruneRecipe, options))
-    asked = compress_run.Compression(**values_of(compress_run.Compression, options), recipe=recipe)
+    request = compress_run.CompressRequest(**values_of(compress_run.CompressRequest, options), recipe=recipe)
     out = options.out or new_folder("compress")
     try:
         with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
-            result = compress_run.compress(asked, out, progress=progress.step, fresh=options.fresh)
+            result = compress_run.compress(request, out, progress=progress.step, fresh=options.fresh)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command with --out {shlex.quote(str(out))} goes on") from None
     print(writers.write(rows(result, plain=options.format in ("json", "csv")), options.format))
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def rows(result: Compressed, *, plain: bool) -> list[dict[str, Any]]:
-    """A row for each time of the network.
+    """A row for each stage of the network.
 
     Args:
         result: of the compression.
