@@ -118,13 +118,13 @@ def run(options: argparse.Namespace) -> int:
     from benchbench.search import run as search_run
     from benchbench.search.budget import parse_budget
     from benchbench.search.feasibility import BudgetError
-    from benchbench.search.request import JOB, SearchRequest, resumed
+    from benchbench.search.request import JOB, SearchRequest, resumed_request
 
     if options.resume:
         _check_resume(options)
         out = options.resume
         changed = {name: getattr(options, name) for name in ("time_s", "workers", "threads")}
-        asked = resumed(out, options.storage, controls=options.controls or None, **changed)
+        request = resumed_request(out, options.storage, controls=options.controls or None, **changed)
     else:
         out = options.out or new_folder("search")
         given = values_of(SearchRequest, options) | {"budget": parse_budget(options.budget)}
@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
             given["parent"] = search_run.bundled_parent(options.data, options.fold, given.get("spatial"))
         else:
             given["parent"] = None if options.parent == "train" else Path(options.parent)
-        asked = SearchRequest(**given)
+        request = SearchRequest(**given)
     report.check_page(out)
     plain = options.format != "table"
 
@@ -141,7 +141,7 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
-            outcome = search_run.search(asked, out, plan=plan, progress=progress.step)
+            outcome = search_run.search(request, out, plan=plan, progress=progress.step)
     except BudgetError:
         if (out / report.SEARCH).exists():
             write_page(out)

@@ -94,13 +94,14 @@ def add(sub: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, or go on with what was begun in the folder."""
+    from benchbench.training import processes
     from benchbench.training import run as training_run
 
     request = values_of(training_run.TrainRequest, options)
     recipe = {name: value for name, value in values_of(TrainRecipe, options).items() if name not in request}
     recipe |= {"augment": options.augment == "full", "bf16": {"auto": None, "fp32": False, "bf16": True}[options.dtype]}
     training = training_run.prepare(training_run.TrainRequest(**request, more=recipe))
-    if training_run.is_one_of_several() and not options.out:
+    if processes.is_distributed() and not options.out:
         raise UsageError("several processes train into one folder: name it with --out")
     out = options.out or new_folder("train")
     try:
@@ -109,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         again = f"the same command with --out {shlex.quote(str(out))} goes on from the last checkpoint"
         raise KeyboardInterrupt(again) from None
-    if training_run.is_main_process():
+    if processes.is_main_process():
         print("\n".join(_summary(training, result, out)))
     return EXIT_OK
 
@@ -122,9 +123,9 @@ def _summary(training: PreparedTraining, result: TrainResult, out: Path) -> list
     if result.validation:
         cases = training.plan.splits["val"]
         lines.append(f"Dice on val {result.validation[-1][1]:.3f} ({cases} cases, watched while it trained)")
-    weights, asked = training.weights(out), training.asked
+    weights, request = training.weights(out), training.request
     lines.append(f"checkpoint: {weights}")
-    fold = [] if asked.fold in (None, 0) else ["--fold", asked.fold]
-    more = ["--data", asked.data, *fold, "--checkpoint", weights]
-    lines.append(f"evaluate it: {command('run', '--models', asked.model, *more)}")
+    fold = [] if request.fold in (None, 0) else ["--fold", request.fold]
+    more = ["--data", request.data, *fold, "--checkpoint", weights]
+    lines.append(f"evaluate it: {command('run', '--models', request.model, *more)}")
     return lines
