@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from benchbench.core.errors import UsageError
 from benchbench.core.units import format_value, parse_bytes, parse_seconds
@@ -122,3 +122,15 @@ def parse_budget(texts: Iterable[str]) -> CostBudget:
             )
         limits[limit.metric] = limit
     return CostBudget(tuple(limits.values()))
+
+
+def budget_from_json(texts: Any) -> CostBudget:
+    """A budget from the list of its texts in a stored file.
+
+    Raises:
+        TypeError: it is not a list of texts.
+        UsageError: as `parse_budget`.
+    """
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"budget must be a list of texts, not {texts!r}")
+    return parse_budget(texts)

@@ -21,7 +21,7 @@ from benchbench.measure.energy import open_meter
 from benchbench.measure.flops.graph import measure_cost
 from benchbench.measure.training_step import TrainingStep, forecast_step
 from benchbench.search import analytic_cost
-from benchbench.search.budget import CostBudget
+from benchbench.search.budget import CostBudget, budget_from_json
 from benchbench.search.space import VARIANTS, Config
 from benchbench.training.recipe import TrainingBudget, TrainRecipe, default_batch
 from benchbench.zoo import cards as zoo_cards
@@ -126,14 +126,10 @@ def problem_from_json(plain: Mapping[str, Any]) -> SearchProblem:
         TypeError: a value has the wrong type.
         ValueError: an unreadable budget, or a patch or objective that does not exist.
     """
-    from benchbench.search.budget import parse_budget
-
     if not isinstance(plain, Mapping):
         raise TypeError(f"task must be a table, not {plain!r}")
-    texts = plain["budget"]
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"budget must be a list of texts, not {texts!r}")
-    problem = rec.from_json(SearchProblem, {**plain, "budget": rec.to_json(parse_budget(texts))})
+    budget = budget_from_json(plain["budget"])
+    problem = rec.from_json(SearchProblem, {**plain, "budget": rec.to_json(budget)})
     if len(problem.spatial) != 3 or min(*problem.spatial, problem.in_channels, problem.out_channels) < 1:
         raise ValueError(
             f"a patch of {problem.spatial}, {problem.in_channels} channels in and {problem.out_channels} out"

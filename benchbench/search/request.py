@@ -13,7 +13,7 @@ from benchbench.core.errors import StoreError, UsageError, unknown
 from benchbench.core.protocol import get_protocol
 from benchbench.core.results import SEARCH_BEGUN
 from benchbench.core.search_result import SCHEMA
-from benchbench.search.budget import CostBudget, parse_budget
+from benchbench.search.budget import CostBudget, budget_from_json
 from benchbench.search.job import SearchJob, job_from_json
 from benchbench.search.problem import OBJECTIVES
 from benchbench.search.storage import without_password
@@ -101,13 +101,11 @@ def _request_from_json(plain: Mapping[str, Any]) -> SearchRequest:
     """The reverse of `SearchRequest.to_json`."""
     if unknown_ones := sorted(set(plain) - {field.name for field in dataclasses.fields(SearchRequest)}):
         raise ValueError(f"nothing is known of {', '.join(map(repr, unknown_ones))}")
-    budget, parent = plain["budget"], plain.get("parent")
-    if not isinstance(budget, list) or not all(isinstance(text, str) for text in budget):
-        raise TypeError(f"budget must be a list of texts, not {budget!r}")
+    budget, parent = budget_from_json(plain["budget"]), plain.get("parent")
     if not (parent is None or isinstance(parent, str)):
         raise TypeError(f"parent must be a text, not {parent!r}")
     rest = {key: value for key, value in plain.items() if key != "parent"}
-    request = rec.from_json(SearchRequest, {**rest, "budget": rec.to_json(parse_budget(budget))})
+    request = rec.from_json(SearchRequest, {**rest, "budget": rec.to_json(budget)})
     check_request(request)
     return dataclasses.replace(request, parent=Path(parent) if parent else None)
 

@@ -164,14 +164,14 @@ def point(
 
 
 def _origin(metric: str, confirmed: Collection[str], recorded: Collection[str]) -> str:
-    """Origin of a finalist's cost, as in `search.json`; `in passing`: from a few forwards during the search."""
+    """Origin of a finalist's cost; `timed briefly`: from a few forwards during the search."""
     if metric in ("params", "macs", "file_bytes"):
         return "exact"
     if metric in confirmed:
         return "measured"
     if metric in recorded:
         return "predicted"
-    return "at least" if metric == "memory_bytes" else "in passing"
+    return "at least" if metric == "memory_bytes" else "timed briefly"
 
 
 _CONTROL_TEXT = {
@@ -204,7 +204,7 @@ def _controls(
             "ci95": [low, high],
             "verdict": "better" if low > 0 else "worse" if high < 0 else "no difference shown",
         }
-        word = {"better": "beats", "worse": "loses to", "no difference shown": "is not told apart from"}
+        word = {"better": "beats", "worse": "loses to", "no difference shown": "shows no difference from"}
         sentences.append(
             f"It {word[tables[kind]['verdict']]} {_CONTROL_TEXT[kind]}: Dice on test "
             f"{final.result['test']['dice']:.3f} against {control.result['test']['dice']:.3f} "

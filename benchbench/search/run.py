@@ -127,7 +127,7 @@ class _Search:
         self.url = request.storage or f"sqlite:///{(out / 'study.db').absolute()}"
         self.clock = ElapsedTime(out / ".sittings.json")
         self._worker: Worker | None = None
-        self._begun: SearchJob | None = None  # the plan of the search that goes on
+        self._earlier_job: SearchJob | None = None  # plan of the search that goes on
         self._sampler_comparison: Any = None  # written into `search.json` by `benchmarks/search_worth.py`
         self._ignores_time = False  # the time was over before: now everything that was left out is measured
         self._left_out: list[str] = []
@@ -154,7 +154,7 @@ class _Search:
         feasibility.check_feasible(problem, {})
         if self.request.parent:
             load_parent(self.request.parent, problem)
-        self._keep(self._begun)  # from here on an interrupted search can go on
+        self._keep(self._earlier_job)  # from here on an interrupted search can go on
         first = search_plan.first_lines(problem, source, target, self.request.time_s)
         self.plan([*first, f"folder: {self.out}"])
         baseline = self._measure_baseline(problem, source)
@@ -189,14 +189,14 @@ class _Search:
             self._sampler_comparison = read_search(self.out).get("worth")
         if not (self.out / JOB).exists():
             return
-        begun = read_job(self.out)
-        plain, stored = self.request.to_json(), begun.request.to_json()
-        changed = sorted(key for key in plain if key not in CHANGEABLE and plain[key] != stored.get(key))
-        if changed and begun.job is None:  # nothing was tried yet, so the folder can be used
+        earlier = read_job(self.out)
+        ours, theirs = self.request.to_json(), earlier.request.to_json()
+        changed = sorted(key for key in ours if key not in CHANGEABLE and ours[key] != theirs.get(key))
+        if changed and earlier.job is None:  # nothing was tried yet, so the folder can be used
             return
-        self._begun = begun.job
-        over = (self.out / SEARCH).exists() or self.clock.before_s >= begun.request.time_s
-        self._ignores_time = over and self.request.time_s <= begun.request.time_s
+        self._earlier_job = earlier.job
+        over = (self.out / SEARCH).exists() or self.clock.before_s >= earlier.request.time_s
+        self._ignores_time = over and self.request.time_s <= earlier.request.time_s
         if changed:
             raise UsageError(
                 f"{self.out} holds another search (its {', '.join(changed)} differ): give --out another folder, or go "
@@ -282,8 +282,8 @@ class _Search:
         return before_s / 2 + _TIMED * full.processes * (full.timed_s - short.timed_s)
 
     def _job(self, problem: SearchProblem) -> SearchJob:
-        if begun := self._begun:  # a search goes on with the steps that it began with
-            low, high, before_s, reserve_s = begun.low_steps, begun.high_steps, begun.before_s, begun.reserve_s
+        if job := self._earlier_job:  # a search goes on with the steps that it began with
+            low, high, before_s, reserve_s = job.low_steps, job.high_steps, job.before_s, job.reserve_s
         else:
             before_s = self.clock.whole_s
             left = max(0.0, self.request.time_s - before_s)

@@ -163,9 +163,9 @@ class PatchLoader:
             DataError: the process that makes batches was killed.
         """
         start = time.perf_counter()
-        begun = self._next if self._next and self._next[:2] == (step, patch) else None
+        prepared = self._next if self._next and self._next[:2] == (step, patch) else None
         try:
-            arrays = (begun[2] if begun else self._begin(step, patch)).result()
+            arrays = (prepared[2] if prepared else self._begin(step, patch)).result()
         except BrokenProcessPool as error:
             if self._pool:
                 self._pool.shutdown(wait=False)
