@@ -28,7 +28,7 @@ from benchbench.search import space
 from benchbench.search.budget import parse_budget
 from benchbench.search.problem import SearchProblem, published_spec
 from benchbench.search.space import Config
-from benchbench.search.trial import evaluate, parent_of, sharing
+from benchbench.search.trial import evaluate, parent_of, shared_trial
 from benchbench.training.recipe import TrainingBudget, default_batch
 from benchbench.zoo import build as zoo_build
 
@@ -89,7 +89,7 @@ def main(folder: Path, out: Path, steps: int) -> None:
     parent = parent_of(shipped, task)
     left = list({make(choice).key: choice for choice in choices() if make(choice).key not in known}.values())
     print(f"{len(known)} trained, {len(left)} to do")
-    trial = sharing(task, parent, TrainingBudget(steps=steps), 0, most_bytes=_MEMORY_BYTES)
+    trial = shared_trial(task, parent, TrainingBudget(steps=steps), 0, most_bytes=_MEMORY_BYTES)
     (out / "machine.json").write_text(json.dumps(environment("cpu", None), indent=2, sort_keys=True) + "\n")
     with tempfile.TemporaryDirectory() as place:
         for i, choice in enumerate(left):

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchbench.search import proposals
+from benchbench.search import proposals, training_queue
 from benchbench.search import storage as search_storage
 from benchbench.search.budget import parse_budget
 from benchbench.search.problem import SearchProblem
@@ -20,7 +20,7 @@ from benchbench.search.storage import open_storage
 from benchbench.search.trial import Evaluation
 from benchbench.search.worker import interrupt
 
-TASK = SearchProblem(
+PROBLEM = SearchProblem(
     data="x",
     key="x",
     spatial=(64, 64, 64),
@@ -51,25 +51,25 @@ def main(url: str, index: int, trials: int, log: Path, stop: int | None = None) 
         if begun == stop:
             os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(SLEEP_S)
-        costs = TASK.costs(config)
+        costs = PROBLEM.costs(config)
         return Evaluation(
             dice=0.8, costs=costs, inherited=1.0, train_s=1.0, measure_s=0.0, total_s=1.0, steps=1, path=Path("x")
         )
 
-    def do(work: search_storage.QueuedTraining) -> dict[str, float]:
+    def do(work: training_queue.QueuedTraining) -> dict[str, float]:
         say(f"{index} piece {work.label}")
         time.sleep(SLEEP_S)
         return {"value": 1.0}
 
-    own = proposals.open_study(storage, "s", TASK, seed=index, several=True)
+    own = proposals.open_study(storage, "s", PROBLEM, seed=index, several=True)
     proposals.search(
-        own, TASK, evaluate, elapsed=lambda: 0.0, until=lambda known: len(proposals.distinct(known)) >= trials
+        own, PROBLEM, evaluate, elapsed=lambda: 0.0, until=lambda known: len(proposals.distinct(known)) >= trials
     )
     part = search_storage.open_phase(storage, "s/finals")
-    search_storage.queue_trainings(
-        part, [search_storage.QueuedTraining(label=f"piece {i}", what={}) for i in range(PIECES)]
+    training_queue.queue_trainings(
+        part, [training_queue.QueuedTraining(label=f"piece {i}", what={}) for i in range(PIECES)]
     )
-    search_storage.run_queue(part, do, poll_s=0.2)
+    training_queue.run_queue(part, do, poll_s=0.2)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,27 @@
-"""Coupled channel groups of a network, found by following every channel through one forward.
+"""Coupled channel groups of a network, found by tracing every channel through one forward.
 
-A channel can only be removed together with everything that holds it: the rows of the weights that make it, the
-columns of those that read it, its norms, and the channels that it is added to. Each value of an activation carries
-the number of its channel, and operators that move values (views, slices, concatenations) move the numbers alike, so
-no network has to declare anything. A network may split a channel axis into heads, chunk it, or shuffle it with space.
-What stays rectangular after a removal is kept; what cannot be, is frozen.
+A channel can only be removed together with the rows of the weights that make it, the columns of those that read it, its
+norms, and the channels that it is added to. Each value of an activation carries the number of its channel, and
+operators that move values (views, slices, concatenations) move the numbers too, so no network has to declare anything.
+A network may split a channel axis into heads, chunk it, or shuffle it with space. Channels without which a weight would
+not be rectangular are frozen.
 
-Nothing is computed: the forward runs on `meta` where the network can, and only the numbers are real. What the
-network's own code holds fixed (a width that its forward has as a number) shows when it is tried, and is frozen too.
+The forward runs on `meta` if the network allows it, so only the numbers are computed. Widths that the network's code
+has as a number are found by trying, and frozen too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchbench.compress.channel_tracer import ChannelTracer, Quick
+from benchbench.compress.channel_tracer import ChannelTracer, FastNorms, UnionFind
 from benchbench.compress.operator_rules import RULES
 from benchbench.core.errors import ShapeError, UsageError, first_line
 from benchbench.measure.flops.meta_device import copied
@@ -31,12 +31,12 @@ from benchbench.zoo.pruned import resize, shapes_of
 
 log = logging.getLogger(__name__)
 
-_UNLIKE = 7  # numbers of channels that are removed to try, before they repeat
+_UNLIKE = 7  # different numbers of channels that are removed in a trial, before they repeat
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class WeightIndex:
-    """Where a channel lies in one parameter or buffer."""
+    """Place of a channel in a parameter or buffer."""
 
     name: str
     axis: int
@@ -45,11 +45,11 @@ class WeightIndex:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PrunableLayer:
-    """Channels among which one may choose: those of one axis, and of all that it is tied to."""
+    """Prunable channels of one axis and of all axes that are coupled with it."""
 
     name: str  # of the first weight that holds them
-    channels: tuple[tuple[WeightIndex, ...], ...]  # of each channel, every place
-    mixed: bool  # whether a norm or sum takes them together: then a channel of zeros is not the same as none
+    channels: tuple[tuple[WeightIndex, ...], ...]  # all places of each channel
+    mixed: bool  # whether a norm or sum combines them: then removing a channel is not the same as setting it to zero
     multiplied: bool = False  # whether they are multiplied with each other, as queries and keys are
 
     @property
@@ -60,53 +60,52 @@ class PrunableLayer:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Structure:
-    """The channels of a network that may be removed."""
+    """The prunable channels of a network."""
 
     layers: tuple[PrunableLayer, ...]
-    frozen: int  # channels that may not: the outputs, and what the network's code holds fixed
+    frozen: int  # channels that are not prunable: the outputs, and widths that are fixed in the network's code
     reads: frozenset[tuple[str, int]] = frozenset()  # (weight, axis) that sum over channels
     makes: frozenset[tuple[str, int]] = frozenset()  # (weight, axis) along which channels begin
-    unknown: tuple[str, ...]  # operators without a rule; what they touched is frozen
+    unknown: tuple[str, ...]  # operators without a rule, whose channels are frozen
 
     @property
     def width(self) -> int:
-        """How many channels there are to choose among, in all layers together."""
+        """How many channels there are, in all layers together."""
         return sum(layer.width for layer in self.layers)
 
 
 def find_structure(model: nn.Module, shape: Sequence[int]) -> Structure:
-    """Find the channels of a network that may be removed together.
+    """Find the prunable channels of a network on the CPU.
 
     Args:
-        model: on the CPU; it is left as it was.
         shape: (B, C, D, H, W) of an input that it takes.
 
     Raises:
-        UsageError: nothing can be removed, or its forward fails.
+        UsageError: there are none, or the forward fails.
     """
     with graph_settings():  # attention as products and a softmax, which have rules
         try:
-            seen = _follow(_on_meta(model), shape)
+            trace = _trace(_on_meta(model), shape)
         except Exception as error:  # a forward that reads the values of tensors
-            log.debug("followed with values, since it cannot be without: %s", error)
-            seen = _follow_with_values(model, shape)
-        structure = _without_what_is_held(seen, _structure(seen.tracer))
+            log.debug("traced with values, since it cannot be without: %s", error)
+            trace = _trace_with_values(model, shape)
+        structure = _without_fixed_widths(trace, _structure(trace.tracer))
     if not structure.layers:
         raise UsageError("no channel of this network can be removed without changing what its code does")
     return structure
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Traced:
-    """A network that was followed."""
+class _Trace:
+    """A traced network."""
 
     tracer: ChannelTracer
-    model: nn.Module  # that it was done with: a copy, on `meta` if it runs there
-    runs: tuple[tuple[bool, Tensor], ...]  # (training, input) of forwards with unlike outputs
+    model: nn.Module  # the traced copy, on `meta` if it runs there
+    runs: tuple[tuple[bool, Tensor], ...]  # (training mode, input) of forwards with different outputs
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy on `meta` in which a weight with several names stays one: `Module.to` would make several of it."""
+    """A copy on `meta` in which a weight with several names stays one, unlike with `Module.to`."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
@@ -115,64 +114,57 @@ def _on_meta(model: nn.Module) -> nn.Module:
     return copied(model, memo)
 
 
-def _follow_with_values(model: nn.Module, shape: Sequence[int]) -> _Traced:
+def _trace_with_values(model: nn.Module, shape: Sequence[int]) -> _Trace:
     try:
-        return _follow(copied(model), shape)
+        return _trace(copied(model), shape)
     except Exception as error:  # whatever its forward raises
         why = first_line(error)
-        raise UsageError(f"its channels cannot be followed, since a forward of it fails: {why}") from error
+        raise UsageError(f"its channels cannot be traced, since a forward of it fails: {why}") from error
 
 
-def _follow(model: nn.Module, shape: Sequence[int]) -> _Traced:
-    """Through a forward as it is used, and one as it is trained: some have outputs for training alone."""
+def _trace(model: nn.Module, shape: Sequence[int]) -> _Trace:
+    """Trace a forward in eval mode and one in training mode, in which some networks have more outputs."""
     held = dict(model.named_parameters()) | dict(model.named_buffers())
     device = next((value.device for value in held.values()), torch.device("cpu"))
     x = torch.zeros(tuple(shape), device=device)
     tracer = ChannelTracer(held, RULES)
     with tracer:
-        used = zoo_logits.tensors(model.eval()(x))
+        outputs = zoo_logits.tensors(model.eval()(x))
         batch = x
         try:
-            trained = zoo_logits.tensors(model.train()(batch))
-        except ValueError:  # a norm of batches refuses a map of one voxel, unless there are several
+            train_outputs = zoo_logits.tensors(model.train()(batch))
+        except ValueError:  # BatchNorm refuses a single voxel per channel
             batch = torch.zeros((2, *shape[1:]), device=device)
-            trained = zoo_logits.tensors(model.train()(batch))
-    for value in used + trained:
+            train_outputs = zoo_logits.tensors(model.train()(batch))
+    for value in outputs + train_outputs:
         if (numbers := tracer.of(value)) is not None:
             tracer.forest.freeze(numbers.numpy())
-    alike = [value.shape[1:] for value in trained] == [value.shape[1:] for value in used]
-    return _Traced(tracer=tracer, model=model, runs=((False, x),) if alike else ((False, x), (True, batch)))
+    alike = [value.shape[1:] for value in train_outputs] == [value.shape[1:] for value in outputs]
+    return _Trace(tracer=tracer, model=model, runs=((False, x),) if alike else ((False, x), (True, batch)))
 
 
 def _structure(tracer: ChannelTracer) -> Structure:
     forest = tracer.forest
-    frozen = {forest.find(channel) for channel in forest.frozen}
-    mixed = {forest.find(channel) for channel in forest.mixed}
-    multiplied = {forest.find(channel) for channel in forest.multiplied}
+    frozen, mixed, multiplied = (
+        {forest.find(channel) for channel in channels} for channels in (forest.frozen, forest.mixed, forest.multiplied)
+    )
     places: dict[int, list[WeightIndex]] = {}
-    beside: dict[int, int] = {}  # channel -> a channel of its layer
-
-    def layer_of(channel: int) -> int:
-        root = channel
-        while beside.setdefault(root, root) != root:
-            root = beside[root]
-        beside[channel] = root
-        return root
-
     for (name, axis), channels in sorted(tracer.places.items()):
         for index, channel in enumerate(channels.tolist()):
             if channel >= 0:
                 places.setdefault(forest.find(channel), []).append(WeightIndex(name, axis, index))
     held_in = {root: tuple(sorted((p.name, p.axis) for p in members)) for root, members in places.items()}
+    layer_of = UnionFind()
+    numbers = dict(zip(places, layer_of.new(len(places)).tolist(), strict=True))
     for roots in _by_axis(places).values():
-        first: dict[Any, int] = {}  # one of each kind: two layers may lie in one axis, after a concatenation
+        first: dict[Any, int] = {}  # of each kind, since two layers may lie in one axis after a concatenation
         for root in roots:
             if root not in frozen:
-                beside[layer_of(root)] = layer_of(first.setdefault(held_in[root], root))
+                layer_of.unite(numbers[root], numbers[first.setdefault(held_in[root], root)])
     layers: dict[int, list[int]] = {}
     for root in places:
         if root not in frozen:
-            layers.setdefault(layer_of(root), []).append(root)
+            layers.setdefault(layer_of.find(numbers[root]), []).append(root)
     prunable = [
         PrunableLayer(
             name=min(place.name for place in places[roots[0]]),
@@ -201,21 +193,21 @@ def _by_axis(places: Mapping[int, Sequence[WeightIndex]]) -> dict[tuple[str, int
     return {key: list(dict.fromkeys(members[index] for index in sorted(members))) for key, members in by_axis.items()}
 
 
-def _without_what_is_held(seen: _Traced, structure: Structure) -> Structure:
-    """The structure without layers whose width the network's own code has as a number: it fails without a channel."""
-    shapes = shapes_of(seen.model)
+def _without_fixed_widths(trace: _Trace, structure: Structure) -> Structure:
+    """The structure without layers whose width is a number in the network's code: it fails without a channel."""
+    shapes = shapes_of(trace.model)
 
     def works(layers: Sequence[PrunableLayer]) -> bool:
-        """Without some channels of each, unlike numbers since code may hold two widths equal; and without half."""
+        """Whether it runs without some channels of each (different numbers, as code may need equal ones) and half."""
         some = [range(1 + n % min(layer.width - 1, _UNLIKE)) for n, layer in enumerate(layers)]
         half = [range(layer.width // 2) for layer in layers]
         for removed in (some, half):
-            tried = copied(seen.model)
+            pruned = copied(trace.model)
             try:
-                resize(tried, cut_shapes(shapes, keep_indices(layers, removed, shapes)))
-                with Quick():  # type: ignore[no-untyped-call]
-                    for training, x in seen.runs:
-                        tried.train(training)(x)
+                resize(pruned, cut_shapes(shapes, keep_indices(layers, removed, shapes)))
+                with FastNorms():  # type: ignore[no-untyped-call]
+                    for training, x in trace.runs:
+                        pruned.train(training)(x)
             except Exception as error:
                 if len(layers) == 1:
                     log.debug("%s keeps its %d channels: %s", layers[0].name, layers[0].width, error)
@@ -228,28 +220,17 @@ def _without_what_is_held(seen: _Traced, structure: Structure) -> Structure:
         half = len(layers) // 2
         if not half:
             return []
-        structure = free(layers[:half])
-        for part in _parts(free(layers[half:]), structure, works):
-            structure += part
-        return structure
+        first, second = free(layers[:half]), free(layers[half:])
+        if works([*first, *second]):
+            return [*first, *second]
+        for layer in second:  # those that work together with the others
+            if works([*first, layer]):
+                first.append(layer)
+        return first
 
-    kept = free(structure.layers)
-    held = structure.width - sum(layer.width for layer in kept)
-    return dataclasses.replace(structure, layers=tuple(kept), frozen=structure.frozen + held)
-
-
-def _parts(
-    layers: list[PrunableLayer], before: list[PrunableLayer], works: Callable[[Sequence[PrunableLayer]], bool]
-) -> Iterator[list[PrunableLayer]]:
-    """Those of some layers that also work beside others: all at once, or one by one."""
-    if works([*before, *layers]):
-        yield layers
-        return
-    together = list(before)
-    for layer in layers:
-        if works([*together, layer]):
-            together.append(layer)
-            yield [layer]
+    prunable = free(structure.layers)
+    fixed = structure.width - sum(layer.width for layer in prunable)
+    return dataclasses.replace(structure, layers=tuple(prunable), frozen=structure.frozen + fixed)
 
 
 Keep = dict[tuple[str, int], Tensor]
@@ -258,10 +239,10 @@ Keep = dict[tuple[str, int], Tensor]
 def keep_indices(
     layers: Sequence[PrunableLayer], removed: Sequence[Collection[int]], shapes: Mapping[str, Sequence[int]]
 ) -> Keep:
-    """(name, axis) -> the indices that stay, for every axis that loses something.
+    """(name, axis) -> the remaining indices, for every axis that loses some.
 
     Args:
-        removed: for each layer, the numbers of its channels that go.
+        removed: for each layer, the numbers of its channels to remove.
 
     Raises:
         ShapeError: a layer would be left without a channel.
@@ -269,7 +250,7 @@ def keep_indices(
     gone: dict[tuple[str, int], set[int]] = {}
     for layer, numbers in zip(layers, removed, strict=True):
         if len(set(numbers)) >= layer.width:
-            raise ShapeError(f"all {layer.width} channels of {layer.name} would go; at least one must stay")
+            raise ShapeError(f"all {layer.width} channels of {layer.name} would be removed; at least one must remain")
         for number in numbers:
             for place in layer.channels[number]:
                 gone.setdefault((place.name, place.axis), set()).add(place.index)
@@ -280,7 +261,7 @@ def keep_indices(
 
 
 def cut_shapes(shapes: Mapping[str, Sequence[int]], keep: Keep) -> dict[str, list[int]]:
-    """The shapes of what loses something, after it has."""
+    """The new shapes of the weights that lose channels."""
     result: dict[str, list[int]] = {}
     for (name, axis), indices in keep.items():
         result.setdefault(name, list(shapes[name]))[axis] = len(indices)
@@ -288,7 +269,7 @@ def cut_shapes(shapes: Mapping[str, Sequence[int]], keep: Keep) -> dict[str, lis
 
 
 def cut(state: Mapping[str, Tensor], keep: Keep) -> dict[str, Tensor]:
-    """A state dict without the channels that go."""
+    """A state dict without the removed channels."""
     result = dict(state)
     for (name, axis), indices in keep.items():
         result[name] = result[name].index_select(axis, indices.to(result[name].device))
@@ -296,21 +277,21 @@ def cut(state: Mapping[str, Tensor], keep: Keep) -> dict[str, Tensor]:
 
 
 def mask(state: Mapping[str, Tensor], keep: Keep) -> dict[str, Tensor]:
-    """A state dict in which the channels that go are zero; of the same shapes."""
+    """A state dict in which the removed channels are zero."""
     result = dict(state)
     for (name, axis), indices in keep.items():
         if result[name].is_floating_point():
-            stays = torch.zeros(result[name].shape[axis])
-            stays[indices] = 1
-            result[name] = result[name] * stays.reshape([-1 if a == axis else 1 for a in range(result[name].ndim)])
+            kept = torch.zeros(result[name].shape[axis])
+            kept[indices] = 1
+            result[name] = result[name] * kept.reshape([-1 if a == axis else 1 for a in range(result[name].ndim)])
     return result
 
 
 def remove(model: nn.Module, structure: Structure, removed: Sequence[Collection[int]]) -> nn.Module:
-    """The network without some channels, as a copy; what stays has the values that it had.
+    """A copy of the network without some channels.
 
     Args:
-        removed: for each layer, the numbers of its channels that go.
+        removed: for each layer, the numbers of its channels to remove.
 
     Raises:
         ShapeError: a layer would be left without a channel.

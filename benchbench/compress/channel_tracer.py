@@ -1,7 +1,7 @@
 """Tracer of channels: the number of its channel on every value of a forward, operator by operator.
 
-What an operator does with the numbers stands in `operator_rules`. Numbers that do not vary along an axis (space,
-mostly) are kept once along it, as views without a stride: that is what makes it quick.
+What an operator does with the numbers is in `operator_rules`. For speed, numbers that do not vary along an axis (mostly
+space) are stored once, as views with stride 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 NONE = -1  # a value that belongs to no channel: the input image, zeros of a padding
-Numbers = Tensor  # int64, of the shape of the value that they are of
+Numbers = Tensor  # int64, of the shape of their value
 Channels = npt.NDArray[np.int64]  # one number for each index of an axis
 _GROUP_NORM = torch.ops.aten.native_group_norm.default
 _BATCH_NORM = torch.ops.aten.native_batch_norm.default
@@ -27,7 +27,7 @@ Rule = Callable[["ChannelTracer", Any, Sequence[Any], Mapping[str, Any], Any], N
 
 
 class UnionFind:
-    """Channels, which of them are one (union-find), and what is known of them."""
+    """Channels, which of them are coupled (union-find), and their properties."""
 
     def __init__(self) -> None:
         self.parent: list[int] = []
@@ -36,13 +36,13 @@ class UnionFind:
         self.multiplied: set[int] = set()
 
     def new(self, count: int) -> Channels:
-        """So many new channels."""
+        """A number of new channels."""
         start = len(self.parent)
         self.parent.extend(range(start, start + count))
         return np.arange(start, start + count)
 
     def find(self, member: int) -> int:
-        """The channel that stands for all that are one with it."""
+        """The representative of the channels that are coupled with one."""
         root = member
         while self.parent[root] != root:
             root = self.parent[root]
@@ -51,36 +51,40 @@ class UnionFind:
         return root
 
     def join(self, a: Channels, b: Channels) -> None:
-        """Each of `a` with the one of `b` beside it; where either is of no channel, nothing happens."""
+        """Couple each channel of `a` with that of `b` at the same place; `NONE` is skipped."""
         first, second = a.ravel(), b.ravel()
         apart = (first >= 0) & (second >= 0) & (first != second)
         size = max(1, len(self.parent))
-        pairs = np.unique(first[apart] * size + second[apart])  # one number each, since rows sort many times as slowly
+        pairs = np.unique(first[apart] * size + second[apart])  # one number each, since rows are sorted much slower
         for x, y in zip((pairs // size).tolist(), (pairs % size).tolist(), strict=True):
-            self.parent[self.find(x)] = self.find(y)
+            self.unite(x, y)
+
+    def unite(self, x: int, y: int) -> None:
+        """Couple two channels."""
+        self.parent[self.find(x)] = self.find(y)
 
     def freeze(self, numbers: Channels) -> None:
-        """These stay."""
+        """These may not be removed."""
         self.frozen.update(n for n in np.unique(numbers).tolist() if n >= 0)
 
     def mix(self, numbers: Channels) -> None:
-        """Something is computed over these together."""
+        """A norm or sum combines these."""
         self.mixed.update(n for n in np.unique(numbers).tolist() if n >= 0)
 
     def multiply(self, numbers: Channels) -> None:
-        """These are multiplied with each other and summed, as queries and keys are: no weight reads them."""
+        """These are multiplied with each other and summed, as queries and keys are, so no weight reads them."""
         self.multiplied.update(n for n in np.unique(numbers).tolist() if n >= 0)
 
 
-class Quick(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside, norms on `meta`, which PyTorch computes in Python and slowly, are only given their shapes.
+class FastNorms(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside, norms on `meta`, which PyTorch computes slowly in Python, only get the shapes of their outputs.
 
-    PyTorch has compared the widths of input and weights before it asks for them.
+    PyTorch has checked the widths of input and weights before.
     """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports its compiler, which takes seconds
+        return False  # otherwise torch imports its compiler, which takes seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is _GROUP_NORM and args[0].device.type == "meta":
@@ -92,15 +96,13 @@ class Quick(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-class ChannelTracer(Quick):
-    """Inside, every operator hands its channels on; afterwards `places` has those of every weight's axes."""
+class ChannelTracer(FastNorms):
+    """Inside, the channels of every value are traced; afterwards `places` has those of each axis of each weight.
+
+    `held` are the network's parameters and buffers.
+    """
 
     def __init__(self, held: Mapping[str, Tensor], rules: Mapping[Any, Rule]) -> None:
-        """Begin with nothing followed.
-
-        Args:
-            held: the network's parameters and buffers.
-        """
         super().__init__()  # type: ignore[no-untyped-call]
         self.rules = rules
         self.forest = UnionFind()
@@ -109,8 +111,8 @@ class ChannelTracer(Quick):
         self.makes: set[tuple[str, int]] = set()  # axes of weights along which channels begin
         self.unknown: set[str] = set()
         self._numbers: dict[int, Numbers] = {}
-        self._weights: dict[int, tuple[str, Tensor | None]] = {}  # name, and which element each value is; None: its own
-        self._orders: dict[int, tuple[Tensor, tuple[int, ...] | None]] = {}  # of views of weights, which stay alive
+        self._weights: dict[int, tuple[str, Tensor | None]] = {}  # name, and the element of each value; None: all
+        self._orders: dict[int, tuple[Tensor, tuple[int, ...] | None]] = {}  # axes of views of weights
         self._alive: list[Any] = list(held.values())  # so that no object's id is used twice
         self._shapes = {name: tuple(value.shape) for name, value in held.items()}
         for name, value in held.items():
@@ -137,7 +139,7 @@ class ChannelTracer(Quick):
         return self._numbers.get(id(value)) if isinstance(value, Tensor) else None
 
     def put(self, value: Any, numbers: Numbers | None) -> None:
-        """An activation has these numbers."""
+        """Set the numbers of an activation."""
         if numbers is not None:
             self._alive.append(value)
             self._numbers[id(value)] = numbers
@@ -147,7 +149,7 @@ class ChannelTracer(Quick):
         return isinstance(value, Tensor) and id(value) in self._weights
 
     def move(self, source: Any, moved: Callable[[Tensor], Any], out: Any) -> None:
-        """`out` has the values of `source` at other places."""
+        """`out` has the values of `source` at other places; `moved` does the same with numbers."""
         if (numbers := self.of(source)) is not None:
             for value, numbering in zip(as_list(out), as_list(moved(numbers)), strict=True):
                 self.put(value, numbering)
@@ -160,7 +162,7 @@ class ChannelTracer(Quick):
                 self._weights[id(value)] = name, numbering
 
     def channels(self, numbers: Numbers, axis: int) -> Channels:
-        """The channel of each index of an axis; where one index is of several, they are joined."""
+        """The channel of each index of an axis; if an index has several, they are coupled."""
         flat = thin(numbers, but=axis).movedim(axis, 0).reshape(numbers.shape[axis], -1).numpy()
         chosen: Channels = flat.max(1)
         if flat.shape[1] > 1:
@@ -172,12 +174,11 @@ class ChannelTracer(Quick):
     # -- weights
 
     def bind(self, value: Any, along: int, channels: Channels, role: set[tuple[str, int]] | None = None) -> None:
-        """Dimension `along` of a weight, or of a view of one, has these channels.
+        """Dimension `along` of a weight, or of a view of one, has these channels; other values are skipped.
 
         Args:
-            value: anything else is passed over.
-            channels: one for each of its indices.
-            role: `reads` or `makes`, if it does one of them.
+            channels: one for each index of the dimension.
+            role: `reads` or `makes`, if the weight sums over the channels or makes them.
         """
         if not self.is_weight(value):
             return
@@ -195,7 +196,7 @@ class ChannelTracer(Quick):
             role.add((name, axis_of[0]))
 
     def bind_elements(self, value: Tensor, numbers: Numbers) -> None:
-        """A weight that meets an activation of these numbers value by value, as an added embedding does."""
+        """A weight is combined value by value with an activation of these numbers, as an added embedding is."""
         name, elements = self._weights[id(value)]
         if elements is None:
             elements = torch.arange(value.numel()).reshape(value.shape)
@@ -219,7 +220,7 @@ class ChannelTracer(Quick):
         numbering[indices] = np.where(channels >= 0, channels, numbering[indices])
 
     def _axis_of(self, name: str, elements: Tensor, along: int) -> tuple[int, Channels] | None:
-        """Which axis of a weight runs along a dimension of a view of it, and with which indices."""
+        """The axis of a weight along a dimension of a view of it, and its indices."""
         shape = self._shapes[name]
         if (order := self._order(name, elements)) is not None and elements.shape[along] > 1:
             return order[along % elements.ndim], np.arange(elements.shape[along])
@@ -231,28 +232,28 @@ class ChannelTracer(Quick):
         return None
 
     def _order(self, name: str, elements: Tensor) -> tuple[int, ...] | None:
-        """Which axis of a weight each dimension of a view of it is; None: the view is not just the weight turned."""
-        known = self._orders.get(id(elements))
-        if known is None:
+        """The axis of a weight for each dimension of a view of it; None: the view is not a permutation of axes."""
+        cached = self._orders.get(id(elements))
+        if cached is None:
             sides = self._shapes[name]
             strides = torch.empty(sides, device="meta").stride()
             axes = {(size, stride): axis for axis, (size, stride) in enumerate(zip(sides, strides, strict=True))}
             order = tuple(axes.get(side, -1) for side in zip(elements.shape, elements.stride(), strict=True))
-            turned = sorted(order) == list(range(len(sides)))
-            if turned:
+            permuted = sorted(order) == list(range(len(sides)))
+            if permuted:
                 plain = torch.arange(elements.numel()).as_strided(elements.shape, elements.stride())
-                turned = torch.equal(elements, plain)
-            known = self._orders[id(elements)] = (elements, order if turned else None)
-        return known[1]
+                permuted = torch.equal(elements, plain)
+            cached = self._orders[id(elements)] = (elements, order if permuted else None)
+        return cached[1]
 
 
 def as_list(item: Any) -> list[Any]:
-    """The results of an operator, where it has several; else the one."""
+    """The results of an operator as a list."""
     return list(item) if isinstance(item, (list, tuple)) else [item]
 
 
 def thin(numbers: Numbers, *, but: int | None = None) -> Numbers:
-    """Numbers once along each axis on which they do not vary because they have no stride there."""
+    """Numbers without the repetitions along axes of stride 0, except one axis."""
     but = None if but is None else but % numbers.ndim
     for axis in range(numbers.ndim):
         if axis != but and numbers.shape[axis] > 1 and numbers.stride(axis) == 0:
@@ -261,9 +262,9 @@ def thin(numbers: Numbers, *, but: int | None = None) -> Numbers:
 
 
 def reshaped(numbers: Tensor, shape: Sequence[int]) -> Tensor:
-    """Numbers in another shape; axes that stay as they are, first and last ones, keep having no stride.
+    """Numbers in another shape, in which unchanged first and last axes keep a stride of 0.
 
-    PyTorch's own would write out all values of what has no stride: of the scores of a window's attention a gigabyte.
+    PyTorch's `reshape` would copy all repetitions, which is a gigabyte for the scores of a window attention.
     """
     before, after = list(numbers.shape), list(shape)
     fewer = min(len(before), len(after))
@@ -278,7 +279,7 @@ def reshaped(numbers: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def both(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Two of one shape, once along each axis on which neither varies."""
+    """Two tensors of one shape without the repetitions along axes on which both have stride 0."""
     for axis in range(a.ndim):
         if a.shape[axis] > 1 and a.stride(axis) == 0 and b.stride(axis) == 0:
             a, b = a.narrow(axis, 0, 1), b.narrow(axis, 0, 1)
@@ -286,7 +287,7 @@ def both(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spread(channels: Channels, shape: Iterable[int], axis: int) -> Numbers:
-    """Numbers of a value whose channels run along one axis."""
+    """Numbers of a value of this shape with its channels along one axis."""
     full = tuple(shape)
     view = [1] * len(full)
     view[axis] = full[axis]
@@ -294,6 +295,6 @@ def spread(channels: Channels, shape: Iterable[int], axis: int) -> Numbers:
 
 
 def varies(numbers: Numbers, axis: int) -> bool:
-    """Whether there are several channels along an axis."""
+    """Whether the channels differ along an axis."""
     moved = thin(numbers, but=axis).movedim(axis, 0)
     return bool((moved != moved[:1]).any())

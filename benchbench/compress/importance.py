@@ -1,8 +1,8 @@
-"""Importance of channels, by four criteria; the higher, the longer a channel stays.
+"""Importance of channels, by four criteria, and the choice of those to remove.
 
-A channel lies in several weights at once. By their size, all are asked, each against its own layer. The change of the
-loss is asked of what reads it alone: that is what goes with the channel, whatever stands between. What makes a channel
-says less: behind a norm, its scale does not matter at all.
+A channel lies in several weights. `magnitude` uses all of them, each relative to its layer. `taylor` uses only the
+weights that read the channel, since they are removed with it; those that make it say less, as behind a norm their scale
+has no effect.
 """
 
 from __future__ import annotations
@@ -33,18 +33,14 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def of_training(plan: DataPlan, recipe: TrainRecipe, count: int) -> tuple[Batches, Loss]:
-    """So many batches of training cases, and the loss of the training, for `taylor`.
-
-    Args:
-        count: of batches, its first ones; each is made when it is asked for.
-    """
+    """The first batches of a training, each made when it is needed, and its loss, for `taylor`."""
     loader = PatchLoader(plan, recipe)
     batches = (loader.make(step, recipe.patch) for step in range(count))
     return ((batch.image, batch.target) for batch in batches), make_loss(recipe.loss, exclusive=plan.exclusive)
 
 
 def magnitude(model: nn.Module, structure: Structure) -> list[Scores]:
-    """The norm of a channel's weights, against the mean of its layer, which is about 1.
+    """The norm of a channel's weights, relative to the mean of its layer.
 
     Source: Li et al. 2017, "Pruning filters for efficient convnets"; over all weights that hold the channel.
     """
@@ -60,13 +56,10 @@ def magnitude(model: nn.Module, structure: Structure) -> list[Scores]:
 
 
 def batchnorm(model: nn.Module, structure: Structure) -> list[Scores | None]:
-    """The scale that a norm gives a channel (BatchNorm, or another norm with scales), against the mean of its layer.
-
-    Returns:
-        None for a layer without such a norm.
+    """The scale of a channel in its norm, relative to the mean of its layer; None for a layer without such a norm.
 
     Raises:
-        UsageError: the network has no such norm at all.
+        UsageError: the network has no norm with scales.
 
     Source: Liu et al. 2017, "Learning efficient convolutional networks through network slimming".
     """
@@ -90,7 +83,7 @@ def batchnorm(model: nn.Module, structure: Structure) -> list[Scores | None]:
 
 
 def random(structure: Structure, seed: int) -> list[Scores]:
-    """Any order, as the control that every criterion has to beat."""
+    """Random importance, as a control."""
     rng = np.random.default_rng(seed)
     return [rng.random(layer.width) for layer in structure.layers]
 
@@ -99,7 +92,7 @@ def taylor(model: nn.Module, structure: Structure, batches: Batches, loss: Loss)
     """The square of the first-order change of the loss if a channel were zero, the mean over batches.
 
     Args:
-        model: in any mode; its norms use what they have learned, and nothing of it is changed.
+        model: evaluated in eval mode; it is not changed.
 
     Raises:
         UsageError: no gradient is finite.
@@ -128,10 +121,10 @@ def taylor(model: nn.Module, structure: Structure, batches: Batches, loss: Loss)
 
 
 def _first_order(layer: PrunableLayer, structure: Structure, change: Mapping[str, Tensor]) -> Scores:
-    """What the loss changes by without each channel of a layer, in first order.
+    """First-order change of the loss without each channel of a layer.
 
-    The sum of weight x gradient over all weights that read the channel. Queries and keys are read by each other: what
-    makes them counts them twice, and the values with them once, so half of makers and readers together is the sum.
+    It is the sum of weight x gradient over all weights that read the channel. Queries and keys read each other: the
+    weights that make them count them twice, and the values with them once, so it is half of makers and readers.
     """
     reading = _places(layer, lambda place: (place.name, place.axis) in structure.reads and place.name in change)
     read = _total(layer.width, reading, lambda name, axis: _sums(change[name], axis))
@@ -154,7 +147,7 @@ def _places(layer: PrunableLayer, wanted: Callable[[WeightIndex], bool]) -> _Pai
 
 
 def _total(width: int, places: _Pairs, of: Callable[[str, int], Scores]) -> Scores:
-    """The sum over all places of what each says of its channels."""
+    """Sum of `of` over all places of each channel."""
     total = np.zeros(width)
     for (name, axis), pairs in places.items():
         numbers, indices = np.array(pairs).T
@@ -163,18 +156,14 @@ def _total(width: int, places: _Pairs, of: Callable[[str, int], Scores]) -> Scor
 
 
 def _mean(width: int, places: _Pairs, of: Callable[[str, int], Scores]) -> Scores:
-    """The mean over all places of what each says of its channels."""
+    """Mean of `of` over all places of each channel."""
     count = _total(width, places, lambda name, axis: np.ones(1 + max(index for _, index in places[name, axis])))
     return _total(width, places, of) / np.maximum(count, 1)
 
 
 def _sums(value: Tensor, axis: int) -> Scores:
-    """The sum of a tensor over all axes but one."""
-    return (
-        value.double().movedim(axis, 0).flatten(1).sum(1).cpu().numpy()
-        if value.ndim > 1
-        else value.double().cpu().numpy()
-    )
+    """Sum of a tensor over all axes but one."""
+    return value.double().movedim(axis, 0).reshape(value.shape[axis], -1).sum(1).cpu().numpy()
 
 
 def _relative(values: Scores) -> Scores:
@@ -190,64 +179,60 @@ def choose(
     scope: Literal["layer", "global"] = "layer",
     multiple_of: int = 1,
 ) -> list[list[int]]:
-    """Which channels go.
+    """The channels to remove: for each layer, their numbers.
 
     Args:
         scores: of each layer's channels; a layer with None keeps all.
-        ratio: share of the channels that goes, 0 to below 1.
-        scope: `layer`: that share of each layer; `global`: of all together, those that matter least, though every
-            layer keeps at least a tenth.
-        multiple_of: what stays of a layer is rounded up to such a number, as far as there are so many.
-
-    Returns:
-        For each layer, the numbers of its channels that go.
+        ratio: share of the channels to remove, 0 to below 1.
+        scope: `layer`: that share of each layer; `global`: of all together, though every layer keeps at least a tenth.
+        multiple_of: the remaining channels of a layer are rounded up to a multiple of it, if there are as many.
 
     Raises:
-        UsageError: a layer would be empty, or nothing would go.
+        UsageError: a layer would be empty, or nothing would be removed.
     """
     if not 0 <= ratio < 1:
         raise UsageError(f"the share of channels that goes must be from 0 to below 1, not {ratio}")
     if multiple_of < 1:
         raise UsageError(f"what stays can be a multiple of 1 or more, not of {multiple_of}")
-    asked = [(layer, worth) for layer, worth in zip(structure.layers, scores, strict=True) if worth is not None]
+    ranked = [(layer, values) for layer, values in zip(structure.layers, scores, strict=True) if values is not None]
     if scope == "layer":
-        stays = [layer.width - round(ratio * layer.width) for layer, _ in asked]
+        remaining = [layer.width - round(ratio * layer.width) for layer, _ in ranked]
     else:
-        stays = _globally(asked, ratio)
-    for (layer, _), stay in zip(asked, stays, strict=True):
-        if stay < 1:
-            most = min((layer.width - 1) / layer.width for layer, _ in asked)
+        remaining = _remaining_globally(ranked, ratio)
+    for (layer, _), count in zip(ranked, remaining, strict=True):
+        if count < 1:
+            most = min((layer.width - 1) / layer.width for layer, _ in ranked)
             raise UsageError(
                 f"{ratio:g} of the {layer.width} channels of {layer.name} leaves none; "
                 f"the most that every layer of this network can give is {int(most * 100) / 100:g}"
             )
-    left = iter(stays)
+    counts = iter(remaining)
     removed: list[list[int]] = []
-    for layer, worth in zip(structure.layers, scores, strict=True):
-        keep = layer.width
-        if worth is not None:
-            keep = min(layer.width, -(-next(left) // multiple_of) * multiple_of)
-        order = np.argsort(worth, kind="stable") if worth is not None else np.arange(0)
-        removed.append(sorted(order[: layer.width - keep].tolist()))
+    for layer, values in zip(structure.layers, scores, strict=True):
+        if values is None:
+            removed.append([])
+            continue
+        keep = min(layer.width, -(-next(counts) // multiple_of) * multiple_of)
+        removed.append(sorted(np.argsort(values, kind="stable")[: layer.width - keep].tolist()))
     if ratio and not any(removed):
         raise UsageError(f"{ratio:g} of its channels is none in every layer: take a larger share")
     return removed
 
 
-def _globally(asked: Sequence[tuple[PrunableLayer, Scores]], ratio: float) -> list[int]:
-    """How many stay of each layer, where all channels are ranked together."""
-    least = [-(-layer.width // 10) for layer, _ in asked]
-    total = sum(layer.width for layer, _ in asked)
-    goes, most = round(ratio * total), total - sum(least)
-    if goes > most:
+def _remaining_globally(ranked: Sequence[tuple[PrunableLayer, Scores]], ratio: float) -> list[int]:
+    """How many channels of each layer remain if all channels are ranked together."""
+    least = [-(-layer.width // 10) for layer, _ in ranked]
+    total = sum(layer.width for layer, _ in ranked)
+    count, most = round(ratio * total), total - sum(least)
+    if count > most:
         raise UsageError(
             f"{ratio:g} of all channels would empty layers: each keeps a tenth, so at most "
             f"{int(most / total * 100) / 100:g} can go"
         )
-    free = [  # the best of each layer stay
+    candidates = [  # without the most important tenth of each layer
         (float(value), number)
-        for number, (layer, worth) in enumerate(asked)
-        for value in np.sort(worth)[: layer.width - least[number]]
+        for number, (layer, values) in enumerate(ranked)
+        for value in np.sort(values)[: layer.width - least[number]]
     ]
-    gone = [number for _, number in sorted(free)[:goes]]
-    return [layer.width - gone.count(number) for number, (layer, _) in enumerate(asked)]
+    removed = [number for _, number in sorted(candidates)[:count]]
+    return [layer.width - removed.count(number) for number, (layer, _) in enumerate(ranked)]

@@ -1,7 +1,7 @@
-"""Rules for channel tracing: where each operator takes the numbers of channels.
+"""Rules for channel tracing: what each operator does with the numbers of channels.
 
-Moves take them along, sums join them, a convolution ends them at the axis of its weight that reads and begins new ones
-at the axis that makes. An operator without a rule freezes what it touches.
+Operators that move values move the numbers, sums couple them, a convolution reads them with one axis of its weight and
+makes new ones with another. An operator without a rule freezes all channels of its arguments.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ _PIECES = tuple(getattr(aten, name) for name in ("split", "split_with_sizes", "c
 
 @_rule(_MOVES)
 def _move(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    """Operators that move values: the numbers go along. Equal pieces of channels lose the same."""
-    rest = _where(tracer, func, args)
+    """Operators that move values. Equal pieces of an axis of channels have to lose the same channels."""
+    rest = _index_arguments(tracer, func, args)
     if func.overloadpacket is aten.slice:
         _steps(tracer, *args, **kwargs)
     tracer.move(args[0], lambda numbers: func(numbers, *rest, **kwargs), out)
@@ -65,7 +65,7 @@ def _move(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping
 def _steps(
     tracer: ChannelTracer, source: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> None:
-    """Every second channel stays every second one only if the channels of a step go together."""
+    """A slice with a step keeps its meaning only if the channels within a step are removed together."""
     numbers = tracer.of(source)
     if numbers is None or step == 1 or not varies(numbers, dim):
         return
@@ -78,31 +78,31 @@ def _steps(
     tracer.forest.join(channels, firsts)
 
 
-class _Unreal(Exception):
-    """An index without values."""
+class _MetaIndex(Exception):
+    """An index on `meta`, which has no values."""
 
 
-def _where(tracer: ChannelTracer, func: Any, args: Sequence[Any]) -> Sequence[Any]:
-    """The arguments after the first. An index without values may be any, where channels do not vary along its axis."""
+def _index_arguments(tracer: ChannelTracer, func: Any, args: Sequence[Any]) -> Sequence[Any]:
+    """The arguments after the first; an index on `meta` is replaced by zeros if channels do not vary along its axis."""
     rest = args[1:]
-    unreal = [leaf for leaf in tree_leaves(rest) if _is_unreal(leaf)]
-    if not unreal:
+    indices = [leaf for leaf in tree_leaves(rest) if _is_meta(leaf)]
+    if not indices:
         return rest
     numbers, axes = tracer.of(args[0]), list[int]()
     if func.overloadpacket is aten.index_select:
         axes = [args[1]]
     elif func.overloadpacket is aten.index:
         axes = [axis for axis, index in enumerate(args[1]) if index is not None]
-    whole = all(value.dtype in (torch.int64, torch.int32) for value in unreal)
-    if not axes or not whole or (numbers is not None and any(varies(numbers, axis) for axis in axes)):
-        raise _Unreal(f"{func} moves channels by an index that has no values")
-    emptied: Sequence[Any] = tree_map(
-        lambda value: torch.zeros_like(value, device="cpu") if _is_unreal(value) else value, rest
+    integers = all(value.dtype in (torch.int64, torch.int32) for value in indices)
+    if not axes or not integers or (numbers is not None and any(varies(numbers, axis) for axis in axes)):
+        raise _MetaIndex(f"{func} moves channels by an index that has no values")
+    zeros: Sequence[Any] = tree_map(
+        lambda value: torch.zeros_like(value, device="cpu") if _is_meta(value) else value, rest
     )
-    return emptied
+    return zeros
 
 
-def _is_unreal(value: Any) -> bool:
+def _is_meta(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_meta
 
 
@@ -125,7 +125,7 @@ def _copy(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping
 
 @_rule("view _unsafe_view reshape unflatten")
 def _view(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    """A new shape. An axis of channels that is split into heads stays a rectangle only if all heads lose the same."""
+    """A new shape. If it splits an axis of channels into heads, all heads have to lose the same channels."""
     source = args[0]
     if (numbers := tracer.of(source)) is not None:
         for axis, inner in _splits(tuple(source.shape), tuple(out.shape)):
@@ -136,7 +136,7 @@ def _view(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping
 
 
 def _splits(before: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]]:
-    """(axis of `before` that is split, the length of the innermost part), where a view splits an axis."""
+    """(axis of `before`, length of its innermost part) for each axis that a view splits."""
     pairs, i, j = [], 0, 0
     while i < len(before) and j < len(after):
         a, b, first, last = before[i], after[j], i, j
@@ -157,12 +157,12 @@ def _splits(before: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]
 @_rule("cat stack")
 def _cat(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     parts = args[0]
-    known = [tracer.of(part) for part in parts]
-    if all(numbers is None for numbers in known):
+    all_numbers = [tracer.of(part) for part in parts]
+    if all(numbers is None for numbers in all_numbers):
         return
     filled = [
         torch.full((1,) * part.ndim, NONE).expand(part.shape) if numbers is None else numbers
-        for part, numbers in zip(parts, known, strict=True)
+        for part, numbers in zip(parts, all_numbers, strict=True)
     ]
     axis = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.ndim
     if func.overloadpacket is aten.cat:
@@ -174,7 +174,7 @@ def _cat(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[
 
 @_rule("empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros new_ones new_full")
 def _fill(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    """Values that do not come from their source, only its shape does."""
+    """Only the shape comes from the source, not the values."""
 
 
 @_rule("constant_pad_nd")
@@ -197,7 +197,7 @@ def _each(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping
     "addcmul _safe_softmax_mask"
 )
 def _together(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    """Values that are combined one by one: their channels are one; one that is broadcast over channels is not."""
+    """Values that are combined one by one: their channels are coupled, unless one is broadcast over channels."""
     shape = tuple(out.shape)
     values = [value for value in tree_leaves(args) if isinstance(value, Tensor)]
     joined: Numbers | None = None
@@ -272,7 +272,7 @@ def _group_norm(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: M
     channels = tracer.channels(numbers, 1)
     if groups == 1:
         tracer.forest.mix(channels)
-    else:  # a group goes as one: so the others keep their statistics
+    else:  # a group is removed as a whole, so that the others keep their statistics
         rows = channels.reshape(groups, -1)
         tracer.forest.join(rows, np.broadcast_to(rows[:, :1], rows.shape))
     for value in args[1:3]:
@@ -304,7 +304,7 @@ def _product(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapp
             if (numbers := tracer.of(value)) is not None:
                 tracer.forest.freeze(numbers.numpy())
         return
-    sides = ((a, a.ndim - 2, a.ndim - 1), (b, b.ndim - 1, b.ndim - 2))  # value, its own axis, the axis that is summed
+    sides = ((a, a.ndim - 2, a.ndim - 1), (b, b.ndim - 1, b.ndim - 2))  # value, its remaining axis, its summed axis
     new_channels: list[Channels | None] = [None, None]  # channels of the rows, of the columns
     summed: list[Channels] = []
     for side, (value, axis, along) in enumerate(sides):
@@ -323,7 +323,7 @@ def _product(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapp
             new_channels[side] = new = tracer.forest.new(value.shape[axis])
             tracer.bind(value, axis, new, tracer.makes)
     rows, columns = new_channels
-    if rows is not None and columns is not None:  # a value of two channels
+    if rows is not None and columns is not None:  # a value that belongs to two channels
         tracer.forest.freeze(rows)
         tracer.forest.freeze(columns)
     if rows is None and columns is None:
@@ -348,7 +348,7 @@ def _softmax(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapp
 
 @_rule("mean sum amax amin max min var var_mean std linalg_vector_norm")
 def _reduce(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    """Over space a channel stays itself; over channels it becomes a value of none."""
+    """A reduction over space keeps the channels; one over channels has a value of no channel."""
     numbers = tracer.of(args[0])
     if numbers is None:
         return

@@ -1,7 +1,7 @@
-"""Pruning of a network: its channels are ranked, the least removed, and the rest shown to be unchanged.
+"""Pruning of a network: its channels are ranked, the least important removed, and the result is verified.
 
-The proof is in each call: with the same channels set to zero, the whole network must answer as the smaller one does,
-wherever no norm takes channels together. A network that does with its channels what was not understood is refused.
+Each call checks that the whole network with the same channels set to zero has the output of the pruned one, in all
+layers where no norm combines channels. A network whose use of channels the tracer does not understand is refused.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from benchbench.zoo.pruned import shapes_of
 
 log = logging.getLogger(__name__)
 
-AGREEMENT = 1e-4  # most that the smaller network may differ from the whole one with zeros, of the output's norm
+AGREEMENT = 1e-4  # most that the outputs of the pruned network and of the whole one with zeros may differ, relative
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """A network without some of its channels."""
+    """A pruned network."""
 
     model: nn.Module
-    structure: Structure  # of the network that it was made from
-    removed: tuple[tuple[int, ...], ...]  # for each layer, the numbers of its channels that went
-    agreement: float | None  # with the whole network with zeros, where no norm takes channels together; None: nowhere
-    unranked: int  # layers that the criterion says nothing of, and that keep all
+    structure: Structure  # of the whole network
+    removed: tuple[tuple[int, ...], ...]  # for each layer, the numbers of its removed channels
+    agreement: float | None  # see `compare_with_zeros`
+    unranked: int  # layers that the criterion does not rank, which keep all channels
 
     @property
     def stays(self) -> int:
-        """How many of the channels that could go did not."""
+        """How many of the prunable channels remain."""
         return self.structure.width - sum(map(len, self.removed))
 
 
@@ -51,7 +51,7 @@ def prune(
     batches: importance.Batches | None = None,
     loss: importance.Loss | None = None,
 ) -> Pruned:
-    """Remove channels from a network; it itself is left as it was.
+    """A copy of a network without its least important channels.
 
     Args:
         model: on the CPU.
@@ -60,7 +60,7 @@ def prune(
         loss: of logits and a target, likewise.
 
     Raises:
-        UsageError: a share that would empty a layer, `taylor` without data, or a network that cannot be followed.
+        UsageError: a share that would empty a layer, `taylor` without data, or a network that cannot be traced.
     """
     structure = find_structure(model, shape)
     scores: Sequence[importance.Scores | None]
@@ -75,51 +75,51 @@ def prune(
     else:
         scores = importance.random(structure, recipe.seed)
     scores = list(scores)
-    removed, agreement, why = _chosen(model, structure, scores, recipe, shape)
-    if why:
+    removed, agreement, fault = _choose(model, structure, scores, recipe, shape)
+    if fault:
         bad = _disagreeing(model, structure, removed, shape)
         log.warning(
-            "%d layers keep all their channels: the network answers otherwise without them than with zeros in their "
-            "place, such as %s",
+            "%d layers keep all their channels, such as %s: without them the output differs from that with zeros in "
+            "their place",
             len(bad),
             structure.layers[min(bad, default=0)].name,
         )
-        kept = [number for number in range(len(structure.layers)) if number not in bad]
-        structure = dataclasses.replace(structure, layers=tuple(structure.layers[number] for number in kept))
-        scores = [scores[number] for number in kept]
-        if kept:
-            removed, agreement, why = _chosen(model, structure, scores, recipe, shape)
-        if not kept or why:
-            raise UsageError(why)
+        good = [number for number in range(len(structure.layers)) if number not in bad]
+        structure = dataclasses.replace(structure, layers=tuple(structure.layers[number] for number in good))
+        scores = [scores[number] for number in good]
+        if good:
+            removed, agreement, fault = _choose(model, structure, scores, recipe, shape)
+        if not good or fault:
+            raise UsageError(fault)
     return Pruned(
         model=remove(model, structure, removed),
         structure=structure,
         removed=tuple(tuple(numbers) for numbers in removed),
         agreement=agreement,
-        unranked=sum(worth is None for worth in scores),
+        unranked=sum(values is None for values in scores),
     )
 
 
-def _chosen(
+def _choose(
     model: nn.Module,
     structure: Structure,
     scores: Sequence[importance.Scores | None],
     recipe: PruneRecipe,
     shape: Sequence[int],
 ) -> tuple[list[list[int]], float | None, str]:
-    """What goes, how far the network without it is from that with zeros, and what is wrong with it, if so."""
+    """The channels to remove, the agreement without them, and the fault of the network, if it has one."""
     removed = importance.choose(structure, scores, recipe.ratio, scope=recipe.scope, multiple_of=recipe.multiple_of)
-    return removed, *_judged(model, structure, removed, shape)
+    return removed, *_verify(model, structure, removed, shape)
 
 
-def _judged(
+def _verify(
     model: nn.Module, structure: Structure, removed: Sequence[Sequence[int]], shape: Sequence[int]
 ) -> tuple[float | None, str]:
-    """How far a network is from that with zeros, and what is wrong with it; empty if nothing is."""
+    """Agreement of a pruned network with the whole one with zeros, and its fault; empty if there is none."""
     try:
         agreement = compare_with_zeros(model, structure, removed, shape)
         if any(layer.mixed and numbers for layer, numbers in zip(structure.layers, removed, strict=True)):
-            with torch.no_grad():  # what was left out of the comparison must run at least
+            with torch.no_grad():  # layers that cannot be compared must run at least
                 remove(model, structure, removed).eval()(torch.zeros(*shape))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         return None, f"without these channels its forward fails, so it is not pruned: {first_line(error)}"
@@ -127,35 +127,32 @@ def _judged(
         return agreement, ""
     return agreement, (
         f"without the channels its output differs by {agreement:.2g} of its norm from that with zeros in their "
-        "place: this network does with its channels what is not followed here, so it is not pruned"
+        "place: this network uses its channels in a way that cannot be traced, so it is not pruned"
     )
 
 
 def _disagreeing(
     model: nn.Module, structure: Structure, removed: Sequence[Sequence[int]], shape: Sequence[int]
 ) -> set[int]:
-    """The layers without whose channels alone the network answers otherwise than with zeros."""
-    disagreeing = set()
-    for number in range(len(structure.layers)):
+    """The layers that have a fault if they alone are pruned."""
+
+    def has_fault(number: int) -> bool:
         alone = [numbers if layer == number else [] for layer, numbers in enumerate(removed)]
-        if _judged(model, structure, alone, shape)[1]:
-            disagreeing.add(number)
-    return disagreeing
+        return bool(_verify(model, structure, alone, shape)[1])
+
+    return set(filter(has_fault, range(len(structure.layers))))
 
 
 def compare_with_zeros(
     model: nn.Module, structure: Structure, removed: Sequence[Sequence[int]], shape: Sequence[int]
 ) -> float | None:
-    """How far the network without some channels is from the whole one with zeros in their place.
+    """Difference of the outputs without some channels and with zeros in their place, relative to the output's norm.
 
-    Only layers count that no norm or sum takes together, since there zeros are as good as nothing.
+    Only layers count whose channels no norm or sum combines; None if none of them loses any.
 
     Args:
         removed: for each layer, the numbers of its channels.
         shape: (B, C, D, H, W) of an input that it takes.
-
-    Returns:
-        The norm of the difference, as a share of the output's; None where no such layer loses anything.
     """
     chosen = [() if layer.mixed else tuple(numbers) for layer, numbers in zip(structure.layers, removed, strict=True)]
     if not any(chosen):
@@ -167,9 +164,9 @@ def compare_with_zeros(
     with torch.no_grad():
         for name, value in mask(parameters, keep).items():
             parameters[name].copy_(value)
-        wanted = _output(whole, x)
-        answer = _output(remove(model, structure, chosen), x)
-    return float((wanted - answer).norm() / wanted.norm().clamp_min(1e-12))
+        expected = _output(whole, x)
+        output = _output(remove(model, structure, chosen), x)
+    return float((expected - output).norm() / expected.norm().clamp_min(1e-12))
 
 
 def _output(model: nn.Module, x: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class PruneRecipe:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Compression:
+class CompressRequest:
     """What `bench compress` was asked for."""
 
     model: str = flag("model", REQUIRED)

@@ -1,7 +1,7 @@
-"""`bench compress`: pruning of a trained network, fine-tuning, and what both did to its Dice.
+"""`bench compress`: pruning of a trained network, fine-tuning, and the Dice after both.
 
-What comes out is a checkpoint like any other, of a network with a name of its own: its sidecar holds what was done and
-from which weights. The Dice that is told on the way is of `val`, which training watches; `test` is for `bench run`.
+The result is a checkpoint of a network with its own name, whose sidecar holds the recipe and the weights that it was
+made from. The Dice of each stage is on `val`; `bench run` measures that on `test`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from torch import nn
 from benchbench import data
 from benchbench.compress import importance
 from benchbench.compress.prune import Pruned, prune
-from benchbench.compress.request import Compression, PruneRecipe
+from benchbench.compress.request import CompressRequest, PruneRecipe
 from benchbench.core import records as rec
 from benchbench.core.errors import CheckpointError, DataError, UnsupportedError, UsageError
 from benchbench.core.overwrite import check_output
 from benchbench.core.results import held
 from benchbench.measure.flops.graph import measure_cost
-from benchbench.training.evaluate import AccuracyError, measure_dice
+from benchbench.training.evaluate import measure_dice
 from benchbench.training.loop import InitialWeights, Progress, train
 from benchbench.training.recipe import TrainingBudget, TrainRecipe, default_batch
+from benchbench.training.sliding_window import AccuracyError
 from benchbench.training.torch_runtime import threads
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
@@ -38,97 +39,99 @@ from benchbench.zoo.pruned import differing_shapes
 
 log = logging.getLogger(__name__)
 
-_GRADIENT_BATCHES = 16  # that `taylor` takes the mean over
+_GRADIENT_BATCHES = 16  # of the criterion `taylor`
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """The network at one time: whole, cut, trained on."""
+    """The network whole, pruned, or fine-tuned."""
 
     title: str
     params: int
-    macs: int | None  # None where they cannot be counted
-    at_least: bool  # whether some operators have no rule
+    macs: int | None  # None if they cannot be counted
+    at_least: bool  # whether the MACs are a lower bound
     dice: float | None  # on `val`
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Compressed:
-    """What came out."""
+    """Result of a compression."""
 
     checkpoint: checkpoint.CheckpointInfo
     stages: tuple[Stage, ...]
     layers: int  # that lost channels
-    channels: tuple[int, int]  # that could go: before, after
-    agreement: float | None  # with the whole network with zeros; see `prune.compare_with_zeros`
-    unranked: int  # layers that the criterion says nothing of, and that keep all
+    channels: tuple[int, int]  # prunable ones: before, after
+    agreement: float | None  # see `prune.compare_with_zeros`
+    unranked: int  # layers that the criterion does not rank, which keep all channels
     val_cases: int
     parent_path: Path
-    earlier: bool = False  # the same was asked for before, and had ended
+    earlier: bool = False  # an equal call had finished before
 
 
-def compress(asked: Compression, out: Path, *, progress: Progress | None = None, fresh: bool = False) -> Compressed:
-    """Prune a trained network and train it on.
+def compress(
+    request: CompressRequest, out: Path, *, progress: Progress | None = None, fresh: bool = False
+) -> Compressed:
+    """Prune a trained network, and fine-tune it.
 
     Args:
-        out: folder for the weights, this one's alone meanwhile; the same one again goes on with a training that was
-            interrupted, or tells of one that was finished.
-        fresh: set aside what is there of the new network, and start over.
+        out: folder of the new weights; an equal call goes on with an interrupted fine-tuning in it, or returns the
+            finished result.
+        fresh: set the files of the new network aside, and start over.
 
     Raises:
-        CheckpointError: weights of another network, or damaged; or what is there is of another compression.
+        CheckpointError: weights of another network, or damaged; or the folder holds those of another compression.
         StoreError: the folder cannot be used.
-        UsageError: a share that empties a layer, or a criterion or training that needs data where there is none.
+        UsageError: a share that empties a layer, or missing data for the criterion or the fine-tuning.
     """
-    with threads(asked.threads), held(out):
-        return _compress(asked, out, progress, fresh)
+    with threads(request.threads), held(out):
+        return _compress(request, out, progress, fresh)
 
 
-def _compress(asked: Compression, out: Path, progress: Progress | None, fresh: bool) -> Compressed:
-    info = checkpoint.read_sidecar(asked.weights)
-    cards = zoo_cards.find_cards(asked.model, trust=asked.trust)
+def _compress(request: CompressRequest, out: Path, progress: Progress | None, fresh: bool) -> Compressed:
+    info = checkpoint.read_sidecar(request.weights)
+    cards = zoo_cards.find_cards(request.model, trust=request.trust)
     if len(cards) != 1 or not (zoo_cards.is_of(info.model, cards[0]) or cards[0].checkpoint == str(info.path)):
         raise CheckpointError(
-            f"{asked.weights} holds {info.model.name!r}, not {asked.model!r}: name {zoo_cards.name_for(info)} in its "
-            "place"
+            f"{request.weights} holds {info.model.name!r}, not {request.model!r}: name {zoo_cards.name_for(info)} "
+            "in its place"
         )
-    plan = _plan(asked, info)
-    name = asked.name or _name(info.model.name, asked.recipe)
+    plan = _plan(request, info)
+    name = request.name or _name(info.model.name, request.recipe)
     path = out / f"{checkpoint.file_name(name)}.safetensors"
     check_output(path, inputs=[info.path], is_ours=lambda _: True, kind=CheckpointError)
     if fresh:
         checkpoint.set_aside(path)
-    done = _done(asked, info)
-    _refuse_another(path, done)
+    provenance = _provenance(request, info)
+    _check_replaceable(path, provenance)
     whole = zoo_build.build_here(info.model, info.spatial).eval()
-    checkpoint.load_weights(whole, asked.weights)
+    checkpoint.load_weights(whole, request.weights)
     shape = (1, info.model.in_channels, *info.spatial)
 
-    def tell(text: str) -> None:
+    def report(text: str) -> None:
         if progress:
             progress(0.0, text)
 
-    tell("finding which channels hang together")
-    batches, loss = _batches(plan, info, asked) if plan and asked.recipe.criterion == "taylor" else (None, None)
-    pruned = prune(whole, shape, asked.recipe, batches=batches, loss=loss)
+    report("finding coupled channels")
+    batches, loss = _batches(plan, info, request) if plan and request.recipe.criterion == "taylor" else (None, None)
+    pruned = prune(whole, shape, request.recipe, batches=batches, loss=loss)
     spec = _spec(info, pruned, name)
-    done["channels"] = [pruned.structure.width, pruned.stays]
+    provenance["channels"] = [pruned.structure.width, pruned.stays]
     stages = []
 
-    def look(title: str, model: nn.Module) -> None:
-        tell(f"Dice of the network, {title}")
+    def add_stage(title: str, model: nn.Module) -> None:
+        report(f"Dice of the network, {title}")
         params = sum(p.numel() for p in model.parameters())
         macs, at_least = _macs(model, shape)
         stages.append(Stage(title=title, params=params, macs=macs, at_least=at_least, dice=_dice(model, plan, info)))
 
-    look("whole", whole)
-    look("cut", pruned.model)
-    if asked.finetune is None:
-        saved, earlier = _save(path, pruned.model, spec, info, done)
+    add_stage("whole", whole)
+    add_stage("pruned", pruned.model)
+    if request.finetune is None:
+        saved, earlier = _save(path, pruned.model, spec, info, provenance)
     else:
         assert plan is not None
-        saved, earlier = _train_on(asked, plan, info, spec, pruned.model, whole, done, path, progress)
-        look("trained on", pruned.model.to("cpu"))
+        saved, earlier = _finetune(request, plan, info, spec, pruned.model, whole, provenance, path, progress)
+        add_stage("fine-tuned", pruned.model.to("cpu"))
     return Compressed(
         checkpoint=saved,
         stages=tuple(stages),
@@ -137,13 +140,13 @@ def _compress(asked: Compression, out: Path, progress: Progress | None, fresh: b
         agreement=pruned.agreement,
         unranked=pruned.unranked,
         val_cases=plan.splits.get("val", 0) if plan else 0,
-        parent_path=asked.weights,
+        parent_path=request.weights,
         earlier=earlier,
     )
 
 
 def _macs(model: nn.Module, shape: Sequence[int]) -> tuple[int | None, bool]:
-    """MACs of one forward, and whether they are a lower bound; what cannot be counted is compressed all the same."""
+    """MACs of one forward, and whether they are a lower bound; None if they cannot be counted."""
     try:
         cost = measure_cost(model, shape)
     except UnsupportedError as error:
@@ -152,41 +155,41 @@ def _macs(model: nn.Module, shape: Sequence[int]) -> tuple[int | None, bool]:
     return cost.macs, cost.bound is not None
 
 
-def _done(asked: Compression, info: checkpoint.CheckpointInfo) -> dict[str, Any]:
-    """What is done to which network, for the new sidecar."""
-    done = {
-        "root": str((info.compression or {}).get("root", info.model.name)),  # of the zoo, or a user's own
+def _provenance(request: CompressRequest, info: checkpoint.CheckpointInfo) -> dict[str, Any]:
+    """What is done to which weights, for the new sidecar."""
+    provenance = {
+        "root": str((info.compression or {}).get("root", info.model.name)),
         "parent": info.model.name,
         "parent_sha256": info.sha256,
-        "prune": asked.recipe.ratio,
-        "criterion": asked.recipe.criterion,
-        "scope": asked.recipe.scope,
-        "seed": asked.recipe.seed,
+        "prune": request.recipe.ratio,
+        "criterion": request.recipe.criterion,
+        "scope": request.recipe.scope,
+        "seed": request.recipe.seed,
     }
     if info.compression:
-        done["before"] = rec.to_json(info.compression)
-    if asked.recipe.multiple_of > 1:
-        done["multiple_of"] = asked.recipe.multiple_of
-    if asked.finetune:
-        done |= {"finetune": str(asked.finetune), "distil": asked.distil}
-    return done
+        provenance["before"] = rec.to_json(info.compression)
+    if request.recipe.multiple_of > 1:
+        provenance["multiple_of"] = request.recipe.multiple_of
+    if request.finetune:
+        provenance |= {"finetune": str(request.finetune), "distil": request.distil}
+    return provenance
 
 
-def _refuse_another(path: Path, done: Mapping[str, Any]) -> None:
-    """Before anything is computed: what is there is of this very compression, or stays."""
+def _check_replaceable(path: Path, provenance: Mapping[str, Any]) -> None:
+    """Refuse to replace files that are not of this compression."""
     weights, sidecar, _ = checkpoint.files_of(path)
     if not weights.exists() and not sidecar.exists():
         return
-    there: Mapping[str, Any] = {}
-    with contextlib.suppress(CheckpointError):  # somebody else's
-        there = checkpoint.read_sidecar(path).compression or {}
-    if {key: value for key, value in there.items() if key != "channels"} != done:
-        raise _another(weights if weights.exists() else sidecar)
+    stored: Mapping[str, Any] = {}
+    with contextlib.suppress(CheckpointError):  # damaged, or not a sidecar
+        stored = checkpoint.read_sidecar(path).compression or {}
+    if {key: value for key, value in stored.items() if key != "channels"} != provenance:
+        raise _other_content(weights if weights.exists() else sidecar)
 
 
-def _another(path: Path) -> CheckpointError:
+def _other_content(path: Path) -> CheckpointError:
     return CheckpointError(
-        f"{path} is there already and is not what was asked for: choose another --out or --name, or --fresh, which "
+        f"{path} is there already and is not of this compression: choose another --out or --name, or --fresh, which "
         "sets it aside"
     )
 
@@ -196,14 +199,14 @@ def _save(
     model: nn.Module,
     spec: rec.ModelSpec,
     info: checkpoint.CheckpointInfo,
-    done: Mapping[str, Any],
+    provenance: Mapping[str, Any],
 ) -> tuple[checkpoint.CheckpointInfo, bool]:
-    """The cut network's checkpoint, and whether it was there before."""
+    """The pruned network's checkpoint, and whether it existed before."""
     state = model.state_dict()
     if path.exists():
         earlier = checkpoint.read_sidecar(path)
         if earlier.sha256 != hashlib.sha256(checkpoint.serialised(state)).hexdigest():
-            raise _another(path)
+            raise _other_content(path)
         return earlier, True
     saved = checkpoint.save(
         path,
@@ -213,45 +216,40 @@ def _save(
         spatial=info.spatial,
         train={key: info.train[key] for key in ("cases", "fold", "seed") if key in info.train},
         plan=info.plan,
-        compression=done,
+        compression=provenance,
     )
     return saved, False
 
 
-def _plan(asked: Compression, info: checkpoint.CheckpointInfo) -> data.DataPlan | None:
+def _plan(request: CompressRequest, info: checkpoint.CheckpointInfo) -> data.DataPlan | None:
     """The data set of the weights, in the fold that they were trained in."""
-    source = asked.data or (info.data if data.is_bundled(info.data) else None)
-    needs = [f"the criterion {asked.recipe.criterion} needs gradients"] if asked.recipe.criterion == "taylor" else []
-    needs += ["--finetune trains"] if asked.finetune else []
+    source = request.data or (info.data if data.is_bundled(info.data) else None)
+    needs = ["the criterion taylor needs gradients"] if request.recipe.criterion == "taylor" else []
+    needs += ["--finetune trains"] if request.finetune else []
     if source in (None, "none"):
         if needs:
             raise UsageError(
                 f"{' and '.join(needs)}, so data: give --data with the folder of {info.data.partition(':')[0]}"
-                + ("" if asked.finetune else ", or take --criterion magnitude")
+                + ("" if request.finetune else ", or take --criterion magnitude")
             )
         return None
-    fold = _fold(info)
-    plan = data.get_plan(str(source), fold=fold if asked.data and not data.is_bundled(asked.data) else None)
-    channels, its = (info.model.in_channels, info.model.out_channels), (plan.in_channels, plan.out_channels)
-    if channels != its:
+    fold = int(info.train.get("fold", 0)) if request.data and not data.is_bundled(request.data) else None
+    plan = data.get_plan(str(source), fold=fold)
+    channels, needed = (info.model.in_channels, info.model.out_channels), (plan.in_channels, plan.out_channels)
+    if channels != needed:
         raise UsageError(
-            f"{plan.name} needs a network of {its[0]} channels in and {its[1]} out, and these weights have "
+            f"{plan.name} needs a network of {needed[0]} channels in and {needed[1]} out, and these weights have "
             f"{channels[0]} and {channels[1]}: give the data that they were trained on, {info.data.partition(':')[0]}"
         )
     same = info.plan is not None and info.plan.digest == plan.digest != ""
     if not plan.is_named_by(info.data) and not same:
         raise UsageError(
-            f"{plan.name} is not what these weights were trained on, {info.data.partition(':')[0]}: then nobody could "
-            "tell which patients they have seen; give that data"
+            f"{plan.name} is not what these weights were trained on, {info.data.partition(':')[0]}, so its test cases "
+            "may be among their training cases: give that data"
         )
     if seen := checkpoint.leaks(info, plan):
         raise CheckpointError(f"{info.path} was trained with test cases of {plan.name}, such as {seen[0]}")
     return plan
-
-
-def _fold(info: checkpoint.CheckpointInfo) -> int:
-    """In which the weights were trained."""
-    return int(info.train.get("fold", 0))
 
 
 def _name(parent: str, recipe: PruneRecipe) -> str:
@@ -269,67 +267,67 @@ def _spec(info: checkpoint.CheckpointInfo, pruned: Pruned, name: str) -> rec.Mod
     )
 
 
-def _recipe(plan: data.DataPlan, info: checkpoint.CheckpointInfo, asked: Compression) -> TrainRecipe:
+def _recipe(plan: data.DataPlan, info: checkpoint.CheckpointInfo, request: CompressRequest) -> TrainRecipe:
     return TrainRecipe(
         data=plan.where,
         patch=info.spatial,
-        budget=asked.finetune or TrainingBudget(steps=_GRADIENT_BATCHES),
-        batch=asked.batch or default_batch(info.spatial),
-        seed=asked.recipe.seed,
-        lr=asked.lr,
-        distil=asked.distil,
-        threads=asked.threads,
-        bf16={"auto": None, "fp32": False, "bf16": True}[asked.dtype],
+        budget=request.finetune or TrainingBudget(steps=_GRADIENT_BATCHES),
+        batch=request.batch or default_batch(info.spatial),
+        seed=request.recipe.seed,
+        lr=request.lr,
+        distil=request.distil,
+        threads=request.threads,
+        bf16={"auto": None, "fp32": False, "bf16": True}[request.dtype],
     )
 
 
 def _batches(
-    plan: data.DataPlan, info: checkpoint.CheckpointInfo, asked: Compression
+    plan: data.DataPlan, info: checkpoint.CheckpointInfo, request: CompressRequest
 ) -> tuple[importance.Batches, importance.Loss]:
     """Batches of training cases, and the loss of the training."""
     if not plan.splits.get("train"):
         raise UsageError(f"{plan.key} has no training case to take gradients from: take --criterion magnitude")
-    return importance.of_training(plan, _recipe(plan, info, asked), _GRADIENT_BATCHES)
+    return importance.of_training(plan, _recipe(plan, info, request), _GRADIENT_BATCHES)
 
 
 def _dice(model: nn.Module, plan: data.DataPlan | None, info: checkpoint.CheckpointInfo) -> float | None:
-    """On `val`; None where there is no such case, or the answers are of no use."""
+    """Dice on `val`; None without such cases, or if the outputs cannot be evaluated."""
     if plan is None or not plan.splits.get("val"):
         return None
     try:
-        scores = measure_dice(model, data=plan.where, split="val", spatial=info.spatial, surfaces=False)
+        accuracy = measure_dice(model, data=plan.where, split="val", spatial=info.spatial, surfaces=False)
     except (DataError, AccuracyError) as error:
         log.warning("no Dice on val: %s", error)
         return None
-    value = scores.measurements[0].value
+    value = accuracy.measurements[0].value
     return None if value is None else float(value)
 
 
-def _train_on(
-    asked: Compression,
+def _finetune(
+    request: CompressRequest,
     plan: data.DataPlan,
     info: checkpoint.CheckpointInfo,
     spec: rec.ModelSpec,
     model: nn.Module,
     teacher: nn.Module,
-    done: dict[str, Any],
+    provenance: dict[str, Any],
     path: Path,
     progress: Progress | None,
 ) -> tuple[checkpoint.CheckpointInfo, bool]:
-    """The checkpoint of the network that was trained on, and whether it was there before."""
+    """The fine-tuned network's checkpoint, and whether it existed before."""
     start = InitialWeights(
         digest=hashlib.sha256(checkpoint.serialised(model.state_dict())).hexdigest(),
         cases=tuple(info.train.get("cases", ())),
-        compression=done,
-        teacher=teacher if asked.distil else None,
+        compression=provenance,
+        teacher=teacher if request.distil else None,
     )
-    torch.manual_seed(asked.recipe.seed)
+    torch.manual_seed(request.recipe.seed)
     result = train(
         model,
         spec,
-        _recipe(plan, info, asked),
+        _recipe(plan, info, request),
         out=path,
-        device=asked.device,
+        device=request.device,
         progress=progress,
         start=start,
         replace=False,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Annotated, Any
 
 from benchbench.core import records as rec
 from benchbench.core.config import parse_json
-from benchbench.core.errors import StoreError
+from benchbench.core.errors import StoreError, os_error_as
 from benchbench.core.protocol import Protocol, get_protocol
-from benchbench.core.results import set_aside
+from benchbench.core.results import JsonLines, set_aside
 from benchbench.measure.latency import unsteady
 from benchbench.runner import aggregate as runner_aggregate
 from benchbench.runner.job import Cell
@@ -176,13 +175,12 @@ class RunJournal:
             StoreError: it cannot be read, or set aside.
         """
         self.path = folder / JOURNAL
+        self._lines: JsonLines | None = None  # once there is something to keep
         self._results: dict[tuple[str, str, bool], list[ProcessResult]] = {}
-        try:
+        with os_error_as(StoreError, f"cannot use {self.path}", "choose another --out"):
             if fresh:
                 set_aside([self.path])
             lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
-        except OSError as error:
-            raise StoreError(f"cannot use {self.path}: {error.strerror or error}; choose another --out") from error
         for line in lines:
             with contextlib.suppress(StoreError, KeyError, TypeError):  # torn, or of another version
                 item = parse_json(line, JOURNAL, StoreError)
@@ -209,16 +207,10 @@ class RunJournal:
             "twin": repeat,
             "turn": rec.to_json(result),
         }
-        try:
-            with open(self.path, "ab") as file:
-                file.write(rec.canonical_json(item).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise StoreError(
-                f"cannot write to {self.path}: {error.strerror or error}; what is finished is kept: "
-                "make room and run the same command again"
-            ) from error
+        advice = "what is finished is kept: make room and run the same command again"
+        with os_error_as(StoreError, f"cannot write to {self.path}", advice):
+            self._lines = self._lines or JsonLines(self.path)
+            self._lines.append(item)
 
     def close(self) -> None:
         """Everything has a record: the journal is not needed any more."""

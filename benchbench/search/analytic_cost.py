@@ -1,7 +1,7 @@
 """Analytic cost of a Slim UNETR of the search space: parameters and MACs exactly, memory as a lower bound.
 
-A forward without values takes a second to count; a search that refuses thousands has milliseconds. So the sums are
-written out, and the tests hold them against the count of the very network.
+Counting the built network takes a second, and a search has milliseconds for each of thousands of proposals. The tests
+compare these sums with that count.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ FLOAT = 4  # bytes of a weight
 
 
 def keeps(width: int, ratio: float) -> int:
-    """How many channels of a layer stay, of a share that goes of each."""
+    """Channels of a layer that remain after a share is pruned."""
     return max(1, width - round(ratio * width))
 
 
 def _kept_of_the_last(width: int, tokens: int, ratio: float) -> int:
-    """What stays of the published network's last stage, which reads tokens as channels: so many hang together.
+    """Remaining width of the published network's last stage, which reads tokens as channels, so they are coupled.
 
-    Where tokens do not divide the width, all of it does.
+    If the tokens do not divide the width, all channels are coupled.
     """
     return width if width % tokens else tokens * keeps(width // tokens, ratio if width > tokens else 0.0)
 
 
 def count(config: Config, in_channels: int, out_channels: int, spatial: Sequence[int]) -> dict[str, float]:
-    """`params`, `macs`, `file_bytes` and the bytes of tensors that one forward holds at least.
+    """`params`, `macs`, `file_bytes`, and `tensor_bytes`: a lower bound of the tensors of one forward.
 
-    With a share of each layer pruned, all are exact but for the tensors; with a share of all layers together (`global`)
-    they are what is left at least, where every layer keeps a tenth.
+    Pruned layer by layer, the first three are exact; pruned across layers (`global`), they are lower bounds, for which
+    every layer keeps a tenth.
 
     Args:
         spatial: (D, H, W) of the patch, voxels.
@@ -94,7 +94,7 @@ def _most_alive(
     voxels: Sequence[int],
     whole: int,
 ) -> int:
-    """Numbers that are alive at once, at least: at the head, and in the widest MLP of each stage."""
+    """Lower bound of the numbers that are in memory at once: at the head, or in the widest MLP of a stage."""
     in_channels, out_channels = channels
     head = widths[0] * voxels[0] + (1 if config.variant == "slim_unetr_fixed" else 2) * out_channels * whole
     skips, most = 0, head

@@ -1,7 +1,7 @@
 """Cost budget: `2GB`, `50ms`, `1GMACs`, `0.5Mparams`, `5MBfile`, as limits of metrics.
 
-The unit says what is meant: bytes are the peak memory of the process, seconds the latency of one patch. A forecast of a
-cost is a lower bound, so it may refuse a network and never accept one: what is accepted is measured.
+The unit selects the metric: bytes are the peak memory of the process, seconds the latency of one patch. A forecast of a
+cost is a lower bound, so it can refuse a network but not accept it: accepted networks are measured.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from benchbench.core.errors import UsageError
 from benchbench.core.units import format_value, parse_bytes, parse_seconds
 
 Metric = Literal["memory_bytes", "latency_s", "macs", "params", "file_bytes"]
 
-#: Metric -> its unit, and what it is called.
+#: Metric -> its unit and title.
 METRICS: Mapping[str, tuple[str, str]] = {
     "memory_bytes": ("B", "peak memory of the process"),
     "latency_s": ("s", "latency of one patch"),
@@ -31,7 +31,7 @@ EXAMPLES = "2GB, 1.5GiB, 50ms, 1GMACs, 2GFLOPs, 0.5Mparams or 5MBfile"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CostLimit:
-    """The most that one metric may be."""
+    """Limit of one metric."""
 
     metric: Metric
     most: float
@@ -43,10 +43,10 @@ class CostLimit:
 
 
 def parse_limit(text: str) -> CostLimit:
-    """One budget.
+    """A limit from its text.
 
     Raises:
-        UsageError: it is none, or not above 0.
+        UsageError: it cannot be read, or is not above 0.
     """
     plain = text.strip()
     counted = _COUNTED.fullmatch(plain)
@@ -73,7 +73,7 @@ def parse_limit(text: str) -> CostLimit:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Excess:
-    """A limit that a cost is above."""
+    """A cost above its limit."""
 
     limit: CostLimit
     value: float  # the cost, or a lower bound of it
@@ -87,16 +87,12 @@ class Excess:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CostBudget:
-    """All limits that a network has to keep; empty: none."""
+    """All limits that a network has to keep."""
 
     limits: tuple[CostLimit, ...] = ()
 
     def excesses(self, costs: Mapping[str, float]) -> list[Excess]:
-        """The limits that are not kept.
-
-        Args:
-            costs: metric -> value, or a lower bound; one that is not there is not judged.
-        """
+        """The limits that costs, or lower bounds of them, are above; missing metrics are not compared."""
         return [
             Excess(limit=limit, value=costs[limit.metric])
             for limit in self.limits
@@ -104,7 +100,7 @@ class CostBudget:
         ]
 
     def use(self, costs: Mapping[str, float]) -> dict[str, float]:
-        """Limit as it was written -> share of it that a network takes, 1 being all of it."""
+        """Text of each limit -> share of it that a network uses."""
         return {limit.text: costs[limit.metric] / limit.most for limit in self.limits if limit.metric in costs}
 
     def __str__(self) -> str:
@@ -112,10 +108,10 @@ class CostBudget:
 
 
 def parse_budget(texts: Iterable[str]) -> CostBudget:
-    """Several budgets together.
+    """All limits of a budget.
 
     Raises:
-        UsageError: one cannot be read, or two are of one metric.
+        UsageError: one cannot be read, or two limit one metric.
     """
     limits: dict[str, CostLimit] = {}
     for limit in map(parse_limit, texts):
@@ -126,3 +122,15 @@ def parse_budget(texts: Iterable[str]) -> CostBudget:
             )
         limits[limit.metric] = limit
     return CostBudget(tuple(limits.values()))
+
+
+def budget_from_json(texts: Any) -> CostBudget:
+    """A budget from the list of its texts in a stored file.
+
+    Raises:
+        TypeError: it is not a list of texts.
+        UsageError: as `parse_budget`.
+    """
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"budget must be a list of texts, not {texts!r}")
+    return parse_budget(texts)

@@ -1,15 +1,15 @@
-"""Export of a front's points: weights, a model card, an ONNX file that was checked, one table.
+"""Export of a front's points: weights, a model card, a checked ONNX file, one table.
 
-A file that could not be made is a reason in its place, never an omission. An ONNX file counts only when a run of it
-gives what the network gives.
+If a file cannot be written, the reason is stored instead. An ONNX file is kept only if its output is the network's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ def export_point(weights: Path, folder: Path, name: str, *, onnx: bool = True) -
     """Copy a point's weights, and write its ONNX file.
 
     Args:
-        folder: of the point, made if it is not there.
-        onnx: whether there is time for an ONNX file that is not there yet.
+        folder: of the point.
+        onnx: whether there is time for an ONNX file that does not exist yet.
 
     Returns:
         `weights` and `onnx`, each the name of a file in the folder; where there is no ONNX file, `onnx_reason`.
@@ -48,9 +48,9 @@ def export_point(weights: Path, folder: Path, name: str, *, onnx: bool = True) -
     exported, checked = folder / f"{name}.onnx", folder / f"{name}.onnx.json"
     digest = checkpoint.sha256_of(target)
     if exported.exists() and checked.exists():
-        known = _checked(checked)
-        if known.get("weights_sha256") == digest and isinstance(known.get("error"), float):
-            return files | {"onnx": exported.name, "onnx_error": known["error"]}
+        check = _read_check(checked)
+        if check.get("weights_sha256") == digest and isinstance(check.get("error"), float):
+            return files | {"onnx": exported.name, "onnx_error": check["error"]}
     exported.unlink(missing_ok=True)
     checked.unlink(missing_ok=True)
     if not onnx:
@@ -62,8 +62,8 @@ def export_point(weights: Path, folder: Path, name: str, *, onnx: bool = True) -
     return files | {"onnx": exported.name, "onnx_error": error}
 
 
-def _checked(path: Path) -> Mapping[str, Any]:
-    """What is kept of an ONNX file's check; nothing where it cannot be read: then the file is made anew."""
+def _read_check(path: Path) -> Mapping[str, Any]:
+    """Stored check of an ONNX file; empty if it cannot be read, and then the file is written again."""
     try:
         check = read_json(path, "the check of an ONNX file", StoreError)
     except StoreError as error:
@@ -76,11 +76,11 @@ def write_onnx(weights: Path, out: Path) -> tuple[str | None, float | None]:
     """Write a network as ONNX, run it, and compare.
 
     Returns:
-        Why there is no file, or None; and how far it is from the network, as a share of the largest logit.
+        Why there is no file, or None; and its largest difference from the network, as a share of the largest logit.
     """
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401 - what torch exports by
+        import onnxscript  # noqa: F401 - needed by torch.onnx
     except ImportError as error:
         return f"{error.name} is not installed: {NEEDS_ONNX}", None
     import numpy as np
@@ -93,7 +93,7 @@ def write_onnx(weights: Path, out: Path) -> tuple[str | None, float | None]:
     try:
         with warnings.catch_warnings(), torch.no_grad(), _quiet():
             warnings.simplefilter("ignore")
-            wanted = model(x).numpy()
+            expected = model(x).numpy()
             program = torch.onnx.export(
                 model,
                 (x,),
@@ -104,16 +104,16 @@ def write_onnx(weights: Path, out: Path) -> tuple[str | None, float | None]:
                 verbose=False,
             )
             assert program is not None
-            for node in program.model.graph.all_nodes():  # the exporter's notes: this machine's paths, half of the file
+            for node in program.model.graph.all_nodes():  # stack traces with local paths, half of the file
                 node.metadata_props.clear()
             program.save(str(partial), external_data=False)
             session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-            answer = session.run(None, {"image": x.numpy()})[0]
-        apart = float(np.abs(answer - wanted).max() / max(float(np.abs(wanted).max()), 1e-12))
-        if not apart <= ONNX_AGREEMENT:
-            return f"its ONNX file answers otherwise, by {apart:.1e} of the largest logit, so it was not kept", None
+            output = session.run(None, {"image": x.numpy()})[0]
+        difference = float(np.abs(output - expected).max() / max(float(np.abs(expected).max()), 1e-12))
+        if not difference <= ONNX_AGREEMENT:
+            return f"its ONNX file differs from it by {difference:.1e} of the largest logit, so it was not kept", None
         partial.replace(out)
-        return None, apart
+        return None, difference
     except Exception as failure:  # whatever the exporter and the runtime raise
         log.debug("no ONNX file of %s", weights, exc_info=True)
         return f"it cannot be exported: {first_line(failure)}", None
@@ -121,17 +121,16 @@ def write_onnx(weights: Path, out: Path) -> tuple[str | None, float | None]:
         partial.unlink(missing_ok=True)
 
 
-class _quiet:
-    """The exporter's own log lines, left out: what matters comes back as a reason."""
-
-    def __enter__(self) -> None:
-        self._loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-        self._levels = [logger.level for logger in self._loggers]
-        for logger in self._loggers:
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, the exporter logs errors alone."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("torch.onnx", "onnxscript", "onnx_ir"))}
+    try:
+        for logger in levels:
             logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        for logger, level in zip(self._loggers, self._levels, strict=True):
+        yield
+    finally:
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 
@@ -210,12 +209,12 @@ def write_card(point: Mapping[str, Any], search: Mapping[str, Any], out: Path) -
     for limit, share in point["use"].items():
         rows.append((f"of the budget {limit}", f"{share:.0%}"))
     onnx = (
-        f"`{files['onnx']}`, which answers as the network does to {files['onnx_error']:.0e} of the largest logit"
+        f"`{files['onnx']}`, which differs from the network by {files['onnx_error']:.0e} of the largest logit"
         if files.get("onnx")
         else f"none: {files.get('onnx_reason')}"
     )
     controls = [f"- {text}" for text in point.get("verdicts", [])] or [
-        "- The controls (the same architecture from scratch, channels by chance) were not run."
+        "- The controls (the same architecture from scratch, and from random channels) were not run."
     ]
     config = "\n".join(f"    {key}: {value}" for key, value in sorted(point["config"].items()))
     text = f"""# {point["name"]}
@@ -246,8 +245,8 @@ ONNX: {onnx}.
 ## Origin
 
 Channels and weights come from a parent ({search["parent"]["model"]}, Dice {search["parent"]["dice_val"]:.3f} on val,
-{search["parent"]["train_s"]:.0f} s of training); then {point["train_s"]:.0f} s of training a seed with
-{task["distil"]:.0%} of the loss from the parent's answers.
+{search["parent"]["train_s"]:.0f} s of training); then {point["train_s"]:.0f} s of training per seed with
+{task["distil"]:.0%} of the loss from the parent's output.
 
 {chr(10).join(controls)}
 
@@ -257,14 +256,14 @@ Configuration:
 
 ## Limits
 
-Not a medical device. Known on the data above alone, at one patch, spacing and protocol; other scanners, sites and
-diseases were not looked at. The figures of cost are of one machine.
+Not a medical device. Evaluated only on the data above, at one patch, spacing and protocol; other scanners, sites and
+diseases were not evaluated. The costs are those of one machine.
 """
     write_whole(out, text.encode())
 
 
-def safe_export(weights: Path, folder: Path, name: str, *, onnx: bool = True) -> dict[str, Any]:
-    """As `export_point`; what cannot be written is a reason."""
+def export_or_reason(weights: Path, folder: Path, name: str, *, onnx: bool = True) -> dict[str, Any]:
+    """As `export_point`; if something cannot be written, the reason."""
     try:
         return export_point(weights, folder, name, onnx=onnx)
     except (OSError, BenchError) as error:

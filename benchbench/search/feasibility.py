@@ -1,6 +1,6 @@
-"""Feasibility of a budget before any training: what of the space it leaves, and whether it binds at all.
+"""Feasibility of a budget before any training: which share of the space keeps it, and whether it binds at all.
 
-All by formula, so thousands of configurations take a moment; what is said of the unmodified network was measured.
+Costs of configurations are computed by formula, those of the unmodified network are measured.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from benchbench.search.problem import SearchProblem
 from benchbench.search.space import PUBLISHED, Config
 
 _CUTS = ((max(space.RATIOS), "layer"), (0.0, "layer"), (max(space.RATIOS), "global"))
-_FEWEST = 6  # samples of a time, below which nothing is refused by it
-DRAWN = 2000  # configurations by chance, for the profile
+_FEWEST = 6  # samples of a latency, below which nothing is refused for it
+_DRAWN = 2000  # random configurations of a summary
 
 #: Metric of a budget -> where a record has it, for inference and for training.
 MEASURED: Mapping[str, tuple[str, str]] = {
@@ -32,14 +32,14 @@ _EXACT = ("params", "macs")  # that a record counts
 
 
 class BudgetError(BenchError):
-    """Nothing that could be searched, or that was found, meets the budget."""
+    """No network of the space, or none of the finalists, keeps the budget."""
 
     exit_code = EXIT_REGRESSION
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """Of one cost over the space."""
+    """Range of one cost over the space."""
 
     least: float
     median: float
@@ -48,27 +48,23 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SpaceSummary:
-    """Of the space."""
+    """Costs of random configurations of the space."""
 
-    drawn: int  # different configurations, by chance
-    feasible: int  # of them, as far as the formulas know
+    drawn: int  # different configurations
+    feasible: int  # of them, by formula
     spread: Mapping[str, Spread]
 
 
-def profile(task: SearchProblem, *, seed: int = 0, drawn: int = DRAWN) -> SpaceSummary:
-    """Look at configurations that were drawn by chance.
-
-    Args:
-        drawn: how many proposals; those that cannot take the patch are left out.
-    """
-    chooser = space.Random(seed)
+def summarise_space(problem: SearchProblem, *, seed: int = 0, drawn: int = _DRAWN) -> SpaceSummary:
+    """Costs of random configurations that can take the patch."""
+    chooser = space.RandomChooser(seed)
     by_key = {
-        config.key: config for config in (space.suggest(chooser) for _ in range(drawn)) if config.fits(task.spatial)
+        config.key: config for config in (space.suggest(chooser) for _ in range(drawn)) if config.fits(problem.spatial)
     }
-    costs = [task.costs(config) for config in by_key.values()]
+    costs = [problem.costs(config) for config in by_key.values()]
     return SpaceSummary(
         drawn=len(costs),
-        feasible=sum(not task.budget.excesses(cost) for cost in costs),
+        feasible=sum(not problem.budget.excesses(cost) for cost in costs),
         spread={
             metric: Spread(
                 least=min(cost[metric] for cost in costs),
@@ -80,11 +76,11 @@ def profile(task: SearchProblem, *, seed: int = 0, drawn: int = DRAWN) -> SpaceS
     )
 
 
-def corners(task: SearchProblem) -> Iterator[Config]:
+def corners(problem: SearchProblem) -> Iterator[Config]:
     """The smallest networks of the space: every cost rises with each width, depth and expansion.
 
-    The stem and the sampling pull both ways, so each of their choices is tried. Of those that are cut across layers the
-    formulas know what is left at least.
+    The stem and the sampling raise some costs and lower others, so all their choices are tried. For pruning across
+    layers the formulas give lower bounds.
     """
     for variant, stem, sampling, (prune, scope) in itertools.product(
         space.VARIANTS, space.STEMS, itertools.product(*space.SAMPLING), _CUTS
@@ -101,40 +97,37 @@ def corners(task: SearchProblem) -> Iterator[Config]:
             prune=prune,
             scope=scope,
         ).canonical()
-        if config.fits(task.spatial):
+        if config.fits(problem.spatial):
             yield config
 
 
-def smallest(task: SearchProblem, *, bound: bool = False) -> dict[str, tuple[float, Config]]:
-    """Metric -> the least that a configuration needs, and the one that does.
+def smallest(problem: SearchProblem, *, bound: bool = False) -> dict[str, tuple[float, Config]]:
+    """Metric -> the least cost in the space, and its configuration.
 
     Args:
-        bound: also of what is cut across layers, whose costs are known from below alone.
+        bound: include pruning across layers, for which the costs are lower bounds.
     """
-    all_costs = [(task.costs(config), config) for config in corners(task) if bound or config.scope == "layer"]
+    all_costs = [(problem.costs(config), config) for config in corners(problem) if bound or config.scope == "layer"]
     return {
         metric: min(((costs[metric], config) for costs, config in all_costs), key=lambda pair: pair[0])
         for metric in ("params", "macs", "file_bytes", "memory_bytes")
     }
 
 
-def check_feasible(task: SearchProblem, measured: Mapping[str, float]) -> None:
-    """End a search that cannot find anything, before it trains.
+def check_feasible(problem: SearchProblem, measured: Mapping[str, float]) -> None:
+    """Check that some network can keep the budget.
 
     Args:
-        task: the search's.
-        measured: metric -> what the smallest network of the space takes at least, as was measured; one of which
-            nothing is sure is left out.
+        measured: metric -> lower bound of the measured cost of the smallest network of the space.
 
     Raises:
-        BudgetError: a limit is below what any network needs; or a time is below half of what the smallest one takes,
-            which nothing comes near.
+        BudgetError: a limit is below the least cost in the space, or a latency below half of the smallest network's.
     """
-    least = {metric: value for metric, (value, _) in smallest(task).items()} | dict(measured)
-    bounds = {metric: value for metric, (value, _) in smallest(task, bound=True).items()}
+    least = {metric: value for metric, (value, _) in smallest(problem).items()} | dict(measured)
+    bounds = {metric: value for metric, (value, _) in smallest(problem, bound=True).items()}
     if "latency_s" in measured:
         bounds["latency_s"] = measured["latency_s"] / 2
-    for limit in task.budget.limits:
+    for limit in problem.budget.limits:
         unit, title = METRICS[limit.metric]
         if bounds.get(limit.metric, 0.0) > limit.most:
             sure = "at least " if limit.metric in measured else ""
@@ -145,25 +138,18 @@ def check_feasible(task: SearchProblem, measured: Mapping[str, float]) -> None:
 
 
 def costs_of(record: rec.Record | None, phase: str) -> dict[str, float]:
-    """What a record says of the metrics of a budget; what it does not say is left out.
-
-    Args:
-        record: None, and one without a result, say nothing.
-    """
+    """The metrics of a budget that a record has; empty for None and for a record without a result."""
     if record is None or not record.ok:
         return {}
     names = {metric: pair[phase == "train"] for metric, pair in MEASURED.items()} | {name: name for name in _EXACT}
     return {metric: float(value) for metric, name in names.items() if (value := record.value(name)) is not None}
 
 
-def at_least(record: rec.Record | None, phase: str) -> dict[str, float]:
-    """Of the time that a record tells, the lower end of what is sure; nothing where too few samples were taken.
+def latency_lower_bound(record: rec.Record | None, phase: str) -> dict[str, float]:
+    """Lower bound of the latency in a record of a present device; empty with fewer than six samples.
 
-    The lower end is that of the median's 95 % interval, but no more than the shortest sample: of six, all are above
-    the median of what could be measured in one of 64 cases.
-
-    Args:
-        record: of a device that was at hand.
+    It is the lower end of the median's 95 % interval, but at most the shortest sample: all of six samples are above the
+    true median in one of 64 cases.
     """
     if record is None or not record.ok:
         return {}
@@ -174,11 +160,7 @@ def at_least(record: rec.Record | None, phase: str) -> dict[str, float]:
 
 
 def confirmed_by(record: rec.Record | None, phase: str) -> set[str]:
-    """Of which metrics a record says what a network really takes: measured on the device, or exact.
-
-    Args:
-        record: None, and one without a result, confirm nothing.
-    """
+    """The metrics of a record that are exact, or measured on the device."""
     if record is None or not record.ok:
         return set()
     confirmed = set(_EXACT)
@@ -205,22 +187,22 @@ def decomposition(record: rec.Record, phase: str) -> str:
     if whole is None:
         return ""
     parts = [(record.value(name), text) for name, text in _PARTS]
-    known = [(float(value), text) for value, text in parts if value is not None]
-    rest = whole - sum(value for value, _ in known)
+    terms = [(float(value), text) for value, text in parts if value is not None]
+    rest = whole - sum(value for value, _ in terms)
     if phase == "infer" and record.workload.volume and rest > 0:
-        known.append((rest, f"sliding windows over {format_shape(record.workload.volume)}"))
-    said = " + ".join(f"{format_value(value, 'B')} {text}" for value, text in known)
-    return f"{format_value(whole, 'B')}" + (f" = {said}" if known else "")
+        terms.append((rest, f"sliding windows over {format_shape(record.workload.volume)}"))
+    total = " + ".join(f"{format_value(value, 'B')} {text}" for value, text in terms)
+    return f"{format_value(whole, 'B')}" + (f" = {total}" if terms else "")
 
 
 def binding(
     budget: CostBudget, whole: Mapping[str, float], least: Mapping[str, float], *, predicted: bool = False
 ) -> list[str]:
-    """For each limit a sentence on whether the unmodified network keeps it, and what would bind.
+    """For each limit a sentence on whether the unmodified network keeps it, and which limit would bind.
 
     Args:
-        whole: what the unmodified network takes, measured.
-        least: what the smallest network of the space takes.
+        whole: costs of the unmodified network.
+        least: costs of the smallest network of the space.
         predicted: whether times are lower bounds from a data sheet.
     """
     sentences = []
@@ -249,7 +231,7 @@ def binding(
 
 
 def space_lines(summary: SpaceSummary, least: Mapping[str, tuple[float, Config]]) -> list[str]:
-    """The profile in words."""
+    """The summary as lines for the user."""
     share = summary.feasible / max(1, summary.drawn)
     texts = []
     for metric in ("macs", "params", "memory_bytes"):
@@ -261,12 +243,11 @@ def space_lines(summary: SpaceSummary, least: Mapping[str, tuple[float, Config]]
             f"{format_value(spread.most, unit)}, half of them below {format_value(spread.median, unit)}"
         )
     return [
-        f"space: of {summary.drawn} configurations drawn by chance {share:.1%} keep the budget, as far as can be said "
-        "without building them",
+        f"space: of {summary.drawn} random configurations {share:.1%} keep the budget, by formula",
         *(f"  {text}" for text in texts),
     ]
 
 
-def published(variant: str) -> Config:
+def published_config(variant: str) -> Config:
     """The published network as a configuration of the space."""
     return dataclasses.replace(PUBLISHED, variant=variant)

@@ -1,8 +1,7 @@
 """Inherited weights: a smaller network from the most important channels of a larger one.
 
-A child of another width is the parent without some channels, and which hang together is known of the parent; so the
-child gets what the parent's layers have at the places that the child has, the best channels of each. What the child has
-otherwise (another stem, another sampling) begins at random, and how much that is, is told.
+A narrower child gets the parent's weights without the least important coupled channels of each layer. Layers of another
+shape (another stem, another sampling) keep their random weights.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from benchbench.zoo.pruned import shapes_of
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
-    """A trained network that others inherit from."""
+    """A trained network from which others inherit."""
 
     model: nn.Module
     structure: Structure
@@ -32,18 +31,15 @@ class Parent:
 
 
 def inherit(child: nn.Module, parent: Parent) -> float:
-    """Give a network what fits of its parent's weights, in place.
+    """Copy the parent's weights into a network, where they fit; returns the share of its parameters that did.
 
     Args:
         child: of the same architecture, nowhere wider or deeper.
-
-    Returns:
-        The share of the child's parameters that it has from its parent.
     """
     shapes = shapes_of(child)
     whole = shapes_of(parent.model)
     removed = [
-        _losers(layer, scores, shapes, whole)
+        _removed_channels(layer, scores, shapes, whole)
         for layer, scores in zip(parent.structure.layers, parent.scores, strict=True)
     ]
     state = cut(parent.model.state_dict(), keep_indices(parent.structure.layers, removed, whole))
@@ -62,15 +58,14 @@ def inherit(child: nn.Module, parent: Parent) -> float:
     return inherited / max(1, total)
 
 
-def _losers(
+def _removed_channels(
     layer: PrunableLayer, scores: Scores, shapes: dict[str, tuple[int, ...]], whole: dict[str, tuple[int, ...]]
 ) -> Sequence[int]:
-    """The numbers of a parent's channels that a child has no place for: those that matter least."""
-    for channel in layer.channels[:1]:
-        for place in channel:
-            if place.name in shapes and len(shapes[place.name]) > place.axis:
-                stays = round(layer.width * shapes[place.name][place.axis] / whole[place.name][place.axis])
-                if 0 < stays <= layer.width:
-                    order = np.argsort(scores, kind="stable")
-                    return sorted(order[: layer.width - stays].tolist())
+    """Numbers of the parent's least important channels that a narrower child does not have."""
+    for place in layer.channels[0]:
+        if place.name in shapes and len(shapes[place.name]) > place.axis:
+            stays = round(layer.width * shapes[place.name][place.axis] / whole[place.name][place.axis])
+            if 0 < stays <= layer.width:
+                order = np.argsort(scores, kind="stable")
+                return sorted(order[: layer.width - stays].tolist())
     return []

@@ -1,20 +1,21 @@
-"""Pareto front and hypervolume.
+"""Pareto ranks and hypervolume of two objectives.
 
-All objectives are to be made small here: a Dice enters as 1 - Dice. The hypervolume is against a fixed reference point
-that is recorded with it, for without it the number says nothing.
+Both objectives are minimised: a Dice enters as 1 - Dice. A hypervolume means nothing without its reference point, which
+is recorded with it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from benchbench.core.statistics import pareto_front
 
-Point = tuple[float, ...]
+Point = tuple[float, float]
 
 
-def ranks(points: Sequence[Sequence[float]]) -> list[int]:
-    """The front that each point is on: 0 is not dominated, 1 by those of 0 alone, and so on.
+def ranks(points: Sequence[Point]) -> list[int]:
+    """The front that each point is on: points of front 0 are not dominated, those of front 1 only by those of 0, etc.
 
     Source: Deb et al. 2002, "NSGA-II", section III-A.
     """
@@ -28,8 +29,8 @@ def ranks(points: Sequence[Sequence[float]]) -> list[int]:
     return ranked
 
 
-def by_rank(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of points, by the front that they are on, and on a front those first that are far from their like."""
+def by_rank(points: Sequence[Point]) -> list[int]:
+    """Indices of points by front, and within a front by `spread`."""
     ranked = ranks(points)
     order: list[int] = []
     for level in range(max(ranked, default=-1) + 1):
@@ -38,59 +39,33 @@ def by_rank(points: Sequence[tuple[float, float]]) -> list[int]:
     return order
 
 
-def spread(points: Sequence[tuple[float, float]], count: int) -> list[int]:
-    """So many indices of points, the best of each objective first, then always the one farthest from those chosen.
+def spread(points: Sequence[Point], count: int) -> list[int]:
+    """Indices of a number of points: the best of each objective, then always the one farthest from those chosen.
 
-    Args:
-        points: of two objectives, each to be made small; they are compared on the scale of their own range.
+    Distances are relative to the range of each objective.
     """
     if not points:
         return []
-    ends = [(min(p[axis] for p in points), max(p[axis] for p in points)) for axis in (0, 1)]
-
-    def scaled(point: tuple[float, float]) -> tuple[float, float]:
-        a, b = ((point[axis] - low) / ((high - low) or 1.0) for axis, (low, high) in enumerate(ends))
-        return a, b
-
-    places = [scaled(point) for point in points]
-    chosen: list[int] = []
-    for axis in (0, 1):
-        best = min(range(len(points)), key=lambda i: (points[i][axis], points[i][1 - axis], i))
-        if best not in chosen:
-            chosen.append(best)
+    scales = [(max(values) - min(values)) or 1.0 for values in zip(*points, strict=True)]
+    scaled = [(x / scales[0], y / scales[1]) for x, y in points]
+    everyone = range(len(points))
+    best = [min(everyone, key=lambda i: (points[i][axis], points[i][1 - axis], i)) for axis in (0, 1)]
+    chosen = list(dict.fromkeys(best))
     while len(chosen) < len(points):
-        left = [i for i in range(len(points)) if i not in chosen]
-
-        def distance(i: int) -> float:
-            return min(sum((a - b) ** 2 for a, b in zip(places[i], places[j], strict=True)) for j in chosen)
-
-        chosen.append(max(left, key=lambda i: (distance(i), -i)))
+        distance = {i: min(math.dist(scaled[i], scaled[j]) for j in chosen) for i in everyone if i not in chosen}
+        chosen.append(max(distance, key=lambda i: (distance[i], -i)))
     return chosen[:count]
 
 
-def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """The volume that is dominated by points and dominates the reference point.
+def hypervolume(points: Sequence[Point], reference: Point) -> float:
+    """The area that is dominated by points and dominates the reference point.
 
     Args:
-        points: of any number of objectives, to be made small; those that are not better than the reference in every
-            one add nothing.
-        reference: a point that is worse than what is of interest.
-
-    Source: by slices along the last objective (While et al. 2006, "A faster algorithm for calculating hypervolume").
+        points: of two objectives, to be made small; those that are not better than the reference in both add nothing.
     """
-    inside = [tuple(map(float, p)) for p in points if all(x < r for x, r in zip(p, reference, strict=True))]
-    return _volume(inside, tuple(map(float, reference)))
-
-
-def _volume(points: Sequence[Point], reference: Point) -> float:
-    if not points:
-        return 0.0
-    if len(reference) == 1:
-        return reference[0] - min(p[0] for p in points)
-    ordered = sorted(set(points), key=lambda p: p[-1])
-    total = 0.0
-    for i, point in enumerate(ordered):
-        until = ordered[i + 1][-1] if i + 1 < len(ordered) else reference[-1]
-        if until > point[-1]:
-            total += (until - point[-1]) * _volume([p[:-1] for p in ordered[: i + 1]], reference[:-1])
-    return total
+    area, lowest = 0.0, reference[1]
+    for x, y in sorted(points):
+        if x < reference[0] and y < lowest:
+            area += (reference[0] - x) * (lowest - y)
+            lowest = y
+    return area

@@ -1,7 +1,6 @@
 """Plan that a search prints before it trains: what the budget means here, and how the time is spent.
 
-The unmodified network and the smallest of the space are measured with random weights, whose values change neither time
-nor memory.
+The unmodified network and the smallest one of the space are measured, with random weights.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from benchbench.core import records as rec
 from benchbench.core.units import format_duration, format_shape
 from benchbench.devices.resolve import Target
 from benchbench.search import feasibility, space
-from benchbench.search.phases import FINAL_SHARE, PARENT_SHARE, PROMOTION_SHARE, PROPOSAL_SHARE, SearchJob
+from benchbench.search.job import FINAL_SHARE, PARENT_SHARE, PROMOTION_SHARE, PROPOSAL_SHARE, SearchJob
 from benchbench.search.problem import SearchProblem, spec_of
 from benchbench.search.space import Config
 from benchbench.zoo import build as zoo_build
@@ -28,102 +27,91 @@ _EXACT = ("params", "macs", "file_bytes")  # by formula
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Before:
-    """What was measured before a search."""
+class Baseline:
+    """Measurements before a search."""
 
-    published: Mapping[str, float]  # metric -> what the unmodified network takes
-    smallest: Mapping[str, float]  # what the one of the space with the least memory does
-    least: Mapping[str, float]  # of its times on the device what is sure, a lower bound
-    floor: float  # bytes of a process besides the network's tensors: the lesser of the two
+    published: Mapping[str, float]  # metric -> cost of the unmodified network
+    smallest: Mapping[str, float]  # metric -> cost of the network of the space with the least memory
+    least: Mapping[str, float]  # lower bound of its latency on the device
+    floor: float  # bytes of a process beside the network's tensors, the lesser of the two
     decomposition: str  # of the unmodified network's memory
     record: rec.Record  # of the unmodified network
     origin: Literal["measured", "predicted"]
 
 
-def _smallest(task: SearchProblem) -> Config:
-    """The network of the space with the least memory, uncut."""
-    return dataclasses.replace(feasibility.smallest(task)["memory_bytes"][1], prune=0.0).canonical()
+def _smallest(problem: SearchProblem) -> Config:
+    """The network of the space with the least memory, not pruned."""
+    return dataclasses.replace(feasibility.smallest(problem)["memory_bytes"][1], prune=0.0).canonical()
 
 
-def networks(task: SearchProblem, folder: Path) -> list[Path]:
-    """Write weights by chance of the unmodified network and of the smallest one, in this order.
-
-    Args:
-        folder: where; what is there stays.
-    """
+def networks(problem: SearchProblem, folder: Path) -> list[Path]:
+    """Write random weights of the unmodified network and of the smallest one, in this order, if they are missing."""
     paths = []
-    for title, config in (("published", feasibility.published(space.VARIANTS[0])), ("least", _smallest(task))):
+    for title, config in (
+        ("published", space.PUBLISHED),
+        ("least", _smallest(problem)),
+    ):
         path = folder / f"{title}.safetensors"
         if not path.exists():
-            spec = spec_of(task, config, f"{title} of the space")
+            spec = spec_of(problem, config, f"{title} of the space")
             torch.manual_seed(0)
-            state = zoo_build.build(spec, task.spatial).state_dict()
-            checkpoint.save(path, state, model=spec, data="none", spatial=task.spatial, train={})
+            state = zoo_build.build(spec, problem.spatial).state_dict()
+            checkpoint.save(path, state, model=spec, data="none", spatial=problem.spatial, train={})
         paths.append(path)
     return paths
 
 
-def look(task: SearchProblem, whole: rec.Record, least: rec.Record) -> Before:
-    """What two records say before a search.
+def baseline_of(problem: SearchProblem, whole: rec.Record, least: rec.Record) -> Baseline:
+    """Costs from the records of the unmodified network and of the smallest one.
 
     Args:
-        task: the search's, of a process that takes nothing by itself.
+        problem: without `base_bytes`.
     """
-    costs = feasibility.costs_of(whole, task.phase), feasibility.costs_of(least, task.phase)
-    tensors = [
-        task.costs(config)["memory_bytes"] for config in (feasibility.published(space.VARIANTS[0]), _smallest(task))
-    ]
+    costs = feasibility.costs_of(whole, problem.phase), feasibility.costs_of(least, problem.phase)
+    tensors = [problem.costs(config)["memory_bytes"] for config in (space.PUBLISHED, _smallest(problem))]
     floors = [cost["memory_bytes"] - held for cost, held in zip(costs, tensors, strict=True) if "memory_bytes" in cost]
     probed = whole.device.basis == "probed"
-    return Before(
+    return Baseline(
         published=costs[0],
         smallest=costs[1],
-        least=feasibility.at_least(least, task.phase) if probed else {},
+        least=feasibility.latency_lower_bound(least, problem.phase) if probed else {},
         floor=max(0.0, min(floors, default=0.0)) if probed else 0.0,
-        decomposition=feasibility.decomposition(whole, task.phase),
+        decomposition=feasibility.decomposition(whole, problem.phase),
         record=whole,
         origin="measured" if probed else "predicted",
     )
 
 
-def first_lines(task: SearchProblem, source: data.DataPlan, target: Target, time_s: float) -> list[str]:
-    """What a search is of, before anything is measured, for a person.
-
-    Args:
-        target: the device that the budget is of.
-    """
+def first_lines(problem: SearchProblem, source: data.DataPlan, target: Target, time_s: float) -> list[str]:
+    """First lines of the plan, before anything is measured."""
     splits = source.splits
     texts = [target.banner] if target.banner else []
     texts.append(
         f"search: Slim UNETR for {source.name} ({splits['train']} cases to train on, {splits['val']} to choose by, "
-        f"{splits['test']} kept for the end), patch {format_shape(task.spatial)}, Dice against {task.objective}"
+        f"{splits['test']} kept for the end), patch {format_shape(problem.spatial)}, Dice against {problem.objective}"
     )
-    texts.append(f"budget: {task.budget}" + (", of training" if task.phase == "train" else ""))
+    texts.append(f"budget: {problem.budget}" + (", of training" if problem.phase == "train" else ""))
     texts.append(
         f"time: {format_duration(time_s)} in all; first the unmodified network and the smallest one are measured"
     )
     return texts
 
 
-def lines(job: SearchJob, known: Before, profile: feasibility.SpaceSummary, target: Target) -> list[str]:
-    """The plan of a search after its first lines, for a person.
-
-    Args:
-        target: the device that the budget is of.
-    """
-    task = job.task
-    least = feasibility.smallest(task)
-    exact = {k: v for k, v in task.costs(feasibility.published(space.VARIANTS[0])).items() if k in _EXACT}
+def lines(job: SearchJob, baseline: Baseline, summary: feasibility.SpaceSummary, target: Target) -> list[str]:
+    """The plan of a search after its first lines."""
+    problem = job.problem
+    least = feasibility.smallest(problem)
+    exact = {k: v for k, v in problem.costs(space.PUBLISHED).items() if k in _EXACT}
     texts = []
-    if known.decomposition:
-        texts.append(f"  unmodified ({space.VARIANTS[0]}), {known.origin}: {known.decomposition}")
-    smallest = {metric: value for metric, (value, _) in least.items()} | dict(known.smallest)
-    whole = {**exact, **known.published}
+    if baseline.decomposition:
+        texts.append(f"  unmodified ({space.VARIANTS[0]}), {baseline.origin}: {baseline.decomposition}")
+    smallest = {metric: value for metric, (value, _) in least.items()} | dict(baseline.smallest)
+    whole = {**exact, **baseline.published}
     bounds = target.profile is not None and target.profile.tier_for("fp32") == "datasheet"
-    texts += [f"  {text}" for text in feasibility.binding(task.budget, whole, smallest, predicted=bounds)]
+    texts += [f"  {text}" for text in feasibility.binding(problem.budget, whole, smallest, predicted=bounds)]
     if target.backend != "cpu" and not target.profile:
-        texts.append(f"  times of proposals are this CPU's and stand in for those of {task.device}")
-    texts += feasibility.space_lines(profile, least)
+        texts.append(f"  times of proposals are measured on this CPU, instead of {problem.device}")
+    texts += feasibility.space_lines(summary, least)
     given = job.parent is not None
     shift = PARENT_SHARE / 2 if given else 0.0
     shares = {
@@ -132,7 +120,7 @@ def lines(job: SearchJob, known: Before, profile: feasibility.SpaceSummary, targ
         "promotions": PROMOTION_SHARE,
         "finals": FINAL_SHARE + shift,
     }
-    seconds = {"plan": job.before_s, **{name: job.part_s(share) for name, share in shares.items()}}
+    seconds = {"plan": job.before_s, **{name: job.phase_s(share) for name, share in shares.items()}}
     seconds["measuring"] = max(0.0, job.time_s - sum(seconds.values())) if job.scale else job.reserve_s
     split = ", ".join(f"{name} {format_duration(value)}" for name, value in seconds.items() if value)
     if given:

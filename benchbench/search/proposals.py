@@ -1,8 +1,8 @@
 """Proposals by Optuna: refused by the budget, or trained for a short time.
 
-A proposal becomes a configuration; the same one is never trained twice; one that the budget refuses tells the sampler
-by how much, and costs milliseconds. What is told of those that were tried is the lower fidelity's Dice alone, since a
-mixture of fidelities would teach the sampler which of them were trained longer. Workers share nothing but the storage.
+No configuration is trained twice. One above the budget costs milliseconds, and the sampler learns by how much it is
+above. The sampler sees only the Dice of the low fidelity: with several fidelities it would learn which trials were
+trained for longer. Workers share nothing but the storage.
 """
 
 from __future__ import annotations
@@ -21,74 +21,74 @@ from benchbench.core.errors import BenchError, StoreError, UsageError, first_lin
 from benchbench.search import space
 from benchbench.search.problem import Infeasible, SearchProblem
 from benchbench.search.space import Config
-from benchbench.search.storage import agree, drop_waiting, fail_stale_trials, run_trial, take_up_the_left
+from benchbench.search.storage import agree, drop_waiting, fail_stale_trials, requeue_abandoned, run_trial
 from benchbench.search.trial import Evaluation
 
 _CONFIG, _KEY, _COSTS, _SPENT, _SAME, _AT = "config", "key", "costs", "spent", "same_as", "at_s"
 _TRAINS, _ERROR = "trains", "error"
 _POLL_S = 1.0  # between two looks at what other workers do
-_STARTUP = 10  # trials by chance before the sampler has an opinion
+_STARTUP = 10  # random trials before the sampler's model is used
 
 Evaluate = Callable[[Config, int], Evaluation]
-Told = Callable[["Tried"], None]
+Report = Callable[["Tried"], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """A proposal and what came of it."""
+    """A proposal and its result."""
 
     number: int
     config: Config
-    dice: float | None  # on `val`, at the lower fidelity; None: refused
+    dice: float | None  # on `val`, at the low fidelity; None: refused
     costs: Mapping[str, float]
-    refused: Mapping[str, float]  # metric -> share above its limit
-    same_as: int | None  # the trial that has tried the same configuration
-    error: str | None  # why it could not be tried
-    spent: Mapping[str, float]  # steps, train_s, measure_s, total_s, and the share that was inherited
-    at_s: float  # since the search began, when it was settled
+    refused: Mapping[str, float]  # metric -> how far above its limit, as a share of the limit
+    same_as: int | None  # an earlier trial of the same configuration
+    error: str | None  # why it could not be trained
+    spent: Mapping[str, float]  # steps, train_s, measure_s, total_s, and the share of inherited parameters
+    at_s: float  # when it was finished, since the search began
 
 
 def open_study(
-    storage: optuna.storages.BaseStorage, name: str, task: SearchProblem, *, seed: int, several: bool = False
+    storage: optuna.storages.BaseStorage, name: str, problem: SearchProblem, *, seed: int, several: bool = False
 ) -> optuna.Study:
-    """The study of a task, made if it is not there.
+    """The study of a search, created if it does not exist.
 
     Args:
         seed: of this worker's sampler.
         several: whether other workers propose at the same time.
 
     Raises:
-        UsageError: a study of that name is of another task or space.
+        UsageError: a study of that name is of another problem or space.
     """
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP, constant_liar=several)
     study = optuna.create_study(
         storage=storage, study_name=name, directions=["maximize", "minimize"], sampler=sampler, load_if_exists=True
     )
-    ours = identity(task)
-    there, first = agree(study, "identity", ours)
+    ours = identity(problem)
+    stored, first = agree(study, "identity", ours)
     if first:
         for config in space.starting_points():
-            if config.fits(task.spatial):
+            if config.fits(problem.spatial):
                 study.enqueue_trial(space.parameters(config), skip_if_exists=True)
-    if there != ours:
-        changed = sorted(key for key in ours if ours[key] != there.get(key))
+    if stored != ours:
+        changed = sorted(key for key in ours if ours[key] != stored.get(key))
         raise UsageError(
             f"the study {name!r} is of another search (its {', '.join(changed)} differ): give --study another name"
         )
     return study
 
 
-def identity(task: SearchProblem) -> dict[str, Any]:
-    """What makes trials of two workers comparable, as JSON values."""
+def identity(problem: SearchProblem) -> dict[str, Any]:
+    """All that has to be equal for trials of two workers to be comparable, as JSON values."""
     plain = {
-        "data": task.key,
-        "patch": list(task.spatial),
-        "budget": [[limit.metric, limit.most] for limit in task.budget.limits],
-        "training": {"batch": task.batch, "lr": task.lr, "distil": task.distil},
-        "objective": task.objective,
-        "phase": task.phase,
-        "device": task.device,
-        "machine": task.machine,
+        "data": problem.key,
+        "patch": list(problem.spatial),
+        "budget": [[limit.metric, limit.most] for limit in problem.budget.limits],
+        "training": {"batch": problem.batch, "lr": problem.lr, "distil": problem.distil},
+        "objective": problem.objective,
+        "phase": problem.phase,
+        "device": problem.device,
+        "machine": problem.machine,
         "space": space.description(),
     }
     identity: dict[str, Any] = json.loads(rec.canonical_json(rec.to_json(plain)))
@@ -97,20 +97,20 @@ def identity(task: SearchProblem) -> dict[str, Any]:
 
 def search(
     study: optuna.Study,
-    task: SearchProblem,
+    problem: SearchProblem,
     evaluate: Evaluate,
     *,
     elapsed: Callable[[], float],
     until: Callable[[Sequence[Tried]], bool],
-    report: Told | None = None,
+    report: Report | None = None,
 ) -> list[Tried]:
-    """Propose and try until enough is known.
+    """Propose and train until `until` says stop.
 
     Args:
-        evaluate: trains a configuration, and judges it; given the trial's number, too.
-        elapsed: seconds since the search began, pauses left out.
-        until: whether to stop, asked before each proposal with all that is known.
-        report: told of each proposal and what came of it.
+        evaluate: trains and evaluates a configuration; its second argument is the trial's number.
+        elapsed: seconds since the search began, without pauses.
+        until: whether to stop; called before each proposal with all finished ones.
+        report: called with each finished proposal.
     """
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
@@ -125,26 +125,26 @@ def search(
 
     def attempt(trial: optuna.Trial, start: float) -> tuple[float, float]:
         config = space.suggest(trial)
-        trial.set_user_attr(_TRAINS, False)  # of a trial that is taken up again, it said so once
+        trial.set_user_attr(_TRAINS, False)  # a trial that was queued again may have it as True
         trial.set_user_attr(_KEY, config.key)
         trial.set_user_attr(_CONFIG, rec.to_json(config))
-        if not config.fits(task.spatial):
+        if not config.fits(problem.spatial):
             trial.set_constraint("shape", 1.0)
             raise optuna.TrialPruned
         try:
-            costs = task.costs(config)
+            costs = problem.costs(config)
             trial.set_user_attr(_COSTS, costs)
-            task.check(costs)
+            problem.check(costs)
             same = _same(study, config, trial.number)
             if same is not None and same.values is not None:
                 trial.set_user_attr(_SAME, same.number)
                 trial.set_user_attr(_COSTS, same.user_attrs[_COSTS])
-                keep(trial, same.user_attrs[_COSTS])
+                set_constraints(trial, same.user_attrs[_COSTS])
                 return same.values[0], same.values[1]
             if same is None:
                 trial.set_user_attr(_TRAINS, True)
-                same = _same(study, config, trial.number, trains=False)  # who asked in the same moment
-            if same is not None:  # another worker is at it
+                same = _same(study, config, trial.number, trains=False)  # another worker at the same moment
+            if same is not None:  # another worker trains it
                 trial.set_user_attr(_SAME, same.number)
                 raise optuna.TrialPruned
             evaluation = evaluate(config, trial.number)
@@ -154,10 +154,10 @@ def search(
             raise optuna.TrialPruned from error
         except StoreError:
             raise
-        except (BenchError, ValueError, RuntimeError) as error:  # of this configuration alone
+        except (BenchError, ValueError, RuntimeError) as error:  # the fault of this configuration
             trial.set_user_attr(_ERROR, first_line(error))
             raise optuna.TrialPruned from error
-        keep(trial, evaluation.costs)
+        set_constraints(trial, evaluation.costs)
         trial.set_user_attr(_COSTS, dict(evaluation.costs))
         spent = {
             "inherited": evaluation.inherited,
@@ -167,11 +167,11 @@ def search(
             "total_s": time.monotonic() - start,
         }
         trial.set_user_attr(_SPENT, spent)
-        return evaluation.dice, evaluation.costs[task.metric]
+        return evaluation.dice, evaluation.costs[problem.metric]
 
-    def keep(trial: optuna.Trial, costs: Mapping[str, float]) -> None:
-        for limit in task.budget.limits:  # by how much; told once, since a second word on it would not count
-            counts = limit.metric != "latency_s" or task.times_count or task.profile
+    def set_constraints(trial: optuna.Trial, costs: Mapping[str, float]) -> None:
+        for limit in problem.budget.limits:
+            counts = limit.metric != "latency_s" or problem.times_count or problem.profile
             if limit.metric in costs and counts:
                 trial.set_constraint(limit.metric, costs[limit.metric] / limit.most - 1)
 
@@ -181,7 +181,7 @@ def search(
 
     while not until(tried(study)):
         run_trial(study, objective, after=after)
-    while True:  # what a worker that died was at is not lost; starting points that nobody came to are
+    while True:  # trials of dead workers are run again; starting points that were not reached are dropped
         for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             if "retry_history" not in trial.system_attrs:
                 drop_waiting(study, trial)
@@ -190,29 +190,29 @@ def search(
         if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             time.sleep(_POLL_S)
             fail_stale_trials(study)
-        elif not take_up_the_left(study):
+        elif not requeue_abandoned(study):
             return tried(study)
 
 
 def _same(study: optuna.Study, config: Config, number: int, *, trains: bool = True) -> FrozenTrial | None:
-    """A trial that has tried, or is trying, the same configuration; one that is done first."""
+    """A trial that has finished, or else one that is training, the same configuration."""
     others = [
         trial
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
         if trial.number != number and trial.user_attrs.get(_KEY) == config.key
     ]
-    done = [trial for trial in others if trial.state == TrialState.COMPLETE]
+    finished = [trial for trial in others if trial.state == TrialState.COMPLETE]
     running = [
         trial
         for trial in others
         if trial.state == TrialState.RUNNING
         and (trial.number < number or (trains and trial.user_attrs.get(_TRAINS, False)))
     ]
-    return next(iter(done or running), None)
+    return next(iter(finished or running), None)
 
 
 def tried(study: optuna.Study) -> list[Tried]:
-    """Every proposal that is settled, in order."""
+    """Every finished proposal, in order."""
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     return [_tried(trial) for trial in study.get_trials(deepcopy=False, states=states) if _KEY in trial.user_attrs]
 
@@ -233,7 +233,7 @@ def _tried(trial: FrozenTrial) -> Tried:
 
 
 def distinct(all_tried: Sequence[Tried]) -> list[Tried]:
-    """Those that were really trained, each configuration once, whatever became of its worker."""
+    """The proposals that were trained, each configuration once."""
     first: dict[str, Tried] = {}
     for trial in all_tried:
         if trial.dice is not None and trial.same_as is None:

@@ -1,4 +1,4 @@
-"""Request of `bench search`, and what of it a folder keeps so that the search can be resumed."""
+"""Request of `bench search`, and the file in its folder from which the search is resumed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from benchbench.core.errors import StoreError, UsageError, unknown
 from benchbench.core.protocol import get_protocol
 from benchbench.core.results import SEARCH_BEGUN
 from benchbench.core.search_result import SCHEMA
-from benchbench.search.budget import CostBudget, parse_budget
+from benchbench.search.budget import CostBudget, budget_from_json
 
 if TYPE_CHECKING:
-    from benchbench.search.phases import SearchJob
+    from benchbench.search.job import SearchJob
 
 JOB = SEARCH_BEGUN
-#: What may differ when a search goes on.
-FREE = ("controls", "time_s", "storage", "workers", "threads")
-_SEEDS = 2**31  # below which all generators take a seed, and a worker's index beside it
+#: Fields of a request that may differ when a search goes on.
+CHANGEABLE = ("controls", "time_s", "storage", "workers", "threads")
+_SEEDS = 2**31  # all generators take a smaller seed, with a worker's index added
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRequest:
-    """What `bench search` was asked for."""
+    """Arguments of `bench search`."""
 
     budget: CostBudget
     phase: Literal["infer", "train"] = flag(
@@ -95,7 +95,7 @@ class SearchRequest:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, without a password."""
-        from benchbench.search.storage import without_password
+        from benchbench.search.storage import without_password  # which loads Optuna, as no request has to
 
         plain: dict[str, Any] = rec.to_json(
             dataclasses.asdict(dataclasses.replace(self, budget=CostBudget(), parent=None))
@@ -108,20 +108,20 @@ class SearchRequest:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
-    """What a folder keeps of a search that was begun in it."""
+class StoredSearch:
+    """Request and plan of the search in a folder."""
 
-    asked: SearchRequest
+    request: SearchRequest
     job: SearchJob | None  # None: it was stopped before its plan
 
 
-def read_job(folder: Path) -> Begun:
-    """What the search in a folder was asked for, and how it was planned.
+def read_job(folder: Path) -> StoredSearch:
+    """Request and plan of the search in a folder.
 
     Raises:
-        StoreError: there is no search, or its file was changed to what is none.
+        StoreError: there is no search, or its file is damaged.
     """
-    from benchbench.search.phases import job_from_json  # which loads torch, as no request has to
+    from benchbench.search.job import job_from_json  # which loads torch, as no request has to
 
     path = folder / JOB
     if not path.exists():
@@ -133,71 +133,70 @@ def read_job(folder: Path) -> Begun:
         schema = plain.get("schema", SCHEMA)
         if not isinstance(schema, int) or schema > SCHEMA:
             raise StoreError(f"{path} has schema {schema!r}, and this benchbench reads up to {SCHEMA}: upgrade it")
-        asked = _asked(plain["asked"])
+        request = _request_from_json(plain["asked"])
         job = None if plain["job"] is None else job_from_json(plain["job"])
     except StoreError:
         raise
     except (KeyError, TypeError, ValueError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise StoreError(f"{path} does not describe a search: {what}") from error
-    return Begun(asked=asked, job=job)
+    return StoredSearch(request=request, job=job)
 
 
-def _asked(plain: Mapping[str, Any]) -> SearchRequest:
+def _request_from_json(plain: Mapping[str, Any]) -> SearchRequest:
     """The reverse of `SearchRequest.to_json`."""
     if unknown_ones := sorted(set(plain) - {field.name for field in dataclasses.fields(SearchRequest)}):
         raise ValueError(f"nothing is known of {', '.join(map(repr, unknown_ones))}")
-    budget, parent = plain["budget"], plain.get("parent")
-    if not isinstance(budget, list) or not all(isinstance(text, str) for text in budget):
-        raise TypeError(f"budget must be a list of texts, not {budget!r}")
+    budget, parent = budget_from_json(plain["budget"]), plain.get("parent")
     if not (parent is None or isinstance(parent, str)):
         raise TypeError(f"parent must be a text, not {parent!r}")
     rest = {key: value for key, value in plain.items() if key != "parent"}
-    asked = rec.from_json(SearchRequest, {**rest, "budget": rec.to_json(parse_budget(budget))})
-    check_asked(asked)
-    return dataclasses.replace(asked, parent=Path(parent) if parent else None)
+    request = rec.from_json(SearchRequest, {**rest, "budget": rec.to_json(budget)})
+    check_request(request)
+    return dataclasses.replace(request, parent=Path(parent) if parent else None)
 
 
-def check_asked(asked: SearchRequest) -> None:
-    """Refuse numbers and names that no search can have.
+def check_request(request: SearchRequest) -> None:
+    """Check the numbers and names of a request.
 
     Raises:
-        UsageError: with the name of what is wrong.
+        UsageError: a value out of range, or an unknown objective or protocol.
     """
     from benchbench.search.problem import OBJECTIVES
 
     for name in ("trials", "finalists", "seeds", "steps", "batch", "threads", "workers"):
-        if (value := getattr(asked, name)) is not None and value < 1:
+        if (value := getattr(request, name)) is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, not {value}")
     for name in ("spatial", "volume"):
-        if (sides := getattr(asked, name)) is not None and (len(sides) != 3 or min(sides) < 1):
+        if (sides := getattr(request, name)) is not None and (len(sides) != 3 or min(sides) < 1):
             raise UsageError(f"{name} must be three numbers from 1, not {sides}")
-    if not 0 < asked.time_s < float("inf"):
-        raise UsageError(f"the time of a search must be above 0 seconds, not {asked.time_s}")
-    if not 0 <= asked.seed < _SEEDS:
-        raise UsageError(f"the seed of a search must be from 0 to below {_SEEDS}, not {asked.seed}")
-    if asked.fold is not None and asked.fold < 0:
-        raise UsageError(f"fold must be at least 0, not {asked.fold}")
-    if asked.objective not in OBJECTIVES:
-        raise UsageError(unknown("objective", asked.objective, OBJECTIVES))
-    get_protocol(asked.protocol)
+    if not 0 < request.time_s < float("inf"):
+        raise UsageError(f"the time of a search must be above 0 seconds, not {request.time_s}")
+    if not 0 <= request.seed < _SEEDS:
+        raise UsageError(f"the seed of a search must be from 0 to below {_SEEDS}, not {request.seed}")
+    if request.fold is not None and request.fold < 0:
+        raise UsageError(f"fold must be at least 0, not {request.fold}")
+    if request.objective not in OBJECTIVES:
+        raise UsageError(unknown("objective", request.objective, OBJECTIVES))
+    get_protocol(request.protocol)
 
 
-def resumed(folder: Path, storage: str | None, **changes: Any) -> SearchRequest:
-    """What the search in a folder was asked for.
+def resumed_request(folder: Path, storage: str | None, **changes: Any) -> SearchRequest:
+    """Request of the search in a folder, with changes.
 
     Args:
-        storage: its address, where it is not in the folder and has a password.
-        changes: fields of `SearchRequest` that may differ from then; None: as then.
+        storage: its address, which is needed if it has a password.
+        changes: fields of `SearchRequest`; None: unchanged.
 
     Raises:
         StoreError: there is no search.
+        UsageError: the address of the storage is missing.
     """
-    asked = read_job(folder).asked
+    request = read_job(folder).request
     if storage:
-        asked = dataclasses.replace(asked, storage=storage)
-    elif asked.storage and ":...@" in asked.storage:
+        request = dataclasses.replace(request, storage=storage)
+    elif request.storage and ":...@" in request.storage:
         raise UsageError(
-            f"the storage of this search is {asked.storage}: give it again by --storage, with its password"
+            f"the storage of this search is {request.storage}: give it again by --storage, with its password"
         )
-    return dataclasses.replace(asked, **{key: value for key, value in changes.items() if value is not None})
+    return dataclasses.replace(request, **{key: value for key, value in changes.items() if value is not None})

@@ -1,6 +1,6 @@
 """Result of a search, `search.json`: request, trials, promotions and front.
 
-Nothing here trains or measures. Points are chosen by `val` alone; `test` is shown beside them and decides nothing.
+Nothing here trains or measures. Points are chosen by `val` alone; `test` is only shown.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import optuna
 from benchbench.core import records as rec
 from benchbench.core import statistics as core_statistics
 from benchbench.search import feasibility, pareto, proposals, space
-from benchbench.search.feasibility import published
-from benchbench.search.phases import OF_INTEREST
+from benchbench.search.feasibility import published_config
+from benchbench.search.phases import LEAST_DICE
 from benchbench.search.problem import SearchProblem
 from benchbench.search.space import Config
-from benchbench.search.storage import TrainingResult
+from benchbench.search.training_queue import TrainingResult
 from benchbench.search.trial import name_of
 
-REFERENCE_DICE = OF_INTEREST  # of hypervolumes
-REFERENCE_FACTOR = 1.25  # times what the published network costs, likewise
+REFERENCE_DICE = LEAST_DICE  # of the hypervolume's reference point
+REFERENCE_FACTOR = 1.25  # cost of that point, as a multiple of the published network's
 _FEWEST_FOR_IMPORTANCE = 20
 
 
-def trial_rows(known: Sequence[proposals.Tried]) -> list[dict[str, Any]]:
+def trial_rows(trials: Sequence[proposals.Tried]) -> list[dict[str, Any]]:
     """Every proposal, as JSON values."""
     return [
         {
@@ -35,7 +35,7 @@ def trial_rows(known: Sequence[proposals.Tried]) -> list[dict[str, Any]]:
             "name": name_of(trial.config),
             "key": trial.config.key,
             "config": rec.to_json(trial.config),
-            "published": trial.config in [published(variant) for variant in space.VARIANTS],
+            "published": trial.config in [published_config(variant) for variant in space.VARIANTS],
             "dice": trial.dice,
             "costs": dict(trial.costs),
             "refused": dict(trial.refused),
@@ -44,59 +44,61 @@ def trial_rows(known: Sequence[proposals.Tried]) -> list[dict[str, Any]]:
             "spent": dict(trial.spent),
             "at_s": trial.at_s,
         }
-        for trial in known
+        for trial in trials
     ]
 
 
-def stage_rows(done: Sequence[TrainingResult]) -> list[dict[str, Any]]:
-    """What was promoted, or trained in the end, as JSON values."""
-    return [{**training.what, "label": training.label, "error": training.error, **training.result} for training in done]
+def stage_rows(trainings: Sequence[TrainingResult]) -> list[dict[str, Any]]:
+    """Promotions, finals or controls, as JSON values."""
+    return [
+        {**training.what, "label": training.label, "error": training.error, **training.result} for training in trainings
+    ]
 
 
-def reference_point(known: Sequence[proposals.Tried], task: SearchProblem) -> tuple[float, float] | None:
-    """Against which hypervolumes are: a Dice of 0.5, and a quarter more than the published network costs.
+def reference_point(trials: Sequence[proposals.Tried], problem: SearchProblem) -> tuple[float, float] | None:
+    """Reference of the hypervolume: (1 - 0.5, 1.25 times the cost of the published network).
 
-    Where the published network was refused, a quarter more than the dearest one that was tried.
+    If the published network was refused, 1.25 times the cost of the most expensive one that was trained.
     """
-    tried = proposals.distinct(known)
-    whole = [published(variant) for variant in space.VARIANTS]
-    costs = [trial.costs[task.metric] for trial in tried if trial.config in whole]
-    costs = costs or [max((trial.costs[task.metric] for trial in tried), default=0.0)]
+    tried = proposals.distinct(trials)
+    whole = [published_config(variant) for variant in space.VARIANTS]
+    costs = [trial.costs[problem.metric] for trial in tried if trial.config in whole]
+    costs = costs or [max((trial.costs[problem.metric] for trial in tried), default=0.0)]
     return (1 - REFERENCE_DICE, REFERENCE_FACTOR * max(costs)) if costs[0] else None
 
 
-def hypervolume_curve(known: Sequence[proposals.Tried], task: SearchProblem, before_s: float) -> dict[str, Any]:
-    """The hypervolume of what was known after each training, as a share of the reference box.
+def hypervolume_curve(trials: Sequence[proposals.Tried], problem: SearchProblem, before_s: float) -> dict[str, Any]:
+    """The hypervolume after each training, as a share of the reference box.
 
     Args:
-        before_s: what a given parent's training took before the search began.
+        before_s: length of a given parent's training, before the search began.
     """
-    reference = reference_point(known, task)
+    reference = reference_point(trials, problem)
     if reference is None:
         return {"reference": None, "curve": []}
     points: list[tuple[float, float]] = []
     curve = []
-    for trial in sorted(proposals.distinct(known), key=lambda trial: trial.at_s):
+    for trial in sorted(proposals.distinct(trials), key=lambda trial: trial.at_s):
         assert trial.dice is not None
-        points.append((1 - trial.dice, trial.costs[task.metric]))
+        points.append((1 - trial.dice, trial.costs[problem.metric]))
         share = pareto.hypervolume(points, reference) / (reference[0] * reference[1])
         curve.append({"at_s": trial.at_s + before_s, "trainings": len(points), "share": share})
-    return {"reference": {"dice": REFERENCE_DICE, task.metric: reference[1]}, "curve": curve}
+    return {"reference": {"dice": REFERENCE_DICE, problem.metric: reference[1]}, "curve": curve}
 
 
-def importances(of: optuna.Study) -> dict[str, Any]:
-    """How much each choice has to do with Dice, by PED-ANOVA; or why that cannot be said.
+def importances(study: optuna.Study) -> dict[str, Any]:
+    """Importance of each choice for Dice, by PED-ANOVA; or the reason why there is none.
 
     Source: Watanabe et al. 2023, "PED-ANOVA: efficiently quantifying hyperparameter importance in arbitrary subspaces".
     """
-    trials = of.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    trials = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     if len(trials) < _FEWEST_FOR_IMPORTANCE:
         return {"reason": f"{len(trials)} trainings are too few to say, from {_FEWEST_FOR_IMPORTANCE} on it is"}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             shares = optuna.importance.get_param_importances(
-                of, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), target=lambda trial: trial.values[0]
+                study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), target=lambda trial: trial.values[0]
             )
     except (ValueError, RuntimeError) as error:
         return {"reason": f"it cannot be computed: {error}"}
@@ -109,24 +111,24 @@ def point(
     controls: Sequence[TrainingResult],
     measured: rec.Record | None,
     file_bytes: float,
-    task: SearchProblem,
+    problem: SearchProblem,
 ) -> dict[str, Any]:
-    """One finalist, all its seeds together.
+    """One finalist, with all its seeds.
 
     Args:
-        finals: its trainings, one a seed.
-        measured: its record, where it was measured or predicted.
+        finals: its trainings, one per seed.
+        measured: its record, if it was measured or predicted.
         file_bytes: of its weights.
     """
     best = max(finals, key=lambda final: final.result["dice"])
     vals = [final.result["dice"] for final in finals]
-    said = feasibility.costs_of(measured, task.phase)
-    costs = {**best.result["costs"], **said, "file_bytes": file_bytes}
-    sure = feasibility.confirmed_by(measured, task.phase) | {"file_bytes"}
-    over = task.budget.excesses(costs)
-    confirmed = all(limit.metric in sure for limit in task.budget.limits)
-    origins = {metric: _origin(metric, sure, said) for metric in costs}
-    over_seeds = [
+    recorded = feasibility.costs_of(measured, problem.phase)
+    costs = {**best.result["costs"], **recorded, "file_bytes": file_bytes}
+    confirmed = feasibility.confirmed_by(measured, problem.phase) | {"file_bytes"}
+    excesses = problem.budget.excesses(costs)
+    all_confirmed = all(limit.metric in confirmed for limit in problem.budget.limits)
+    origins = {metric: _origin(metric, confirmed, recorded) for metric in costs}
+    case_means = [
         statistics.fmean(values) for values in zip(*(final.result["test"]["values"] for final in finals), strict=True)
     ]
     row: dict[str, Any] = {
@@ -134,12 +136,12 @@ def point(
         "key": config.key,
         "config": rec.to_json(config),
         "config_text": config_text(config),
-        "published": config == published(config.variant),
+        "published": config == published_config(config.variant),
         "dice_val": {"mean": statistics.fmean(vals), "values": vals},
         "dice_test": {
-            "mean": statistics.fmean(over_seeds),
-            "ci95": list(core_statistics.mean_interval(over_seeds)),
-            "cases": len(over_seeds),
+            "mean": statistics.fmean(case_means),
+            "ci95": list(core_statistics.mean_interval(case_means)),
+            "cases": len(case_means),
             "by_seed": [final.result["test"]["dice"] for final in finals],
             "best": best.result["test"]["dice"],
         },
@@ -148,11 +150,11 @@ def point(
         "costs": dict(costs),
         "origins": origins,
         "origin": origins.get("latency_s", "not known"),
-        "objective": costs.get(task.metric),
-        "objective_origin": origins.get(task.metric, "not known"),
-        "use": task.budget.use(costs),
-        "keeps": False if over else True if confirmed else None,
-        "excesses": [str(final) for final in over],
+        "objective": costs.get(problem.metric),
+        "objective_origin": origins.get(problem.metric, "not known"),
+        "use": problem.budget.use(costs),
+        "keeps": False if excesses else True if all_confirmed else None,
+        "excesses": [str(excess) for excess in excesses],
         "inherited": best.result["inherited"],
         "train_s": statistics.fmean(final.result["train_s"] for final in finals),
         "record": measured.id if measured else None,
@@ -161,27 +163,27 @@ def point(
     return row
 
 
-def _origin(metric: str, sure: Collection[str], said: Collection[str]) -> str:
-    """How a cost of a finalist is known."""
+def _origin(metric: str, confirmed: Collection[str], recorded: Collection[str]) -> str:
+    """Origin of a finalist's cost; `timed briefly`: from a few forwards during the search."""
     if metric in ("params", "macs", "file_bytes"):
         return "exact"
-    if metric in sure:
+    if metric in confirmed:
         return "measured"
-    if metric in said:
+    if metric in recorded:
         return "predicted"
-    return "at least" if metric == "memory_bytes" else "in passing"
+    return "at least" if metric == "memory_bytes" else "timed briefly"
 
 
 _CONTROL_TEXT = {
     "scratch": "the same architecture from scratch with as much computing in all",
-    "random": "the same with channels that were chosen by chance",
+    "random": "the same with randomly chosen channels",
 }
 
 
 def _controls(
     row: Mapping[str, Any], finals: Sequence[TrainingResult], controls: Sequence[TrainingResult]
 ) -> tuple[dict[str, Any], list[str]]:
-    """What the controls came to, beside the training of the same seed, and a sentence on each."""
+    """Results of the controls, compared with the final of the same seed, and a sentence on each."""
     by_seed = {final.what["seed"]: final for final in finals}
     tables: dict[str, Any] = {}
     sentences = []
@@ -202,7 +204,7 @@ def _controls(
             "ci95": [low, high],
             "verdict": "better" if low > 0 else "worse" if high < 0 else "no difference shown",
         }
-        word = {"better": "beats", "worse": "loses to", "no difference shown": "is not told apart from"}
+        word = {"better": "beats", "worse": "loses to", "no difference shown": "shows no difference from"}
         sentences.append(
             f"It {word[tables[kind]['verdict']]} {_CONTROL_TEXT[kind]}: Dice on test "
             f"{final.result['test']['dice']:.3f} against {control.result['test']['dice']:.3f} "
@@ -212,12 +214,12 @@ def _controls(
 
 
 def mark_front(points: Sequence[dict[str, Any]]) -> None:
-    """Say of each finalist whether it is on the front: by Dice on `val` and what it costs, among those that keep it.
+    """Set `front` of each finalist: the Pareto front of Dice on `val` and cost, of those within the budget.
 
-    One that finds next to nothing is not on it however cheap it is, unless all are like that.
+    A Dice below `LEAST_DICE` is not on it, unless all finalists are below.
     """
     able = [point for point in points if point["keeps"] is not False and point["objective"] is not None]
-    able = [point for point in able if point["dice_val"]["mean"] > OF_INTEREST] or able
+    able = [point for point in able if point["dice_val"]["mean"] > LEAST_DICE] or able
     levels = pareto.ranks([(1 - point["dice_val"]["mean"], point["objective"]) for point in able])
     for point in points:
         point["front"] = False
@@ -226,8 +228,8 @@ def mark_front(points: Sequence[dict[str, Any]]) -> None:
 
 
 def config_text(config: Config) -> str:
-    """`widths 12-24-32-48, depths 1-1-2-1, ...`, what differs from the published network alone."""
-    plain = published(config.variant)
+    """`widths 12-24-32-48, depths 1-1-2-1, ...`: only what differs from the published network."""
+    plain = published_config(config.variant)
     parts = []
     for name in ("widths", "depths", "attention", "heads", "sampling", "expansion"):
         value = getattr(config, name)
@@ -241,30 +243,22 @@ def config_text(config: Config) -> str:
 
 
 def accounting(
-    known: Sequence[proposals.Tried],
-    done: Sequence[TrainingResult],
+    trials: Sequence[proposals.Tried],
+    trainings: Sequence[TrainingResult],
     *,
     parent_s: float,
     measured_s: float,
     whole_s: float,
 ) -> dict[str, float]:
-    """Where the time went, in seconds of workers.
+    """How the time was spent, in seconds of workers.
 
     Args:
-        done: promotions, finals and controls.
-        parent_s: of the parent's training, if the search did it.
+        trainings: promotions, finals and controls.
+        parent_s: of the parent's training, if the search trained it.
         measured_s: of measuring before and after.
-        whole_s: all of it, times workers.
+        whole_s: elapsed time, times workers.
     """
-    tried = proposals.distinct(known)
-    train = (
-        parent_s
-        + sum(trial.spent["train_s"] for trial in tried)
-        + sum(training.result.get("train_s", 0.0) for training in done)
-    )
-    measure = (
-        measured_s
-        + sum(trial.spent["measure_s"] for trial in tried)
-        + sum(training.result.get("measure_s", 0.0) + training.result.get("test_s", 0.0) for training in done)
-    )
+    spent = [trial.spent for trial in proposals.distinct(trials)] + [training.result for training in trainings]
+    train = parent_s + sum(times.get("train_s", 0.0) for times in spent)
+    measure = measured_s + sum(times.get("measure_s", 0.0) + times.get("test_s", 0.0) for times in spent)
     return {"whole_s": whole_s, "train_s": train, "measure_s": measure, "other_s": max(0.0, whole_s - train - measure)}

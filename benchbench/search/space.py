@@ -1,8 +1,7 @@
 """Search space: Slim UNETR's widths, depths, heads, attention, sampling, expansion and stem, and pruning.
 
-A configuration is plain numbers in one order, so that two proposals that build the same network are one. Nothing is
-larger than the published network, since what is smaller inherits its weights by slicing. Little of the space is free:
-heads have to divide the attention's width, and a patch's sides to be multiples of every stride.
+Nothing is larger than the published network, since smaller networks inherit its weights by slicing. Heads have to
+divide the attention's width, and every stride the sides of the patch.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from benchbench.core import records as rec
 Variant = Literal["slim_unetr", "slim_unetr_fixed"]
 VARIANTS: tuple[Variant, ...] = ("slim_unetr", "slim_unetr_fixed")
 
-#: Of each stage, what may be chosen; the last one is as published.
+#: Choices for each stage; the last one is that of the published network.
 WIDTHS = ((8, 12, 16, 20, 24), (12, 16, 24, 32, 40, 48), (16, 24, 32, 40, 48, 60), (24, 32, 48, 64, 80, 96))
 DEPTHS = ((1,), (1, 2), (1, 2, 3), (1, 2))
 ATTENTION = ((8, 16, 24), (16, 32, 48), (20, 40, 60), (24, 48, 72, 96))
@@ -35,10 +34,10 @@ _STRIDES = (1, 2, 4, 8)  # of the stages, against the stem's
 
 
 class Chooser(Protocol):
-    """What Optuna's trials have, and a random one here."""
+    """An Optuna trial, or `RandomChooser`."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of some."""
+        """One of the choices."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -58,7 +57,7 @@ class Config:
     criterion: str = "magnitude"
 
     def kwargs(self) -> dict[str, Any]:
-        """The keywords of its class; as its card has them where it is the published one."""
+        """The keywords of its class; those of the card for the published network."""
         return {
             "channels": list(self.widths[:3]),
             "embed_dim": self.widths[3],
@@ -71,12 +70,12 @@ class Config:
         }
 
     def canonical(self) -> Config:
-        """The one of all that build the same network: without pruning, how it would be done does not matter."""
+        """The same for all configurations that build one network: without pruning, its scope and criterion vanish."""
         return self if self.prune else dataclasses.replace(self, scope="layer", criterion="magnitude")
 
     @property
     def key(self) -> str:
-        """Its hash."""
+        """Hash of the canonical configuration."""
         return rec.content_hash(rec.to_json(self.canonical()))
 
     def fits(self, spatial: Sequence[int]) -> bool:
@@ -92,13 +91,8 @@ class Config:
 PUBLISHED = Config()
 
 
-def suggest(trial: Chooser, variants: Sequence[str] = VARIANTS) -> Config:
-    """A configuration by the choices of a trial; its heads are made to fit the attention's width.
-
-    Args:
-        trial: of Optuna, or a `Random`.
-        variants: of the network, among which it may choose.
-    """
+def suggest(trial: Chooser) -> Config:
+    """A configuration from the choices of a trial; its heads are reduced to divide the attention's width."""
 
     def each(name: str, choices: Sequence[Sequence[int]]) -> tuple[int, int, int, int]:
         values = [trial.suggest_categorical(f"{name}{stage}", list(of)) for stage, of in enumerate(choices, 1)]
@@ -109,7 +103,7 @@ def suggest(trial: Chooser, variants: Sequence[str] = VARIANTS) -> Config:
     fitting = tuple(math.gcd(width, n) for width, n in zip(attention, heads, strict=True))
     prune = trial.suggest_categorical("prune", list(RATIOS))
     return Config(
-        variant=trial.suggest_categorical("variant", list(variants)),
+        variant=trial.suggest_categorical("variant", list(VARIANTS)),
         widths=each("width", WIDTHS),
         depths=each("depth", DEPTHS),
         attention=attention,
@@ -124,7 +118,7 @@ def suggest(trial: Chooser, variants: Sequence[str] = VARIANTS) -> Config:
 
 
 def parameters(config: Config) -> dict[str, Any]:
-    """A configuration as the choices that a trial would make, so that it can be enqueued; the reverse of `suggest`."""
+    """The choices that give a configuration, to enqueue it; the reverse of `suggest`."""
     choices: dict[str, Any] = {}
     for name, values in (
         ("attention", config.attention),
@@ -139,15 +133,14 @@ def parameters(config: Config) -> dict[str, Any]:
     return choices | plain
 
 
-class Random:
-    """A trial that chooses by chance."""
+class RandomChooser:
+    """A trial that chooses at random."""
 
     def __init__(self, seed: int) -> None:
-        """Begin."""
         self._rng = random.Random(seed)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of some."""
+        """One of the choices."""
         return self._rng.choice(list(choices))
 
 
@@ -157,17 +150,17 @@ def from_json(plain: Mapping[str, Any]) -> Config:
     return Config(**values)
 
 
-def starting_points(variants: Sequence[str] = VARIANTS) -> Iterator[Config]:
-    """What a person would try first: the published network, uniform scalings of it, and one width for all stages."""
-    for variant, share in itertools.product(variants, (1.0, 0.75, 0.5, 0.35)):
+def starting_points() -> Iterator[Config]:
+    """First proposals: the published network, uniform scalings of it, and one width for all stages."""
+    for variant, share in itertools.product(VARIANTS, (1.0, 0.75, 0.5, 0.35)):
         yield scaled(share, variant)
-    for variant in variants:
+    for variant in VARIANTS:
         flat = (24, 24, 24, 24)
         yield Config(variant=variant, widths=flat, attention=(24, 16, 20, 24), heads=(1, 2, 4, 4))
 
 
 def scaled(share: float, variant: str = "slim_unetr") -> Config:
-    """The published network with so much of its width everywhere, as near as the space has it."""
+    """The published network with a share of its widths, rounded to the choices of the space."""
 
     def near(choices: Sequence[Sequence[int]], whole: Sequence[int]) -> tuple[int, int, int, int]:
         nearest = [min(of, key=lambda n: abs(n - share * all_of)) for of, all_of in zip(choices, whole, strict=True)]
@@ -184,7 +177,7 @@ def scaled(share: float, variant: str = "slim_unetr") -> Config:
 
 
 def description() -> dict[str, Any]:
-    """The space as JSON values: what a study is of, so that another one's trials are not mixed in."""
+    """The space as JSON values, by which trials of another space are refused."""
     return {
         "widths": WIDTHS,
         "depths": DEPTHS,

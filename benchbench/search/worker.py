@@ -14,10 +14,10 @@ from benchbench.core.process import exit_with_parent
 
 
 def main(folder: Path, index: int, starter: int) -> int:
-    """Work on the search of a folder until it is done; returns the exit code.
+    """Work on the search in a folder until it is finished; returns the exit code.
 
     Args:
-        starter: the process that this one ends with.
+        starter: process id; this worker ends with that process.
     """
     logging.basicConfig(level=logging.WARNING, format=f"bench: worker {index}: %(message)s", stream=sys.stderr)
     try:
@@ -35,7 +35,7 @@ def main(folder: Path, index: int, starter: int) -> int:
 
 
 def _work(folder: Path, index: int) -> None:
-    import torch  # takes seconds, in which a signal may come: not before the handlers are set
+    import torch  # after the handlers are set, since it takes seconds
 
     from benchbench.search.phases import Worker
     from benchbench.search.request import read_job
@@ -47,16 +47,16 @@ def _work(folder: Path, index: int) -> None:
     job = read_job(folder).job
     if job is None:
         raise StoreError(f"the search in {folder} was not planned yet")
-    if job.task.threads:
-        torch.set_num_threads(job.task.threads)
+    if job.problem.threads:
+        torch.set_num_threads(job.problem.threads)
     shared = url != own
     Worker(job, folder, open_storage(url), index=index, shared=shared, tell=lambda text: None).run()
 
 
 def interrupt(*_: Any) -> None:
-    """The signals' handler: this worker leaves as the first one does after Ctrl-C."""
+    """Signal handler: end as after Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # once is enough: what follows tidies up
+        signal.signal(number, signal.SIG_IGN)  # so that a second signal does not interrupt the cleanup
     raise KeyboardInterrupt
 
 

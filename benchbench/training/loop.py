@@ -1,11 +1,11 @@
 """Training loop: one recipe for every network of the zoo, by one process or several.
 
-Soft Dice plus cross-entropy, a warm-up and a cosine over the budget, patches drawn towards the foreground, an average
-of the weights over the last steps. `patch_schedule`: a network that normalises over its patch (InstanceNorm) is cheap
-to train on small patches and must end on the patch it will be used with.
+Soft Dice plus cross-entropy, a warm-up and a cosine over the budget, patches drawn towards the foreground, a moving
+average of the weights. `patch_schedule`: a network that normalises over its patch (InstanceNorm) is cheap to train on
+small patches, but has to end on the patch that it is used with.
 
-Every step draws from (seed, step), so a training that was interrupted goes on as if it had not been. Under torchrun
-each process draws patches of its own, and DDP averages the gradients.
+Every step draws from (seed, step), so an interrupted training ends with the weights of an uninterrupted one. Under
+torchrun each process draws its own patches, and DDP averages the gradients.
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ from benchbench.core.errors import (
 from benchbench.core.results import write_whole
 from benchbench.core.units import format_shape
 from benchbench.training import resume_file
-from benchbench.training.evaluate import AccuracyError, measure_dice
+from benchbench.training.evaluate import measure_dice
 from benchbench.training.losses import distillation, make_loss, set_prior
-from benchbench.training.patch_loader import Batch, CachedPatchLoader, PatchLoader
+from benchbench.training.patch_loader import Batch, CachedPatchLoader, PatchLoader, prepared_plan
+from benchbench.training.processes import TrainingGroup, training_group
 from benchbench.training.recipe import TrainRecipe
+from benchbench.training.sliding_window import AccuracyError
 from benchbench.training.torch_runtime import (
     channels_last,
     describe_device,
@@ -50,16 +52,17 @@ from benchbench.training.torch_runtime import (
     has_fast_bf16,
     threads,
 )
+from benchbench.training.weight_average import WeightAverage
 from benchbench.zoo import checkpoint
 from benchbench.zoo import logits as zoo_logits
 
 log = logging.getLogger(__name__)
 
 _CURVE_POINTS = 200  # of the loss, over the whole budget
-_MOST_SKIPPED = 5  # steps whose gradient may overflow, besides one in ten
-_VALIDATION_SHARE = 0.05  # of the time so far, that evaluating `val` may take
+_MOST_SKIPPED = 5  # steps without a finite gradient that are allowed, besides one in ten
+_VALIDATION_SHARE = 0.05  # most of the elapsed time for evaluations of `val`
 
-#: Told after each step: share of the budget that is used, 0 to 1, and a line for a person.
+#: Called after each step with the share of the budget that is used, 0 to 1, and a line.
 Progress = Callable[[float, str], None]
 
 
@@ -70,48 +73,20 @@ class TrainResult:
     checkpoint: checkpoint.CheckpointInfo
     curve: tuple[tuple[int, float], ...]  # (step, mean loss since the last point)
     validation: tuple[tuple[int, float], ...]  # (step, Dice on `val`)
-    seconds: float  # all sittings together
+    seconds: float  # of all sittings
     steps: int
     waited_share: float  # of the time, for data
-    earlier: bool = False  # an equal call had ended before, and nothing was trained
+    earlier: bool = False  # an equal call had finished before, so nothing was trained
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class InitialWeights:
-    """What a training goes on from, where it does not begin with random weights."""
+    """Where the weights of a network come from that does not start with random ones."""
 
-    digest: str  # of the weights that the network has, and of where they are from
+    digest: str  # of the weights and their origin
     cases: tuple[str, ...] = ()  # that they were trained on
-    compression: Mapping[str, Any] | None = None  # what was done to get them, for the sidecar
-    teacher: nn.Module | None = None  # whose answers it is to give, too; see `TrainRecipe.distil`
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Group:
-    """The processes that train one network together."""
-
-    rank: int = 0
-    size: int = 1
-
-    @property
-    def is_main_process(self) -> bool:
-        """True on rank 0, which writes."""
-        return self.rank == 0
-
-
-@contextlib.contextmanager
-def _group(device: str) -> Iterator[_Group]:
-    """The group that torchrun started this process in; a group of one without it."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        yield _Group()
-        return
-    from torch import distributed
-
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    try:
-        yield _Group(rank=distributed.get_rank(), size=distributed.get_world_size())
-    finally:
-        distributed.destroy_process_group()
+    compression: Mapping[str, Any] | None = None  # how they were derived, for the sidecar
+    teacher: nn.Module | None = None  # see `TrainRecipe.distil`
 
 
 def train(
@@ -129,55 +104,49 @@ def train(
     """Train a network, and write its averaged weights.
 
     Args:
-        model: the network; its weights change, and end as the averaged ones.
-        out: the weights' file, `<name>.safetensors`; beside it come `<name>.json` and, until the end,
-            `<name>.resume`, from which an equal call goes on. Where an equal call has ended, its result is returned.
-        start: what the weights of `model` are; None: random, and their last bias is set by `recipe.prior`.
-        loader: of batches that other trainings of this recipe use, too; None: one of its own.
-        replace: weights of another training that are there.
+        model: changed in place; it ends with the averaged weights.
+        out: the weights' file, `<name>.safetensors`; beside it are `<name>.json` and, until the end, `<name>.resume`,
+            from which an equal call goes on. If an equal call has finished, its result is returned.
+        start: origin of the weights of `model`; None: random, and their last bias is set by `recipe.prior`.
+        loader: of batches that other trainings of this recipe share.
+        replace: overwrite weights of another training.
 
     Raises:
-        CheckpointError: `<name>.resume` is of another training, or weights that are not to be replaced are; or nothing
+        CheckpointError: `<name>.resume` is of another training, or weights that may not be replaced exist; or nothing
             can be written.
         DataError: unknown data set, or a case that cannot be read.
-        UnsupportedError: the network raises in a step, or gives no output that can be trained.
+        UnsupportedError: the network raises in a step, or its output cannot be trained.
     """
-    plan = loader.loader.plan if loader else readable_plan(recipe, progress)
+    plan = loader.loader.plan if loader else prepared_plan(recipe.data, progress)
     with (
         threads(recipe.threads),
         torch.random.fork_rng(devices=[]),
         exact_small_convolutions(model),
-        _group(device) as group,
+        training_group(device) as group,
     ):
         if device == "cuda" and group.size > 1:
             device = f"cuda:{os.environ.get('LOCAL_RANK', group.rank)}"
-        training = _Training(model.to(device), spec, recipe, plan, out, device, progress, group, start, loader)
+        training = _Training(model.to(device), spec, recipe, plan, out, device, group, progress, start, loader)
         try:
             return training.run(replace=replace)
         finally:
             training.loader.close()
 
 
-def readable_plan(recipe: TrainRecipe, progress: Progress | None = None) -> data.DataPlan:
-    """The plan of the data, every case prepared, and without those that cannot be read."""
-    plan = data.get_plan(recipe.data)
-    if plan.folder is not None:
-        from benchbench.data import preprocessing
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Counters:
+    """Progress of a training, as in its resume file."""
 
-        def report(done: int, count: int) -> None:
-            if progress:
-                progress(0.0, f"preparing case {done} of {count}")
-
-        for reason in preprocessing.prepare_all(plan, progress=report).values():
-            log.warning("left out: %s", reason)
-        plan = data.get_plan(recipe.data)
-    if not plan.splits.get("train"):
-        raise UsageError(f"{plan.key} has no case to train on: every one of them is a test case")
-    return plan
+    step: int = 0
+    skipped: int = 0  # steps without a finite gradient
+    seconds: float = 0.0
+    averaged_since: int = 0  # step at which the average began: anew with each patch size
+    validation_s: float = 0.0
+    waited_s: float = 0.0  # for data, in earlier sittings
 
 
 class _Training:
-    """The state of one training."""
+    """One training: network, optimizer, average of the weights, and progress."""
 
     def __init__(
         self,
@@ -187,140 +156,132 @@ class _Training:
         plan: data.DataPlan,
         out: Path,
         device: str,
-        progress: Progress | None,
-        group: _Group,
+        group: TrainingGroup,
+        progress: Progress | None = None,
         start: InitialWeights | None = None,
         loader: CachedPatchLoader | None = None,
     ) -> None:
-        self.start = start
-        self.teacher = start.teacher.eval().to(device) if start and start.teacher and recipe.distil else None
-        self.model, self.spec, self.recipe, self.plan = model, spec, recipe, plan
+        self.model, self.spec, self.recipe, self.plan, self.start = model, spec, recipe, plan, start
         self.out, self.device, self.group = out, device, group
         self.progress = progress if group.is_main_process else None
         self.resume_path = out.with_suffix(checkpoint.RESUME)
         self.steps = recipe.budget.in_steps(plan.splits["train"], recipe.batch * group.size)
         self.optimizer = _optimizer(model, recipe)
         self.loss = make_loss(recipe.loss, exclusive=plan.exclusive)
-        self.average: dict[str, Tensor] = {}
-        self.averaged_since = 0  # step at which the average started: anew with each patch size
-        self.step, self.skipped, self.seconds = 0, 0, 0.0
-        self.kept_at = 0.0  # seconds at which it was last kept
+        self.counters = _Counters()
+        self.saved_at_s = 0.0  # of the resume file
         self.curve: list[tuple[int, float]] = []
         self.validation: list[tuple[int, float]] = []
-        self.validation_s, self.waited_s = 0.0, 0.0  # the latter of the sittings before this one
         self.loader: PatchLoader | CachedPatchLoader = loader or PatchLoader(plan, recipe, process=group.rank)
         self.loader.waited_s = 0.0
         self.autocast = has_fast_bf16(device) if recipe.bf16 is None else recipe.bf16
-        self.trained: nn.Module = model
+        self.trained: nn.Module = model  # wrapped in DDP, if there are several processes
+        self.layout = torch.channels_last_3d if channels_last(model, device) else torch.contiguous_format
+        self.teacher = start.teacher.eval().to(device) if start and start.teacher and recipe.distil else None
         if self.teacher:
             channels_last(self.teacher, device)
-        self.layout = torch.channels_last_3d if channels_last(model, device) else torch.contiguous_format
+        if start is None:
+            set_prior(model, plan, recipe.prior)
+        self.average = WeightAverage(model, recipe.ema)
 
-    def run(self, *, replace: bool = True) -> TrainResult:
-        if done := self._done(replace=replace):
-            return done
-        if self.start is None:
-            set_prior(self.model, self.plan, self.recipe.prior)
-        self._reset_average()
+    def run(self, *, replace: bool) -> TrainResult:
+        if earlier := self._earlier_result(replace=replace):
+            return earlier
         self._resume()
         if self.group.size > 1:
             # some networks hold parameters that their forward never uses, such as MONAI's ViT
             self.trained = nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=True)
         self.model.train()
-        before, start = self.seconds, time.monotonic()
+        counters = self.counters
+        before, start = counters.seconds, time.monotonic()
         losses: list[float] = []
         used = self._used()
         while used < 1:
             patch = self.recipe.patch_at(used)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.recipe.rate_at(used)
-            loss = self._one_step(self.loader.batch(self.step, patch, patch))
+            loss = self.train_step(self.loader.batch(counters.step, patch, patch))
             losses += [loss] if math.isfinite(loss) else []
-            self.step += 1
-            self.seconds = before + time.monotonic() - start
+            counters.step += 1
+            counters.seconds = before + time.monotonic() - start
             last, used = used, self._used()
             if self.recipe.patch_at(used) != patch and used < 1:
-                self.averaged_since = self.step
+                counters.averaged_since = counters.step
             if losses and (used >= 1 or int(used * _CURVE_POINTS) > int(last * _CURVE_POINTS)):
-                self.curve.append((self.step, round(float(np.mean(losses)), 5)))
+                self.curve.append((counters.step, round(float(np.mean(losses)), 5)))
                 losses = []
-            self._watch(last, used)
+            self._validate_if_due(last, used)
             if self.progress:
-                seen = f", Dice {self.validation[-1][1]:.3f} on val" if self.validation else ""
-                self.progress(used, f"step {self.step}, patch {format_shape(patch)}, loss {loss:.3f}{seen}")
-            if self.seconds - self.kept_at >= self.recipe.checkpoint_every_s and used < 1:
-                self._keep()
+                dice = f", Dice {self.validation[-1][1]:.3f} on val" if self.validation else ""
+                self.progress(used, f"step {counters.step}, patch {format_shape(patch)}, loss {loss:.3f}{dice}")
+            if counters.seconds - self.saved_at_s >= self.recipe.checkpoint_every_s and used < 1:
+                self._write_resume_file()
         return self._finish()
 
     def _used(self) -> float:
-        """Share of the budget that is used up, 0 to 1; the same in all processes."""
+        """Share of the budget that is used, 0 to 1; in all processes by the clock of rank 0."""
         budget = self.recipe.budget
-        if self.steps is not None and budget.most_s is None:
-            return min(1.0, self.step / self.steps)
-        by_step = self.step / self.steps if self.steps is not None else 0.0
+        by_step = self.counters.step / self.steps if self.steps is not None else 0.0
         most_s = budget.seconds if self.steps is None else budget.most_s
-        assert most_s is not None
-        used = min(1.0, max(by_step, self.seconds / most_s))
-        if self.group.size > 1:  # their clocks differ: the first one's counts
-            from torch import distributed
+        if most_s is None:
+            return min(1.0, by_step)
+        used = min(1.0, max(by_step, self.counters.seconds / most_s))
+        return self.group.from_main_process(used, self.device)
 
-            shared = torch.tensor([used], dtype=torch.float64, device=self.device)
-            distributed.broadcast(shared, 0)
-            used = float(shared)
-        return used
-
-    def _one_step(self, batch: Batch) -> float:
-        rng = np.random.default_rng([self.recipe.seed, 2, self.step, self.group.rank])
+    def train_step(self, batch: Batch) -> float:
+        """One step of the optimizer; returns the loss."""
+        counters = self.counters
+        rng = np.random.default_rng([self.recipe.seed, 2, counters.step, self.group.rank])
         torch.manual_seed(int(rng.integers(2**62)))  # dropout
         image = batch.image.to(self.device, memory_format=self.layout)
         target = batch.target.to(self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        with self._of_the_network(image):
+        with self._network_errors(image):
             with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.autocast):
-                outputs = self._answers(self.trained(image), image)
+                outputs = self._outputs(self.trained(image), image)
                 with torch.no_grad():
-                    taught = self._answers(self.teacher(image), image)[0] if self.teacher else None
-            loss = torch.stack([self._loss(out, target) for out in outputs]).mean()
-            if taught is not None:
-                distance = distillation(outputs[0].float(), taught.float(), exclusive=self.plan.exclusive)
+                    teacher = self._outputs(self.teacher(image), image)[0] if self.teacher else None
+            loss = torch.stack([self._loss(output, target) for output in outputs]).mean()
+            if teacher is not None:
+                distance = distillation(outputs[0].float(), teacher.float(), exclusive=self.plan.exclusive)
                 loss = (1 - self.recipe.distil) * loss + self.recipe.distil * distance
             loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         if torch.isfinite(norm):
             self.optimizer.step()
-        else:  # a norm over a nearly empty patch can overflow; the weights are left as they were
-            self.skipped += 1
-            if self.skipped > _MOST_SKIPPED + self.step // 10:
+        else:  # a norm over a nearly empty patch can overflow; the weights stay as they are
+            counters.skipped += 1
+            if counters.skipped > _MOST_SKIPPED + counters.step // 10:
                 raise UsageError(
-                    f"{self.spec.name}: the gradient was not finite in {self.skipped} of {self.step + 1} steps; "
-                    f"a lower lr than {self.recipe.lr} or bf16=False may help"
+                    f"{self.spec.name}: the gradient was not finite in {counters.skipped} of {counters.step + 1} "
+                    f"steps; a lower lr than {self.recipe.lr} or bf16=False may help"
                 )
-        self._update_average()
+        self.average.update(counters.step + 1 - counters.averaged_since)
         return loss.item()
 
     @contextlib.contextmanager
-    def _of_the_network(self, image: Tensor) -> Iterator[None]:
-        """Inside, whatever a network raises is one line."""
+    def _network_errors(self, image: Tensor) -> Iterator[None]:
+        """Inside, whatever a network raises becomes one line."""
         try:
             yield
         except BenchError:
             raise
         except Exception as error:  # a network may raise anything
+            shape = format_shape(tuple(image.shape))
             if is_out_of_memory(error):
                 raise UnsupportedError(
-                    f"{self.spec.name}: memory ran out in training step {self.step} on "
-                    f"{format_shape(tuple(image.shape))}; take a smaller --batch-size or --spatial"
+                    f"{self.spec.name}: memory ran out in training step {self.counters.step} on {shape}; take a "
+                    "smaller --batch-size or --spatial"
                 ) from error
-            why = named_line(error)
-            todo = ""
+            advice = ""
             if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
-                todo = "; a norm over the batch needs more than one voxel: take --batch-size 2 or a larger --spatial"
+                advice = "; a norm over the batch needs more than one voxel: take --batch-size 2 or a larger --spatial"
             raise UnsupportedError(
-                f"{self.spec.name} cannot be trained on a batch of {format_shape(tuple(image.shape))}: {why}{todo}"
+                f"{self.spec.name} cannot be trained on a batch of {shape}: {named_line(error)}{advice}"
             ) from error
 
-    def _answers(self, output: Any, image: Tensor) -> list[Tensor]:
-        """The logits, and other answers of deep supervision."""
+    def _outputs(self, output: Any, image: Tensor) -> list[Tensor]:
+        """The logits, and further outputs of deep supervision."""
         outputs = zoo_logits.segmentations(output, image.shape[2:], self.plan.out_channels)
         if (channels := outputs[0].shape[1]) != self.plan.out_channels or len(outputs[0]) != len(image):
             raise UnsupportedError(
@@ -337,26 +298,25 @@ class _Training:
 
     # -- validation
 
-    def _watch(self, last: float, used: float) -> None:
-        """Dice on `val`, some times over the budget; never for more than a small share of the time."""
-        n = self.recipe.validations
+    def _validate_if_due(self, last: float, used: float) -> None:
+        """Dice on `val`, some times over the budget, but never for more than a small share of the time."""
+        n, counters = self.recipe.validations, self.counters
         due = n and self.group.is_main_process and int(used * n) > int(last * n) and used < 1
         if not due or not self.plan.splits.get("val"):
             return
-        if self.validation and self.validation_s > _VALIDATION_SHARE * self.seconds:
+        if self.validation and counters.validation_s > _VALIDATION_SHARE * counters.seconds:
             return
         start = time.monotonic()
-        live = {key: value.detach().clone() for key, value in self._live().items()}
-        self._load(self.average)
-        self._validate()
-        self._load(live)
+        with self.average.applied():
+            self._validate()
         self.model.train()
-        self.validation_s += time.monotonic() - start
+        counters.validation_s += time.monotonic() - start
 
     def _validate(self) -> None:
-        """Add the Dice on `val` to the curve, if it can be had: without it, a training is as good."""
+        """Append the Dice on `val`; if it cannot be measured, the training goes on without it."""
+        why = "step %d was not evaluated on the validation cases: %s"
         try:
-            scores = measure_dice(
+            accuracy = measure_dice(
                 self.model,
                 data=self.plan.where,
                 split="val",
@@ -366,66 +326,37 @@ class _Training:
                 surfaces=False,
             )
         except (DataError, AccuracyError) as error:
-            log.warning("step %d was not evaluated on the validation cases: %s", self.step, error)
+            log.warning(why, self.counters.step, error)
             return
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            log.warning("step %d was not evaluated on the validation cases: memory ran out", self.step)
+            log.warning(why, self.counters.step, "memory ran out")
             return
-        if (value := scores.measurements[0].value) is not None:
-            self.validation.append((self.step, round(float(value), 5)))
+        if (dice := accuracy.measurements[0].value) is not None:
+            self.validation.append((self.counters.step, round(float(dice), 5)))
 
-    # -- average of the weights
-
-    def _live(self) -> dict[str, Tensor]:
-        return checkpoint.unique_tensors(self.model.state_dict())
-
-    @torch.no_grad()
-    def _load(self, weights: dict[str, Tensor]) -> None:
-        for key, live in self._live().items():
-            live.copy_(weights[key])
-
-    def _reset_average(self) -> None:
-        self.average = {key: value.detach().clone() for key, value in self._live().items()}
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        n = self.step + 1 - self.averaged_since
-        decay = min(self.recipe.ema, n / (n + 9))
-        for key, live in self._live().items():
-            if live.is_floating_point():
-                self.average[key].lerp_(live, 1 - decay)
-            else:
-                self.average[key].copy_(live)
-
-    # -- keeping and finishing
+    # -- files
 
     def _identity(self) -> str:
-        asked = dataclasses.asdict(self.recipe) | {"data": self.plan.key, "processes": self.group.size}
-        asked["cases"] = [list(self.plan.ids.get(split, ())) for split in ("train", "val")]
-        del asked["checkpoint_every_s"], asked["threads"]  # they change nothing in what is asked for
-        known = [rec.to_json(asked), rec.to_json(self.spec)]
-        return rec.content_hash([*known, self.start.digest] if self.start else known)
+        """Hash of all that the weights depend on."""
+        recipe = dataclasses.asdict(self.recipe) | {"data": self.plan.key, "processes": self.group.size}
+        recipe["cases"] = [list(self.plan.ids.get(split, ())) for split in ("train", "val")]
+        del recipe["checkpoint_every_s"], recipe["threads"]
+        parts = [rec.to_json(recipe), rec.to_json(self.spec)]
+        return rec.content_hash([*parts, self.start.digest] if self.start else parts)
 
-    def _keep(self) -> None:
-        """Write what an equal call needs to go on."""
-        self.kept_at = self.seconds
+    def _write_resume_file(self) -> None:
+        self.saved_at_s = self.counters.seconds
         if not self.group.is_main_process:
             return
+        waited_s = self.counters.waited_s + self.loader.waited_s
         state = resume_file.TrainingState(
             identity=self._identity(),
-            model=self._live(),
-            average=self.average,
+            model=self.average.weights(),
+            average=self.average.tensors,
             optimizer=self.optimizer.state_dict(),
-            progress={
-                "step": self.step,
-                "skipped": self.skipped,
-                "seconds": self.seconds,
-                "averaged_since": self.averaged_since,
-                "validation_s": self.validation_s,
-                "waited_s": self.waited_s + self.loader.waited_s,
-            },
+            progress=dataclasses.asdict(self.counters) | {"waited_s": waited_s},
             curve=self.curve,
             validation=self.validation,
         )
@@ -441,34 +372,30 @@ class _Training:
     def _resume(self) -> None:
         if not self.resume_path.exists():
             return
-        state = resume_file.read(self.resume_path, self._identity(), self._live(), self.optimizer, self.device)
-        self._load(dict(state.model))
-        self.average = dict(state.average)
+        state = resume_file.read(
+            self.resume_path, self._identity(), self.average.weights(), self.optimizer, self.device
+        )
+        self.average.load(state.model)
+        self.average.tensors = state.average
         self.optimizer.load_state_dict(dict(state.optimizer))
-        saved = state.progress
-        self.step, self.skipped, self.averaged_since = (
-            int(saved[key]) for key in ("step", "skipped", "averaged_since")
-        )
-        self.seconds, self.validation_s, self.waited_s = (
-            float(saved[key]) for key in ("seconds", "validation_s", "waited_s")
-        )
-        self.kept_at = self.seconds
+        self.counters = _Counters(**state.progress)
+        self.saved_at_s = self.counters.seconds
         self.curve, self.validation = state.curve, state.validation
-        log.info("going on from step %d of %s", self.step, self.resume_path)
+        log.info("going on from step %d of %s", self.counters.step, self.resume_path)
 
-    def _done(self, *, replace: bool) -> TrainResult | None:
-        """The result of an equal call that has ended; None: there is none."""
-        weights, sidecar, going_on = checkpoint.files_of(self.out)
+    def _earlier_result(self, *, replace: bool) -> TrainResult | None:
+        """The result of an equal call that has finished, or None."""
+        weights, sidecar, resume = checkpoint.files_of(self.out)
         if not weights.exists() and not sidecar.exists():
             return None
         try:
             info = checkpoint.read_sidecar(self.out)
-        except CheckpointError:  # somebody else's, or a damaged one
+        except CheckpointError:  # damaged, or not of a training
             info = None
         if info and not weights.exists():
             return None
         if info and info.train.get("identity") == self._identity():
-            return None if going_on.exists() else self._earlier(info)
+            return None if resume.exists() else self._stored_result(info)
         if replace:
             return None
         what = "is of another training" if info else "is there already and says nothing of a training"
@@ -476,7 +403,7 @@ class _Training:
             f"{weights if weights.exists() else sidecar} {what}: choose another --out, or --fresh, which sets it aside"
         )
 
-    def _earlier(self, info: checkpoint.CheckpointInfo) -> TrainResult:
+    def _stored_result(self, info: checkpoint.CheckpointInfo) -> TrainResult:
         checkpoint.load_weights(self.model, self.out)
         self.model.eval()
         summary = info.train
@@ -485,32 +412,52 @@ class _Training:
             checkpoint=info,
             curve=curves[0],
             validation=curves[1],
-            seconds=float(summary.get("seconds", 0.0)),  # which a kill may have left unwritten
+            seconds=float(summary.get("seconds", 0.0)),  # the weights hold no times, if the sidecar was lost
             steps=int(summary["steps_done"]),
             waited_share=float(summary.get("waited_for_data", 0.0)),
             earlier=True,
         )
 
     def _finish(self) -> TrainResult:
-        watched = bool(self.recipe.validations and self.plan.splits.get("val"))
-        if watched:
-            self._keep()  # or a kill before the last Dice would leave a training that looks finished
-        self._load(self.average)
+        counters = self.counters
+        validates = bool(self.recipe.validations and self.plan.splits.get("val"))
+        if validates:
+            self._write_resume_file()  # until the last Dice is written, the training is not finished
+        self.average.load(self.average.tensors)
         self.model.eval()
-        waited = (self.waited_s + self.loader.waited_s) / self.seconds if self.seconds else 0.0
+        waited = (counters.waited_s + self.loader.waited_s) / counters.seconds if counters.seconds else 0.0
+        if self.group.is_main_process:
+            self._save(waited)  # before the last evaluation, which may fail
+            if validates:
+                self._validate()
+                self._save(waited)
+            self.resume_path.unlink(missing_ok=True)
+        self.group.wait()
+        return TrainResult(
+            checkpoint=checkpoint.read_sidecar(self.out),
+            curve=tuple(self.curve),
+            validation=tuple(self.validation),
+            seconds=counters.seconds,
+            steps=counters.step,
+            waited_share=waited,
+        )
+
+    def _save(self, waited_share: float) -> None:
+        start, counters = self.start, self.counters
+        cases = [*(start.cases if start else ()), *self.plan.ids.get("train", ()), *self.plan.ids.get("val", ())]
         summary: dict[str, Any] = {
             "identity": self._identity(),
             "recipe": dataclasses.asdict(self.recipe) | {"data": self.plan.key, "budget": str(self.recipe.budget)},
             "budget": str(self.recipe.budget),
-            "steps_done": self.step,
-            "steps_skipped": self.skipped,
-            "seconds": round(self.seconds, 1),
-            "validation_seconds": round(self.validation_s, 1),
-            "waited_for_data": round(waited, 4),
+            "steps_done": counters.step,
+            "steps_skipped": counters.skipped,
+            "seconds": round(counters.seconds, 1),
+            "validation_seconds": round(counters.validation_s, 1),
+            "waited_for_data": round(waited_share, 4),
             "processes": self.group.size,
             "seed": self.recipe.seed,
             "fold": self.plan.fold,
-            "cases": self._cases(),
+            "cases": list(dict.fromkeys(cases)),
             "dtype": "bf16 autocast" if self.autocast else "fp32",
             "device": describe_device(self.device),
             "threads": torch.get_num_threads(),
@@ -518,62 +465,25 @@ class _Training:
             "curve": [list(point) for point in self.curve],
             "validation": [list(point) for point in self.validation],
         }
-        if not self.group.is_main_process:
-            self._wait()
-            return self._result(checkpoint.read_sidecar(self.out), waited)
-        info = self._save(summary)  # before anything else can go wrong
-        if watched:
-            self._validate()
-            info = self._save(summary | {"validation": [list(point) for point in self.validation]})
-        self.resume_path.unlink(missing_ok=True)
-        self._wait()
-        return self._result(info, waited)
-
-    def _cases(self) -> list[str]:
-        """Every case that the weights have seen, those before this training included."""
-        seen = [*self.plan.ids.get("train", ()), *self.plan.ids.get("val", ())]
-        return list(dict.fromkeys([*(self.start.cases if self.start else ()), *seen]))
-
-    def _save(self, summary: dict[str, Any]) -> checkpoint.CheckpointInfo:
-        return checkpoint.save(
+        checkpoint.save(
             self.out,
             self.model.state_dict(),
             model=self.spec,
             data=self.plan.key,
             spatial=self.recipe.patch,
-            train=summary | ({"start": self.start.digest} if self.start else {}),
+            train=summary | ({"start": start.digest} if start else {}),
             plan=self.plan,
-            compression=self.start.compression if self.start else None,
-        )
-
-    def _wait(self) -> None:
-        if self.group.size > 1:
-            from torch import distributed
-
-            distributed.barrier()
-
-    def _result(self, info: checkpoint.CheckpointInfo, waited: float) -> TrainResult:
-        return TrainResult(
-            checkpoint=info,
-            curve=tuple(self.curve),
-            validation=tuple(self.validation),
-            seconds=self.seconds,
-            steps=self.step,
-            waited_share=waited,
+            compression=start.compression if start else None,
         )
 
 
 def _optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
-    groups = _groups(model, recipe.weight_decay)
+    """The optimizer, which decays no norms and biases (one axis or none)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
     return torch.optim.AdamW(groups, lr=recipe.lr)
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters with and without decay: norms and biases (one axis or none) have none."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]

@@ -1,7 +1,7 @@
 """Losses of training: soft Dice with cross-entropy, and others.
 
-Regions that overlap are decisions of their own, so there each output channel has a sigmoid. Labels that exclude
-each other, as in most data sets, have one softmax over the background and all of them. Those are MONAI's.
+Regions may overlap, so each output channel has a sigmoid. Labels that exclude each other, as in most data sets, have
+one softmax over the background and all labels; those losses are MONAI's.
 """
 
 from __future__ import annotations
@@ -28,9 +28,6 @@ def dice_bce(logits: Tensor, target: Tensor) -> Tensor:
     Args:
         logits: (B, R, D, H, W).
         target: the same shape, 0 or 1.
-
-    Returns:
-        A scalar; 0 for a perfect and certain answer.
     """
     probability = logits.sigmoid()
     axes = tuple(range(2, logits.ndim))
@@ -55,23 +52,17 @@ def make_loss(name: str, *, exclusive: bool) -> Loss:
         if exclusive
         else {"sigmoid": True}
     )
-    if name == "dice_ce":
-        loss: Loss = DiceCELoss(**shared)
-        return loss
-    focal: Loss = DiceFocalLoss(gamma=2.0, **shared)
-    return focal
+    loss: Loss = DiceCELoss(**shared) if name == "dice_ce" else DiceFocalLoss(gamma=2.0, **shared)
+    return loss
 
 
 def distillation(logits: Tensor, teacher: Tensor, *, exclusive: bool) -> Tensor:
-    """How far a network's answer is from its teacher's: the divergence of a voxel's probabilities, the mean over all.
+    """Kullback-Leibler divergence of a network's probabilities from its teacher's, the mean over voxels.
 
     Args:
         logits: (B, K, D, H, W).
-        teacher: the same shape; no gradient goes into it.
-        exclusive: one softmax over K; else each has a sigmoid.
-
-    Returns:
-        A scalar, 0 for equal answers.
+        teacher: the same shape; it gets no gradient.
+        exclusive: one softmax over K; else a sigmoid each.
 
     Source: Hinton et al. 2015, "Distilling the knowledge in a neural network", at temperature 1.
     """

@@ -1,12 +1,11 @@
 """Metrics of a segmentation: Dice, 95 % Hausdorff distance, surface Dice.
 
-The distances are MONAI's. Empty regions decide more rankings than they should: where neither side has any voxel, Dice
-is 0/0, and where one side has none, no distance exists. Two rules are in use, and every figure here says which one it
-follows.
+The distances are MONAI's. If a region is empty in the prediction and in the label, Dice is 0/0; if it is empty in one,
+there is no distance. Two rules are in use, and every result names its rule.
 
-- `brats`: both empty is a perfect answer (Dice 1, distance 0); one empty is the worst (Dice 0, 374 mm).
-- `exclude`: both empty is left out of the mean, as nnU-Net does; one empty is Dice 0, and the distance is the
-  diagonal of the image, the largest that there is in it.
+- `brats`: both empty is perfect (Dice 1, distance 0); one empty is the worst (Dice 0, 374 mm).
+- `exclude`: both empty is left out of the mean, as in nnU-Net; one empty is Dice 0, and the distance is the diagonal of
+  the image.
 
 Source: Dice 1945; Huttenlocher et al. 1993 (Hausdorff); Nikolov et al. 2018, arXiv:1809.04430 (surface Dice); the
 penalty of 374 mm is that of BraTS, the diagonal of its 240x240x155 mm.
@@ -35,7 +34,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Of one case, a value a region; NaN where the rule leaves the region out."""
+    """One value per region of a case; NaN if the rule leaves the region out."""
 
     dice: Values  # (R,), 0 to 1
     hd95_mm: Values  # (R,)
@@ -55,10 +54,9 @@ def score(
 
     Args:
         predicted: (R, D, H, W).
-        spacing_mm: of a voxel along each axis.
         rule: for empty regions, `brats` or `exclude`.
-        tolerance_mm: distance of two surfaces up to which they agree.
-        surfaces: False leaves the distances of two regions that are not empty NaN, which saves most of the time.
+        tolerance_mm: of the surface Dice.
+        surfaces: False: the distances of two regions that are not empty are NaN, which saves most of the time.
 
     Raises:
         UsageError: an unknown rule.
@@ -69,11 +67,11 @@ def score(
         dice=region_dice(predicted, reference), hd95_mm=np.empty(len(predicted)), nsd=np.empty(len(predicted))
     )
     worst = BRATS_MM if rule == "brats" else float(np.linalg.norm(np.array(predicted.shape[1:]) * spacing_mm))
-    for i, (mine, other) in enumerate(zip(predicted, reference, strict=True)):
-        if mine.any() and other.any():
-            pair = _distances(mine, other, spacing_mm, tolerance_mm) if surfaces else (np.nan, np.nan)
+    for i, (a, b) in enumerate(zip(predicted, reference, strict=True)):
+        if a.any() and b.any():
+            pair = _distances(a, b, spacing_mm, tolerance_mm) if surfaces else (np.nan, np.nan)
             scores.hd95_mm[i], scores.nsd[i] = pair
-        elif mine.any() or other.any():
+        elif a.any() or b.any():
             scores.hd95_mm[i], scores.nsd[i] = worst, 0.0
         else:
             scores.hd95_mm[i], scores.nsd[i] = 0.0, 1.0
@@ -83,14 +81,11 @@ def score(
 
 
 def region_dice(predicted: Mask, reference: Mask) -> Values:
-    """Dice of each region: 2 |A and B| / (|A| + |B|); two empty ones agree (1), one empty one does not (0).
+    """Dice of each region (R,): 2 |A and B| / (|A| + |B|); 1 if both are empty.
 
     Args:
         predicted: (R, D, H, W).
         reference: the same shape.
-
-    Returns:
-        (R,), 0 to 1.
     """
     axes = tuple(range(1, predicted.ndim))
     both = (predicted & reference).sum(axes)
@@ -99,7 +94,7 @@ def region_dice(predicted: Mask, reference: Mask) -> Values:
 
 
 def _distances(a: Mask, b: Mask, spacing_mm: Sequence[float], tolerance_mm: float) -> tuple[float, float]:
-    """(HD95 in mm, surface Dice) of two masks that are not empty; within the box that holds both."""
+    """(HD95 in mm, surface Dice) of two masks that are not empty, within their bounding box."""
     import torch
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 

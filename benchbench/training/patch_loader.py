@@ -1,19 +1,21 @@
-"""Patch loader of a training: which patch of which case each step sees, and its augmentation.
+"""Patch loader of a training: which patch of which case each step gets, and its augmentation.
 
-Everything follows from (seed, step, process), so a training that goes on sees what it would have seen. Cases are read
-from the cache of prepared ones and kept in memory as far as it reaches. The next batch is made by another process
-while a step runs; how long a step had to wait for it is counted. It is no thread, because with one a step of Slim
-UNETR took twice as long on two cores, since the two fought for the interpreter and for OpenMP's threads.
+All random choices follow from (seed, step, process), so a resumed training gets the batches of an uninterrupted one.
+Prepared cases are kept in memory as far as it reaches. Another process makes the next batch while a step runs, and the
+time that steps wait for it is counted. With a thread instead, a step of Slim UNETR took twice as long on two cores,
+since both needed the interpreter and OpenMP's threads.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ import numpy.typing as npt
 
 from benchbench import data
 from benchbench.core.cache import BoundedCache
-from benchbench.core.errors import DataError
+from benchbench.core.errors import DataError, UsageError
 from benchbench.core.process import exit_with_parent
 from benchbench.training.recipe import Patch, TrainRecipe
 
@@ -32,11 +34,35 @@ if TYPE_CHECKING:
 
     from benchbench.data.plan import LabelMap
 
+log = logging.getLogger(__name__)
+
 _RESAMPLED = 0.3  # share of augmented patches that are rotated and scaled
-_MARGIN = 1.3  # of the piece that is cut for a patch to be rotated and scaled in
-_AROUND = 2  # voxels around a volume that is smaller than the patch, which augmentation may fill
-_SEEDS = 20_000  # voxels of each label that patches are centred on
-_MEMORY_SHARE = 0.4  # of what is free, for cases
+_MARGIN = 1.3  # size of the region that is cut for such a patch, as a multiple of the patch
+_AROUND = 2  # voxels around a volume smaller than the patch that augmentation may fill
+_SEEDS = 20_000  # voxels of each label that patches may be centred on
+_MEMORY_SHARE = 0.4  # of the free memory, for cases
+
+
+def prepared_plan(name: str, progress: Callable[[float, str], None] | None = None) -> data.DataPlan:
+    """The plan of a data set after all its cases were prepared, without unreadable ones.
+
+    Raises:
+        UsageError: it has no training case.
+    """
+    plan = data.get_plan(name)
+    if plan.folder is not None:
+        from benchbench.data import preprocessing
+
+        def report(done: int, count: int) -> None:
+            if progress:
+                progress(0.0, f"preparing case {done} of {count}")
+
+        for reason in preprocessing.prepare_all(plan, progress=report).values():
+            log.warning("left out: %s", reason)
+        plan = data.get_plan(name)
+    if not plan.splits.get("train"):
+        raise UsageError(f"{plan.key} has no case to train on: every one of them is a test case")
+    return plan
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,81 +71,75 @@ class CachedCase:
 
     image: npt.NDArray[np.float16]  # (C, D, H, W)
     label: LabelMap  # (D, H, W)
-    centres: tuple[npt.NDArray[np.int64], ...]  # flat indices of voxels, of each label that it has
+    centres: tuple[npt.NDArray[np.int64], ...]  # flat indices of voxels, for each label in it
     inside: npt.NDArray[np.int64]  # flat indices of voxels of the patient
 
     @property
     def n_bytes(self) -> int:
-        """In memory."""
+        """Size in memory."""
         return self.image.nbytes + self.label.nbytes + self.inside.nbytes + sum(c.nbytes for c in self.centres)
 
 
 def cached_case(case: data.Case) -> CachedCase:
-    """A case as it is kept in memory."""
-    draw = np.random.default_rng(0)
+    """A case with the voxels that patches may be centred on."""
+    rng = np.random.default_rng(0)
 
-    def some(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    def sample(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         flat = np.flatnonzero(mask)
-        return np.sort(draw.choice(flat, _SEEDS, replace=False)) if len(flat) > _SEEDS else flat
+        return np.sort(rng.choice(flat, _SEEDS, replace=False)) if len(flat) > _SEEDS else flat
 
     values = [value for value in np.unique(case.label).tolist() if value]
     return CachedCase(
         image=case.image.astype(np.float16),
         label=case.label,
-        centres=tuple(some(case.label == value) for value in values),
-        inside=some(np.asarray(case.image.any(0))),
+        centres=tuple(sample(case.label == value) for value in values),
+        inside=sample(np.asarray(case.image.any(0))),
     )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What a step is made of."""
+    """Images and targets of a step."""
 
     image: Tensor  # (B, C, D, H, W) float32
     target: Tensor  # (B, R, D, H, W) 0 or 1; of labels that exclude each other (B, 1, D, H, W) class indices
-    patch: Patch
 
 
 Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # image and target of a batch
 
-_loader: PatchLoader | None = None  # in the process that makes batches, its own
+_loader: PatchLoader | None = None  # of the process that makes batches
 
 
-def _start(loader: PatchLoader, starter: int) -> None:
-    """Get ready to make batches, in the process that does nothing else; it ends with the one that started it."""
+def _start_process(loader: PatchLoader, training: int) -> None:
+    """Prepare the process that makes batches; it ends with the training, whose process id is given."""
     import torch
 
     global _loader
     _loader = loader
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, which then ends this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the training ends this process
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, signal.SIG_DFL)  # the training's handlers came along, which would tell a traceback
-    exit_with_parent(starter)
+            signal.signal(number, signal.SIG_DFL)  # instead of the inherited handlers, which would print a traceback
+    exit_with_parent(training)
     torch.set_num_threads(1)
 
 
-def _arrays_of_loader(step: int, patch: Patch) -> Arrays:
+def _arrays_in_process(step: int, patch: Patch) -> Arrays:
     assert _loader is not None
     return _loader._arrays(step, patch)
 
 
-def _batch(arrays: Arrays, patch: Patch) -> Batch:
+def _batch(arrays: Arrays) -> Batch:
     import torch
 
     image, target = (torch.from_numpy(array) for array in arrays)
-    return Batch(image=image, target=target, patch=patch)
+    return Batch(image=image, target=target)
 
 
 class PatchLoader:
-    """The batches of one process of a training."""
+    """The batches of one process of a training; processes with other numbers get other patches."""
 
     def __init__(self, plan: data.DataPlan, recipe: TrainRecipe, *, process: int = 0) -> None:
-        """Nothing is read yet.
-
-        Args:
-            process: of several that train one network, which see different patches.
-        """
         import psutil
 
         self.plan, self.recipe, self.process = plan, recipe, process
@@ -133,17 +153,19 @@ class PatchLoader:
         self._intensities = intensity_augmentation()
 
     def batch(self, step: int, patch: Patch, following: Patch | None = None) -> Batch:
-        """The batch of a step; the one after it is begun.
+        """The batch of a step, counted from 0; the next one is begun.
 
         Args:
-            step: from 0.
             patch: (D, H, W) voxels.
-            following: the next step's patch; None: there is no next step.
+            following: patch of the next step; None: there is no next step.
+
+        Raises:
+            DataError: the process that makes batches was killed.
         """
         start = time.perf_counter()
-        begun = self._next if self._next and self._next[:2] == (step, patch) else None
+        prepared = self._next if self._next and self._next[:2] == (step, patch) else None
         try:
-            arrays = (begun[2] if begun else self._begin(step, patch)).result()
+            arrays = (prepared[2] if prepared else self._begin(step, patch)).result()
         except BrokenProcessPool as error:
             if self._pool:
                 self._pool.shutdown(wait=False)
@@ -154,7 +176,7 @@ class PatchLoader:
             ) from error
         self.waited_s += time.perf_counter() - start
         self._next = None if following is None else (step + 1, following, self._begin(step + 1, following))
-        return _batch(arrays, patch)
+        return _batch(arrays)
 
     def close(self) -> None:
         """End the process that makes batches."""
@@ -166,14 +188,13 @@ class PatchLoader:
             self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="patches")
             return self._pool.submit(self._arrays, step, patch)
         if self._pool is None:
-            # as PyTorch's DataLoader: it starts at once and inherits the plan
-            fork = multiprocessing.get_context("fork")
-            self._pool = ProcessPoolExecutor(1, mp_context=fork, initializer=_start, initargs=(self, os.getpid()))
-        return self._pool.submit(_arrays_of_loader, step, patch)
+            fork = multiprocessing.get_context("fork")  # as PyTorch's DataLoader: starts at once and inherits the plan
+            self._pool = ProcessPoolExecutor(1, fork, initializer=_start_process, initargs=(self, os.getpid()))
+        return self._pool.submit(_arrays_in_process, step, patch)
 
     def make(self, step: int, patch: Patch) -> Batch:
-        """The batch of a step, made here and now."""
-        return _batch(self._arrays(step, patch), patch)
+        """The batch of a step, made in this process."""
+        return _batch(self._arrays(step, patch))
 
     def _arrays(self, step: int, patch: Patch) -> Arrays:
         rng = np.random.default_rng([self.recipe.seed, 1, step, self.process])
@@ -233,56 +254,48 @@ class PatchLoader:
             item = self._affines[sides].set_random_state(seed=int(rng.integers(2**31)))(item)
         changed = self._intensities.set_random_state(seed=int(rng.integers(2**31)))(item)
         intensities = changed["image"].numpy()
-        if "inside" in changed:  # what is no patient stays exactly 0
+        if "inside" in changed:  # the background stays exactly 0
             intensities = intensities * (changed["inside"].numpy() > 0.5)
         return np.ascontiguousarray(intensities, np.float32), changed["label"].numpy()[0].round().astype(label.dtype)
 
 
 class CachedPatchLoader:
-    """Batches of a loader that several trainings of one recipe (but for its budget) share; each is made once."""
+    """Batches that several trainings share, whose recipes differ in their budget alone; `most_bytes` are cached."""
 
     def __init__(self, loader: PatchLoader, *, most_bytes: float) -> None:
-        """Nothing is made yet.
-
-        Args:
-            most_bytes: of batches that are kept; those beyond are made anew each time.
-        """
         self.loader = loader
-        self.waited_s = 0.0  # of the training that uses it now
-        self._known: BoundedCache[tuple[int, Patch], Batch] = BoundedCache(
+        self.waited_s = 0.0  # by the present training
+        self._batches: BoundedCache[tuple[int, Patch], Batch] = BoundedCache(
             most_bytes=most_bytes, size=lambda batch: batch.image.nbytes + batch.target.nbytes
         )
 
     def batch(self, step: int, patch: Patch, following: Patch | None = None) -> Batch:
         """The batch of a step, as `PatchLoader.batch`."""
         start = time.perf_counter()
-        batch = self._known.get((step, patch), lambda: self.loader.batch(step, patch, following))
+        batch = self._batches.get((step, patch), lambda: self.loader.batch(step, patch, following))
         self.waited_s += time.perf_counter() - start
         return batch
 
     def close(self) -> None:
-        """Does nothing, since the next training uses it too; `end` ends it."""
+        """Do nothing, since the next training uses it too; see `end`."""
 
     def end(self) -> None:
-        """End the process that makes batches, and forget those that were made."""
+        """End the process that makes batches, and drop the cached ones."""
         self.loader.close()
-        self._known.clear()
+        self._batches.clear()
 
 
 def _inner(patch: Patch, volume: tuple[int, ...]) -> Patch:
-    """The middle part of a patch that holds a volume with two voxels around it, as much smaller on both sides."""
+    """The central part of a patch that holds the volume with two voxels around it, symmetric along each axis."""
     d, h, w = (p - 2 * (max(0, p - n - 2 * _AROUND) // 2) for p, n in zip(patch, volume, strict=True))
     return d, h, w
 
 
 def random_affine(patch: Patch) -> Any:
-    """Rotation and scale, MONAI's: a patch out of a larger piece.
+    """MONAI's rotation and scale, from a larger region to a patch (D, H, W).
 
-    The piece has to be larger by an even number of voxels along each axis: the middles of the two coincide then, and an
-    image and its label are read at the same places.
-
-    Args:
-        patch: (D, H, W) that comes out.
+    The region has to be larger by an even number of voxels along each axis, so that the centres coincide and an image
+    and its label are sampled at the same places.
 
     Source: as `intensity_augmentation`.
     """
@@ -303,7 +316,7 @@ def random_affine(patch: Patch) -> Any:
 
 
 def intensity_augmentation() -> Any:
-    """What changes intensities alone, MONAI's, in the order and with about the chances of nnU-Net.
+    """MONAI's intensity transforms, in the order and with about the probabilities of nnU-Net.
 
     Source: Isensee et al. 2021, "nnU-Net", Nature Methods 18, supplementary note 4.
     """
@@ -329,7 +342,7 @@ def intensity_augmentation() -> Any:
 
 
 def scale_and_shift(rng: np.random.Generator, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Each contrast a little brighter or darker, stronger or weaker; what is 0 stays."""
+    """Random scale and shift of each channel; zeros stay."""
     inside = image.any(0)
     scale, shift = rng.normal(1, 0.1, (2, len(image), 1)).astype(np.float32)
     changed = np.ascontiguousarray(image)
@@ -341,25 +354,22 @@ def scale_and_shift(rng: np.random.Generator, image: npt.NDArray[np.float32]) ->
 def patch_middle(
     rng: np.random.Generator, near: npt.NDArray[np.int64], sides: tuple[int, ...], patch: Patch
 ) -> list[int]:
-    """The middle of a patch, voxels: near one of some voxels, and such that the patch lies inside where it can.
+    """Centre of a patch (D, H, W), near a random voxel of `near` (flat indices; empty: anywhere).
 
-    Args:
-        near: flat indices of the voxels; empty: anywhere.
-        sides: (D, H, W) of the volume.
-        patch: (D, H, W) voxels; along an axis where it is larger than the volume, the volume lies in its middle.
+    The patch lies inside the volume of these `sides`; along an axis where it is larger, the volume is in its middle.
     """
-    at = np.unravel_index(near[rng.integers(len(near))], sides) if len(near) else None
+    voxel = np.unravel_index(near[rng.integers(len(near))], sides) if len(near) else None
     middle = []
-    for axis, (side, wanted) in enumerate(zip(sides, patch, strict=True)):
-        room = side - wanted
+    for axis, (side, length) in enumerate(zip(sides, patch, strict=True)):
+        room = side - length
         if room <= 0:
             start = -(-room // 2)
-        elif at is None:
+        elif voxel is None:
             start = int(rng.integers(room + 1))
         else:
-            moved = int(at[axis]) - wanted // 2 + int(rng.integers(-wanted // 4, wanted // 4 + 1))
+            moved = int(voxel[axis]) - length // 2 + int(rng.integers(-length // 4, length // 4 + 1))
             start = min(max(moved, 0), room)
-        middle.append(start + wanted // 2)
+        middle.append(start + length // 2)
     return middle
 
 

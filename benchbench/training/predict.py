@@ -1,8 +1,7 @@
-"""`bench predict`: images and trained weights in, a label map out that lies exactly over its image.
+"""`bench predict`: images and trained weights in, a label map with the geometry of its image out.
 
-The weights' sidecar says everything that is needed: channels, preprocessing, regions, labels. The data set that they
-were trained on need not be here. Nothing is guessed: where a folder has files that could be two channels, or none,
-they are listed and nothing is written.
+The weights' sidecar has all that is needed (channels, preprocessing, regions, labels), so the data set that they were
+trained on need not be present. If the files of a folder do not match the channels one to one, nothing is written.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 
-#: What a channel is called in file names: those of BraTS by year, for its four.
+#: Names of BraTS's four channels in file names, over the years.
 _ALIASES = {"t1": ("t1", "t1n"), "t1ce": ("t1ce", "t1c", "t1gd"), "t2": ("t2", "t2w"), "flair": ("flair", "t2f")}
 
-#: What a label map's header says of where it is from, by which it is known again.
+#: Description in the header of a label map of this command.
 _MARK = b"benchbench predict"
-_HEAD_BYTES = 544  # of a NIfTI file; its `descrip` is at byte 148, or at 240 of NIfTI-2
+_HEAD_BYTES = 544  # of a NIfTI file; `descrip` is at byte 148, in NIfTI-2 at 240
 _MOST_SIDE = 32767  # of NIfTI-1, voxels
 
 _NUMBERED = re.compile(r"_\d{4}\.nii(\.gz)?$", re.IGNORECASE)
@@ -59,24 +58,20 @@ def predict_files(
     force: bool = False,
     trust: bool = False,
 ) -> list[Path]:
-    """Segment one case.
+    """Segment one case; returns the files that were written.
 
     Args:
-        model: the network's name; it must be the one that the weights are of.
-        weights: a `.safetensors` file with its sidecar.
-        source: a case's folder, or its file.
-        force: replace an output file that is no label map of this command; an input is not replaced even so.
-        trust: import the class that weights name, where `model` is their path.
-
-    Returns:
-        What was written.
+        model: name of the network that the weights are of.
+        source: folder of the case, or its file.
+        force: replace an output file that this command did not write; an input is never replaced.
+        trust: import the class that weights name, if `model` is their path.
 
     Raises:
         CheckpointError: weights of another network, or without the plan of their data.
-        DataError: files that are missing, damaged, or not to be told apart.
-        StoreError: the output cannot be written, is an input, or is somebody else's file.
+        DataError: missing, damaged or ambiguous files.
+        StoreError: the output cannot be written, is an input, or was not written by this command.
         UsageError: a format that cannot be written.
-        AccuracyError: the network's answer is no segmentation of the patch.
+        AccuracyError: the network's output is no segmentation of the patch.
     """
     if stem(output.name) is None:
         raise UsageError(f"--output {output} must end in .nii.gz or .nii: label maps are written as NIfTI alone")
@@ -97,7 +92,7 @@ def predict_files(
         )
     case = find_case(source, plan.channels)
     files = [file.path for file in case.images]
-    inputs = [*files, *_beside(source), weights, weights.with_suffix(".json"), Path(model)]
+    inputs = [*files, *_images_in(source), weights, weights.with_suffix(".json"), Path(model)]
     check_output(output, inputs=inputs, is_ours=is_label_map, force=force, flag="--output")
     volumes = load_volumes(case)
     prepared = prepare(volumes, plan.preparation)
@@ -119,11 +114,7 @@ def predict_files(
 
 
 def is_label_map(head: bytes) -> bool:
-    """Whether a file was written by this command.
-
-    Args:
-        head: its first bytes, 4096 of them or all.
-    """
+    """Whether a file was written by this command, from its first 4096 bytes."""
     if head[:2] == b"\x1f\x8b":
         try:
             head = zlib.decompressobj(31).decompress(head, _HEAD_BYTES)
@@ -138,33 +129,37 @@ def _check_place(output: Path) -> None:
         folder = next(parent for parent in output.absolute().parents if parent.exists())
         why = None if folder.is_dir() else f"{folder} is no folder"
     except OSError as error:
-        raise StoreError(f"cannot write {output}: {error.strerror or error}; choose another --output") from error
+        raise _cannot_write(output, error.strerror or error) from error
     if why is None and not os.access(folder, os.W_OK | os.X_OK):
         why = f"{folder} cannot be written to"
     if why:
-        raise StoreError(f"cannot write {output}: {why}; choose another --output")
+        raise _cannot_write(output, why)
 
 
-def _beside(source: Path) -> list[Path]:
-    """The images of a case's folder that are no label map of this command: none of them is replaced."""
+def _cannot_write(output: Path, why: object) -> StoreError:
+    return StoreError(f"cannot write {output}: {why}; choose another --output")
+
+
+def _images_in(source: Path) -> list[Path]:
+    """The images in a case's folder that this command did not write, none of which it may replace."""
     if not source.is_dir():
         return [source]
-    paths = []
-    for path in source.iterdir():
-        if stem(path.name) and path.is_file():
-            with open(path, "rb") as file:
-                if not is_label_map(file.read(4096)):
-                    paths.append(path)
-    return paths
+
+    def head(path: Path) -> bytes:
+        with open(path, "rb") as file:
+            return file.read(4096)
+
+    images = [path for path in source.iterdir() if stem(path.name) and path.is_file()]
+    return [path for path in images if not is_label_map(head(path))]
 
 
 def _header(image: Any, label: np.ndarray) -> Any:
-    """A header of NIfTI for a label map over an image, whatever format that has."""
+    """NIfTI header of a label map with the geometry of an image of any format."""
     import nibabel as nib
 
     kind = nib.Nifti2Header if max(label.shape) > _MOST_SIDE else nib.Nifti1Header
     header: Any = kind.from_header(image.header) if isinstance(image.header, nib.Nifti1Header) else kind()
-    if not isinstance(image.header, nib.Nifti1Header):  # as FreeSurfer's, in millimetres
+    if not isinstance(image.header, nib.Nifti1Header):  # such as FreeSurfer's, in millimetres
         header.set_xyzt_units("mm")
     header.set_data_dtype(label.dtype)
     header.set_slope_inter(1, 0)
@@ -186,28 +181,24 @@ def _write(label: np.ndarray, like: Path, output: Path) -> None:
             content = gzip.compress(content, 6, mtime=0)
         write_whole(output, content)
     except OSError as error:
-        raise StoreError(f"cannot write {output}: {error.strerror or error}; choose another --output") from error
+        raise _cannot_write(output, error.strerror or error) from error
 
 
 def find_case(source: Path, channels: Sequence[str]) -> CaseFiles:
-    """The files of a case, one a channel, in the channels' order.
-
-    Args:
-        channels: names, as the data set had them.
+    """The files of a case, in the order of the data set's channels.
 
     Raises:
-        DataError: not one file for each channel.
+        DataError: there is not one file for each channel.
     """
     try:
-        there, is_folder = source.is_file(), source.is_dir()
+        is_file, is_folder = source.is_file(), source.is_dir()
         listed = sorted(source.iterdir()) if is_folder else []
     except OSError as error:
         raise DataError(f"cannot read {source}: {error.strerror or error}") from error
-    if there:
+    if is_file:
+        images = [ImageFile(path=source, volume=i) for i in range(len(channels))]
         if len(channels) == 1:
             images = [ImageFile(path=source)]
-        else:
-            images = [ImageFile(path=source, volume=i) for i in range(len(channels))]
         return CaseFiles(id=stem(source.name) or source.name, subject="", images=tuple(images), label=None)
     if not is_folder:
         raise DataError(f"no image at {source}: no such file or folder")
@@ -216,15 +207,15 @@ def find_case(source: Path, channels: Sequence[str]) -> CaseFiles:
         return find_case(files[0], channels)
     images = []
     for i, channel in enumerate(channels):
-        near = [path for path in files if _is_channel(stem(path.name) or "", i, channel)]
-        if len(near) != 1:
+        matches = [path for path in files if _is_channel(stem(path.name) or "", i, channel)]
+        if len(matches) != 1:
             have = ", ".join(path.name for path in files) or "no image"
-            what = f"{len(near)} files could be" if near else "no file is"
+            what = f"{len(matches)} files could be" if matches else "no file is"
             raise DataError(
                 f"{source}: {what} its channel {channel}; it has {have}. Name them ..._{i:04d}.nii.gz and so on, "
                 f"in the order {', '.join(channels)}"
             )
-        images.append(ImageFile(path=near[0]))
+        images.append(ImageFile(path=matches[0]))
     more = [path.name for path in files if path not in {file.path for file in images} and _NUMBERED.search(path.name)]
     if more:
         raise DataError(f"{source} has more channels than the {len(channels)} of the weights: {', '.join(more)}")

@@ -1,8 +1,7 @@
 """Request and recipe of a training: one recipe for every network of the zoo, its budget, its learning rate over it.
 
-The budget is minutes, steps or epochs, and every schedule is over the share of it that is used up. So a training of
-twenty minutes and one of a thousand steps follow the same curve, and two networks with equal minutes get equal
-treatment whatever a step of theirs costs.
+The budget is minutes, steps or epochs, and every schedule is over the share of it that is used. So a training of twenty
+minutes and one of a thousand steps follow the same curve, whatever a step costs.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from benchbench.core.errors import UsageError
 from benchbench.core.units import parse_seconds
 
 Patch = tuple[int, int, int]
-_BATCH_VOXELS = 96**3  # a step of a plain U-Net on so many takes some 4 GB
+_BATCH_VOXELS = 96**3  # for which a step of a plain U-Net takes about 4 GB
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBudget:
-    """When a training ends; exactly one of the three is given."""
+    """When a training ends: exactly one of seconds, steps and epochs."""
 
     seconds: float | None = None
     steps: int | None = None
-    epochs: int | None = None  # of as many patches as there are training cases
-    most_s: float | None = None  # of steps or epochs: they end after so many seconds, however slow the machine is
+    epochs: int | None = None  # each of as many patches as there are training cases
+    most_s: float | None = None  # time limit of a budget in steps or epochs
 
     def __post_init__(self) -> None:
         given = [value for value in (self.seconds, self.steps, self.epochs) if value is not None]
@@ -41,10 +40,9 @@ class TrainingBudget:
         return f"{self.steps} steps" if self.steps is not None else f"{self.epochs} epochs"
 
     def in_steps(self, cases: int, batch: int) -> int | None:
-        """As optimizer steps; None where it is of time.
+        """The budget in optimizer steps; None if it is in seconds.
 
         Args:
-            cases: that are trained on.
             batch: patches in one step, of all processes together.
         """
         if self.epochs is not None:
@@ -56,7 +54,7 @@ def parse_budget(text: str) -> TrainingBudget:
     """`20min`, `90s`, `1h`, `1000steps`, `300epochs`.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: it cannot be read.
     """
     match = re.fullmatch(r"(\d+) ?(steps?|epochs?)", text.strip())
     if match:
@@ -109,7 +107,7 @@ class TrainRecipe:
     """How to train; the same for every network unless said otherwise."""
 
     data: str  # as `benchbench.data.get_plan` finds it
-    patch: Patch  # (D, H, W) voxels that the network will be used with
+    patch: Patch  # (D, H, W) voxels that the network is used with
     budget: TrainingBudget
     batch: int = 1  # patches in a step of one process
     seed: int = 0
@@ -131,8 +129,8 @@ class TrainRecipe:
         help="share of the budget over which the learning rate rises (default: 0.04)",
     )
     lr_floor: float = 0.05  # the schedule ends at this share of `lr`
-    prior: float = 0.01  # every region's probability at the start, set by the last bias; see `losses.set_prior`
-    foreground: float = 0.67  # share of patches that are centred on a labelled voxel, where they are cut
+    prior: float = 0.01  # probability of each region at the start; see `losses.set_prior`
+    foreground: float = 0.67  # share of patches that are cut near a labelled voxel
     augment: bool = flag(  # rotation, scale, noise, blur, contrast, gamma, low resolution; else flips and contrast
         "--augment",
         True,
@@ -157,8 +155,8 @@ class TrainRecipe:
         help="decay of the moving average of the weights, per step (default: 0.99)",
     )
     clip: float = flag("--clip", 5.0, metavar="NORM", help="largest norm of the gradient (default: 5)")
-    distil: float = 0.0  # share of the loss that is the distance from a teacher's answers, where there is a teacher
-    threads: int | None = flag("--threads")  # None: as torch has them
+    distil: float = 0.0  # share of the loss that is the distance from a teacher's outputs, if there is a teacher
+    threads: int | None = flag("--threads")  # None: torch's default
     bf16: bool | None = flag(  # autocast; None: where the device is faster with it
         "--dtype", action="store", type=one_of(auto=None, fp32=False, bf16=True), metavar="{auto,fp32,bf16}"
     )
@@ -195,7 +193,7 @@ class TrainRecipe:
         return self.patch_schedule or ((self.patch, 1.0),)
 
     def patch_at(self, used: float) -> Patch:
-        """The patch, when so much of the budget is used up."""
+        """The patch after a share of the budget."""
         end = 0.0
         for patch, part in self.patches:
             end += part
@@ -204,17 +202,16 @@ class TrainRecipe:
         return self.patches[-1][0]
 
     def rate_at(self, used: float) -> float:
-        """The learning rate, when so much of the budget is used up."""
+        """The learning rate after a share of the budget."""
         return self.lr * rate(used, self.warmup, self.lr_floor, self.schedule)
 
 
 def rate(used: float, warmup: float, floor: float, schedule: str = "cosine") -> float:
-    """Share of the highest learning rate: a line up, then half a cosine, or a polynomial, down to `floor`.
+    """Share of the peak learning rate: a linear warm-up, then half a cosine or a polynomial down to `floor`.
 
     Args:
-        used: share of the budget that is used up, 0 to 1.
-        warmup: where the line ends.
-        floor: the last value.
+        used: share of the budget that is used, 0 to 1.
+        warmup: share of the budget at which the peak is reached.
         schedule: `cosine`, or `poly`, (1 - x)^0.9 as in nnU-Net.
     """
     if used < warmup:
@@ -225,5 +222,5 @@ def rate(used: float, warmup: float, floor: float, schedule: str = "cosine") -> 
 
 
 def default_batch(patch: Patch | tuple[int, ...]) -> int:
-    """Patches in a step where nothing was asked for: two, as in nnU-Net, or one where it has more voxels than 96^3."""
+    """Default patches in a step: two, as in nnU-Net, or one if two have more voxels than 96^3."""
     return max(1, min(2, _BATCH_VOXELS // math.prod(patch)))

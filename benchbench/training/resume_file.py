@@ -1,8 +1,8 @@
 """Resume file of an interrupted training, checked in full before any of it is used.
 
-It is written by torch and read without unpickling anything but tensors and plain values. Whatever else stands in it
-(half a file, another network's tensors, a step below zero) ends with one line, never inside an optimizer. The
-optimizer's rates and decays are not read at all: they follow from the recipe, which is the same.
+It is written by torch, and read without unpickling anything but tensors and plain values. Anything else in it (half a
+file, another network's tensors, a step below zero) is one line of error. The optimizer's rates and decays are not read,
+since they follow from the recipe.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from benchbench.core.errors import CheckpointError, first_line
 
 _COUNTS, _SECONDS = ("step", "skipped", "averaged_since"), ("seconds", "validation_s", "waited_s")
 _MOST = 2**53  # of a count
-_KEPT = {torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.SGD: {"momentum_buffer"}}  # of a parameter
+_OPTIMIZER_STATE = {torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.SGD: {"momentum_buffer"}}
 _POSITIVE = ("step", "exp_avg_sq")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingState:
-    """Where a training stands."""
+    """State of a training between two steps."""
 
-    identity: str  # of what is trained, and how
+    identity: str  # hash of all that its weights depend on
     model: Mapping[str, Tensor]
     average: Mapping[str, Tensor]
-    optimizer: Mapping[str, Any]  # as of `Optimizer.state_dict`
-    progress: Mapping[str, float]  # counts and seconds
+    optimizer: Mapping[str, Any]  # its `state_dict`
+    progress: Mapping[str, Any]  # counts and seconds
     curve: list[tuple[int, float]]  # (step, loss)
     validation: list[tuple[int, float]]  # (step, Dice)
 
 
 def content_of(state: TrainingState) -> bytes:
-    """A state as the content of its file."""
+    """The bytes of a state's file."""
     content = io.BytesIO()
     torch.save({field.name: getattr(state, field.name) for field in dataclasses.fields(state)}, content)
     return content.getvalue()
@@ -49,11 +49,7 @@ def content_of(state: TrainingState) -> bytes:
 def read(
     path: Path, identity: str, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, device: str
 ) -> TrainingState:
-    """A state that fits a training.
-
-    Args:
-        weights: of its network, as they are.
-        device: where the tensors are needed.
+    """Read the state of a training with this identity, whose weights and optimizer have these shapes.
 
     Raises:
         CheckpointError: the file is damaged, or of another training.
@@ -62,7 +58,7 @@ def read(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             stored = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for what is not its own
+    except Exception as error:  # torch raises many kinds
         raise _unusable(path, f"is damaged ({first_line(error)})") from error
     if not isinstance(stored, dict) or not isinstance(stored.get("identity"), str):
         raise _unusable(path, "is damaged (it is no state of a training)")
@@ -94,7 +90,7 @@ def _tensors(stored: Any, wanted: Mapping[str, Tensor], what: str) -> dict[str, 
 
 
 def _like(stored: Any, wanted: Tensor, what: str) -> Tensor:
-    """A tensor of its own that can be written to, if it is as wanted."""
+    """A copy of a stored tensor, if it has the shape, type and device that are wanted."""
     fits = isinstance(stored, Tensor) and stored.layout == torch.strided and not stored.is_quantized
     if not fits or (stored.shape, stored.dtype, stored.device.type) != (wanted.shape, wanted.dtype, wanted.device.type):
         raise ValueError(f"its {what} is not as in the network")
@@ -106,19 +102,19 @@ def _optimizer(stored: Any, optimizer: torch.optim.Optimizer, *, needed: bool) -
     fresh = optimizer.state_dict()
     groups, state = (stored.get(key) if isinstance(stored, dict) else None for key in ("param_groups", "state"))
     if not isinstance(groups, list) or not isinstance(state, dict) or not all(isinstance(g, dict) for g in groups):
-        raise ValueError("its optimizer is none")
+        raise ValueError("its optimizer is not a state of one")
     if [group.get("params") for group in groups] != [group["params"] for group in fresh["param_groups"]]:
         raise ValueError("its optimizer is of other parameters")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if needed and parameters and not state:
         raise ValueError("its optimizer has no state")
-    kept = _KEPT[type(optimizer)]
+    keys = _OPTIMIZER_STATE[type(optimizer)]
     checked: dict[int, dict[str, Tensor]] = {}
     for index, entry in state.items():
         if type(index) is not int or not 0 <= index < len(parameters):
             raise ValueError("its optimizer has a state of no parameter")
-        if not isinstance(entry, dict) or set(entry) != kept:
-            raise ValueError(f"its optimizer's state of parameter {index} is not {', '.join(sorted(kept))}")
+        if not isinstance(entry, dict) or set(entry) != keys:
+            raise ValueError(f"its optimizer's state of parameter {index} is not {', '.join(sorted(keys))}")
         checked[index] = {key: _moment(key, value, parameters[index]) for key, value in entry.items()}
     return {"state": checked, "param_groups": fresh["param_groups"]}
 

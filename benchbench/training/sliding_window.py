@@ -1,7 +1,7 @@
-"""Sliding-window inference on a whole volume, then regions or a label map.
+"""Sliding-window inference on a whole volume, and the regions that its logits mean.
 
-A volume smaller than the patch is padded with zeros on both sides alike, so that a 128-voxel network sees the whole
-head in one window; a larger one is covered by windows that overlap.
+A volume smaller than the patch is padded with zeros on both sides, so that a 128-voxel network has the whole head in
+one window; a larger one is covered by overlapping windows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 class AccuracyError(BenchError):
-    """A network whose answers are no segmentation."""
+    """A network whose outputs are no segmentation."""
 
     exit_code = 3
 
@@ -40,10 +40,10 @@ def logits_of(
     overlap: float = 0.5,
     device: str = "cpu",
 ) -> Tensor:
-    """What a network says of a volume.
+    """The logits of a network for a whole volume.
 
     Args:
-        model: (B, C, D, H, W) -> logits (B, K, D, H, W), in eval mode; of several outputs the one of `zoo.logits`.
+        model: (B, C, D, H, W) -> logits (B, K, D, H, W), in eval mode; of several outputs `zoo.logits` chooses one.
         image: (C, D, H, W), any size.
         spatial: (D, H, W) of the patch, voxels.
         dtype: `fp32`, or `bf16`/`fp16` for autocast.
@@ -53,9 +53,9 @@ def logits_of(
         (K, D, H, W) float32, of the image's size, on the device.
 
     Raises:
-        MemoryError: memory ran out, or a `RuntimeError` of PyTorch that says so.
-        AccuracyError: the network cannot take the patch, or its answer is not finite, of another size than it or has
-            another number of channels than the data needs.
+        MemoryError: memory ran out; or PyTorch's `RuntimeError`.
+        AccuracyError: the network cannot take the patch, or its output is not finite, or has another size than the
+            patch or another number of channels than the data.
     """
     import torch
     from monai.inferers import sliding_window_inference
@@ -109,15 +109,7 @@ def _answer(model: nn.Module, window: Tensor, plan: DataPlan) -> Tensor:
 
 
 def regions_of(logits: Tensor, plan: DataPlan) -> npt.NDArray[np.bool_]:
-    """The regions that logits mean.
-
-    Args:
-        logits: (K, D, H, W).
-        plan: of the data set. Labels that exclude each other: the largest logit; else each by its sign.
-
-    Returns:
-        (R, D, H, W).
-    """
+    """Regions (R, D, H, W) from logits (K, D, H, W): the largest logit if labels exclude each other, else by sign."""
     import torch
 
     if not plan.exclusive:

@@ -1,8 +1,8 @@
-"""PyTorch runtime settings on a CPU: wrong kernels avoided, memory and layout that make them fast.
+"""PyTorch runtime settings on a CPU: a wrong kernel avoided, and a memory layout that is faster.
 
-The one kernel known to give wrong numbers: on a CPU with AVX512-BF16, PyTorch 2.13's weight gradient of a 3x3x3
-convolution in bf16 holds uninitialised memory where the first two sides of the map are 2 or less (the deepest stage
-of a U-Net on a small patch). The loss does not show it: only the gradient is garbage, and only now and then.
+On a CPU with AVX512-BF16, PyTorch 2.13's weight gradient of a 3x3x3 convolution in bf16 holds uninitialised memory if
+the first two sides of the feature map are 2 or less (the deepest stage of a U-Net on a small patch). The loss does not
+show it, and the gradient is wrong only in some runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,11 +22,7 @@ _BROKEN_BELOW = 3  # voxels: both of a map's first two sides below this
 
 @contextlib.contextmanager
 def exact_small_convolutions(model: nn.Module) -> Iterator[None]:
-    """Inside, under bf16 autocast on a CPU, the convolutions of tiny maps run in fp32.
-
-    Args:
-        model: its `Conv3d` get hooks, which are gone afterwards.
-    """
+    """Inside, under bf16 autocast on a CPU, convolutions of tiny maps run in fp32 (by hooks on each `Conv3d`)."""
     switched_off: list[bool] = []
 
     def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -54,7 +50,7 @@ def exact_small_convolutions(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Inside, PyTorch computes with so many threads; None: as it has them."""
+    """Inside, PyTorch uses this number of threads; None: unchanged."""
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(count or before)
@@ -64,10 +60,10 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that tensors free, for the next ones; a hint, where the C library is glibc.
+    """Let this process keep freed memory for the next tensors; with another C library than glibc, do nothing.
 
-    Otherwise each large activation is mapped anew and its pages are zeroed, once a layer and step. The whole process
-    is changed, and for good: it is for one that does nothing but train.
+    Otherwise the pages of each large activation are mapped and zeroed anew, in every layer and step. This changes the
+    whole process for good, so it is for one that only trains.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
@@ -78,31 +74,34 @@ def keep_freed_memory() -> None:
 
 
 def channels_last(model: nn.Module, device: str) -> bool:
-    """Lay out a network's weights so that each voxel's channels are neighbours, on a CPU; returns whether it was done.
+    """Give a network's weights the channels-last layout, on a CPU; returns whether it was done.
 
-    oneDNN's convolutions need no copies then: a step of a small U-Net takes 0.8 of the time. The values are the same.
+    oneDNN's convolutions then need no copies: a step of a small U-Net takes 0.8 of the time, with the same values.
     """
     if device != "cpu":
         return False
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.ndim == 5:  # what has four axes, such as the weight of a 2-D convolution, has no such layout
+            if tensor.ndim == 5:  # others, such as the weight of a 2-D convolution, have no such layout
                 tensor.data = tensor.data.contiguous(memory_format=torch.channels_last_3d)
     return True
 
 
 def has_fast_bf16(device: str) -> bool:
-    """Whether bf16 autocast is faster than fp32 there: a GPU that has it, or a CPU with AVX512-BF16 or AMX."""
+    """Whether bf16 autocast is faster than fp32: on a GPU with bf16, or a CPU with AVX512-BF16 or AMX."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    instructions = capabilities()
-    return bool(instructions.get("avx512_bf16") or instructions.get("amx_bf16"))
+    capabilities = _cpu_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def describe_device(device: str) -> str:
-    """The name of a GPU or CPU, as far as torch or the system knows it."""
+    """Name of a GPU or CPU, from torch or the system."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    capabilities: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    return str(capabilities().get("cpu_name") or platform.processor() or platform.machine())
+    return str(_cpu_capabilities().get("cpu_name") or platform.processor() or platform.machine())
+
+
+def _cpu_capabilities() -> dict[str, Any]:
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return capabilities

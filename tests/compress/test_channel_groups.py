@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from benchbench.compress import channel_groups
 from benchbench.compress.channel_groups import Structure, find_structure, keep_indices, remove
-from benchbench.compress.channel_tracer import Quick, reshaped
-from benchbench.compress.operator_rules import _Unreal
+from benchbench.compress.channel_tracer import FastNorms, reshaped
+from benchbench.compress.operator_rules import _MetaIndex
 from benchbench.compress.prune import compare_with_zeros, prune
 from benchbench.compress.request import PruneRecipe
 from benchbench.core.errors import ShapeError, UsageError
@@ -385,8 +385,8 @@ class Positioned(nn.Module):
 
 def test_a_table_is_looked_up_without_values(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (1, 1, 2, 2, 2)
-    with_values = channel_groups._structure(channel_groups._follow_with_values(Positioned(), shape).tracer)
-    monkeypatch.delattr(channel_groups, "_follow_with_values")  # which takes many times as long
+    with_values = channel_groups._structure(channel_groups._trace_with_values(Positioned(), shape).tracer)
+    monkeypatch.delattr(channel_groups, "_trace_with_values")  # which takes many times as long
     found = find_structure(Positioned(), shape)
     assert found == with_values
     places = {(place.name, place.axis) for place in found.layers[0].channels[2]}
@@ -407,9 +407,9 @@ class Reordered(nn.Module):
 
 def test_an_order_of_channels_is_followed_with_its_values() -> None:
     shape = (1, 1, 2, 2, 2)
-    with pytest.raises(_Unreal, match="moves channels by an index that has no values"):
-        channel_groups._follow(Reordered().to("meta"), shape)
-    (layer,) = channel_groups._structure(channel_groups._follow_with_values(Reordered(), shape).tracer).layers
+    with pytest.raises(_MetaIndex, match="moves channels by an index that has no values"):
+        channel_groups._trace(Reordered().to("meta"), shape)
+    (layer,) = channel_groups._structure(channel_groups._trace_with_values(Reordered(), shape).tracer).layers
     pairs = {tuple(p.index for p in one if p.name in ("a.weight", "b.weight")) for one in layer.channels}
     assert pairs == {(2, 0), (0, 1), (3, 2), (1, 3)}
     with pytest.raises(UsageError):
@@ -443,10 +443,10 @@ def test_norms_without_values_have_the_same_shapes_and_refuse_the_same(norm: nn.
     x = torch.zeros(2, 6, 3, 4, 5, device="meta")
     for given in (x, x.permute(0, 1, 4, 2, 3)):
         plain = ghost(given)
-        with Quick():
+        with FastNorms():
             quick = ghost(given)
         assert (quick.shape, quick.stride(), quick.dtype) == (plain.shape, plain.stride(), plain.dtype)
-    with Quick(), pytest.raises((RuntimeError, ValueError)):
+    with FastNorms(), pytest.raises((RuntimeError, ValueError)):
         ghost(torch.zeros(2, 4, 3, 4, 5, device="meta"))
 
 

@@ -15,7 +15,7 @@ import benchbench
 from benchbench import data
 from benchbench.cli import main as cli_main
 from benchbench.cli.commands.compress import rows, summary
-from benchbench.compress.request import Compression, PruneRecipe
+from benchbench.compress.request import CompressRequest, PruneRecipe
 from benchbench.compress.run import compress
 from benchbench.core.errors import CheckpointError, UsageError
 from benchbench.core.records import to_json
@@ -63,16 +63,16 @@ def weights(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained.parent, tmp_path / "trained")) / trained.name
 
 
-def ask(weights: Path, **changes: object) -> Compression:
+def ask(weights: Path, **changes: object) -> CompressRequest:
     recipe = PruneRecipe(ratio=float(changes.pop("ratio", 0.5)), criterion=changes.pop("criterion", "taylor"))  # type: ignore[arg-type]
     usual = {"model": SPEC.arch, "weights": weights, "data": "toy", "threads": 1, "dtype": "fp32", "lr": 1e-2}
-    return Compression(recipe=recipe, **(usual | changes))  # type: ignore[arg-type]
+    return CompressRequest(recipe=recipe, **(usual | changes))  # type: ignore[arg-type]
 
 
 def test_what_comes_out_is_smaller_and_as_good_after_training_on(weights: Path, tmp_path: Path) -> None:
     made = compress(ask(weights, finetune=TrainingBudget(steps=40)), tmp_path / "out")
     whole, cut, trained = made.stages
-    assert [stage.title for stage in made.stages] == ["whole", "cut", "trained on"]
+    assert [stage.title for stage in made.stages] == ["whole", "pruned", "fine-tuned"]
     assert cut.params == trained.params < 0.6 * whole.params
     assert cut.macs < 0.6 * whole.macs
     assert None not in (whole.dice, cut.dice, trained.dice)
@@ -120,7 +120,7 @@ def test_a_pruned_network_can_be_pruned_again(weights: Path, tmp_path: Path) -> 
 
 
 def test_interrupted_training_on_goes_on(weights: Path, tmp_path: Path) -> None:
-    asked = ask(weights, finetune=TrainingBudget(steps=12), criterion="magnitude")
+    request = ask(weights, finetune=TrainingBudget(steps=12), criterion="magnitude")
 
     def stop(used: float, line: str) -> None:
         if "step 7" in line:
@@ -132,11 +132,11 @@ def test_interrupted_training_on_goes_on(weights: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("benchbench.compress.run.train", often)
         with pytest.raises(KeyboardInterrupt):
-            compress(asked, tmp_path / "out", progress=stop)
+            compress(request, tmp_path / "out", progress=stop)
         assert list((tmp_path / "out").glob("*.resume"))
         assert not list((tmp_path / "out").glob("*.safetensors"))  # what is not trained on is not left as if it were
-        broken = compress(asked, tmp_path / "out")
-        plain = compress(asked, tmp_path / "plain")
+        broken = compress(request, tmp_path / "out")
+        plain = compress(request, tmp_path / "plain")
     assert broken.checkpoint.sha256 == plain.checkpoint.sha256
 
 
@@ -204,7 +204,7 @@ def test_command(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert f"bench run --models {tmp_path / 'out' / 'half.safetensors'},{weights} --data toy" in out
     assert cli_main.main([*flags, "--out", str(tmp_path / "out"), "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [row["network"] for row in found] == ["whole", "cut"]
+    assert [row["network"] for row in found] == ["whole", "pruned"]
     assert found[1]["file"].endswith("toy-magnitude50.safetensors")
     assert cli_main.main([*flags[:-3], "1.5"]) == 2
     assert "from 0 to below 1" in capsys.readouterr().err
@@ -260,7 +260,7 @@ def test_a_run_measures_it_beside_the_whole_one(
 def test_a_start_keeps_its_weights_and_cases(tmp_path: Path) -> None:
     model = Tiny()
     bias = model.head.bias.detach().clone()
-    asked = TrainRecipe(
+    request = TrainRecipe(
         data="toy",
         patch=PATCH,
         budget=TrainingBudget(steps=1),
@@ -272,7 +272,7 @@ def test_a_start_keeps_its_weights_and_cases(tmp_path: Path) -> None:
         weight_decay=0,
     )
     start = InitialWeights(digest="d", cases=("elsewhere",), compression={"prune": 0.5})
-    made = train(model, SPEC, asked, out=tmp_path / "a.safetensors", start=start)
+    made = train(model, SPEC, request, out=tmp_path / "a.safetensors", start=start)
     assert torch.allclose(model.head.bias, bias, atol=1e-6)  # not set to the prior
     assert "elsewhere" in made.checkpoint.train["cases"]
     assert made.checkpoint.compression == {"prune": 0.5}
@@ -287,7 +287,7 @@ def test_a_teacher_is_followed(tmp_path: Path) -> None:
     def distance(distil: float) -> float:
         torch.manual_seed(1)
         model = Tiny()
-        asked = TrainRecipe(
+        request = TrainRecipe(
             data="toy",
             patch=PATCH,
             budget=TrainingBudget(steps=30),
@@ -299,7 +299,7 @@ def test_a_teacher_is_followed(tmp_path: Path) -> None:
             distil=distil,
         )
         start = InitialWeights(digest="d", teacher=teacher)
-        train(model, SPEC, asked, out=tmp_path / f"{distil}.safetensors", start=start)
+        train(model, SPEC, request, out=tmp_path / f"{distil}.safetensors", start=start)
         with torch.no_grad():
             return float((model.eval()(x).sigmoid() - teacher(x).sigmoid()).abs().mean())
 

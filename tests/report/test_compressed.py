@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchbench.compress.request import Compression, PruneRecipe
+from benchbench.compress.request import CompressRequest, PruneRecipe
 from benchbench.compress.run import compress
 from benchbench.core import records as rec
 from benchbench.report import export, reliability, render, render_search
@@ -64,7 +64,9 @@ def test_a_compressed_one_of_a_compressed_one_has_its_section(tmp_path: Path, mo
 
     def made(parent: Path, out: str, **more: Any) -> checkpoint.CheckpointInfo:
         how = PruneRecipe(ratio=0.25, criterion="magnitude")
-        asked = Compression(recipe=how, model=SPEC.arch, weights=parent, data="toy", threads=1, dtype="fp32", **more)
+        asked = CompressRequest(
+            recipe=how, model=SPEC.arch, weights=parent, data="toy", threads=1, dtype="fp32", **more
+        )
         return compress(asked, tmp_path / out).checkpoint
 
     first = made(weights, "first", finetune=TrainingBudget(steps=1))

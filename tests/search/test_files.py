@@ -14,13 +14,13 @@ import pytest
 from benchbench.cli import main as cli_main
 from benchbench.core.errors import StoreError
 from benchbench.report import read_search, render_search
+from benchbench.search import clock, storage
 from benchbench.search import export as search_export
 from benchbench.search import run as search_run
-from benchbench.search import storage
 from benchbench.search.budget import parse_budget
-from benchbench.search.phases import SearchJob
+from benchbench.search.job import SearchJob
 from benchbench.search.problem import SearchProblem
-from benchbench.search.request import JOB, SearchRequest, read_job, resumed
+from benchbench.search.request import JOB, SearchRequest, read_job, resumed_request
 from benchbench.search.storage import open_storage
 
 ROOT = Path(__file__).parents[2]
@@ -28,10 +28,12 @@ SEARCHED = ROOT / "results" / "reference" / "search-hippocampus"
 
 
 def begun() -> dict[str, Any]:
-    asked = SearchRequest(budget=parse_budget(["2GB", "50ms"]), spatial=(32, 32, 32), parent=Path("/a/b.safetensors"))
-    task = SearchProblem(data="x", key="x", spatial=(32, 32, 32), in_channels=1, out_channels=3, budget=asked.budget)
-    job = SearchJob(name="search-x", task=task, time_s=60.0, low_steps=3, high_steps=12)
-    plain: dict[str, Any] = json.loads(json.dumps({"schema": 1, "asked": asked.to_json(), "job": job.to_json()}))
+    request = SearchRequest(budget=parse_budget(["2GB", "50ms"]), spatial=(32, 32, 32), parent=Path("/a/b.safetensors"))
+    problem = SearchProblem(
+        data="x", key="x", spatial=(32, 32, 32), in_channels=1, out_channels=3, budget=request.budget
+    )
+    job = SearchJob(name="search-x", problem=problem, time_s=60.0, low_steps=3, high_steps=12)
+    plain: dict[str, Any] = json.loads(json.dumps({"schema": 1, "asked": request.to_json(), "job": job.to_json()}))
     return plain
 
 
@@ -113,10 +115,10 @@ def test_what_was_asked_for_is_what_is_read(tmp_path: Path) -> None:
     plain = begun()
     (tmp_path / JOB).write_text(json.dumps(plain))
     found = read_job(tmp_path)
-    assert found.asked.to_json() == plain["asked"]
+    assert found.request.to_json() == plain["asked"]
     assert found.job is not None
     assert found.job.to_json() == plain["job"]
-    assert resumed(tmp_path, None, time_s=90.0).time_s == 90.0
+    assert resumed_request(tmp_path, None, time_s=90.0).time_s == 90.0
     del plain["job"]["before_s"], plain["job"]["reserve_s"]  # of a search that an earlier version began
     (tmp_path / JOB).write_text(json.dumps(plain | {"job": None}))
     assert read_job(tmp_path).job is None
@@ -134,11 +136,11 @@ def test_times_that_cannot_be_read_are_counted_anew_with_a_warning(
 ) -> None:
     path = tmp_path / ".sittings.json"
     path.write_text(content)
-    found = search_run.ElapsedTime(path)
+    found = clock.ElapsedTime(path)
     assert (found.before_s, found.measured_s, found.pause_s) == (0.0, 0.0, 0.0)
     assert "the search counts its time from now on" in caplog.text
     found.measured(3.0)
-    assert math.isfinite(search_run.ElapsedTime(path).whole_s)
+    assert math.isfinite(clock.ElapsedTime(path).whole_s)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weights_sha256": 3}', "[[", "\x00", "null"])
@@ -204,7 +206,7 @@ def test_a_database_of_other_tables_is_not_waited_for(tmp_path: Path, monkeypatc
         known.execute("DROP TABLE studies")
         known.execute("CREATE TABLE studies (id INTEGER, colour TEXT)")
     monkeypatch.setattr(storage.time, "sleep", lambda seconds: pytest.fail("it waits"))
-    with pytest.raises(StoreError, match="is none of a search, or damaged") as caught:
+    with pytest.raises(StoreError, match="is not a search's database, or damaged") as caught:
         open_storage(f"sqlite:///{path}").get_all_studies()
     assert "\n" not in str(caught.value)
 

@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from benchbench.core.errors import StoreError, UsageError
-from benchbench.search import phases, space, storage
+from benchbench.search import clock, space, storage, training_queue
 from benchbench.search import proposals as studies
 from benchbench.search.budget import parse_budget
 from benchbench.search.problem import SearchProblem
@@ -18,7 +18,7 @@ from benchbench.search.space import Config
 from benchbench.search.storage import (
     TrialReassigned,
     agree,
-    check_own,
+    check_assigned,
     errors,
     fail_stale_trials,
     open_storage,
@@ -31,7 +31,7 @@ from benchbench.search.trial import Evaluation
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
-def task(*budget: str) -> SearchProblem:
+def problem(*budget: str) -> SearchProblem:
     return SearchProblem(
         data="x",
         key="x",
@@ -71,7 +71,7 @@ def run(url: str, of: SearchProblem, trainer: Trainer, trials: int, seed: int = 
 
 
 def test_nothing_is_trained_that_the_budget_refuses(url: str) -> None:
-    of = task("150MMACs", "300kparams")
+    of = problem("150MMACs", "300kparams")
     trainer = Trainer(of)
     known = run(url, of, trainer, 60)
     refused = [one for one in known if one.refused]
@@ -84,7 +84,7 @@ def test_nothing_is_trained_that_the_budget_refuses(url: str) -> None:
 
 
 def test_no_configuration_is_trained_twice(url: str) -> None:
-    of = task()
+    of = problem()
     trainer = Trainer(of)
     run(url, of, trainer, 20)
     study = studies.open_study(open_storage(url), "s", of, seed=1)
@@ -98,7 +98,7 @@ def test_no_configuration_is_trained_twice(url: str) -> None:
 
 
 def test_a_search_goes_on_where_it_was(url: str) -> None:
-    of = task()
+    of = problem()
     first, second = Trainer(of), Trainer(of)
     run(url, of, first, 12)
     known = run(url, of, second, 15)
@@ -107,9 +107,9 @@ def test_a_search_goes_on_where_it_was(url: str) -> None:
 
 
 def test_another_search_of_that_name_is_refused(url: str) -> None:
-    run(url, task("2GB"), Trainer(task("2GB")), 1)
+    run(url, problem("2GB"), Trainer(problem("2GB")), 1)
     with pytest.raises(UsageError, match=r"is of another search \(its budget differ\)"):
-        run(url, task("1GB"), Trainer(task("1GB")), 1)
+        run(url, problem("1GB"), Trainer(problem("1GB")), 1)
 
 
 def test_a_storage_that_is_not_there_is_said_without_its_password() -> None:
@@ -121,7 +121,7 @@ def test_a_storage_that_is_not_there_is_said_without_its_password() -> None:
 
 
 def test_the_first_proposals_are_what_a_person_would_try(url: str) -> None:
-    of = task()
+    of = problem()
     trainer = Trainer(of)
     run(url, of, trainer, 3)
     assert trainer.asked[0] == Config()
@@ -149,7 +149,7 @@ def test_a_folder_may_have_braces_in_its_name(tmp_path: Path) -> None:
 
 
 def test_what_was_broken_off_is_taken_up_again(url: str) -> None:
-    of = task()
+    of = problem()
     trainer = Trainer(of)
 
     def broken(config: Config, number: int) -> Evaluation:
@@ -174,61 +174,61 @@ def test_what_was_broken_off_is_taken_up_again(url: str) -> None:
 # -- work that is known beforehand
 
 
-def pieces(n: int) -> list[storage.QueuedTraining]:
-    return [storage.QueuedTraining(label=f"piece {i}", what={"i": i}) for i in range(n)]
+def pieces(n: int) -> list[training_queue.QueuedTraining]:
+    return [training_queue.QueuedTraining(label=f"piece {i}", what={"i": i}) for i in range(n)]
 
 
 def test_work_is_done_once(url: str) -> None:
     part = storage.open_phase(open_storage(url), "s/part")
     done: list[str] = []
 
-    def do(work: storage.QueuedTraining) -> dict[str, float]:
+    def do(work: training_queue.QueuedTraining) -> dict[str, float]:
         done.append(work.label)
         return {"value": float(work.what["i"])}
 
-    storage.queue_trainings(part, pieces(3))
-    storage.queue_trainings(part, pieces(4))  # another worker, with the same in mind
+    training_queue.queue_trainings(part, pieces(3))
+    training_queue.queue_trainings(part, pieces(4))  # another worker, with the same in mind
     part.enqueue_trial({}, user_attrs={"label": "piece 0", "work": {"i": 0}})  # at the very same time
-    found = storage.run_queue(part, do)
+    found = training_queue.run_queue(part, do)
     assert done == [f"piece {i}" for i in range(4)]
     assert [(one.label, one.result["value"]) for one in found] == [(f"piece {i}", float(i)) for i in range(4)]
-    assert storage.run_queue(part, do) == found
+    assert training_queue.run_queue(part, do) == found
     assert len(done) == 4
 
 
 def test_a_piece_that_fails_is_a_row(url: str) -> None:
     part = storage.open_phase(open_storage(url), "s/part")
 
-    def do(work: storage.QueuedTraining) -> dict[str, float]:
+    def do(work: training_queue.QueuedTraining) -> dict[str, float]:
         if work.what["i"] == 1:
             raise ValueError("its gradient is not finite\nand more")
         return {"value": 1.0}
 
-    storage.queue_trainings(part, pieces(3))
-    assert [one.error for one in storage.run_queue(part, do)] == [None, "its gradient is not finite", None]
+    training_queue.queue_trainings(part, pieces(3))
+    assert [one.error for one in training_queue.run_queue(part, do)] == [None, "its gradient is not finite", None]
 
 
 def test_a_broken_off_piece_is_taken_up_again(url: str) -> None:
     part = storage.open_phase(open_storage(url), "s/part")
-    storage.queue_trainings(part, pieces(2))
+    training_queue.queue_trainings(part, pieces(2))
 
-    def stop(work: storage.QueuedTraining) -> dict[str, float]:
+    def stop(work: training_queue.QueuedTraining) -> dict[str, float]:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        storage.run_queue(part, stop)
+        training_queue.run_queue(part, stop)
     assert requeue_interrupted(part) == 1
-    found = storage.run_queue(part, lambda work: {"value": 0.0})
+    found = training_queue.run_queue(part, lambda work: {"value": 0.0})
     assert sorted(one.label for one in found) == ["piece 0", "piece 1"]
 
 
 def test_a_trial_whose_worker_died_before_its_first_sign_of_life_is_taken_up_again(url: str) -> None:
     part = storage.open_phase(open_storage(url, heartbeat_s=1, grace_s=1), "s/part")
-    storage.queue_trainings(part, pieces(1))
+    training_queue.queue_trainings(part, pieces(1))
     part.ask()  # takes it, and never beats
     fail_stale_trials(part)
     assert [trial.state.name for trial in part.get_trials()] == ["RUNNING"]  # it may be about to
-    found = storage.run_queue(part, lambda work: {"value": 1.0}, poll_s=0.1)
+    found = training_queue.run_queue(part, lambda work: {"value": 1.0}, poll_s=0.1)
     assert [one.label for one in found] == ["piece 0"]
     assert [trial.state.name for trial in part.get_trials()] == ["FAIL", "COMPLETE"]
 
@@ -247,49 +247,49 @@ class Time:
 def test_only_who_is_seen_silent_again_and_again_is_dead(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     own = Time(monkeypatch)
     mine, trial_id, beat = open_storage(url), 7, [0]
-    monkeypatch.setattr(mine, "beats", lambda study_id: {trial_id: beat[0]})
-    assert mine.silent(0) == []
+    monkeypatch.setattr(mine, "last_heartbeats", lambda study_id: {trial_id: beat[0]})
+    assert mine.stale_trials(0) == []
     own.now += 100_000  # a night that all have slept through, or a database that was away
-    assert mine.silent(0) == []
+    assert mine.stale_trials(0) == []
     beat[0] += 1
     own.now += 100_000
-    assert mine.silent(0) == []
+    assert mine.stale_trials(0) == []
     for _ in range(5):
         own.now += 10
-        assert mine.silent(0) == []
+        assert mine.stale_trials(0) == []
     own.now += 10
-    assert mine.silent(0) == [trial_id]
+    assert mine.stale_trials(0) == [trial_id]
 
 
 def test_who_has_lost_a_trial_stops_at_it_and_goes_on(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage.PatientStorage, "record_heartbeat", lambda *_: None)  # which would show it, too
+    monkeypatch.setattr(storage.RetryingStorage, "record_heartbeat", lambda *_: None)  # which would show it, too
     mine, theirs = (storage.open_phase(open_storage(url), "s/part") for _ in range(2))
-    storage.queue_trainings(mine, pieces(1))
+    training_queue.queue_trainings(mine, pieces(1))
     went_on, settled = [], []
 
     def one(trial: optuna.Trial) -> float:
-        check_own(mine)
+        check_assigned(mine)
         theirs._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
-        check_own(mine)  # not known yet
+        check_assigned(mine)  # not known yet
         went_on.append(trial.number)
-        check_own(mine, now=True)
+        check_assigned(mine, now=True)
         raise AssertionError
 
     assert run_trial(mine, one, after=settled.append)
     assert (went_on, settled) == ([0], [])
-    check_own(mine, now=True)  # it is at nothing
+    check_assigned(mine, now=True)  # it is at nothing
 
 
 def test_a_sign_of_life_shows_that_a_trial_is_lost(url: str) -> None:
     mine, theirs = open_storage(url), open_storage(url)
     part = storage.open_phase(mine, "s/part")
-    storage.queue_trainings(part, pieces(1))
+    training_queue.queue_trainings(part, pieces(1))
 
     def one(trial: optuna.Trial) -> float:
         theirs.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
         mine.record_heartbeat(trial._trial_id)
         with pytest.raises(TrialReassigned):
-            check_own(part)
+            check_assigned(part)
         return 1.0
 
     assert run_trial(part, one, after=lambda trial: pytest.fail("it is not its own"))
@@ -298,7 +298,7 @@ def test_a_sign_of_life_shows_that_a_trial_is_lost(url: str) -> None:
 
 def test_an_error_of_a_piece_is_told_even_if_the_piece_was_lost(url: str) -> None:
     mine, theirs = (storage.open_phase(open_storage(url), "s/part") for _ in range(2))
-    storage.queue_trainings(mine, pieces(1))
+    training_queue.queue_trainings(mine, pieces(1))
 
     def one(trial: optuna.Trial) -> float:
         theirs._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
@@ -310,17 +310,17 @@ def test_an_error_of_a_piece_is_told_even_if_the_piece_was_lost(url: str) -> Non
 
 def test_an_error_that_ends_a_worker_is_not_tried_again_by_itself(url: str) -> None:
     part = storage.open_phase(open_storage(url), "s/part")
-    storage.queue_trainings(part, pieces(2))
+    training_queue.queue_trainings(part, pieces(2))
 
-    def full(work: storage.QueuedTraining) -> dict[str, float]:
+    def full(work: training_queue.QueuedTraining) -> dict[str, float]:
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        storage.run_queue(part, full)
-    assert [one.label for one in storage.run_queue(part, lambda work: {"value": 0.0})] == ["piece 1"]
+        training_queue.run_queue(part, full)
+    assert [one.label for one in training_queue.run_queue(part, lambda work: {"value": 0.0})] == ["piece 1"]
     assert errors(part) == ["no space left"]
     assert requeue_interrupted(part) == 1  # a person says so
-    assert len(storage.run_queue(part, lambda work: {"value": 0.0})) == 2
+    assert len(training_queue.run_queue(part, lambda work: {"value": 0.0})) == 2
 
 
 def test_what_the_first_worker_says_stays(url: str) -> None:
@@ -333,8 +333,8 @@ def test_what_the_first_worker_says_stays(url: str) -> None:
 def test_a_night_is_no_time_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
     now = {"time": 1000.0, "monotonic": 10.0}
     set_by_hand = SimpleNamespace(time=lambda: now["time"], monotonic=lambda: now["monotonic"])
-    monkeypatch.setattr(phases, "time", set_by_hand)
-    sleep = phases.MachineSleep()
+    monkeypatch.setattr(clock, "time", set_by_hand)
+    sleep = clock.MachineSleep()
     now.update(time=1100.0, monotonic=109.0)  # a clock that is set right by a second
     assert sleep.seconds() == 0
     now.update(time=30_000.0, monotonic=209.0)

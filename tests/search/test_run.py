@@ -25,8 +25,8 @@ from benchbench.search import result as search_result
 from benchbench.search import run as search_run
 from benchbench.search.budget import parse_budget
 from benchbench.search.inheritance import Parent
-from benchbench.search.problem import SearchProblem, check_objective, task_from_json
-from benchbench.search.trial import CachedTeacher, Trial, build, evaluate, parent_of, without_ranking
+from benchbench.search.problem import SearchProblem, check_objective, problem_from_json
+from benchbench.search.trial import CachedTeacher, Trial, build, evaluate, parent_of, with_random_ranking
 from benchbench.training.evaluate import measure_dice
 from benchbench.training.patch_loader import CachedPatchLoader, PatchLoader
 from benchbench.training.recipe import TrainingBudget
@@ -173,7 +173,7 @@ def test_going_on_runs_the_controls_and_trains_nothing_again(done: Path, capsys:
 
 @pytest.mark.slow
 def test_what_proposals_share_changes_nothing_in_them(done: Path, folder: Path, tmp_path: Path) -> None:
-    of = task_from_json(json.loads((done / "job.json").read_text())["job"]["task"])
+    of = problem_from_json(json.loads((done / "job.json").read_text())["job"]["task"])
     parent = parent_of(done / "points" / "parent.safetensors", of)
     budget, config = TrainingBudget(steps=3), space.scaled(0.5)
     recipe = of.recipe(budget, 0)
@@ -275,16 +275,16 @@ def test_data_without_cases_to_choose_by(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_parent_of_another_network_is_refused(folder: Path) -> None:
-    task = SearchProblem(
+    problem = SearchProblem(
         data=str(folder), key="x", spatial=SIDES, in_channels=1, out_channels=3, budget=parse_budget([]), batch=1
     )
     shipped = Path(benchbench.__file__).parent / "models" / "checkpoints"
     from benchbench.core.errors import CheckpointError
 
     with pytest.raises(CheckpointError, match="holds 'nnunet_small': the parent of a search is a whole slim_unetr"):
-        parent_of(shipped / "nnunet_small-hippocampus.safetensors", task)
+        parent_of(shipped / "nnunet_small-hippocampus.safetensors", problem)
     with pytest.raises(CheckpointError, match=r"is for 1 channels in, 3 out and a patch of \(64, 64, 64\)"):
-        parent_of(shipped / "slim_unetr-hippocampus.safetensors", task)
+        parent_of(shipped / "slim_unetr-hippocampus.safetensors", problem)
 
 
 def test_energy_needs_a_counter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +300,7 @@ def test_energy_needs_a_counter(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- what is known before any training
 
 
-def task(*budget: str, spatial: tuple[int, int, int] = (64, 64, 64), **more: object) -> SearchProblem:
+def problem(*budget: str, spatial: tuple[int, int, int] = (64, 64, 64), **more: object) -> SearchProblem:
     return SearchProblem(
         data="x",
         key="x",
@@ -313,9 +313,9 @@ def task(*budget: str, spatial: tuple[int, int, int] = (64, 64, 64), **more: obj
 
 
 def test_the_smallest_is_smaller_than_anything_drawn() -> None:
-    of = task()
+    of = problem()
     least = feasibility.smallest(of)
-    chooser = space.Random(1)
+    chooser = space.RandomChooser(1)
     for _ in range(300):
         config = space.suggest(chooser)
         if config.fits(of.spatial) and config.scope == "layer":
@@ -323,7 +323,7 @@ def test_the_smallest_is_smaller_than_anything_drawn() -> None:
 
 
 def test_a_budget_that_does_not_bind_says_what_would() -> None:
-    of = task("2GB", "100MMACs")
+    of = problem("2GB", "100MMACs")
     memory, macs = feasibility.binding(of.budget, {"memory_bytes": 4.84e8, "macs": 2.81e8}, {"memory_bytes": 4.6e8})
     assert memory.startswith("2GB does not bind: the unmodified network takes 24% of it (484 MB); less than that would")
     assert macs.startswith("100MMACs binds: the unmodified network takes 2.81 of it")
@@ -332,39 +332,42 @@ def test_a_budget_that_does_not_bind_says_what_would() -> None:
 
 
 def test_the_profile_counts_what_is_feasible() -> None:
-    whole, some = feasibility.profile(task(), drawn=300), feasibility.profile(task("20MMACs"), drawn=300)
+    whole, some = (
+        feasibility.summarise_space(problem(), drawn=300),
+        feasibility.summarise_space(problem("20MMACs"), drawn=300),
+    )
     assert whole.feasible == whole.drawn == some.drawn
     assert 0 < some.feasible < some.drawn
     assert whole.spread["macs"].least < whole.spread["macs"].median < whole.spread["macs"].most
 
 
 def test_training_holds_more_than_inference() -> None:
-    config = feasibility.published("slim_unetr")
-    infer, train = task().costs(config), task(phase="train").costs(config)
+    config = feasibility.published_config("slim_unetr")
+    infer, train = problem().costs(config), problem(phase="train").costs(config)
     assert train["memory_bytes"] - infer["memory_bytes"] == 12 * infer["params"]
 
 
 def test_a_task_survives_json() -> None:
-    of = task("2GB", "50ms", device="jetson", profile=True, batch=2)
-    assert task_from_json(json.loads(json.dumps(of.to_json()))) == of
+    of = problem("2GB", "50ms", device="jetson", profile=True, batch=2)
+    assert problem_from_json(json.loads(json.dumps(of.to_json()))) == of
 
 
 def test_a_calibrated_profile_gives_a_latency_that_is_no_bound(tmp_path: Path) -> None:
     from benchbench.devices.forecast import forecast_latency
     from benchbench.devices.profile import load_profile, write_profile
     from benchbench.measure.flops.graph import measure_cost
-    from benchbench.search.problem import count
+    from benchbench.search.problem import counted_costs
     from benchbench.zoo import build as zoo_build
     from tests.runner.test_calibrate import PROFILE
 
     path = tmp_path / "me.toml"
     write_profile(PROFILE, path)
-    of = task("2GB", "50ms", device=str(path), profile=True)
+    of = problem("2GB", "50ms", device=str(path), profile=True)
     net = zoo_build.build(zoo_cards.get_card("slim_unetr").spec(in_channels=of.in_channels), of.spatial)
     forecast = forecast_latency(measure_cost(net, (1, of.in_channels, *of.spatial)).operators, load_profile(path))
     assert not isinstance(forecast, str)
     assert forecast.tier == "calibrated"
-    assert count(of, net)["latency_s"] == forecast.seconds > forecast.interval[0]
+    assert counted_costs(of, net)["latency_s"] == forecast.seconds > forecast.interval[0]
 
 
 # -- who is promoted
@@ -385,7 +388,7 @@ def test_the_best_front_comes_first_and_its_ends_before_its_middle() -> None:
 def test_hypervolume_grows_with_what_is_known() -> None:
     from benchbench.search.proposals import Tried
 
-    of = task(objective="macs")
+    of = problem(objective="macs")
 
     def tried(n: int, config: space.Config, dice: float) -> Tried:
         return Tried(
@@ -443,7 +446,7 @@ def test_the_page_shows_the_sampler_beside_chance(done: Path) -> None:
 @pytest.fixture(scope="module")
 def hippocampus() -> tuple[SearchProblem, Parent]:
     plan = data.get_plan(str(shared_file("data/Task04_Hippocampus")))
-    of = dataclasses.replace(task(batch=2), data=plan.where, key=plan.key)
+    of = dataclasses.replace(problem(batch=2), data=plan.where, key=plan.key)
     shipped = Path(benchbench.__file__).parent / "models" / "checkpoints" / "slim_unetr-hippocampus.safetensors"
     return of, parent_of(shipped, of)
 
@@ -463,9 +466,9 @@ def test_a_child_begins_better_than_chance(variant: str, hippocampus: tuple[Sear
     for share in (0.75, 0.5):
         config = space.scaled(share, variant)
         child, spec, inherited = build(of, config, parent, 0)
-        by_chance = [mean_loss(zoo_build.build(spec, of.spatial)) for _ in range(2)]
+        ranked_at_random = [mean_loss(zoo_build.build(spec, of.spatial)) for _ in range(2)]
         assert inherited > 0.8
-        assert mean_loss(child) < 0.9 * min(by_chance)
+        assert mean_loss(child) < 0.9 * min(ranked_at_random)
 
 
 @pytest.mark.shared
@@ -480,5 +483,5 @@ def test_the_ranking_of_the_channels_matters(hippocampus: tuple[SearchProblem, P
         with torch.no_grad():
             return float(np.mean([loss(child.eval()(image), target).item() for image, target in cases]))
 
-    by_chance = [mean_loss(without_ranking(parent, seed)) for seed in range(3)]
-    assert mean_loss(parent) < min(by_chance)
+    ranked_at_random = [mean_loss(with_random_ranking(parent, seed)) for seed in range(3)]
+    assert mean_loss(parent) < min(ranked_at_random)

@@ -21,19 +21,19 @@ from benchbench.core.search_result import SearchOutcome
 from benchbench.report import render_search
 from benchbench.search import phases as search_phases
 from benchbench.search import run as search_run
-from benchbench.search import space, storage
+from benchbench.search import space, storage, training_queue
 from benchbench.search import trial as search_trial
 from benchbench.search.budget import parse_budget
-from benchbench.search.feasibility import BudgetError, at_least, check_feasible
-from benchbench.search.phases import PARTS, SearchJob, Worker
+from benchbench.search.feasibility import BudgetError, check_feasible, latency_lower_bound
+from benchbench.search.job import PHASES, SearchJob
+from benchbench.search.phases import Worker
 from benchbench.search.problem import SearchProblem
 from benchbench.search.request import SearchRequest
 from benchbench.search.space import Config
 from benchbench.search.storage import open_storage, requeue_interrupted
 from benchbench.search.trial import Evaluation, Trial, load_parent
 from benchbench.training.loop import train
-from benchbench.training.recipe import TrainingBudget as TrainBudget
-from benchbench.training.recipe import TrainRecipe
+from benchbench.training.recipe import TrainingBudget, TrainRecipe
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import checkpoint
 from tests import report_examples as examples
@@ -44,7 +44,7 @@ from tests.toy import SPEC, Tiny, use_toy_data
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 TIME_S = 240.0
-TASK = SearchProblem(
+PROBLEM = SearchProblem(
     data="x",
     key="x",
     spatial=(64, 64, 64),
@@ -66,8 +66,8 @@ class Machine:
         own = SimpleNamespace(time=lambda: self.now, monotonic=lambda: self.now)
         monkeypatch.setattr(search_phases, "time", own)
         monkeypatch.setattr(search_phases, "evaluate", self.evaluate)
-        monkeypatch.setattr(Worker, "_alike", lambda worker, budget, seed: Trial(budget=budget, seed=seed))
-        monkeypatch.setattr(Worker, "_judged", lambda worker, label, found: self.judged(worker, found))
+        monkeypatch.setattr(Worker, "_trial_for", lambda worker, budget, seed: Trial(budget=budget, seed=seed))
+        monkeypatch.setattr(Worker, "_with_test_dice", lambda worker, label, found: self.judged(worker, found))
         monkeypatch.setattr(Worker, "_val_s", lambda worker, found: self.look_s)
         monkeypatch.setattr(Worker, "_test_to_val", lambda worker: 4.0)
         monkeypatch.setattr(Worker, "parent", lambda worker: self.parent(worker))
@@ -78,12 +78,12 @@ class Machine:
 
     def parent(self, worker: Worker) -> None:
         if not worker.parent_at_s:
-            self.now += worker.job.part_s(search_phases.PARENT_SHARE)
+            self.now += worker.job.phase_s(search_phases.PARENT_SHARE)
             worker.parent_at_s = worker.elapsed()
 
     def evaluate(
         self,
-        task: SearchProblem,
+        problem: SearchProblem,
         config: Config,
         parent: object,
         trial: Trial,
@@ -100,7 +100,7 @@ class Machine:
                 break
         self.now += self.look_s
         self.trained.append((out.stem, step))
-        costs = task.costs(config)
+        costs = problem.costs(config)
         return Evaluation(
             dice=0.9 - 1e6 / (1e7 + costs["macs"]),
             costs=costs,
@@ -118,7 +118,7 @@ class Machine:
 
 
 def worker(folder: Path, **changes: Any) -> Worker:
-    plain: dict[str, Any] = {"name": "s", "task": TASK, "time_s": TIME_S, "low_steps": 20, "high_steps": 80}
+    plain: dict[str, Any] = {"name": "s", "problem": PROBLEM, "time_s": TIME_S, "low_steps": 20, "high_steps": 80}
     job = SearchJob(**(plain | {"before_s": 20.0, "reserve_s": 40.0} | changes))
     storage = open_storage(f"sqlite:///{folder}/study.db")
     return Worker(job, folder, storage, index=0, shared=False, tell=lambda text: None)
@@ -174,12 +174,14 @@ def test_what_was_left_out_is_done_with_more_time(tmp_path: Path, monkeypatch: p
     assert first.left_out()
     machine.step_s = lambda elapsed: 0.02
     machine.look_s = 0.1
-    for part in ("s", *(f"s/{name}" for name in PARTS)):
+    for part in ("s", *(f"s/{name}" for name in PHASES)):
         requeue_interrupted(storage.open_phase(first.storage, part) if part != "s" else first.study)
     more = worker(tmp_path, time_s=4 * TIME_S, trials=12)
     more.run()
     assert more.left_out() == []
-    assert len(more.finished()) == len(more._finals(more.part("finals").user_attrs[f"chosen{more.again}"])) > 1
+    assert (
+        len(more.finished()) == len(more._final_queue(more.study_of("finals").user_attrs[f"chosen{more.suffix}"])) > 1
+    )
     assert not storage.open_phase(more.storage, "s/finals").get_trials(states=(optuna.trial.TrialState.WAITING,))
 
 
@@ -195,7 +197,7 @@ def test_controls_are_beside_the_time(tmp_path: Path, monkeypatch: pytest.Monkey
 
     def controls(one: Worker) -> None:
         machine.now += 500
-        one.going_on("a control")
+        one.report_training("a control")
 
     monkeypatch.setattr(Worker, "controls", controls)
     found = run(machine, tmp_path, controls=True, trials=6)
@@ -211,13 +213,13 @@ def test_the_parts_share_what_measuring_leaves() -> None:
         + search_phases.PROMOTION_SHARE
         + search_phases.FINAL_SHARE
     )
-    assert job.part_s(shares) == pytest.approx(TIME_S - 120)
-    assert worker_job(before_s=300.0).part_s(shares) == 0
-    assert worker_job().part_s(shares) == pytest.approx(shares * TIME_S)
+    assert job.phase_s(shares) == pytest.approx(TIME_S - 120)
+    assert worker_job(before_s=300.0).phase_s(shares) == 0
+    assert worker_job().phase_s(shares) == pytest.approx(shares * TIME_S)
 
 
 def worker_job(**changes: Any) -> SearchJob:
-    return SearchJob(name="s", task=TASK, time_s=TIME_S, low_steps=1, high_steps=4, **changes)
+    return SearchJob(name="s", problem=PROBLEM, time_s=TIME_S, low_steps=1, high_steps=4, **changes)
 
 
 # -- a training of steps has seconds, too
@@ -228,7 +230,7 @@ def test_a_training_of_steps_ends_after_its_seconds(tmp_path: Path, monkeypatch:
     plain: dict[str, Any] = {"bf16": False, "validations": 0, "threads": 1, "augment": False}
 
     def steps(most_s: float | None) -> int:
-        budget = TrainBudget(steps=6, most_s=most_s)
+        budget = TrainingBudget(steps=6, most_s=most_s)
         recipe = TrainRecipe(data="toy", patch=(16, 16, 16), budget=budget, **plain)
         return train(Tiny(), SPEC, recipe, out=tmp_path / f"{most_s}.safetensors").steps
 
@@ -236,7 +238,7 @@ def test_a_training_of_steps_ends_after_its_seconds(tmp_path: Path, monkeypatch:
     assert steps(1e6) == 6
     assert steps(1e-6) == 1
     with pytest.raises(UsageError):
-        TrainBudget(steps=6, most_s=0.0)
+        TrainingBudget(steps=6, most_s=0.0)
 
 
 # -- measuring in the end
@@ -245,10 +247,10 @@ def test_a_training_of_steps_ends_after_its_seconds(tmp_path: Path, monkeypatch:
 def measurable(elapsed: float, *, leisure: bool = False) -> tuple[list[str], list[str]]:
     """Which of three finalists are measured, and what is said to be left out."""
     one = object.__new__(search_run._Search)
-    one.asked, one._at_leisure, one._left_out = SearchRequest(budget=parse_budget([]), time_s=TIME_S), leisure, []
+    one.request, one._ignores_time, one._left_out = SearchRequest(budget=parse_budget([]), time_s=TIME_S), leisure, []
     config = rec.to_json(space.PUBLISHED)
     finals = {
-        key: [storage.TrainingResult(label=key, what={"config": config}, result={"dice": dice, "test_s": 2.0})]
+        key: [training_queue.TrainingResult(label=key, what={"config": config}, result={"dice": dice, "test_s": 2.0})]
         for key, dice in (("a", 0.7), ("b", 0.9), ("c", 0.8))
     }
     at: Any = SimpleNamespace(job=worker_job(before_s=36.0, reserve_s=40.0), elapsed=lambda: elapsed, controls_s=0.0)
@@ -294,12 +296,12 @@ def timed(*values: float, ci95: tuple[float, float] | None = None, status: str =
     ],
 )
 def test_only_a_time_that_is_sure_refuses_a_budget(record: rec.Record, refused: bool) -> None:
-    of = dataclasses.replace(TASK, budget=parse_budget(["50ms"]))
+    of = dataclasses.replace(PROBLEM, budget=parse_budget(["50ms"]))
     if not refused:
-        check_feasible(of, at_least(record, "infer"))
+        check_feasible(of, latency_lower_bound(record, "infer"))
         return
     with pytest.raises(BudgetError, match="latency of one patch of the smallest one is at least 5 s"):
-        check_feasible(of, at_least(record, "infer"))
+        check_feasible(of, latency_lower_bound(record, "infer"))
 
 
 @pytest.fixture
@@ -307,7 +309,7 @@ def until_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[
     """A search that is stopped where it would measure; returns what it has told by then."""
     monkeypatch.setenv("BENCHBENCH_CACHE", str(tmp_path / "cache"))
     folder = decathlon(tmp_path / "Task99_Boxes", count=12, sides=(32, 32, 32))
-    monkeypatch.setattr(search_run.search_plan, "networks", lambda task, folder: [])
+    monkeypatch.setattr(search_run.search_plan, "networks", lambda problem, folder: [])
 
     def run(**changes: Any) -> list[str]:
         lines: list[str] = []
@@ -316,9 +318,9 @@ def until_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[
             raise KeyboardInterrupt
 
         monkeypatch.setattr(search_run.runner_run, "run", stop)
-        asked = SearchRequest(**({"budget": parse_budget(["2GB", "50ms"]), "data": str(folder)} | changes))
+        request = SearchRequest(**({"budget": parse_budget(["2GB", "50ms"]), "data": str(folder)} | changes))
         with pytest.raises(KeyboardInterrupt):
-            search_run.search(asked, tmp_path / "out", plan=lines.extend)
+            search_run.search(request, tmp_path / "out", plan=lines.extend)
         return lines
 
     return run
@@ -335,10 +337,10 @@ def test_a_search_that_is_stopped_in_its_plan_goes_on(until_measured: Callable[.
     until_measured()
     again = search_run.read_job(tmp_path / "out")
     assert again.job is None
-    assert again.asked.budget == parse_budget(["2GB", "50ms"])
+    assert again.request.budget == parse_budget(["2GB", "50ms"])
     until_measured()  # as --resume does
     until_measured(budget=parse_budget(["1GB"]))  # nothing was tried there: another one may have the folder
-    assert search_run.read_job(tmp_path / "out").asked.budget == parse_budget(["1GB"])
+    assert search_run.read_job(tmp_path / "out").request.budget == parse_budget(["1GB"])
 
 
 # -- a parent
@@ -347,14 +349,14 @@ def test_a_search_that_is_stopped_in_its_plan_goes_on(until_measured: Callable[.
 def slim(folder: Path, name: str = "slim_unetr", **kwargs: Any) -> Path:
     config = dataclasses.replace(space.PUBLISHED, **kwargs)
     spec = dataclasses.replace(
-        search_phases.published_spec(TASK),
+        search_phases.published_spec(PROBLEM),
         name=name,
-        kwargs={**search_phases.published_spec(TASK).kwargs, **config.kwargs()},
+        kwargs={**search_phases.published_spec(PROBLEM).kwargs, **config.kwargs()},
     )
     torch.manual_seed(0)
-    state = zoo_build.build(spec, TASK.spatial).state_dict()
+    state = zoo_build.build(spec, PROBLEM.spatial).state_dict()
     path = folder / "slim.safetensors"
-    checkpoint.save(path, state, model=spec, data="x", spatial=TASK.spatial, train={"cases": []})
+    checkpoint.save(path, state, model=spec, data="x", spatial=PROBLEM.spatial, train={"cases": []})
     return path
 
 
@@ -367,12 +369,12 @@ def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("any_data")
 def test_a_parent_of_another_size_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
-    assert load_parent(slim(tmp_path), TASK)[0].model.name == "slim_unetr"
+    assert load_parent(slim(tmp_path), PROBLEM)[0].model.name == "slim_unetr"
     narrow = slim(tmp_path, widths=(12, 24, 32, 48), attention=(8, 16, 20, 24), heads=(1, 2, 4, 4))
     with pytest.raises(CheckpointError, match=r"holds a slim_unetr of another size \(its .*channels.* differ\)"):
-        load_parent(narrow, TASK)
+        load_parent(narrow, PROBLEM)
     with pytest.raises(CheckpointError, match=r"its heads differ"):
-        load_parent(slim(tmp_path, heads=(1, 1, 4, 4)), TASK)
+        load_parent(slim(tmp_path, heads=(1, 1, 4, 4)), PROBLEM)
 
 
 @pytest.mark.usefixtures("any_data")
@@ -383,7 +385,7 @@ def test_a_parent_whose_weights_are_of_another_network_is_refused(tmp_path: Path
     )
     path.write_bytes(other.path.read_bytes())
     with pytest.raises(CheckpointError):
-        load_parent(path, TASK)
+        load_parent(path, PROBLEM)
     path.unlink()
     with pytest.raises(CheckpointError):
-        load_parent(path, TASK)
+        load_parent(path, PROBLEM)

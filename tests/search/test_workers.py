@@ -26,7 +26,7 @@ from optuna.trial import TrialState
 from sqlalchemy import event
 
 from benchbench.core.errors import StoreError
-from benchbench.search import proposals, storage
+from benchbench.search import proposals, storage, training_queue
 from benchbench.search.storage import open_storage, run_trial
 from tests.search_worker import PIECES
 
@@ -154,7 +154,7 @@ def check(url: str, log: Path) -> list[optuna.trial.FrozenTrial]:
     lost = Counter(trial.user_attrs.get("key") for trial in known.get_trials(states=(TrialState.FAIL,)))
     assert all(times <= 1 + lost[key] for key, times in begun.items())  # and trained again only where one was lost
     assert not known.get_trials(states=(TrialState.RUNNING,))
-    done = storage.finished_trainings(storage.open_phase(there, "s/finals"))
+    done = training_queue.finished_trainings(storage.open_phase(there, "s/finals"))
     assert sorted(one.label for one in done) == [f"piece {i}" for i in range(PIECES)]
     return known.get_trials()
 
@@ -197,19 +197,19 @@ def test_a_database_that_stays_away_ends_a_search_clearly(server: Server, url: s
     part = storage.open_phase(open_storage(url, patience_s=1.5), "away")
     server.stop()
     try:
-        with pytest.raises(StoreError, match=r"has been away for 2 s .*everything told to it is kept: run the same"):
-            storage.queue_trainings(part, [storage.QueuedTraining(label="x", what={})])
+        with pytest.raises(StoreError, match=r"has been unreachable for 2 s .*what it holds is kept: run the same"):
+            training_queue.queue_trainings(part, [training_queue.QueuedTraining(label="x", what={})])
     finally:
         server.start()
     part = storage.open_phase(open_storage(url), "away")
-    storage.queue_trainings(part, [storage.QueuedTraining(label="x", what={})])
-    assert [one.label for one in storage.run_queue(part, lambda work: {"value": 1.0})] == ["x"]
+    training_queue.queue_trainings(part, [training_queue.QueuedTraining(label="x", what={})])
+    assert [one.label for one in training_queue.run_queue(part, lambda work: {"value": 1.0})] == ["x"]
 
 
 @needs_postgres
 def test_who_wants_to_leave_waits_for_no_database(url: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     part = storage.open_phase(open_storage(url), "left")
-    storage.queue_trainings(part, [storage.QueuedTraining(label="x", what={})])
+    training_queue.queue_trainings(part, [training_queue.QueuedTraining(label="x", what={})])
 
     waits: list[str] = []
 

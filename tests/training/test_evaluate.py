@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from benchbench import data
 from benchbench.core.errors import BenchError, DataError, UsageError
+from benchbench.training import case_pictures
 from benchbench.training import evaluate as training_evaluate
-from benchbench.training.evaluate import AccuracyError, measure_dice, region_dice
+from benchbench.training.evaluate import measure_dice
+from benchbench.training.metrics import region_dice
+from benchbench.training.sliding_window import AccuracyError
 
 SHAPE = (20, 24, 18)
 
@@ -228,5 +231,5 @@ def test_picture_shows_two_contrasts_label_and_prediction() -> None:
 def test_picture_of_a_phantom_case_is_small() -> None:
     case = data.load_case("phantom", "test", 0)
     plan = data.get_plan("phantom")
-    shot = training_evaluate._middle_slice(case, plan.to_regions(case.label), plan)
-    assert len(training_evaluate._montage(shot, plan)) < 60_000
+    shot = case_pictures.middle_slice(case, plan.to_regions(case.label), plan)
+    assert len(case_pictures.montage(shot, plan)) < 60_000

@@ -16,8 +16,9 @@ from benchbench.core.records import ModelSpec
 from benchbench.data.plan import DataPlan
 from benchbench.measure.training_step import trained_outputs
 from benchbench.measure.volume import Inference, Plan
-from benchbench.training.loop import _Group, _Training
+from benchbench.training.loop import _Training
 from benchbench.training.patch_loader import Batch
+from benchbench.training.processes import TrainingGroup
 from benchbench.training.recipe import TrainingBudget, TrainRecipe
 from benchbench.training.sliding_window import AccuracyError, logits_of
 from benchbench.training.torch_runtime import channels_last
@@ -116,13 +117,12 @@ class Net(nn.Module):
 def training(model: nn.Module) -> _Training:
     spec = ModelSpec(name="toy", arch="tests:Net", kwargs={}, in_channels=1, out_channels=3)
     recipe = TrainRecipe(data="toy", patch=SIDES, budget=TrainingBudget(steps=1), batch=2, bf16=False)
-    return _Training(model.train(), spec, recipe, PLAN, Path("toy.safetensors"), "cpu", None, _Group())
+    return _Training(model.train(), spec, recipe, PLAN, Path("toy.safetensors"), "cpu", TrainingGroup())
 
 
 def step(model: nn.Module, n: int = 2, sides: tuple[int, ...] = SIDES) -> float:
-    one = training(model)
-    one._reset_average()
-    return one._one_step(Batch(image=torch.ones(n, 1, *sides), target=torch.ones(n, 1, *sides), patch=SIDES))
+    batch = Batch(image=torch.ones(n, 1, *sides), target=torch.ones(n, 1, *sides))
+    return training(model).train_step(batch)
 
 
 @pytest.mark.parametrize("form", ["dict", "loss", "stack", "coarse first", "half"])

@@ -23,7 +23,8 @@ from benchbench.data.folder import plan_folder, prepared_folder
 from benchbench.training import evaluate as training_evaluate
 from benchbench.training import predict
 from benchbench.training.evaluate import measure_dice
-from benchbench.training.loop import _Group, _Training
+from benchbench.training.loop import _Training
+from benchbench.training.processes import TrainingGroup
 from benchbench.training.recipe import TrainingBudget, TrainRecipe
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
@@ -371,7 +372,7 @@ def test_a_list_that_was_added_is_another_training(tmp_path):
     spec = ModelSpec(name="reads", arch="tests.tiny_nets:Reads", kwargs={}, in_channels=1, out_channels=3)
     recipe = TrainRecipe(data=plan.where, patch=(16, 16, 16), budget=TrainingBudget(steps=1))
     one, other = (
-        _Training(Reads(), spec, recipe, p, tmp_path / "w.safetensors", "cpu", None, _Group()) for p in (plan, changed)
+        _Training(Reads(), spec, recipe, p, tmp_path / "w.safetensors", "cpu", TrainingGroup()) for p in (plan, changed)
     )
     assert one._identity() != other._identity()
 
@@ -393,11 +394,12 @@ def test_pictures_of_resampled_cases_are_of_what_the_network_saw(tilted):
     plan = plan_folder(tilted)
     assert plan.preparation.resample
     how = {"dtype": "fp32", "overlap": 0.5, "device": "cpu"}
-    answer = training_evaluate._answer(Reads(), plan, plan.where, "test", 0, plan.patch, how)
-    assert answer.case.label.shape == (20, 22, 12)  # of its file
-    assert abs(float(answer.shown.image.mean())) < 0.05  # z-scores
-    assert answer.shown.label.shape == answer.shown.image.shape[1:] == answer.shown_predicted.shape[1:]
-    assert answer.shown.label.shape != answer.case.label.shape
+    prediction = training_evaluate._predict(Reads(), plan, plan.where, "test", 0, plan.patch, how)
+    assert prediction.case.label.shape == (20, 22, 12)  # of its file
+    assert abs(float(prediction.network_case.image.mean())) < 0.05  # z-scores
+    shape = prediction.network_case.label.shape
+    assert shape == prediction.network_case.image.shape[1:] == prediction.network_regions.shape[1:]
+    assert shape != prediction.case.label.shape
 
 
 @pytest.mark.parametrize(

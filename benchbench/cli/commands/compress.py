@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from benchbench.cli.output import new_folder
 from benchbench.cli.parser import add_fields, add_shared, values_of
 from benchbench.cli.progress import TrainingProgress, is_shown
-from benchbench.compress.request import Compression, PruneRecipe
+from benchbench.compress.request import CompressRequest, PruneRecipe
 from benchbench.core.errors import EXIT_OK, command
 from benchbench.core.units import format_value
 from benchbench.report import writers
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def add(sub: argparse.ArgumentParser) -> None:
     """The flags."""
-    add_fields(sub, Compression)
+    add_fields(sub, CompressRequest)
     add_fields(sub, PruneRecipe)
     add_shared(sub, "--out", "--fresh", "--format", "--config")
 
@@ -34,7 +34,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.device == "cuda":
         cuda.require()
-    request = Compression(**values_of(Compression, options), recipe=PruneRecipe(**values_of(PruneRecipe, options)))
+    recipe = PruneRecipe(**values_of(PruneRecipe, options))
+    request = CompressRequest(**values_of(CompressRequest, options), recipe=recipe)
     out = options.out or new_folder("compress")
     try:
         with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:

@@ -17,7 +17,7 @@ from benchbench.core.errors import EXIT_OK, UsageError, command
 from benchbench.core.search_result import SearchOutcome, ordered
 from benchbench.core.units import format_duration, format_value
 from benchbench.report import writers
-from benchbench.search.request import JOB, SearchRequest, resumed
+from benchbench.search.request import JOB, SearchRequest, resumed_request
 
 _WITH_RESUME = ("--controls", "--format", "--storage", "--threads", "--time", "--workers")
 _ANYWAY = ("--resume", "--config", "--quiet", "--verbose", "--help")
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         _check_resume(options)
         out = options.resume
         changed = {name: getattr(options, name) for name in ("time_s", "workers", "threads")}
-        request = resumed(out, options.storage, controls=options.controls or None, **changed)
+        request = resumed_request(out, options.storage, controls=options.controls or None, **changed)
     else:
         out = options.out or new_folder("search")
         request = SearchRequest(**values_of(SearchRequest, options), budget=parse_budget(options.budget))

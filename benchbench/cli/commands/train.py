@@ -28,11 +28,12 @@ def add(sub: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, or go on with what was begun in the folder."""
+    from benchbench.training import processes
     from benchbench.training import run as training_run
 
     request = TrainRequest(**values_of(TrainRequest, options), more=values_of(TrainRecipe, options))
     training = training_run.prepare(request)
-    if training_run.is_one_of_several() and not options.out:
+    if processes.is_distributed() and not options.out:
         raise UsageError("several processes train into one folder: name it with --out")
     out = options.out or new_folder("train")
     try:
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         again = f"the same command with --out {shlex.quote(str(out))} goes on from the last checkpoint"
         raise KeyboardInterrupt(again) from None
-    if training_run.is_main_process():
+    if processes.is_main_process():
         print("\n".join(_summary(training, result, out)))
     return EXIT_OK
 
@@ -54,7 +55,7 @@ def _summary(training: PreparedTraining, result: TrainResult, out: Path) -> list
     if result.validation:
         cases = training.plan.splits["val"]
         lines.append(f"Dice on val {result.validation[-1][1]:.3f} ({cases} cases, watched while it trained)")
-    weights, request = training.weights(out), training.asked
+    weights, request = training.weights(out), training.request
     lines.append(f"checkpoint: {weights}")
     fold = [] if request.fold in (None, 0) else ["--fold", request.fold]
     more = ["--data", request.data, *fold, "--checkpoint", weights]
