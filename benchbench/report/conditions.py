@@ -13,12 +13,15 @@ import math
 import re
 import shlex
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.errors import data_flags
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +73,22 @@ def group(records: Sequence[rec.Record]) -> list[Group]:
     conditions: it has no Dice that could be taken for one of theirs.
     """
     with_data = {_loose(r): _key(r) for r in reversed(records) if r.workload.data}
-    found: dict[str, list[rec.Record]] = {}
-    for record in records:
-        key = _key(record)
-        if not record.workload.data:
-            other = None if record.workload.volume else with_data.get(_loose(record, own_patch=True))
-            key = with_data.get(_loose(record), other or key)
-        found.setdefault(key, []).append(record)
-    return [Group(letter=_letter(i), records=tuple(rs)) for i, rs in enumerate(found.values())]
+
+    def key(record: rec.Record) -> str:
+        if record.workload.data:
+            return _key(record)
+        other = None if record.workload.volume else with_data.get(_loose(record, own_patch=True))
+        return with_data.get(_loose(record), other or _key(record))
+
+    return [Group(letter=_letter(i), records=tuple(rs)) for i, rs in enumerate(apart(records, key).values())]
+
+
+def apart(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """The items by a key of each, in the order in which they come."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def patches_differ(records: Iterable[rec.Record]) -> bool:
@@ -166,6 +177,15 @@ def facts(group: Group) -> list[tuple[str, str]]:
     return [(name, str(text)) for name, text in pairs if text not in (None, "")]
 
 
+def all_facts(records: Sequence[rec.Record]) -> dict[str, str]:
+    """The facts of all sets of conditions by name, each text once."""
+    texts: dict[str, dict[str, None]] = {}
+    for part in group(records):
+        for name, text in facts(part):
+            texts.setdefault(name, {})[text] = None
+    return {name: "; ".join(those) for name, those in texts.items()}
+
+
 def _volume(work: rec.Workload) -> str | None:
     if work.volume is None:
         return None
@@ -188,7 +208,7 @@ def _basis(group: Group) -> str:
             return f"its data sheet, and operators timed on another device ({around['scaled']}); nothing ran there"
         return "a profile of its data sheet; nothing ran there"
     away = group.first.environment.get("host")
-    return "the device itself, on that host, over ssh" if away else "the device itself, on this machine"
+    return "the device itself, reached by ssh" if away else "the device itself, timed locally"
 
 
 def _outputs(records: Sequence[rec.Record]) -> str:

@@ -9,7 +9,7 @@ published figure has its own column (`published_macs`), so it can never stand wh
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from benchbench.core import records as rec
@@ -19,6 +19,7 @@ from benchbench.report import reliability, writers
 from benchbench.report.audit import tables as audit_tables
 from benchbench.report.audit.tables import AuditRow, Metric, gather
 from benchbench.report.conditions import group, input_text, is_semi_synthetic
+from benchbench.report.details import ReadArtifact
 from benchbench.report.figures import volumes
 from benchbench.report.slim_unetr_paper import section as slim_unetr_paper
 from benchbench.report.tables import (
@@ -33,8 +34,6 @@ from benchbench.report.tables import (
 )
 
 FORMATS = ("csv", "json", "markdown", "latex")
-
-ReadArtifact = Callable[[rec.Artifact], bytes]
 
 
 def export(records: Sequence[rec.Record], fmt: str, read_artifact: ReadArtifact | None = None) -> str:

@@ -17,7 +17,7 @@ from typing import Literal
 from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.report import reliability
-from benchbench.report.conditions import has_phantom_dice, patches_differ
+from benchbench.report.conditions import apart, has_phantom_dice, patches_differ
 
 #: Origin -> (letter of the badge, what it means).
 ORIGIN_LEGEND: Mapping[str, tuple[str, str]] = {
@@ -429,13 +429,14 @@ def missing_dice(records: Sequence[rec.Record]) -> list[str]:
 
     Where reasons differ in the network's own name alone, they are one, and the name becomes MODEL.
     """
-    names: dict[str, list[rec.Record]] = {}
-    for record in records:
+
+    def reason_of(record: rec.Record) -> str:
         dice = valid(record, "dice")
-        if dice is not None and dice.value is None and dice.reason:
-            names.setdefault(dice.reason.replace(f" {record.model.name} ", " MODEL "), []).append(record)
+        reason = dice.reason if dice is not None and dice.value is None else None
+        return (reason or "").replace(f" {record.model.name} ", " MODEL ")
+
     lines = []
-    for reason, those in names.items():
+    for reason, those in apart(filter(reason_of, records), reason_of).items():
         text = reason.replace(" MODEL ", f" {those[0].model.name} ") if len(those) == 1 else reason
         lines.append(f"no Dice of {', '.join(dict.fromkeys(r.model.name for r in those))}: {text}")
     return lines

@@ -82,6 +82,7 @@ def section(parts: Sequence[Sequence[AuditRow]]) -> dict[str, Any]:
         parts: the audits apart by input (`tables.gather`), at least one.
     """
     several = len(parts) > 1
+    facts = conditions.all_facts([one.record for part in parts for one in part])
     return {
         "title": "Counters side by side",
         "sentence": "What FLOP counters say of these networks, beside what their graphs hold.",
@@ -90,7 +91,7 @@ def section(parts: Sequence[Sequence[AuditRow]]) -> dict[str, Any]:
         "facts": [fact for fact in map(compute_fact, parts) if fact][:1],
         "parts": [_part(part, f"p{i}" if several else "p") for i, part in enumerate(parts, 1)],
         "tables": [],
-        "conditions": _conditions([one.record for part in parts for one in part]),
+        "conditions": [(name, facts[name]) for name in _FACTS if name in facts],
         "commands": [command([one.record for one in part]) for part in parts],
     }
 
@@ -107,16 +108,6 @@ def command(records: Sequence[rec.Record]) -> str:
     first = records[0]
     shape = " ".join(map(str, (first.workload.batch, first.model.in_channels, *first.workload.spatial)))
     return f"bench audit --models {shlex.quote(','.join(names))} --input {shape} --out FOLDER"
-
-
-def _conditions(records: Sequence[rec.Record]) -> list[tuple[str, str]]:
-    """Under what the counting was done; each fact once, several values side by side."""
-    found: dict[str, list[str]] = {}
-    for group in conditions.group(records):
-        for name, text in conditions.facts(group):
-            if name in _FACTS and text not in found.setdefault(name, []):
-                found[name].append(text)
-    return [(name, "; ".join(texts)) for name, texts in found.items()]
 
 
 def _part(part: Sequence[AuditRow], prefix: str) -> dict[str, Any]:

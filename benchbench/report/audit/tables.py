@@ -8,14 +8,15 @@ published, and an artifact may be gone; each still is a line with its reason.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from benchbench.core import records as rec
 from benchbench.core.audit_result import TITLES, AuditResult, is_audit, read_audit
 from benchbench.core.errors import StoreError
 from benchbench.core.units import giga, mega, times
-from benchbench.report.conditions import input_text
+from benchbench.report.conditions import apart, input_text
+from benchbench.report.details import ReadArtifact
 from benchbench.report.tables import (
     BASELINE,
     NOTHING,
@@ -115,25 +116,21 @@ class AuditRow:
         return getattr(figures, f"{metric}_counter"), getattr(figures, f"{metric}_why")
 
 
-def gather(records: Sequence[rec.Record], read: Callable[[rec.Artifact], bytes]) -> list[list[AuditRow]]:
+def gather(records: Sequence[rec.Record], read: ReadArtifact) -> list[list[AuditRow]]:
     """The audit records apart by input, each with what could be read of its artifact.
 
     Args:
         records: any; those that are no audits are passed over.
         read: gives the content of an artifact, or raises StoreError with a line for the page.
     """
-    audits = [r for r in records if is_audit(r)]
-    by_input: dict[str, list[rec.Record]] = {}
-    for record in audits:
-        by_input.setdefault(input_text(record), []).append(record)
     parts = []
-    for members in by_input.values():
+    for members in apart(filter(is_audit, records), input_text).values():
         labels = row_labels(members)
         parts.append([_audited(record, labels[record.id], read) for record in members])
     return parts
 
 
-def _audited(record: rec.Record, label: str, read: Callable[[rec.Artifact], bytes]) -> AuditRow:
+def _audited(record: rec.Record, label: str, read: ReadArtifact) -> AuditRow:
     kept = [a for a in record.artifacts if a.kind == "audit"]
     result, note = None, ""
     if kept:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.report import conditions, html, place
 from benchbench.report.compare.verdicts import ComparedRow, Comparison, change_text, interval_text, p_text, tally
@@ -129,20 +128,12 @@ def _n(row: ComparedRow, side: int) -> str:
 def _facts(rows: Sequence[ComparedRow], comparison: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
     """The conditions by name: what holds on both sides once, what differs apart as A and B."""
     pairs = {r.records[0].cell: r.records for r in rows} | {b.records[0].cell: b.records for b in comparison.broken}
-    sides = [_facts_of([pair[side] for pair in pairs.values()]) for side in (0, 1)]
+    sides = [conditions.all_facts([pair[side] for pair in pairs.values()]) for side in (0, 1)]
     facts = []
     for name in dict.fromkeys([*sides[0], *sides[1]]):
         a, b = (side.get(name, "unknown") for side in sides)
         facts.append((name, [("", a)] if a == b else [("A", a), ("B", b)]))
     return facts
-
-
-def _facts_of(records: Sequence[rec.Record]) -> dict[str, str]:
-    facts: dict[str, dict[str, None]] = {}
-    for part in conditions.group(records):
-        for name, text in conditions.facts(part):
-            facts.setdefault(name, {})[text] = None
-    return {name: "; ".join(texts) for name, texts in facts.items()}
 
 
 def _figures(rows: Sequence[ComparedRow]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core import units
-from benchbench.report.conditions import Group
+from benchbench.report.conditions import Group, apart
 from benchbench.report.figures import style
 from benchbench.report.figures.style import MAX_ROWS, Drawing
 from benchbench.report.tables import (
@@ -53,26 +53,25 @@ class Sides:
 
 def find(groups: Sequence[Group]) -> list[Sides]:
     """Each set of groups of one type, batch and input that has several devices; trainings are left out."""
-    alike: dict[str, list[Group]] = {}
-    for group in groups:
-        work = group.first.workload
-        if work.phase == "infer":
-            free: dict[str, Any] = dict.fromkeys(("threads", "data", "split", "overlap"))
-            same = dataclasses.replace(work, spatial=(0, 0, 0), protocol="", **free)  # a forecast has no protocol
-            alike.setdefault(rec.canonical_json([rec.to_json(same), group.input]), []).append(group)
+    inference = [group for group in groups if group.first.workload.phase == "infer"]
     return [
-        _sides(_by_device(those)) for those in alike.values() if len({group.first.device.name for group in those}) > 1
+        _sides(list(apart(those, _device).values()))
+        for those in apart(inference, _asked).values()
+        if len({group.first.device.name for group in those}) > 1
     ]
 
 
-def _by_device(groups: Sequence[Group]) -> list[list[Group]]:
-    """Those of one device together: a classifier among segmentations, or another commit, is no other device."""
-    devices: dict[tuple[object, ...], list[Group]] = {}
-    for group in groups:
-        first = group.first
-        key = first.device.name, first.workload.threads, first.environment.get("host"), group.predicted
-        devices.setdefault(key, []).append(group)
-    return list(devices.values())
+def _asked(group: Group) -> str:
+    """What was asked of the device; a forecast has no protocol."""
+    free: dict[str, Any] = dict.fromkeys(("threads", "data", "split", "overlap"))
+    work = dataclasses.replace(group.first.workload, spatial=(0, 0, 0), protocol="", **free)
+    return rec.canonical_json([rec.to_json(work), group.input])
+
+
+def _device(group: Group) -> tuple[str, int | None, str | None, bool]:
+    """A classifier among segmentations, or another commit, is no other device."""
+    first = group.first
+    return first.device.name, first.workload.threads, first.environment.get("host"), group.predicted
 
 
 def _newest(records: Sequence[rec.Record]) -> list[rec.Record]:

@@ -8,13 +8,14 @@ memory is a cross in its curve: where a curve ends is part of the answer.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from benchbench.core import records as rec
 from benchbench.core import units
-from benchbench.report.conditions import Group
+from benchbench.report.conditions import Group, apart
 from benchbench.report.figures import curves, style
 from benchbench.report.figures.curves import Panel, Scale
 from benchbench.report.figures.style import MAX_ROWS, Drawing
@@ -58,11 +59,8 @@ def families(groups: Sequence[Group]) -> list[Family]:
     """Every family of two groups or more, by batch, then threads, then precision."""
     joined = []
     for what in _VALUES:
-        alike: dict[str, list[Group]] = {}
-        for group in groups:
-            if not group.predicted and _VALUES[what](group.first.workload) is not None:
-                alike.setdefault(_key(group, what), []).append(group)
-        for those in alike.values():
+        measured = [g for g in groups if not g.predicted and _VALUES[what](g.first.workload) is not None]
+        for those in apart(measured, functools.partial(_key, what)).values():
             by_value = {_VALUES[what](g.first.workload): g for g in reversed(those)}
             if len(by_value) > 1:
                 ordered = tuple(by_value[v] for v in sorted(by_value))
@@ -70,7 +68,7 @@ def families(groups: Sequence[Group]) -> list[Family]:
     return joined
 
 
-def _key(group: Group, what: What) -> str:
+def _key(what: What, group: Group) -> str:
     first = group.first
     plain: dict[str, Any] = {"data": None, "split": None, **_SAME[what]}
     work = dataclasses.replace(first.workload, **plain)
