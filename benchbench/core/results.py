@@ -60,10 +60,11 @@ class JsonLines:
         Raises:
             OSError: the disk is full or gone; what was there before stays whole.
         """
+        content = b"".join(rec.canonical_json(item).encode() + b"\n" for item in items)
         start = self.path.stat().st_size if self.path.exists() else 0
         try:
             with open(self.path, "ab") as file:
-                file.writelines(rec.canonical_json(item).encode() + b"\n" for item in items)
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:

@@ -210,8 +210,7 @@ class Half:
     def __init__(self, file): self.file = file
     def __enter__(self): return self
     def __exit__(self, *_): pass
-    def writelines(self, lines):
-        (line,) = lines
+    def write(self, line):
         self.file.write(line[: len(line) // 2])
         self.file.flush()
         os.kill(os.getpid(), signal.SIGKILL)

@@ -339,12 +339,7 @@ def _fvcore(module: nn.Module, x: Tensor) -> Tally:
 
 _FVCORE_FAMILIES: Mapping[str, Family] = {
     "conv": "conv",
-    "linear": "matmul",
-    "addmm": "matmul",
-    "mm": "matmul",
-    "bmm": "matmul",
-    "matmul": "matmul",
-    "einsum": "matmul",
+    **dict.fromkeys(("linear", "addmm", "mm", "bmm", "matmul", "einsum"), "matmul"),
 }
 
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
 from benchbench.core.audit_result import Difference
-from benchbench.measure.flops.counters import CountedPart, Facts, Family, Repeat, Tally
+from benchbench.measure.flops.counters import CountedPart, Facts, Family, Tally
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Unit:
     """One module and family in which a counter is off."""
 
@@ -76,17 +76,13 @@ def _units(true: Iterable[CountedPart], counted: Iterable[CountedPart], tally: T
         here, there = counts.get((module, family), []), truth.get((module, family), [])
         c, t = sum(p.macs for p in here), sum(p.macs for p in there)
         if family == "elementwise":  # each operator of it by itself: none of them multiplies and accumulates
-            units += [
-                _Unit(module=module, family=family, operator=p.operator, counted=p.macs, true=0) for p in here if p.macs
-            ]
+            units += [_Unit(module, family, p.operator, p.macs, 0) for p in here if p.macs]
         elif c != t:
             missing = [o for o in tally.unknown.get(module, ()) if "attention" in o]
             names = missing or [p.operator for p in (here or there)]
             if not here and _is_layer(facts.classes.get(module)):
                 names = [facts.classes[module].__name__]
-            units.append(
-                _Unit(module=module, family=family, operator="+".join(dict.fromkeys(names)), counted=c, true=t)
-            )
+            units.append(_Unit(module, family, "+".join(dict.fromkeys(names)), c, t))
     return units
 
 
@@ -156,7 +152,7 @@ def _per_element(units: list[_Unit], facts: Facts) -> str:
     return "operations counted that multiply and accumulate nothing"
 
 
-def _span(values: list[float], times: str = "x") -> str:
+def _span(values: Sequence[float], times: str = "x") -> str:
     low, high = f"{min(values):.3g}{times}", f"{max(values):.3g}{times}"
     return low if low == high else f"{low} to {high}"
 
@@ -164,25 +160,21 @@ def _span(values: list[float], times: str = "x") -> str:
 def _shared(tally: Tally) -> list[Difference]:
     if not tally.repeats:
         return []
-    times = sorted({r.times for r in tally.repeats})
-    span = f"{times[0]}x" if len(times) == 1 else f"{times[0]}x to {times[-1]}x"
+    why = f"reached by several paths and counted {_span([r.times for r in tally.repeats])}"
+    if tally.counter.startswith("thop"):
+        why += ": every path adds its hook, and every path adds the sum"
+    tops = list(dict.fromkeys(r.module.partition(".")[0] for r in tally.repeats))
     return [
         Difference(
             counter=tally.counter,
             kind="shared modules",
-            operator=_common(tally.repeats),
+            operator=", ".join(tops[:3]) + (f" and {len(tops) - 3} more" if len(tops) > 3 else ""),
             counted=sum(r.once * r.times for r in tally.repeats),
             true=sum(r.once for r in tally.repeats),
             modules=len(tally.repeats),
-            why=f"reached by several paths and counted {span}"
-            + (": every path adds its hook, and every path adds the sum" if tally.counter.startswith("thop") else ""),
+            why=why,
         )
     ]
-
-
-def _common(repeats: tuple[Repeat, ...]) -> str:
-    tops = list(dict.fromkeys(r.module.partition(".")[0] for r in repeats))
-    return ", ".join(tops[:3]) + (f" and {len(tops) - 3} more" if len(tops) > 3 else "")
 
 
 def _divided(tally: Tally) -> list[Difference]:
@@ -204,17 +196,14 @@ def parameters(module: nn.Module, tally: Tally, facts: Facts | None) -> str:
         return ""
     if tally.held is None:
         return f"{tally.params - true:+,}"
-    inside = {id(p) for name in tally.held for p in module.get_submodule(name).parameters()}
+    counted = {id(p) for name in tally.held for p in module.get_submodule(name).parameters()}
     missing: collections.Counter[str] = collections.Counter()
-    counted: set[int] = set()
     for name, part in module.named_modules():
+        why = "without a rule" if facts is None or name in facts.elements else "that are never called"
+        what = f"parameters of {type(part).__name__} layers {why}" if _is_layer(type(part)) else "bare parameters"
         for parameter in part.parameters(recurse=False):
-            if id(parameter) not in inside and id(parameter) not in counted:
-                counted.add(id(parameter))
-                why = "without a rule" if facts is None or name in facts.elements else "that are never called"
-                what = (
-                    f"parameters of {type(part).__name__} layers {why}" if _is_layer(type(part)) else "bare parameters"
-                )
+            if id(parameter) not in counted:
+                counted.add(id(parameter))  # a shared one once
                 missing[what] += parameter.numel()
     reasons = [f"{n:,} {what} left out" for what, n in missing.most_common()]
     extra = tally.params - true + sum(missing.values())
