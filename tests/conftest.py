@@ -1,4 +1,6 @@
-"""No test looks at the hosts of whoever runs it, or at what was counted before."""
+"""No test sees the hosts of whoever runs it, earlier counts, or the log level that another test has set."""
+
+import logging
 
 import pytest
 
@@ -16,3 +18,11 @@ def counts(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_counts_of_before(counts, monkeypatch):
     monkeypatch.setattr("benchbench.runner.estimate._folder", lambda: counts)
+
+
+@pytest.fixture(autouse=True)
+def own_log_level():
+    logger = logging.getLogger("benchbench")
+    level = logger.level
+    yield
+    logger.setLevel(level)

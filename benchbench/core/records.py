@@ -175,11 +175,10 @@ class Measurement:
         """A measurement in its metric's unit."""
         return cls(metric=metric, unit=METRIC_UNITS[metric], value=value, method=method, origin=origin, **more)
 
-
-def no_value(metric: str, reason: str, origin: Origin = "analytic") -> Measurement:
-    """The measurement of a metric that could not be had, with the reason."""
-    unit = METRIC_UNITS[metric]
-    return Measurement(metric=metric, unit=unit, value=None, origin=origin, method="none", reason=reason)
+    @classmethod
+    def missing(cls, metric: str, reason: str, origin: Origin = "analytic") -> Measurement:
+        """A metric that could not be had, and why."""
+        return cls.of(metric, None, "none", origin, reason=reason)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

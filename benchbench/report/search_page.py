@@ -150,7 +150,7 @@ def _worth(front: Sequence[Mapping[str, Any]]) -> list[str]:
     sentences = []
     for kind, text in (
         ("scratch", "training the same architectures from scratch with as much computing in all"),
-        ("random", "inheriting channels that were chosen by chance"),
+        ("random", "inheriting randomly chosen channels"),
     ):
         verdicts = [p["controls"][kind]["verdict"] for p in front if "verdict" in p["controls"].get(kind, {})]
         if not verdicts:
@@ -165,7 +165,7 @@ def _worth(front: Sequence[Mapping[str, Any]]) -> list[str]:
 def _feasible(search: Mapping[str, Any], trained: Sequence[Any]) -> str:
     space, proposals = search["space"], sum(trial["same_as"] is None for trial in search["trials"])
     return (
-        f"Of {space['drawn']} configurations drawn by chance {space['feasible'] / max(1, space['drawn']):.1%} keep the "
+        f"Of {space['drawn']} configurations drawn at random {space['feasible'] / max(1, space['drawn']):.1%} keep the "
         f"budget, as far as formulas know; of the {proposals} different ones that the sampler proposed "
         f"{len(trained) / max(1, proposals):.1%} did and took the patch."
     )

@@ -37,7 +37,7 @@ def find_fit(job: Job, limit_bytes: int, time_limit_s: float) -> list[rec.Measur
     request = {"task": "fit", "jobs": [rec.to_json(job)], "limit_bytes": limit_bytes}
     offers, why = _offers(request, time_limit_s, job.workload.threads)
     measurements = {offer["what"]: _confirmed(job, offer, limit_bytes, time_limit_s) for offer in offers}
-    return [measurements.get(what) or rec.no_value(metric, why) for what, metric in METRICS.items()]
+    return [measurements.get(what) or rec.Measurement.missing(metric, why) for what, metric in METRICS.items()]
 
 
 def forecast_fit(job: Job, limit_bytes: int, where: str, time_limit_s: float) -> list[rec.Measurement]:
@@ -65,7 +65,7 @@ def forecast_fit(job: Job, limit_bytes: int, where: str, time_limit_s: float) ->
     if offer is None or not offer["sizes"]:
         if offer and offer["needs_bytes"]:
             why = f"the smallest patch needs at least {format_value(offer['needs_bytes'], 'B')}; limit {where}"
-        return [rec.no_value(METRICS["patch"], why, "predicted")]
+        return [rec.Measurement.missing(METRICS["patch"], why, "predicted")]
     size = tuple(offer["sizes"][0])
     method = f"the forecast of tensors allows {_text(size)} in {where}, and excludes the next larger one"
     method += "; scratch memory of kernels is not in it; sides in steps of 16 voxels"
@@ -96,7 +96,7 @@ def _confirmed(job: Job, offer: dict[str, Any], limit_bytes: int, time_limit_s: 
         needs = f"needs at least {format_value(least, 'B')}" if least else "needs more"
         beside = f" beside the framework's {format_value(framework, 'B')}" if framework else ""
         smallest = "the smallest patch" if what == "patch" else "a batch of 1"
-        return rec.no_value(METRICS[what], f"{smallest} {needs}{beside}; limit {limit}")
+        return rec.Measurement.missing(METRICS[what], f"{smallest} {needs}{beside}; limit {limit}")
     failed: list[Size] = []
     for size in sizes:
         ending, error = _try(_sized(job, what, size), limit_bytes, time_limit_s)
@@ -105,7 +105,7 @@ def _confirmed(job: Job, offer: dict[str, Any], limit_bytes: int, time_limit_s: 
         elif ending == "ok":
             return _measured(what, size, failed, limit, is_open=offer["all"] and not failed)
         else:
-            return rec.no_value(
+            return rec.Measurement.missing(
                 METRICS[what], f"the forecast allows {_text(size)}, and its run ended as {ending}: {error}"
             )
     least = failed[-1]

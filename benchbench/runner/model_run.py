@@ -286,7 +286,7 @@ class ModelRun:
                 progress=lambda done, total: self._tick(f"Dice, case {done} of {total}", done),
             )
         except DataError as error:  # of the data alone: what was timed is right
-            self._send(rec.no_value("dice", str(error), "measured"))
+            self._send(rec.Measurement.missing("dice", str(error), "measured"))
             return
         self._send(*result.measurements)
         for picture in result.pictures:

@@ -207,7 +207,7 @@ def _dice_from_elsewhere(cell: Cell, status: str) -> list[rec.Measurement]:
             else f"make one with '{_command_to_train(cell.model.name, w)}', then add --checkpoint with the file that "
             "it names"
         )
-    return [rec.no_value("dice", why, "measured")]
+    return [rec.Measurement.missing("dice", why, "measured")]
 
 
 def _command_to_train(name: str, work: rec.Workload) -> str:

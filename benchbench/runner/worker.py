@@ -184,9 +184,9 @@ def _training_memory(module: nn.Module, job: Job) -> rec.Measurement:
     try:
         return forecast_step(module, job.input_shape, job.workload.dtype).measurement()
     except UnsupportedError as error:
-        return rec.no_value("train_tensor_memory_bytes", str(error))
+        return rec.Measurement.missing("train_tensor_memory_bytes", str(error))
     except Exception as error:  # what a step raises without values, it need not raise with them
-        return rec.no_value("train_tensor_memory_bytes", f"it cannot be forecast: {named_line(error)}")
+        return rec.Measurement.missing("train_tensor_memory_bytes", f"it cannot be forecast: {named_line(error)}")
 
 
 def _audit(job: Job, request: Request, emit: Emit) -> None:

@@ -31,7 +31,7 @@ from benchbench.measure.flops.tracer import Tracer, graph_settings, trace
 _TENSOR, _TORCH, _WEIGHT = "tensor", "torch", "weight"
 _OTHER_CACHES = 2  # times the last cache's size are read between two calls
 _LONG_S = 0.5
-_BLOCK = 2**20  # values by chance, again and again
+_BLOCK = 2**20  # random values, repeated
 _MOST_OTHER_BYTES = 256 << 20
 
 

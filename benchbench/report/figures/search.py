@@ -59,7 +59,7 @@ def front(search: Mapping[str, Any]) -> Drawing | None:
     caption = (
         "Solid marks are finalists by Dice on the cases kept apart, the line upright their 95 % interval over cases, "
         "the dashed line the front, chosen by Dice on val. Hollow marks are shorter trainings by Dice on val, their "
-        f"cost in passing. Front: {', '.join(p['name'] for p in members)}."
+        f"cost timed briefly. Front: {', '.join(p['name'] for p in members)}."
     )
     if below := sum(y < bottom for _, y in low):
         caption += f" {below} proposals lie below the lower end of the axis."
