@@ -1,1 +1,1 @@
-"""The zoo: one architecture a file, one variant a card. Imported as `benchbench.models`."""
+"""The zoo: one architecture a file, one variant a card. Imported as `benchbench.models`, a link to this folder."""

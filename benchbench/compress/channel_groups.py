@@ -6,8 +6,8 @@ operators that move values (views, slices, concatenations) move the numbers too,
 A network may split a channel axis into heads, chunk it, or shuffle it with space. Channels without which a weight would
 not be rectangular are frozen.
 
-The forward runs on `meta` if the network allows it, so only the numbers are computed. Widths that the network's code
-has as a number are found by trying, and frozen too.
+The forward runs on `meta` if the network allows it, so only the numbers are computed. Widths that are
+constants in the network's code are found by changing them, and frozen too.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class WeightIndex:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PrunableLayer:
+class ChannelGroup:
     """Prunable channels of one axis and of all axes that are coupled with it."""
 
     name: str  # of the first weight that holds them
@@ -59,10 +59,10 @@ class PrunableLayer:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Structure:
+class ChannelGroups:
     """The prunable channels of a network."""
 
-    layers: tuple[PrunableLayer, ...]
+    layers: tuple[ChannelGroup, ...]
     frozen: int  # channels that are not prunable: the outputs, and widths that are fixed in the network's code
     reads: frozenset[tuple[str, int]] = frozenset()  # (weight, axis) that sum over channels
     makes: frozenset[tuple[str, int]] = frozenset()  # (weight, axis) along which channels begin
@@ -74,7 +74,7 @@ class Structure:
         return sum(layer.width for layer in self.layers)
 
 
-def find_structure(model: nn.Module, shape: Sequence[int]) -> Structure:
+def find_structure(model: nn.Module, shape: Sequence[int]) -> ChannelGroups:
     """Find the prunable channels of a network on the CPU.
 
     Args:
@@ -143,7 +143,7 @@ def _trace(model: nn.Module, shape: Sequence[int]) -> _Trace:
     return _Trace(tracer=tracer, model=model, runs=((False, x),) if alike else ((False, x), (True, batch)))
 
 
-def _structure(tracer: ChannelTracer) -> Structure:
+def _structure(tracer: ChannelTracer) -> ChannelGroups:
     forest = tracer.forest
     frozen, mixed, multiplied = (
         {forest.find(channel) for channel in channels} for channels in (forest.frozen, forest.mixed, forest.multiplied)
@@ -166,7 +166,7 @@ def _structure(tracer: ChannelTracer) -> Structure:
         if root not in frozen:
             layers.setdefault(layer_of.find(numbers[root]), []).append(root)
     prunable = [
-        PrunableLayer(
+        ChannelGroup(
             name=min(place.name for place in places[roots[0]]),
             channels=tuple(tuple(places[root]) for root in sorted(roots, key=lambda root: places[root][0])),
             mixed=any(root in mixed for root in roots),
@@ -175,7 +175,7 @@ def _structure(tracer: ChannelTracer) -> Structure:
         for roots in layers.values()
         if len(roots) > 1
     ]
-    return Structure(
+    return ChannelGroups(
         layers=tuple(sorted(prunable, key=lambda layer: layer.channels[0][0])),
         frozen=sum(root in frozen for root in places) + sum(len(r) for r in layers.values() if len(r) == 1),
         reads=frozenset(tracer.reads),
@@ -193,11 +193,11 @@ def _by_axis(places: Mapping[int, Sequence[WeightIndex]]) -> dict[tuple[str, int
     return {key: list(dict.fromkeys(members[index] for index in sorted(members))) for key, members in by_axis.items()}
 
 
-def _without_fixed_widths(trace: _Trace, structure: Structure) -> Structure:
+def _without_fixed_widths(trace: _Trace, structure: ChannelGroups) -> ChannelGroups:
     """The structure without layers whose width is a number in the network's code: it fails without a channel."""
     shapes = shapes_of(trace.model)
 
-    def works(layers: Sequence[PrunableLayer]) -> bool:
+    def works(layers: Sequence[ChannelGroup]) -> bool:
         """Whether it runs without some channels of each (different numbers, as code may need equal ones) and half."""
         some = [range(1 + n % min(layer.width - 1, _UNLIKE)) for n, layer in enumerate(layers)]
         half = [range(layer.width // 2) for layer in layers]
@@ -214,7 +214,7 @@ def _without_fixed_widths(trace: _Trace, structure: Structure) -> Structure:
                 return False
         return True
 
-    def free(layers: Sequence[PrunableLayer]) -> list[PrunableLayer]:
+    def free(layers: Sequence[ChannelGroup]) -> list[ChannelGroup]:
         if not layers or works(layers):
             return list(layers)
         half = len(layers) // 2
@@ -237,7 +237,7 @@ Keep = dict[tuple[str, int], Tensor]
 
 
 def keep_indices(
-    layers: Sequence[PrunableLayer], removed: Sequence[Collection[int]], shapes: Mapping[str, Sequence[int]]
+    layers: Sequence[ChannelGroup], removed: Sequence[Collection[int]], shapes: Mapping[str, Sequence[int]]
 ) -> Keep:
     """(name, axis) -> the remaining indices, for every axis that loses some.
 
@@ -287,7 +287,7 @@ def mask(state: Mapping[str, Tensor], keep: Keep) -> dict[str, Tensor]:
     return result
 
 
-def remove(model: nn.Module, structure: Structure, removed: Sequence[Collection[int]]) -> nn.Module:
+def remove(model: nn.Module, structure: ChannelGroups, removed: Sequence[Collection[int]]) -> nn.Module:
     """A copy of the network without some channels.
 
     Args:

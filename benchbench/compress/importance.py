@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from benchbench.compress.channel_groups import PrunableLayer, Structure, WeightIndex
+from benchbench.compress.channel_groups import ChannelGroup, ChannelGroups, WeightIndex
 from benchbench.compress.request import Criterion
 from benchbench.core.errors import UsageError
 from benchbench.data import DataPlan
@@ -39,7 +39,7 @@ def of_training(plan: DataPlan, recipe: TrainRecipe, count: int) -> tuple[Batche
     return ((batch.image, batch.target) for batch in batches), make_loss(recipe.loss, exclusive=plan.exclusive)
 
 
-def magnitude(model: nn.Module, structure: Structure) -> list[Scores]:
+def magnitude(model: nn.Module, structure: ChannelGroups) -> list[Scores]:
     """The norm of a channel's weights, relative to the mean of its layer.
 
     Source: Li et al. 2017, "Pruning filters for efficient convnets"; over all weights that hold the channel.
@@ -55,7 +55,7 @@ def magnitude(model: nn.Module, structure: Structure) -> list[Scores]:
     return scores
 
 
-def batchnorm(model: nn.Module, structure: Structure) -> list[Scores | None]:
+def batchnorm(model: nn.Module, structure: ChannelGroups) -> list[Scores | None]:
     """The scale of a channel in its norm, relative to the mean of its layer; None for a layer without such a norm.
 
     Raises:
@@ -82,13 +82,13 @@ def batchnorm(model: nn.Module, structure: Structure) -> list[Scores | None]:
     return scores
 
 
-def random(structure: Structure, seed: int) -> list[Scores]:
+def random(structure: ChannelGroups, seed: int) -> list[Scores]:
     """Random importance, as a control."""
     rng = np.random.default_rng(seed)
     return [rng.random(layer.width) for layer in structure.layers]
 
 
-def taylor(model: nn.Module, structure: Structure, batches: Batches, loss: Loss) -> list[Scores]:
+def taylor(model: nn.Module, structure: ChannelGroups, batches: Batches, loss: Loss) -> list[Scores]:
     """The square of the first-order change of the loss if a channel were zero, the mean over batches.
 
     Args:
@@ -120,7 +120,7 @@ def taylor(model: nn.Module, structure: Structure, batches: Batches, loss: Loss)
     return [sum_ / count for sum_ in total]
 
 
-def _first_order(layer: PrunableLayer, structure: Structure, change: Mapping[str, Tensor]) -> Scores:
+def _first_order(layer: ChannelGroup, structure: ChannelGroups, change: Mapping[str, Tensor]) -> Scores:
     """First-order change of the loss without each channel of a layer.
 
     It is the sum of weight x gradient over all weights that read the channel. Queries and keys read each other: the
@@ -137,7 +137,7 @@ def _first_order(layer: PrunableLayer, structure: Structure, change: Mapping[str
 _Pairs = dict[tuple[str, int], list[tuple[int, int]]]  # (weight, axis) -> numbers of channels, and their indices there
 
 
-def _places(layer: PrunableLayer, wanted: Callable[[WeightIndex], bool]) -> _Pairs:
+def _places(layer: ChannelGroup, wanted: Callable[[WeightIndex], bool]) -> _Pairs:
     places: _Pairs = {}
     for number, channel in enumerate(layer.channels):
         for place in channel:
@@ -172,7 +172,7 @@ def _relative(values: Scores) -> Scores:
 
 
 def choose(
-    structure: Structure,
+    structure: ChannelGroups,
     scores: Sequence[Scores | None],
     ratio: float,
     *,
@@ -219,7 +219,7 @@ def choose(
     return removed
 
 
-def _remaining_globally(ranked: Sequence[tuple[PrunableLayer, Scores]], ratio: float) -> list[int]:
+def _remaining_globally(ranked: Sequence[tuple[ChannelGroup, Scores]], ratio: float) -> list[int]:
     """How many channels of each layer remain if all channels are ranked together."""
     least = [-(-layer.width // 10) for layer, _ in ranked]
     total = sum(layer.width for layer, _ in ranked)

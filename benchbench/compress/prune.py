@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchbench.compress import importance
-from benchbench.compress.channel_groups import Structure, find_structure, keep_indices, mask, remove
+from benchbench.compress.channel_groups import ChannelGroups, find_structure, keep_indices, mask, remove
 from benchbench.compress.request import PruneRecipe
 from benchbench.core.errors import UsageError, first_line
 from benchbench.measure.flops.meta_device import copied
@@ -32,7 +32,7 @@ class Pruned:
     """A pruned network."""
 
     model: nn.Module
-    structure: Structure  # of the whole network
+    structure: ChannelGroups  # of the whole network
     removed: tuple[tuple[int, ...], ...]  # for each layer, the numbers of its removed channels
     agreement: float | None  # see `compare_with_zeros`
     unranked: int  # layers that the criterion does not rank, which keep all channels
@@ -102,7 +102,7 @@ def prune(
 
 def _choose(
     model: nn.Module,
-    structure: Structure,
+    structure: ChannelGroups,
     scores: Sequence[importance.Scores | None],
     recipe: PruneRecipe,
     shape: Sequence[int],
@@ -113,7 +113,7 @@ def _choose(
 
 
 def _verify(
-    model: nn.Module, structure: Structure, removed: Sequence[Sequence[int]], shape: Sequence[int]
+    model: nn.Module, structure: ChannelGroups, removed: Sequence[Sequence[int]], shape: Sequence[int]
 ) -> tuple[float | None, str]:
     """Agreement of a pruned network with the whole one with zeros, and its fault; empty if there is none."""
     try:
@@ -132,7 +132,7 @@ def _verify(
 
 
 def _disagreeing(
-    model: nn.Module, structure: Structure, removed: Sequence[Sequence[int]], shape: Sequence[int]
+    model: nn.Module, structure: ChannelGroups, removed: Sequence[Sequence[int]], shape: Sequence[int]
 ) -> set[int]:
     """The layers that have a fault if they alone are pruned."""
 
@@ -144,7 +144,7 @@ def _disagreeing(
 
 
 def compare_with_zeros(
-    model: nn.Module, structure: Structure, removed: Sequence[Sequence[int]], shape: Sequence[int]
+    model: nn.Module, structure: ChannelGroups, removed: Sequence[Sequence[int]], shape: Sequence[int]
 ) -> float | None:
     """Difference of the outputs without some channels and with zeros in their place, relative to the output's norm.
 

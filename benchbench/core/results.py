@@ -44,8 +44,10 @@ class JsonLines:
             OSError: it cannot be written.
         """
         self.path = path
-        with open(path, "ab"):  # it can be written, and is there
-            data = path.read_bytes()
+        with open(path, "ab+") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(0)
+            data = file.read(size)
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             torn = path.with_name(f"{path.name}.torn")
@@ -358,7 +360,7 @@ def _read_line(line: bytes, path: Path, number: int) -> rec.Record:
 def latest(records: Iterable[rec.Record]) -> list[rec.Record]:
     """Of each cell and environment the newest record, in the order in which the cells first came.
 
-    A row of a host that could not be asked what it is gives way to any row that the host did make.
+    A row of a host that could not be reached is replaced by any row that the host itself made.
     """
     newest: dict[tuple[str, str], rec.Record] = {}
     for record in records:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from benchbench.core.errors import DataError
-from benchbench.data.layout import CaseFiles, Fault, ImageFile, Source, make_source, stem, subject_of, with_ending
+from benchbench.data.source import CaseFiles, Fault, ImageFile, Source, make_source, stem, subject_of, with_ending
 
 _CHANNELS = ("T1", "T1ce", "T2", "FLAIR")  # the order of the phantom, too
 _OLD = re.compile(r"BraTS(20)?(17|18|19|20|21)[_A-Za-z]*_?\d.*", re.IGNORECASE)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchbench.core.errors import DataError, told
-from benchbench.data.layout import (
+from benchbench.data.source import (
     CaseFiles,
     Fault,
     ImageFile,

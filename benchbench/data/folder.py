@@ -13,9 +13,8 @@ import dataclasses
 import functools
 import json
 import logging
-import os
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,9 @@ from benchbench.core import config as core_config
 from benchbench.core import records as rec
 from benchbench.core.errors import DataError
 from benchbench.data import splits
-from benchbench.data.brats import is_brats, open_brats
-from benchbench.data.decathlon import is_decathlon, open_decathlon
-from benchbench.data.layout import CaseFiles, Source, read_json
-from benchbench.data.nnunet import is_nnunet, open_nnunet
+from benchbench.data.layouts import open_source
 from benchbench.data.plan import ALL, DataPlan, Preparation, label_dtype
+from benchbench.data.source import CaseFiles, Source
 from benchbench.data.volumes import is_background, load_volumes, read_header
 
 log = logging.getLogger(__name__)
@@ -46,54 +43,6 @@ _LARGEST = 128  # side of a patch, voxels
 _LOOKED_AT = 16  # cases whose voxels are read for the background and for Hounsfield units
 _BACKGROUND = 0.2  # share of voxels with one and the same value, from which the rest is the patient
 _CLIP = (0.5, 99.5)  # percentiles of Hounsfield units inside the labels
-
-
-def open_source(folder: Path) -> Source:
-    """The data set in a folder, in whichever of the known layouts.
-
-    Raises:
-        DataError: no such folder, one that cannot be read, an unknown layout, or a description that cannot be used.
-    """
-    try:
-        return _open_source(folder)
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename or folder}: {error.strerror or error}") from error
-
-
-def _open_source(folder: Path) -> Source:
-    if not folder.is_dir():
-        raise DataError(f"no data set at {folder}: {'it is a file' if folder.exists() else 'no such folder'}")
-    if (folder / "dataset.json").exists():
-        description = read_json(folder / "dataset.json")
-        if is_decathlon(description):
-            return open_decathlon(folder)
-        if is_nnunet(description):
-            return open_nnunet(folder)
-        raise DataError(
-            f"{folder / 'dataset.json'} has neither 'modality' and 'training' (Decathlon) nor 'channel_names' and "
-            "'labels' (nnU-Net v2)"
-        )
-    if is_brats(folder):
-        return open_brats(folder)
-    hint = next((f"; did you mean {path}?" for path in _below(folder)), "")
-    raise DataError(
-        f"{folder} is no data set that can be read: no dataset.json (Decathlon, nnU-Net v2), and no folders such as "
-        f"BraTS2021_00000 or BraTS-GLI-00000-000{hint}"
-    )
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """Folders in it, and in those, that a data set lies in; archives are often unpacked into one more folder."""
-    within = [folder]
-    for _ in range(2):
-        within = [path for outer in within for path in sorted(outer.iterdir()) if _can_be_read(path)]
-        for path in within:
-            if (path / "dataset.json").exists() or is_brats(path):
-                yield path
-
-
-def _can_be_read(path: Path) -> bool:
-    return path.is_dir() and os.access(path, os.R_OK | os.X_OK)
 
 
 def plan_folder(folder: Path, *, fold: int = 0) -> DataPlan:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchbench.core.errors import DataError
-from benchbench.data.layout import (
+from benchbench.data.source import (
     ENDINGS,
     CaseFiles,
     Fault,

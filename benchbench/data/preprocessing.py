@@ -22,8 +22,8 @@ from benchbench.core.errors import DataError
 from benchbench.core.results import remove_torn
 from benchbench.data import case_cache
 from benchbench.data import folder as folders
-from benchbench.data.layout import CaseFiles, Source
 from benchbench.data.plan import Case, DataPlan, Preparation
+from benchbench.data.source import CaseFiles, Source
 from benchbench.data.volumes import Volumes, is_background, load_volumes
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from benchbench.core import config as core_config
 from benchbench.core.errors import DataError, StoreError, os_error_as
 from benchbench.core.overwrite import check_output, files_below
 from benchbench.core.results import write_whole
-from benchbench.data.layout import CaseFiles, Source
 from benchbench.data.plan import ALL
+from benchbench.data.source import CaseFiles, Source
 
 FOLDS = 5
 SPLITS_FILE = "splits_final.json"

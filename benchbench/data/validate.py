@@ -16,9 +16,10 @@ from benchbench.core import cache
 from benchbench.core.errors import DataError
 from benchbench.core.units import format_shape, format_value
 from benchbench.data import splits
-from benchbench.data.folder import open_source, plan_folder, prepared_folder
-from benchbench.data.layout import CaseFiles, Fault, Source, stem
+from benchbench.data.folder import plan_folder, prepared_folder
+from benchbench.data.layouts import open_source
 from benchbench.data.plan import alike
+from benchbench.data.source import CaseFiles, Fault, Source, stem
 from benchbench.data.volumes import format_spacing, load_volumes, read_header
 
 _NAMED = 5  # so many files that nobody lists are named

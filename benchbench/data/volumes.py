@@ -21,8 +21,8 @@ import numpy.typing as npt
 from benchbench.core.errors import DataError, first_line
 from benchbench.core.units import format_shape, format_value
 from benchbench.data.geometry import Geometry, corner_distance, geometry_of
-from benchbench.data.layout import CaseFiles
 from benchbench.data.plan import label_dtype
+from benchbench.data.source import CaseFiles
 
 if TYPE_CHECKING:
     from benchbench.data.plan import LabelMap

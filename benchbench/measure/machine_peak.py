@@ -28,7 +28,7 @@ _MOST_ARRAY_BYTES, _LEAST_ARRAY_BYTES = 256 << 20, 32 << 20  # of one array; the
 _ARRAY_SHARE = 1 / 16  # of the memory that is free
 
 
-def measure_roof(
+def measure_peak(
     dtype: str = "fp32", *, threads: int | None = None, backend: str = "cpu", gpu: int = 0, seconds: float = _SECONDS
 ) -> list[Measurement]:
     """Measure this machine for about three seconds.

@@ -56,7 +56,7 @@ def resident_bytes() -> int:
 
 
 def system_available_bytes() -> int | None:
-    """What the whole system could still give; a container's limit does not count, nor does it hold GPU memory."""
+    """Memory available on the whole system; a container's own limit and GPU memory are not part of it."""
     return cpu.meminfo_bytes(cpu.ROOT, "MemAvailable")
 
 

@@ -28,7 +28,7 @@ from benchbench.devices import cpu, latency_model
 from benchbench.devices.environment import environment
 from benchbench.devices.profile import CALIBRATION_SCHEMA, Calibration, Profile, write_profile
 from benchbench.measure.flops.meta_device import build_without_memory
-from benchbench.measure.machine_peak import measure_roof
+from benchbench.measure.machine_peak import measure_peak
 from benchbench.measure.memory import weights_bytes
 from benchbench.measure.operators import microbenchmarks, replay
 from benchbench.measure.operators.replay import Call
@@ -184,9 +184,9 @@ def _time(
     networks: Sequence[Network], setting: Setting, journal: CalibrationJournal, time_s: float, progress: Progress | None
 ) -> None:
     """Calls, then networks, then both again; those left out that have their times already."""
-    for roof in _roofs(setting):
-        if roof.value:
-            journal.add(roof.metric, functools.partial(float, roof.value))
+    for measured in _peaks(setting):
+        if measured.value:
+            journal.add(measured.metric, functools.partial(float, measured.value))
     peak = max(journal.known.get(_PEAK, [math.inf]))
     basics = [call for call in microbenchmarks.calls(setting.dtype) if call.cost.macs / peak <= _LONGEST_BASIC_S]
     calls = {call.key: call for call in in_order([*basics, *(call for net in networks for call in net.calls)])}
@@ -243,9 +243,9 @@ def _free_bytes(setting: Setting) -> float:
     return min(free, torch.cuda.mem_get_info()[0])
 
 
-def _roofs(setting: Setting) -> list[rec.Measurement]:
+def _peaks(setting: Setting) -> list[rec.Measurement]:
     try:
-        return measure_roof(setting.dtype, threads=setting.threads, backend=setting.device)
+        return measure_peak(setting.dtype, threads=setting.threads, backend=setting.device)
     except RuntimeError as error:
         log.warning("peak and bandwidth could not be measured, so the best calls stand in: %s", first_line(error))
         return []

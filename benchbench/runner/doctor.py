@@ -360,7 +360,7 @@ def _networks_that_fit(
     why = None
     cards = [zoo_cards.get_card(name) for name in zoo_cards.list_models()]
     jobs = [rec.to_json(Job(model=c.spec(), workload=rec.Workload(spatial=c.spatial))) for c in cards]
-    for event in child_process.run_worker({"task": "plan", "jobs": jobs}, limit_s=_COUNT_LIMIT_S):
+    for event in child_process.run_worker({"task": "count", "jobs": jobs}, limit_s=_COUNT_LIMIT_S):
         if isinstance(event, child_process.WorkerFailure):
             why = failure_line(event, _COUNT_LIMIT_S)
         elif event["event"] == "refused":

@@ -33,7 +33,7 @@ from benchbench.runner.result import TimeBreakdown
 #: reaches 8 to 28 GMAC/s over the zoo, an H100 some thousands.
 _MACS_PER_S = {"cpu": 14e9, "cuda": 2e12}
 _START_S = 4.0
-_PLAN_LIMIT_S = 600.0
+_COUNT_LIMIT_S = 600.0
 _OURS = "benchbench."
 _MOST = 400  # files of counts; some 100 kB each
 #: Whose code decides a count.
@@ -84,7 +84,7 @@ def counted_job(cell: Cell) -> Job:
 
 def _count_some(jobs: Sequence[Any], paths: Sequence[Path | None]) -> list[CellCost]:
     costs: list[CellCost] = []
-    for event in run_worker({"task": "plan", "jobs": jobs}, limit_s=_PLAN_LIMIT_S):
+    for event in run_worker({"task": "count", "jobs": jobs}, limit_s=_COUNT_LIMIT_S):
         if isinstance(event, WorkerFailure):
             costs.append(CellCost(refused=("failed", f"while it was counted, {event.error}", event.stderr)))
         elif event["event"] == "refused":

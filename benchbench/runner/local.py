@@ -31,7 +31,7 @@ from benchbench.runner.schedule import GOOD, CellProgress, ProcessResult, repeat
 
 log = logging.getLogger(__name__)
 
-_ROOF_LIMIT_S = 120.0
+_PEAK_LIMIT_S = 120.0
 _WANT_OF_MEMORY = ("oom", "not_run")
 
 
@@ -60,7 +60,7 @@ class LocalRunner:
         """
         self.costs, self.estimates, self.time_limit_s = costs, estimates, time_limit_s
         self.recorder, self.spent, self.noise = recorder, spent, noise
-        self._roofs: dict[tuple[Any, ...], list[rec.Measurement]] = {}
+        self._peaks: dict[tuple[Any, ...], list[rec.Measurement]] = {}
         self._expected, self._took = 0.0, 0.0
 
     def run(self, cells: Sequence[Cell], *, settled: Sequence[rec.Record] = ()) -> None:
@@ -98,13 +98,13 @@ class LocalRunner:
                 self.recorder.keep(row.cell, result, repeat=row.repeat_of is not None)
 
         def finish(row: CellProgress, repeat: CellProgress | None) -> None:
-            more = [*(row.noise(repeat) if repeat else []), *self._roofs.get(_roof_key(row.cell), [])]
+            more = [*(row.noise(repeat) if repeat else []), *self._peaks.get(_setting(row.cell), [])]
             if ending_of_processes(row)[0] == "oom":
                 more += self._fit(row.cell)
             self.recorder.finish(row.cell, make_record(row, self.costs[row.cell.id], self.recorder, more))
 
         for row in to_measure:
-            self._measure_roof(row.cell)
+            self._measure_peak(row.cell)
         run_rounds([*to_measure, *repeats], measure, finish, keep)
 
     def _finish_unmeasured(self, row: CellProgress, left_s: float) -> None:
@@ -212,20 +212,20 @@ class LocalRunner:
         where = f"{format_value(profile.memory_bytes, 'B')} less {format_value(profile.reserve_bytes, 'B')} reserve"
         return forecast_fit(counted_job(cell), max(room, 0), f"{where} of {profile.name}", self.time_limit_s)
 
-    def _measure_roof(self, cell: Cell) -> None:
+    def _measure_peak(self, cell: Cell) -> None:
         """What this machine can do at best in a cell's setting, once for each setting."""
-        key = _roof_key(cell)
-        if key in self._roofs or not self.noise:
+        key = _setting(cell)
+        if key in self._peaks or not self.noise:
             return
         self.recorder.phase("measuring this machine's peak and memory bandwidth")
-        measurements = self._roofs[key] = []
-        request = {"task": "roof", "jobs": [rec.to_json(cell.job)]}
-        for event in run_worker(request, limit_s=_ROOF_LIMIT_S, threads=cell.workload.threads):
+        measurements = self._peaks[key] = []
+        request = {"task": "peak", "jobs": [rec.to_json(cell.job)]}
+        for event in run_worker(request, limit_s=_PEAK_LIMIT_S, threads=cell.workload.threads):
             if isinstance(event, WorkerFailure):
                 log.warning("this machine's peak could not be measured: %s", event.error)
             elif event["event"] == "measurement":
                 measurements.append(rec.from_json(rec.Measurement, event["measurement"]))
 
 
-def _roof_key(cell: Cell) -> tuple[Any, ...]:
+def _setting(cell: Cell) -> tuple[Any, ...]:
     return cell.target.device.asked, cell.workload.threads, cell.workload.dtype

@@ -135,7 +135,7 @@ def refusal(cell: Cell, cost: CellCost) -> Ending | None:
     """Why a cell is not even started, if so."""
     if cost.refused:
         kind, error, trace = cost.refused
-        if kind == "away":
+        if kind == "not_run":
             return ("not_run", error, None)
         return ("unsupported" if kind in ("shape", "unsupported") else "failed", error, trace)
     w = cell.workload

@@ -82,7 +82,7 @@ def run_cells(
             _refuse(list(costs.values()))
         else:
             costs = {key: _not_installed(cost) for key, cost in costs.items()}
-            costs |= {key: CellCost(refused=("away", why, None)) for key, why in without_weights.items()}
+            costs |= {key: CellCost(refused=("not_run", why, None)) for key, why in without_weights.items()}
         done = recorder.done
         for cell in cells:
             if earlier := store.finished(cell.id, recorder.environment(cell)):
@@ -137,7 +137,7 @@ def _not_installed(cost: CellCost) -> CellCost:
     if cost.refused is None or cost.refused[0] != "usage":
         return cost
     why = f"over there: {cost.refused[1]}; a class of one's own has to be installed on the host, or lie in its --folder"
-    return dataclasses.replace(cost, refused=("away", why, None))
+    return dataclasses.replace(cost, refused=("not_run", why, None))
 
 
 def failed(records: Iterable[rec.Record]) -> list[rec.Record]:

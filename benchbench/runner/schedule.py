@@ -88,7 +88,7 @@ class CellProgress:
             return False
         if n >= p.max_processes or self.seconds >= p.cell_s:
             return True
-        # Looked at once, not after each: an interval that may end the search whenever it is narrow is too narrow.
+        # Judged once, not after each process: stopping as soon as an interval is narrow makes it too narrow.
         return n == p.processes and self.doubt() is None
 
     def _samples(self) -> tuple[str, list[list[float]]]:
@@ -186,8 +186,8 @@ class RunJournal:
                 item = parse_json(line, JOURNAL, StoreError)
                 if item["schema"] != rec.SCHEMA:
                     continue
-                key = (str(item["cell"]), str(item["environment"]), bool(item["twin"]))
-                self._results.setdefault(key, []).append(rec.from_json(ProcessResult, item["turn"]))
+                key = (str(item["cell"]), str(item["environment"]), bool(item["repeat"]))
+                self._results.setdefault(key, []).append(rec.from_json(ProcessResult, item["result"]))
 
     def results(self, cell: str, environment: Mapping[str, Any], *, repeat: bool = False) -> list[ProcessResult]:
         """What was kept of a cell under equal conditions; a process that failed is run again."""
@@ -204,8 +204,8 @@ class RunJournal:
             "schema": rec.SCHEMA,
             "cell": cell,
             "environment": rec.fingerprint(environment),
-            "twin": repeat,
-            "turn": rec.to_json(result),
+            "repeat": repeat,
+            "result": rec.to_json(result),
         }
         advice = "what is finished is kept: make room and run the same command again"
         with os_error_as(StoreError, f"cannot write to {self.path}", advice):

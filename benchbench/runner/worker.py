@@ -74,7 +74,7 @@ def _do(job: Job, request: Request, emit: Emit) -> None:
     try:
         cpu.set_affinity(job.cores)
         if job.trusted:  # as the parent has decided
-            classes.vouch(job.model.arch, job.folder)
+            classes.allow_import(job.model.arch, job.folder)
         if request["task"] in ("measure", "confirm"):
             from benchbench.runner.model_run import ModelRun
 
@@ -150,7 +150,7 @@ def _sides(job: Job, request: Request, emit: Emit) -> None:
     emit({"event": "sides", "spatial": list(zoo_build.fitting_sides(job.model, job.workload.spatial))})
 
 
-def _plan(job: Job, request: Request, emit: Emit) -> None:
+def _count(job: Job, request: Request, emit: Emit) -> None:
     """Count a network without computing a forward: event `cost` {measurements, layers, operators}."""
     from benchbench.measure.flops import graph as costing
     from benchbench.measure.flops.meta_device import build_without_memory
@@ -242,21 +242,21 @@ def _fit(job: Job, request: Request, emit: Emit) -> None:
         )
 
 
-def _roof(job: Job, request: Request, emit: Emit) -> None:
+def _peak(job: Job, request: Request, emit: Emit) -> None:
     """What this machine reaches at the job's threads and dtype, whatever its network: two `measurement`s."""
-    from benchbench.measure.machine_peak import measure_roof
+    from benchbench.measure.machine_peak import measure_peak
 
     work = job.workload
-    for m in measure_roof(work.dtype, threads=work.threads, backend=job.backend, gpu=job.gpu):
+    for m in measure_peak(work.dtype, threads=work.threads, backend=job.backend, gpu=job.gpu):
         emit({"event": "measurement", "measurement": rec.to_json(m)})
 
 
 _TASKS: Mapping[str, Callable[[Job, Request, Emit], None]] = {
     "sides": _sides,
-    "plan": _plan,
+    "count": _count,
     "audit": _audit,
     "fit": _fit,
-    "roof": _roof,
+    "peak": _peak,
 }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchbench.compress.channel_groups import PrunableLayer, Structure, cut, keep_indices
+from benchbench.compress.channel_groups import ChannelGroup, ChannelGroups, cut, keep_indices
 from benchbench.compress.importance import Scores
 from benchbench.zoo.pruned import shapes_of
 
@@ -23,7 +23,7 @@ class Parent:
     """A trained network from which others inherit."""
 
     model: nn.Module
-    structure: Structure
+    structure: ChannelGroups
     scores: tuple[Scores, ...]  # of each layer's channels
     sha256: str  # of its weights
     name: str = ""
@@ -59,7 +59,7 @@ def inherit(child: nn.Module, parent: Parent) -> float:
 
 
 def _removed_channels(
-    layer: PrunableLayer, scores: Scores, shapes: dict[str, tuple[int, ...]], whole: dict[str, tuple[int, ...]]
+    layer: ChannelGroup, scores: Scores, shapes: dict[str, tuple[int, ...]], whole: dict[str, tuple[int, ...]]
 ) -> Sequence[int]:
     """Numbers of the parent's least important channels that a narrower child does not have."""
     for place in layer.channels[0]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from benchbench.core.errors import DataError, UsageError
 from benchbench.core.records import Measurement
-from benchbench.core.statistics import case_mean_interval
+from benchbench.core.statistics import dice_interval
 from benchbench.core.units import format_shape
 from benchbench.data import Case, DataPlan, get_plan, load_case
 from benchbench.training.case_pictures import Picture, Slice, case_pictures, middle_slice
@@ -236,7 +236,7 @@ def _measurement(metric: str, values: npt.NDArray[np.float64], method: str) -> M
         unit=unit,
         value=float(counted.mean()),
         values=tuple(float(v) for v in counted),
-        ci95=case_mean_interval(counted) if len(counted) > 1 else None,
+        ci95=dice_interval(counted) if len(counted) > 1 else None,
         origin="measured",
         method=f"{method}; {left_out} of {len(values)} cases left out" if left_out else method,
     )

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 _RESAMPLED = 0.3  # share of augmented patches that are rotated and scaled
 _MARGIN = 1.3  # size of the region that is cut for such a patch, as a multiple of the patch
 _AROUND = 2  # voxels around a volume smaller than the patch that augmentation may fill
-_SEEDS = 20_000  # voxels of each label that patches may be centred on
+_MOST_CENTRES = 20_000  # voxels of each label that patches may be centred on
 _MEMORY_SHARE = 0.4  # of the free memory, for cases
 
 
@@ -86,7 +86,7 @@ def cached_case(case: data.Case) -> CachedCase:
 
     def sample(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         flat = np.flatnonzero(mask)
-        return np.sort(rng.choice(flat, _SEEDS, replace=False)) if len(flat) > _SEEDS else flat
+        return np.sort(rng.choice(flat, _MOST_CENTRES, replace=False)) if len(flat) > _MOST_CENTRES else flat
 
     values = [value for value in np.unique(case.label).tolist() if value]
     return CachedCase(

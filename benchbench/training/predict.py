@@ -27,8 +27,8 @@ from benchbench.core.errors import (
 from benchbench.core.overwrite import check_output
 from benchbench.core.results import write_whole
 from benchbench.core.units import format_shape
-from benchbench.data.layout import CaseFiles, ImageFile, stem
 from benchbench.data.preprocessing import prepare
+from benchbench.data.source import CaseFiles, ImageFile, stem
 from benchbench.data.volumes import load_volumes
 from benchbench.devices import cuda
 from benchbench.training.sliding_window import logits_of, regions_of

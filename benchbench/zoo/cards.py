@@ -90,7 +90,7 @@ class Card:
         return dataclasses.replace(self, kwargs={**self.kwargs, **keywords})
 
     def on(self, plan: DataPlan, spatial: Sequence[int] | None = None) -> Card:
-        """The card for a data set: as planned for it where it is a folder's, else as it is.
+        """The card for a data set: planned for it if it is a folder, else unchanged.
 
         Args:
             spatial: (D, H, W) of the patch, voxels; None: the data set's own.
@@ -286,14 +286,14 @@ def _find(part: str, trust: bool) -> list[Card]:
 def _named(card: Card) -> Card:
     """A card of the user's own, whose class and plan may be imported."""
     for path in filter(None, (card.plan, card.arch)):
-        classes.vouch(path, card.folder)
+        classes.allow_import(path, card.folder)
     return card
 
 
 def _of_weights(info: checkpoint.CheckpointInfo, trust: bool) -> Card:
     card = card_of(info)
     if trust:
-        classes.vouch(card.arch, str(info.path.parent))
+        classes.allow_import(card.arch, str(info.path.parent))
     if not classes.may_import(card.arch):
         raise CardError(
             f"{info.path} names its class {card.arch!r}, which is not part of benchbench, so its code is not run: add "

@@ -26,8 +26,8 @@ from benchbench.core import results as core_results
 from benchbench.core.config import parse_json
 from benchbench.core.errors import CheckpointError, os_error_as, told
 from benchbench.core.results import write_whole
-from benchbench.data.layout import subject_of
 from benchbench.data.plan import DataPlan, plan_from_json, plan_to_json
+from benchbench.data.source import subject_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -19,21 +19,21 @@ from typing import Any
 from benchbench.core.errors import CardError, first_line, named_line, unknown
 
 _OURS = re.compile(r"benchbench\.models(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*", re.ASCII)
-_named: set[str] = set()  # `pkg.module:name` that the person at the keyboard has vouched for, in this process
+_named: set[str] = set()  # `pkg.module:name` whose import somebody has allowed in this process
 _folders: list[str] = []  # of one's own modules, which stand at the end of the import path
 
 
 def may_import(path: str) -> bool:
-    """Whether `pkg.module:name` is of benchbench, or one that somebody has vouched for."""
+    """Whether `pkg.module:name` is of benchbench, or one whose import was allowed."""
     return bool(_OURS.fullmatch(path)) or path in _named
 
 
 def named() -> frozenset[str]:
-    """What of a user's own somebody has vouched for."""
+    """Classes of a user's own whose import was allowed."""
     return frozenset(_named)
 
 
-def vouch(path: str, folder: str | None = None) -> None:
+def allow_import(path: str, folder: str | None = None) -> None:
     """Let `pkg.module:name` be imported; a person has named it.
 
     Args:
@@ -56,7 +56,7 @@ def find(path: str, kind: str) -> Any:
         kind: `class`, a subclass of `torch.nn.Module`, or `function`.
 
     Raises:
-        CardError: nobody has vouched for it, the module or the name is not there, or is something else.
+        CardError: its import was not allowed, the module or the name is not there, or is something else.
     """
     module_name, _, name = path.partition(":")
     if not may_import(path):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchbench.compress import channel_groups
-from benchbench.compress.channel_groups import Structure, find_structure, keep_indices, remove
+from benchbench.compress.channel_groups import ChannelGroups, find_structure, keep_indices, remove
 from benchbench.compress.channel_tracer import FastNorms, reshaped
 from benchbench.compress.operator_rules import _MetaIndex
 from benchbench.compress.prune import compare_with_zeros, prune
@@ -45,7 +45,7 @@ def lived_in(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def third(structure: Structure, seed: int = 0) -> list[list[int]]:
+def third(structure: ChannelGroups, seed: int = 0) -> list[list[int]]:
     rng = random.Random(seed)
     return [rng.sample(range(layer.width), max(1, layer.width // 3)) for layer in structure.layers]
 
@@ -85,7 +85,7 @@ def test_a_pruned_network_of_the_zoo_answers_as_the_whole_one_with_zeros(name: s
 # -- the ways of a channel
 
 
-def widths(structure: Structure) -> list[int]:
+def widths(structure: ChannelGroups) -> list[int]:
     return sorted(layer.width for layer in structure.layers)
 
 

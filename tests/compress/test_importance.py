@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchbench.compress import importance
-from benchbench.compress.channel_groups import PrunableLayer, Structure, WeightIndex, find_structure
+from benchbench.compress.channel_groups import ChannelGroup, ChannelGroups, WeightIndex, find_structure
 from benchbench.compress.prune import prune
 from benchbench.compress.request import PruneRecipe
 from benchbench.core.errors import UsageError
@@ -167,16 +167,16 @@ def test_no_finite_gradient_is_said() -> None:
 # -- choosing
 
 
-def layers(*widths: int) -> Structure:
+def layers(*widths: int) -> ChannelGroups:
     made = tuple(
-        PrunableLayer(
+        ChannelGroup(
             name="l0",  # two layers may lie in one weight
             channels=tuple((WeightIndex("l0", n, i),) for i in range(width)),
             mixed=False,
         )
         for n, width in enumerate(widths)
     )
-    return Structure(layers=made, frozen=0, unknown=())
+    return ChannelGroups(layers=made, frozen=0, unknown=())
 
 
 def test_a_share_of_each_layer_goes() -> None:

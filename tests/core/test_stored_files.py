@@ -200,7 +200,9 @@ def test_a_journal_with_a_wrong_line_is_refused(tmp_path, row):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("line", ["[1]", "[" * 3000, '{"cell": "c", "environment": "e", "twin": false, "turn": []}'])
+@pytest.mark.parametrize(
+    "line", ["[1]", "[" * 3000, '{"cell": "c", "environment": "e", "repeat": false, "result": []}']
+)
 def test_turns_that_cannot_be_read_are_measured_again(tmp_path, line):
     (tmp_path / JOURNAL).write_text(line + "\n")
     assert Turns(tmp_path).results("c", {}) == []

@@ -10,9 +10,10 @@ import pytest
 from benchbench import data
 from benchbench.core.errors import DataError, StoreError
 from benchbench.data import splits
-from benchbench.data.folder import open_source, plan_folder
-from benchbench.data.layout import CaseFiles
+from benchbench.data.folder import plan_folder
+from benchbench.data.layouts import open_source
 from benchbench.data.plan import ALL
+from benchbench.data.source import CaseFiles
 from benchbench.data.validate import check_folder
 from benchbench.data.volumes import load_volumes
 from tests import data_sets as sets

@@ -12,7 +12,8 @@ import pytest
 from benchbench import data
 from benchbench.core.errors import DataError
 from benchbench.data import preprocessing
-from benchbench.data.folder import open_source, plan_folder, prepared_folder
+from benchbench.data.folder import plan_folder, prepared_folder
+from benchbench.data.layouts import open_source
 from benchbench.data.plan import alike, label_dtype, plan_from_json, plan_to_json
 from benchbench.data.validate import check_folder
 from benchbench.data.volumes import load_volumes

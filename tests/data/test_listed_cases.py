@@ -13,7 +13,8 @@ from monai.apps import DecathlonDataset
 from benchbench import data
 from benchbench.core.errors import DataError
 from benchbench.data import download as data_download
-from benchbench.data.folder import open_source, plan_folder
+from benchbench.data.folder import plan_folder
+from benchbench.data.layouts import open_source
 from benchbench.data.validate import check_folder
 from benchbench.report import conditions
 from benchbench.zoo import checkpoint

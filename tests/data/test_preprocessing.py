@@ -16,7 +16,8 @@ from benchbench import data
 from benchbench.core import cache
 from benchbench.core.errors import DataError
 from benchbench.data import preprocessing
-from benchbench.data.folder import open_source, plan_folder, prepared_folder
+from benchbench.data.folder import plan_folder, prepared_folder
+from benchbench.data.layouts import open_source
 from benchbench.data.plan import Preparation
 from benchbench.data.volumes import Volumes, load_volumes
 from tests import data_sets as sets

@@ -195,7 +195,7 @@ def test_the_counting_process_gives_a_cost_for_it(make):
     )
     said = []
     worker.answer(
-        {"task": "plan", "jobs": [rec.to_json(Job(model=spec, workload=rec.Workload(spatial=(4, 4, 4))))]}, said.append
+        {"task": "count", "jobs": [rec.to_json(Job(model=spec, workload=rec.Workload(spatial=(4, 4, 4))))]}, said.append
     )
     assert [event["event"] for event in said] == ["begin", "cost"]
     found = {m["metric"]: m["value"] for m in said[1]["measurements"]}
@@ -251,7 +251,7 @@ def test_a_step_that_cannot_be_forecast_keeps_no_network_from_being_trained():
     said = []
     worker.answer(
         {
-            "task": "plan",
+            "task": "count",
             "jobs": [rec.to_json(Job(model=spec, workload=rec.Workload(phase="train", spatial=(4, 4, 4))))],
         },
         said.append,

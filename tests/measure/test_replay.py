@@ -364,7 +364,7 @@ def test_a_network_is_timed_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(Path(__file__).parents[2])
 
     def timed(name: str) -> float:
-        classes.vouch(tiny(name).arch)
+        classes.allow_import(tiny(name).arch)
         network = calibrate.Network(spec=tiny(name), spatial=(8, 8, 8), calls=())
         return calibrate.time_network(network, calibrate.Setting(threads=1))
 

@@ -166,7 +166,7 @@ def test_the_build_of_torch_is_held_against_the_gpu(capability, arches, tegra, s
 
 def test_a_whole_examination_launches_then_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def talk(request, *, limit_s):
-        if request["task"] == "plan":
+        if request["task"] == "count":
             memory = {"metric": "tensor_memory_bytes", "unit": "B", "value": 10**6, "origin": "analytic", "method": "x"}
             for index in range(3):
                 yield {"event": "begin", "index": index}

@@ -116,7 +116,7 @@ def test_what_does_not_fit_says_what_it_needs_at_least():
 
 
 def test_counting_a_training_cell_forecasts_its_step():
-    said = answer("plan", job(phase="train"), job())
+    said = answer("count", job(phase="train"), job())
     first, second = ({m["metric"]: m for m in e["measurements"]} for e in said if e["event"] == "cost")
     assert first["train_tensor_memory_bytes"]["value"] > first["tensor_memory_bytes"]["value"]
     assert "train_tensor_memory_bytes" not in second
@@ -135,7 +135,7 @@ def test_the_search_for_what_fits_tells_patches_and_batches():
 
 
 def test_a_roof_has_two_sides():
-    said = answer("roof", job())
+    said = answer("peak", job())
     found = {e["measurement"]["metric"]: e["measurement"] for e in said}
     assert set(found) == {"peak_macs_per_s", "memory_bandwidth_bytes_per_s"}
     assert all(m["value"] > 0 and m["origin"] == "measured" for m in found.values())

@@ -270,7 +270,7 @@ def test_the_plan_of_the_card_itself_is_that_for_brats():
 )
 def test_a_plan_that_is_not_there_is_refused(plan, message, monkeypatch):
     monkeypatch.setattr(classes, "_named", set())
-    classes.vouch(plan)
+    classes.allow_import(plan)
     with pytest.raises(CardError, match=message):
         dataclasses.replace(zoo_cards.get_card("nnunet"), plan=plan).planned((40, 56, 40))
 

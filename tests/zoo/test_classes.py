@@ -117,7 +117,7 @@ def test_a_library_s_name_in_the_current_folder_is_not_imported_by_a_process_of_
         model=zoo_cards.Card(name="n", title="N", arch="torch.nn:Identity").spec(),
         workload=rec.Workload(spatial=(4, 4, 4)),
     )
-    request = json.dumps({"task": "plan", "jobs": [rec.to_json(job)]}) + "\n"
+    request = json.dumps({"task": "count", "jobs": [rec.to_json(job)]}) + "\n"
     with subprocess.Popen(
         launch.command("benchbench.runner.worker"), cwd=tmp_path, env=launch.environment(),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -228,7 +228,7 @@ def test_a_class_of_one_channel_that_is_fed_four_is_refused_in_the_plan_with_the
     found = zoo_cards.find_cards("onecontrast:Net")[0]
     events = []
     job = Job(model=found.spec(), workload=rec.Workload(spatial=(8, 8, 8)), folder=found.folder)
-    worker.answer({"task": "plan", "jobs": [rec.to_json(job)]}, events.append)
+    worker.answer({"task": "count", "jobs": [rec.to_json(job)]}, events.append)
     told = events[-1]
     assert (told["event"], told["kind"]) == ("refused", "shape")
     assert "first layer, 0 (Conv3d), takes 1 channel, and 4 were fed: add --in-channels 1" in told["error"]

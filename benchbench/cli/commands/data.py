@@ -18,7 +18,8 @@ from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, DataError, os_error
 from benchbench.core.units import format_value
 from benchbench.data import preprocessing, splits
 from benchbench.data.download import fetch, list_known
-from benchbench.data.folder import open_source, plan_folder, prepared_folder
+from benchbench.data.folder import plan_folder, prepared_folder
+from benchbench.data.layouts import open_source
 from benchbench.data.plan import ALL
 from benchbench.data.validate import check_folder
 from benchbench.report import writers

@@ -1,6 +1,6 @@
 """Differences between a counter and the headline, explained module by module.
 
-Each reason is a hypothesis that is tested on the numbers of every module it is said of, such as
+Each reason is a hypothesis that is tested on the numbers of every module which it is given for, such as
 "counted over the output volume" (is the count the true one times output voxels over input voxels?).
 Where none holds, the factor alone is given. The differences of a counter add up to its total minus
 the headline; what they leave open is a row of its own.

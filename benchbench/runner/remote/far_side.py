@@ -2,7 +2,7 @@
 
 `bench devices probe` says what the host is, and `bench run --from-stdin --events json` measures the cells that come in
 on stdin. A run ends when stdin closes, and its child with it, so one that is interrupted or loses its connection leaves
-nothing running on the board. A lock lets one run measure at a time; another waits and is told so. Nothing is written
+nothing running on the host. A lock lets one run measure at a time; another waits and is told so. Nothing is written
 here but weights, by their hash, into the cache folder; the records go back and their folder is removed.
 """
 
@@ -170,7 +170,7 @@ def _cells(message: Mapping[str, Any], emit: Emit, take: Take) -> tuple[list[Cel
         raise UsageError(f"no cells come in on stdin ({error!r}): --from-stdin is what --device HOST starts") from error
     for _, model, _, is_trusted in wanted:
         if is_trusted:
-            classes.vouch(model.arch)
+            classes.allow_import(model.arch)
     digests = dict.fromkeys(model.checkpoint for _, model, _, _ in wanted if model.checkpoint)
     paths = {digest: path for digest in digests if (path := weights.find(digest))}
     missing = [digest for digest in digests if digest not in paths]

@@ -229,7 +229,7 @@ def _content(item: Mapping[str, Any]) -> bytes:
 
 def _finish_absent(cell: Cell, why: str, counts: Sequence[rec.Measurement], recorder: Recorder) -> None:
     """The record of a cell whose host is not there, with what was counted of it."""
-    cost = CellCost(measurements=tuple(counts), refused=("away", why, None))
+    cost = CellCost(measurements=tuple(counts), refused=("not_run", why, None))
     recorder.finish(cell, make_record(CellProgress(cell, started_at=rec.utc_now()), cost, recorder))
 
 

@@ -1,8 +1,7 @@
-"""Layout of a data set on disk: its cases' files, channels, labels and regions.
+"""Source of a data set: its cases' files, channels, labels and regions, whatever their layout on disk.
 
-Known are the layouts of the Medical Segmentation Decathlon, of nnU-Net v1 and v2 raw, and the folders of BraTS. A
-file's name says the case, and the case says the patient: two scans of one patient share a `subject`, so that no split
-ever parts them. What cannot be a case is a `Fault` beside the others, and not the end of the data set.
+A file's name says the case, and the case says the patient: two scans of one patient share a `subject`, so that no split
+ever separates them. What cannot be a case is a `Fault` beside the others, and not the end of the data set.
 """
 
 from __future__ import annotations
