@@ -461,7 +461,7 @@ def test_finding_leaves_the_network_as_it_was() -> None:
 def test_a_layer_cannot_lose_everything() -> None:
     model = Residual()
     found = find_structure(model, (1, 1, 2, 2, 2))
-    with pytest.raises(ShapeError, match=r"all 6 channels of a\.bias would go"):
+    with pytest.raises(ShapeError, match=r"all 6 channels of a\.bias would be removed"):
         keep_indices(found.layers, [range(6)], shapes_of(model))
 
 

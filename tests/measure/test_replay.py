@@ -225,7 +225,7 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> list[calibrate.Network]:
         found.append(calibrate.Network(spec=spec, spatial=(8, 8, 8), calls=tuple(calls)))
     monkeypatch.setattr(calibrate, "time_network", lambda network, setting: 0.01 * len(network.spec.name))
     monkeypatch.setattr(calibrate.microbenchmarks, "calls", lambda dtype: BASICS())
-    monkeypatch.setattr(calibrate, "measure_roof", lambda dtype, **_: [roof("peak_macs_per_s", 7e9), TRIAD])
+    monkeypatch.setattr(calibrate, "measure_peak", lambda dtype, **_: [roof("peak_macs_per_s", 7e9), TRIAD])
     return found
 
 

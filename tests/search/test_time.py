@@ -268,7 +268,7 @@ def test_finalists_are_measured_while_there_is_time_the_best_first() -> None:
 
 def test_what_was_left_out_stands_on_the_page_and_in_the_terminal() -> None:
     found = json.loads(searched(left_out=["the finalist slim_unetr-0123ab"]))
-    text = "Left out, for the 30 min of the search were too short: the finalist slim_unetr-0123ab."
+    text = "Left out, since 30 min of search were too short: the finalist slim_unetr-0123ab."
     assert text in render_search(found)
     assert text[0].lower() + text[1:-1] in search_command.summary(SearchOutcome(folder=Path("x"), summary=found))
     assert "Left out" not in render_search(json.loads(searched()))
