@@ -106,7 +106,7 @@ def lines(handle: int, deadline: float) -> Iterator[bytes | None]:
         deadline: by `time.monotonic`; infinite for none.
     """
     pending = b""
-    with selectors.DefaultSelector() as selector:
+    with selectors.PollSelector() as selector:  # which takes a file or /dev/null, too
         selector.register(handle, selectors.EVENT_READ)
         while True:
             left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())

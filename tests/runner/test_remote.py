@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
 import sys
 import time
 
@@ -357,6 +358,15 @@ class TestWithAStandIn:
             connection.send({"asked": "b"})
             *_, lost = connection.events(60.0)
         assert "no cells come in" in lost.error
+
+    def test_an_empty_stdin_is_refused(self, board, tmp_path):
+        (tmp_path / "in").touch()
+        with open(tmp_path / "in") as stdin:
+            command = [sys.executable, "-m", "benchbench", "run", "--from-stdin", "--events", "json"]
+            done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 2
+        assert "no cells come in" in done.stderr
+        assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == ["locked", "error"]
 
 
 def test_ssh_asks_nothing_and_takes_no_unknown_key():

@@ -123,12 +123,17 @@ def run(request: RunRequest, emit: Emit) -> None:
 
 def _read(inbox: queue.Queue[dict[str, Any]]) -> None:
     """Pass on what comes in; when nobody is there any more, end as by Ctrl-C: child killed, clocks put back."""
+    nothing = True
     for line in lines(sys.stdin.fileno(), math.inf):
+        nothing = False
         try:
             message = json.loads(line or b"")
         except ValueError:
             message = {}
         inbox.put(message if isinstance(message, dict) else {})
+    if nothing:
+        inbox.put({})  # which is refused as no cells
+        return
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # a real one, which wakes select
     time.sleep(_END_S)
     os._exit(EXIT_INTERRUPTED)
