@@ -75,6 +75,16 @@ class JsonLines:
             raise
 
 
+def _mark(digest: str) -> str:
+    """What an artifact's name carries of its hash."""
+    return f"-{digest[:12]}"
+
+
+def plain_name(artifact: rec.Artifact) -> str:
+    """The name that an artifact was given to `Store.add_artifact` under."""
+    return Path(artifact.path).name.replace(_mark(artifact.sha256), "")
+
+
 class Store:
     """The records of one folder, opened for adding to it."""
 
@@ -124,7 +134,7 @@ class Store:
         """
         digest = hashlib.sha256(content).hexdigest()
         stem, dot, ending = name.rpartition(".")
-        relative = f"artifacts/{stem}-{digest[:12]}{dot}{ending}"
+        relative = f"artifacts/{stem}{_mark(digest)}{dot}{ending}"
         target = self.folder / relative
         with os_error_as(StoreError, f"cannot write {target}", "make room and run again"):
             target.parent.mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchbench.core.config import read_toml
-from benchbench.core.errors import DeviceError, unknown
+from benchbench.core.errors import DeviceError, os_error_as, unknown
 from benchbench.core.results import write_whole
 
 #: Words that `--device` takes for this machine; a host may not take them.
@@ -171,11 +171,9 @@ def _save(hosts: Mapping[str, Host]) -> None:
             value = getattr(host, field.name)
             if field.name != "name" and value not in (None, field.default):
                 parts.append(f"{field.name} = {value if isinstance(value, int) else _text(value)}\n")
-    try:
+    with os_error_as(DeviceError, f"cannot write the hosts to {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, "".join(parts).encode())
-    except OSError as error:
-        raise DeviceError(f"cannot write the hosts to {path}: {error.strerror or error}") from error
 
 
 def _text(value: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from benchbench.core.config import read_toml
-from benchbench.core.errors import DeviceError, StoreError, unknown
+from benchbench.core.errors import DeviceError, StoreError, os_error_as, unknown
 from benchbench.core.records import Count, Positive, Size, from_json
 from benchbench.core.results import write_whole
 from benchbench.devices.latency_model import Efficiency, Roofs
@@ -234,10 +234,8 @@ def write_profile(profile: Profile, path: Path) -> None:
         StoreError: it cannot be written.
     """
     plain = {key: value for key, value in dataclasses.asdict(profile).items() if value is not None}
-    try:
+    with os_error_as(StoreError, f"cannot write {path}", "choose another --out"):
         write_whole(path, ("\n".join(_toml(plain, ())) + "\n").encode())
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
 
 
 def _toml(table: Mapping[str, Any], name: tuple[str, ...]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchbench.core import results as core_results
-from benchbench.core.errors import StoreError
+from benchbench.core.errors import StoreError, os_error_as
 from benchbench.core.overwrite import check_output, files_below
 
 PAGE = "report.html"
@@ -54,11 +54,9 @@ def write(out: Path, text: str) -> None:
     Raises:
         StoreError: it cannot be written; an older file stays whole.
     """
-    try:
+    with os_error_as(StoreError, f"cannot write {out}", "choose another --out"):
         out.parent.mkdir(parents=True, exist_ok=True)
         core_results.write_whole(out, text.encode())
-    except OSError as error:
-        raise StoreError(f"cannot write {out}: {error.strerror or error}; choose another --out") from error
 
 
 def check_page(folder: Path) -> None:

@@ -85,14 +85,12 @@ def noise(processes: Sequence[Sequence[float]], repeat: Sequence[Sequence[float]
     """
     mine, other = core_statistics.summarise(processes), core_statistics.summarise(repeat)
     enough = min(len(processes), len(repeat)) >= core_statistics.FEWEST
-    return Measurement(
-        metric="noise_ratio",
-        unit="1",
-        value=other.median / mine.median,
+    return Measurement.of(
+        "noise_ratio",
+        other.median / mine.median,
+        f"{metric} of this network measured a second time in the same run, over its own (A/A); "
+        f"{len(repeat)} and {len(processes)} process{'es' * (len(processes) != 1)}",
         values=tuple(value for run in repeat for value in run),
         runs=tuple(len(run) for run in repeat),
         ci95=core_statistics.ratio_interval(mine.medians, other.medians) if enough else None,
-        origin="measured",
-        method=f"{metric} of this network measured a second time in the same run, over its own (A/A); "
-        f"{len(repeat)} and {len(processes)} process{'es' * (len(processes) != 1)}",
     )

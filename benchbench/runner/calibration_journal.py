@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from benchbench.core import records as rec
 from benchbench.core.config import parse_json
-from benchbench.core.errors import DeviceError, StoreError, first_line, is_out_of_memory, told
+from benchbench.core.errors import DeviceError, StoreError, first_line, is_out_of_memory, os_error_as, told
 from benchbench.core.results import JsonLines
 
 log = logging.getLogger(__name__)
@@ -157,12 +157,8 @@ class CalibrationJournal:
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         assert self._lines is not None
-        try:
+        with os_error_as(StoreError, f"cannot write to {self.path}", "make room, and the same command goes on"):
             self._lines.append(*rows)
-        except OSError as error:
-            raise StoreError(
-                f"cannot write to {self.path}: {error.strerror or error}; make room, and the same command goes on"
-            ) from error
         for row in rows:
             self._take(rec.from_json(_Row, row))
 

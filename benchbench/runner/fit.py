@@ -161,15 +161,8 @@ def _measured(what: str, size: Size, failed: Sequence[Size], limit: str, *, is_o
 def _measurement(
     what: str, size: Size, *, origin: rec.Origin, method: str, bound: str | None = None
 ) -> rec.Measurement:
-    metric = METRICS[what]
-    return rec.Measurement(
-        metric=metric,
-        unit=rec.METRIC_UNITS[metric],
-        value=size if isinstance(size, int) else math.prod(size),
-        origin=origin,
-        method=method,
-        bound=bound,  # type: ignore[arg-type]
-    )
+    value = size if isinstance(size, int) else math.prod(size)
+    return rec.Measurement.of(METRICS[what], value, method, origin, bound=bound)
 
 
 def _text(size: Size) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchbench.core import records as rec
+from benchbench.core.results import plain_name
 from benchbench.runner.estimate import CellCost
 from benchbench.runner.job import Cell
 
@@ -71,10 +72,10 @@ class EventWriter:
 
 
 def _file(artifact: rec.Artifact, folder: Path) -> dict[str, str]:
-    """An artifact with its content, under the name that it had before its hash became part of it."""
+    """An artifact with its content."""
     return {
         "kind": artifact.kind,
-        "name": Path(artifact.path).name.replace(f"-{artifact.sha256[:12]}", ""),
+        "name": plain_name(artifact),
         "title": artifact.title,
         "sha256": artifact.sha256,
         "content": base64.b64encode((folder / artifact.path).read_bytes()).decode(),

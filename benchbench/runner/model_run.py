@@ -214,12 +214,10 @@ class ModelRun:
         error = float((reduced - exact).norm() / exact.norm())
         finite = error == error and error != float("inf")
         self._send(
-            rec.Measurement(
-                metric="output_rel_error",
-                unit="1",
-                value=error if finite else None,
-                origin="measured",
-                method="L2 distance to the fp32 eager output over its norm, same random input",
+            rec.Measurement.of(
+                "output_rel_error",
+                error if finite else None,
+                "L2 distance to the fp32 eager output over its norm, same random input",
                 reason=None if finite else "the output is not finite",
             )
         )

@@ -23,6 +23,7 @@ from benchbench.core.errors import (
     UnsupportedError,
     UsageError,
     is_out_of_memory,
+    os_error_as,
 )
 from benchbench.core.overwrite import check_output
 from benchbench.core.results import write_whole
@@ -190,11 +191,9 @@ def find_case(source: Path, channels: Sequence[str]) -> CaseFiles:
     Raises:
         DataError: there is not one file for each channel.
     """
-    try:
+    with os_error_as(DataError, f"cannot read {source}"):
         is_file, is_folder = source.is_file(), source.is_dir()
         listed = sorted(source.iterdir()) if is_folder else []
-    except OSError as error:
-        raise DataError(f"cannot read {source}: {error.strerror or error}") from error
     if is_file:
         images = [ImageFile(path=source, volume=i) for i in range(len(channels))]
         if len(channels) == 1:
