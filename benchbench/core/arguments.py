@@ -15,7 +15,7 @@ from benchbench.core.errors import UsageError, unknown
 from benchbench.core.protocol import get_protocol
 
 REQUIRED: Any = dataclasses.MISSING  # in the place of a default
-DTYPES = ("fp32", "bf16", "fp16")
+DTYPES = ("fp32", "bf16", "fp16")  # of PyTorch
 
 
 def flag(name: str, default: Any = None, /, **settings: Any) -> Any:
@@ -72,11 +72,11 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def dtypes(text: str) -> tuple[str, ...]:
-    """`fp32,bf16`, each once."""
+    """`fp32,bf16`, each once; `int8` as well, which no runtime of PyTorch has."""
     chosen = tuple(dict.fromkeys(text.split(",")))
     for name in chosen:
-        if name not in DTYPES:
-            raise UsageError(unknown("dtype", name, DTYPES))
+        if name not in (*DTYPES, "int8"):
+            raise UsageError(unknown("dtype", name, (*DTYPES, "int8")))
     return chosen
 
 

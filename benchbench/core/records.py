@@ -5,6 +5,7 @@ hashes name a record. `cell` is what was asked (model, recipe, workload, device)
 and comparison pair by; `id` adds the environment and the start, so every run has its own.
 
 History of the schema, newest first:
+    4  the precision `int8`; workload.int8_accuracy; runtimes other than `eager`. Read by defaults from 1 to 3.
     3  the metric `contended_processes`, which was `disturbed_processes`. Read under its new name from 1 and 2.
     2  measurement.runs; workload.crop_foreground; in an environment, affinity. Read by defaults from 1.
     1  the first one.
@@ -26,7 +27,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from benchbench.core.errors import told
 
-SCHEMA = 3
+SCHEMA = 4
 _RENAMED_METRICS = {"disturbed_processes": "contended_processes"}  # of records up to schema 2
 
 Status = Literal["ok", "unstable", "oom", "timeout", "unsupported", "failed", "not_run"]
@@ -81,6 +82,13 @@ METRIC_UNITS: Mapping[str, str] = types.MappingProxyType(
         "moved_bytes": "B",
         "fits_in_memory": "1",
         "output_rel_error": "1",
+        "output_max_error": "1",
+        "mask_changed_share": "1",
+        "lost_dice": "1",
+        "prepare_s": "s",
+        "first_answer_s": "s",
+        "artefact_bytes": "B",
+        "rewritten_for_inference": "1",
         "train_step_s": "s",
         "train_peak_memory_bytes": "B",
         "train_tensor_memory_bytes": "B",
@@ -126,7 +134,7 @@ class Workload:
     phase: Literal["infer", "train"] = "infer"
     batch: Size = 1
     spatial: tuple[Size, ...] = (128, 128, 128)  # (D, H, W) of the patch, voxels
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    dtype: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
     threads: Size | None = None  # intra-op threads; None on a device that has no such thing
     runtime: str = "eager"
     protocol: str = "quick"  # or one's own numbers; or `audit`: nothing but counting was asked for
@@ -136,6 +144,7 @@ class Workload:
     data: str | None = None  # data set that Dice is of
     split: str | None = None  # which of its cases
     memory_limit_bytes: Count | None = None
+    int8_accuracy: Annotated[float, Above(0)] | None = None  # most Dice that quantization may lose on the validation
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,8 +278,15 @@ def content_hash(value: Any) -> str:
 
 
 def cell_id(model: ModelSpec, workload: Workload, device_asked: str, recipe: Mapping[str, Any] | None) -> str:
-    """Hash of what was asked: equal for two runs that can be compared."""
-    return content_hash([to_json(model), recipe, to_json(workload), device_asked])
+    """Hash of what was asked: equal for two runs that can be compared.
+
+    A field that came with a later schema is left out at its default, so that what was asked before keeps its hash.
+    """
+    work = {key: value for key, value in to_json(workload).items() if key not in _LATER or value is not None}
+    return content_hash([to_json(model), recipe, work, device_asked])
+
+
+_LATER = ("int8_accuracy",)  # fields of a workload since schema 4
 
 
 #: Keys of an environment that differ between two runs on one unchanged machine.

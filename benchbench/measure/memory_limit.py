@@ -52,7 +52,8 @@ class MemoryLimit:
             raise UnsupportedError(
                 "a memory limit can be enforced on Linux and on a GPU only: leave --memory-limit out"
             )
-        _start_threads()
+        if "torch" in sys.modules:
+            _start_threads()
         _give_back_at_once()
         self._file_bytes = file_bytes
         self._code_at_start = memory.status_bytes("RssFile") or 0

@@ -78,7 +78,8 @@ def count(cells: Sequence[Cell], spent: TimeBreakdown) -> dict[str, CellCost]:
 def counted_job(cell: Cell) -> Job:
     """A cell's job with what decides its count alone, so that cells which count alike are counted once."""
     w, job = cell.workload, cell.job
-    work = rec.Workload(phase=w.phase, batch=w.batch, spatial=w.spatial, dtype=w.dtype)
+    dtype = "fp32" if w.dtype == "int8" else w.dtype  # the graph is that of the network, whatever runs it
+    work = rec.Workload(phase=w.phase, batch=w.batch, spatial=w.spatial, dtype=dtype)
     return Job(model=job.model, workload=work, folder=job.folder, trusted=job.trusted)
 
 

@@ -77,6 +77,7 @@ class Cell:
         more = [
             "training step" if w.phase == "train" else "",
             f"batch {w.batch}" if w.batch != 1 else "",
+            w.runtime if w.runtime != "eager" else "",
             w.dtype if w.dtype != "fp32" else "",
             f"volume {format_shape(w.volume)}" if w.volume else "",
         ]

@@ -28,6 +28,7 @@ from benchbench.runner.record import (
 from benchbench.runner.recorder import Recorder
 from benchbench.runner.result import TimeBreakdown
 from benchbench.runner.schedule import GOOD, CellProgress, ProcessResult, repeat_for, run_rounds
+from benchbench.runtimes.catalogue import EAGER
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class LocalRunner:
 
         def finish(row: CellProgress, repeat: CellProgress | None) -> None:
             more = [*(row.noise(repeat) if repeat else []), *self._peaks.get(_setting(row.cell), [])]
-            if ending_of_processes(row)[0] == "oom":
+            if ending_of_processes(row)[0] == "oom" and row.cell.workload.runtime == EAGER:
                 more += self._fit(row.cell)
             self.recorder.finish(row.cell, make_record(row, self.costs[row.cell.id], self.recorder, more))
 
@@ -127,14 +128,14 @@ class LocalRunner:
     def _repeats(self, rows: Sequence[CellProgress], settled: Sequence[rec.Record]) -> list[CellProgress]:
         """One repeat run for each setting of this run that has no noise floor yet."""
         known_floors = {
-            (r.device.asked, r.workload.threads, r.workload.dtype, r.workload.phase)
+            (r.device.asked, r.workload.threads, r.workload.dtype, r.workload.runtime, r.workload.phase)
             for r in settled
             if r.get("noise_ratio")
         }
         groups: dict[tuple[Any, ...], list[CellProgress]] = {}
         for row in rows:
             w = row.cell.workload
-            groups.setdefault((row.cell.target.device.asked, w.threads, w.dtype, w.phase), []).append(row)
+            groups.setdefault((row.cell.target.device.asked, w.threads, w.dtype, w.runtime, w.phase), []).append(row)
         repeats = []
         for key, group in groups.items():
             begun = [row for row in group if self.recorder.earlier(row.cell, repeat=True)]
@@ -215,7 +216,7 @@ class LocalRunner:
     def _measure_peak(self, cell: Cell) -> None:
         """What this machine can do at best in a cell's setting, once for each setting."""
         key = _setting(cell)
-        if key in self._peaks or not self.noise:
+        if key in self._peaks or not self.noise or cell.workload.dtype == "int8":  # PyTorch has no int8 to measure
             return
         self.recorder.phase("measuring this machine's peak and memory bandwidth")
         measurements = self._peaks[key] = []

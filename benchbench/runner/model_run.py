@@ -1,4 +1,4 @@
-"""Run of one network in a child process: everything that it measures before it ends.
+"""Run of one network in a child process, in PyTorch: everything that it measures before it ends.
 
 Inference or training, and then a whole volume if one is asked for. Everything is sent the moment it is there. Order
 matters: the peak of memory is read, and outputs and state are judged, only when the last forward has been timed, so
@@ -8,14 +8,17 @@ that nothing of it is in a sample.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchbench.core import qualification
 from benchbench.core import records as rec
 from benchbench.core.errors import DataError
 from benchbench.core.protocol import get_protocol
+from benchbench.runtimes.catalogue import get_runtime
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,6 +36,7 @@ class ModelRun:
     """A network in this process, under the conditions that its job states."""
 
     module: nn.Module
+    network: nn.Module  # what is called: the module, or what the runtime has made of it
     x: Tensor
 
     def __init__(self, job: Job, emit: Emit) -> None:
@@ -48,6 +52,8 @@ class ModelRun:
         self.limit: MemoryLimit | None = None
         self.base_bytes: int | None = None  # resident before the network was built, on a CPU
         self.available: int | None = None  # of a board whose CPU and GPU have one memory
+        self.loaded_s = 0.0  # from the start of building or loading the network until it could be called
+        self.sent: dict[str, rec.Measurement] = {}
 
     def run(self) -> dict[str, Any]:
         """Build and measure; the status and error that the row gets.
@@ -66,18 +72,37 @@ class ModelRun:
         end = self._infer()
         if (work.volume or work.crop_foreground) and end["status"] in ("ok", "unstable"):
             self._enter("the whole volume")
-            end = _end_with([end["error"], self._volume()])
+            end = end_with([end["error"], self._volume()])
         finite = end["status"] != "failed" or work.dtype != "fp32"
         if job.first and job.data_where and job.checkpoint_path and finite:
             self._enter("the evaluation of Dice")
             self._dice()
-        return end
+        return self._qualified(end)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is what others are compared with: eager PyTorch in fp32."""
+        return self.work.runtime == "eager" and self.work.dtype == "fp32"
+
+    @property
+    def _autocast(self) -> str:
+        """The precision that PyTorch casts to around each forward; a file has its own."""
+        return self.work.dtype if get_runtime(self.work.runtime).in_pytorch else "fp32"
+
+    def _qualified(self, end: dict[str, Any]) -> dict[str, Any]:
+        """How the run ends, once its output and its Dice have been compared with those of eager PyTorch in fp32."""
+        if self.is_reference or not self.job.first or end["status"] not in ("ok", "unstable"):
+            return end
+        error, changed, loss = (self.sent.get(name) for name in ("output_max_error", "mask_changed_share", "lost_dice"))
+        why = qualification.failure(error, changed, loss, exact=self.work.dtype == "fp32")
+        return ended("failed", f"{why}: these latencies do not count") if why else end
 
     def _build(self) -> None:
         import torch
 
         from benchbench.devices import jetson
         from benchbench.measure import memory, output_check, timed  # noqa: F401  now, and not into the limit
+        from benchbench.runtimes import pytorch
         from benchbench.zoo import build as zoo_build
 
         job, work = self.job, self.work
@@ -96,21 +121,45 @@ class ModelRun:
 
             check_channels(job.model.in_channels)
         torch.manual_seed(0)
-        self.limit = _limit(job)
+        self.limit = self._limit()
         self.base_bytes = memory.resident_bytes() if job.backend == "cpu" else None
+        start = time.perf_counter()
         module = zoo_build.build(job.model, work.spatial)
         if job.checkpoint_path:
             from benchbench.zoo import checkpoint
 
             checkpoint.load_weights(module, Path(job.checkpoint_path))
         self.module = module.eval().to(self.device)
+        self.network = pytorch.in_runtime(self.module, work.runtime)
+        self.loaded_s = time.perf_counter() - start
         self.x = torch.randn(*job.input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        if work.runtime == "compile":
+            self._compile()
         self.emit({"event": "ready"})
+
+    def _compile(self) -> None:
+        """Have Inductor compile the network, which it does in the first forward."""
+        from benchbench.runtimes import pytorch
+
+        self._tick("compiling", 0)
+        seconds = pytorch.first_call_s(self.network, self.x, self.job.backend, self.work.dtype)
+        self.loaded_s += seconds
+        how = "torch.compile: the first forward, which compiles; what Inductor has cached on this machine is used"
+        self._send(rec.Measurement.of("prepare_s", seconds, how))
 
     def _enter(self, stage: str) -> None:
         self.stage = stage
         if self.limit:
             self.limit.settle()
+
+    def _limit(self) -> MemoryLimit | None:
+        job = self.job
+        if job.workload.memory_limit_bytes is None:
+            return None
+        from benchbench.measure.memory_limit import MemoryLimit
+
+        mapped = Path(job.checkpoint_path).stat().st_size if job.checkpoint_path else 0
+        return MemoryLimit(job.workload.memory_limit_bytes, backend=job.backend, gpu=job.gpu, file_bytes=mapped)
 
     def once(self) -> dict[str, Any]:
         """One forward, or two training steps (the second has AdamW's moments), and nothing else.
@@ -140,7 +189,7 @@ class ModelRun:
         from benchbench.measure import latency, memory, output_check
 
         job, work = self.job, self.work
-        forward = latency.forward_function(self.module, self.x, backend=job.backend, dtype=work.dtype)
+        forward = latency.forward_function(self.network, self.x, backend=job.backend, dtype=work.dtype)
         check = output_check.OutputCheck(work.dtype)
         last: list[Any] = []
         before: list[output_check.TensorChecksums] = []
@@ -160,19 +209,30 @@ class ModelRun:
             input_bytes=memory.storage_bytes([self.x]),
             output_bytes=check.output_bytes,
         )
-        self._send(*timed.latency.measurements(), *timed.peak.measurements(self.base_bytes, parts))
-        self._send(*timed.watched())
+        self._send_times(timed, get_runtime(work.runtime).title)
+        self._send(*timed.peak.measurements(self.base_bytes, parts), *timed.watched())
         if check.bad_share and work.dtype == "fp32":
-            return _end(
+            return ended(
                 "failed", f"{check.bad_share:.2%} of its output is NaN or infinite: these latencies do not count"
             )
-        if work.dtype != "fp32" and job.first:
-            error = self._output_error(forward())
-            if not error <= OUTPUT_TOLERANCE:  # also when it is NaN
-                why = f"its output in {work.dtype} is off the fp32 output by {error:.1%} (limit {OUTPUT_TOLERANCE:.0%})"
-                return _end("failed", f"{why}: these latencies do not count; use --dtype fp32")
         state = output_check.changed_state(before[0].changed(self.module))
-        return _end_with([state, check.unstable, *timed.doubts])
+        if job.first and not self.is_reference:
+            self._compare_outputs()
+            error = self.sent["output_rel_error"].value
+            if work.dtype != "fp32" and not (job.data_where and job.checkpoint_path) and not _is_near(error):
+                off = f"off the fp32 output by {error:.1%} (limit {OUTPUT_TOLERANCE:.0%})" if error else "not finite"
+                why = f"its output in {work.dtype} is {off}"
+                return ended("failed", f"{why}: these latencies do not count; use --dtype fp32")
+        return end_with([state, check.unstable, *timed.doubts])
+
+    def _send_times(self, timed: Timed, title: str) -> None:
+        """Latency, throughput, warm-up, and how long it took from loading to the first output."""
+        seconds, *rest = timed.latency.measurements()
+        how = f"loading the network, and its first output; {title}; imports left out"
+        first = self.loaded_s + (timed.latency.warmup_s[0] if timed.latency.warmup_s else 0.0)
+        if not self.is_reference:
+            seconds = dataclasses.replace(seconds, method=f"{seconds.method}; {title}")
+        self._send(seconds, *rest, rec.Measurement.of("first_answer_s", first, how))
 
     def _time(
         self,
@@ -203,25 +263,22 @@ class ModelRun:
         self.emit({"event": "forwards", "seconds": timed.latency.spent_s})
         return timed
 
-    def _output_error(self, out: Any) -> float:
-        """Relative L2 distance of a reduced dtype's output to the fp32 one; sent as a measurement."""
+    def _compare_outputs(self) -> None:
+        """Compare the output with that of eager PyTorch in fp32, on a real case where there is one."""
+        import torch
+
         from benchbench.measure.latency import forward_function
+        from benchbench.runner.prepare import reference_input
         from benchbench.zoo import logits as zoo_logits
 
-        sides = self.x.shape[2:]
-        reduced = zoo_logits.main(out, sides).float()
-        exact = zoo_logits.main(forward_function(self.module, self.x, backend=self.job.backend)(), sides).float()
-        error = float((reduced - exact).norm() / exact.norm())
-        finite = error == error and error != float("inf")
-        self._send(
-            rec.Measurement.of(
-                "output_rel_error",
-                error if finite else None,
-                "L2 distance to the fp32 eager output over its norm, same random input",
-                reason=None if finite else "the output is not finite",
-            )
-        )
-        return error
+        job = self.job
+        array, case, exclusive = reference_input(job)
+        x = torch.from_numpy(array).to(self.device)
+        sides = x.shape[2:]
+        out = forward_function(self.network, x, backend=job.backend, dtype=self.work.dtype)()
+        exact = forward_function(self.module, x, backend=job.backend)()
+        now, then = (zoo_logits.main(output, sides).float().cpu().numpy() for output in (out, exact))
+        self._send(*compare(now, then, case, exclusive))
 
     # -- training
 
@@ -235,8 +292,8 @@ class ModelRun:
         self._send(*train_time(timed.latency, work.dtype), *train_memory(timed.peak, self.base_bytes))
         self._send(*of_steps(timed.watched()))
         if not step.is_finite():
-            return _end("failed", f"the loss is NaN or infinite in {work.dtype}: these steps do not count")
-        return _end_with(timed.doubts)
+            return ended("failed", f"the loss is NaN or infinite in {work.dtype}: these steps do not count")
+        return end_with(timed.doubts)
 
     # -- a whole volume, and Dice
 
@@ -252,20 +309,24 @@ class ModelRun:
             assert work.volume is not None
             x = volume.random_volume(channels, work.volume)
         timed = volume.measure_volume(
-            self.module,
+            self._segmenting(),
             x.to(self.device),
             volume.Plan(
                 patch=work.spatial, batch=work.batch, overlap=job.overlap, crop_foreground=work.crop_foreground
             ),
             get_protocol(work.protocol),
             backend=job.backend,
-            dtype=work.dtype,
+            dtype=self._autocast,
             gpu=job.gpu,
             tick=lambda phase, count: self._tick(f"volume, {phase}", count),
         )
         self.emit({"event": "forwards", "seconds": timed.spent_s})
         self._send(*timed.measurements)
         return f"whole volume: {timed.unstable}" if timed.unstable else None
+
+    def _segmenting(self) -> nn.Module:
+        """What segments the cases of a data set."""
+        return self.network
 
     def _dice(self) -> None:
         from benchbench.training.evaluate import measure_dice
@@ -274,11 +335,11 @@ class ModelRun:
         start = time.perf_counter()
         try:
             result = measure_dice(
-                self.module,
+                self._segmenting(),
                 data=job.data_where or "",
                 split=work.split or "test",
                 spatial=work.spatial,
-                dtype=work.dtype,
+                dtype=self._autocast,
                 overlap=job.overlap,
                 device=self.device,
                 progress=lambda done, total: self._tick(f"Dice, case {done} of {total}", done),
@@ -291,30 +352,80 @@ class ModelRun:
             content = base64.b64encode(picture.png).decode()
             emit({"event": "picture", "name": picture.name, "title": picture.title, "content": content})
         emit({"event": "cases", "cases": result.cases})
+        if not self.is_reference:
+            self._send(self._lost_dice(result.cases))
         emit({"event": "accuracy", "seconds": time.perf_counter() - start})
+
+    def _lost_dice(self, cases: Mapping[str, Any]) -> rec.Measurement:
+        """What the cases lose against eager PyTorch in fp32, case by case."""
+        from benchbench.runner.eager_dice import eager_cases, lost_dice
+
+        eager = eager_cases(self.job, progress=lambda n, total: self._tick(f"Dice in fp32, case {n} of {total}", n))
+        return lost_dice(eager, cases)
 
     def _tick(self, phase: str, count: int) -> None:
         self.emit({"event": "tick", "phase": phase, "count": count})
 
     def _send(self, *measurements: rec.Measurement) -> None:
         for m in measurements:
+            self.sent[m.metric] = m
             self.emit({"event": "measurement", "measurement": rec.to_json(m)})
 
 
-def _limit(job: Job) -> MemoryLimit | None:
-    if job.workload.memory_limit_bytes is None:
-        return None
-    from benchbench.measure.memory_limit import MemoryLimit
+def compare(now: Any, then: Any, case: str | None, exclusive: bool) -> list[rec.Measurement]:
+    """How far an output is from that of eager PyTorch in fp32.
 
-    mapped = Path(job.checkpoint_path).stat().st_size if job.checkpoint_path else 0
-    return MemoryLimit(job.workload.memory_limit_bytes, backend=job.backend, gpu=job.gpu, file_bytes=mapped)
+    Args:
+        now: (B, K, D, H, W) float32.
+        then: likewise, of eager PyTorch in fp32.
+        case: the real case that the input was; None: random numbers, on which masks say nothing.
+        exclusive: a voxel has one label, the largest logit; else one of each region, by its sign.
+
+    Returns:
+        `output_max_error`, `output_rel_error` and, of a real case, `mask_changed_share`.
+    """
+    import numpy as np
+
+    on = f"on a patch of {case}" if case else "on random numbers"
+    span = float(then.max() - then.min()) or 1.0
+    with np.errstate(all="ignore"):
+        most = float(np.abs(now - then).max()) / span
+        relative = float(np.linalg.norm((now - then).ravel()) / max(float(np.linalg.norm(then.ravel())), 1e-30))
+    finite = bool(np.isfinite(now).all())
+    reason = None if finite else "the output is not finite"
+    eager = "the output of eager PyTorch in fp32"
+    measurements = [
+        rec.Measurement.of(
+            "output_max_error",
+            most if finite else None,
+            f"largest difference to {eager}, as a share of its range, {on}",
+            reason=reason,
+        ),
+        rec.Measurement.of(
+            "output_rel_error",
+            relative if finite else None,
+            f"L2 distance to {eager} over its norm, {on}",
+            reason=reason,
+        ),
+    ]
+    if case and now.ndim == 5:
+        masks = [output.argmax(1) if exclusive else output > 0 for output in (now, then)]
+        changed = (masks[0] != masks[1]).reshape(len(now), -1, *now.shape[2:]).any(1)
+        share = float(changed.mean())
+        measurements.append(rec.Measurement.of("mask_changed_share", share, f"voxels with another label, {on}"))
+    return measurements
 
 
-def _end(status: str, error: str | None = None) -> dict[str, Any]:
+def _is_near(error: float | int | None) -> bool:
+    return error is not None and error <= OUTPUT_TOLERANCE
+
+
+def ended(status: str, error: str | None = None) -> dict[str, Any]:
+    """The end of a run, as its event has it."""
     return {"status": status, "error": error}
 
 
-def _end_with(doubts: Sequence[str | None]) -> dict[str, Any]:
+def end_with(doubts: Sequence[str | None]) -> dict[str, Any]:
     """`unstable` where there is a doubt."""
     why = "; ".join(doubt for doubt in doubts if doubt)
-    return _end("unstable", why) if why else _end("ok")
+    return ended("unstable", why) if why else ended("ok")

@@ -24,6 +24,7 @@ from benchbench.runner import child_process
 from benchbench.runner.job import Cell, Job, make_cell
 from benchbench.runner.remote import queue as remote_queue
 from benchbench.runner.request import RunRequest
+from benchbench.runtimes.catalogue import EAGER
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint, classes
 
@@ -38,6 +39,8 @@ def plan_cells(request: RunRequest) -> list[Cell]:
     Raises:
         UsageError: an unknown name; a checkpoint for several networks; no host that can be used.
     """
+    if request.phase == "train" and request.runtime != (EAGER,):
+        raise UsageError(f"--phase train times steps of {EAGER} PyTorch alone: leave --runtime out")
     cards = zoo_cards.find_cards(request.models, trust=request.trust)
     devices = dict.fromkeys(request.devices)
     targets = [resolve(device, require_measured=request.require_measured) for device in devices]
@@ -53,7 +56,7 @@ def plan_cells(request: RunRequest) -> list[Cell]:
     if plan:
         cards = [card if card.checkpoint else card.on(plan, request.spatial) for card in cards]
     met = remote_queue.meet(targets, request.threads[0], set_clocks=request.set_clocks)
-    works = list(itertools.product(request.threads, request.dtype, request.batch))
+    works = list(itertools.product(request.threads, request.runtime, request.dtype, request.batch))
     patches = _patches(request, cards, plan)
     cells = [
         _cell(request, card, target, plan, patches.get(card.name), work)
@@ -154,9 +157,9 @@ def _cell(
     target: Target,
     plan: data.DataPlan | None,
     patch: tuple[int, ...] | None,
-    work: tuple[int | None, str, int],
+    work: tuple[int | None, str, str, int],
 ) -> Cell:
-    asked_threads, dtype, batch = work
+    asked_threads, runtime, dtype, batch = work
     info = checkpoint.read_sidecar(Path(card.checkpoint)) if card.checkpoint else None
     spatial = request.spatial
     if spatial is None:
@@ -193,6 +196,7 @@ def _cell(
         spatial=tuple(spatial),
         dtype=dtype,  # type: ignore[arg-type]
         threads=threads,
+        runtime=runtime,
         protocol=get_protocol(request.protocol).name,
         volume=volume,
         overlap=request.overlap if windows else None,
@@ -200,6 +204,7 @@ def _cell(
         data=plan.key if plan and takes and (plan.folder or not trains) else None,
         split="test" if plan and fits else None,
         memory_limit_bytes=request.memory_limit_bytes,
+        int8_accuracy=request.int8_accuracy if dtype == "int8" else None,
     )
     where = plan.where if plan and fits and not (target.host and plan.folder) else None
     return make_cell(card, spec, workload, target, checkpoint_path=path, data_where=where)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchbench import data
 from benchbench.core import records as rec
-from benchbench.core.errors import CheckpointError, command, data_flags
+from benchbench.core.errors import BenchError, CheckpointError, command, data_flags
 from benchbench.core.units import format_shape, format_value
 from benchbench.devices import cpu, cuda
 from benchbench.devices import forecast as devices_forecast
@@ -21,6 +21,7 @@ from benchbench.runner.estimate import CellCost
 from benchbench.runner.job import Cell
 from benchbench.runner.recorder import Recorder
 from benchbench.runner.schedule import CellProgress
+from benchbench.runtimes import calibration, catalogue
 from benchbench.zoo import checkpoint
 
 #: What PyTorch and MONAI take before there is a network: 320 MB resident, PyTorch 2.13 CPU on x86-64.
@@ -139,6 +140,8 @@ def refusal(cell: Cell, cost: CellCost) -> Ending | None:
             return ("not_run", error, None)
         return ("unsupported" if kind in ("shape", "unsupported") else "failed", error, trace)
     w = cell.workload
+    if why := _impossible(cell):
+        return ("unsupported", why, None)
     needed = int(cost.value("train_tensor_memory_bytes" if w.phase == "train" else "tensor_memory_bytes"))
     if cell.target.backend is None or not needed:
         return None
@@ -162,6 +165,21 @@ def refusal(cell: Cell, cost: CellCost) -> Ending | None:
     )
 
 
+def _impossible(cell: Cell) -> str | None:
+    """Why a cell's runtime or precision cannot be had on its device, before anything is tried."""
+    w, backend = cell.workload, cell.target.backend
+    if backend is None:
+        plain = w.runtime == "eager" and w.dtype != "int8"
+        return None if plain else "forecasts are of eager PyTorch: leave --runtime out, and int8"
+    try:
+        catalogue.check(w.runtime, w.dtype, backend)
+        if w.dtype == "int8":
+            calibration.calibration_patches(cell.job.data_where, w.spatial)
+    except BenchError as error:
+        return str(error)
+    return None
+
+
 def memory_limit_bytes(cell: Cell) -> int:
     """What a cell's process may take at most: what is free, or less where a limit is asked for."""
     on_gpu = cell.target.backend == "cuda"
@@ -178,7 +196,8 @@ def file_name(text: str) -> str:
 def _dice_from_elsewhere(cell: Cell, status: str) -> list[rec.Measurement]:
     """Dice of a network that was not evaluated here: from reference records, or the reason why there is none."""
     w = cell.workload
-    earlier = runner_reference.find_dice(cell.model, w)
+    plain = w.runtime == "eager" and w.dtype != "int8"  # of another runtime, the Dice would be of another output
+    earlier = runner_reference.find_dice(cell.model, w) if plain else []
     if earlier:
         return earlier
     if cell.card.task != "segmentation":

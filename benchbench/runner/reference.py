@@ -41,6 +41,8 @@ def find_dice(spec: rec.ModelSpec, workload: rec.Workload, folder: Path = FOLDER
             rec.to_json(spec.kwargs),
         )
         same_work = (w.data, w.split, w.spatial) == (workload.data, workload.split, workload.spatial)
+        if w.runtime != "eager" or w.dtype != "fp32":
+            continue  # of another output
         if not (same_network and same_work and workload.data) or spec.checkpoint not in (None, r.checkpoint):
             continue
         dice = [m for m in record.measurements if m.metric.startswith("dice") and m.origin == "measured"]

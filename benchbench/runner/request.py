@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from benchbench.core.arguments import dtypes, flag, fold, memory, names, positives, seconds
+from benchbench.core.arguments import dtypes, flag, fold, memory, names, positives, seconds, share
 from benchbench.data.plan import ALL
+from benchbench.runtimes.catalogue import EAGER, RUNTIMES, get_runtime
 
 
 def _fold_or_all(text: str) -> int:
     return ALL if text == "all" else fold(text)
+
+
+def _runtimes(text: str) -> tuple[str, ...]:
+    """`eager,openvino`, each once; `all` of them."""
+    chosen = RUNTIMES if text == "all" else dict.fromkeys(names(text))
+    return tuple(get_runtime(name).name for name in chosen)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +48,22 @@ class RunRequest:
         ("fp32",),
         type=dtypes,
         metavar="T[,T]",
-        help="precision: fp32, or autocast to bf16 or fp16 (default: fp32)",
+        help="precision: fp32; bf16 or fp16 (in PyTorch by autocast); int8, by post-training quantization on training "
+        "cases of --data, of a runtime that has it (default: fp32)",
+    )
+    runtime: tuple[str, ...] = flag(
+        "--runtime",
+        (EAGER,),
+        type=_runtimes,
+        metavar="R[,R]",
+        help=f"what runs the network: {', '.join(RUNTIMES)}, or all (default: {EAGER})",
+    )
+    int8_accuracy: float | None = flag(
+        "--int8-accuracy",
+        type=share,
+        metavar="LOSS",
+        help="leave layers in fp32 until int8 loses less than this mean Dice on the validation cases, such as 0.005 "
+        "(openvino)",
     )
     threads: tuple[int | None, ...] = flag(
         "--threads", (None,), type=positives, metavar="N[,N]", help="CPU threads (default: all usable cores)"

@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchbench.core import records as rec
@@ -24,6 +25,7 @@ from benchbench.core.errors import BenchError, CardError, ShapeError, Unsupporte
 from benchbench.core.units import format_value
 from benchbench.devices import cpu
 from benchbench.runner.job import Job
+from benchbench.runtimes.catalogue import get_runtime
 from benchbench.zoo import classes
 
 if TYPE_CHECKING:
@@ -76,14 +78,23 @@ def _do(job: Job, request: Request, emit: Emit) -> None:
         if job.trusted:  # as the parent has decided
             classes.allow_import(job.model.arch, job.folder)
         if request["task"] in ("measure", "confirm"):
-            from benchbench.runner.model_run import ModelRun
-
-            run = ModelRun(job, emit)
+            run = _run_of(job, emit)
             emit({"event": "end", **(run.run() if request["task"] == "measure" else run.once())})
         else:
             _TASKS[request["task"]](job, request, emit)
     except Exception as error:  # a network may raise anything; it becomes this network's row
         emit({"event": "refused", **_refusal(error, run)})
+
+
+def _run_of(job: Job, emit: Emit) -> ModelRun:
+    """The run of a network in PyTorch, or of its file without."""
+    if get_runtime(job.workload.runtime).in_pytorch:
+        from benchbench.runner.model_run import ModelRun
+
+        return ModelRun(job, emit)
+    from benchbench.runner.prepared_run import PreparedRun
+
+    return PreparedRun(job, emit)
 
 
 def _refusal(error: Exception, run: ModelRun | None) -> dict[str, Any]:
@@ -242,6 +253,13 @@ def _fit(job: Job, request: Request, emit: Emit) -> None:
         )
 
 
+def _prepare(job: Job, request: Request, emit: Emit) -> None:
+    """Prepare a network for its runtime, in the folder `folder`."""
+    from benchbench.runner.prepare import prepare_here
+
+    prepare_here(job, Path(request["folder"]))
+
+
 def _peak(job: Job, request: Request, emit: Emit) -> None:
     """What this machine reaches at the job's threads and dtype, whatever its network: two `measurement`s."""
     from benchbench.measure.machine_peak import measure_peak
@@ -257,6 +275,7 @@ _TASKS: Mapping[str, Callable[[Job, Request, Emit], None]] = {
     "audit": _audit,
     "fit": _fit,
     "peak": _peak,
+    "prepare": _prepare,
 }
 
 

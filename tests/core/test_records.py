@@ -228,7 +228,15 @@ CHANGES = {
         ('"threads":2', '"threads":2,"crop_foreground":true'),
     ],
     3: [('"schema":2', '"schema":3'), ("disturbed_processes", "contended_processes")],
+    4: [('"schema":3', '"schema":4'), ('"dtype":"fp32"', '"dtype":"int8","int8_accuracy":0.005,"runtime":"openvino"')],
 }
+
+
+def test_what_was_asked_before_int8_came_keeps_its_hash() -> None:
+    record = rec.record_from_json(json.loads(STORED))
+    assert record.cell == "86d057a9e731ae5d"
+    accurate = dataclasses.replace(record.workload, int8_accuracy=0.005)
+    assert dataclasses.replace(record, workload=accurate).cell != record.cell
 
 
 @pytest.mark.parametrize("schema", range(1, rec.SCHEMA + 1))
@@ -238,7 +246,10 @@ def test_a_stored_line_of_each_schema_is_read_in_the_present_form(schema: int) -
         for old, new in CHANGES[later]:
             line = line.replace(old, new)
     record = rec.record_from_json(json.loads(line))
-    assert (record.schema, record.workload.crop_foreground) == (rec.SCHEMA, schema > 1)
+    work = record.workload
+    assert (record.schema, work.crop_foreground) == (rec.SCHEMA, schema > 1)
+    later_fields = ("int8", 0.005, "openvino") if schema > 3 else ("fp32", None, "eager")
+    assert (work.dtype, work.int8_accuracy, work.runtime) == later_fields
     assert [m.metric for m in record.measurements] == ["contended_processes", "latency_s"]
     contended = record.get("contended_processes")
     assert contended is not None

@@ -159,7 +159,7 @@ def test_outputs_are_looked_at_ever_more_rarely_and_little_of_them_is_kept():
     for _ in range(9):
         check.look(out)
     assert check.unstable is None
-    assert check._first.numel() <= 4096
+    assert check._first.size <= 4096
     for _ in range(7):
         check.look(out * 1.1)  # the tenth to the sixteenth: only the last is looked at
     assert "differ by 10.0%" in check.unstable

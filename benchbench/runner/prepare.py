@@ -1,0 +1,314 @@
+"""Preparation of a network for a runtime: in a process of its own, once, and kept.
+
+Converters and quantizers end a process now and then, hang, or print; so they run in a worker that the measuring
+process starts and listens to, and that alone imports PyTorch. What it leaves is a folder of the cache: the file that
+the runtime reads, its description, and the output of eager PyTorch in fp32 on a patch of a real case, by which it is
+judged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchbench.core import records as rec
+from benchbench.core.cache import cache_base, size_bytes
+from benchbench.core.config import read_json
+from benchbench.core.errors import StoreError, UnsupportedError
+from benchbench.core.results import write_whole
+from benchbench.core.version import installed
+from benchbench.data import get_plan, load_case
+from benchbench.data.plan import plan_to_json
+from benchbench.runner.child_process import WorkerFailure, run_worker
+from benchbench.runner.job import Job
+from benchbench.runtimes import calibration
+from benchbench.runtimes.catalogue import get_runtime
+from benchbench.runtimes.prepared import Prepared, PreparedError, describe, read_prepared, with_files
+from benchbench.zoo import checkpoint
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_FOLDER = "runtimes"
+_REFERENCE = "reference.npz"
+_MOST_BYTES = 4_000_000_000  # of all prepared networks that are kept; the oldest go first
+_PHANTOM = "phantom"
+#: Whose code decides what a network is prepared to.
+_CODE = ("models", "zoo", "runtimes")
+_LIMIT_S = 3600.0
+Array = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """An input and the output of eager PyTorch in fp32 for it."""
+
+    x: Array  # (B, C, D, H, W)
+    y: Array  # (B, K, D, H, W)
+    case: str | None  # name of the real case that the input is of; None: random numbers
+    exclusive: bool  # a voxel has one label, the largest logit; else one of each region, by its sign
+
+
+def reference_input(job: Job) -> tuple[Array, str | None, bool]:
+    """What outputs are compared on: the middle patch of the first test case, or random numbers where there is none.
+
+    Returns:
+        (B, C, D, H, W), the case's name or None, and whether its labels exclude each other.
+    """
+    shape = job.input_shape
+    where = job.data_where
+    if where is None and job.model.in_channels == get_plan(_PHANTOM).in_channels:
+        where = _PHANTOM
+    if where is None or get_plan(where).in_channels != job.model.in_channels:
+        return np.random.default_rng(0).standard_normal(shape, np.float32), None, False
+    plan, case = get_plan(where), load_case(where, "test", 0)
+    patch = calibration.cut(case.image, job.workload.spatial)
+    return np.repeat(patch, shape[0], axis=0), f"{plan.name} {case.id}", plan.exclusive
+
+
+def prepared_for(job: Job, tell: Callable[[str], None] | None = None) -> tuple[Prepared, Reference]:
+    """A job's network in its runtime: from the cache, or made now in a process of its own.
+
+    Args:
+        tell: gets what is going on, where that takes a while.
+
+    Raises:
+        UnsupportedError: it cannot be converted or quantized; the converter has ended its process; or there is no room.
+        UsageError: int8 without training cases.
+    """
+    if job.workload.dtype == "int8":
+        calibration.calibration_patches(job.data_where, job.workload.spatial)
+    folder = cache_base() / _FOLDER / _key(job)
+    if not (folder / _REFERENCE).exists():
+        if tell:
+            tell(f"preparing it for {get_runtime(job.workload.runtime).title}")
+        _make_room(folder.parent)
+        with _new_folder(folder) as partial:
+            _run(job, partial)
+    path = folder / f"network{get_runtime(job.workload.runtime).ending}"
+    try:
+        prepared = read_prepared(path)
+        return prepared, _read_reference(folder)
+    except (PreparedError, OSError, ValueError, KeyError) as error:  # damaged since: made again the next time
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UnsupportedError(f"what was prepared is damaged, and is made anew in the next run: {error}") from error
+
+
+def export_to(job: Job, folder: Path, name: str, *, limit_s: float = _LIMIT_S) -> Prepared:
+    """Write a job's network in its runtime into a folder, as `<name><ending>` with its description.
+
+    Raises:
+        UnsupportedError: as of `prepared_for`.
+        StoreError: the folder cannot be written.
+    """
+    prepared, _ = prepared_for(job)
+    target = folder / f"{name}{prepared.path.suffix}"
+    stem = prepared.path.stem
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {file: file.replace(stem, name, 1) if file.startswith(stem) else file for file in prepared.files}
+        for file, new in names.items():
+            shutil.copyfile(prepared.path.parent / file, folder / new)
+        moved = dataclasses.replace(
+            prepared, path=target, files={names[file]: digest for file, digest in prepared.files.items()}
+        )
+        describe(moved)
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error.strerror or error}; choose another --out") from error
+    return moved
+
+
+def _run(job: Job, folder: Path) -> None:
+    """Prepare in a worker."""
+    request = {"task": "prepare", "jobs": [rec.to_json(job)], "folder": str(folder)}
+    title = get_runtime(job.workload.runtime).title
+    for event in run_worker(request, limit_s=_LIMIT_S):
+        if isinstance(event, WorkerFailure):
+            raise UnsupportedError(f"preparing it for {title} ended its process: {event.error}")
+        if event["event"] == "refused":
+            raise UnsupportedError(str(event["error"]))
+
+
+def prepare_here(job: Job, folder: Path) -> None:
+    """Prepare a network in this process; for the worker.
+
+    Raises:
+        UnsupportedError: it cannot be converted or quantized.
+    """
+    import torch
+
+    from benchbench.runtimes.onnx_file import write_onnx
+    from benchbench.zoo import build as zoo_build
+    from benchbench.zoo import logits as zoo_logits
+
+    work = job.workload
+    runtime = get_runtime(work.runtime)
+    torch.manual_seed(0)
+    module = zoo_build.build(job.model, work.spatial).eval()
+    info = None
+    if job.checkpoint_path:
+        checkpoint.load_weights(module, Path(job.checkpoint_path))
+        info = checkpoint.read_sidecar(Path(job.checkpoint_path))
+    x, case, exclusive = reference_input(job)
+    with torch.inference_mode():
+        output = module(torch.from_numpy(x))
+        y = zoo_logits.main(output, x.shape[2:]).float().numpy()
+    start = time.perf_counter()
+    network = rewritten(module) or module
+    onnx = folder / "export.onnx"
+    write_onnx(network, torch.from_numpy(x), onnx)
+    source, calibrated, made_with = onnx, None, {}
+    patches = None
+    if work.dtype == "int8":
+        patches = calibration.calibration_patches(job.data_where, work.spatial)
+        calibrated = patches.described()
+    if patches is not None and work.runtime != "tensorrt":
+        from benchbench.runtimes.quantize import quantize
+
+        validate = functools.partial(_validation_dice, job) if work.int8_accuracy else None
+        source = quantize(onnx, folder, work.runtime, patches, validate=validate, most_loss=work.int8_accuracy)
+        made_with = {"nncf": str(installed("nncf"))}
+    library = runtime.load()
+    path = folder / f"network{runtime.ending}"
+    more = {"patches": patches} if work.runtime == "tensorrt" else {}
+    files = library.convert(source, path, work.dtype, **more)
+    prepared = Prepared(
+        path=path,
+        runtime=work.runtime,
+        dtype=work.dtype,
+        input_shape=job.input_shape,
+        model=job.model,
+        rewritten=network is not module,
+        seconds=round(time.perf_counter() - start, 3),
+        versions={**library.versions(), "torch": str(installed("torch")), "onnx": str(installed("onnx")), **made_with},
+        calibration=calibrated,
+        data=info.data if info else None,
+        plan=plan_to_json(info.plan) if info and info.plan else None,
+        **(library.bound() if hasattr(library, "bound") else {}),
+    )
+    for left in folder.iterdir():
+        if left not in files:
+            left.unlink()
+    describe(with_files(prepared, *files))
+    np.savez(folder / "reference.partial.npz", x=x, y=y)
+    about = {"case": case, "exclusive": exclusive}
+    write_whole(folder / "reference.json", json.dumps(about).encode())
+    (folder / "reference.partial.npz").replace(folder / _REFERENCE)
+
+
+def rewritten(module: nn.Module) -> nn.Module | None:
+    """A network's own form for export, equal in its output; None where it offers none."""
+    offer = getattr(module, "for_inference", None)
+    form: nn.Module | None = offer("export") if callable(offer) else None
+    return form
+
+
+def _validation_dice(job: Job, forward: Callable[[Array], Array]) -> float:
+    """Mean Dice of a forward on the validation cases."""
+    from benchbench.training.evaluate import measure_dice
+
+    assert job.data_where is not None
+    result = measure_dice(
+        as_module(forward), data=job.data_where, split="val", spatial=job.workload.spatial, surfaces=False
+    )
+    return float(next(m.value for m in result.measurements if m.metric == "dice") or 0.0)
+
+
+def as_module(forward: Callable[[Array], Array]) -> Any:
+    """A forward of arrays as a module of tensors, for what evaluates and segments."""
+    import torch
+
+    class Deployed(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(forward(np.ascontiguousarray(x.cpu().numpy(), np.float32))).to(x.device)
+
+    return Deployed()
+
+
+def _read_reference(folder: Path) -> Reference:
+    about = read_json(folder / "reference.json", "the reference of a prepared network", PreparedError)
+    with np.load(folder / _REFERENCE, allow_pickle=False) as arrays:
+        return Reference(x=arrays["x"], y=arrays["y"], case=about["case"], exclusive=bool(about["exclusive"]))
+
+
+def _key(job: Job) -> str:
+    """Hash of all that decides a prepared network: network, weights, input, precision, data, code and versions."""
+    w = job.workload
+    data = get_plan(job.data_where).key if job.data_where else None
+    packages = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "tensorrt")
+    return rec.content_hash(
+        [
+            rec.to_json(job.model),
+            [w.batch, *w.spatial, w.runtime, w.dtype, w.int8_accuracy, data],
+            _code_of(job),
+            {package: installed(package) for package in packages},
+        ]
+    )
+
+
+def _code_of(job: Job) -> Any:
+    """What there is of the code behind a network: of the zoo ours, of a user's own all files beside its module."""
+    own = [str(Path(__file__).parents[1] / name) for name in _CODE]
+    if not job.model.arch.startswith("benchbench."):
+        name = job.model.arch.partition(":")[0].replace(".", "/")
+        places = [Path(job.folder)] if job.folder else []
+        import sys
+
+        places += [Path(entry or ".") for entry in sys.path]
+        own += [str(place / name).rpartition("/")[0] for place in places if (place / f"{name}.py").exists()][:1]
+    files = []
+    for folder in own:
+        for path in sorted(Path(folder).glob("*.py")):
+            stat = path.stat()
+            files.append([path.name, stat.st_size, stat.st_mtime_ns])
+    return files
+
+
+@contextlib.contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder that gets its name once all is in it.
+
+    Raises:
+        UnsupportedError: it cannot be made or filled.
+    """
+    partial = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
+        yield partial
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    except OSError as error:
+        raise UnsupportedError(
+            f"cannot keep the prepared network in {folder.parent}: {error.strerror or error}; make room, or set "
+            "BENCHBENCH_CACHE to another folder"
+        ) from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make_room(folder: Path) -> None:
+    """Remove the oldest prepared networks beyond what is kept."""
+    if not folder.is_dir():
+        return
+    ages = sorted((path.stat().st_mtime, path) for path in folder.iterdir() if path.is_dir())
+    total = size_bytes(folder)
+    for _, path in ages:
+        if total <= _MOST_BYTES:
+            return
+        total -= size_bytes(path)
+        shutil.rmtree(path, ignore_errors=True)

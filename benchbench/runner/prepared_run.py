@@ -1,0 +1,81 @@
+"""Run of a prepared network in a child process without PyTorch: what a deployment takes, and no more.
+
+Whoever deploys a network as a file has no PyTorch beside it, so neither has the process in which its memory and its
+start are measured. PyTorch comes in at the end, when all that is timed is over, and for Dice alone.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchbench.core import records as rec
+from benchbench.measure import memory, output_check
+from benchbench.runner.job import Job
+from benchbench.runner.model_run import Emit, ModelRun, compare, end_with, ended
+from benchbench.runner.prepare import as_module, prepared_for
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class PreparedRun(ModelRun):
+    """A prepared network in this process, under the conditions that its job states."""
+
+    def __init__(self, job: Job, emit: Emit) -> None:
+        """Nothing happens yet."""
+        super().__init__(job, emit)
+        self.stage = "preparing the network"
+
+    def _build(self) -> None:
+        work = self.work
+        self.prepared, self.reference = prepared_for(self.job, lambda text: self._tick(text, 0))
+        self.prepared.of.load().library()
+        self.limit = self._limit()
+        self.base_bytes = memory.resident_bytes()
+        start = time.perf_counter()
+        self.forward = self.prepared.load(threads=work.threads, gpu=self.job.gpu)
+        self.loaded_s = time.perf_counter() - start
+        self.input = np.random.default_rng(0).standard_normal(self.job.input_shape, np.float32)
+        self.emit({"event": "ready"})
+
+    def once(self) -> dict[str, Any]:
+        """One forward and nothing else."""
+        self._build()
+        self._enter("a forward")
+        self.forward(self.input)
+        return ended("ok")
+
+    def _infer(self) -> dict[str, Any]:
+        prepared, work = self.prepared, self.work
+        check = output_check.OutputCheck(work.dtype)
+        last: list[Any] = []
+
+        def call() -> None:
+            out = self.forward(self.input)
+            last.clear()
+            last.append(out)
+
+        timed = self._time(call, after_each=lambda: check.look(last.pop()))
+        self._send_times(timed, prepared.how)
+        self._send(*timed.peak.measurements(self.base_bytes), *timed.watched())
+        warned = f"; {'; '.join(prepared.warnings)}" if prepared.warnings else ""
+        how = f"{prepared.how}: export to ONNX, conversion" + (", quantization" if work.dtype == "int8" else "")
+        self._send(
+            rec.Measurement.of("prepare_s", prepared.seconds, f"{how}{warned}; made once, then kept"),
+            rec.Measurement.of("artefact_bytes", prepared.bytes, f"files: {', '.join(sorted(prepared.files))}"),
+            rec.Measurement.of("rewritten_for_inference", int(prepared.rewritten), "its class's own form", "analytic"),
+        )
+        if check.bad_share:
+            return ended("failed", f"{check.bad_share:.2%} of its output is not finite: these latencies do not count")
+        if self.job.first:
+            reference = self.reference
+            now = self.forward(reference.x)
+            self._send(*compare(now, reference.y, reference.case, reference.exclusive))
+        return end_with([check.unstable, *timed.doubts])
+
+    def _segmenting(self) -> nn.Module:
+        network: nn.Module = as_module(self.forward)
+        return network

@@ -1,0 +1,1 @@
+"""Runtimes: a network as a file that an inference library runs, and what each library can do."""
