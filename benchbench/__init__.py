@@ -16,7 +16,9 @@ _PUBLIC = {
     "audit": "benchbench.measure.flops.audit",
     "build_model": "benchbench.zoo.build",
     "list_models": "benchbench.zoo.cards",
+    "export": "benchbench.runner.export",
     "load_records": "benchbench.core.results",
+    "load_runtime": "benchbench.runtimes.prepared",
     "measure_module": "benchbench.runner.in_process",
 }
 
@@ -26,8 +28,10 @@ __all__ = [
     "__version__",
     "audit",
     "build_model",
+    "export",
     "list_models",
     "load_records",
+    "load_runtime",
     "measure_module",
 ]
 
@@ -36,7 +40,9 @@ if TYPE_CHECKING:
     from benchbench.core.errors import BenchError
     from benchbench.core.results import load_records
     from benchbench.measure.flops.audit import audit
+    from benchbench.runner.export import export
     from benchbench.runner.in_process import measure_module
+    from benchbench.runtimes.prepared import load_runtime
     from benchbench.zoo.build import build_model
     from benchbench.zoo.cards import list_models
 

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from benchbench.core import records as rec
 from benchbench.core.cache import cache_base, size_bytes
 from benchbench.core.config import read_json
-from benchbench.core.errors import StoreError, UnsupportedError
+from benchbench.core.errors import UnsupportedError
 from benchbench.core.results import write_whole
 from benchbench.core.version import installed
 from benchbench.data import get_plan, load_case
@@ -35,14 +35,14 @@ from benchbench.runner.child_process import WorkerFailure, run_worker
 from benchbench.runner.job import Job
 from benchbench.runtimes import calibration
 from benchbench.runtimes.catalogue import get_runtime
-from benchbench.runtimes.prepared import Prepared, PreparedError, describe, read_prepared, with_files
+from benchbench.runtimes.prepared import Prepared, PreparedError, describe, description_of, read_prepared, with_files
 from benchbench.zoo import checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
 
 _FOLDER = "runtimes"
-_REFERENCE = "reference.npz"
+_REFERENCE = ("reference.npz", "reference.json")  # arrays, and what they are
 _MOST_BYTES = 4_000_000_000  # of all prepared networks that are kept; the oldest go first
 _PHANTOM = "phantom"
 #: Whose code decides what a network is prepared to.
@@ -91,12 +91,12 @@ def prepared_for(job: Job, tell: Callable[[str], None] | None = None) -> tuple[P
     if job.workload.dtype == "int8":
         calibration.calibration_patches(job.data_where, job.workload.spatial)
     folder = cache_base() / _FOLDER / _key(job)
-    if not (folder / _REFERENCE).exists():
+    if not folder.exists():
         if tell:
             tell(f"preparing it for {get_runtime(job.workload.runtime).title}")
         _make_room(folder.parent)
         with _new_folder(folder) as partial:
-            _run(job, partial)
+            prepare_in_worker(job, partial)
     path = folder / f"network{get_runtime(job.workload.runtime).ending}"
     try:
         prepared = read_prepared(path)
@@ -106,33 +106,16 @@ def prepared_for(job: Job, tell: Callable[[str], None] | None = None) -> tuple[P
         raise UnsupportedError(f"what was prepared is damaged, and is made anew in the next run: {error}") from error
 
 
-def export_to(job: Job, folder: Path, name: str, *, limit_s: float = _LIMIT_S) -> Prepared:
-    """Write a job's network in its runtime into a folder, as `<name><ending>` with its description.
+def prepare_in_worker(job: Job, folder: Path, onnx: Path | None = None) -> None:
+    """Prepare a network in a worker, in a folder that is there.
+
+    Args:
+        onnx: of a network that has been exported to ONNX already; None: the job's network is built and exported.
 
     Raises:
-        UnsupportedError: as of `prepared_for`.
-        StoreError: the folder cannot be written.
+        UnsupportedError: it cannot be converted or quantized, or the converter has ended its process.
     """
-    prepared, _ = prepared_for(job)
-    target = folder / f"{name}{prepared.path.suffix}"
-    stem = prepared.path.stem
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        names = {file: file.replace(stem, name, 1) if file.startswith(stem) else file for file in prepared.files}
-        for file, new in names.items():
-            shutil.copyfile(prepared.path.parent / file, folder / new)
-        moved = dataclasses.replace(
-            prepared, path=target, files={names[file]: digest for file, digest in prepared.files.items()}
-        )
-        describe(moved)
-    except OSError as error:
-        raise StoreError(f"cannot write {target}: {error.strerror or error}; choose another --out") from error
-    return moved
-
-
-def _run(job: Job, folder: Path) -> None:
-    """Prepare in a worker."""
-    request = {"task": "prepare", "jobs": [rec.to_json(job)], "folder": str(folder)}
+    request = {"task": "prepare", "jobs": [rec.to_json(job)], "folder": str(folder), "onnx": onnx and str(onnx)}
     title = get_runtime(job.workload.runtime).title
     for event in run_worker(request, limit_s=_LIMIT_S):
         if isinstance(event, WorkerFailure):
@@ -141,20 +124,65 @@ def _run(job: Job, folder: Path) -> None:
             raise UnsupportedError(str(event["error"]))
 
 
-def prepare_here(job: Job, folder: Path) -> None:
+def prepare_here(job: Job, folder: Path, onnx: Path | None = None) -> None:
     """Prepare a network in this process; for the worker.
+
+    Args:
+        onnx: as of `prepare_in_worker`.
 
     Raises:
         UnsupportedError: it cannot be converted or quantized.
     """
+    about: dict[str, Any] = {"model": job.model}
+    start = time.perf_counter()
+    if onnx is None:
+        onnx = folder / "export.onnx"
+        about |= _export(job, folder, onnx)
+    work, runtime = job.workload, get_runtime(job.workload.runtime)
+    library = runtime.load()
+    path = folder / f"network{runtime.ending}"
+    versions = {**library.versions(), **{name: str(installed(name)) for name in ("torch", "onnx")}}
+    source = onnx
+    if work.dtype == "int8":
+        patches = calibration.calibration_patches(job.data_where, work.spatial)
+        about["calibration"] = patches.described()
+        if work.runtime != "tensorrt":
+            from benchbench.runtimes.quantize import quantize
+
+            validate = functools.partial(_validation_dice, job) if work.int8_accuracy else None
+            source = quantize(onnx, folder, work.runtime, patches, validate=validate, most_loss=work.int8_accuracy)
+            versions["nncf"] = str(installed("nncf"))
+    if work.runtime != "torch-export":
+        more = {"patches": patches} if work.dtype == "int8" and work.runtime == "tensorrt" else {}
+        own = library.convert(source, path, work.dtype, **more)
+    else:
+        own = (path,)
+    about |= library.bound() if hasattr(library, "bound") else {}
+    prepared = Prepared(
+        path=path,
+        runtime=work.runtime,
+        dtype=work.dtype,
+        input_shape=job.input_shape,
+        seconds=round(about.pop("seconds", 0.0) + time.perf_counter() - start, 3),
+        versions=versions,
+        **about,
+    )
+    describe(with_files(prepared, *own))
+    for left in folder.iterdir():
+        if left not in own and left.name not in (description_of(path).name, *_REFERENCE):
+            left.unlink()
+
+
+def _export(job: Job, folder: Path, onnx: Path) -> dict[str, Any]:
+    """Build a job's network, keep its output for a real case, and export it; what the description says of it."""
     import torch
 
+    from benchbench.runtimes import torch_export
     from benchbench.runtimes.onnx_file import write_onnx
     from benchbench.zoo import build as zoo_build
     from benchbench.zoo import logits as zoo_logits
 
     work = job.workload
-    runtime = get_runtime(work.runtime)
     torch.manual_seed(0)
     module = zoo_build.build(job.model, work.spatial).eval()
     info = None
@@ -163,49 +191,20 @@ def prepare_here(job: Job, folder: Path) -> None:
         info = checkpoint.read_sidecar(Path(job.checkpoint_path))
     x, case, exclusive = reference_input(job)
     with torch.inference_mode():
-        output = module(torch.from_numpy(x))
-        y = zoo_logits.main(output, x.shape[2:]).float().numpy()
-    start = time.perf_counter()
+        y = zoo_logits.main(module(torch.from_numpy(x)), x.shape[2:]).float().numpy()
+    arrays, about = (folder / name for name in _REFERENCE)
+    np.savez(arrays, x=x, y=y)
+    write_whole(about, json.dumps({"case": case, "exclusive": exclusive}).encode())
     network = rewritten(module) or module
-    onnx = folder / "export.onnx"
-    write_onnx(network, torch.from_numpy(x), onnx)
-    source, calibrated, made_with = onnx, None, {}
-    patches = None
-    if work.dtype == "int8":
-        patches = calibration.calibration_patches(job.data_where, work.spatial)
-        calibrated = patches.described()
-    if patches is not None and work.runtime != "tensorrt":
-        from benchbench.runtimes.quantize import quantize
-
-        validate = functools.partial(_validation_dice, job) if work.int8_accuracy else None
-        source = quantize(onnx, folder, work.runtime, patches, validate=validate, most_loss=work.int8_accuracy)
-        made_with = {"nncf": str(installed("nncf"))}
-    library = runtime.load()
-    path = folder / f"network{runtime.ending}"
-    more = {"patches": patches} if work.runtime == "tensorrt" else {}
-    files = library.convert(source, path, work.dtype, **more)
-    prepared = Prepared(
-        path=path,
-        runtime=work.runtime,
-        dtype=work.dtype,
-        input_shape=job.input_shape,
-        model=job.model,
-        rewritten=network is not module,
-        seconds=round(time.perf_counter() - start, 3),
-        versions={**library.versions(), "torch": str(installed("torch")), "onnx": str(installed("onnx")), **made_with},
-        calibration=calibrated,
-        data=info.data if info else None,
-        plan=plan_to_json(info.plan) if info and info.plan else None,
-        **(library.bound() if hasattr(library, "bound") else {}),
-    )
-    for left in folder.iterdir():
-        if left not in files:
-            left.unlink()
-    describe(with_files(prepared, *files))
-    np.savez(folder / "reference.partial.npz", x=x, y=y)
-    about = {"case": case, "exclusive": exclusive}
-    write_whole(folder / "reference.json", json.dumps(about).encode())
-    (folder / "reference.partial.npz").replace(folder / _REFERENCE)
+    if work.runtime == "torch-export":
+        torch_export.save(network, torch.from_numpy(x), folder / "network.pt2")
+    else:
+        write_onnx(network, torch.from_numpy(x), onnx)
+    return {
+        "rewritten": network is not module,
+        "data": info.data if info else None,
+        "plan": plan_to_json(info.plan) if info and info.plan else None,
+    }
 
 
 def rewritten(module: nn.Module) -> nn.Module | None:
@@ -238,8 +237,8 @@ def as_module(forward: Callable[[Array], Array]) -> Any:
 
 
 def _read_reference(folder: Path) -> Reference:
-    about = read_json(folder / "reference.json", "the reference of a prepared network", PreparedError)
-    with np.load(folder / _REFERENCE, allow_pickle=False) as arrays:
+    about = read_json(folder / _REFERENCE[1], "the reference of a prepared network", PreparedError)
+    with np.load(folder / _REFERENCE[0], allow_pickle=False) as arrays:
         return Reference(x=arrays["x"], y=arrays["y"], case=about["case"], exclusive=bool(about["exclusive"]))
 
 

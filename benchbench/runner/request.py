@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from benchbench.core.arguments import dtypes, flag, fold, memory, names, positives, seconds, share
+from benchbench.core.errors import UsageError, unknown
 from benchbench.data.plan import ALL
-from benchbench.runtimes.catalogue import EAGER, RUNTIMES, get_runtime
+from benchbench.runtimes.catalogue import EAGER, MEASURED
 
 
 def _fold_or_all(text: str) -> int:
@@ -16,8 +17,11 @@ def _fold_or_all(text: str) -> int:
 
 def _runtimes(text: str) -> tuple[str, ...]:
     """`eager,openvino`, each once; `all` of them."""
-    chosen = RUNTIMES if text == "all" else dict.fromkeys(names(text))
-    return tuple(get_runtime(name).name for name in chosen)
+    chosen = tuple(MEASURED if text == "all" else dict.fromkeys(names(text)))
+    for name in chosen:
+        if name not in MEASURED:
+            raise UsageError(unknown("runtime", name, MEASURED))
+    return chosen
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +60,7 @@ class RunRequest:
         (EAGER,),
         type=_runtimes,
         metavar="R[,R]",
-        help=f"what runs the network: {', '.join(RUNTIMES)}, or all (default: {EAGER})",
+        help=f"what runs the network: {', '.join(MEASURED)}, or all (default: {EAGER})",
     )
     int8_accuracy: float | None = flag(
         "--int8-accuracy",

@@ -257,7 +257,7 @@ def _prepare(job: Job, request: Request, emit: Emit) -> None:
     """Prepare a network for its runtime, in the folder `folder`."""
     from benchbench.runner.prepare import prepare_here
 
-    prepare_here(job, Path(request["folder"]))
+    prepare_here(job, Path(request["folder"]), Path(request["onnx"]) if request["onnx"] else None)
 
 
 def _peak(job: Job, request: Request, emit: Emit) -> None:

@@ -29,10 +29,11 @@ class Runtime:
     makes: tuple[str, ...] = ()  # modules that make it, besides
     advice: str = ""  # what to do where one of them is missing
     ending: str = ""  # of its file
+    is_measured: bool = True  # `bench run` has it; else it is a form for export alone
 
     def load(self) -> ModuleType:
         """Its module of `benchbench.runtimes`, with `convert` and `open_file`."""
-        return importlib.import_module(f"benchbench.runtimes.{self.name}")
+        return importlib.import_module(f"benchbench.runtimes.{self.name.replace('-', '_')}")
 
     def missing(self, *more: str) -> str | None:
         """Why its files cannot be run here, and what to do; None where all that this needs is installed.
@@ -99,8 +100,20 @@ RUNTIMES: Mapping[str, Runtime] = {
             advice="install the tensorrt Python package of the board or of the driver, and 'benchbench[onnx]'",
             ending=".engine",
         ),
+        Runtime(
+            name="torch-export",
+            title="PyTorch, torch.export",
+            in_pytorch=False,
+            dtypes={"cpu": ("fp32",), "cuda": ("fp32",)},
+            needs=("torch",),
+            ending=".pt2",
+            is_measured=False,
+        ),
     )
 }
+
+#: What `bench run` can measure.
+MEASURED = tuple(name for name, runtime in RUNTIMES.items() if runtime.is_measured)
 
 
 def get_runtime(name: str) -> Runtime:

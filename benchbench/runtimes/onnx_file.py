@@ -66,10 +66,10 @@ def write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
     except (MemoryError, KeyboardInterrupt, OSError):
         raise
     except Exception as error:  # the exporter raises many kinds
-        raise UnsupportedError(f"it cannot be exported to ONNX: {_reason(error)}") from error
+        raise UnsupportedError(f"it cannot be exported to ONNX: {innermost_line(error)}") from error
 
 
-def _reason(error: BaseException) -> str:
+def innermost_line(error: BaseException) -> str:
     """The exporter's reason in one line: the innermost error, since the outer ones are advice on the exporter."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -105,15 +105,20 @@ class Prepared:
         return checked
 
 
+def description_of(path: Path) -> Path:
+    """The description beside a prepared network's file: `nnunet_small-int8.xml.json`."""
+    return path.with_name(f"{path.name}.json")
+
+
 def describe(prepared: Prepared) -> Path:
     """Write the description of a prepared network beside it; returns its path.
 
     Raises:
         OSError: it cannot be written.
     """
-    content = {key: value for key, value in rec.to_json(dataclasses.replace(prepared, path=Path())).items()}
-    content["path"] = prepared.path.name
-    path = prepared.path.with_suffix(".json")
+    content = rec.to_json(prepared)
+    del content["path"]  # it stands beside it
+    path = description_of(prepared.path)
     write_whole(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return path
 
@@ -127,16 +132,15 @@ def read_prepared(path: Path, *, verify: bool = True) -> Prepared:
     """A prepared network from its file.
 
     Args:
-        path: of the file, or of the description beside it.
+        path: of the file.
         verify: compare every file with its hash.
 
     Raises:
         PreparedError: there is none, it is damaged, or of a newer version.
         UsageError: no runtime has files of that ending.
     """
-    description = path.with_suffix(".json")
-    if path.suffix != ".json":
-        of_file(path.suffix)
+    of_file(path.suffix)
+    description = description_of(path)
     if not description.exists():
         missing = path if not path.exists() else description
         raise PreparedError(f"no {missing}: 'bench export' writes a network with its description, keep both together")
@@ -145,12 +149,13 @@ def read_prepared(path: Path, *, verify: bool = True) -> Prepared:
         known = rec.value_from_json(Mapping[str, Any], data, "it")
         if isinstance(known.get("format"), int) and known["format"] > FORMAT:
             raise PreparedError(f"{description} is of a newer version of benchbench (format {known['format']}): update")
-        name = str(known["path"])
-        prepared = rec.from_json(Prepared, {**known, "path": description.parent / Path(name).name})
+        prepared = rec.from_json(Prepared, {**known, "path": path})
         get_runtime(prepared.runtime)
     except (KeyError, TypeError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise PreparedError(f"{description} describes no exported network: {what}") from error
+    if path.name not in prepared.files:
+        raise PreparedError(f"{description} describes another file than {path.name}: export the network again")
     for name, digest in prepared.files.items():
         file = description.parent / Path(name).name
         if not file.exists():
@@ -160,6 +165,33 @@ def read_prepared(path: Path, *, verify: bool = True) -> Prepared:
                 f"{file} is damaged or not the file that {description.name} describes: export the network again"
             )
     return prepared
+
+
+def load_runtime(path: str | Path, *, threads: int | None = None, gpu: int = 0) -> Callable[[Any], Any]:
+    """An exported network as a function, in the runtime that its file is of.
+
+    Args:
+        path: of a file that `bench export` or `benchbench.export` has written.
+        threads: of the runtime; None: as many as it chooses.
+        gpu: number of the GPU, of TensorRT.
+
+    Returns:
+        (B, C, D, H, W) float32 -> (B, K, D, H, W) float32, an array for an array, a tensor for a tensor.
+
+    Raises:
+        PreparedError: it is damaged, of a newer version, or was made for another machine.
+        UnsupportedError: its runtime is not installed.
+    """
+    forward = read_prepared(Path(path)).load(threads=threads, gpu=gpu)
+
+    def call(x: Any) -> Any:
+        if isinstance(x, np.ndarray):
+            return forward(np.ascontiguousarray(x, np.float32))
+        import torch
+
+        return torch.from_numpy(forward(np.ascontiguousarray(x.detach().cpu().numpy(), np.float32))).to(x.device)
+
+    return call
 
 
 def _sha256(path: Path) -> str:

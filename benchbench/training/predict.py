@@ -6,13 +6,14 @@ trained on need not be present. If the files of a folder do not match the channe
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from benchbench.core.errors import (
 from benchbench.core.overwrite import check_output
 from benchbench.core.results import write_whole
 from benchbench.core.units import format_shape
+from benchbench.data import DataPlan
 from benchbench.data.preprocessing import prepare
 from benchbench.data.source import CaseFiles, ImageFile, stem
 from benchbench.data.volumes import load_volumes
@@ -36,6 +38,9 @@ from benchbench.training.sliding_window import logits_of, regions_of
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
+
+if TYPE_CHECKING:
+    from torch import nn
 
 #: Names of BraTS's four channels in file names, over the years.
 _ALIASES = {"t1": ("t1", "t1n"), "t1ce": ("t1ce", "t1c", "t1gd"), "t2": ("t2", "t2w"), "flair": ("flair", "t2f")}
@@ -74,9 +79,7 @@ def predict_files(
         UsageError: a format that cannot be written.
         AccuracyError: the network's output is no segmentation of the patch.
     """
-    if stem(output.name) is None:
-        raise UsageError(f"--output {output} must end in .nii.gz or .nii: label maps are written as NIfTI alone")
-    _check_place(output)
+    check_name(output)
     info = checkpoint.read_sidecar(weights)
     cards = zoo_cards.find_cards(model, trust=trust)
     if len(cards) != 1 or not zoo_cards.is_of(info.model, cards[0]):
@@ -85,7 +88,43 @@ def predict_files(
         )
     if device == "cuda":
         cuda.require()
-    plan = info.plan
+
+    def load() -> nn.Module:
+        network = zoo_build.build_here(info.model, info.spatial)
+        checkpoint.load_weights(network, weights)
+        return network.eval().to(device)
+
+    return segment_files(
+        Segmenter(
+            load=load,
+            plan=info.plan,
+            spatial=info.spatial,
+            files=(weights, weights.with_suffix(".json"), Path(model)),
+        ),
+        source,
+        output,
+        overlap=overlap,
+        device=device,
+        force=force,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Segmenter:
+    """A trained network, whatever it runs in, with what its images and outputs mean."""
+
+    load: Callable[[], nn.Module]  # called once all inputs have been checked
+    plan: DataPlan | None  # of its data
+    spatial: tuple[int, ...]  # (D, H, W) of its patch, voxels
+    files: tuple[Path, ...]  # that it is read from, the first of which names it; no output replaces them
+
+
+def segment_files(
+    segmenter: Segmenter, source: Path, output: Path, *, overlap: float, device: str = "cpu", force: bool = False
+) -> list[Path]:
+    """Segment one case with a network that is at hand; arguments, result and errors are those of `predict_files`."""
+    check_name(output)
+    plan, weights = segmenter.plan, segmenter.files[0]
     if plan is None or plan.preparation is None:
         raise CheckpointError(
             f"{weights} does not say how its images were prepared, so nothing can be predicted with it: "
@@ -93,15 +132,14 @@ def predict_files(
         )
     case = find_case(source, plan.channels)
     files = [file.path for file in case.images]
-    inputs = [*files, *_images_in(source), weights, weights.with_suffix(".json"), Path(model)]
+    inputs = [*files, *_images_in(source), *segmenter.files]
     check_output(output, inputs=inputs, is_ours=is_label_map, force=force, flag="--output")
     volumes = load_volumes(case)
     prepared = prepare(volumes, plan.preparation)
-    network = zoo_build.build_here(info.model, info.spatial)
-    checkpoint.load_weights(network, weights)
+    network = segmenter.load()
     image = np.asarray(prepared.image.numpy(), np.float32)
     try:
-        logits = logits_of(network.eval().to(device), image, plan, info.spatial, overlap=overlap, device=device)
+        logits = logits_of(network, image, plan, segmenter.spatial, overlap=overlap, device=device)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -112,6 +150,13 @@ def predict_files(
     label = plan.to_label(regions_of(prepared.to_native(logits), plan))
     _write(label, files[0], output)
     return [output]
+
+
+def check_name(output: Path) -> None:
+    """Refuse an output that is no NIfTI file, or whose folder cannot be written to."""
+    if stem(output.name) is None:
+        raise UsageError(f"--output {output} must end in .nii.gz or .nii: label maps are written as NIfTI alone")
+    _check_place(output)
 
 
 def is_label_map(head: bytes) -> bool:

@@ -43,7 +43,7 @@ class Family:
 _VALUES: Mapping[What, Callable[[rec.Workload], Any]] = {
     "batch": lambda w: w.batch,
     "threads": lambda w: w.threads,
-    "dtype": lambda w: ("fp32", "bf16", "fp16").index(w.dtype),
+    "dtype": lambda w: ("fp32", "bf16", "fp16", "int8").index(w.dtype),
 }
 _SAME: Mapping[What, Mapping[str, Any]] = {
     "batch": {"batch": 0},
