@@ -176,3 +176,25 @@ class NeedsValues(Tiny):
         super().__init__(in_channels, out_channels)
         if torch.zeros(1).item() or max(spatial) > 32:
             raise RuntimeError("a bug of its own")
+
+
+class Branches(Tiny):
+    """Chooses what it does by a tensor's value, so no exporter can trace it."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return -y if float(y.sum()) > 0 else y
+
+
+class Offers(Tiny):
+    """Offers a form for inference, which is itself."""
+
+    def for_inference(self, form="eager"):
+        return self
+
+
+class OffersAnother(Tiny):
+    """Offers a form for inference that is another network."""
+
+    def for_inference(self, form="eager"):
+        return Tiny().eval()

@@ -53,8 +53,8 @@ class ExportRequest:
     )
     data: str | None = flag(
         "--data",
-        help="data set, by its name or its folder: its training cases calibrate int8, and the file is compared with the "
-        "network on a test case of it",
+        help="data set, by its name or its folder: its training cases calibrate int8, and the file is compared with "
+        "the network on a test case of it",
     )
     fold: int | None = flag("--fold", help="which of the five folds is held out as the test cases (default: 0)")
     int8_accuracy: float | None = flag(
