@@ -552,7 +552,7 @@ class _Search:
             if not point["files"].get("weights"):
                 continue
             if not get_runtime(runtime).in_pytorch:
-                slow = point["record"] is None or self.request.device != "cpu"  # else it was prepared to be measured
+                slow = point["origin"] != "measured" or self.request.device != "cpu"  # else it was prepared for that
                 point["files"] |= (
                     {"runtime_file_reason": search_export.NO_TIME}
                     if late and slow
