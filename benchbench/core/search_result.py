@@ -12,6 +12,8 @@ from benchbench.core.errors import StoreError
 from benchbench.core.results import SEARCH
 
 SCHEMA = 1
+#: Runtime of a record that names none.
+EAGER: Mapping[str, Any] = {"name": "eager", "title": "PyTorch, eager", "versions": {}}
 
 
 def read_search(folder: Path) -> dict[str, Any]:
@@ -28,6 +30,12 @@ def read_search(folder: Path) -> dict[str, Any]:
     if schema > SCHEMA:
         raise StoreError(f"{path} has schema {schema}, and this benchbench reads up to {SCHEMA}: upgrade it")
     return result
+
+
+def runtime_of(search: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the times and the memory in a record are of: `name`, `title`, and `versions` of what runs a network."""
+    runtime: Mapping[str, Any] = search.get("runtime") or EAGER
+    return runtime
 
 
 def ordered(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

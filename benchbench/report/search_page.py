@@ -13,7 +13,7 @@ from typing import Any
 
 from benchbench.core.errors import StoreError, first_line
 from benchbench.core.results import SEARCH
-from benchbench.core.search_result import ordered
+from benchbench.core.search_result import EAGER, ordered, runtime_of
 from benchbench.core.units import counted, format_duration, format_shape, format_value
 from benchbench.report import html
 from benchbench.report.figures import search as figures_search
@@ -75,7 +75,9 @@ def chosen(front: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 def _heading(search: Mapping[str, Any], front: Sequence[Mapping[str, Any]]) -> str:
     budget = search["budget_text"] or "no budget"
-    return f"{counted(len(front), 'network')} for {budget} on {search['device']['name']}"
+    runtime = runtime_of(search)
+    within = "" if runtime["name"] == EAGER["name"] else f" in {runtime['title']}"
+    return f"{counted(len(front), 'network')} for {budget} on {search['device']['name']}{within}"
 
 
 def _sentence(search: Mapping[str, Any], trained: Sequence[Any], front: Sequence[Mapping[str, Any]]) -> str:
@@ -117,6 +119,7 @@ def _row(search: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
     test, val, costs, objective = point["dice_test"], point["dice_val"], point["costs"], point["objective"]
     use = ", ".join(f"{share:.0%} of {limit}" for limit, share in point["use"].items()) or "no limit"
     keeps = {True: use, False: f"over it: {use}", None: f"{use}; not confirmed by a measurement"}[point["keeps"]]
+    keeps = str(point.get("unusable") or keeps)
     where = "on the front" if point["front"] else "not on the front"
     cells: dict[str, tuple[Any, str, str]] = {  # column -> what it is sorted by, text, second line
         "name": (point["name"], point["name"], where + ", the published network" * bool(point["published"])),
@@ -201,11 +204,18 @@ def _facts(search: Mapping[str, Any], trained: Sequence[Any]) -> list[tuple[str,
         ("Distinct configurations trained", str(len(trained))),
         ("Seed", str(search["asked"]["seed"])),
         ("Device", search["device"]["name"]),
+        *([("Runtime", _runtime(search))] if "runtime" in search else []),  # a record without it is of eager PyTorch
         ("Versions", ", ".join(f"{key} {environment[key]}" for key in _VERSIONS if environment.get(key))),
         ("Commit", str(environment.get("commit") or "unknown")),
         ("When", search["when"]),
     ]
     return [(name, text) for name, text in facts if text or name != "Reference point of hypervolumes"]
+
+
+def _runtime(search: Mapping[str, Any]) -> str:
+    """`OpenVINO, openvino 2026.4.1`."""
+    runtime = runtime_of(search)
+    return ", ".join([runtime["title"], *(f"{name} {version}" for name, version in runtime["versions"].items())])
 
 
 _VERSIONS = ("python", "torch", "monai")

@@ -1,31 +1,36 @@
-"""Export of a front's points: weights, a model card, a checked ONNX file, one table.
+"""Export of a front's points: weights, a model card, a checked ONNX file, what the search's runtime reads, one table.
 
 If a file cannot be written, the reason is stored instead. An ONNX file is kept only if its output is the network's.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
 import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchbench.core import records as rec
 from benchbench.core.config import read_json
-from benchbench.core.errors import BenchError, StoreError, first_line
+from benchbench.core.errors import BenchError, StoreError, UnsupportedError, first_line
 from benchbench.core.results import write_whole
-from benchbench.core.search_result import ordered
+from benchbench.core.search_result import EAGER, ordered, runtime_of
 from benchbench.core.units import format_shape, format_value
 from benchbench.report import writers
+from benchbench.runner import prepare
+from benchbench.runner.job import Job
+from benchbench.runtimes import onnx_file
+from benchbench.runtimes.prepared import INPUT, OUTPUT
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import checkpoint
 
 log = logging.getLogger(__name__)
 
 ONNX_AGREEMENT = 1e-3  # most that an ONNX file may differ, of the output's largest magnitude
-_OPSET = 18
+#: Of a point's files, the keys whose values are places.
+FILES = ("weights", "onnx", "runtime_file")
 NO_TIME = "no time was left for it: 'bench search --resume' of this folder writes it"
 NEEDS_ONNX = "pip install 'benchbench[onnx]', then 'bench search --resume' of this folder writes it"
 
@@ -91,47 +96,57 @@ def write_onnx(weights: Path, out: Path) -> tuple[str | None, float | None]:
     x = torch.randn(1, info.model.in_channels, *info.spatial, generator=torch.Generator().manual_seed(0))
     partial = out.with_name(f"{out.stem}.partial.onnx")
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _quiet():
-            warnings.simplefilter("ignore")
+        with torch.no_grad():
             expected = model(x).numpy()
-            program = torch.onnx.export(
-                model,
-                (x,),
-                input_names=["image"],
-                output_names=["logits"],
-                opset_version=_OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-            assert program is not None
-            for node in program.model.graph.all_nodes():  # stack traces with local paths, half of the file
-                node.metadata_props.clear()
-            program.save(str(partial), external_data=False)
-            session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-            output = session.run(None, {"image": x.numpy()})[0]
+        onnx_file.write_onnx(model, x, partial)
+        session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+        output = session.run([OUTPUT], {INPUT: x.numpy()})[0]
         difference = float(np.abs(output - expected).max() / max(float(np.abs(expected).max()), 1e-12))
         if not difference <= ONNX_AGREEMENT:
             return f"its ONNX file differs from it by {difference:.1e} of the largest logit, so it was not kept", None
         partial.replace(out)
         return None, difference
-    except Exception as failure:  # whatever the exporter and the runtime raise
+    except UnsupportedError as failure:
+        return str(failure), None
+    except Exception as failure:  # whatever the network and the runtime raise
         log.debug("no ONNX file of %s", weights, exc_info=True)
-        return f"it cannot be exported: {first_line(failure)}", None
+        return f"its ONNX file cannot be run: {first_line(failure)}", None
     finally:
         partial.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside, the exporter logs errors alone."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("torch.onnx", "onnxscript", "onnx_ir"))}
+def export_for_runtime(weights: Path, folder: Path, name: str, runtime: str, data: str | None) -> dict[str, Any]:
+    """Write what a runtime reads of a point, with its description beside it.
+
+    Args:
+        folder: of the point.
+        runtime: one that runs a file.
+        data: what finds the data set of the search, as when the network was measured, so that what was prepared for
+            that is what is written.
+
+    Returns:
+        `runtime_file`, the name of a file in the folder; else `runtime_file_reason`.
+    """
     try:
-        for logger in levels:
-            logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
+        info = checkpoint.read_sidecar(weights)
+        job = Job(
+            model=dataclasses.replace(info.model, checkpoint=info.sha256),
+            workload=rec.Workload(spatial=info.spatial, runtime=runtime),
+            checkpoint_path=str(weights),
+            data_where=data,
+        )
+        prepared = prepare.export_to(job, folder, f"{name}-{runtime}")
+    except (OSError, BenchError) as error:
+        return {"runtime_file_reason": _without_folders(error, folder, weights.parent)}
+    return {"runtime_file": prepared.path.name}
+
+
+def _without_folders(error: Exception, *folders: Path) -> str:
+    """An error's text without the places of folders on this machine."""
+    text = str(error)
+    for folder in folders:
+        text = text.replace(str(folder), folder.name)
+    return text
 
 
 COLUMNS = (
@@ -148,18 +163,20 @@ COLUMNS = (
     "macs",
     "latency_s",
     "latency_origin",
+    "runtime",
     "memory_bytes",
     "energy_j",
     "scratch_dice_test",
     "random_dice_test",
     "weights",
     "onnx",
+    "runtime_file",
     "config",
 )
 
 
-def write_table(points: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """`front.csv`: every finalist, those of the front first."""
+def write_table(points: Sequence[Mapping[str, Any]], out: Path, *, runtime: str = "eager") -> None:
+    """`front.csv`: every finalist, those of the front first; `runtime` is what times and memory are of."""
     rows = []
     for point in ordered(points):
         low, high = point["dice_test"]["ci95"]
@@ -175,9 +192,9 @@ def write_table(points: Sequence[Mapping[str, Any]], out: Path) -> None:
                 "seeds": len(point["dice_val"]["values"]),
                 **{key: costs.get(key) for key in ("params", "macs", "latency_s", "memory_bytes", "energy_j")},
                 "latency_origin": point["origin"],
+                "runtime": runtime,
                 **{f"{kind}_dice_test": controls.get(kind, {}).get("dice_test") for kind in ("scratch", "random")},
-                "weights": point["files"].get("weights"),
-                "onnx": point["files"].get("onnx"),
+                **{key: point["files"].get(key) for key in FILES},
                 "config": point["config_text"],
             }
         )
@@ -204,7 +221,7 @@ def write_card(point: Mapping[str, Any], search: Mapping[str, Any], out: Path) -
         ("energy_j", "energy of one patch", "J"),
     ):
         if costs.get(metric) is not None:
-            where = f"{point['origins'][metric]} on {search['device']['name']}"
+            where = f"{point['origins'][metric]} on {search['device']['name']} in {runtime_of(search)['title']}"
             rows.append((title, f"{format_value(costs[metric], unit)}, {where}"))
     for limit, share in point["use"].items():
         rows.append((f"of the budget {limit}", f"{share:.0%}"))
@@ -230,7 +247,7 @@ model = benchbench.build_model("{files["weights"]}").eval()  # {channels} of {fo
 ```
 
 ONNX: {onnx}.
-
+{_runtime_lines(search, files)}
 ## Data
 
 {search["data"]["title"]}. Trained on {splits["train"]} cases of {task["key"]}; {splits["val"]} were watched to choose,
@@ -262,10 +279,24 @@ diseases were not evaluated. The costs are those of one machine.
     write_whole(out, text.encode())
 
 
+def _runtime_lines(search: Mapping[str, Any], files: Mapping[str, Any]) -> str:
+    """What the runtime of a search reads, for a card; empty where it runs the network itself."""
+    runtime = runtime_of(search)
+    if runtime["name"] == EAGER["name"]:
+        return ""
+    what = f"\nThe costs below are of {runtime['title']}"
+    made_by = ", ".join(f"{package} {version}" for package, version in runtime["versions"].items())
+    if files.get("runtime_file"):
+        what += f" ({made_by}), which reads `{files['runtime_file']}`; its description lies beside it"
+    elif files.get("runtime_file_reason"):
+        what += f" ({made_by}); its file is missing: {files['runtime_file_reason']}"
+    return f"{what}.\n"
+
+
 def export_or_reason(weights: Path, folder: Path, name: str, *, onnx: bool = True) -> dict[str, Any]:
     """As `export_point`; if something cannot be written, the reason."""
     try:
         return export_point(weights, folder, name, onnx=onnx)
     except (OSError, BenchError) as error:
-        why = str(error).replace(str(folder), folder.name).replace(str(weights.parent), weights.parent.name)
+        why = _without_folders(error, folder, weights.parent)
         return {"onnx_reason": why, "weights_reason": why}

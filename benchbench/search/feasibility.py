@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from benchbench.core import records as rec
 from benchbench.core.errors import EXIT_REGRESSION, BenchError
 from benchbench.core.units import format_shape, format_value
+from benchbench.runtimes.catalogue import get_runtime
 from benchbench.search import space
 from benchbench.search.budget import METRICS, CostBudget
 from benchbench.search.problem import SearchProblem
@@ -190,7 +191,8 @@ def decomposition(record: rec.Record, phase: str) -> str:
     terms = [(float(value), text) for value, text in parts if value is not None]
     rest = whole - sum(value for value, _ in terms)
     if phase == "infer" and record.workload.volume and rest > 0:
-        terms.append((rest, f"sliding windows over {format_shape(record.workload.volume)}"))
+        beside = "" if get_runtime(record.workload.runtime).in_pytorch else "the network, and PyTorch for "
+        terms.append((rest, f"{beside}sliding windows over {format_shape(record.workload.volume)}"))
     total = " + ".join(f"{format_value(value, 'B')} {text}" for value, text in terms)
     return f"{format_value(whole, 'B')}" + (f" = {total}" if terms else "")
 

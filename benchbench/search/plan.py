@@ -16,6 +16,7 @@ from benchbench import data
 from benchbench.core import records as rec
 from benchbench.core.units import format_duration, format_shape
 from benchbench.devices.resolve import Target
+from benchbench.runtimes.catalogue import EAGER, get_runtime
 from benchbench.search import feasibility, space
 from benchbench.search.job import FINAL_SHARE, PARENT_SHARE, PROMOTION_SHARE, PROPOSAL_SHARE, SearchJob
 from benchbench.search.problem import SearchProblem, spec_of
@@ -91,6 +92,11 @@ def first_lines(problem: SearchProblem, source: data.DataPlan, target: Target, t
         f"{splits['test']} kept for the end), patch {format_shape(problem.spatial)}, Dice against {problem.objective}"
     )
     texts.append(f"budget: {problem.budget}" + (", of training" if problem.phase == "train" else ""))
+    runtime = get_runtime(problem.runtime)
+    if runtime.name != EAGER:
+        texts.append(
+            f"runtime: {runtime.title}; times and memory are measured in it, and the budget's limits are of it"
+        )
     texts.append(
         f"time: {format_duration(time_s)} in all; first the unmodified network and the smallest one are measured"
     )

@@ -20,8 +20,11 @@ from benchbench.devices.profile import Profile, find_profile
 from benchbench.measure.energy import open_meter
 from benchbench.measure.flops.graph import measure_cost
 from benchbench.measure.training_step import TrainingStep, forecast_step
+from benchbench.runtimes import pytorch
+from benchbench.runtimes.catalogue import EAGER, get_runtime
 from benchbench.search import analytic_cost
 from benchbench.search.budget import CostBudget, budget_from_json
+from benchbench.search.runtime_times import architecture_job, time_in_worker
 from benchbench.search.space import VARIANTS, Config
 from benchbench.training.recipe import TrainingBudget, TrainRecipe, default_batch
 from benchbench.zoo import cards as zoo_cards
@@ -38,6 +41,7 @@ _FORWARDS = 12  # timed for a latency, of which the first two are left out
 _QUICK = 4  # timed to see whether a latency is above its limit, of which the first is left out
 _STEPS = 4  # of training that are timed, of which the first is left out
 _ENERGY_S = 1.0  # of forwards, for an energy
+_IN_PROCESS = (EAGER, "eager-optimized")  # runtimes of which a built network is timed where it was built
 _TRAINED = 3  # numbers that training holds for each weight: its gradient and AdamW's two moments
 
 
@@ -61,6 +65,7 @@ class SearchProblem:
     budget: CostBudget
     base_bytes: float = 0.0  # of the process without a network, and of a volume's buffers
     phase: Literal["infer", "train"] = "infer"  # that the budget limits
+    runtime: str = EAGER  # that times and memory are of
     device: str = "cpu"  # that the budget is for, as in the request
     profile: bool = False  # the device is not present: latencies are forecasts, from data sheets lower bounds
     times_count: bool = True  # whether a network is refused for a time measured here: this is the device, undisturbed
@@ -72,7 +77,7 @@ class SearchProblem:
     threads: int | None = None
 
     def costs(self, config: Config) -> dict[str, float]:
-        """By formula; exact except memory, which is a lower bound."""
+        """By formula; exact except memory, which is a lower bound, of the tensors that PyTorch would hold."""
         costs = analytic_cost.count(config, self.in_channels, self.out_channels, self.spatial)
         more = _TRAINED * analytic_cost.FLOAT * costs["params"] if self.phase == "train" else 0.0
         return costs | {"memory_bytes": self.base_bytes + costs["tensor_bytes"] + more}
@@ -112,6 +117,18 @@ class SearchProblem:
         """The second objective, as a metric of the costs."""
         return OBJECTIVES[self.objective]
 
+    @property
+    def needs_times(self) -> bool:
+        """Whether the objective or a limit is one that a network has to be run for."""
+        return self.objective in ("latency", "energy") or any(
+            limit.metric == "latency_s" for limit in self.budget.limits
+        )
+
+    @property
+    def is_timed_in_worker(self) -> bool:
+        """Whether each architecture has to be prepared for its runtime, and timed in a process of its own."""
+        return self.runtime not in _IN_PROCESS
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values, for another process."""
         plain: dict[str, Any] = rec.to_json(self)
@@ -124,7 +141,7 @@ def problem_from_json(plain: Mapping[str, Any]) -> SearchProblem:
     Raises:
         KeyError: a field is missing.
         TypeError: a value has the wrong type.
-        ValueError: an unreadable budget, or a patch or objective that does not exist.
+        ValueError: an unreadable budget, or a patch, objective or runtime that does not exist.
     """
     if not isinstance(plain, Mapping):
         raise TypeError(f"task must be a table, not {plain!r}")
@@ -136,6 +153,7 @@ def problem_from_json(plain: Mapping[str, Any]) -> SearchProblem:
         )
     if problem.objective not in OBJECTIVES:
         raise ValueError(f"objective {problem.objective!r}")
+    get_runtime(problem.runtime)
     return problem
 
 
@@ -195,18 +213,27 @@ def _profile(device: str, machine: str) -> Profile:
     return find_profile(device)
 
 
-def timed_costs(problem: SearchProblem, model: nn.Module, *, quick: bool = False) -> dict[str, float]:
+def timed_costs(
+    problem: SearchProblem, model: nn.Module, spec: rec.ModelSpec, *, quick: bool = False
+) -> dict[str, float]:
     """Latency, and energy if it is the objective, from a few forwards: to steer the search, not to report.
 
     Args:
+        model: of which a runtime that makes a file of it takes the architecture alone.
+        spec: of the model.
         quick: only as many forwards as show whether the latency is above its limit.
 
     Returns:
         `latency_s`: the median, or with `quick` the shortest, of one forward, or of a training step; nothing with a
-        device profile.
+        device profile, and nothing where a runtime takes long to prepare a network for and no time is asked for.
+
+    Raises:
+        UnsupportedError: its runtime cannot run it.
     """
     if problem.profile:
         return {}
+    if problem.is_timed_in_worker:
+        return _timed_in_worker(problem, spec, quick=quick)
     x = torch.randn(1, problem.in_channels, *problem.spatial)
     with torch.random.fork_rng(devices=[]):
         if problem.phase == "train":
@@ -216,13 +243,27 @@ def timed_costs(problem: SearchProblem, model: nn.Module, *, quick: bool = False
             with step.ready() as run:
                 times = _times(run, _STEPS)
         else:
-            model.eval()
+            network = pytorch.in_runtime(model.eval(), problem.runtime)
             with torch.inference_mode():
-                times = _times(lambda: model(x), _QUICK if quick else _FORWARDS)
+                times = _times(lambda: network(x), _QUICK if quick else _FORWARDS)
     times = times[1:] if quick or problem.phase == "train" else times[2:]
     costs = {"latency_s": min(times) if quick else sorted(times)[len(times) // 2]}
     if problem.objective == "energy" and not quick:
-        costs["energy_j"] = _energy_j(model, x)
+        costs["energy_j"] = _energy_j(pytorch.in_runtime(model, problem.runtime), x)
+    return costs
+
+
+def _timed_in_worker(problem: SearchProblem, spec: rec.ModelSpec, *, quick: bool) -> dict[str, float]:
+    if not problem.needs_times:
+        return {}
+    alone = problem.times_count
+    job = architecture_job(spec, problem.spatial, problem.runtime, threads=problem.threads, alone=alone)
+    times = time_in_worker(job)
+    costs = {"latency_s": times.least_s if quick else times.median_s}
+    if problem.objective == "energy" and not quick:
+        if times.energy_j is None:
+            raise UsageError("no energy can be read any more: the counter is gone")
+        costs["energy_j"] = times.energy_j
     return costs
 
 

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchbench.core import records as rec
 from benchbench.core.errors import BenchError, StoreError, UsageError, first_line
+from benchbench.runtimes.catalogue import EAGER
 from benchbench.search import space
 from benchbench.search.problem import Infeasible, SearchProblem
 from benchbench.search.space import Config
@@ -71,7 +72,7 @@ def open_study(
             if config.fits(problem.spatial):
                 study.enqueue_trial(space.parameters(config), skip_if_exists=True)
     if stored != ours:
-        changed = sorted(key for key in ours if ours[key] != stored.get(key))
+        changed = sorted(key for key in {**ours, **stored} if ours.get(key) != stored.get(key))
         raise UsageError(
             f"the study {name!r} is of another search (its {', '.join(changed)} differ): give --study another name"
         )
@@ -90,6 +91,7 @@ def identity(problem: SearchProblem) -> dict[str, Any]:
         "device": problem.device,
         "machine": problem.machine,
         "space": space.description(),
+        **({} if problem.runtime == EAGER else {"runtime": problem.runtime}),  # earlier studies, of eager, name none
     }
     identity: dict[str, Any] = json.loads(rec.canonical_json(rec.to_json(plain)))
     return identity

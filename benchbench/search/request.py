@@ -14,6 +14,8 @@ from benchbench.core.errors import StoreError, UsageError, unknown
 from benchbench.core.protocol import get_protocol
 from benchbench.core.results import SEARCH_BEGUN
 from benchbench.core.search_result import SCHEMA
+from benchbench.runtimes import catalogue
+from benchbench.runtimes.catalogue import EAGER
 from benchbench.search.budget import CostBudget, budget_from_json
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 JOB = SEARCH_BEGUN
 #: Fields of a request that may differ when a search goes on.
 CHANGEABLE = ("controls", "time_s", "storage", "workers", "threads")
+#: That a search can be for: those of a CPU, on which its proposals are timed.
+RUNTIMES = tuple(name for name, runtime in catalogue.RUNTIMES.items() if "cpu" in runtime.dtypes)
 _SEEDS = 2**31  # all generators take a smaller seed, with a worker's index added
 
 
@@ -45,6 +49,13 @@ class SearchRequest:
         metavar="D",
         help="device that the budget holds for: cpu, a host, or the name of a profile, as for 'bench run' (default: "
         "cpu)",
+    )
+    runtime: str = flag(
+        "--runtime",
+        EAGER,
+        choices=RUNTIMES,
+        help="what will run the network: proposals and finalists are measured in it, and limits of time and memory "
+        f"hold for it (default: {EAGER})",
     )
     objective: str = flag(
         "--objective",
@@ -160,7 +171,8 @@ def check_request(request: SearchRequest) -> None:
     """Check the numbers and names of a request.
 
     Raises:
-        UsageError: a value out of range, or an unknown objective or protocol.
+        UsageError: a value out of range, an unknown objective, runtime or protocol, or training in another runtime than
+            eager.
     """
     from benchbench.search.problem import OBJECTIVES
 
@@ -178,6 +190,10 @@ def check_request(request: SearchRequest) -> None:
         raise UsageError(f"fold must be at least 0, not {request.fold}")
     if request.objective not in OBJECTIVES:
         raise UsageError(unknown("objective", request.objective, OBJECTIVES))
+    if request.runtime not in RUNTIMES:
+        raise UsageError(unknown("runtime", request.runtime, RUNTIMES))
+    if request.phase == "train" and request.runtime != EAGER:
+        raise UsageError(f"--budget-phase train limits steps of {EAGER} PyTorch alone: leave --runtime out")
     get_protocol(request.protocol)
 
 

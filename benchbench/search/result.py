@@ -14,6 +14,7 @@ import optuna
 
 from benchbench.core import records as rec
 from benchbench.core import statistics as core_statistics
+from benchbench.runtimes.catalogue import EAGER, get_runtime
 from benchbench.search import feasibility, pareto, proposals, space
 from benchbench.search.feasibility import published_config
 from benchbench.search.phases import LEAST_DICE
@@ -126,6 +127,7 @@ def point(
     costs = {**best.result["costs"], **recorded, "file_bytes": file_bytes}
     confirmed = feasibility.confirmed_by(measured, problem.phase) | {"file_bytes"}
     excesses = problem.budget.excesses(costs)
+    unusable = _unusable(measured)
     all_confirmed = all(limit.metric in confirmed for limit in problem.budget.limits)
     origins = {metric: _origin(metric, confirmed, recorded) for metric in costs}
     case_means = [
@@ -153,14 +155,22 @@ def point(
         "objective": costs.get(problem.metric),
         "objective_origin": origins.get(problem.metric, "not known"),
         "use": problem.budget.use(costs),
-        "keeps": False if excesses else True if all_confirmed else None,
-        "excesses": [str(excess) for excess in excesses],
+        "keeps": False if excesses or unusable else True if all_confirmed else None,
+        "excesses": [*map(str, excesses), *([unusable] if unusable else [])],
+        "unusable": unusable,
         "inherited": best.result["inherited"],
         "train_s": statistics.fmean(final.result["train_s"] for final in finals),
         "record": measured.id if measured else None,
     }
     row["controls"], row["verdicts"] = _controls(row, finals, controls)
     return row
+
+
+def _unusable(measured: rec.Record | None) -> str | None:
+    """Why a network cannot be used in the runtime of its search: it cannot be made for it, or is another one there."""
+    if measured is None or measured.workload.runtime == EAGER or measured.status not in ("failed", "unsupported"):
+        return None
+    return f"it cannot be used in {get_runtime(measured.workload.runtime).title}: {measured.error}"
 
 
 def _origin(metric: str, confirmed: Collection[str], recorded: Collection[str]) -> str:

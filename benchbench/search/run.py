@@ -24,7 +24,7 @@ import optuna
 from benchbench import data
 from benchbench.core import launch
 from benchbench.core import records as rec
-from benchbench.core.errors import UsageError, command
+from benchbench.core.errors import UnsupportedError, UsageError, command
 from benchbench.core.protocol import get_protocol
 from benchbench.core.records import utc_now
 from benchbench.core.results import SEARCH, held, remove_torn, write_whole
@@ -37,6 +37,8 @@ from benchbench.runner import run as runner_run
 from benchbench.runner.estimate import CellCost
 from benchbench.runner.job import Cell
 from benchbench.runner.request import RunRequest
+from benchbench.runtimes import catalogue
+from benchbench.runtimes.catalogue import EAGER, get_runtime
 from benchbench.search import export as search_export
 from benchbench.search import feasibility, proposals, space
 from benchbench.search import plan as search_plan
@@ -61,6 +63,7 @@ log = logging.getLogger(__name__)
 STORAGE_ENV = "BENCHBENCH_STORAGE"  # environment variable of a worker, since the address may hold a password
 _WISHED = 45  # proposals that there should be time for
 _OVERHEAD_S = 3.5  # of each: building, counting, evaluation on `val`
+_WORKER_S = 8.0  # to start the processes in which a proposal is prepared for a runtime, and timed
 _STEP_RATIO = 0.9  # a proposal's step against the published network's: it is smaller, and its batches are cached
 _STEPS = (8, 40)  # least and most steps of a proposal's training
 _HIGH = 4  # steps of a promotion, as a multiple of a proposal's
@@ -162,7 +165,8 @@ class _Search:
         baseline = self._measure_baseline(problem, source)
         problem = dataclasses.replace(problem, base_bytes=baseline.floor)
         feasibility.check_feasible(problem, baseline.least)
-        job = self._job(problem)
+        prepare_s = _prepare_s(problem, baseline.record)
+        job = self._job(problem, prepare_s)
         self._keep(job)
         self._resume(storage, job.name)
         summary = feasibility.summarise_space(problem, seed=self.request.seed)
@@ -214,11 +218,9 @@ class _Search:
         calibration = target.profile.calibration if target.profile else None
         if calibration and calibration.dtype != "fp32":
             raise UsageError(f"{self.request.device} was calibrated for {calibration.dtype}, and a search is of fp32")
+        self._check_runtime(target)
         here = target.backend == "cpu" and target.host is None
-        times = self.request.objective in ("latency", "energy") or any(
-            limit.metric == "latency_s" for limit in self.request.budget.limits
-        )
-        return SearchProblem(
+        problem = SearchProblem(
             data=source.where,
             key=source.key,
             spatial=(spatial[0], spatial[1], spatial[2]),
@@ -226,15 +228,33 @@ class _Search:
             out_channels=source.out_channels,
             budget=self.request.budget,
             phase=self.request.phase,
+            runtime=self.request.runtime,
             device=self.request.device,
             profile=target.profile is not None,
             times_count=here and self.request.workers == 1,
-            machine=_machine(target) if times else "",
             objective=self.request.objective,
             batch=self.request.batch or default_batch(spatial),
             threads=self.request.threads
             or (max(1, (os.cpu_count() or 1) // self.request.workers) if self.request.workers > 1 else None),
         )
+        return dataclasses.replace(problem, machine=_machine(target)) if problem.needs_times else problem
+
+    def _check_runtime(self, target: Target) -> None:
+        """Refuse a runtime that the device does not have, or in which proposals cannot be timed on this machine.
+
+        Raises:
+            UsageError: a forecast is asked for, and those are of eager PyTorch.
+            UnsupportedError: it is not installed, or does not run there.
+        """
+        name = self.request.runtime
+        if name == EAGER:
+            return
+        if target.profile:
+            raise UsageError(
+                f"{target.profile.name} is not present, and forecasts are of {EAGER} PyTorch: leave --runtime out"
+            )
+        for backend in dict.fromkeys(("cpu", target.backend or "cpu")):
+            catalogue.check(name, "fp32", backend)
 
     def _measure(
         self,
@@ -253,6 +273,7 @@ class _Search:
             devices=(self.request.device,),
             protocol=protocol or self.request.protocol,
             phase=self.request.phase,
+            runtime=(self.request.runtime,),
             volume=None if self.request.phase == "train" else self.request.volume or source.sides or source.patch,
             data=source.where if judged else "none",
             noise=False,
@@ -268,6 +289,9 @@ class _Search:
         most_s = _BEFORE_SHARE * self.request.time_s
         protocol = self._short_protocol()
         whole, least = self._measure(networks, folder, source, judged=False, most_s=most_s, protocol=protocol)
+        if problem.runtime != EAGER and not any(map(_has_run, (whole, least))):
+            title = get_runtime(problem.runtime).title
+            raise UnsupportedError(f"the unmodified network cannot be run in {title}: {whole.error}")
         return search_plan.baseline_of(problem, whole, least)
 
     def _short_protocol(self) -> str:
@@ -283,7 +307,13 @@ class _Search:
         full, short = get_protocol(self.request.protocol), get_protocol(self._short_protocol())
         return before_s / 2 + _TIMED * full.processes * (full.timed_s - short.timed_s)
 
-    def _job(self, problem: SearchProblem) -> SearchJob:
+    def _job(self, problem: SearchProblem, prepare_s: float) -> SearchJob:
+        """The plan for the workers.
+
+        Args:
+            problem: with what was measured before.
+            prepare_s: of a proposal, for its runtime.
+        """
         if job := self._earlier_job:  # a search goes on with the steps that it began with
             low, high, before_s, reserve_s = job.low_steps, job.high_steps, job.before_s, job.reserve_s
         else:
@@ -291,7 +321,7 @@ class _Search:
             left = max(0.0, self.request.time_s - before_s)
             each = self._finalist_s(self.clock.measured_s)
             reserve_s = min(_RESERVE * left, max(_MEASURING * self.request.time_s, (self.request.finalists + 1) * each))
-            low = self.request.steps or self._affordable_steps(problem, left - reserve_s)
+            low = self.request.steps or self._affordable_steps(problem, left - reserve_s, prepare_s)
             high = _HIGH * low
         return SearchJob(
             before_s=before_s,
@@ -310,11 +340,16 @@ class _Search:
             workers=self.request.workers,
         )
 
-    def _affordable_steps(self, problem: SearchProblem, left_s: float) -> int:
-        """Steps of a proposal so that about 45 fit; each takes about as long as the published network's."""
+    def _affordable_steps(self, problem: SearchProblem, left_s: float, prepare_s: float) -> int:
+        """Steps of a proposal so that about 45 fit; each takes about as long as the published network's.
+
+        Fewer proposals fit where each of them has to be prepared for a runtime first: fewer steps make up for part of
+        that, but no fewer than a Dice says something after.
+        """
         with threads(problem.threads):
             each = step_seconds(problem, zoo_build.build(published_spec(problem), problem.spatial))
-        fitting = (PROPOSAL_SHARE * left_s * self.request.workers / _WISHED - _OVERHEAD_S) / (_STEP_RATIO * each)
+        overhead = _OVERHEAD_S + prepare_s
+        fitting = (PROPOSAL_SHARE * left_s * self.request.workers / _WISHED - overhead) / (_STEP_RATIO * each)
         return max(_STEPS[0], min(_STEPS[1], math.floor(fitting)))
 
     def _keep(self, job: SearchJob | None) -> None:
@@ -416,6 +451,7 @@ class _Search:
             "environment": environment("cpu", problem.threads),
             "budget": [rec.to_json(limit) | {"says": str(limit)} for limit in problem.budget.limits],
             "budget_text": ", ".join(limit.text for limit in problem.budget.limits),
+            "runtime": _runtime(problem),
             "metric": {"name": problem.metric, "objective": problem.objective, **_metric_words(problem)},
             "plan": list(lines),
             "unmodified": {
@@ -477,7 +513,10 @@ class _Search:
         test_s = max(
             (float(final.result.get("test_s", 0.0)) for members in finals.values() for final in members), default=0.0
         )
-        each = self._finalist_s(job.before_s) + test_s
+        passes = (
+            1 if job.problem.runtime == EAGER else 2
+        )  # over the test cases: in the runtime, and in eager to compare
+        each = self._finalist_s(job.before_s) + passes * test_s
         count = max(0, int(self._left(worker) / each + 0.2))  # the last one may end a little late
         for key in order[count:]:
             config = space.from_json(finals[key][0].what["config"])
@@ -496,7 +535,7 @@ class _Search:
         }
 
     def _export(self, content: dict[str, Any], paths: Mapping[str, Path], worker: Worker) -> None:
-        folder = self.out / "front"
+        folder, runtime = self.out / "front", worker.problem.runtime
         now = {point["name"] for point in content["points"] if point["front"]}
         for old in folder.iterdir() if folder.exists() else ():
             if old.is_dir() and old.name not in now:  # of an earlier front
@@ -508,14 +547,42 @@ class _Search:
             place = folder / point["name"]
             self.tell(f"writing {point['name']}")
             late = not self._ignores_time and self._left(worker) < _ONNX_S
-            point["files"] = search_export.export_or_reason(paths[point["key"]], place, point["name"], onnx=not late)
-            if point["files"].get("weights"):
-                search_export.write_card(point, content, place / "card.md")
-                point["files"] = {
-                    key: f"front/{point['name']}/{value}" if key in ("weights", "onnx") else value
-                    for key, value in point["files"].items()
-                }
-        search_export.write_table(content["points"], self.out / "front.csv")
+            weights = paths[point["key"]]
+            point["files"] = search_export.export_or_reason(weights, place, point["name"], onnx=not late)
+            if not point["files"].get("weights"):
+                continue
+            if not get_runtime(runtime).in_pytorch:
+                slow = point["origin"] != "measured" or self.request.device != "cpu"  # else it was prepared for that
+                point["files"] |= (
+                    {"runtime_file_reason": search_export.NO_TIME}
+                    if late and slow
+                    else search_export.export_for_runtime(weights, place, point["name"], runtime, worker.problem.data)
+                )
+            search_export.write_card(point, content, place / "card.md")
+            point["files"] = {
+                key: f"front/{point['name']}/{value}" if key in search_export.FILES else value
+                for key, value in point["files"].items()
+            }
+        search_export.write_table(content["points"], self.out / "front.csv", runtime=runtime)
+
+
+def _runtime(problem: SearchProblem) -> dict[str, Any]:
+    """What times and memory are of; the versions of PyTorch's own are those of the environment."""
+    runtime = get_runtime(problem.runtime)
+    versions = {} if runtime.in_pytorch else dict(runtime.load().versions())
+    return {"name": runtime.name, "title": runtime.title, "versions": versions}
+
+
+def _prepare_s(problem: SearchProblem, whole: rec.Record) -> float:
+    """Seconds in which a proposal is prepared for its runtime and timed, as long as the unmodified network took."""
+    if not (problem.needs_times and problem.is_timed_in_worker):
+        return 0.0
+    return _WORKER_S + (whole.value("prepare_s") or 0.0)
+
+
+def _has_run(record: rec.Record) -> bool:
+    """Whether a network ran, or could with more time or memory; with random weights its output decides nothing."""
+    return record.status not in ("failed", "unsupported") or record.value("latency_s") is not None
 
 
 def _metric_words(problem: SearchProblem) -> dict[str, str]:
@@ -525,6 +592,8 @@ def _metric_words(problem: SearchProblem) -> dict[str, str]:
         unit, title = "J", "energy of one patch"
     if problem.phase == "train" and problem.metric == "latency_s":
         title = "time of one training step"
+    if problem.runtime != EAGER and problem.metric in feasibility.MEASURED:
+        title += f" in {get_runtime(problem.runtime).title}"
     return {"unit": unit, "title": title}
 
 

@@ -24,6 +24,7 @@ from benchbench.compress.request import Criterion, PruneRecipe
 from benchbench.core import records as rec
 from benchbench.core.cache import BoundedCache
 from benchbench.core.errors import CheckpointError, UsageError, command, data_flags
+from benchbench.runtimes.catalogue import get_runtime
 from benchbench.search import space
 from benchbench.search.inheritance import Parent, inherit
 from benchbench.search.problem import SearchProblem, counted_costs, spec_of, timed_costs
@@ -213,6 +214,7 @@ def evaluate(
 
     Raises:
         Infeasible: it is above the budget; nothing was trained.
+        UnsupportedError: it cannot be run in the runtime of the search; nothing was trained.
         UsageError: it has no Dice on `val`.
     """
     start = time.monotonic()
@@ -225,8 +227,13 @@ def evaluate(
     built = time.monotonic()
     costs = counted_costs(problem, model)
     problem.check(costs)
-    if problem.times_count and any(limit.metric == "latency_s" for limit in problem.budget.limits):
-        problem.check(timed_costs(problem, model, quick=True))
+    limited = problem.times_count and any(limit.metric == "latency_s" for limit in problem.budget.limits)
+    if limited or problem.is_timed_in_worker:  # nor is a network trained that its runtime cannot take
+        if progress and problem.is_timed_in_worker:
+            progress(0.0, f"timing it in {get_runtime(problem.runtime).title}")
+        times = timed_costs(problem, model, spec, quick=True)
+        if limited:
+            problem.check(times)
     measured_s = time.monotonic() - built
     distil = problem.distil if parent else 0.0
     weights = None
@@ -251,7 +258,7 @@ def evaluate(
     train_s = max(end - begin, result.seconds)  # the latter includes interrupted trainings before
     if not result.validation:
         raise UsageError(f"{spec.name} has no Dice on val: its answers are not finite, or no case can be read")
-    costs = costs | timed_costs(problem, model)
+    costs = costs | timed_costs(problem, model, spec)
     measured_s += time.monotonic() - end
     return Evaluation(
         dice=result.validation[-1][1],

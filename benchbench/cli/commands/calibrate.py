@@ -20,6 +20,9 @@ from benchbench.zoo import cards as zoo_cards
 
 def add(sub: argparse.ArgumentParser) -> None:
     """The flags."""
+    sub.epilog = (
+        "Operators and whole forwards are timed in eager PyTorch, so the forecasts are of it and no other runtime."
+    )
     add_shared(sub, "--device", help="device to calibrate (default: cpu)")
     add_shared(sub, "--threads", help="CPU threads (default: all usable cores)")
     add_shared(sub, "--dtype", default="fp32", choices=to.DTYPES, help="precision of the operators (default: fp32)")

@@ -14,7 +14,7 @@ from benchbench.cli.output import new_folder, write_page
 from benchbench.cli.parser import add_fields, add_shared, values_of
 from benchbench.cli.progress import TrainingProgress, is_shown
 from benchbench.core.errors import EXIT_OK, UsageError, command
-from benchbench.core.search_result import SearchOutcome, ordered
+from benchbench.core.search_result import EAGER, SearchOutcome, ordered, runtime_of
 from benchbench.core.units import format_duration, format_value
 from benchbench.report import writers
 from benchbench.search.request import JOB, SearchRequest, resumed_request
@@ -121,11 +121,13 @@ def rows(outcome: SearchOutcome, *, plain: bool) -> list[dict[str, Any]]:
                     "dice_test_high": high,
                     **{key: point["costs"].get(key) for key in ("latency_s", "macs", "params", "memory_bytes")},
                     "latency_origin": point["origin"],
+                    "runtime": runtime_of(outcome.summary)["name"],
                     "weights": str(outcome.folder / point["files"]["weights"]) if "weights" in point["files"] else None,
                 }
             )
             continue
         use = ", ".join(f"{share:.0%} of {limit}" for limit, share in point["use"].items())
+        kept = {True: use, False: f"over: {use}", None: f"{use or '?'}, not confirmed"}[point["keeps"]]
         value = point["objective"]
         table.append(
             {
@@ -135,7 +137,7 @@ def rows(outcome: SearchOutcome, *, plain: bool) -> list[dict[str, Any]]:
                 "on val": f"{point['dice_val']['mean']:.3f}",
                 metric["objective"]: "—" if value is None else format_value(value, metric["unit"]),
                 "MACs": format_value(point["costs"]["macs"], "MAC"),
-                "budget": {True: use, False: f"over: {use}", None: f"{use or '?'}, not confirmed"}[point["keeps"]],
+                "budget": "cannot be used" if point.get("unusable") else kept,
             }
         )
     return table
@@ -152,12 +154,20 @@ def summary(outcome: SearchOutcome) -> list[str]:
         f"{spent['other_s'] / max(spent['whole_s'], 1e-9):.1%} of {format_duration(spent['whole_s'])} outside "
         "training, evaluation and measurement"
     ]
+    runtime = runtime_of(s)
+    if runtime["name"] != EAGER["name"]:
+        versions = "".join(f", {package} {version}" for package, version in runtime["versions"].items())
+        lines.append(f"times and memory are of {runtime['title']}{versions}")
     if left := s.get("left_out"):
         lines.append(
             f"left out, since {format_duration(s['asked']['time_s'])} of search were too short: {'; '.join(left)}"
         )
     for point in s["points"]:
         lines += [f"{point['name']}: {text}" for text in point["verdicts"]]
+        if point.get("unusable"):
+            lines.append(f"{point['name']}: {point['unusable']}")
+        if why := point["files"].get("runtime_file_reason"):
+            lines.append(f"{point['name']}: no file for {runtime['title']}: {why}")
         if point["keeps"] is None:
             lines.append(f"{point['name']}: whether it keeps the budget was not measured on {s['task']['device']}")
     if not s["controls"]:
