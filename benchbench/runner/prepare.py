@@ -155,6 +155,8 @@ def prepare_here(job: Job, folder: Path) -> None:
 
     work = job.workload
     runtime = get_runtime(work.runtime)
+    if job.backend == "cuda":
+        torch.cuda.set_device(job.gpu)  # that an engine is built for
     torch.manual_seed(0)
     module = zoo_build.build(job.model, work.spatial).eval()
     info = None
