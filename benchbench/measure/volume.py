@@ -5,7 +5,8 @@ that: the windows overlap, are blended into buffers as large as the volume, and 
 network. Most of a scan is air, and windows over the box that holds the patient are a fraction of those over the
 volume.
 
-Source: the blending is MONAI's sliding_window_inference with Gaussian weights, as for Dice.
+On a CPU the windows are `measure.sliding_windows`, equal for every runtime and without PyTorch, which is imported here
+to resize a case alone. On a GPU a network in PyTorch has MONAI's (`measure.volume_gpu`).
 """
 
 from __future__ import annotations
@@ -17,22 +18,21 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-from monai.inferers import sliding_window_inference
-from torch import Tensor, nn
+import numpy.typing as npt
 
 from benchbench.core.errors import UnsupportedError
 from benchbench.core.protocol import Protocol
 from benchbench.core.records import Measurement
 from benchbench.core.units import format_shape
 from benchbench.data import get_plan, load_case
-from benchbench.measure.flops.tracer import autocast
+from benchbench.data.foreground import LEAST_ZERO, foreground_box, zero_share
+from benchbench.measure.sliding_windows import Forward, SlidingWindows, starts
 from benchbench.measure.timed import time_calls
-from benchbench.zoo import logits as zoo_logits
 
 BLENDING = "gaussian"
-PHANTOM = "phantom"  # what is cropped to its foreground
+PHANTOM = "phantom"  # what is cropped to its foreground where there is no data set
 Sides = tuple[int, ...]
+Array = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +40,11 @@ class Plan:
     """How a volume is gone through."""
 
     patch: Sides  # (D, H, W) voxels
-    batch: int  # windows in one forward
+    batch: int = 1  # windows in one forward
     overlap: float  # of neighbouring windows, as a share of the patch
     crop_foreground: bool = False  # windows over the box of voxels that are not 0
+    exclusive: bool = False  # a voxel has one label, the largest logit; else one of each region, by its sign
+    whole_batches: bool = False  # the network takes no smaller batch
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,46 +57,59 @@ class VolumeResult:
 
 
 def windows_of(volume: Sides, patch: Sides, overlap: float) -> int:
-    """How many windows cover a volume (D, H, W); a side below the patch's is padded to it.
-
-    Source: monai.inferers, its interval between windows is int(patch * (1 - overlap)), and at least 1.
-    """
-    steps = [max(1, int(p * (1 - overlap))) for p in patch]
-    return math.prod(1 + max(0, math.ceil((v - p) / s)) for v, p, s in zip(volume, patch, steps, strict=True))
+    """How many windows cover a volume (D, H, W); a side below the patch's is padded to it."""
+    return math.prod(len(starts(max(v, p), p, overlap)) for v, p in zip(volume, patch, strict=True))
 
 
-def random_volume(channels: int, volume: Sides) -> Tensor:
-    """(1, C, D, H, W) of noise."""
-    return torch.randn(1, channels, *volume, generator=torch.Generator().manual_seed(0))
+def random_volume(channels: int, volume: Sides) -> Array:
+    """(C, D, H, W) of noise."""
+    return np.random.default_rng(0).standard_normal((channels, *volume), np.float32)
 
 
-def phantom_volume(channels: int, volume: Sides | None = None) -> Tensor:
-    """A case of the phantom, 0 outside of the head.
+def foreground_case(where: str, channels: int, volume: Sides | None = None) -> Array:
+    """The first test case of a data set, whose background is 0.
 
     Args:
-        volume: (D, H, W) that it is resized to: the image linearly, what is head by the nearest voxel; None: as it is.
+        where: what finds the data set.
+        channels: that the network takes.
+        volume: (D, H, W) that it is resized to: the image linearly, what is not 0 by the nearest voxel; None: as it is.
 
     Returns:
-        (1, C, D, H, W).
+        (C, D, H, W).
 
     Raises:
-        UnsupportedError: the network takes another number of channels.
+        UnsupportedError: the network takes another number of channels, or the background is not 0.
+        DataError: it cannot be read.
     """
-    check_channels(channels)
-    image = torch.from_numpy(np.ascontiguousarray(load_case(PHANTOM, "test", 0).image))[None]
-    if volume is None or tuple(image.shape[2:]) == tuple(volume):
-        return image
-    head = (image != 0).any(1, keepdim=True).float()
-    resized = nn.functional.interpolate(image, size=volume, mode="trilinear", align_corners=False)
-    return resized * nn.functional.interpolate(head, size=volume, mode="nearest")
+    check_channels(where, channels)
+    case = load_case(where, "test", 0)
+    share = zero_share(case.image)
+    if share < LEAST_ZERO:
+        raise UnsupportedError(
+            f"there is no background to crop: of {case.id} {share:.1%} of the voxels are exactly 0, and at least "
+            f"{LEAST_ZERO:.0%} have to be: leave --crop-foreground out"
+        )
+    image = np.ascontiguousarray(case.image, np.float32)
+    return image if volume is None or image.shape[1:] == tuple(volume) else _resized(image, volume)
 
 
-def check_channels(channels: int) -> None:
-    """Refuse with an UnsupportedError a network that does not take the phantom's channels."""
-    plan = get_plan(PHANTOM)
+def _resized(image: Array, volume: Sides) -> Array:
+    """An image whose background is still exactly 0."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    x = torch.from_numpy(image)[None]
+    lit = (x != 0).any(1, keepdim=True).float()
+    resized = interpolate(x, size=volume, mode="trilinear", align_corners=False)
+    return np.asarray((resized * interpolate(lit, size=volume, mode="nearest"))[0].numpy())
+
+
+def check_channels(where: str, channels: int) -> None:
+    """Refuse with an UnsupportedError a network that does not take a data set's channels."""
+    plan = get_plan(where)
     if channels != plan.in_channels:
         raise UnsupportedError(
-            f"the foreground is cropped from the {PHANTOM}, which has {plan.in_channels} channels "
+            f"the foreground is cropped from a case of {plan.name}, which has {plan.in_channels} channels "
             f"({', '.join(plan.channels)}), and this network takes {channels}: leave --crop-foreground out"
         )
 
@@ -102,86 +117,83 @@ def check_channels(channels: int) -> None:
 class Inference:
     """Sliding windows over one volume; each call makes the label map anew and times what is inside the network."""
 
-    def __init__(self, module: nn.Module, x: Tensor, plan: Plan, *, backend: str = "cpu", dtype: str = "fp32") -> None:
-        """Get ready."""
-        self.module, self.x, self.plan, self.backend, self.dtype = module, x, plan, backend, dtype
+    def __init__(self, forward: Forward, x: Array, plan: Plan) -> None:
+        """Get ready.
+
+        Args:
+            forward: the network, (B, C, D, H, W) -> logits (B, K, D, H, W).
+            x: (C, D, H, W).
+        """
+        self.x, self.plan, self._forward = x, plan, forward
         self.windows = 0  # of the last call
         self.left_share = 1.0  # of the voxels, after the crop
         self.total_s: list[float] = []  # of each call
         self.inside_s: list[float] = []  # of it, inside the network
-        self._marks: list[tuple[Any, Any]] = []  # of a GPU's stream, around each window
+        self._sliding = SlidingWindows(
+            plan.patch,
+            overlap=plan.overlap,
+            batch=plan.batch,
+            whole_batches=plan.whole_batches,
+            exclusive=plan.exclusive,
+        )
+
+    @property
+    def sides(self) -> Sides:
+        """(D, H, W) of the volume."""
+        return tuple(self.x.shape[1:])
 
     def forget(self) -> None:
         """Drop the times of earlier calls."""
         self.total_s, self.inside_s = [], []
 
-    def __call__(self) -> Tensor:
-        """(1, R, D, H, W) bool: which voxels belong to each region.
+    def __call__(self) -> Any:
+        """The label map, as `SlidingWindows.label` gives it; 0 or False outside of the box.
 
         Raises:
             UnsupportedError: the network gives no dense output, or none of the patch's size.
         """
-        self.windows, self._marks = 0, []
         self.inside_s.append(0.0)
         start = time.perf_counter()
-        with torch.inference_mode(), autocast(self.backend, self.dtype):
-            out = self._cropped() if self.plan.crop_foreground else self._windows(self.x)
-        if self.backend == "cuda":
-            torch.cuda.synchronize()
-            self.inside_s[-1] = sum(begin.elapsed_time(end) for begin, end in self._marks) / 1e3
+        box = foreground_box(self.x) if self.plan.crop_foreground else None
+        if box is None:
+            self.windows = windows_of(self.sides, self.plan.patch, self.plan.overlap)
+            label = self._sliding.label(self._inside, self.x)
+        else:
+            label = self._cropped(self.x[(slice(None), *box)], box)
         self.total_s.append(time.perf_counter() - start)
-        return out
+        return label
 
-    def _cropped(self) -> Tensor:
-        seen = (self.x != 0).any(1)[0]
-        at = torch.nonzero(seen)  # (voxels, 3)
-        if not len(at):
-            return self._windows(self.x)
-        first, last = at.amin(0).tolist(), at.amax(0).tolist()
-        d, h, w = (slice(a, b + 1) for a, b in zip(first, last, strict=True))
-        box = self.x[..., d, h, w]
-        self.left_share = math.prod(box.shape[2:]) / seen.numel()
-        inner = self._windows(box)
-        whole = torch.zeros(*inner.shape[:2], *seen.shape, dtype=torch.bool, device=self.x.device)
-        whole[..., d, h, w] = inner
+    def _cropped(self, inner: Array, box: tuple[slice, ...]) -> npt.NDArray[Any]:
+        sides = inner.shape[1:]
+        self.windows = windows_of(sides, self.plan.patch, self.plan.overlap)
+        self.left_share = math.prod(sides) / math.prod(self.sides)
+        label = self._sliding.label(self._inside, inner)
+        whole = np.zeros((*label.shape[:-3], *self.sides), label.dtype)
+        at: tuple[Any, ...] = (..., *box)
+        whole[at] = label
         return whole
 
-    def _windows(self, x: Tensor) -> Tensor:
-        p = self.plan
-        logits: Any = sliding_window_inference(x, p.patch, p.batch, self._inside, overlap=p.overlap, mode=BLENDING)
-        return torch.gt(logits, 0)  # sigmoid > 0.5
-
-    def _inside(self, window: Tensor) -> Tensor:
-        self.windows += len(window)
-        if self.backend == "cuda":
-            marks = tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            marks[0].record()
-            out = zoo_logits.logits(self.module(window), window.shape[2:])
-            marks[1].record()
-            self._marks.append((marks[0], marks[1]))
-        else:
-            start = time.perf_counter()
-            out = zoo_logits.logits(self.module(window), window.shape[2:])
-            self.inside_s[-1] += time.perf_counter() - start
-        return out.float()
+    def _inside(self, windows: Array) -> Array:
+        start = time.perf_counter()
+        out = self._forward(windows)
+        self.inside_s[-1] += time.perf_counter() - start
+        return out
 
 
 def measure_volume(
-    module: nn.Module,
-    x: Tensor,
-    plan: Plan,
+    run: Inference,
     protocol: Protocol,
     *,
+    of: str = "noise",
     backend: str = "cpu",
-    dtype: str = "fp32",
     gpu: int = 0,
     tick: Callable[[str, int], None] | None = None,
 ) -> VolumeResult:
     """Time whole volumes.
 
     Args:
-        module: in eval mode, on the backend's device.
-        x: (1, C, D, H, W) on the same device.
+        run: goes through one.
+        of: what the volume is, for the method.
 
     Returns:
         `volume_latency_s`, `volume_windows`, `volume_outside_share`, `volume_peak_memory_bytes` and, of a crop,
@@ -190,18 +202,19 @@ def measure_volume(
     Raises:
         UnsupportedError: the network gives no dense output, or none of the patch's size.
     """
-    sides = tuple(x.shape[2:])
-    run = Inference(module, x, plan, backend=backend, dtype=dtype)
+    plan, sides = run.plan, run.sides
     if backend == "cuda":
+        import torch
+
         torch.cuda.empty_cache()
     timed = time_calls(run, protocol, backend=backend, gpu=gpu, after_warmup=run.forget, tick=tick)
     (memory, *_) = timed.peak.measurements()
     how = (
         f"windows of {format_shape(plan.patch)}, overlap {plan.overlap:g}, {plan.batch} at a time, "
-        f"{BLENDING} blending, from a volume of {format_shape(sides)} to its label map"
+        f"{BLENDING} blending, from a volume of {format_shape(sides)} ({of}) to its label map"
     )
     if plan.crop_foreground:
-        how += f", over the box that holds the head of a {PHANTOM} case"
+        how += ", over the box of the voxels that are not 0"
     counted = f"{how}; the whole volume has {windows_of(sides, plan.patch, plan.overlap)}"
     seconds = timed.latency.measurements("volume_latency_s")[0]
     outside = max(0.0, 1 - sum(run.inside_s) / sum(run.total_s))

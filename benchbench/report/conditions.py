@@ -51,7 +51,7 @@ class Group:
         also = f" on {host}" if host else ""
         also += ", training" if work.phase == "train" else ""
         also += "" if work.volume is None else f", volume {units.format_shape(work.volume)}"
-        also += " cropped" if work.volume and work.crop_foreground else ""
+        also += (" cropped" if work.volume else ", cropped volume") if work.crop_foreground else ""
         limit = work.memory_limit_bytes
         also += "" if limit is None else f", limit {units.format_value(limit, 'B')}"
         return f"{self.first.device.name}{basis}{threads}, {work.dtype}, {self.input}{also}"
@@ -187,10 +187,11 @@ def all_facts(records: Sequence[rec.Record]) -> dict[str, str]:
 
 
 def _volume(work: rec.Workload) -> str | None:
-    if work.volume is None:
+    if work.volume is None and not work.crop_foreground:
         return None
     over = "the box that holds the patient" if work.crop_foreground else "all of it"
-    return f"{units.format_shape(work.volume)} voxels, by {windows_text(work)}, over {over}"
+    size = "a case of its own size" if work.volume is None else f"{units.format_shape(work.volume)} voxels"
+    return f"{size}, by {windows_text(work)}, over {over}"
 
 
 def windows_text(work: rec.Workload) -> str:
@@ -346,7 +347,7 @@ def reproduce(group: Group) -> str:
     if work.volume:
         parts.append("--volume " + " ".join(map(str, work.volume)))
         parts += [] if work.overlap is None else [f"--overlap {work.overlap:g}"]
-        parts += ["--crop-foreground"] if work.crop_foreground else []
+    parts += ["--crop-foreground"] if work.crop_foreground else []
     if work.memory_limit_bytes is not None:
         parts.append(f"--memory-limit {work.memory_limit_bytes}B")
     if work.data:

@@ -25,13 +25,15 @@ from pathlib import Path
 from typing import Literal
 
 from benchbench.core import records as rec
+from benchbench.core.errors import UnsupportedError
 from benchbench.core.units import format_value
-from benchbench.core.version import __version__
+from benchbench.core.version import __version__, installed
 from benchbench.devices import cpu, environment, jetson, jetson_sensors, rapl
 from benchbench.devices.cpu import ROOT
 from benchbench.runner import child_process
 from benchbench.runner.job import Job
 from benchbench.runner.kernel_check import KERNELS, TOLERANCE, KernelCheck, check_kernels, failure_line
+from benchbench.runtimes.catalogue import RUNTIMES
 from benchbench.zoo import cards as zoo_cards
 
 Backend = Literal["cpu", "cuda"]
@@ -55,6 +57,7 @@ WANTED = {
     "jinja2": "3.1",
     "rich": "13.7",
 }
+_NVIDIA_DRIVER = Path("proc/driver/nvidia/version")  # below the root, where NVIDIA's driver is loaded
 _SHOWN = ("torch", "monai")  # also where they are as they should be
 _LEAST_PYTHON = (3, 10)
 _LOAD_PER_CORE = 0.3  # above it, somebody else's work is in the timings
@@ -103,6 +106,7 @@ def examine(
     """
     board = jetson.detect(root)
     yield from _software()
+    yield from runtime_findings(gpu=board is not None or (root / _NVIDIA_DRIVER).exists())
     yield from _machine(root, board)
     yield from _surroundings(results)
     if kernels:
@@ -138,6 +142,34 @@ def _package(name: str, least: str, *, lacking: Literal["warn", "fail"] = "fail"
             advice = "install a newer build for this JetPack or CUDA first; pip alone may bring one that sees no GPU"
         return Finding(name, lacking, f"{version}, and {least} or newer is needed", advice)
     return Finding(name, "ok", version)
+
+
+def runtime_findings(*, gpu: bool) -> Iterator[Finding]:
+    """One finding for each runtime that runs a file: its version, or what is missing for it.
+
+    Args:
+        gpu: this machine has an NVIDIA GPU; without, what runs on those alone is not missed.
+    """
+    for runtime in RUNTIMES.values():
+        if runtime.in_pytorch or not (gpu or "cpu" in runtime.dtypes):
+            continue
+        if why := runtime.missing(*runtime.makes):
+            what, _, advice = why.partition(": ")
+            alone = what == f"{runtime.name} not installed"
+            yield Finding(runtime.name, "warn", "not installed" if alone else what, advice)
+            continue
+        version = str(installed(runtime.name))
+        if runtime.name == "tensorrt":
+            try:
+                runtime.load().check_version(version, "fp32")
+            except UnsupportedError as error:
+                yield Finding(runtime.name, "warn", str(error), "update JetPack, or the tensorrt package")
+                continue
+        elif why := runtime.missing("openvino", "nncf"):  # which quantize for all but TensorRT
+            what, *_ = why.partition(": ")
+            yield Finding(runtime.name, "ok", f"{version}; without int8: {what}")
+            continue
+        yield _look(runtime.name, version)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -30,8 +30,10 @@ def eager_cases(job: Job, progress: Callable[[int, int], None] | None = None) ->
         `ids`, and `values` with `dice`: one value per case, None where it does not count.
     """
     w = job.workload
+    cropped = ["cropped"] if w.crop_foreground else []
     key = rec.content_hash(
         [
+            *cropped,
             *(rec.to_json(job.model), get_plan(str(job.data_where)).key, w.split, list(w.spatial), job.overlap),
             *(installed(package) for package in ("torch", "monai")),
         ]
@@ -66,6 +68,7 @@ def _evaluated(job: Job, progress: Callable[[int, int], None] | None) -> Mapping
         split=job.workload.split or "test",
         spatial=job.workload.spatial,
         overlap=job.overlap,
+        crop_foreground=job.workload.crop_foreground,
         device=device,
         surfaces=False,
         progress=progress,

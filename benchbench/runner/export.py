@@ -112,9 +112,22 @@ def export_network(request: ExportRequest, folder: Path, *, force: bool = False)
     catalogue.check(runtime, request.dtype, job.backend)
     target = folder / f"{checkpoint.file_name(card.name)}-{request.dtype}{catalogue.get_runtime(runtime).ending}"
     _check_target(target, force)
+    return export_job(job, target)
+
+
+def export_job(job: Job, target: Path) -> Exported:
+    """Write a job's network in its runtime as a file, with its description beside it.
+
+    Args:
+        target: the file, with its runtime's ending.
+
+    Raises:
+        UnsupportedError: it cannot be converted, or the file would be another network.
+        PreparedError: the folder cannot be written.
+    """
     prepared, reference = prepared_for(job)
     comparison = _compared(prepared, reference)
-    return Exported(prepared=_copied(prepared, target), comparison=comparison, is_random=info is None)
+    return Exported(prepared=_copied(prepared, target), comparison=comparison, is_random=job.checkpoint_path is None)
 
 
 def export(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from benchbench.measure.memory_limit import MemoryLimit
     from benchbench.measure.timed import Timed
+    from benchbench.measure.volume import Array, Inference, Plan
     from benchbench.runner.job import Job
 
 Emit = Callable[[dict[str, Any]], None]
@@ -64,6 +65,10 @@ class ModelRun:
             BenchError: the network cannot be built.
         """
         job, work = self.job, self.work
+        if work.crop_foreground and work.phase != "train":
+            from benchbench.runner.volume_input import make_case
+
+            make_case(job, lambda text: self._tick(text, 0))
         self._build()
         if work.phase == "train":
             self._enter("a training step")
@@ -116,10 +121,6 @@ class ModelRun:
         zoo_build.find_class(job.model.arch)
         if work.phase == "train":
             from benchbench.measure import training_step  # noqa: F401
-        elif work.crop_foreground:
-            from benchbench.measure.volume import check_channels
-
-            check_channels(job.model.in_channels)
         torch.manual_seed(0)
         self.limit = self._limit()
         self.base_bytes = memory.resident_bytes() if job.backend == "cpu" else None
@@ -299,30 +300,39 @@ class ModelRun:
 
     def _volume(self) -> str | None:
         """Time it; why its time is unstable."""
+        from benchbench.data import get_plan
         from benchbench.measure import volume
+        from benchbench.runner.volume_input import volume_for
 
         job, work = self.job, self.work
-        channels = job.model.in_channels
-        if work.crop_foreground:
-            x = volume.phantom_volume(channels, work.volume)
-        else:
-            assert work.volume is not None
-            x = volume.random_volume(channels, work.volume)
+        given = volume_for(job)
+        plan = volume.Plan(
+            patch=work.spatial,
+            batch=work.batch,
+            overlap=job.overlap,
+            crop_foreground=work.crop_foreground,
+            exclusive=job.data_where is not None and get_plan(job.data_where).exclusive,
+            whole_batches=not get_runtime(work.runtime).in_pytorch,
+        )
         timed = volume.measure_volume(
-            self._segmenting(),
-            x.to(self.device),
-            volume.Plan(
-                patch=work.spatial, batch=work.batch, overlap=job.overlap, crop_foreground=work.crop_foreground
-            ),
+            self._inference(given.image, plan),
             get_protocol(work.protocol),
+            of=given.of,
             backend=job.backend,
-            dtype=self._autocast,
             gpu=job.gpu,
             tick=lambda phase, count: self._tick(f"volume, {phase}", count),
         )
         self.emit({"event": "forwards", "seconds": timed.spent_s})
         self._send(*timed.measurements)
         return f"whole volume: {timed.unstable}" if timed.unstable else None
+
+    def _inference(self, image: Array, plan: Plan) -> Inference:
+        """What goes through a volume (C, D, H, W)."""
+        from benchbench.measure import volume, volume_torch
+
+        if self.job.backend == "cuda":
+            return volume_torch.GpuInference(self.network, image, plan, device=self.device, dtype=self._autocast)
+        return volume.Inference(volume_torch.forward_of_arrays(self.network, self._autocast), image, plan)
 
     def _segmenting(self) -> nn.Module:
         """What segments the cases of a data set."""
@@ -341,6 +351,7 @@ class ModelRun:
                 spatial=work.spatial,
                 dtype=self._autocast,
                 overlap=job.overlap,
+                crop_foreground=work.crop_foreground,
                 device=self.device,
                 progress=lambda done, total: self._tick(f"Dice, case {done} of {total}", done),
             )

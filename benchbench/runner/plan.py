@@ -51,11 +51,13 @@ def plan_cells(request: RunRequest) -> list[Cell]:
     plan = _plan(request, infos, others=len(infos) < len(cards))
     if plan and request.data:
         zoo_cards.check_channels(plan, request.in_channels, request.out_channels)
-    if plan and plan.folder and request.crop_foreground:
-        raise UsageError("--crop-foreground times a case of the phantom: leave it out, or name no folder as --data")
     if plan:
         cards = [card if card.checkpoint else card.on(plan, request.spatial) for card in cards]
     met = remote_queue.meet(targets, request.threads[0], set_clocks=request.set_clocks)
+    if plan and plan.folder and request.crop_foreground and any(t.host for t in met):
+        raise UsageError(
+            f"--crop-foreground times a case of --data, and {plan.name} is on no other host: leave it out, or run there"
+        )
     works = list(itertools.product(request.threads, request.runtime, request.dtype, request.batch))
     patches = _patches(request, cards, plan)
     cells = [

@@ -41,9 +41,9 @@ from benchbench.zoo import checkpoint
 if TYPE_CHECKING:
     from torch import nn
 
-_FOLDER = "runtimes"
+FOLDER = "runtimes"
 _REFERENCE = ("reference.npz", "reference.json")  # arrays, and what they are
-_MOST_BYTES = 4_000_000_000  # of all prepared networks that are kept; the oldest go first
+_MOST_BYTES = 4_000_000_000  # of all prepared networks and volumes that are kept; the oldest go first
 _PHANTOM = "phantom"
 #: Whose code decides what a network is prepared to.
 _CODE = ("models", "zoo", "runtimes")
@@ -90,12 +90,12 @@ def prepared_for(job: Job, tell: Callable[[str], None] | None = None) -> tuple[P
     """
     if job.workload.dtype == "int8":
         calibration.calibration_patches(job.data_where, job.workload.spatial)
-    folder = cache_base() / _FOLDER / _key(job)
+    folder = cache_base() / FOLDER / _key(job)
     if not folder.exists():
         if tell:
             tell(f"preparing it for {get_runtime(job.workload.runtime).title}")
-        _make_room(folder.parent)
-        with _new_folder(folder) as partial:
+        make_room(folder.parent)
+        with new_folder(folder) as partial:
             prepare_in_worker(job, partial)
     path = folder / f"network{get_runtime(job.workload.runtime).ending}"
     try:
@@ -183,6 +183,8 @@ def _export(job: Job, folder: Path, onnx: Path) -> dict[str, Any]:
     from benchbench.zoo import logits as zoo_logits
 
     work = job.workload
+    if job.backend == "cuda":
+        torch.cuda.set_device(job.gpu)  # that an engine is built for
     torch.manual_seed(0)
     module = zoo_build.build(job.model, work.spatial).eval()
     info = None
@@ -276,8 +278,8 @@ def _code_of(job: Job) -> Any:
 
 
 @contextlib.contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder that gets its name once all is in it.
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder of the cache that gets its name once all is in it.
 
     Raises:
         UnsupportedError: it cannot be made or filled.
@@ -292,7 +294,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         os.replace(partial, folder)
     except OSError as error:
         raise UnsupportedError(
-            f"cannot keep the prepared network in {folder.parent}: {error.strerror or error}; make room, or set "
+            f"cannot keep what was prepared in {folder.parent}: {error.strerror or error}; make room, or set "
             "BENCHBENCH_CACHE to another folder"
         ) from error
     finally:
@@ -300,8 +302,8 @@ def _new_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _make_room(folder: Path) -> None:
-    """Remove the oldest prepared networks beyond what is kept."""
+def make_room(folder: Path) -> None:
+    """Remove the oldest of what was prepared, networks and volumes, beyond what is kept."""
     if not folder.is_dir():
         return
     ages = sorted((path.stat().st_mtime, path) for path in folder.iterdir() if path.is_dir())

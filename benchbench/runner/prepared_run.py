@@ -1,7 +1,7 @@
 """Run of a prepared network in a child process without PyTorch: what a deployment takes, and no more.
 
-Whoever deploys a network as a file has no PyTorch beside it, so neither has the process in which its memory and its
-start are measured. PyTorch comes in at the end, when all that is timed is over, and for Dice alone.
+Whoever deploys a network as a file has no PyTorch beside it, so neither has the process in which its memory, its start
+and whole volumes are measured. PyTorch comes in at the end, when all that is timed is over, and for Dice alone.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import numpy as np
 
 from benchbench.core import records as rec
 from benchbench.measure import memory, output_check
+from benchbench.measure.volume import Inference
 from benchbench.runner.job import Job
 from benchbench.runner.model_run import Emit, ModelRun, compare, end_with, ended
 from benchbench.runner.prepare import as_module, prepared_for
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from benchbench.measure.volume import Array, Plan
 
 
 class PreparedRun(ModelRun):
@@ -75,6 +78,9 @@ class PreparedRun(ModelRun):
             now = self.forward(reference.x)
             self._send(*compare(now, reference.y, reference.case, reference.exclusive))
         return end_with([check.unstable, *timed.doubts])
+
+    def _inference(self, image: Array, plan: Plan) -> Inference:
+        return Inference(self.forward, image, plan)
 
     def _segmenting(self) -> nn.Module:
         network: nn.Module = as_module(self.forward)

@@ -28,7 +28,7 @@ def find_dice(spec: rec.ModelSpec, workload: rec.Workload, folder: Path = FOLDER
 
     Args:
         spec: with a checkpoint, only Dice of that checkpoint counts; without, Dice of the record's own.
-        workload: its data, split and spatial must be the record's.
+        workload: its data, split, spatial and crop must be the record's.
         folder: of reference records, one folder a machine.
     """
     for record in reversed(reference_records(folder)):
@@ -40,7 +40,12 @@ def find_dice(spec: rec.ModelSpec, workload: rec.Workload, folder: Path = FOLDER
             spec.out_channels,
             rec.to_json(spec.kwargs),
         )
-        same_work = (w.data, w.split, w.spatial) == (workload.data, workload.split, workload.spatial)
+        same_work = (w.data, w.split, w.spatial, w.crop_foreground) == (
+            workload.data,
+            workload.split,
+            workload.spatial,
+            workload.crop_foreground,
+        )
         if w.runtime != "eager" or w.dtype != "fp32":
             continue  # of another output
         if not (same_network and same_work and workload.data) or spec.checkpoint not in (None, r.checkpoint):

@@ -88,8 +88,9 @@ class RunRequest:
     crop_foreground: bool = flag(
         "--crop-foreground",
         False,
-        help="place sliding windows over the patient's bounding box alone; the patient is a case of the phantom, of "
-        "the size of --volume or of its own",
+        help="place sliding windows over the patient's bounding box alone, for Dice as well; what is timed is the "
+        "first test case of --data (default: of the phantom), of the size of --volume or of its own, whose background "
+        "has to be 0",
     )
     memory_limit_bytes: int | None = flag(
         "--memory-limit",

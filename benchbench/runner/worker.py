@@ -260,6 +260,13 @@ def _prepare(job: Job, request: Request, emit: Emit) -> None:
     prepare_here(job, Path(request["folder"]), Path(request["onnx"]) if request["onnx"] else None)
 
 
+def _volume(job: Job, request: Request, emit: Emit) -> None:
+    """Make the case of a cropped volume, in the folder `folder`."""
+    from benchbench.runner.volume_input import make_case_here
+
+    make_case_here(job, Path(request["folder"]))
+
+
 def _peak(job: Job, request: Request, emit: Emit) -> None:
     """What this machine reaches at the job's threads and dtype, whatever its network: two `measurement`s."""
     from benchbench.measure.machine_peak import measure_peak
@@ -276,6 +283,7 @@ _TASKS: Mapping[str, Callable[[Job, Request, Emit], None]] = {
     "fit": _fit,
     "peak": _peak,
     "prepare": _prepare,
+    "volume": _volume,
 }
 
 

@@ -21,6 +21,7 @@ from benchbench.core.config import read_json
 from benchbench.core.errors import UsageError, named_line, os_error_as
 from benchbench.core.results import write_whole
 from benchbench.core.units import format_shape
+from benchbench.devices import cpu
 from benchbench.runtimes.catalogue import Runtime, get_runtime, of_file
 
 #: (B, C, D, H, W) float32 -> (B, K, D, H, W) float32, a copy that the next call leaves alone.
@@ -85,8 +86,11 @@ class Prepared:
 
         if why := self.of.missing():
             raise UnsupportedError(why)
+        library = self.of.load()
         try:
-            forward: Forward = self.of.load().open_file(self, threads, gpu)
+            if not hasattr(library, "bound"):  # else it compares with its GPU
+                check_made_for(self, cpu.name())
+            forward: Forward = library.open_file(self, threads, gpu)
         except (BenchError, MemoryError):
             raise
         except Exception as error:  # whatever a library raises for a file that it cannot read
@@ -108,6 +112,21 @@ class Prepared:
 def description_of(path: Path) -> Path:
     """The description beside a prepared network's file: `nnunet_small-int8.xml.json`."""
     return path.with_name(f"{path.name}.json")
+
+
+def check_made_for(prepared: Prepared, here: str) -> None:
+    """Refuse a file that was made for another machine; one that was made for none runs on any.
+
+    Args:
+        here: processor or GPU of this machine, as `made_for` names it.
+
+    Raises:
+        PreparedError: it was made for another.
+    """
+    if prepared.made_for not in (None, here):
+        raise PreparedError(
+            f"{prepared.path.name} was made for {prepared.made_for}, and this is {here}: export the network here"
+        )
 
 
 def describe(prepared: Prepared) -> Path:

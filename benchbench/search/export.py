@@ -19,9 +19,10 @@ from benchbench.core.results import write_whole
 from benchbench.core.search_result import EAGER, ordered, runtime_of
 from benchbench.core.units import format_shape, format_value
 from benchbench.report import writers
-from benchbench.runner import prepare
+from benchbench.runner import export as runner_export
 from benchbench.runner.job import Job
 from benchbench.runtimes import onnx_file
+from benchbench.runtimes.catalogue import get_runtime
 from benchbench.runtimes.prepared import INPUT, OUTPUT
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import checkpoint
@@ -135,7 +136,8 @@ def export_for_runtime(weights: Path, folder: Path, name: str, runtime: str, dat
             checkpoint_path=str(weights),
             data_where=data,
         )
-        prepared = prepare.export_to(job, folder, f"{name}-{runtime}")
+        target = folder / f"{name}-{runtime}{get_runtime(runtime).ending}"
+        prepared = runner_export.export_job(job, target).prepared
     except (OSError, BenchError) as error:
         return {"runtime_file_reason": _without_folders(error, folder, weights.parent)}
     return {"runtime_file": prepared.path.name}

@@ -53,6 +53,7 @@ def measure_dice(
     spatial: Sequence[int],
     dtype: str = "fp32",
     overlap: float = 0.5,
+    crop_foreground: bool = False,
     device: str = "cpu",
     limit: int | None = None,
     surfaces: bool = True,
@@ -65,6 +66,7 @@ def measure_dice(
         spatial: (D, H, W) of the patch, voxels.
         dtype: `fp32`, or `bf16`/`fp16` for autocast.
         overlap: of neighbouring windows, as a share of the patch.
+        crop_foreground: segment the box of the voxels that are not 0; all outside of it is background.
         limit: number of cases; None: all.
         surfaces: also measure surface distances, which takes longer.
 
@@ -93,7 +95,7 @@ def measure_dice(
     was_training = model.training
     model.eval()
     try:
-        inference = {"dtype": dtype, "overlap": overlap, "device": device}
+        inference = {"dtype": dtype, "overlap": overlap, "crop_foreground": crop_foreground, "device": device}
         for index in range(count):
             try:
                 prediction = _predict(model, plan, data, split, index, spatial, inference)
@@ -119,10 +121,11 @@ def measure_dice(
         model.train(was_training)
     if not scores:
         raise DataError(f"{plan.name}: none of the {count} {split} cases can be read, such as {missing[0]}")
+    box = ", over the box of the voxels that are not 0" if crop_foreground else ""
     decided = "the largest logit" if plan.exclusive else "sigmoid > 0.5 per region"
     method = (
         f"{plan.key} ({plan.title}), {split}, {len(scores)} cases, patch {format_shape(tuple(spatial))}, "
-        f"window overlap {overlap:g}, {dtype}, {decided}; {RULES[plan.empty_rule]}; "
+        f"window overlap {overlap:g}{box}, {dtype}, {decided}; {RULES[plan.empty_rule]}; "
         "95 % bootstrap interval over cases"
     ) + (f"; {len(missing)} could not be read: {'; '.join(missing)}" if missing else "")
     tables = {"dice": np.array([s.dice for s in scores])}

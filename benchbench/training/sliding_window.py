@@ -15,6 +15,7 @@ import numpy.typing as npt
 from benchbench.core.errors import BenchError, is_out_of_memory, named_line
 from benchbench.core.units import format_shape
 from benchbench.data import DataPlan
+from benchbench.data.foreground import foreground_box
 from benchbench.zoo import logits as zoo_logits
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def logits_of(
     *,
     dtype: str = "fp32",
     overlap: float = 0.5,
+    crop_foreground: bool = False,
     device: str = "cpu",
 ) -> Tensor:
     """The logits of a network for a whole volume.
@@ -48,9 +50,10 @@ def logits_of(
         spatial: (D, H, W) of the patch, voxels.
         dtype: `fp32`, or `bf16`/`fp16` for autocast.
         overlap: of neighbouring windows, as a share of the patch.
+        crop_foreground: go over the box of the voxels that are not 0, as a volume is timed with `--crop-foreground`.
 
     Returns:
-        (K, D, H, W) float32, of the image's size, on the device.
+        (K, D, H, W) float32, of the image's size, on the device; outside of the box 0, which is background.
 
     Raises:
         MemoryError: memory ran out; or PyTorch's `RuntimeError`.
@@ -60,6 +63,13 @@ def logits_of(
     import torch
     from monai.inferers import sliding_window_inference
 
+    box = foreground_box(image) if crop_foreground else None
+    if box is not None:
+        at = (slice(None), *box)
+        inner = logits_of(model, image[at], plan, spatial, dtype=dtype, overlap=overlap, device=device)
+        whole = torch.zeros((len(inner), *image.shape[1:]), device=device)
+        whole[at] = inner
+        return whole
     sides = image.shape[1:]
     missing = [max(0, wanted - side) for wanted, side in zip(spatial, sides, strict=True)]
     before = [m // 2 for m in missing]
@@ -75,8 +85,8 @@ def logits_of(
     if not torch.isfinite(logits).all():
         raise AccuracyError(f"the network's answer is not finite (NaN or infinite) in {dtype}: no Dice can be had")
     inside = tuple(slice(b, b + side) for b, side in zip(before, sides, strict=True))
-    inner: Tensor = logits[0].float()[(slice(None), *inside)]
-    return inner
+    answer: Tensor = logits[0].float()[(slice(None), *inside)]
+    return answer
 
 
 def _answer(model: nn.Module, window: Tensor, plan: DataPlan) -> Tensor:

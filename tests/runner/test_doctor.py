@@ -18,6 +18,7 @@ from benchbench.runner.doctor import Finding, ready
 from benchbench.runner.kernel_check import KERNELS, TOLERANCE, KernelCheck, check_kernels
 from benchbench.runner.remote import doctor as remote_doctor
 from benchbench.runner.remote import ssh
+from benchbench.runtimes import catalogue
 from tests import tegra_trees
 
 if sys.version_info >= (3, 11):
@@ -429,3 +430,53 @@ def test_a_name_that_means_nothing_here_is_refused_with_what_would_do(
 def test_ready_is_whether_nothing_failed() -> None:
     assert ready([Finding("a", "ok", "x"), Finding("b", "warn", "y")])
     assert not ready([Finding("a", "fail", "x")])
+
+
+@pytest.fixture
+def packages(monkeypatch: pytest.MonkeyPatch):
+    """Which modules are installed, and the version of each."""
+
+    def have(**versions: str) -> None:
+        monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: name if name in versions else None)
+        monkeypatch.setattr(doctor, "installed", versions.get)
+
+    return have
+
+
+def test_each_runtime_is_told_with_what_it_lacks(packages) -> None:
+    packages(onnxruntime="1.23", onnx="1.19", onnxscript="0.5")
+    found = by_name(list(doctor.runtime_findings(gpu=False)))
+    assert list(found) == ["onnxruntime", "openvino"]
+    assert found["openvino"] == Finding("openvino", "warn", "not installed", "pip install 'benchbench[openvino]'")
+    assert found["onnxruntime"].status == "ok"
+    assert found["onnxruntime"].text == "1.23; without int8: openvino, nncf not installed"
+    packages(openvino="2026.4", onnxruntime="1.23", onnx="1.19", onnxscript="0.5", nncf="3.4")
+    assert [f.text for f in doctor.runtime_findings(gpu=False)] == ["1.23", "2026.4"]
+    packages(openvino="2026.4")
+    found = by_name(list(doctor.runtime_findings(gpu=False)))
+    assert found["openvino"].text == "onnx, onnxscript not installed"
+    assert ready(list(found.values()))
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "text"),
+    [
+        (None, "warn", "not installed"),
+        ("8.6.2", "warn", "TensorRT 8.6.2 is installed, and 10 or newer is needed"),
+        ("10.3.0", "ok", "10.3.0"),
+    ],
+)
+def test_tensorrt_is_told_where_there_is_a_gpu(packages, version, status, text) -> None:
+    packages(onnx="1.19", onnxscript="0.5", **({"tensorrt": version} if version else {}))
+    assert "tensorrt" not in by_name(list(doctor.runtime_findings(gpu=False)))
+    found = by_name(list(doctor.runtime_findings(gpu=True)))["tensorrt"]
+    assert (found.status, found.text) == (status, text)
+    assert bool(found.advice) == (status == "warn")
+
+
+def test_a_jetson_has_a_gpu_and_so_has_a_machine_with_nvidias_driver(tmp_path: Path) -> None:
+    driver = tmp_path / "pc" / "proc/driver/nvidia/version"
+    driver.parent.mkdir(parents=True)
+    driver.write_text("NVRM version")
+    for root, gpu in ((tegra_trees.orin_nano(tmp_path / "board"), True), (tmp_path / "pc", True), (tmp_path, False)):
+        assert ("tensorrt" in by_name(list(doctor.examine(root, kernels=False)))) == gpu

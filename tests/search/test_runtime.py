@@ -403,10 +403,10 @@ def weights_of_a_point() -> Path:
 
 
 def test_a_failed_conversion_is_a_reason_in_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def export_to(*arguments: Any) -> Any:
+    def export_job(*arguments: Any) -> Any:
         raise UnsupportedError(f"preparing it in {tmp_path} ended its process: killed by SIGSEGV")
 
-    monkeypatch.setattr(search_export.prepare, "export_to", export_to)
+    monkeypatch.setattr(search_export.runner_export, "export_job", export_job)
     files = search_export.export_for_runtime(weights_of_a_point(), tmp_path, POINT, "openvino", None)
     assert files == {"runtime_file_reason": f"preparing it in {tmp_path.name} ended its process: killed by SIGSEGV"}
 

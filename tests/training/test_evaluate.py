@@ -21,7 +21,7 @@ from benchbench.training import case_pictures
 from benchbench.training import evaluate as training_evaluate
 from benchbench.training.evaluate import measure_dice
 from benchbench.training.metrics import region_dice
-from benchbench.training.sliding_window import AccuracyError
+from benchbench.training.sliding_window import AccuracyError, logits_of, regions_of
 
 SHAPE = (20, 24, 18)
 
@@ -96,6 +96,47 @@ def test_windows_cover_a_larger_volume(spatial: tuple[int, int, int]) -> None:
     assert found["dice"].value == 1
     assert {shape[2:] for shape in oracle.seen} == {spatial}
     assert len(oracle.seen) > 2
+
+
+def test_a_crop_evaluates_the_box_alone_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def headed(name: str, split: str, index: int) -> data.Case:
+        case = make_case(index)
+        case.image[:, :4] = case.image[:, :, :, 14:] = 0
+        return case
+
+    class Above(Oracle):
+        """Sees tumour in air, too: what a crop to the head never shows it."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits = super().forward(x)
+            logits[:, 1][(x == 0).all(1)] = 10
+            return logits
+
+    monkeypatch.setattr(training_evaluate, "load_case", headed)
+    network = Above()
+    cropped = by_name(measure_dice(network, data="toy", spatial=(16, 24, 14), limit=1, crop_foreground=True))
+    assert network.seen == [(1, 4, 16, 24, 14)]
+    assert cropped["dice_wt"].value == 1
+    assert "over the box of the voxels that are not 0" in cropped["dice"].method
+    whole = by_name(measure_dice(network, data="toy", spatial=(16, 24, 14), limit=1))
+    assert whole["dice_wt"].value < 0.5
+    assert "box" not in whole["dice"].method
+
+
+def test_a_crop_leaves_background_outside_where_labels_exclude_each_other() -> None:
+    plan = dataclasses.replace(data.get_plan("phantom"), regions={"a": (1,), "b": (2,)}, exclusive=True)
+    image = np.zeros((4, 8, 8, 8), np.float32)
+    image[:, 2:6, 2:6, 2:6] = 1
+    logits = logits_of(AllB(), image, plan, (4, 4, 4), crop_foreground=True)
+    _, b = regions_of(logits, plan)
+    assert b.sum() == b[2:6, 2:6, 2:6].sum() == 4**3
+
+
+class AllB(nn.Module):
+    """Sees the second region everywhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), 3, *x.shape[2:]).index_fill(1, torch.tensor([2]), 1.0)
 
 
 masks = hnp.arrays(bool, (3, 3, 4, 2), elements=st.booleans())

@@ -16,6 +16,7 @@ from benchbench.core.records import ModelSpec
 from benchbench.data.plan import DataPlan
 from benchbench.measure.training_step import trained_outputs
 from benchbench.measure.volume import Inference, Plan
+from benchbench.measure.volume_torch import forward_of_arrays
 from benchbench.training.loop import _Training
 from benchbench.training.patch_loader import Batch
 from benchbench.training.processes import TrainingGroup
@@ -163,7 +164,7 @@ def test_every_form_of_output_is_evaluated_and_timed_on_volumes(form: str) -> No
     with torch.no_grad():
         wanted = net.conv(torch.from_numpy(image)[None])[0]
     assert torch.allclose(logits_of(net, image, PLAN, SIDES), wanted, atol=1e-5)
-    assert Inference(net, torch.from_numpy(image)[None], Plan(patch=SIDES, batch=1, overlap=0.5))().shape[1] == 3
+    assert len(Inference(forward_of_arrays(net), image, Plan(patch=SIDES, overlap=0.5))()) == 3
     assert trained_outputs(net.train()(torch.ones(2, 1, *SIDES)))
 
 
