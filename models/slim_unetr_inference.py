@@ -530,31 +530,111 @@ class _EagerMapPositions(_Frozen):
 # Export: maps as they are, (B, C, D, H, W) -------------------------------------------------------------------------
 
 
-class _ExportSpread(_Spread):
-    """(B, in, d, h, w) to maps that are `stride` times as large."""
+class _ExportNormed(_Frozen):
+    """A transposed convolution of kernel = stride, as one pointwise convolution; and what its norm will do."""
 
-    weight: Tensor  # (in + 3, out, k, k, k)
-    ones: Tensor
+    def __init__(self, weights: _SpreadWeights, dtype: torch.dtype) -> None:
+        super().__init__(dtype)
+        self.eps = weights.eps
+        self.normalises = weights.mean is not None
+        if weights.mean is not None and weights.within is not None and weights.between is not None:
+            self.hold("within", _kernel(weights.within * len(weights.within) ** 0.5))
+            self.hold("between", _kernel(weights.between[:, :-1]))
+            self.hold("between_bias", weights.between[:, -1])
+            self.hold("mean", _kernel(weights.mean[None, :-1]))
+            self.hold("mean_bias", weights.mean[-1:])
+
+    within: Tensor
+    between: Tensor
+    between_bias: Tensor
+    mean: Tensor
+    mean_bias: Tensor
+
+    def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the norm, (B, 1, 1, 1, 1) each."""
+        means = x.mean((2, 3, 4), keepdim=True)
+        spread = F.conv3d(x, self.within) - F.conv3d(means, self.within)
+        offset = F.conv3d(means, self.between, self.between_bias)
+        variance = (spread * spread).mean((1, 2, 3, 4), keepdim=True) + (offset * offset).sum(1, keepdim=True)
+        scale = (variance + self.eps).rsqrt()
+        return scale, -F.conv3d(means, self.mean, self.mean_bias) * scale
+
+
+class _ExportSpread(_ExportNormed):
+    """(B, in, d, h, w) to maps that are `stride` times as large, added to others."""
+
+    weight: Tensor  # (k k k out, in, 1, 1, 1)
+    of_scale: Tensor
+    of_shift: Tensor
+    constant: Tensor
 
     def __init__(self, weights: _SpreadWeights, dtype: torch.dtype) -> None:
         super().__init__(weights, dtype)
-        self.hold("weight", weights.weight)
-        self.hold("ones", torch.ones(1, 1, 1, 1, 1))
+        weight, columns = weights.weight[:-3], weights.weight[-3:, :, :1, :1, :1]
+        self.stride = weight.shape[-1]
+        self.hold("weight", _kernel(weight.permute(2, 3, 4, 1, 0).flatten(0, 3)))
+        self.hold("of_scale", columns[0])
+        self.hold("of_shift", columns[1])
+        self.hold("constant", columns[2])
 
-    def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:
-        """(B, in, d, h, w) -> (B, out, d k, h k, w k), added to `target` if there is one."""
-        places = (-1, 1, *x.shape[2:])
-        ones = self.ones.expand(len(x), *places[1:])
-        if self.normalises:
-            means = x.mean((2, 3, 4), keepdim=True)
-            spread = F.conv3d(x - means, self.within[:, :, None, None, None])
-            variance = spread.square().mean((2, 3, 4)).sum(1)
-            scale, shift = (v[:, None, None, None, None] for v in self._scale_and_shift(means.flatten(1), variance))
-            x = torch.cat((x * scale, scale.expand(places), shift.expand(places), ones), 1)
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        """(B, in, d, h, w) and (B, out, d k, h k, w k) -> their sum, (B, out, d k, h k, w k)."""
+        scale, shift = self.scale_and_shift(x)
+        y = _to_space(F.conv3d(x, self.weight), self.stride)
+        return target + (y * scale + (scale * self.of_scale + shift * self.of_shift + self.constant))
+
+
+class _ExportHead(_ExportNormed):
+    """(B, in, d, h, w) to the logits, one after the other, so that each is written to its place at once."""
+
+    weight: Tensor  # (out, k k k, in or in + 3, 1, 1, 1)
+    bias: Tensor
+    widen: Tensor
+    of_scale: Tensor
+    of_shift: Tensor
+    constant: Tensor
+
+    def __init__(self, weights: _SpreadWeights, dtype: torch.dtype) -> None:
+        super().__init__(weights, dtype)
+        weight = weights.weight.permute(1, 2, 3, 4, 0).flatten(1, 3)  # (out, k k k, in + 3 or in + 1)
+        self.stride, self.out_channels = weights.weight.shape[-1], len(weight)
+        if not self.normalises:
+            self.hold("bias", weight[..., -1])
+            weight = weight[..., :-1]
         else:
-            x = torch.cat((x, ones), 1)
-        y = F.conv_transpose3d(x, self.weight, stride=self.stride)
-        return y if target is None else target + y
+            width = weight.shape[-1]
+            self.hold("widen", _kernel(torch.eye(width, dtype=weight.dtype)[:, : width - 3]))
+            for place, name in enumerate(("of_scale", "of_shift", "constant"), width - 3):
+                self.hold(name, torch.eye(width)[place, :, None, None, None])
+        self.hold("weight", weight[..., None, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, d, h, w) -> (B, out, d k, h k, w k)."""
+        biases: Sequence[Tensor | None] = [None] * self.out_channels
+        if self.normalises:
+            scale, shift = self.scale_and_shift(x)
+            x = F.conv3d(x, self.widen) * scale + (scale * self.of_scale + shift * self.of_shift + self.constant)
+        else:
+            biases = list(self.bias)
+        logits = [
+            _to_space(F.conv3d(x, weight, bias), self.stride) for weight, bias in zip(self.weight, biases, strict=True)
+        ]
+        return torch.cat(logits, 1)
+
+
+def _to_space(x: Tensor, k: int) -> Tensor:
+    """(B, k k k out, d, h, w) -> (B, out, d k, h k, w k); by way of channels last, where runs of memory are moved."""
+    batch, _, d, h, w = x.shape
+    if k == 1:
+        return x
+    x = x.permute(0, 2, 3, 4, 1).reshape(batch, d, h, w, k, k, k, -1)
+    x = x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(batch, d * k, h * k, w * k, -1)
+    return x.permute(0, 4, 1, 2, 3)
+
+
+def _kernel(weight: Tensor) -> Tensor:
+    """(out, in) -> the kernel of a pointwise convolution."""
+    return weight[:, :, None, None, None]
 
 
 class _ExportDownsample(_Frozen):
@@ -715,7 +795,7 @@ class InferenceNetwork(_Frozen):
             for name in ("encoder", "decoder")
         )
         head, *spreads = (_upsampling_weights(up, where) for where, up in ups)
-        self.head = _EagerHead(head, dtype) if eager else _ExportSpread(head, dtype)
+        self.head = _EagerHead(head, dtype) if eager else _ExportHead(head, dtype)
         self.ups = nn.ModuleList((_EagerSpread if eager else _ExportSpread)(weights, dtype) for weights in spreads)
         embedding = model.position_embedding.detach()
         self.positions: nn.Module
@@ -772,9 +852,7 @@ def _parts(parts: Any, where: str) -> list[tuple[str, nn.Module]]:
     return [(f"{where}.{i}", part) for i, part in enumerate(parts)]
 
 
-def _stage(
-    stage: Any, where: str, block: type[_EagerBlock] | type[_ExportBlock], dtype: torch.dtype
-) -> nn.Module:
+def _stage(stage: Any, where: str, block: type[_EagerBlock] | type[_ExportBlock], dtype: torch.dtype) -> nn.Module:
     _expect(stage, where, nn.Sequential)
     blocks: list[nn.Module] = [block(part, f"{where}.{i}", dtype) for i, part in enumerate(stage)]
     return nn.Sequential(*blocks)
