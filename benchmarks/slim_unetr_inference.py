@@ -102,7 +102,9 @@ def openvino_runner(path: Path, x: np.ndarray, **how) -> Callable[[], np.ndarray
     return run
 
 
-def print_profile(path: Path, x: np.ndarray, *, precision: str, threads: int, runs: int = 20) -> None:
+def print_profile(
+    path: Path, x: np.ndarray, *, precision: str, threads: int, runs: int = 20, slowest: int = 40
+) -> None:
     """Time of each node of the compiled graph, the least of some runs."""
     request = compiled(path, precision=precision, threads=threads, profile=True).create_infer_request()
     times: dict[str, list[float]] = {}
@@ -121,7 +123,7 @@ def print_profile(path: Path, x: np.ndarray, *, precision: str, threads: int, ru
         if sum(values) > 0:
             print(f"{sum(values):8.2f} ms {len(values):4} x {kind}")
     print("the slowest nodes")
-    for name, shortest in sorted(least.items(), key=lambda item: -item[1])[:40]:
+    for name, shortest in sorted(least.items(), key=lambda item: -item[1])[:slowest]:
         print(f"{shortest:8.3f} ms {kinds[name]:50} {name}")
 
 

@@ -39,20 +39,33 @@ _CHUNK_NUMBERS = 2**18  # of the head's matrix product at a time: 1 MB, which st
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _SpreadWeights:
-    """A transposed convolution of kernel = stride, a norm over its whole output, and what is pointwise behind.
+class _NormWeights:
+    """The statistics of a transposed convolution's output y, from its input x, and what a norm does with them.
 
-    With w the weights and b the bias of one output of the convolution, at one place of the kernel, and m the
-    channel means of its input, the output has mean E[w] m + E[b] and variance
-    E[(w (x - m))^2] + E[((w - E[w]) m + b - E[b])^2], E over voxels, outputs and places. Both are sums of squares, so
-    that nothing cancels if the input is far from zero.
+    With w the weights and b the bias of one output at one place of the kernel, and m the channel means of x, y has mean
+    E[w] m + E[b] and variance E[(w (x - m))^2] + E[((w - E[w]) m + b - E[b])^2], E over voxels, outputs and places.
+    Both terms are sums of squares, |within (x - m)|^2 and |offset m + offset_bias|^2 + a constant, so that nothing
+    cancels where x is far from zero. With s = 1 / deviation and t = -mean s, the norm's output, and what is pointwise
+    behind, is y s + of_scale s + of_shift t + constant, y by weights that are scaled already.
     """
 
-    weight: Tensor  # (in + 3, out, k, k, k), or (in + 1, ...) without norm; for the columns of `_with_statistics`
-    mean: Tensor | None = None  # (in + 1,): E[w] and E[b]; None without norm
-    within: Tensor | None = None  # (in, in), its square is E[w w']
-    between: Tensor | None = None  # (in + 1, in + 1), its square is the covariance of (w, b)
-    eps: float = 0.0
+    mean: Tensor  # (in,), E[w]
+    mean_bias: Tensor  # (), E[b]
+    within: Tensor  # (in, in)
+    offset: Tensor  # (in, in)
+    offset_bias: Tensor  # (in,)
+    eps: float  # of the norm, and the constant of the variance
+    of_scale: Tensor  # (out,)
+    of_shift: Tensor  # (out,)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _SpreadWeights:
+    """A transposed convolution of kernel = stride, a norm over its whole output, and what is pointwise behind."""
+
+    weight: Tensor  # (in, out, k, k, k)
+    constant: Tensor  # (out,)
+    norm: _NormWeights | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,14 +162,18 @@ def _diffusion_weights(diffusion: Any, where: str) -> _SpreadWeights:
     mix = _pointwise(diffusion.mix, f"{where}.mix")
     if each.shape[1] != 1:
         _refuse(f"{where}.spread", "one output for each channel", diffusion.spread)
-    width = len(each)
-    columns = torch.stack((mix @ (scale * bias), mix @ scale, mix @ shift))  # (3, out)
-    spread = (mix * scale).T[:, :, None, None, None] * each  # (in, out, k, k, k)
     # An output depends on one input, so the products of the weights of two inputs are zero.
     means, squares = each.flatten(1).mean(1), each.flatten(1).square().mean(1)
     products = torch.diag(torch.cat((squares, bias.square().sum()[None])))
     products[-1, :-1] = products[:-1, -1] = means * bias
-    return _spread_weights(spread, columns, torch.cat((means / width, bias.mean()[None])), products / width, eps)
+    width = len(each)
+    return _SpreadWeights(
+        weight=(mix * scale).T[:, :, None, None, None] * each,
+        constant=mix @ shift,
+        norm=_norm_weights(
+            torch.cat((means / width, bias.mean()[None])), products / width, eps, mix @ (scale * bias), mix @ scale
+        ),
+    )
 
 
 def _upsampling_weights(up: Any, where: str) -> _SpreadWeights:
@@ -164,16 +181,13 @@ def _upsampling_weights(up: Any, where: str) -> _SpreadWeights:
     kernel = getattr(up.conv, "stride", (1,))[0]
     weight, bias = _convolution(up.conv, f"{where}.conv", kernel=kernel, stride=kernel, transposed=True)
     if type(up.norm) is nn.Identity:  # the corrected network's head
-        places = bias[:, None, None, None].expand_as(weight[0])
-        return _SpreadWeights(weight=torch.cat((weight, places[None])))
+        return _SpreadWeights(weight=weight, constant=bias, norm=None)
     scale, shift, eps = _affine(up.norm, f"{where}.norm")
     outputs = torch.cat((weight.flatten(2), bias[None, :, None].expand(1, -1, weight[0, 0].numel()))).flatten(1)
-    return _spread_weights(
-        weight * scale[:, None, None, None],
-        torch.stack((scale * bias, scale, shift)),
-        outputs.mean(1),
-        outputs @ outputs.T / outputs.shape[1],
-        eps,
+    return _SpreadWeights(
+        weight=weight * scale[:, None, None, None],
+        constant=shift,
+        norm=_norm_weights(outputs.mean(1), outputs @ outputs.T / outputs.shape[1], eps, scale * bias, scale),
     )
 
 
@@ -184,20 +198,26 @@ def _downsampling_weights(down: Any, where: str) -> tuple[Tensor, Tensor, Tensor
     return *_convolution(down.conv, f"{where}.conv", kernel=kernel, stride=kernel), *_affine(down.norm, f"{where}.norm")
 
 
-def _spread_weights(weight: Tensor, columns: Tensor, mean: Tensor, products: Tensor, eps: float) -> _SpreadWeights:
-    """Weights, given the means and mean products of (w, b) over outputs and places of the kernel."""
-    places = columns[:, :, None, None, None].expand(-1, -1, *weight.shape[2:])
-    return _SpreadWeights(
-        weight=torch.cat((weight, places)),
-        mean=mean,
+def _norm_weights(mean: Tensor, products: Tensor, eps: float, of_scale: Tensor, of_shift: Tensor) -> _NormWeights:
+    """From the means of (w, b) over outputs and places of the kernel, (in + 1,), and of its products with itself."""
+    offset = torch.linalg.qr(_root(products - mean[:, None] * mean)).R
+    return _NormWeights(
+        mean=mean[:-1],
+        mean_bias=mean[-1],
         within=_root(products[:-1, :-1]),
-        between=_root(products - mean[:, None] * mean),
-        eps=eps,
+        offset=offset[:-1, :-1],
+        offset_bias=offset[:-1, -1],
+        eps=eps + float(offset[-1, -1]) ** 2,
+        of_scale=of_scale,
+        of_shift=of_shift,
     )
 
 
 def _root(square: Tensor) -> Tensor:
     """A matrix whose transpose times itself is this one, symmetric and without negative eigenvalues."""
+    diagonal = square.diagonal()
+    if torch.equal(square, torch.diag(diagonal)):
+        return torch.diag(diagonal.sqrt())
     values, vectors = torch.linalg.eigh(square)
     root: Tensor = values.clamp_min(0).sqrt()[:, None] * vectors.T
     return root
@@ -296,68 +316,56 @@ class _Frozen(nn.Module):
         return self
 
 
-class _Spread(_Frozen):
-    """A transposed convolution of kernel = stride, and the norm behind it."""
-
-    mean: Tensor
-    within: Tensor
-    between: Tensor
-
-    def __init__(self, weights: _SpreadWeights, dtype: torch.dtype) -> None:
-        super().__init__(dtype)
-        self.stride = weights.weight.shape[-1]
-        self.out_channels = weights.weight.shape[1]
-        self.eps = weights.eps
-        self.normalises = weights.mean is not None
-        if weights.mean is not None and weights.within is not None and weights.between is not None:
-            self.hold("mean", weights.mean)
-            self.hold("within", weights.within)
-            self.hold("between", weights.between)
-
-    def _scale_and_shift(self, means: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the norm, each (B,).
-
-        Args:
-            means: (B, in) of the input's channels.
-            variance: (B,) of the output within the channels, so of `within` times the input.
-        """
-        means = F.pad(means, (0, 1), value=1.0)  # (B, in + 1)
-        scale = (variance + F.linear(means, self.between).square().sum(1) + self.eps).rsqrt()
-        return scale, -(means @ self.mean) * scale
-
-
 # Eager: maps are rows of voxels, (B, D, H, W, C) -------------------------------------------------------------------
 
 
-class _EagerColumns(_Spread):
-    """The columns that a matrix product turns into the output."""
+class _EagerColumns(_Frozen):
+    """The columns whose product with the weights of a transposed convolution is already normalised."""
+
+    weight: Tensor  # (in + 3, outputs), or (in + 1, outputs) without norm
+    mean: Tensor
+    mean_bias: Tensor
+    within: Tensor
+    offset: Tensor
+    offset_bias: Tensor
+
+    def __init__(self, weights: _SpreadWeights, dtype: torch.dtype, *, channels_last: bool) -> None:
+        super().__init__(dtype)
+        self.stride, self.out_channels = weights.weight.shape[-1], weights.weight.shape[1]
+        self.normalises = weights.norm is not None
+        rows = [weights.constant]
+        if norm := weights.norm:
+            rows = [norm.of_scale, norm.of_shift, weights.constant]
+            self.eps = norm.eps
+            for name in ("mean", "mean_bias", "within", "offset", "offset_bias"):
+                self.hold(name, getattr(norm, name))
+        places = torch.stack(rows)[:, :, None, None, None].expand(-1, -1, *weights.weight.shape[2:])
+        weight = torch.cat((weights.weight, places))
+        self.hold("weight", (weight.permute(0, 2, 3, 4, 1) if channels_last else weight).flatten(1))
 
     def columns(self, x: Tensor) -> Tensor:
         """(B, N, in) -> (B, N, in + 3): x s, s, t and 1, s and t the norm's scale and shift; without norm x and 1."""
         batch, voxels, width = x.shape
-        columns = x.new_empty(batch, voxels, width + (3 if self.normalises else 1))
-        columns[..., -1] = 1
         if not self.normalises:
-            columns[..., :width] = x
-            return columns
+            return F.pad(x, (0, 1), value=1.0)
         means = x.mean(1)
-        spread = (x - means[:, None]) @ self.within.T
-        variance = spread.square().sum((1, 2)) / voxels
-        scale, shift = self._scale_and_shift(means, variance)
+        spread = F.linear(x - means[:, None], self.within)
+        offset = F.linear(means, self.offset, self.offset_bias)
+        variance = spread.square().sum((1, 2)) / voxels + offset.square().sum(1)
+        scale = (variance + self.eps).rsqrt()
+        columns = x.new_empty(batch, voxels, width + 3)
         torch.mul(x, scale[:, None, None], out=columns[..., :width])
         columns[..., width] = scale[:, None]
-        columns[..., width + 1] = shift[:, None]
+        columns[..., width + 1] = -(means @ self.mean + self.mean_bias)[:, None] * scale[:, None]
+        columns[..., width + 2] = 1
         return columns
 
 
 class _EagerSpread(_EagerColumns):
-    """Rows (B, d, h, w, in) to maps that are `stride` times as large."""
-
-    weight: Tensor  # (in + 3, k k k out)
+    """Rows (B, d, h, w, in) to maps that are `stride` times as large, added to others."""
 
     def __init__(self, weights: _SpreadWeights, dtype: torch.dtype) -> None:
-        super().__init__(weights, dtype)
-        self.hold("weight", weights.weight.permute(0, 2, 3, 4, 1).flatten(1))
+        super().__init__(weights, dtype, channels_last=True)
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """Add to `target`, (B, d k, h k, w k, out), in place; x: (B, d, h, w, in)."""
@@ -371,11 +379,8 @@ class _EagerSpread(_EagerColumns):
 class _EagerHead(_EagerColumns):
     """Rows to the logits."""
 
-    weight: Tensor  # (in + 3, out k k k)
-
     def __init__(self, weights: _SpreadWeights, dtype: torch.dtype) -> None:
-        super().__init__(weights, dtype)
-        self.hold("weight", weights.weight.flatten(1))
+        super().__init__(weights, dtype, channels_last=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, d, h, w, in) -> (B, out, d k, h k, w k), some planes at a time."""
@@ -530,94 +535,105 @@ class _EagerMapPositions(_Frozen):
 # Export: maps as they are, (B, C, D, H, W) -------------------------------------------------------------------------
 
 
-class _ExportNormed(_Frozen):
-    """A transposed convolution of kernel = stride, as one pointwise convolution; and what its norm will do."""
+class _ExportNorm(_Frozen):
+    """The mean and the scale of the norm behind a transposed convolution."""
 
-    def __init__(self, weights: _SpreadWeights, dtype: torch.dtype) -> None:
-        super().__init__(dtype)
-        self.eps = weights.eps
-        self.normalises = weights.mean is not None
-        if weights.mean is not None and weights.within is not None and weights.between is not None:
-            self.hold("within", _kernel(weights.within * len(weights.within) ** 0.5))
-            self.hold("between", _kernel(weights.between[:, :-1]))
-            self.hold("between_bias", weights.between[:, -1])
-            self.hold("mean", _kernel(weights.mean[None, :-1]))
-            self.hold("mean_bias", weights.mean[-1:])
-
-    within: Tensor
-    between: Tensor
-    between_bias: Tensor
     mean: Tensor
     mean_bias: Tensor
+    within: Tensor
+    offset: Tensor
+    offset_bias: Tensor
+    of_scale: Tensor
+    of_shift: Tensor
 
-    def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the norm, (B, 1, 1, 1, 1) each."""
+    def __init__(self, norm: _NormWeights, dtype: torch.dtype) -> None:
+        super().__init__(dtype)
+        self.eps = norm.eps
+        root = len(norm.mean) ** 0.5  # a mean over channels then is a sum
+        diagonal = norm.within.diagonal()
+        self.pointwise = torch.equal(norm.within, torch.diag(diagonal))
+        self.hold("within", diagonal[:, None, None, None] * root if self.pointwise else _kernel(norm.within * root))
+        self.hold("offset", _kernel(norm.offset * root))
+        self.hold("offset_bias", norm.offset_bias * root)
+        self.hold("mean", _kernel(norm.mean[None]))
+        self.hold("mean_bias", norm.mean_bias[None])
+        self.hold("of_scale", norm.of_scale[:, None, None, None])
+        self.hold("of_shift", norm.of_shift[:, None, None, None])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, in, d, h, w) -> the output's mean and the norm's scale, (B, 1, 1, 1, 1) each."""
         means = x.mean((2, 3, 4), keepdim=True)
-        spread = F.conv3d(x, self.within) - F.conv3d(means, self.within)
-        offset = F.conv3d(means, self.between, self.between_bias)
-        variance = (spread * spread).mean((1, 2, 3, 4), keepdim=True) + (offset * offset).sum(1, keepdim=True)
-        scale = (variance + self.eps).rsqrt()
-        return scale, -F.conv3d(means, self.mean, self.mean_bias) * scale
+        if self.pointwise:
+            spread = (x - means) * self.within
+        else:
+            spread = F.conv3d(x, self.within) - F.conv3d(means, self.within)
+        offset = F.conv3d(means, self.offset, self.offset_bias)
+        squares = spread * spread + offset * offset
+        if not self.pointwise:  # two means are faster on channels last, where convolutions write
+            squares = squares.mean((2, 3, 4), keepdim=True)
+        variance = squares.mean((1, 2, 3, 4), keepdim=True)
+        return F.conv3d(means, self.mean, self.mean_bias), (variance + self.eps).rsqrt()
 
 
-class _ExportSpread(_ExportNormed):
+class _ExportSpread(_Frozen):
     """(B, in, d, h, w) to maps that are `stride` times as large, added to others."""
 
     weight: Tensor  # (k k k out, in, 1, 1, 1)
-    of_scale: Tensor
-    of_shift: Tensor
     constant: Tensor
 
     def __init__(self, weights: _SpreadWeights, dtype: torch.dtype) -> None:
-        super().__init__(weights, dtype)
-        weight, columns = weights.weight[:-3], weights.weight[-3:, :, :1, :1, :1]
-        self.stride = weight.shape[-1]
-        self.hold("weight", _kernel(weight.permute(2, 3, 4, 1, 0).flatten(0, 3)))
-        self.hold("of_scale", columns[0])
-        self.hold("of_shift", columns[1])
-        self.hold("constant", columns[2])
+        super().__init__(dtype)
+        assert weights.norm is not None
+        self.norm = _ExportNorm(weights.norm, dtype)
+        self.stride = weights.weight.shape[-1]
+        self.hold("weight", _kernel(weights.weight.permute(2, 3, 4, 1, 0).flatten(0, 3)))
+        self.hold("constant", weights.constant[:, None, None, None])
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """(B, in, d, h, w) and (B, out, d k, h k, w k) -> their sum, (B, out, d k, h k, w k)."""
-        scale, shift = self.scale_and_shift(x)
+        mean, scale = self.norm(x)
         y = _to_space(F.conv3d(x, self.weight), self.stride)
-        return target + (y * scale + (scale * self.of_scale + shift * self.of_shift + self.constant))
+        total: Tensor = target + (y + (self.norm.of_scale - mean * self.norm.of_shift)) * scale + self.constant
+        return total
 
 
-class _ExportHead(_ExportNormed):
-    """(B, in, d, h, w) to the logits, one after the other, so that each is written to its place at once."""
+class _ExportHead(_Frozen):
+    """(B, in, d, h, w) to the logits, one channel after the other, each written to its place at once.
 
-    weight: Tensor  # (out, k k k, in or in + 3, 1, 1, 1)
-    bias: Tensor
-    widen: Tensor
-    of_scale: Tensor
-    of_shift: Tensor
-    constant: Tensor
+    Maps of the logits are large, so the norm's scale and shift are brought in before: the input is scaled, and widened
+    by two channels, equal everywhere, that hold them.
+    """
+
+    weight: Tensor  # (out, k k k, in or in + 2, 1, 1, 1)
+    bias: Tensor  # (out, 1)
+    widen: Tensor  # (in + 2, in, 1, 1, 1)
+    scale_place: Tensor  # (in + 2, 1, 1, 1), one where the scale is held
+    shift_place: Tensor
 
     def __init__(self, weights: _SpreadWeights, dtype: torch.dtype) -> None:
-        super().__init__(weights, dtype)
-        weight = weights.weight.permute(1, 2, 3, 4, 0).flatten(1, 3)  # (out, k k k, in + 3 or in + 1)
-        self.stride, self.out_channels = weights.weight.shape[-1], len(weight)
-        if not self.normalises:
-            self.hold("bias", weight[..., -1])
-            weight = weight[..., :-1]
-        else:
-            width = weight.shape[-1]
-            self.hold("widen", _kernel(torch.eye(width, dtype=weight.dtype)[:, : width - 3]))
-            for place, name in enumerate(("of_scale", "of_shift", "constant"), width - 3):
-                self.hold(name, torch.eye(width)[place, :, None, None, None])
+        super().__init__(dtype)
+        weight = weights.weight.permute(1, 2, 3, 4, 0).flatten(1, 3)  # (out, k k k, in)
+        self.stride = weights.weight.shape[-1]
+        self.normalises = weights.norm is not None
+        if norm := weights.norm:
+            self.norm = _ExportNorm(norm, dtype)
+            numbers = torch.stack((norm.of_scale, norm.of_shift), 1)[:, None].expand(-1, weight.shape[1], -1)
+            weight = torch.cat((weight, numbers), 2)
+            places = torch.eye(weight.shape[2], dtype=weight.dtype)
+            self.hold("widen", _kernel(places[:, :-2]))
+            self.hold("scale_place", places[-2, :, None, None, None])
+            self.hold("shift_place", places[-1, :, None, None, None])
         self.hold("weight", weight[..., None, None, None])
+        self.hold("bias", weights.constant[:, None].expand(-1, weight.shape[1]))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, d, h, w) -> (B, out, d k, h k, w k)."""
-        biases: Sequence[Tensor | None] = [None] * self.out_channels
         if self.normalises:
-            scale, shift = self.scale_and_shift(x)
-            x = F.conv3d(x, self.widen) * scale + (scale * self.of_scale + shift * self.of_shift + self.constant)
-        else:
-            biases = list(self.bias)
+            mean, scale = self.norm(x)
+            x = (F.conv3d(x, self.widen) + (self.scale_place - mean * self.shift_place)) * scale
         logits = [
-            _to_space(F.conv3d(x, weight, bias), self.stride) for weight, bias in zip(self.weight, biases, strict=True)
+            _to_space(F.conv3d(x, weight, bias), self.stride)
+            for weight, bias in zip(self.weight, self.bias, strict=True)
         ]
         return torch.cat(logits, 1)
 
@@ -671,9 +687,7 @@ class _ExportBlock(_Frozen):
     mlp1_in: Tensor
     mlp1_out: Tensor
     position2: Tensor
-    query: Tensor
-    key: Tensor
-    value: Tensor
+    qkv: Tensor
     mlp2_in: Tensor
     mlp2_out: Tensor
 
@@ -689,13 +703,12 @@ class _ExportBlock(_Frozen):
             ("after", weights.after),
             ("mlp1_in", weights.mlp1[0]),
             ("mlp1_out", weights.mlp1[1]),
-            ("query", attention.query),
-            ("key", attention.key),
-            ("value", attention.value),
+            ("qkv", torch.cat((attention.query, attention.key, attention.value))),
             ("mlp2_in", weights.mlp2[0]),
             ("mlp2_out", weights.mlp2[1]),
         ):
-            self.hold(name, weight[:, :, None, None, None])
+            self.hold(name, _kernel(weight))
+        self.sizes = [len(attention.query), len(attention.key), len(attention.value)]
         self.diffusion = _ExportSpread(weights.diffusion, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -716,10 +729,11 @@ class _ExportBlock(_Frozen):
             x = F.avg_pool3d(x, r)
         elif r > 1:
             x = x[:, :, ::r, ::r, ::r]
-        shape = len(x), self.heads, -1, x.shape[2:].numel()
-        query, key, value = (F.conv3d(x, weight).reshape(shape) for weight in (self.query, self.key, self.value))
+        parts = F.conv3d(x, self.qkv).flatten(2).split(self.sizes, dim=1)  # type: ignore[no-untyped-call]
+        query, key, value = (part.reshape(len(x), self.heads, -1, part.shape[2]) for part in parts)
         scores = (query.transpose(2, 3) @ key).softmax(dim=-1)  # (B, heads, N queries, N keys)
-        return (value @ scores.transpose(2, 3)).reshape(len(x), -1, *x.shape[2:])
+        attended: Tensor = value @ scores.transpose(2, 3)  # (B, heads, A/heads, N)
+        return attended.reshape(len(x), -1, *x.shape[2:])
 
 
 class _ExportPositions(_Frozen):

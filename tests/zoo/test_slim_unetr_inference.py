@@ -15,11 +15,10 @@ SMALL = {"channels": (4, 6, 8), "embed_dim": 8, "blocks": (1, 2, 1, 1), "heads":
 BOTH = pytest.mark.parametrize("network", [SlimUNETR, SlimUNETRFixed])
 FORMS = pytest.mark.parametrize("form", ["eager", "export"])
 SETTINGS = {
-    "usual": ((32, 32, 32), {}),
     "not cubic": ((32, 64, 32), {}),
     "stem 1": ((16, 8, 16), {"stem": 1}),
     "stem 2": ((16, 32, 16), {"stem": 2}),
-    "stem 8": ((64, 64, 64), {"stem": 8}),
+    "stem 8": ((64, 64, 64), {"stem": 8, "r": (2, 2, 2, 1)}),
     "every voxel attends": ((32, 32, 32), {"r": (1, 1, 1, 1)}),
     "other samples": ((32, 32, 64), {"r": (2, 4, 1, 1)}),
     "widths of attention and MLPs": ((32, 32, 32), {"attention": (2, 8, 4, 12), "expansion": (1, 3, 2, 4)}),
@@ -172,14 +171,11 @@ def test_memory_formats_are_only_a_matter_of_speed(form):
     assert difference(fast(x.transpose(2, 4)), fast(x.transpose(2, 4).contiguous())) < 1e-5
 
 
-@pytest.mark.parametrize("spatial", [None, (30, 33, 32)])
-@BOTH
+@pytest.mark.parametrize(("network", "spatial"), [(SlimUNETR, (32, 32, 32)), (SlimUNETRFixed, (32, 20, 40))])
 def test_the_export_form_gives_the_same_by_onnx(network, spatial, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    if spatial and network is SlimUNETR:
-        pytest.skip("has one size")
-    model = trained(network)
+    model = trained(network, blocks=(1, 1, 1, 1))
     x = image(model, batch=2, spatial=spatial)
     program = torch.onnx.export(model.for_inference("export"), (x,), dynamo=True, opset_version=20, verbose=False)
     program.save(str(tmp_path / "net.onnx"))
@@ -188,13 +184,12 @@ def test_the_export_form_gives_the_same_by_onnx(network, spatial, tmp_path):
     assert difference(torch.from_numpy(output), model(x)) < 1e-5
 
 
-@BOTH
-def test_the_export_form_writes_nothing_in_place(network):
-    model = trained(network).for_inference("export")
+def test_the_export_form_writes_nothing_in_place():
+    model = trained(SlimUNETR, blocks=(1, 1, 1, 1)).for_inference("export")
     graph = torch.export.export(model, (image(model),)).graph
-    names = [str(node.target) for node in graph.nodes if node.op == "call_function"]
-    assert names
-    assert [name for name in names if name.split(".")[-2].endswith("_") or "copy_" in name or "index_put" in name] == []
+    operators = [node.target for node in graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+    assert operators
+    assert [str(operator) for operator in operators if operator._schema.is_mutable] == []
 
 
 @FORMS
