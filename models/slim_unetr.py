@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +119,26 @@ class SlimUNETR(nn.Module):
             if skips:
                 x = x + skips.pop()
         return x
+
+    def for_inference(self, form: Literal["eager", "export"] = "eager") -> nn.Module:
+        """The same function of copies of the weights, written for speed on a CPU; see `slim_unetr_inference`.
+
+        Its logits are those of this network in evaluation to 1e-4 of their range; dropout and the statistics of a
+        batch have no part in them, and `train()` has no effect on it.
+
+        Args:
+            form: `eager` to call it from PyTorch, without gradients; `export` to write it as a graph, such as by
+                `torch.onnx.export(..., dynamo=True)`, since it writes no tensor in place.
+
+        Returns:
+            A module that takes what this one takes: (B, in_channels, D, H, W) -> logits.
+
+        Raises:
+            ValueError: another form, or a network of which a part was replaced by something else.
+        """
+        from .slim_unetr_inference import InferenceNetwork  # it reads the classes of this file
+
+        return InferenceNetwork(self, form)
 
 
 def _stage(width: int, n_blocks: int, heads: int, r: int, attention: int, expansion: int) -> nn.Sequential:
