@@ -107,6 +107,11 @@ def tried(of: SearchProblem, said: list[str] | None = None) -> search_trial.Eval
     return evaluate(of, SMALL, None, trial, Path("x"), lambda _, line: said.append(line) if said is not None else None)
 
 
+def searching(folder: Path, runtime: str, **changes: Any) -> search_run._Search:
+    request = SearchRequest(budget=parse_budget(["50ms"]), runtime=runtime, **changes)
+    return search_run._Search(request, folder, lambda lines: None, None)
+
+
 # Proposals
 
 
@@ -292,11 +297,27 @@ def test_a_network_that_the_runtime_cannot_run_ends_a_search_before_it_trains(
         return [failing("unsupported", "it cannot be exported to ONNX: a reason")] * 2
 
     monkeypatch.setattr(search_run._Search, "_measure", measured)
-    request = SearchRequest(budget=parse_budget(["2GB"]), runtime="onnxruntime")
-    own = search_run._Search(request, tmp_path, lambda lines: None, None)
+    own = searching(tmp_path, "onnxruntime")
     with pytest.raises(UnsupportedError, match=f"cannot be run in {TITLE}: it cannot be exported to ONNX: a reason"):
         own._measure_baseline(problem("2GB"), SimpleNamespace())  # type: ignore[arg-type]
     assert asked
+
+
+def test_finalists_and_the_networks_before_them_are_measured_in_the_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def run(request: Any, *more: Any, **settings: Any) -> Any:
+        asked.append(request)
+        return SimpleNamespace(records=())
+
+    monkeypatch.setattr(search_run.runner_run, "run", run)
+    source: Any = SimpleNamespace(sides=None, patch=(32, 32, 32), where="x")
+    for runtime in ("eager", "openvino"):
+        own = searching(tmp_path, runtime)
+        own._measure([Path("a.safetensors")], tmp_path, source, judged=True, most_s=60.0)
+    assert [request.runtime for request in asked] == [("eager",), ("openvino",)]
 
 
 # The plan
@@ -304,8 +325,7 @@ def test_a_network_that_the_runtime_cannot_run_ends_a_search_before_it_trains(
 
 def test_preparing_each_proposal_leaves_it_fewer_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_run, "step_seconds", lambda of, model: 0.1)
-    request = SearchRequest(budget=parse_budget(["50ms"]), runtime="onnxruntime")
-    own = search_run._Search(request, tmp_path, lambda lines: None, None)
+    own = searching(tmp_path, "onnxruntime")
     prepared = rec.Measurement.of("prepare_s", 12.0, "m")
     whole = dataclasses.replace(examples.finished("slim_unetr"), measurements=(prepared,))
     assert search_run._prepare_s(problem(runtime="eager"), whole) == 0
@@ -400,6 +420,46 @@ def test_a_search_of_an_earlier_version_is_of_eager_pytorch() -> None:
 
 def weights_of_a_point() -> Path:
     return SEARCHED / "front" / POINT / f"{POINT}.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "left_s", "origin", "files"),
+    [
+        ("openvino", 100.0, "measured", {"runtime_file": f"front/{POINT}/{POINT}-openvino.xml"}),
+        (
+            "openvino",
+            1.0,
+            "measured",
+            {"runtime_file": f"front/{POINT}/{POINT}-openvino.xml"},
+        ),  # prepared to be measured
+        ("openvino", 1.0, "timed briefly", {"runtime_file_reason": search_export.NO_TIME}),
+        ("openvino", 100.0, "timed briefly", {"runtime_file": f"front/{POINT}/{POINT}-openvino.xml"}),
+        ("compile", 100.0, "measured", {}),
+        ("eager", 100.0, "measured", {}),
+    ],
+)
+def test_a_point_gets_the_file_of_its_runtime_if_there_is_time(
+    runtime: str,
+    left_s: float,
+    origin: str,
+    files: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def export(weights: Path, folder: Path, name: str, of: str, data: str) -> dict[str, Any]:
+        return {"runtime_file": f"{name}-{of}.xml"}
+
+    monkeypatch.setattr(search_export, "export_for_runtime", export)
+    monkeypatch.setattr(search_export, "write_onnx", lambda weights, out: ("not looked at here", None))
+    search = changed()
+    points = [point | {"front": True, "origin": origin} for point in search["points"] if point["name"] == POINT]
+    own = searching(tmp_path, runtime, time_s=100.0)
+    worker: Any = SimpleNamespace(
+        problem=problem(runtime=runtime), elapsed=lambda: 100.0 - left_s, controls_s=0.0, low_steps=1
+    )
+    own._export(search | {"points": points}, {points[0]["key"]: weights_of_a_point()}, worker)
+    assert points[0]["files"]["weights"] == f"front/{POINT}/{POINT}.safetensors"
+    assert {key: value for key, value in points[0]["files"].items() if "runtime" in key} == files
 
 
 def test_a_failed_conversion_is_a_reason_in_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
