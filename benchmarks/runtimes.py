@@ -58,8 +58,7 @@ def forward_of(job: Job) -> Callable[[], object]:
 
         from benchbench.runner.prepare import prepared_for
 
-        prepared, _ = prepared_for(job)
-        run = prepared.load(threads=work.threads)
+        run = prepared_for(job).load(threads=work.threads)
         array = np.random.default_rng(0).standard_normal(job.input_shape, np.float32)
         return lambda: run(array)
     import torch

@@ -25,7 +25,7 @@ from benchbench.core.errors import UnsupportedError, UsageError, os_error_as
 from benchbench.core.overwrite import check_output
 from benchbench.runner.job import Job
 from benchbench.runner.model_run import compare
-from benchbench.runner.prepare import Reference, prepare_in_worker, prepared_for, rewritten
+from benchbench.runner.prepare import Reference, prepare_in_worker, prepared_for, read_reference, rewritten
 from benchbench.runtimes import calibration, catalogue
 from benchbench.runtimes.prepared import Prepared, PreparedError, describe, description_of, read_prepared
 from benchbench.zoo import cards as zoo_cards
@@ -125,8 +125,8 @@ def export_job(job: Job, target: Path) -> Exported:
         UnsupportedError: it cannot be converted, or the file would be another network.
         PreparedError: the folder cannot be written.
     """
-    prepared, reference = prepared_for(job)
-    comparison = _compared(prepared, reference)
+    prepared = prepared_for(job)
+    comparison = _compared(prepared, read_reference(prepared))
     return Exported(prepared=_copied(prepared, target), comparison=comparison, is_random=job.checkpoint_path is None)
 
 

@@ -78,7 +78,7 @@ def reference_input(job: Job) -> tuple[Array, str | None, bool]:
     return np.repeat(patch, shape[0], axis=0), f"{plan.name} {case.id}", plan.exclusive
 
 
-def prepared_for(job: Job, tell: Callable[[str], None] | None = None) -> tuple[Prepared, Reference]:
+def prepared_for(job: Job, tell: Callable[[str], None] | None = None) -> Prepared:
     """A job's network in its runtime: from the cache, or made now in a process of its own.
 
     Args:
@@ -99,11 +99,15 @@ def prepared_for(job: Job, tell: Callable[[str], None] | None = None) -> tuple[P
             prepare_in_worker(job, partial)
     path = folder / f"network{get_runtime(job.workload.runtime).ending}"
     try:
-        prepared = read_prepared(path)
-        return prepared, _read_reference(folder)
-    except (PreparedError, OSError, ValueError, KeyError) as error:  # damaged since: made again the next time
-        shutil.rmtree(folder, ignore_errors=True)
-        raise UnsupportedError(f"what was prepared is damaged, and is made anew in the next run: {error}") from error
+        return read_prepared(path)
+    except PreparedError as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> UnsupportedError:
+    """The error for what was damaged since it was made, which is removed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return UnsupportedError(f"what was prepared is damaged, and is made anew in the next run: {error}")
 
 
 def prepare_in_worker(job: Job, folder: Path, onnx: Path | None = None) -> None:
@@ -238,10 +242,19 @@ def as_module(forward: Callable[[Array], Array]) -> Any:
     return Deployed()
 
 
-def _read_reference(folder: Path) -> Reference:
-    about = read_json(folder / _REFERENCE[1], "the reference of a prepared network", PreparedError)
-    with np.load(folder / _REFERENCE[0], allow_pickle=False) as arrays:
-        return Reference(x=arrays["x"], y=arrays["y"], case=about["case"], exclusive=bool(about["exclusive"]))
+def read_reference(prepared: Prepared) -> Reference:
+    """What a network of `prepared_for` is compared with.
+
+    Raises:
+        UnsupportedError: it has been damaged since.
+    """
+    folder = prepared.path.parent
+    try:
+        about = read_json(folder / _REFERENCE[1], "the reference of a prepared network", PreparedError)
+        with np.load(folder / _REFERENCE[0], allow_pickle=False) as arrays:
+            return Reference(x=arrays["x"], y=arrays["y"], case=about["case"], exclusive=bool(about["exclusive"]))
+    except (PreparedError, OSError, ValueError, KeyError) as error:
+        raise _damaged(folder, error) from error
 
 
 def _key(job: Job) -> str:

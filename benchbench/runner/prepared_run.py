@@ -16,7 +16,7 @@ from benchbench.measure import memory, output_check
 from benchbench.measure.volume import Inference
 from benchbench.runner.job import Job
 from benchbench.runner.model_run import Emit, ModelRun, compare, end_with, ended
-from benchbench.runner.prepare import as_module, prepared_for
+from benchbench.runner.prepare import as_module, prepared_for, read_reference
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +34,7 @@ class PreparedRun(ModelRun):
 
     def _build(self) -> None:
         work = self.work
-        self.prepared, self.reference = prepared_for(self.job, lambda text: self._tick(text, 0))
+        self.prepared = prepared_for(self.job, lambda text: self._tick(text, 0))
         self.prepared.of.load().library()
         self.limit = self._limit()
         self.base_bytes = memory.resident_bytes()
@@ -74,7 +74,7 @@ class PreparedRun(ModelRun):
         if check.bad_share:
             return ended("failed", f"{check.bad_share:.2%} of its output is not finite: these latencies do not count")
         if self.job.first:
-            reference = self.reference
+            reference = read_reference(self.prepared)
             now = self.forward(reference.x)
             self._send(*compare(now, reference.y, reference.case, reference.exclusive))
         return end_with([check.unstable, *timed.doubts])

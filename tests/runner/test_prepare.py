@@ -69,12 +69,13 @@ def test_it_is_prepared_once_and_again_after_its_code_or_input_changed(monkeypat
     runs = []
     real_run = prepare.prepare_in_worker
     monkeypatch.setattr(prepare, "prepare_in_worker", lambda *args: (runs.append(args), real_run(*args)))
-    first, reference = prepare.prepared_for(job(runtime="onnxruntime"))
-    again, _ = prepare.prepared_for(job(runtime="onnxruntime"))
+    first = prepare.prepared_for(job(runtime="onnxruntime"))
+    again = prepare.prepared_for(job(runtime="onnxruntime"))
     assert len(runs) == 1
     assert again == first
     prepare.prepared_for(job(runtime="onnxruntime", batch=2))
     assert len(runs) == 2
+    reference = prepare.read_reference(first)
     torch.manual_seed(0)
     with torch.inference_mode():
         expected = Tiny().eval()(torch.from_numpy(reference.x)).numpy()
@@ -82,11 +83,11 @@ def test_it_is_prepared_once_and_again_after_its_code_or_input_changed(monkeypat
 
 
 def test_what_was_damaged_since_is_told_and_made_anew():
-    prepared, _ = prepare.prepared_for(job(runtime="openvino"))
+    prepared = prepare.prepared_for(job(runtime="openvino"))
     prepared.path.write_text("no network")
     with pytest.raises(UnsupportedError, match="is made anew in the next run"):
         prepare.prepared_for(job(runtime="openvino"))
-    again, _ = prepare.prepared_for(job(runtime="openvino"))
+    again = prepare.prepared_for(job(runtime="openvino"))
     assert again.files == prepared.files
 
 
@@ -122,7 +123,7 @@ def test_a_full_disk_is_one_line(monkeypatch):
 
 
 def test_old_prepared_networks_make_room_for_new_ones(monkeypatch):
-    first, _ = prepare.prepared_for(job(runtime="onnxruntime"))
+    first = prepare.prepared_for(job(runtime="onnxruntime"))
     monkeypatch.setattr(prepare, "_MOST_BYTES", 0)
     prepare.prepared_for(job(runtime="onnxruntime", batch=2))
     assert not first.path.exists()
