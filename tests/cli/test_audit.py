@@ -13,6 +13,7 @@ from benchbench.runner import audit as runner_audit
 from benchbench.runner.child_process import WorkerFailure
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("forked_workers")
 SIZE = ["--input", "1", "4", "8", "8", "8"]
 NETS = """
 import os, torch

@@ -5,7 +5,6 @@ The children are forked from a server that has loaded everything, so that most o
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -19,6 +18,7 @@ import pytest
 from benchbench.cli import main as cli_main
 from benchbench.zoo import checkpoint
 from tests.data_sets import decathlon
+from tests.forked import server
 
 NET, SAFE = "tests.tiny_nets:Wider", "tests.tiny_nets-Wider"
 _LONGEST_S = 60.0  # of a child
@@ -45,12 +45,10 @@ class Killer:
 
     def __init__(self, cache: str, seed: int) -> None:
         self.cache, self.chance = cache, random.Random(seed)
-        self._server = multiprocessing.get_context("forkserver")
-        self._server.set_forkserver_preload(["benchbench.training.run", "benchbench.compress.run", __name__])
 
     def run(self, words: list[str], most_s: float | None = None) -> tuple[int | None, float]:
         """The exit code, or None where it was killed after so long; and how long it ran."""
-        child = self._server.Process(target=_child, args=(words, self.cache))
+        child = server().Process(target=_child, args=(words, self.cache))
         child.start()
         began = time.monotonic()
         child.join(_LONGEST_S if most_s is None else most_s)

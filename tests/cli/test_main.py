@@ -17,6 +17,7 @@ from benchbench.search.budget import parse_budget
 from benchbench.search.request import SearchRequest
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("forked_workers")
 
 
 @pytest.fixture(autouse=True)

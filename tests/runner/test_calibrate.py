@@ -18,12 +18,14 @@ from benchbench.devices.forecast import SCALED_FACTOR, predict
 from benchbench.devices.latency_model import place
 from benchbench.devices.profile import Calibration, Profile, load_profile, write_profile
 from benchbench.devices.resolve import resolve
-from benchbench.measure.operators import microbenchmarks
+from benchbench.measure.operators import microbenchmarks, replay
 from benchbench.report import render
 from benchbench.runner import calibrate
 from benchbench.runner import plan as runner_plan
 from benchbench.runner.request import RunRequest
 from benchbench.zoo import cards as zoo_cards
+
+pytestmark = pytest.mark.usefixtures("forked_workers")
 
 
 def operator(kind: str = "conv", macs: int = 10**9) -> OperatorCost:
@@ -305,9 +307,12 @@ def test_the_command_makes_a_profile_that_a_run_takes(
     monkeypatch.setattr(microbenchmarks, "calls", lambda dtype: few)
     monkeypatch.setattr(zoo_cards, "find_cards", lambda names: SMALL)
     monkeypatch.setattr(cpu, "set_affinity", lambda cores: None)  # this process is to go on with all of its cores
+    monkeypatch.setattr(cpu, "last_cache_bytes", lambda: 1 << 20)  # that of a server takes a second to fill, each time
+    replay._other.cache_clear()
     monkeypatch.setattr(calibrate, "_CALL_ROUNDS", 1)
     monkeypatch.setattr(calibrate, "_NETWORK_ROUNDS", 1)
     code = main(["calibrate", "--time", "10min", "--threads", "1", "-q"])
+    replay._other.cache_clear()
     out, err = capsys.readouterr()
     assert code == 0, err
     path = Path("results/local/cpu-1-threads-fp32.toml")

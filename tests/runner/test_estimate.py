@@ -17,6 +17,7 @@ from benchbench.runner.run import run
 from tests.runner.test_run import Heard
 
 SIDES = (32, 32, 32)
+pytestmark = pytest.mark.usefixtures("forked_workers")
 
 
 @pytest.fixture(autouse=True)

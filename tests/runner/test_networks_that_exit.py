@@ -12,6 +12,8 @@ from benchbench.runner import fit as runner_fit
 from benchbench.runner.estimate import TimeBreakdown
 from benchbench.runner.job import Job
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 SOURCE = """
 import os, sys
 from torch import nn

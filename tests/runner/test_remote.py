@@ -30,6 +30,7 @@ from tests.runner.test_run import CALM, nets
 from tests.runner.test_run import Heard as Silent
 from tests.tiny_nets import Tiny
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
 needs_sshd = [
     pytest.mark.ssh,
     pytest.mark.skipif(SSHD is None, reason="no sshd here; Debian has it in openssh-server"),

@@ -25,6 +25,7 @@ from benchbench.runner.request import RunRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDES = (8, 8, 8)
+pytestmark = pytest.mark.usefixtures("forked_workers")
 
 
 class Heard:
@@ -114,7 +115,7 @@ def test_the_same_folder_again_measures_only_what_is_missing_and_fresh_starts_ov
 
 
 def test_a_forward_that_does_not_end_is_a_timeout_with_what_was_known(tmp_path):
-    outcome = runner_run.run(ask(nets("Sleeps"), time_limit_s=12.0), tmp_path, progress=Heard())
+    outcome = runner_run.run(ask(nets("Sleeps"), time_limit_s=6.0), tmp_path, progress=Heard())
     (record,) = outcome.records
     assert record.status == "timeout"
     assert "--time-limit" in record.error
@@ -133,7 +134,7 @@ def test_a_child_killed_from_outside_is_a_row_and_the_run_goes_on(tmp_path):
         process = real(*args, **kwargs)
         if len(killed) == 0 and getattr(popen, "count", 0) == 1:
             killed.append(process.pid)
-            subprocess.Popen([sys.executable, "-c", f"import os,time; time.sleep(6); os.kill({process.pid}, 9)"])
+            subprocess.Popen([sys.executable, "-c", f"import os,time; time.sleep(2); os.kill({process.pid}, 9)"])
         popen.count = getattr(popen, "count", 0) + 1
         return process
 
@@ -350,6 +351,7 @@ def test_a_run_killed_between_rounds_goes_on_from_the_processes_that_ended(tmp_p
     assert len(record.get("latency_s").runs) == 3
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_batches_dtypes_and_threads_make_a_row_each(tmp_path):
     request = ask(nets("Tiny"), batch=(1, 2), dtype=("fp32", "bf16"), threads=(1, 2))
     records = runner_run.run(request, tmp_path, progress=Heard()).records
@@ -380,7 +382,7 @@ def test_the_parent_sleeps_while_the_child_works():
         },
         "workload": {"spatial": [8, 8, 8]},
     }
-    (*_, death) = child_process.run_worker({"task": "measure", "jobs": [job]}, limit_s=6.0, threads=1)
+    (*_, death) = child_process.run_worker({"task": "measure", "jobs": [job]}, limit_s=3.0, threads=1)
     assert death.status == "timeout"
     assert time.process_time() - before < 1.0
     assert os.getpid()

@@ -1,13 +1,23 @@
-"""`bench search` from end to end on boxes in boxes: the plan, the front, its files, going on, and what is refused."""
+"""`bench search` from end to end on boxes in boxes: the plan, the front, its files, what is refused, and going on.
+
+Also after it was killed at a random point.
+"""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import json
+import os
+import random
 import shutil
+import signal
+import sqlite3
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,13 +44,15 @@ from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 from tests.data_sets import decathlon
+from tests.forked import fork_workers, server
+from tests.search.quick_machine import quicken
 from tests.shared_files import shared_file
 
 SIDES = (32, 32, 32)
 NOT_HERE = "not looked at here"
-QUICKER = 8
-SMALL = ["--time", "30s", "--trials", "5", "--steps", "3", "--finalists", "2", "--seeds", "1"]
+SMALL = ["--time", "8s", "--trials", "4", "--steps", "2", "--finalists", "2", "--seeds", "1"]
 SMALL += ["--protocol", "quick,half_width=1000,timed_s=0.3"]
+SMALLEST = [*SMALL, "--trials", "2", "--steps", "1", "--finalists", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +73,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-unty
         patch.setenv("BENCHBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(search_export, "write_onnx", one)
         patch.setattr(search_run, "_ONNX_S", float("-inf"))  # written also where the time is over
-        # to a search this machine is quick, however busy it is: what is left out otherwise is tested with a clock
-        patch.setattr(search_run.ElapsedTime, "whole_s", property(lambda own: (own.before_s + own.sitting_s) / QUICKER))
-        patch.setattr(search_phases.Worker, "elapsed", lambda own: (time.time() - own.began) / QUICKER)
+        quicken(patch.setattr)
+        fork_workers(patch)
         yield
 
 
 @pytest.fixture(scope="module")
 def done(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole search of some fifty seconds, to itself of fewer."""
+    """A whole search of some fifty seconds, to itself of one."""
     out = tmp_path_factory.mktemp("search") / "boxes"
     flags = ["search", "--budget", "2GB", "25MMACs", "--data", str(folder), *SMALL, "--out", str(out)]
     assert cli_main.main(flags) == 0
@@ -175,7 +186,7 @@ def test_going_on_runs_the_controls_and_trains_nothing_again(done: Path, capsys:
 def test_what_proposals_share_changes_nothing_in_them(done: Path, folder: Path, tmp_path: Path) -> None:
     of = problem_from_json(json.loads((done / "job.json").read_text())["job"]["task"])
     parent = parent_of(done / "points" / "parent.safetensors", of)
-    budget, config = TrainingBudget(steps=3), space.scaled(0.5)
+    budget, config = TrainingBudget(steps=2), space.scaled(0.5)
     recipe = of.recipe(budget, 0)
     loader = CachedPatchLoader(PatchLoader(data.get_plan(str(folder)), recipe), most_bytes=1e9)
     teacher = CachedTeacher(parent.model, most_bytes=1e9)
@@ -209,28 +220,102 @@ def test_ctrl_c_keeps_what_is_known(
 
     monkeypatch.setattr(search_export, "write_onnx", lambda weights, out: (NOT_HERE, None))
     monkeypatch.setattr(search_phases, "evaluate", broken)
-    flags = [
-        "search",
-        "--budget",
-        "25MMACs",
-        "--data",
-        str(folder),
-        *SMALL,
-        "--trials",
-        "3",
-        "--time",
-        "30s",
-        "--out",
-        str(out),
-    ]
+    parent = ["--parent", str(done / "points" / "parent.safetensors")]
+    flags = ["search", "--budget", "25MMACs", "--data", str(folder), *SMALLEST, *parent, "--out", str(out)]
     assert cli_main.main(flags) == 130
     assert f"bench search --resume {out} goes on" in capsys.readouterr().err
     monkeypatch.setattr(search_phases, "evaluate", plain)
-    assert cli_main.main(["search", "--resume", str(out), "--time", "30s", "--format", "json"]) == 0
+    assert cli_main.main(["search", "--resume", str(out), "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["front"] is True
     tried = [one["key"] for one in found(out)["trials"] if one["dice"] is not None]
     assert set(calls) <= set(tried)  # the one that was broken off, too
     assert len(tried) == len(set(tried))
+
+
+# -- killed
+
+
+LONGEST_S = 120.0
+
+
+def _child(words: list[str], cache: str) -> None:
+    quicken()
+    fork_workers(pytest.MonkeyPatch())
+    search_export.write_onnx = lambda weights, out: (NOT_HERE, None)
+    os.environ |= {"BENCHBENCH_CACHE": cache, "OMP_NUM_THREADS": "1"}
+    sys.exit(cli_main.main(words))
+
+
+def finished(out: Path) -> dict[int, tuple[Any, ...]]:
+    """The trials that the storage holds as finished, by their number there: their values and what was kept of each."""
+    if not (out / "study.db").exists():
+        return {}
+    of = "from trials join {0} using (trial_id) where state = 'COMPLETE' order by trial_id, {1}"
+    found: dict[int, tuple[Any, ...]] = {}
+    try:
+        with sqlite3.connect(f"file:{out / 'study.db'}?mode=ro", uri=True, timeout=10) as file:
+            for more, key, value in (
+                ("trial_values", "objective", "value"),
+                ("trial_params", "param_name", "param_value"),
+                ("trial_user_attributes", '"key"', "value_json"),
+            ):
+                for number, *what in file.execute(f"select trial_id, {key}, {value} {of.format(more, key)}"):
+                    found[number] = (*found.get(number, ()), tuple(what))
+    except sqlite3.OperationalError:  # its tables are being made
+        return {}
+    return found
+
+
+@pytest.fixture
+def start() -> Iterator[Any]:
+    begun: list[Any] = []
+
+    def start(words: list[str]) -> Any:
+        child = server().Process(target=_child, args=(words, os.environ["BENCHBENCH_CACHE"]))
+        child.start()
+        begun.append(child)
+        return child
+
+    yield start
+    for child in begun:
+        child.kill()
+        child.join()
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_and_keeps_what_it_had_finished(
+    done: Path, folder: Path, start: Any, tmp_path: Path
+) -> None:
+    chance, out = random.Random(5), tmp_path / "out"
+    shutil.copytree(done / "before", out / "before")  # nothing is killed before the first trial
+    flags = [*SMALLEST, "--parent", str(done / "points" / "parent.safetensors"), "--threads", "1"]
+    child = start(["search", "--budget", "25MMACs", "--data", str(folder), *flags, "--out", str(out)])
+    until = time.monotonic() + LONGEST_S
+    while not finished(out) and child.is_alive() and time.monotonic() < until:
+        time.sleep(0.02)
+    time.sleep(chance.uniform(0.0, 3.0))
+    assert child.exitcode is None, "it had ended before it could be killed"
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    before = finished(out)
+    assert before
+
+    child = start(["search", "--resume", str(out)])
+    child.join(LONGEST_S)
+    assert child.exitcode == 0
+    assert before.items() <= finished(out).items()
+    found = json.loads((out / "search.json").read_text())
+    front = [point for point in found["points"] if point["front"]]
+    assert front
+    for point in front:
+        weights = out / point["files"]["weights"]
+        assert checkpoint.read_sidecar(weights).sha256 == checkpoint.sha256_of(weights)
+    tried = [one["key"] for one in found["trials"] if one["dice"] is not None and one["same_as"] is None]
+    assert len(tried) == len(set(tried))
+    assert not list(out.rglob("*.partial"))
+
+
+# -- refused
 
 
 @pytest.mark.parametrize(

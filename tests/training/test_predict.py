@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -30,6 +32,7 @@ from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
 from tests import data_sets as sets
+from tests import forked
 from tests.tiny_nets import Reads
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,15 +160,9 @@ class TestRefused:
 
 def bench(*words, check=0, **more):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | more
-    done = subprocess.run(
-        [sys.executable, "-m", "benchbench", *map(str, words)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=ROOT,
-    )
-    assert done.returncode == check, done.stderr + done.stdout
-    return done.stdout + done.stderr
+    code, said, told = forked.bench(list(map(str, words)), env=environment, folder=ROOT)
+    assert code == check, told + said
+    return said + told
 
 
 def test_train_run_and_predict_by_their_commands(tmp_path):
@@ -226,15 +223,19 @@ def test_two_processes_train_one_network(tmp_path):
     told = json.loads((tmp_path / "t" / f"{checkpoint.file_name(net)}.json").read_text())
     assert (told["train"]["processes"], told["train"]["steps_done"]) == (2, 4)
     assert done.stdout.count("checkpoint:") == 1
-    again = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("finished before") == 1
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    words = command[command.index("benchbench") + 1 :]
+    with ThreadPoolExecutor(2) as pool:  # each as `torch.distributed.run` starts it
+        again = pool.map(lambda rank: bench(*words, **group, RANK=rank, LOCAL_RANK=rank), ("0", "1"))
+        assert "".join(again).count("finished before") == 1
 
 
 def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
     folder = sets.decathlon(tmp_path / "Task99_Boxes", count=24)
     net = "tests.tiny_nets:Reads"
-    words = ["train", net, "--data", str(folder), "--budget", "400steps", "--validations", "0", "--threads", "1"]
+    words = ["train", net, "--data", str(folder), "--budget", "120steps", "--validations", "0", "--threads", "1"]
     words += ["--keep-every", "200ms"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     torn = tmp_path / "torn"
@@ -250,10 +251,10 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
     child.wait()
     assert not resume.with_suffix(".safetensors").exists()
     for out in (torn, tmp_path / "whole"):
-        subprocess.run([*command, str(out)], env=environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        bench(*words, "--out", out)
     files = [checkpoint.read_sidecar(out / resume.with_suffix(".json").name) for out in (torn, tmp_path / "whole")]
     assert files[0].sha256 == files[1].sha256
-    assert files[0].train["steps_done"] == 400
+    assert files[0].train["steps_done"] == 120
 
 
 def test_data_commands(tmp_path, capsys):
