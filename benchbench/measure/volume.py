@@ -86,8 +86,8 @@ def foreground_case(where: str, channels: int, volume: Sides | None = None) -> A
     share = zero_share(case.image)
     if share < LEAST_ZERO:
         raise UnsupportedError(
-            f"there is no background to crop: of {case.id} {share:.1%} of the voxels are exactly 0, and at least "
-            f"{LEAST_ZERO:.0%} have to be: leave --crop-foreground out"
+            f"there is no background to crop: {share:.1%} of the voxels of {case.id} are exactly 0, and at least "
+            f"{LEAST_ZERO:.0%} have to be; leave --crop-foreground out"
         )
     image = np.ascontiguousarray(case.image, np.float32)
     return image if volume is None or image.shape[1:] == tuple(volume) else _resized(image, volume)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from benchbench.measure.flops.tracer import autocast
@@ -83,6 +82,8 @@ class GpuInference(Inference):
 
     def _windows(self, x: Tensor) -> Tensor:
         """(1, K, D, H, W) bool, or of exclusive labels (1, D, H, W)."""
+        from monai.inferers import sliding_window_inference  # here, since a CPU has no need of it in its memory
+
         p = self.plan
         logits: Any = sliding_window_inference(x, p.patch, p.batch, self._one, overlap=p.overlap, mode=BLENDING)
         return logits.argmax(1).to(torch.uint8) if p.exclusive else torch.gt(logits, 0)  # sigmoid > 0.5

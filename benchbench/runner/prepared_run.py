@@ -83,5 +83,10 @@ class PreparedRun(ModelRun):
         return Inference(self.forward, image, plan)
 
     def _segmenting(self) -> nn.Module:
-        network: nn.Module = as_module(self.forward)
+        def whole(x: Array) -> Array:
+            """The cases of a data set go through window by window, and the file takes a whole batch."""
+            missing = np.zeros((self.work.batch - len(x), *x.shape[1:]), np.float32)
+            return self.forward(np.concatenate([x, missing]) if len(missing) else x)[: len(x)]
+
+        network: nn.Module = as_module(whole)
         return network

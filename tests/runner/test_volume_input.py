@@ -1,5 +1,6 @@
 """Whole volumes of a run: whose case they are, and a prepared network that segments them without PyTorch."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from benchbench.data import get_plan, load_case
 from benchbench.data.foreground import foreground_box, zero_share
 from benchbench.measure.volume import windows_of
 from benchbench.runner import plan as run_plan
-from benchbench.runner import volume_input, worker
+from benchbench.runner import eager_dice, reference, volume_input, worker
 from benchbench.runner.job import Job
 from benchbench.runner.request import RunRequest
+from benchbench.zoo import checkpoint
 from tests import data_sets
+from tests.tiny_nets import Tiny
 
 PROTOCOL = "quick,min_samples=2,max_samples=2,warmup_s=0,half_width=1000"
 
@@ -81,7 +84,7 @@ def test_data_whose_background_is_not_zero_are_refused_in_one_line(tmp_path, in_
 
 
 def test_a_run_with_a_folder_may_crop_it(heads):
-    request = RunRequest(models="nnunet_small", data=str(heads), crop_foreground=True)
+    request = RunRequest(models="nnunet_small", data=str(heads), crop_foreground=True, spatial=(64, 64, 64))
     (cell,) = run_plan.plan_cells(request)
     assert cell.workload.crop_foreground
     assert cell.workload.volume is None
@@ -97,12 +100,39 @@ def test_a_folder_is_not_cropped_on_another_host(heads, monkeypatch):
         run_plan.plan_cells(RunRequest(models="nnunet_small", data=str(heads), crop_foreground=True))
 
 
-def test_eager_pytorch_covers_the_box_of_the_case(heads):
+def test_eager_pytorch_covers_the_box_of_the_case_and_so_does_its_dice(heads, in_this_process, tmp_path):
+    asked, plan = job(heads, crop_foreground=True), get_plan(str(heads))
+    state = Tiny(in_channels=1, out_channels=3).state_dict()
+    info = checkpoint.save(
+        tmp_path / "w.safetensors", state, model=asked.model, data=plan.key, spatial=(8, 8, 8), train={}, plan=plan
+    )
+    asked = dataclasses.replace(asked, checkpoint_path=str(info.path))
     said = []
-    worker.answer({"task": "measure", "jobs": [rec.to_json(job(heads, crop_foreground=True))]}, said.append)
+    worker.answer({"task": "measure", "jobs": [rec.to_json(asked)]}, said.append)
     found = {e["measurement"]["metric"]: e["measurement"] for e in said if e["event"] == "measurement"}
     check_crop(found, heads)
     assert said[-1]["status"] == "ok"
+    assert "over the box of the voxels that are not 0" in found["dice"]["method"]
+
+
+def test_what_a_faster_path_is_compared_with_is_cropped_likewise(heads, monkeypatch):
+    evaluated = []
+
+    def evaluate(asked, progress):
+        evaluated.append(asked.workload.crop_foreground)
+        return {"ids": [], "values": {"dice": []}, "cropped": asked.workload.crop_foreground}
+
+    monkeypatch.setattr(eager_dice, "_evaluated", evaluate)
+    for crop in (True, False, True, False):
+        assert eager_dice.eager_cases(job(heads, crop_foreground=crop))["cropped"] == crop
+    assert evaluated == [True, False]
+
+
+def test_a_reference_dice_of_whole_volumes_is_not_shown_for_a_crop():
+    records = reference.reference_records()
+    record = next(r for r in records if reference.find_dice(r.model, r.workload) and not r.workload.crop_foreground)
+    cropped = dataclasses.replace(record.workload, crop_foreground=True)
+    assert reference.find_dice(record.model, cropped) == []
 
 
 def check_crop(found, heads):
@@ -126,16 +156,12 @@ from benchbench.runner import worker
 worker.answer(json.loads(sys.stdin.read()), lambda event: print(json.dumps(event), flush=True))
 print(json.dumps({"event": "modules", "those": sorted({"torch", "monai", "scipy", "nibabel"} & set(sys.modules))}))
 """
-    jobs = [job(heads, crop_foreground=True, runtime=runtime), job(heads, volume=(12, 9, 8), batch=2, runtime=runtime)]
-    for asked in jobs:
-        request = {"task": "measure", "jobs": [rec.to_json(asked)]}
-        done = subprocess.run([sys.executable, "-c", code], input=json.dumps(request), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        found = {e["measurement"]["metric"]: e["measurement"] for e in said if e["event"] == "measurement"}
-        assert said[-2]["status"] == "ok", said[-2]
-        assert said[-1]["those"] == []
-        if asked.workload.crop_foreground:
-            check_crop(found, heads)
-        else:
-            assert found["volume_windows"]["value"] == 4
+    asked = job(heads, crop_foreground=True, batch=2, runtime=runtime)
+    request = json.dumps({"task": "measure", "jobs": [rec.to_json(asked)]})
+    done = subprocess.run([sys.executable, "-c", code], input=request, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    found = {e["measurement"]["metric"]: e["measurement"] for e in said if e["event"] == "measurement"}
+    assert said[-2]["status"] == "ok", said[-2]
+    assert said[-1]["those"] == []
+    check_crop(found, heads)
