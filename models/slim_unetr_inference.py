@@ -619,7 +619,7 @@ class _ExportHead(_Frozen):
             self.norm = _ExportNorm(norm, dtype)
             numbers = torch.stack((norm.of_scale, norm.of_shift), 1)[:, None].expand(-1, weight.shape[1], -1)
             weight = torch.cat((weight, numbers), 2)
-            places = torch.eye(weight.shape[2], dtype=weight.dtype)
+            places = torch.eye(weight.shape[2], dtype=weight.dtype, device=weight.device)
             self.hold("widen", _kernel(places[:, :-2]))
             self.hold("scale_place", places[-2, :, None, None, None])
             self.hold("shift_place", places[-1, :, None, None, None])
