@@ -476,3 +476,88 @@ def patients(folder: Path) -> Path:
         )
         records.append(record(name, measurements=steps, workload=dataclasses.replace(STANDARD, phase="train")))
     return write(folder, records)
+
+
+#: Data set, and so the Dice, of `several_runtimes`.
+CASES = 44
+
+
+def in_runtime(
+    name: str,
+    runtime: str = "eager",
+    dtype: str = "fp32",
+    speed: float = 1.0,
+    *,
+    dice: float | None = 0.86,
+    lost: tuple[float, float, float] | None = None,
+    off: float | None = None,
+    changed: float | None = None,
+    more: tuple[rec.Measurement, ...] = (),
+    data: str | None = "ward7",
+    int8_accuracy: float | None = None,
+    **changes: Any,
+) -> rec.Record:
+    """A network in one runtime and precision.
+
+    Args:
+        name: one of `ZOO`.
+        speed: how many times as fast as eager PyTorch in fp32.
+        dice: of its test cases; None: there is none.
+        lost: mean lost Dice and its interval.
+        off: `output_max_error`.
+        changed: `mask_changed_share`.
+        more: further measurements.
+    """
+    params, macs, latency, peak, _ = ZOO[name]
+    seconds = latency / speed
+    found = [
+        number("params", params, "analytic"),
+        number("macs", macs, "analytic"),
+        timing("latency_s", seconds, 10, len(f"{name}{runtime}{dtype}")),
+        number("throughput_patches_per_s", 1 / seconds),
+        number("peak_memory_bytes", peak if runtime == "eager" else peak // 3),
+        number("first_answer_s", 2 * seconds),
+    ]
+    if dice is not None:
+        found.append(number("dice", dice, values=(dice - 0.02, dice + 0.02)))
+    if lost:
+        method = f"mean over {CASES} cases; worst case {10 * lost[0]:.4f}; 95 % interval of the mean"
+        found.append(number("lost_dice", lost[0], ci95=lost[1:], method=method))
+    if off is not None:
+        found.append(number("output_max_error", off, method="on a patch of case_1"))
+    if changed is not None:
+        found.append(number("mask_changed_share", changed))
+    if runtime not in ("eager", "eager-optimized", "compile"):
+        found += [number("prepare_s", 12.2), number("artefact_bytes", 4 * params)]
+    work = dataclasses.replace(
+        STANDARD, runtime=runtime, dtype=dtype, data=data, split=data and "test", int8_accuracy=int8_accuracy
+    )
+    return record(name, measurements=(*found, *more), **({"workload": work} | changes))
+
+
+def several_runtimes(folder: Path) -> Path:
+    """Three networks in eager PyTorch, OpenVINO and ONNX Runtime: qualified, unqualified, failed and impossible."""
+    exact: dict[str, Any] = {"off": 2e-6, "changed": 0.0, "lost": (0.0, 0.0, 0.0)}
+    near: dict[str, Any] = {"off": 4e-3, "changed": 6e-4, "lost": (0.0002, -0.0001, 0.0005)}
+    rewritten = number("rewritten_for_inference", 1, "analytic", method="its class's own form")
+    no_bf16 = "ONNX Runtime has no bf16 on cpu, only fp32, int8"
+    other = (
+        "not the same network any more: its output differs by 2.1e-01 of its range (limit 0.001); it loses 0.0412 Dice"
+    )
+    records = []
+    for name, dice in (("slim_unetr", 0.84), ("unet_small", 0.87), ("swin_unetr", 0.88)):
+        noise = (against_itself(1.012),) if name == "slim_unetr" else ()
+        kept = (artifact(folder, "layers", f"{name}.json", zoo_layers(name)),)
+        records += [
+            in_runtime(name, dice=dice, more=noise, artifacts=kept),
+            in_runtime(name, "eager", "bf16", 1.6, dice=dice, **near, artifacts=kept),
+            in_runtime(name, "openvino", "fp32", 2.4, dice=dice, **exact, more=(rewritten,) if noise else ()),
+            in_runtime(name, "openvino", "bf16", 4.2, dice=dice - 0.0002, **near),
+            in_runtime(name, "onnxruntime", "fp32", 1.3, dice=dice, **exact),
+        ]
+        work = dataclasses.replace(records[-1].workload, dtype="bf16")
+        records.append(record(name, status="unsupported", error=no_bf16, workload=work))
+    records.append(in_runtime("unet_small", "openvino", "int8", 7.1, dice=0.869, **near, int8_accuracy=0.005))
+    records.append(in_runtime("slim_unetr", "openvino", "int8", 4.0, status="failed", error=other, dice=0.8))
+    records.append(in_runtime("swin_unetr", "openvino", "int8", 6.0, dice=0.879, off=6e-3, changed=2e-3))
+    return write(folder, records)

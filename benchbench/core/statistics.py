@@ -241,19 +241,20 @@ def split_runs(values: Sequence[float], runs: Sequence[int]) -> list[list[float]
     return apart
 
 
-def tie_groups(values: Sequence[float], tolerance: float) -> list[str]:
+def tie_groups(values: Sequence[float], tolerance: float | Sequence[float]) -> list[str]:
     """Ranks of values from the smallest, equal ones sharing one: `1`, `2=`, `2=`, `4`.
 
-    A value ties with the first of its group while it is no more than `tolerance` above it, so a group cannot
+    A value ties with the first of its group while it is no more than the tolerance above it, so a group cannot
     creep along a chain of near neighbours.
 
     Args:
-        tolerance: share by which two values may differ and still tie.
+        tolerance: share by which two values may differ and still tie; or one of each value, of two the larger counts.
     """
     order = sorted(range(len(values)), key=lambda i: values[i])
+    each = [tolerance] * len(values) if isinstance(tolerance, (int, float)) else tolerance
     groups: list[list[int]] = []
     for i in order:
-        if groups and values[i] <= values[groups[-1][0]] * (1 + tolerance):
+        if groups and values[i] <= values[first := groups[-1][0]] * (1 + max(each[i], each[first])):
             groups[-1].append(i)
         else:
             groups.append([i])

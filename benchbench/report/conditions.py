@@ -1,9 +1,10 @@
 """Conditions of records: only those measured under the same ones stand in one table.
 
-Everything that can move a number is part of the key: device, threads, precision, input, channels, protocol, data,
-environment. Folders differ easily (another commit is enough); then the page shows two tables, and says in what they
-differ. The patch is no condition on a data set of one's own, where each network takes the smallest that it can: there
-they share the cases, not the input.
+Everything that can move a number is part of the key: device, threads, input, channels, protocol, data, environment.
+Folders differ easily (another commit is enough); then the page shows two tables, and says in what they differ. What is
+chosen to make a network faster is no condition: its rows in all runtimes and precisions stand in one table. Nor is the
+patch on a data set of one's own, where each network takes the smallest that it can: there they share the cases, not the
+input.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from typing import Any, TypeVar
 from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.errors import data_flags
+
+#: What every other runtime and precision is held against.
+EAGER_FP32 = ("eager", "fp32")
+_DTYPES = ("fp32", "bf16", "fp16", "int8")
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -43,7 +48,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        """`AMD EPYC, 2 threads, fp32, 1 x 4 x 128x128x128`."""
+        """`AMD EPYC, 2 threads, fp32, 1 x 4 x 128x128x128`; of several precisions none is named."""
         work = self.first.workload
         threads = "" if work.threads is None else f", {units.counted(work.threads, 'thread')}"
         basis = " (predicted)" if self.predicted else ""
@@ -54,7 +59,9 @@ class Group:
         also += (" cropped" if work.volume else ", cropped volume") if work.crop_foreground else ""
         limit = work.memory_limit_bytes
         also += "" if limit is None else f", limit {units.format_value(limit, 'B')}"
-        return f"{self.first.device.name}{basis}{threads}, {work.dtype}, {self.input}{also}"
+        (dtype, *others) = dtypes(self.records)
+        precision = "" if others else f"{dtype}, "
+        return f"{self.first.device.name}{basis}{threads}, {precision}{self.input}{also}"
 
     @property
     def input(self) -> str:
@@ -101,6 +108,35 @@ def has_own_patches(work: rec.Workload) -> bool:
     return work.data is not None and ":" in work.data and not is_semi_synthetic(work.data)
 
 
+def runtimes(records: Iterable[rec.Record]) -> list[str]:
+    """What ran the networks, each name once, eager PyTorch first."""
+    return sorted(dict.fromkeys(r.workload.runtime for r in records), key=lambda name: name != "eager")
+
+
+def dtypes(records: Iterable[rec.Record]) -> list[str]:
+    """The precisions, the widest first."""
+    return sorted({r.workload.dtype for r in records}, key=_DTYPES.index)
+
+
+def path_of(record: rec.Record) -> tuple[str, str]:
+    """Runtime and precision."""
+    return record.workload.runtime, record.workload.dtype
+
+
+def any_path(work: rec.Workload) -> rec.Workload:
+    """The work without what is chosen to do it faster: equal for all runtimes and precisions."""
+    return dataclasses.replace(work, runtime="", dtype="fp32", int8_accuracy=None)
+
+
+def main_path(records: Sequence[rec.Record]) -> list[rec.Record]:
+    """The rows of one runtime and precision, for what compares networks with each other.
+
+    Eager PyTorch in fp32 where there is a row of it, else what most rows have.
+    """
+    by_path = apart(records, path_of)
+    return by_path.get(EAGER_FP32) or max(by_path.values(), key=len, default=[])
+
+
 def _key(record: rec.Record) -> str:
     """The conditions as text."""
     work = record.workload
@@ -119,7 +155,7 @@ def _loose(record: rec.Record, *, own_patch: bool = False) -> str:
 
 def _conditions(record: rec.Record, work: rec.Workload, out_channels: int | None) -> str:
     where = (rec.to_json(record.device), rec.fingerprint(record.environment))
-    return rec.canonical_json([rec.to_json(work), where, (record.model.in_channels, out_channels)])
+    return rec.canonical_json([rec.to_json(any_path(work)), where, (record.model.in_channels, out_channels)])
 
 
 def _letter(index: int) -> str:
@@ -149,9 +185,9 @@ def facts(group: Group) -> list[tuple[str, str]]:
         ("Host", env.get("host")),
         ("Basis", _basis(group)),
         ("Threads", work.threads),
-        ("Precision", work.dtype),
+        ("Precision", _precisions(group.records)),
         ("Input", f"{group.input} (batch x channels x voxels), {_outputs(group.records)} outputs"),
-        ("Phase and runtime", f"{work.phase}, {work.runtime}"),
+        ("Phase and runtime", f"{work.phase}, {', '.join(runtimes(group.records))}"),
         ("Volume", _volume(work)),
         ("Protocol", work.protocol),
         ("Data for Dice", data_text(work)),
@@ -184,6 +220,12 @@ def all_facts(records: Sequence[rec.Record]) -> dict[str, str]:
         for name, text in facts(part):
             texts.setdefault(name, {})[text] = None
     return {name: "; ".join(those) for name, those in texts.items()}
+
+
+def _precisions(records: Sequence[rec.Record]) -> str:
+    """`fp32, int8 (loss below 0.005)`."""
+    bounds = sorted({f"loss below {r.workload.int8_accuracy:g}" for r in records if r.workload.int8_accuracy})
+    return ", ".join(dtypes(records)) + (f" ({', '.join(bounds)})" if bounds else "")
 
 
 def _volume(work: rec.Workload) -> str | None:
@@ -333,11 +375,16 @@ def relative_spread(samples: Sequence[float]) -> tuple[float | None, str]:
 def reproduce(group: Group) -> str:
     """The command that asks for the same cells again."""
     work, seen = group.first.workload, dict.fromkeys(r.model.name for r in group.records if not r.recipe)
-    names = ",".join(seen)
-    parts = ["bench run", f"--models {shlex.quote(names)}", f"--device {shlex.quote(group.first.device.asked)}"]
+    models = shlex.quote(",".join(seen))
+    parts = ["bench run", f"--models {models}", f"--device {shlex.quote(group.first.device.asked)}"]
     if not patches_differ(group.records):
         parts.append("--spatial " + " ".join(map(str, work.spatial)))
-    parts += [f"--batch-size {work.batch}", f"--dtype {work.dtype}"]
+    names = runtimes(group.records)
+    if names != ["eager"]:
+        parts.append(f"--runtime {','.join(names)}")
+    parts += [f"--batch-size {work.batch}", f"--dtype {','.join(dtypes(group.records))}"]
+    if bound := next((r.workload.int8_accuracy for r in group.records if r.workload.int8_accuracy), None):
+        parts.append(f"--int8-accuracy {bound:g}")
     cores = group.first.environment.get("cores")
     if work.threads is not None and isinstance(cores, int) and work.threads != cores:
         parts.append(f"--threads {work.threads}")

@@ -18,7 +18,7 @@ from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.errors import StoreError
 from benchbench.report import layers, reliability
-from benchbench.report.tables import STATUS_TEXT, TableRow, measurement_cell
+from benchbench.report.tables import DEPLOYMENT, STATUS_TEXT, TableRow, measurement_cell
 
 #: Gives the content of an artifact, or raises StoreError with a line for the page (and no path of the machine).
 ReadArtifact = Callable[[rec.Artifact], bytes]
@@ -71,7 +71,7 @@ def fill(groups: Sequence[dict[str, Any]], read: ReadArtifact, detail: Detail, b
         detail: how much of each.
         budget_bytes: for pictures.
     """
-    pictures, seen = _Pictures(read, budget_bytes), dict[str, str]()
+    pictures, seen = _Pictures(read, budget_bytes), dict[str, tuple[str, str]]()
     for group in groups:
         rows = group["network_rows"] if detail.sections else []
         group["networks"] = [_network(row, pictures, detail, seen, group["letter"]) for row in rows]
@@ -87,15 +87,18 @@ def picture_bytes(groups: Sequence[dict[str, Any]], read: ReadArtifact) -> int:
     return total
 
 
-def _network(row: TableRow, pictures: _Pictures, detail: Detail, seen: dict[str, str], letter: str) -> dict[str, Any]:
-    """What the template needs; `seen` says in which group a layer table stood first."""
+def _network(
+    row: TableRow, pictures: _Pictures, detail: Detail, seen: dict[str, tuple[str, str]], letter: str
+) -> dict[str, Any]:
+    """What the template needs; `seen` says in which group, and at which row, a layer table stood first."""
     record = row.record
     notes = [_compressed(record.recipe)] if record.recipe and "parent_sha256" in record.recipe else []
     table = None
     for artifact in record.artifacts:
         if artifact.kind == "layers" and detail.layers != 0:
-            if (first := seen.setdefault(artifact.sha256, letter)) != letter:
-                notes.append(f"Its layers are the same as in {first}.")
+            first, label = seen.setdefault(artifact.sha256, (letter, row.label))
+            if (first, label) != (letter, row.label):
+                notes.append(f"Its layers are the same as {f'in {first}' if first != letter else f'those of {label}'}.")
                 continue
             try:
                 table = layers.breakdown(pictures.read(artifact), top=detail.layers or layers.TOP)
@@ -111,6 +114,9 @@ def _network(row: TableRow, pictures: _Pictures, detail: Detail, seen: dict[str,
     return {
         "row": row,
         "status": STATUS_TEXT[record.status],
+        "deployment": [
+            (DEPLOYMENT[metric], cell) for metric in DEPLOYMENT if (cell := row.cell(metric)).value is not None
+        ],
         "measurements": [{"m": m, "cell": measurement_cell(m)} for m in record.measurements if detail.measurements],
         "samples": [_samples(m, detail.samples) for m in sampled],
         "layers": table and [_layer(layer) for layer in table.layers],

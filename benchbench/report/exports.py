@@ -18,7 +18,7 @@ from benchbench.core.errors import StoreError, UsageError, unknown
 from benchbench.report import reliability, writers
 from benchbench.report.audit import tables as audit_tables
 from benchbench.report.audit.tables import AuditRow, Metric, gather
-from benchbench.report.conditions import group, input_text, is_semi_synthetic
+from benchbench.report.conditions import group, input_text, is_semi_synthetic, path_of
 from benchbench.report.details import ReadArtifact
 from benchbench.report.figures import volumes
 from benchbench.report.slim_unetr_paper import section as slim_unetr_paper
@@ -31,6 +31,7 @@ from benchbench.report.tables import (
     TableRow,
     bounded_text,
     summary_rows,
+    unqualified_lines,
 )
 
 FORMATS = ("csv", "json", "markdown", "latex")
@@ -108,6 +109,7 @@ def _what(record: rec.Record) -> dict[str, Any]:
         "crop_foreground": work.crop_foreground or None,
         "memory_limit_bytes": work.memory_limit_bytes,
         "data": work.data,
+        "int8_accuracy": work.int8_accuracy,
         "data_kind": "semi-synthetic" if is_semi_synthetic(work.data) else None,
         "split": work.split,
         "recipe": rec.canonical_json(rec.to_json(record.recipe)) if record.recipe else None,
@@ -119,7 +121,7 @@ def _what(record: rec.Record) -> dict[str, Any]:
 
 
 #: Columns that CSV leaves out where no record has a value: of what was asked, of the rank, and of a metric.
-_OPTIONAL = ("volume", "overlap", "crop_foreground", "memory_limit_bytes")
+_OPTIONAL = ("volume", "overlap", "crop_foreground", "memory_limit_bytes", "int8_accuracy")
 _RANKING = ("rank", "rank_tolerance", "noise_floor")
 _PARTS = ("bound", "low", "high", "ci95_low", "ci95_high", "samples", "processes", "reason")
 
@@ -128,10 +130,11 @@ def _ranked(records: Sequence[rec.Record]) -> dict[str, dict[str, Any]]:
     """Record id -> its rank among the rows of its conditions, and the share within which those tie."""
     groups, ranked = group(records), {}
     for part in groups:
-        floor = reliability.floor_of(part, groups)
-        tie = {"rank_tolerance": reliability.tolerance(floor), "noise_floor": floor.share if floor else None}
-        for row in summary_rows(part.records, floor).rows:
+        floors = reliability.floors_of(part, groups)
+        for row in summary_rows(part.records, floors).rows:
             if row.cells["rank"].value is not None:
+                floor = floors.get(path_of(row.record))
+                tie = {"rank_tolerance": reliability.tolerance(floor), "noise_floor": floor.share if floor else None}
                 ranked[row.record.id] = {"rank": row.cells["rank"].text} | tie
     return ranked
 
@@ -237,11 +240,13 @@ def _run_tables(records: Sequence[rec.Record]) -> list[Table]:
     """For each set of conditions its table, and that of whole volumes if there is one."""
     groups, tables = group(records), []
     for part in groups:
-        floor = reliability.floor_of(part, groups)
-        table = summary_rows(part.records, floor)
-        caption = "" if part.predicted else f"Noise floor: {reliability.floor_text(floor)}"
+        floors = reliability.floors_of(part, groups)
+        table = summary_rows(part.records, floors, deployment=True)
+        noise = "" if part.predicted else f"Noise floor: {reliability.floors_text(part.records, floors)}"
+        labels = {row.record.id: row.label for row in table.rows}
+        caption = ". ".join(filter(None, [noise, *unqualified_lines(part.records, labels)]))
         tables.append(dataclasses.replace(table, title=part.title, caption=caption))
-        if volume := volumes.table(table.rows, part, floor, key="volume"):
+        if volume := volumes.table(table.rows, part, floors, key="volume"):
             tables.append(volume)
     return tables
 
@@ -287,9 +292,9 @@ def _lines(table: Table) -> list[list[str]]:
 
 def _label(row: TableRow, table: Table) -> str:
     """A row's label, with its status where that has no column and is worth a word."""
-    if row.status == "ok" or any(column.key == "status" for column in table.columns):
-        return row.label
-    return f"{row.label} ({row.status.replace('_', ' ')})"
+    keys = {column.key for column in table.columns}
+    label = row.name if keys & {"runtime", "dtype"} else row.label
+    return label if row.status == "ok" or "status" in keys else f"{label} ({row.status.replace('_', ' ')})"
 
 
 def _aligns(table: Table) -> list[str]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from benchbench.core import records as rec
 from benchbench.core import results as core_results
@@ -25,7 +25,7 @@ from benchbench.report import conditions, details, html, paired_dice, place, rel
 from benchbench.report.audit import section as audit_section
 from benchbench.report.audit.tables import gather
 from benchbench.report.details import ReadArtifact
-from benchbench.report.figures import curves, roofline, scaling, volumes
+from benchbench.report.figures import curves, roofline, runtimes, scaling, volumes
 from benchbench.report.figures import devices as figures_devices
 from benchbench.report.figures import memory as figures_memory
 from benchbench.report.figures import overview as figures_overview
@@ -36,12 +36,15 @@ from benchbench.report.slim_unetr_paper import section as slim_unetr_paper
 from benchbench.report.tables import (
     COUNTER_LEGEND,
     ORIGIN_LEGEND,
+    Column,
     Table,
     TableRow,
     headline,
     missing_dice,
+    not_possible,
     summary_rows,
     tally,
+    unqualified_lines,
 )
 
 #: The page stays below this many bytes.
@@ -220,12 +223,16 @@ def _sentence(records: Sequence[rec.Record], groups: Sequence[conditions.Group])
         return f"Runs under {len(groups)} sets of conditions, kept apart below. {done}."
     first = groups[0].first
     work = first.workload
-    patches = f"one batch ({groups[0].input}, {work.dtype})"
+    precisions = conditions.dtypes(groups[0].records)
+    patches = f"one batch ({groups[0].input}{f', {precisions[0]}' * (len(precisions) == 1)})"
+    ways = conditions.runtimes(groups[0].records)
+    several = f" in {counted(len(ways), 'runtime')}" * (len(ways) > 1)
+    several += f"{' and' if several else ' in'} {counted(len(precisions), 'precision')}" * (len(precisions) > 1)
     threads = "" if work.threads is None else f" with {counted(work.threads, 'thread')}"
     if groups[0].predicted:
         return f"What {patches} would cost was forecast for {first.device.name}; nothing ran there. {done}."
     did = "trained on" if work.phase == "train" else "segmented"
-    return f"Each network {did} {patches} on {first.device.name}{threads}. {done}."
+    return f"Each network {did} {patches} on {first.device.name}{threads}{several}. {done}."
 
 
 def _banners(records: Sequence[rec.Record]) -> list[str]:
@@ -291,74 +298,121 @@ def _group(
     include_predicted: bool,
     paper: bool,
 ) -> dict[str, Any]:
-    floor, main = reliability.floor_of(group, groups), headline(group.records)
-    unsorted = summary_rows(group.records, floor, include_predicted=include_predicted)
+    floors, main = reliability.floors_of(group, groups), headline(group.records)
+    unsorted = summary_rows(group.records, floors, include_predicted=include_predicted)
     table = Table(columns=unsorted.columns, rows=tuple(sorted(unsorted.rows, key=lambda row: _by(row, main))))
+    names = {row.record.id: row.name for row in unsorted.rows}
     rows, labels = table.rows, {row.record.id: row.label for row in table.rows}
     records = [row.record for row in rows]
+    of_main = conditions.main_path(records)
+    main_path = conditions.path_of(of_main[0])
+    main_rows = [
+        dataclasses.replace(row, label=row.name, path="") for row in rows if conditions.path_of(row.record) == main_path
+    ]
+    alone = f" Rows of {' '.join(main_path)} alone." if runtimes.has_several(rows) else ""
     prefix = f"f{group.letter.lower()}"
-    shown = [(d, budget.show(d)) for d in _drawings(rows, main, prefix, budget, read)]
+    shown = [(d, budget.show(d)) for d in _drawings(rows, main_rows, main, prefix, budget, read, alone)]
     has_roof = any(drawing.title == roofline.TITLE and figure for drawing, figure in shown)
-    roof = roofline.table(rows, key=f"{prefix}roof") if has_roof else None
-    volume = volumes.table(rows, group, floor, key=f"{prefix}volume")
-    against = paired_dice.table(rows, read, key=f"{prefix}paired")
+    roof = _with_caption(roofline.table(main_rows, key=f"{prefix}roof"), alone) if has_roof else None
+    volume = volumes.table(rows, group, floors, key=f"{prefix}volume")
+    against = _with_caption(paired_dice.table(main_rows, read, key=f"{prefix}paired"), alone)
     unsettled = [row for row in rows if row.record.status == "unstable"]
     return {
         "letter": group.letter,
         "title": group.title,
         "several": len(groups) > 1,
         "predicted": group.predicted,
-        "columns": [c for c in table.columns if c.key != "status"],
+        "columns": _columns(table),
         "main": main,
-        "facts": conditions.facts(group) + _trust_facts(group, floor, labels),
+        "facts": conditions.facts(group) + _trust_facts(group, floors, labels),
         "noise": conditions.noise_text(records, labels),
-        "rows": [{"row": row, "sort": _sort_values(row), "disturbed": _disturbed(row, main)} for row in rows],
+        "rows": [{"row": row, "sort": _sort_values(row, table), "disturbed": _disturbed(row, main)} for row in rows],
         "notes": [f"{r.label} is unstable: {r.record.error or _NOT_SETTLED}" for r in unsettled]
+        + unqualified_lines(records, labels)
         + missing_dice(records),
         "sorted_by": main if rows[0].usable and rows[0].cells[main].value is not None else "",
         "figures": [figure for _, figure in shown if figure],
         "left_out": ", ".join(d.title[0].lower() + d.title[1:] for d, figure in shown if not figure)
         or ("its figures" if budget.spent and not shown else ""),
-        "explanation": roofline.explanation(rows),
+        "unqualified": bool(reliability.unqualified(records)),
+        "not_possible": not_possible(records, labels) if runtimes.has_several(rows) else [],
+        "explanation": roofline.explanation(main_rows),
         "roof": roof,
         "tables": [table for table in (volume, against) if table],
-        "claims": claims.check(records) if paper else [],
-        "sizes": audit_section.published_beside_ours(records, labels),
+        "claims": claims.check(of_main) if paper else [],
+        "sizes": audit_section.published_beside_ours([row.record for row in _networks(rows)], names),
         "network_rows": rows,
     }
 
 
-def _drawings(rows: Sequence[TableRow], main: str, prefix: str, budget: _Budget, read: ReadArtifact) -> list[Drawing]:
+def _columns(table: Table) -> list[Column]:
+    """Those of the main table; beside runtimes there is no room for a throughput, which follows from the latency."""
+    keys = {column.key for column in table.columns}
+    left_out = {"status"} | ({"throughput_patches_per_s"} if keys & {"runtime", "dtype"} else set())
+    return [column for column in table.columns if column.key not in left_out]
+
+
+T = TypeVar("T", Drawing, Table)
+
+
+def _with_caption(shown: T | None, more: str) -> T | None:
+    """The figure or table with a longer caption."""
+    return shown and dataclasses.replace(shown, caption=shown.caption + more)
+
+
+def _networks(rows: Sequence[TableRow]) -> list[TableRow]:
+    """The first row of each network, whatever ran it."""
+    return [those[0] for those in conditions.apart(rows, runtimes.network_of).values()]
+
+
+def _drawings(
+    rows: Sequence[TableRow],
+    main_rows: Sequence[TableRow],
+    main: str,
+    prefix: str,
+    budget: _Budget,
+    read: ReadArtifact,
+    alone: str,
+) -> list[Drawing]:
     """The figures of one set of conditions, the most telling first: where the page is full, the last give way.
 
     Nothing is drawn where no figure has room any more.
+
+    Args:
+        rows: all of them.
+        main_rows: those of one runtime and precision, for what compares networks with each other.
+        main: the metric by which the rows are ranked.
+        prefix: of the figures' ids.
+        budget: of the page.
+        read: gives the content of an artifact.
+        alone: end of the captions of what shows `main_rows`.
     """
     if budget.spent:
         return []
     usable = [row for row in rows if row.usable]
     made = [
-        figures_overview.scatter(usable, prefix=f"{prefix}s") if main == "latency_s" else None,
+        runtimes.scatter(rows, main, prefix=f"{prefix}x")
+        or (figures_overview.scatter(usable, prefix=f"{prefix}s") if main == "latency_s" else None),
+        runtimes.speed_ups(rows, main, prefix=f"{prefix}g"),
         figures_overview.bars(rows, main, prefix=f"{prefix}l"),
         figures_memory.split_bars(rows, prefix=f"{prefix}m")
         or figures_overview.bars(rows, "memory_bytes", prefix=f"{prefix}m"),
         figures_samples.times(rows, main, prefix=f"{prefix}d"),
-        roofline.figure(rows, prefix=f"{prefix}r"),
-        figures_samples.cases(rows, prefix=f"{prefix}c"),
-        curves.training(rows, read, prefix=f"{prefix}t"),
+        _with_caption(roofline.figure(main_rows, prefix=f"{prefix}r"), alone),
+        _with_caption(figures_samples.cases(main_rows, prefix=f"{prefix}c"), alone),
+        curves.training(_networks(rows), read, prefix=f"{prefix}t"),
         volumes.figure(rows, prefix=f"{prefix}v"),
         curves.warmup(rows, main, prefix=f"{prefix}w"),
     ]
     return [drawing for drawing in made if drawing]
 
 
-def _trust_facts(
-    group: conditions.Group, floor: reliability.Floor | None, labels: dict[str, str]
-) -> list[tuple[str, str]]:
+def _trust_facts(group: conditions.Group, floors: reliability.Floors, labels: dict[str, str]) -> list[tuple[str, str]]:
     """What the conditions say of noise, disturbance and the memory forecast."""
     if group.predicted:
         return []
     pairs = [
-        ("Noise floor", reliability.floor_text(floor)),
+        ("Noise floor", reliability.floors_text(group.records, floors)),
         ("Disturbed", reliability.disturbed_text(group.records, labels)),
         ("Memory forecast", reliability.forecast_text(group.records, labels)),
     ]
@@ -376,10 +430,16 @@ def _by(row: TableRow, main: str) -> tuple[bool, bool, float]:
     return (not row.usable, time is None, time or 0.0)
 
 
-def _sort_values(row: TableRow) -> str:
-    """The numbers of a row for the script, as JSON; a failed row has no latency to sort by."""
-    values: dict[str, Any] = {k: c.value for k, c in row.cells.items() if row.usable or k in ("params", "macs")}
-    return json.dumps(values | {"model": row.label}, sort_keys=True)
+def _sort_values(row: TableRow, table: Table) -> str:
+    """What the script sorts a row by, as JSON; a failed row has no latency to sort by."""
+    values: dict[str, Any] = {"model": row.label}
+    for column in _columns(table):
+        cell = row.cells[column.key]
+        if column.kind == "word":
+            values[column.key] = cell.text
+        elif row.usable or column.key in ("params", "macs"):
+            values[column.key] = cell.value
+    return json.dumps(values, sort_keys=True)
 
 
 @dataclasses.dataclass(slots=True)

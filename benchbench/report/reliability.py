@@ -1,8 +1,9 @@
 """Reliability of one table's numbers: noise floor, ranks, contention, forecast error.
 
 The noise floor is what the suite sees between a network and itself, measured twice in one run as if it were two. Two
-rows closer than that, or than 2 %, share a rank. A run measures it once for a device, dtype and thread count, so a
-table of another batch size takes the floor of its neighbour, and says where it was measured.
+rows closer than that, or than 2 %, share a rank. A run measures it once for a device, thread count, runtime and
+precision, so each row has the floor of its own runtime and precision, and a table of another batch size takes the floor
+of its neighbour, and says where it was measured.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from benchbench.core import qualification, units
 from benchbench.core import records as rec
 from benchbench.core import statistics as core_statistics
-from benchbench.core import units
-from benchbench.report.conditions import Group
+from benchbench.report.conditions import Group, path_of
 
 #: Two latencies within this share tie however quiet the machine was.
 TIE = 0.02
@@ -31,31 +32,39 @@ class Floor:
     letter: str = ""  # of the group where it was measured, if that is another one
 
 
-def noise_floor(records: Sequence[rec.Record]) -> Floor | None:
-    """The noise floor of these records, or None where no network was measured twice."""
-    found = []
+#: (runtime, precision) -> its noise floor; one that is not there was not measured.
+Floors = Mapping[tuple[str, str], Floor]
+
+
+def noise_floors(records: Sequence[rec.Record]) -> Floors:
+    """The noise floor of each runtime and precision of which a network was measured twice."""
+    found: dict[tuple[str, str], Floor] = {}
     for record in records:
-        m = record.get("noise_ratio")
+        m, path = record.get("noise_ratio"), path_of(record)
         if m is not None and m.value is not None and math.isfinite(m.value) and m.value > 0:
-            found.append(Floor(share=abs(m.value - 1), label=record.model.name, ci95=m.ci95))
-    return max(found, key=lambda f: f.share, default=None)
+            floor = Floor(share=abs(m.value - 1), label=record.model.name, ci95=m.ci95)
+            found[path] = max(found.get(path, floor), floor, key=lambda f: f.share)
+    return found
 
 
-def floor_of(group: Group, groups: Sequence[Group]) -> Floor | None:
-    """The noise floor that counts for a group: its own, or the one of this run under the same dtype and threads."""
-    if own := noise_floor(group.records):
-        return own
+def floors_of(group: Group, groups: Sequence[Group]) -> Floors:
+    """The noise floors that count for a group: its own, or else those of this run under the same threads."""
     near = [
-        dataclasses.replace(floor, letter=other.letter)
+        {path: dataclasses.replace(floor, letter=other.letter) for path, floor in noise_floors(other.records).items()}
         for other in groups
-        if _setting(other.first) == _setting(group.first) and (floor := noise_floor(other.records))
+        if other is not group and _setting(other.first) == _setting(group.first)
     ]
-    return max(near, key=lambda floor: floor.share, default=None)
+    own, found = noise_floors(group.records), dict[tuple[str, str], Floor]()
+    for path in dict.fromkeys(map(path_of, group.records)):
+        candidates = [own[path]] if path in own else [floors[path] for floors in near if path in floors]
+        if candidates:
+            found[path] = max(candidates, key=lambda floor: floor.share)
+    return found
 
 
 def _setting(record: rec.Record) -> tuple[object, ...]:
     work = record.workload
-    return (record.device, work.threads, work.dtype, work.phase, rec.fingerprint(record.environment))
+    return (record.device, work.threads, work.phase, rec.fingerprint(record.environment))
 
 
 def tolerance(floor: Floor | None) -> float:
@@ -63,14 +72,57 @@ def tolerance(floor: Floor | None) -> float:
     return max(TIE, floor.share) if floor else TIE
 
 
-def floor_text(floor: Floor | None) -> str:
-    """`1.2 % (slim_unetr against itself); rows within 2 % share a rank`."""
-    ties = f"rows within {units.percent(tolerance(floor), trim=True)} share a rank"
+def floors_text(records: Sequence[rec.Record], floors: Floors) -> str:
+    """`1.2 % (slim_unetr against itself); rows within 2 % share a rank`; of several runtimes and precisions each's."""
+    paths = list(dict.fromkeys(path_of(r) for r in records if r.ok or not any(r.ok for r in records)))
+    if len(paths) == 1:
+        floor = floors.get(paths[0])
+        return f"{_floor_text(floor)}; rows within {units.percent(tolerance(floor), trim=True)} share a rank"
+    texts = [f"{' '.join(path)} {_floor_text(floors[path], short=True)}" for path in paths if path in floors]
+    missing = [" ".join(path) for path in paths if path not in floors]
+    if not texts:
+        return f"not measured; rows within {units.percent(TIE, trim=True)} share a rank"
+    texts += [f"not measured of {', '.join(missing)}"] if missing else []
+    least = units.percent(TIE, trim=True)
+    return f"{'; '.join(texts)}; rows within the larger of their floors, at least {least}, share a rank"
+
+
+def _floor_text(floor: Floor | None, *, short: bool = False) -> str:
     if floor is None:
-        return f"not measured; {ties}"
+        return "not measured"
     where = f", measured in {floor.letter}" if floor.letter else ""
-    sure = f", 95 % CI of the ratio {floor.ci95[0]:.3f} to {floor.ci95[1]:.3f}" if floor.ci95 else ""
-    return f"{units.percent(floor.share, trim=True)} ({floor.label} against itself{where}{sure}); {ties}"
+    sure = f", 95 % CI of the ratio {floor.ci95[0]:.3f} to {floor.ci95[1]:.3f}" if floor.ci95 and not short else ""
+    how = floor.label if short else f"{floor.label} against itself"
+    return f"{units.percent(floor.share, trim=True)} ({how}{where}{sure})"
+
+
+#: What to do about rows that are `unqualified`.
+TO_QUALIFY = "add --data with labels, and weights"
+
+
+def unqualified(records: Sequence[rec.Record]) -> dict[str, str]:
+    """Record id -> why a finished row has no rank: it may be another network than eager PyTorch in fp32."""
+    return {
+        r.id: f"{qualification.UNQUALIFIED}: {_why_unqualified(r)}"
+        for r in records
+        if r.ok and not qualification.is_qualified(r)
+    }
+
+
+def _why_unqualified(record: rec.Record) -> str:
+    loss, changed, error = (record.get(name) for name in ("lost_dice", "mask_changed_share", "output_max_error"))
+    if loss is not None and loss.reason:
+        dice = f"no loss of Dice to judge it by ({loss.reason})"
+    elif loss is not None and loss.value is not None:
+        most = f"up to {loss.ci95[1]:.4f}" if loss.ci95 else f"{loss.value:.4f}, or more: its interval is not known"
+        dice = f"it may lose {most} of Dice"
+    else:
+        dice = "no Dice to judge it by"
+    if changed is not None and changed.value is not None:
+        return f"{changed.value:.2%} of the voxels get another label, and {dice}"
+    if error is None or error.value is None:
+        return f"its output was not compared with that of eager PyTorch in fp32, and {dice}"
+    return f"its output was compared on random numbers alone, and {dice}"
 
 
 #: Below this Dice, or this share of the best one beside it, a network finds too little for its time to matter.
@@ -95,15 +147,20 @@ def useless(records: Sequence[rec.Record]) -> dict[str, str]:
     }
 
 
-def ranks(values: Mapping[str, float], within: float) -> dict[str, str]:
+def ranks(values: Mapping[str, float], within: Mapping[str, float]) -> dict[str, str]:
     """The rank of each key by its value, ties sharing one: `1`, `2=`, `2=`, `4`.
 
     Args:
         values: of any keys; what is not finite, or below zero, gets no rank.
-        within: share by which two may differ and still tie.
+        within: share by which each may differ from another and still tie; of two the larger counts.
     """
     kept = {key: value for key, value in values.items() if math.isfinite(value) and value >= 0}
-    return dict(zip(kept, core_statistics.tie_groups(list(kept.values()), within), strict=True))
+    return dict(zip(kept, core_statistics.tie_groups(list(kept.values()), [within[key] for key in kept]), strict=True))
+
+
+def tolerances(records: Sequence[rec.Record], floors: Floors) -> dict[str, float]:
+    """Record id -> the share within which its time ties."""
+    return {r.id: tolerance(floors.get(path_of(r))) for r in records}
 
 
 def processes(record: rec.Record, metric: str) -> list[list[float]]:
@@ -142,8 +199,10 @@ def disturbed_text(records: Sequence[rec.Record], labels: Mapping[str, str]) -> 
 def forecast(record: rec.Record) -> float | None:
     """The forecast of a row's peak memory: its tensors, and the framework's base where the peak holds it.
 
-    Returns: bytes, or None where there is no forecast.
+    Returns: bytes, or None where there is no forecast: it is of what eager PyTorch keeps, in no other runtime.
     """
+    if record.workload.runtime != "eager":
+        return None
     train = record.workload.phase == "train"
     tensors = record.value("train_tensor_memory_bytes") if train else record.value("tensor_memory_bytes")
     base = record.value("base_memory_bytes") or 0

@@ -11,13 +11,21 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+from benchbench.core import qualification, units
 from benchbench.core import records as rec
-from benchbench.core import units
 from benchbench.report import reliability
-from benchbench.report.conditions import apart, has_phantom_dice, patches_differ
+from benchbench.report.conditions import (
+    EAGER_FP32,
+    apart,
+    dtypes,
+    has_phantom_dice,
+    patches_differ,
+    path_of,
+    runtimes,
+)
 
 #: Origin -> (letter of the badge, what it means).
 ORIGIN_LEGEND: Mapping[str, tuple[str, str]] = {
@@ -81,9 +89,15 @@ class TableRow:
 
     label: str  # tells apart two rows of one network
     cells: Mapping[str, TableCell]  # by the key of the column; a key that is not there is a dash
+    path: str = ""  # runtime and precision, with which the label ends where rows differ in them
     card: str = ""  # the card's name, where the label is another
     status: str = "ok"
     source: rec.Record | None = None  # what the row shows, where that is one record
+
+    @property
+    def name(self) -> str:
+        """The label without runtime and precision: for a table that has columns of these."""
+        return self.label.replace(f" {self.path}", "", 1) if self.path else self.label
 
     @property
     def record(self) -> rec.Record:
@@ -131,7 +145,8 @@ class Table:
 
 def tally(records: Sequence[rec.Record], rows: str, verb: str = "finished") -> str:
     """`4 of 5 rows finished; unet3d out of memory`."""
-    failed = [f"{r.model.name} {STATUS_TEXT[r.status]}" for r in records if not r.ok]
+    paths = paths_of(records)
+    failed = [f"{_joined(r.model.name, paths[r.id])} {STATUS_TEXT[r.status]}" for r in records if not r.ok]
     text = f"{len(records) - len(failed)} of {rows} {verb}"
     return f"{text}; {units.first_few(failed, 6)}" if failed else text
 
@@ -141,7 +156,11 @@ def record_row(record: rec.Record, label: str, cells: Mapping[str, TableCell]) -
     return TableRow(label=label, cells=cells, card=record.model.name, status=record.status, source=record)
 
 
+#: What a deployment takes besides: too many columns for a page, whose sections of single networks have them.
+DEPLOYMENT = {"prepare_s": "Prepare", "first_answer_s": "First answer", "artefact_bytes": "Artefact"}
 _TITLES = {
+    "runtime": "Runtime",
+    "dtype": "Precision",
     "params": "Params",
     "macs": "MACs",
     "patch": "Patch",
@@ -152,9 +171,14 @@ _TITLES = {
     "throughput_patches_per_s": "Throughput",
     "memory_bytes": "Peak memory",
     "dice": "Dice",
+    "lost_dice": "Lost Dice",
+    **DEPLOYMENT,
     "status": "Status",
 }
+_WORDS = ("runtime", "dtype", "status")  # columns without numbers
 _HELP = {
+    "runtime": "what runs the network; eager is PyTorch as the network was published",
+    "dtype": "precision of the computation",
     "params": "elements of every nn.Parameter, each counted once",
     "macs": "multiply-accumulates of one forward of one batch",
     "patch": "the input of one forward, voxels: the smallest that the network takes",
@@ -166,6 +190,10 @@ _HELP = {
     "memory_bytes": "highest resident memory; where it was not measured, the forecast of the tensors alone, a lower "
     "bound",
     "dice": "mean over regions and cases; each region below it",
+    "lost_dice": "Dice of eager PyTorch in fp32 less this row's, mean over the same cases",
+    "prepare_s": "export, conversion and quantization, once",
+    "first_answer_s": "from loading the network to its first output",
+    "artefact_bytes": "files that a deployment needs",
     "status": "finished, or why not",
 }
 _TRAINING_HELP = {
@@ -181,23 +209,36 @@ def headline(records: Sequence[rec.Record]) -> str:
 
 
 def summary_rows(
-    records: Sequence[rec.Record], floor: reliability.Floor | None = None, *, include_predicted: bool = False
+    records: Sequence[rec.Record],
+    floors: reliability.Floors | None = None,
+    *,
+    include_predicted: bool = False,
+    deployment: bool = False,
 ) -> Table:
     """The table at the end of a run and on the page.
 
     Args:
         records: measured under one set of conditions; the caller keeps others apart
             (`conditions.group`). The order is kept.
-        floor: the noise floor by which rows tie; that of the records if None.
+        floors: the noise floors by which rows tie; those of the records if None.
         include_predicted: whether forecasts have ranks, too.
+        deployment: whether what a deployment takes besides has columns.
     """
-    labels = row_labels(records)
-    baseline = next((r for r in records if r.model.name == BASELINE and not r.recipe), None)
+    labels, paths = row_labels(records), paths_of(records)
+    baseline = baseline_of(records)
     origins: tuple[rec.Origin, ...] = ("measured", "predicted") if include_predicted else ("measured",)
-    ranked = _ranks(records, floor or reliability.noise_floor(records), origins)
-    rows = tuple(record_row(r, labels[r.id], _cells(r, baseline) | {"rank": ranked[r.id]}) for r in records)
+    ranked = _ranks(records, reliability.noise_floors(records) if floors is None else floors, origins)
+    rows = tuple(
+        dataclasses.replace(
+            record_row(r, labels[r.id], _cells(r, baseline) | {"rank": ranked[r.id]}),
+            path=paths[r.id],
+        )
+        for r in records
+    )
     training, own_patches = headline(records) == "train_step_s", patches_differ(records)
     shown = {
+        "runtime": runtimes(records) not in ([], ["eager"]),
+        "dtype": dtypes(records) not in ([], ["fp32"]),
         "patch": own_patches,
         "latency_s": not training,
         "train_step_s": training,
@@ -205,21 +246,54 @@ def summary_rows(
         "rank": not own_patches and sum(cell.value is not None for cell in ranked.values()) > 1,
         "ratio": not own_patches and any(row.cells["ratio"].value is not None for row in rows),
         "dice": not training and any(r.get("dice") for r in records),
-    }
+        "lost_dice": any(row.cells["lost_dice"].value is not None for row in rows),
+    } | {key: deployment and any(row.cells[key].value is not None for row in rows) for key in DEPLOYMENT}
     help_texts = _HELP | (_TRAINING_HELP if training else {})
     columns = tuple(
-        Column(key=key, title=title, help=help_texts[key], kind="word" if key == "status" else "number")
+        Column(key=key, title=title, help=help_texts[key], kind="word" if key in _WORDS else "number")
         for key, title in _TITLES.items()
         if shown.get(key, True)
     )
     return Table(columns=columns, rows=rows, head="Model")
 
 
-def row_labels(records: Sequence[rec.Record]) -> dict[str, str]:
-    """Record id -> the model's name, with the recipe and the id's start where names repeat."""
+def baseline_of(records: Sequence[rec.Record]) -> rec.Record | None:
+    """The row that the others are set against: of eager PyTorch in fp32, where there is one."""
+    rows = [r for r in records if r.model.name == BASELINE and not r.recipe]
+    return next((r for r in rows if path_of(r) == EAGER_FP32), rows[0] if rows else None)
+
+
+def row_labels(records: Sequence[rec.Record], *, beside: Sequence[rec.Record] = ()) -> dict[str, str]:
+    """Record id -> the model's name, with recipe, runtime, precision and the id's start where that tells rows apart.
+
+    Args:
+        records: each gets a label of its own.
+        beside: records of other tables, if they are shown together: what differs among all of them is said.
+    """
+    paths = paths_of([*records, *beside])
     names = {r.id: r.model.name + (f" [{_recipe(r.recipe)}]" if r.recipe and _is_unnamed(r) else "") for r in records}
+    names = {i: _joined(name, paths[i]) for i, name in names.items()}
     repeated = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {i: f"{name} #{i[:6]}" if name in repeated else name for i, name in names.items()}
+
+
+def paths_of(records: Sequence[rec.Record]) -> dict[str, str]:
+    """Record id -> runtime and precision, as far as these rows differ in them: `openvino bf16`, or nothing.
+
+    Int8 with a bound on what it may lose is `openvino int8 < 0.005` beside int8 without, or with another.
+    """
+    several = len(runtimes(records)) > 1, len(dtypes(records)) > 1
+    bounds = len({r.workload.int8_accuracy for r in records if r.workload.dtype == "int8"}) > 1
+    paths = {}
+    for record in records:
+        words = [word for word, told in zip(path_of(record), several, strict=True) if told]
+        most = record.workload.int8_accuracy if bounds else None
+        paths[record.id] = " ".join([*words, *([f"< {most:g}"] if most else [])])
+    return paths
+
+
+def _joined(name: str, path: str) -> str:
+    return f"{name} {path}" if path else name
 
 
 def _is_unnamed(record: rec.Record) -> bool:
@@ -236,14 +310,17 @@ def _recipe(recipe: Mapping[str, object]) -> str:
 
 
 def _ranks(
-    records: Sequence[rec.Record], floor: reliability.Floor | None, origins: Sequence[rec.Origin]
+    records: Sequence[rec.Record], floors: reliability.Floors, origins: Sequence[rec.Origin]
 ) -> dict[str, TableCell]:
     """Record id -> its rank.
 
-    A prediction is no time, and gets none unless it is asked for; nor does a network whose Dice is of no use.
+    A prediction is no time, and gets none unless it is asked for; nor does a network whose Dice is of no use, or one
+    that may be another network than eager PyTorch in fp32.
     """
-    main, within, useless = headline(records), reliability.tolerance(floor), reliability.useless(records)
-    timed = {r.id: m for r in records if r.id not in useless and (m := finite(valid(r, main))) and m.origin in origins}
+    main, within = headline(records), reliability.tolerances(records, floors)
+    unqualified = reliability.unqualified(records)
+    without = reliability.useless(records) | unqualified
+    timed = {r.id: m for r in records if r.id not in without and (m := finite(valid(r, main))) and m.origin in origins}
     found = reliability.ranks({i: float(m.value or 0) for i, m in timed.items()}, within)
     cells = {}
     for record in records:
@@ -253,10 +330,14 @@ def _ranks(
                 origin=timed[record.id].origin,
                 value=float(rank.rstrip("=")),
                 qualifier="unstable" if record.status == "unstable" else "",
-                note=f"by {main}; within {units.percent(within, trim=True)} rows tie",
+                note=f"by {main}; within {units.percent(within[record.id], trim=True)} rows tie",
             )
         else:
-            cells[record.id] = TableCell(text="-", note=useless.get(record.id, "only a measured time has a rank"))
+            cells[record.id] = TableCell(
+                text="-",
+                detail=qualification.UNQUALIFIED if record.id in unqualified else "",
+                note=without.get(record.id, "only a measured time has a rank"),
+            )
     return cells
 
 
@@ -277,8 +358,12 @@ def fits_lines(record: rec.Record) -> list[str]:
 def _cells(record: rec.Record, baseline: rec.Record | None) -> dict[str, TableCell]:
     status = record.error or STATUS_TEXT[record.status]
     spatial, main = record.workload.spatial, headline([record])
+    most_lost = record.workload.int8_accuracy
+    more = [*fits_lines(record), *reliability.unqualified([record]).values()]
     return {
-        "status": TableCell(text=record.status, detail="; ".join(fits_lines(record)), note=status),
+        "runtime": TableCell(text=runtime_text(record)),
+        "dtype": TableCell(text=record.workload.dtype, detail=f"loss < {most_lost:g}" if most_lost else ""),
+        "status": TableCell(text=record.status, detail="; ".join(more), note=status),
         "patch": TableCell(text=units.format_shape(spatial), value=math.prod(spatial)),
         "params": measurement_cell(record.get("params")),
         "macs": measurement_cell(record.get("macs")),
@@ -288,7 +373,19 @@ def _cells(record: rec.Record, baseline: rec.Record | None) -> dict[str, TableCe
         "ratio": ratio_cell(valid(record, main), valid(baseline, main)),
         "memory_bytes": memory_cell(record),
         "dice": _dice_cell(record),
-    }
+        "lost_dice": _lost_dice_cell(record),
+    } | {metric: measurement_cell(valid(record, metric)) for metric in DEPLOYMENT}
+
+
+def _lost_dice_cell(record: rec.Record) -> TableCell:
+    if record.ok and path_of(record) == EAGER_FP32:
+        return TableCell(text="-", note="the others are held against this row")
+    return measurement_cell(valid(record, "lost_dice"))
+
+
+def runtime_text(record: rec.Record) -> str:
+    """`openvino`; `openvino, rewritten` where it runs the network's own form for inference."""
+    return record.workload.runtime + (", rewritten" if record.value("rewritten_for_inference") else "")
 
 
 def _throughput_cell(record: rec.Record) -> TableCell:
@@ -342,28 +439,40 @@ def finite(m: rec.Measurement | None) -> rec.Measurement | None:
 
 def bounded_text(m: rec.Measurement) -> str:
     """`171 ms`, or `at least 43 ms` where the value is a bound."""
-    text = units.format_value(m.value, m.unit)
+    text = _text(m.value, m)
     return text if m.bound is None else f"{m.bound.replace('_', ' ')} {text}"
+
+
+def _text(value: float | int | None, m: rec.Measurement) -> str:
+    """A value of a measurement; what is compared with eager PyTorch differs by too little for three decimals."""
+    if value is None or not math.isfinite(value):
+        return units.format_value(value, m.unit)
+    if m.metric == "lost_dice":
+        return f"{round(value, 4) + 0.0:.4f}"  # no minus before a zero
+    return f"{value:.2g}" if m.metric in _TINY else units.format_value(value, m.unit)
+
+
+_TINY = ("output_max_error", "output_rel_error", "mask_changed_share")
 
 
 def range_text(m: rec.Measurement) -> str:
     """The interval of a measurement and what kind of interval it is, or nothing."""
     if m.interval is not None:
-        return _span(m.interval, m.unit)
+        return _span(m.interval, m)
     if m.ci95 is not None:
-        return f"95 % CI {_span(m.ci95, m.unit)}"
+        return f"95 % CI {_span(m.ci95, m)}"
     if m.metric == "warmup_s":  # its value is a total, its samples are single forwards
         return f"{len(m.values)} forwards" if m.values else ""
     if m.metric.endswith("_s") and len(apart := reliability.split(m)) > 1:
         medians = [statistics.median(run) for run in apart]
-        return f"medians {_span((min(medians), max(medians)), m.unit)}, {len(medians)} processes"
+        return f"medians {_span((min(medians), max(medians)), m)}, {len(medians)} processes"
     if m.metric.endswith("_s") and len(m.values) > 1:
-        return f"range {_span((min(m.values), max(m.values)), m.unit)}, n = {len(m.values)}"
+        return f"range {_span((min(m.values), max(m.values)), m)}, n = {len(m.values)}"
     return ""
 
 
-def _span(pair: tuple[float, float], unit: str) -> str:
-    low, high = (units.format_value(v, unit) for v in pair)
+def _span(pair: tuple[float, float], m: rec.Measurement) -> str:
+    low, high = (_text(v, m) for v in pair)
     number, _, suffix = low.partition(" ")
     return f"{number if suffix and high.endswith(' ' + suffix) else low} to {high}"
 
@@ -373,6 +482,8 @@ def memory_cell(record: rec.Record) -> TableCell:
     train = "train_" if record.workload.phase == "train" else ""
     peak, tensors = valid(record, f"{train}peak_memory_bytes"), record.get(f"{train}tensor_memory_bytes")
     if finite(peak) is not None:
+        return measurement_cell(peak)
+    if record.workload.runtime != "eager":  # another runtime keeps other tensors than the forecast's
         return measurement_cell(peak)
     if finite(tensors) is None:
         return measurement_cell(peak or tensors)
@@ -425,21 +536,53 @@ def _dice_cell(record: rec.Record) -> TableCell:
 
 
 def missing_dice(records: Sequence[rec.Record]) -> list[str]:
-    """Why finished rows have no Dice: a line for each reason, with the networks that it is of.
+    """Why finished rows have no Dice: a line for each reason, with the networks that it is of."""
+
+    def reason_of(record: rec.Record) -> str | None:
+        dice = valid(record, "dice")
+        return dice.reason if dice is not None and dice.value is None else None
+
+    names = {r.id: r.model.name for r in records}
+    return [f"no Dice of {', '.join(those)}: {reason}" for reason, those in by_reason(records, names, reason_of)]
+
+
+def unqualified_lines(records: Sequence[rec.Record], labels: Mapping[str, str]) -> list[str]:
+    """Which finished rows take no rank since they may be other networks, a line for each reason, and what to do."""
+    found = reliability.unqualified(records)
+    return [
+        f"{', '.join(those)}: {reason}; {reliability.TO_QUALIFY}"
+        for reason, those in by_reason(records, labels, lambda record: found.get(record.id))
+    ]
+
+
+def not_possible(records: Sequence[rec.Record], labels: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """Why rows did not finish, and which, the reason of most rows first."""
+
+    def reason_of(record: rec.Record) -> str | None:
+        if record.ok:
+            return None
+        return f"{record.status.replace('_', ' ')}: {record.error or STATUS_TEXT[record.status]}"
+
+    return sorted(by_reason(records, labels, reason_of), key=lambda pair: -len(pair[1]))
+
+
+def by_reason(
+    records: Sequence[rec.Record], labels: Mapping[str, str], reason_of: Callable[[rec.Record], str | None]
+) -> list[tuple[str, list[str]]]:
+    """Each reason that rows have, and the labels of these rows, each once.
 
     Where reasons differ in the network's own name alone, they are one, and the name becomes MODEL.
     """
 
-    def reason_of(record: rec.Record) -> str:
-        dice = valid(record, "dice")
-        reason = dice.reason if dice is not None and dice.value is None else None
-        return (reason or "").replace(f" {record.model.name} ", " MODEL ")
+    def key(record: rec.Record) -> str:
+        return (reason_of(record) or "").replace(f" {record.model.name} ", " MODEL ")
 
-    lines = []
-    for reason, those in apart(filter(reason_of, records), reason_of).items():
-        text = reason.replace(" MODEL ", f" {those[0].model.name} ") if len(those) == 1 else reason
-        lines.append(f"no Dice of {', '.join(dict.fromkeys(r.model.name for r in those))}: {text}")
-    return lines
+    found = []
+    for reason, those in apart(filter(key, records), key).items():
+        (name, *others) = dict.fromkeys(r.model.name for r in those)
+        text = reason if others else reason.replace(" MODEL ", f" {name} ")
+        found.append((text, list(dict.fromkeys(labels[r.id] for r in those))))
+    return found
 
 
 def region_name(m: rec.Measurement) -> str:

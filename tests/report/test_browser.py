@@ -62,6 +62,7 @@ def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
     root: Path = tmp_path_factory.mktemp("browser")
     page = write_report([examples.whole_run(root / "a"), examples.prediction(root / "b")], root / "report.html")
     write_report([examples.whole_run(root / "a")], root / "one.html")
+    write_report([examples.several_runtimes(root / "r")], root / "runtimes.html")
     found = compare(compare_examples.run(1), compare_examples.run(2, factor=1.08))
     write_comparison(found, ("before", "after"), root / "compare.html")
     folders = [examples.whole_zoo(root / "z"), examples.sweep(root / "s"), examples.patients(root / "p")]
@@ -169,7 +170,16 @@ def test_a_link_can_ask_for_an_order(visit):
 
 @pytest.mark.parametrize(
     "address",
-    ["report.html", "open.html", "audit.html", "audit-open.html", "compare.html", "trust.html", "search.html"],
+    [
+        "report.html",
+        "open.html",
+        "audit.html",
+        "audit-open.html",
+        "compare.html",
+        "trust.html",
+        "runtimes.html",
+        "search.html",
+    ],
 )
 def test_at_400_pixels_nothing_makes_the_page_scroll_sideways(visit, address):
     found, _ = visit(
@@ -186,6 +196,21 @@ def test_at_400_pixels_nothing_makes_the_page_scroll_sideways(visit, address):
     assert found["wide"] == []
     assert found["content"] <= found["inner"]
     assert found["text"] >= 9  # the labels of the figures can still be read
+
+
+def test_a_table_of_several_runtimes_needs_no_scrolling_on_a_desktop_and_sorts_by_runtime(visit):
+    found, _ = visit(
+        """
+        const box = page.querySelector("table.ways").parentElement;
+        page.querySelector('table.ways button[data-key="runtime"]').click();
+        const runtimes = Array.from(page.querySelectorAll("table.ways tbody tr"), (row) => row.cells[1].innerText);
+        return { content: box.scrollWidth, room: box.clientWidth, first: runtimes[0], last: runtimes.at(-1) };
+        """,
+        address="runtimes.html",
+        width=1280,
+    )
+    assert found["content"] <= found["room"]
+    assert (found["first"], found["last"]) == ("eager", "openvino, rewritten")
 
 
 def _luminance(colour: str) -> float:
@@ -218,7 +243,9 @@ def test_a_table_with_two_rows_of_headings_sorts_alone(visit):
     assert console == ""
 
 
-@pytest.mark.parametrize("address", ["report.html", "audit-open.html", "compare.html", "trust.html", "search.html"])
+@pytest.mark.parametrize(
+    "address", ["report.html", "audit-open.html", "compare.html", "trust.html", "runtimes.html", "search.html"]
+)
 @pytest.mark.parametrize(("scheme", "flag"), [("light", 1), ("dark", 0)])
 def test_text_and_marks_contrast_with_the_paper_in_light_and_in_dark(visit, scheme, flag, address):
     found, _ = visit(

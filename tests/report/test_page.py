@@ -327,7 +327,6 @@ def test_records_of_different_conditions_stand_in_tables_of_their_own():
     base = examples.finished("slim_unetr")
     for change in (
         {"workload": dataclasses.replace(examples.WORKLOAD, threads=1)},
-        {"workload": dataclasses.replace(examples.WORKLOAD, dtype="bf16")},
         {"workload": dataclasses.replace(examples.WORKLOAD, spatial=(64, 64, 64))},
         {"workload": dataclasses.replace(examples.WORKLOAD, data="ward7")},
         {"device": dataclasses.replace(examples.CPU, name="Another CPU")},

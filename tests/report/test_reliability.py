@@ -118,24 +118,21 @@ def test_the_noise_floor_is_stated_with_its_network_and_sets_the_ties():
 def test_the_largest_of_several_noise_ratios_counts_and_nonsense_does_not():
     ratios = [1.001, 0.97, NAN, 0.0, -1.0]
     records = [with_latency(f"n{i}", 1.0, examples.number("noise_ratio", r)) for i, r in enumerate(ratios)]
-    floor = reliability.noise_floor(records)
-    assert floor is not None
+    (floor,) = reliability.noise_floors(records).values()
     assert (round(floor.share, 6), floor.label) == (0.03, "n1")
-    assert reliability.noise_floor(records[2:]) is None
+    assert reliability.noise_floors(records[2:]) == {}
 
 
 def test_a_table_of_another_batch_takes_the_floor_of_its_run_and_says_where_it_was_measured(tmp_path):
     groups = conditions.group(list(core_results.read_records(examples.sweep(tmp_path))))
-    floors = {
-        (g.first.workload.batch, g.first.workload.threads, g.first.workload.dtype): reliability.floor_of(g, groups)
-        for g in groups
-    }
-    own, other = floors[(1, 2, "fp32")], floors[(4, 2, "fp32")]
-    assert own is not None and other is not None  # noqa: PT018
+    floors = {(g.first.workload.batch, g.first.workload.threads): reliability.floors_of(g, groups) for g in groups}
+    eager = ("eager", "fp32")
+    own, other = floors[(1, 2)][eager], floors[(4, 2)][eager]
     assert (own.letter, other.letter, other.share) == ("", "A", own.share)
-    assert floors[(1, 1, "fp32")] is None  # other threads are another machine to the noise
-    assert floors[(1, 2, "bf16")] is None
-    assert ", measured in A, 95 % CI" in reliability.floor_text(other)
+    assert floors[(1, 1)] == {}  # other threads are another machine to the noise
+    assert set(floors[(1, 2)]) == {eager}  # and so is another precision
+    four = next(g for g in groups if g.first.workload.batch == 4)
+    assert ", measured in A, 95 % CI" in reliability.floors_text(four.records, floors[(4, 2)])
 
 
 def test_only_measured_times_of_finished_rows_have_a_rank():
@@ -378,14 +375,11 @@ def test_conditions_that_differ_in_one_thing_alone_are_joined(tmp_path):
     assert {what: family.letters for what, family in found.items()} == {
         "batch": "A, B, C and D",
         "threads": "E and A",
-        "dtype": "A and F",
     }
-    batch, threads, dtype = scaling.figures(groups, prefix="x")
-    assert batch.title == "Throughput against batch: Example CPU 9000, 2 threads, fp32"
+    batch, threads = scaling.figures(groups, prefix="x")
+    assert batch.title == "Throughput against batch: Example CPU 9000, 2 threads"
     assert "Crosses: swin_unetr at 4 (out of memory), swin_unetr at 8 (out of memory)." in batch.caption
     assert "380 ms → 213 ms" in threads.svg
-    assert "2.10 x faster" in dtype.svg
-    assert "Circle: fp32, square: bf16." in dtype.caption
 
 
 def test_conditions_that_differ_in_two_things_are_not_joined():
@@ -421,7 +415,7 @@ def test_a_whole_volume_has_a_table_and_a_figure_of_where_the_time_goes(tmp_path
     assert "By sliding windows of 128x128x128, overlap 0.5." in page
     assert "240x240x155 voxels, by windows of 128x128x128, overlap 0.5, over all of it" in page
     group = conditions.group(list(core_results.read_records(folder)))[0]
-    table = volumes.table(summary_rows(group.records).rows, group, None, key="v")
+    table = volumes.table(summary_rows(group.records).rows, group, {}, key="v")
     assert table is not None
     assert [line.cell("rank").text for line in table.rows] == ["1=", "1=", "3", "4"]
     assert table.rows[0].cell("volume_outside_share").text == "34.7 %"

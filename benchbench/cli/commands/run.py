@@ -23,7 +23,17 @@ from benchbench.report import reliability, writers
 from benchbench.report.conditions import group
 from benchbench.report.exports import legend, shown
 from benchbench.report.figures import volumes
-from benchbench.report.tables import Table, TableCell, fits_lines, headline, row_labels, summary_rows
+from benchbench.report.tables import (
+    Table,
+    TableCell,
+    by_reason,
+    fits_lines,
+    headline,
+    paths_of,
+    row_labels,
+    summary_rows,
+    unqualified_lines,
+)
 from benchbench.runner.listener import EventWriter
 from benchbench.runner.request import RunRequest
 from benchbench.runner.result import RunResult, TimeBreakdown
@@ -119,9 +129,8 @@ def _print_result(result: RunResult, options: argparse.Namespace, page: Path | N
     for banner in result.banners:
         print(f"{banner}\n")
     print(results_table(list(result.records)))
-    for record in result.records:
-        if record.status != "ok":
-            print(f"{record.model.name}: {record.status}: {record.error}")
+    for line in _not_ok(result.records):
+        print(line)
     for line in report.missing_dice(result.records):
         print(
             re.sub(rf"{PLACE}\S+", lambda _: shlex.quote(str(options.data)), line)
@@ -158,28 +167,41 @@ def _host_line(spent: TimeBreakdown) -> str:
     )
 
 
+def _not_ok(records: Sequence[Record]) -> list[str]:
+    """Why rows failed or are unstable: a line for each reason, with the rows that have it."""
+    paths = paths_of(records)
+    names = {r.id: f"{r.model.name} {paths[r.id]}".strip() for r in records}
+    reasons = by_reason(records, names, lambda r: None if r.status == "ok" else f"{r.status}: {r.error}")
+    return [f"{', '.join(those)}: {reason}" for reason, those in reasons]
+
+
 def results_table(records: Sequence[Record]) -> str:
     """The table at the end of a run: one for each set of conditions, every number with its origin's letter.
 
-    Below each stand the noise floor by which its rows tie, the rows that something disturbed, and what would have
-    fitted of those that ran out of memory.
+    Below each stand the noise floor by which its rows tie, the rows that something disturbed, those that may be other
+    networks, and what would have fitted of those that ran out of memory.
     """
     blocks, groups = [], group(records)
     for part in groups:
-        floor, labels = reliability.floor_of(part, groups), row_labels(part.records)
-        table = summary_rows(sorted(part.records, key=_fastest_first), floor)
-        below = [] if part.predicted else [f"noise floor: {reliability.floor_text(floor)}"]
+        floors, labels = reliability.floors_of(part, groups), row_labels(part.records)
+        table = summary_rows(sorted(part.records, key=_fastest_first), floors)
+        below = [] if part.predicted else [f"noise floor: {reliability.floors_text(part.records, floors)}"]
         disturbed = reliability.disturbed_text(part.records, labels)
         below += [f"disturbed: {disturbed}"] if disturbed and disturbed != "none" else []
+        below += unqualified_lines(part.records, labels)
         below += [f"{labels[r.id]}: {line}" for r in part.records for line in fits_lines(r)]
-        volume = volumes.table(table.rows, part, floor, key="volume")
+        volume = volumes.table(table.rows, part, floors, key="volume")
         patients = ["", volume.title, _text(volume)] if volume else []
         blocks.append("\n".join([part.title, _text(table), *patients, *below]))
     return "\n\n".join([*blocks, legend()])
 
 
 def _text(table: Table) -> str:
-    lines = [[row.label, *(_short(c.key, row.cell(c.key)) for c in table.columns)] for row in table.rows]
+    by_name = any(column.key in ("runtime", "dtype") for column in table.columns)
+    lines = [
+        [row.name if by_name else row.label, *(_short(c.key, row.cell(c.key)) for c in table.columns)]
+        for row in table.rows
+    ]
     return writers.to_text(["Model", *(c.title for c in table.columns)], lines)
 
 

@@ -18,6 +18,7 @@ from benchbench.core import results as core_results
 from benchbench.core import statistics, units
 from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import UsageError
+from benchbench.core.qualification import UNQUALIFIED
 from benchbench.report.compare.verdicts import (
     METRICS,
     MIN_DICE,
@@ -33,6 +34,8 @@ from benchbench.report.compare.verdicts import (
     sample,
     weigh,
 )
+from benchbench.report.conditions import path_of
+from benchbench.report.reliability import TO_QUALIFY, unqualified
 
 #: Keys of an environment that may differ between the sides.
 _FREE = rec.VOLATILE | {"commit", "benchbench", "host"}
@@ -121,6 +124,7 @@ def compare(
         notes=(
             *notes,
             *dict.fromkeys(filter(None, raised)),
+            *_unqualified(whole, labels),
             *_untested(rows),
             *_unchecked(rows, limits),
         ),
@@ -316,7 +320,7 @@ def noise_floor(records: Sequence[rec.Record], like: rec.Record) -> float:
 
     Args:
         records: of the run's folder.
-        like: whose device, protocol and environment must be those of the record with the noise.
+        like: whose device, protocol, runtime, precision and environment must be those of the record with the noise.
     """
     found = [
         abs(ratio - 1)
@@ -324,12 +328,23 @@ def noise_floor(records: Sequence[rec.Record], like: rec.Record) -> float:
         if (ratio := record.value("noise_ratio")) is not None
         and record.device.asked == like.device.asked
         and record.workload.protocol == like.workload.protocol
+        and path_of(record) == path_of(like)
         and not condition_differences(record.environment, like.environment)
     ]
     return max((f for f in found if math.isfinite(f)), default=0.0)
 
 
 # What is said beside the table
+
+
+def _unqualified(pairs: Sequence[Pair], labels: Mapping[str, str]) -> list[str]:
+    """A line for each side with rows that may be other networks than what they were made from."""
+    lines = []
+    for name, records in zip("AB", zip(*pairs, strict=True), strict=False):
+        held = [labels[r.cell] for r in records if r.id in unqualified([r])]
+        if held:
+            lines.append(f"{UNQUALIFIED} in {name}: {units.first_few(held, _FEW, '; ')}: {TO_QUALIFY}")
+    return lines
 
 
 def _untested(rows: Sequence[ComparedRow]) -> list[str]:
@@ -393,7 +408,7 @@ def _said(key: str, value: Any) -> str:
     if key in ("spatial", "volume") and value:
         text = units.format_shape(value)
         return text if key == "spatial" else f"volume {text}"
-    if key in ("dtype", "phase", "protocol"):
+    if key in ("runtime", "dtype", "phase", "protocol"):
         return str(value)
     if isinstance(value, Mapping):
         return f"{key} {rec.canonical_json(rec.to_json(value))}"

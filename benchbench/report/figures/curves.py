@@ -124,7 +124,12 @@ def _points(pairs: Any, steps: int) -> Points:
 
 @style.plain_matplotlib()
 def training(rows: Sequence[TableRow], read: ReadArtifact, *, prefix: str) -> Drawing | None:
-    """Training curves: a panel for each row whose weights were trained with a curve kept.
+    """Training curves: a panel for each network whose weights were trained with a curve kept.
+
+    Args:
+        rows: one of each network, since in all runtimes its weights are the same.
+        read: gives the content of an artifact.
+        prefix: of the figure's ids.
 
     The axis is the share of the budget, not steps, since what was equal between the networks is the budget.
 
@@ -137,7 +142,7 @@ def training(rows: Sequence[TableRow], read: ReadArtifact, *, prefix: str) -> Dr
     shown = trained[:MAX_ROWS]
     x = Scale(low=0, high=1, ticks={0: "0", 0.5: "half", 1: "all"}, title="share of the budget")
     y = Scale(low=0, high=1, ticks={0: "0", 0.5: "0.5", 1: "1"}, title="Dice on the validation cases")
-    spoken = "; ".join(f"{row.label} {_training_note(curve)}" for row, curve in shown)
+    spoken = "; ".join(f"{row.name} {_training_note(curve)}" for row, curve in shown)
     return style.drawing(
         draw([_training_panel(row, curve) for row, curve in shown], x, y),
         prefix=prefix,
@@ -152,7 +157,7 @@ def _training_panel(row: TableRow, curve: TrainingCurve) -> Panel:
     first = max(curve.loss[0][1], 1e-9)
     loss = tuple((x, y / first) for x, y in curve.loss[:: max(1, len(curve.loss) // 40)])
     note = f"Dice {curve.validation[-1][1]:.3f}, {curve.budget}" if curve.validation else curve.budget
-    return Panel(title=row.label, note=note, line=curve.validation, guide=loss)
+    return Panel(title=row.name, note=note, line=curve.validation, guide=loss)
 
 
 def _training_note(curve: TrainingCurve) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core import units
-from benchbench.report.conditions import Group, apart
+from benchbench.report.conditions import Group, any_path, apart, path_of
 from benchbench.report.figures import style
 from benchbench.report.figures.style import MAX_ROWS, Drawing
 from benchbench.report.tables import (
@@ -50,21 +50,27 @@ class Sides:
     sides: tuple[Side, ...]
     labels: tuple[str, ...]  # of networks, the fastest on the first device that was measured first
 
+    @property
+    def have_common_rows(self) -> bool:
+        """Whether anything stands beside anything: a network in the same runtime and precision on two devices."""
+        return any(sum(label in side.cells for side in self.sides) > 1 for label in self.labels)
+
 
 def find(groups: Sequence[Group]) -> list[Sides]:
     """Each set of groups of one type, batch and input that has several devices; trainings are left out."""
     inference = [group for group in groups if group.first.workload.phase == "infer"]
-    return [
+    joined = [
         _sides(list(apart(those, _device).values()))
         for those in apart(inference, _asked).values()
         if len({group.first.device.name for group in those}) > 1
     ]
+    return [sides for sides in joined if sides.have_common_rows]
 
 
 def _asked(group: Group) -> str:
     """What was asked of the device; a forecast has no protocol."""
     free: dict[str, Any] = dict.fromkeys(("threads", "data", "split", "overlap"))
-    work = dataclasses.replace(group.first.workload, spatial=(0, 0, 0), protocol="", **free)
+    work = dataclasses.replace(any_path(group.first.workload), spatial=(0, 0, 0), protocol="", **free)
     return rec.canonical_json([rec.to_json(work), group.input])
 
 
@@ -78,16 +84,18 @@ def _newest(records: Sequence[rec.Record]) -> list[rec.Record]:
     """Of a network that was asked of a device under several conditions, such as two commits, the last record."""
     newest: dict[str, str] = {}
     for record in sorted(records, key=lambda record: record.started_at):
-        what = [record.model.name, rec.to_json(record.recipe), record.workload.spatial]
+        work = record.workload
+        what = [record.model.name, rec.to_json(record.recipe), work.spatial, *path_of(record), work.int8_accuracy]
         newest[rec.canonical_json(what)] = record.id
     return [record for record in records if record.id in newest.values()]
 
 
 def _sides(devices: Sequence[Sequence[Group]]) -> Sides:
     sides = []
+    together = [record for groups in devices for group in groups for record in group.records]
     for groups in devices:
         records = _newest([record for group in groups for record in group.records])
-        names, main = row_labels(records), headline(records)
+        names, main = row_labels(records, beside=together), headline(records)
         times, cells = {}, {}
         for record in records:
             m, label, batch = valid(record, main), names[record.id], record.workload.batch

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from benchbench.core import statistics, units
+from benchbench.core import qualification, statistics, units
 from benchbench.report import conditions, reliability
 from benchbench.report.figures import style
 from benchbench.report.figures.style import MAX_ROWS, Drawing
@@ -41,6 +41,7 @@ class Point:
     series: int  # its place in the table; gives marker and colour
     hollow: bool  # some coordinate was not measured or counted here
     of_use: bool = True  # its Dice is one that anybody would want
+    qualified: bool = True  # it is the same network as eager PyTorch in fp32
 
 
 @style.plain_matplotlib()
@@ -55,15 +56,17 @@ def scatter(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
     time, axis = ("volume_latency_s", "one patient, seconds (log)") if own_patches else ("latency_s", _LATENCY_AXIS)
     with_both = _points(rows, time, "dice")
     if len(with_both) >= 2:
-        able = [i for i, p in enumerate(with_both) if p.of_use]
+        able = [i for i, p in enumerate(with_both) if p.of_use and p.qualified]
         front = [able[i] for i in statistics.pareto_front([(with_both[i].x, -with_both[i].y) for i in able])]
         front.sort(key=lambda i: (with_both[i].x, i))
-        names = ", ".join(with_both[i].label for i in front) or "none, since no Dice here is of use"
+        names = ", ".join(with_both[i].label for i in front) or _why_none(with_both)
         semi = any(conditions.has_phantom_dice(r.record) for r in rows)
         text = "Higher and further left is better. The line joins the networks that no other beats in both"
         caption = f"{text}: {names}. {_origins(rows, time, 'dice')}"
         if front and (left := [p.label for p in with_both if not p.of_use]):
             caption += f" Left out of the line, since their Dice is too low to be of use: {', '.join(left)}."
+        if left := [p.label for p in with_both if not p.qualified]:
+            caption += f" Left out of the line, since their output is unqualified: {', '.join(left)}."
         figure = _draw_scatter(with_both, axis, "Dice, semi-synthetic data" if semi else "Dice", front, log_y=False)
         name = _METRIC_NAMES[time].lower()
         label = f"Dice against {name}. {_spoken(with_both, name, 's', 'Dice', '')} Pareto front: {names}."
@@ -133,9 +136,24 @@ def _points(rows: Sequence[TableRow], x: str, y: str) -> list[Point]:
             continue
         if y != "dice" and b.value <= 0:
             continue
-        hollow, of_use = bool({a.origin, b.origin} & _ELSEWHERE), row.record.id not in useless
-        points.append(Point(label=row.label, x=a.value, y=b.value, series=series, hollow=hollow, of_use=of_use))
+        points.append(
+            Point(
+                label=row.label,
+                x=a.value,
+                y=b.value,
+                series=series,
+                hollow=bool({a.origin, b.origin} & _ELSEWHERE),
+                of_use=row.record.id not in useless,
+                qualified=qualification.is_qualified(row.record),
+            )
+        )
     return points
+
+
+def _why_none(points: Sequence[Point]) -> str:
+    """Why nothing is on the front."""
+    useful = any(point.of_use for point in points)
+    return "none, since no output here is qualified" if useful else "none, since no Dice here is of use"
 
 
 def _origins(rows: Sequence[TableRow], *metrics: str) -> str:

@@ -1,9 +1,10 @@
 """Roofline: why fewer MACs are not the same factor in time.
 
 A network that moves many bytes for each MAC waits for memory, and one that moves few can come near the
-peak of the cores. Both limits were measured on this machine, at the table's dtype and threads; each
-network is a point at its MACs per byte and the rate at which it ran. The bytes are what the operators
-read and write as if nothing stayed in a cache, so a point may lie above the slope: its data did stay.
+peak of the cores. Both limits were measured on this machine, at the rows' dtype and threads, so all rows
+here must be of one runtime and precision; each network is a point at its MACs per byte and the rate at
+which it ran. The bytes are what the operators read and write as if nothing stayed in a cache, so a point
+may lie above the slope: its data did stay.
 """
 
 from __future__ import annotations

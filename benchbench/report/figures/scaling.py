@@ -1,27 +1,26 @@
-"""Figure of what changes with one condition: batch, threads, or precision.
+"""Figure of what changes with one condition: batch, or threads.
 
 Sets of conditions stand in tables of their own, since their numbers must not be mixed. Where two of them
-differ in one condition only, this section joins them again, network by network. A cell that ran out of
-memory is a cross in its curve: where a curve ends is part of the answer.
+differ in one condition only, this section joins them again, network by network, each runtime and precision a
+curve of its own. A cell that ran out of memory is a cross in its curve: where a curve ends is part of the answer.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from benchbench.core import records as rec
 from benchbench.core import units
-from benchbench.report.conditions import Group, apart
+from benchbench.report.conditions import Group, any_path, apart, dtypes, path_of
 from benchbench.report.figures import curves, style
 from benchbench.report.figures.curves import Panel, Scale
 from benchbench.report.figures.style import MAX_ROWS, Drawing
 from benchbench.report.tables import STATUS_TEXT, finite, headline, row_labels, valid
 
-What = Literal["batch", "threads", "dtype"]
+What = Literal["batch", "threads"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +42,10 @@ class Family:
 _VALUES: Mapping[What, Callable[[rec.Workload], Any]] = {
     "batch": lambda w: w.batch,
     "threads": lambda w: w.threads,
-    "dtype": lambda w: ("fp32", "bf16", "fp16", "int8").index(w.dtype),
 }
 _SAME: Mapping[What, Mapping[str, Any]] = {
     "batch": {"batch": 0},
     "threads": {"threads": None},
-    "dtype": {"dtype": "fp32"},
 }
 #: Of an environment: follows the number of threads, and is no other machine.
 _FOLLOWS = ("threads", "affinity")
@@ -56,7 +53,7 @@ _ROOM = 1.12  # factor by which an axis goes on beyond the outermost condition
 
 
 def families(groups: Sequence[Group]) -> list[Family]:
-    """Every family of two groups or more, by batch, then threads, then precision."""
+    """Every family of two groups or more, by batch, then threads."""
     joined = []
     for what in _VALUES:
         measured = [g for g in groups if not g.predicted and _VALUES[what](g.first.workload) is not None]
@@ -64,27 +61,27 @@ def families(groups: Sequence[Group]) -> list[Family]:
             by_value = {_VALUES[what](g.first.workload): g for g in reversed(those)}
             if len(by_value) > 1:
                 ordered = tuple(by_value[v] for v in sorted(by_value))
-                joined.append(Family(what=what, groups=ordered, title=_shared(ordered[0], what)))
+                joined.append(Family(what=what, groups=ordered, title=_shared(ordered, what)))
     return joined
 
 
 def _key(what: What, group: Group) -> str:
     first = group.first
     plain: dict[str, Any] = {"data": None, "split": None, **_SAME[what]}
-    work = dataclasses.replace(first.workload, **plain)
+    work = dataclasses.replace(any_path(first.workload), **plain)
     environment = {k: v for k, v in first.environment.items() if what != "threads" or k not in _FOLLOWS}
     return rec.canonical_json(
         [rec.to_json(work), rec.to_json(first.device), rec.fingerprint(environment), first.model.in_channels]
     )
 
 
-def _shared(group: Group, what: What) -> str:
-    work = group.first.workload
-    parts = [group.first.device.name]
+def _shared(groups: Sequence[Group], what: What) -> str:
+    first = groups[0].first
+    work, parts = first.workload, [first.device.name]
     if what != "threads" and work.threads is not None:
         parts.append(units.counted(work.threads, "thread"))
-    if what != "dtype":
-        parts.append(work.dtype)
+    precisions = dtypes(record for group in groups for record in group.records)
+    parts += precisions if len(precisions) == 1 else []
     if what != "batch":
         parts.append(f"batch {work.batch}")
     parts += ["training"] if work.phase == "train" else []
@@ -103,10 +100,12 @@ class ScalingCurve:
 def curves_of(family: Family) -> list[ScalingCurve]:
     """The networks with at least one time, in the order of the first group's."""
     networks: dict[str, tuple[str, dict[float, rec.Record]]] = {}
+    together = [record for group in family.groups for record in group.records]
     for group in family.groups:
-        labels = row_labels(group.records)
+        labels = row_labels(group.records, beside=together)
         for record in group.records:
-            key = rec.canonical_json([rec.to_json(record.model), rec.to_json(record.recipe)])
+            path = (*path_of(record), record.workload.int8_accuracy)
+            key = rec.canonical_json([rec.to_json(record.model), rec.to_json(record.recipe), path])
             _, by_value = networks.setdefault(key, (labels[record.id], {}))
             by_value[float(_VALUES[family.what](group.first.workload))] = record
     drawn = []
@@ -132,8 +131,7 @@ def figures(groups: Sequence[Group], *, prefix: str, most: int = 8) -> list[Draw
     for i, family in enumerate(families(groups)):
         shown = [curve for curve in curves_of(family) if len(curve.points) > 1 or curve.missing]
         if any(len(curve.points) > 1 for curve in shown):
-            draw = _by_dtype if family.what == "dtype" else _by_count
-            drawn.append(draw(family, shown[:MAX_ROWS], f"{prefix}{i}"))
+            drawn.append(_by_count(family, shown[:MAX_ROWS], f"{prefix}{i}"))
         if len(drawn) == most:
             break
     return drawn
@@ -194,41 +192,3 @@ def _ticks(highest: float) -> list[float]:
     return [
         float(tick) for tick in MaxNLocator(4, steps=(1, 2, 2.5, 5, 10)).tick_values(0, highest) if 0 < tick <= highest
     ]
-
-
-@style.plain_matplotlib()
-def _by_dtype(family: Family, shown: Sequence[ScalingCurve], prefix: str) -> Drawing:
-    """Times at each precision, a row a network."""
-    names = {float(_VALUES["dtype"](g.first.workload)): g.first.workload.dtype for g in family.groups}
-    looks = {value: (marker, style.SERIES[i]) for i, (value, marker) in enumerate(zip(names, "os^", strict=False))}
-    texts = [_gain(curve, names) for curve in shown]
-    figure, axes = style.row_axes([curve.label for curve in shown], 0.3)
-    limits = style.around([seconds for curve in shown for _, seconds in curve.points], log=True)
-    style.scale(axes, "x", limits, "seconds of one batch (log)", log=True)
-    for i, (curve, text) in enumerate(zip(shown, texts, strict=True)):
-        axes.plot([seconds for _, seconds in curve.points], [i] * len(curve.points), color=style.MUTED, linewidth=1.6)
-        for value, seconds in curve.points:
-            style.marks(axes, [seconds], [i], looks[value][0], 6.5, looks[value][1])
-        style.beside(axes, limits[1], i, text)
-    title = f"{' against '.join(names.values())}: {family.title}"
-    marks = ", ".join(
-        f"{shape} {name}" for shape, name in zip(("Circle:", "square:", "triangle:"), names.values(), strict=False)
-    )
-    return style.drawing(
-        figure,
-        prefix=prefix,
-        label=f"{title}: {'; '.join(f'{c.label} {text}' for c, text in zip(shown, texts, strict=True))}.",
-        title=title,
-        caption=f"{marks}. The text says how much faster the last precision is than the first. "
-        f"Tables {family.letters}.",
-    )
-
-
-def _gain(curve: ScalingCurve, names: Mapping[float, str]) -> str:
-    gone = [f"{names[value]}: {STATUS_TEXT[why]}" for value, why in curve.missing]
-    if len(curve.points) < 2:
-        return "; ".join(gone)
-    (_, first), (_, last) = curve.points[0], curve.points[-1]
-    ratio = first / last
-    text = f"{units.significant(ratio)} x faster" if ratio >= 1 else f"{units.significant(1 / ratio)} x slower"
-    return "; ".join(["same" if abs(math.log(ratio)) < 0.005 else text, *gone])

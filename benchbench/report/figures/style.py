@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 WIDTH_IN = 5.4  # 389 units of the view box, about a telephone's width; font sizes are in the same units
 FONT = 11.0
 MAX_ROWS = 30  # of one figure; more would be a wall, and the table has them all
+_LINE = 26  # characters of a name beside an axis
+_TWO_LINES_IN = 0.4  # height of a row whose name has two lines
 
 #: Colour to draw with -> the variable of report.css that it becomes. No two figures may use another colour.
 INK = "#010203"
@@ -96,13 +98,15 @@ def drawing(figure: Figure, *, prefix: str, label: str, title: str, caption: str
     return Drawing(svg=inline(out.getvalue(), prefix=prefix, label=label), title=title, caption=caption)
 
 
-def axes(height_in: float, left: float = 0.15, *, bottom_in: float = 0.62, right: float = 0.03) -> tuple[Figure, Axes]:
-    """A figure of the page's width; `left` and `right` are shares of it that stay free."""
+def axes(
+    height_in: float, left: float = 0.15, *, bottom_in: float = 0.62, right: float = 0.03, head_in: float = 0.0
+) -> tuple[Figure, Axes]:
+    """A figure of the page's width; `left` and `right` are shares of it that stay free, `head_in` is for a legend."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH_IN, height_in))
     bottom = bottom_in / height_in
-    drawn = figure.add_axes((left, bottom, 1 - left - right, 0.96 - bottom))
+    drawn = figure.add_axes((left, bottom, 1 - left - right, 0.96 - bottom - head_in / height_in))
     drawn.grid(True)
     return figure, drawn
 
@@ -121,8 +125,11 @@ def row_axes(
     """
     from matplotlib.figure import Figure
 
-    names = [clip(name, 26) for name in names]
-    left = max(left, min(0.46, 0.04 + 0.0175 * max(map(len, names))))
+    if max(map(len, names), default=0) > _LINE:  # in two lines: what tells rows of one network apart comes last
+        names = ["\n".join(clip(line, _LINE) for line in name.split(" ", 1)) for name in names]
+        row_in = max(row_in, _TWO_LINES_IN) if any("\n" in name for name in names) else row_in
+    lines = [line for name in names for line in name.split("\n")]
+    left = max(left, min(0.46, 0.04 + 0.0175 * max(map(len, lines))))
     bottom, room = 0.62, 0.06
     height = bottom + row_in * (len(names) + 0.2) + head_in + room
     figure = Figure(figsize=(WIDTH_IN, height))
@@ -282,7 +289,7 @@ def label_points(
     Args:
         axes: with its final limits.
         points: in the units of the data.
-        texts: one a point.
+        texts: one a point, or nothing.
         line: corners of a line that the texts keep clear of.
     """
     unit = 72 / axes.figure.dpi
@@ -295,6 +302,8 @@ def label_points(
     beyond = [(10.0, 14.0 * k) for k in (1, -1, 2, -2, 3, -3)]
     offsets = [(10.0, 0.0), (-10.0, 0.0), (0.0, 14.0), (0.0, -14.0), *beyond, *((-x, y) for x, y in beyond)]
     for point, text, (x, y) in zip(points, texts, spots, strict=True):
+        if not text:
+            continue
         width = len(text) * FONT * 0.6
         rated = []
         for rank, (dx, dy) in enumerate(offsets):

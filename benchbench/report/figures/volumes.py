@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from benchbench.core import records as rec
 from benchbench.core import units
+from benchbench.core.qualification import UNQUALIFIED
 from benchbench.report import reliability
 from benchbench.report.conditions import Group, windows_text
 from benchbench.report.figures import style
@@ -23,6 +24,7 @@ from benchbench.report.tables import (
     Table,
     TableCell,
     TableRow,
+    baseline_of,
     finite,
     measurement_cell,
     ratio_cell,
@@ -50,20 +52,20 @@ def has_volumes(rows: Sequence[TableRow]) -> bool:
     return any(row.record.get(metric) for row in rows for metric in ("volume_latency_s", "volume_windows"))
 
 
-def table(rows: Sequence[TableRow], group: Group, floor: reliability.Floor | None, *, key: str) -> Table | None:
+def table(rows: Sequence[TableRow], group: Group, floors: reliability.Floors, *, key: str) -> Table | None:
     """A line for each row that was asked for a volume, the fastest first; None where none was."""
     if not has_volumes(rows):
         return None
-    within = reliability.tolerance(floor)
-    useless = reliability.useless([r.record for r in rows])
-    timed = {
-        r.record.id: m
-        for r in rows
-        if r.record.id not in useless and (m := finite(valid(r.record, "volume_latency_s")))
-    }
-    ranked = reliability.ranks({i: float(m.value or 0) for i, m in timed.items() if m.origin == "measured"}, within)
-    base = next((r.record for r in rows if r.record.model.name == BASELINE and not r.record.recipe), None)
-    lines = [_line(row, base, ranked.get(row.record.id)) for row in rows]
+    records = [row.record for row in rows]
+    unqualified = reliability.unqualified(records)
+    without = reliability.useless(records) | unqualified
+    timed = {r.id: m for r in records if r.id not in without and (m := finite(valid(r, "volume_latency_s")))}
+    ranked = reliability.ranks(
+        {i: float(m.value or 0) for i, m in timed.items() if m.origin == "measured"},
+        reliability.tolerances(records, floors),
+    )
+    base = baseline_of(records)
+    lines = [_line(row, base, ranked.get(row.record.id), unqualified.get(row.record.id)) for row in rows]
     lines.sort(
         key=lambda line: (line.cell("volume_latency_s").value is None, line.cell("volume_latency_s").value or 0.0)
     )
@@ -81,7 +83,7 @@ def table(rows: Sequence[TableRow], group: Group, floor: reliability.Floor | Non
     )
 
 
-def _line(row: TableRow, base: rec.Record | None, rank: str | None) -> TableRow:
+def _line(row: TableRow, base: rec.Record | None, rank: str | None, unqualified: str | None) -> TableRow:
     record = row.record
     cells = {}
     for metric in ("volume_latency_s", "volume_windows", "volume_peak_memory_bytes"):
@@ -94,6 +96,8 @@ def _line(row: TableRow, base: rec.Record | None, rank: str | None) -> TableRow:
     cells["ratio"] = ratio_cell(valid(record, "volume_latency_s"), valid(base, "volume_latency_s"))
     if rank:
         cells["rank"] = TableCell(text=rank, origin="measured", value=float(rank.rstrip("=")))
+    elif unqualified:
+        cells["rank"] = TableCell(text="-", detail=UNQUALIFIED, note=unqualified)
     seconds, windows = cells["volume_latency_s"], cells["volume_windows"]
     if seconds.value and windows.value:
         each = seconds.value / windows.value

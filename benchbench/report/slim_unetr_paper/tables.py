@@ -97,18 +97,18 @@ def _our_dice(records: Sequence[rec.Record]) -> list[tuple[str, _Ours]]:
         data = conditions.data_text(record.workload)
         for metric in ("dice", "hd95_mm"):
             if data and not record.recipe and finite(valid(record, metric)):
-                key = (metric, data, conditions.input_text(record), record.workload.dtype)
+                key = (metric, data, conditions.input_text(record), _path_text(record))
                 found.setdefault(key, {})[record.model.name] = record
     columns: list[tuple[str, _Ours]] = []
-    for i, ((metric, data, shape, dtype), by_card) in enumerate(sorted(found.items())):
+    for i, ((metric, data, shape, path), by_card) in enumerate(sorted(found.items())):
         same = any(name in data.lower() for name in ("brats2021", *_MSD))
         caution = (
             "the paper's split and training are not ours: compare with care" if same else "not comparable: other data"
         )
         column = Column(
             key=f"ours_{metric}_{i}",
-            title=f"{data} ({caution})",
-            help=f"ours, {shape}, {dtype}",
+            title=f"{data}{'' if path == 'fp32' else f', {path}'} ({caution})",
+            help=f"ours, {shape}, {path}",
             group="Dice, %, ours" if metric == "dice" else "HD95, mm, ours",
             kind="text",
         )
@@ -142,9 +142,10 @@ def throughput_table(records: Sequence[rec.Record]) -> Table:
         key = f"{task}_images_per_min"
         columns.append(Column(key=key, title="Published", help="as printed in Table III", group=group))
         for part in conditions.group(records):
-            if conditions.input_text(part.first) == shape and (rates := _our_rates(part, group)):
-                ours.append(rates)
-                columns.append(rates.column)
+            if conditions.input_text(part.first) == shape:
+                found = [_our_rates(part, rs, group) for rs in conditions.apart(part.records, _path_text).values()]
+                ours += [rates for rates in found if rates]
+                columns += [rates.column for rates in found if rates]
     base = published.find(3, BASELINE)
     caption = (
         f"The second line is the time of one image as a multiple of {base.name if base else BASELINE}'s in the same "
@@ -170,12 +171,24 @@ def _printed_rates(row: published.Printed, base: published.Printed | None) -> di
     return cells
 
 
-def _our_rates(part: conditions.Group, group: str) -> _Ours | None:
-    """Rates from measured latencies of one set of conditions."""
-    work = part.first.workload
+def _path_text(record: rec.Record) -> str:
+    """`fp32` of eager PyTorch, `openvino, bf16` of another runtime."""
+    runtime, dtype = conditions.path_of(record)
+    return dtype if runtime == "eager" else f"{runtime}, {dtype}"
+
+
+def _our_rates(part: conditions.Group, records: Sequence[rec.Record], group: str) -> _Ours | None:
+    """Rates from measured latencies of one set of conditions, in one runtime and precision.
+
+    Args:
+        part: the set.
+        records: those of its records.
+        group: heading of the column.
+    """
+    work, path = part.first.workload, _path_text(records[0])
     latencies = {
         record.model.name: (m, float(m.value))
-        for record in part.records
+        for record in records
         if not record.recipe
         and (m := finite(valid(record, "latency_s")))
         and m.value
@@ -197,8 +210,8 @@ def _our_rates(part: conditions.Group, group: str) -> _Ours | None:
     }
     threads = "" if work.threads is None else f", {work.threads} threads"
     column = Column(
-        key=f"ours_rate_{part.letter.lower()}",
-        title=f"Ours: {part.first.device.name}{threads}, {work.dtype}",
+        key=f"ours_rate_{part.letter.lower()}" + ("" if path == "fp32" else f"_{path.replace(', ', '_')}"),
+        title=f"Ours: {part.first.device.name}{threads}, {path}",
         help="batch 1, from the median latency",
         group=group,
         kind="text",
