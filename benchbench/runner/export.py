@@ -27,7 +27,7 @@ from benchbench.runner.job import Job
 from benchbench.runner.model_run import compare
 from benchbench.runner.prepare import Reference, prepare_in_worker, prepared_for, read_reference, rewritten
 from benchbench.runtimes import calibration, catalogue
-from benchbench.runtimes.prepared import Prepared, PreparedError, describe, description_of, read_prepared
+from benchbench.runtimes.prepared import PreparedError, PreparedNetwork, describe, description_of, read_prepared
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint, classes
 
@@ -75,7 +75,7 @@ class ExportRequest:
 class Exported:
     """A file for a device, and how far its output is from the network's."""
 
-    prepared: Prepared
+    prepared: PreparedNetwork
     comparison: tuple[rec.Measurement, ...]  # `output_max_error` and the like
     is_random: bool  # nobody has trained it
 
@@ -265,7 +265,7 @@ def _check_target(target: Path, force: bool) -> None:
         raise UsageError(f"{target} is there already: --force replaces it, another --out keeps it")
 
 
-def _compared(prepared: Prepared, reference: Reference) -> tuple[rec.Measurement, ...]:
+def _compared(prepared: PreparedNetwork, reference: Reference) -> tuple[rec.Measurement, ...]:
     """How far a file's output is from the network's.
 
     Raises:
@@ -282,7 +282,7 @@ def _compared(prepared: Prepared, reference: Reference) -> tuple[rec.Measurement
     return tuple(comparison)
 
 
-def _copied(prepared: Prepared, target: Path) -> Prepared:
+def _copied(prepared: PreparedNetwork, target: Path) -> PreparedNetwork:
     """A prepared network under another name in another folder.
 
     Raises:

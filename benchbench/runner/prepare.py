@@ -35,7 +35,14 @@ from benchbench.runner.child_process import WorkerFailure, run_worker
 from benchbench.runner.job import Job
 from benchbench.runtimes import calibration
 from benchbench.runtimes.catalogue import get_runtime
-from benchbench.runtimes.prepared import Prepared, PreparedError, describe, description_of, read_prepared, with_files
+from benchbench.runtimes.prepared import (
+    PreparedError,
+    PreparedNetwork,
+    describe,
+    description_of,
+    read_prepared,
+    with_files,
+)
 from benchbench.zoo import checkpoint
 
 if TYPE_CHECKING:
@@ -78,7 +85,7 @@ def reference_input(job: Job) -> tuple[Array, str | None, bool]:
     return np.repeat(patch, shape[0], axis=0), f"{plan.name} {case.id}", plan.exclusive
 
 
-def prepared_for(job: Job, tell: Callable[[str], None] | None = None) -> Prepared:
+def prepared_for(job: Job, tell: Callable[[str], None] | None = None) -> PreparedNetwork:
     """A job's network in its runtime: from the cache, or made now in a process of its own.
 
     Args:
@@ -162,7 +169,7 @@ def prepare_here(job: Job, folder: Path, onnx: Path | None = None) -> None:
     else:
         own = (path,)
     about |= library.bound() if hasattr(library, "bound") else {}
-    prepared = Prepared(
+    prepared = PreparedNetwork(
         path=path,
         runtime=work.runtime,
         dtype=work.dtype,
@@ -242,7 +249,7 @@ def as_module(forward: Callable[[Array], Array]) -> Any:
     return Deployed()
 
 
-def read_reference(prepared: Prepared) -> Reference:
+def read_reference(prepared: PreparedNetwork) -> Reference:
     """What a network of `prepared_for` is compared with.
 
     Raises:

@@ -15,7 +15,7 @@ from benchbench.core.version import installed
 from benchbench.runtimes.prepared import INPUT, OUTPUT
 
 if TYPE_CHECKING:
-    from benchbench.runtimes.prepared import Forward, Prepared
+    from benchbench.runtimes.prepared import Forward, PreparedNetwork
 
 
 def library() -> ModuleType:
@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
     return {"onnxruntime": str(installed("onnxruntime"))}
 
 
-def open_file(prepared: Prepared, threads: int | None, gpu: int) -> Forward:
+def open_file(prepared: PreparedNetwork, threads: int | None, gpu: int) -> Forward:
     """Load a file; its threads stop spinning between calls, so that they take nothing from others."""
     onnxruntime = library()
     options = onnxruntime.SessionOptions()

@@ -23,7 +23,7 @@ from benchbench.core.errors import UnsupportedError
 from benchbench.core.version import installed
 
 if TYPE_CHECKING:
-    from benchbench.runtimes.prepared import Forward, Prepared
+    from benchbench.runtimes.prepared import Forward, PreparedNetwork
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 _CAPABILITIES = {"bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
@@ -85,7 +85,7 @@ def versions() -> dict[str, str]:
     return {"openvino": str(installed("openvino"))}
 
 
-def open_file(prepared: Prepared, threads: int | None, gpu: int) -> Forward:
+def open_file(prepared: PreparedNetwork, threads: int | None, gpu: int) -> Forward:
     """Load an IR."""
     ov = library()
     core = ov.Core()

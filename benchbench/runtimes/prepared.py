@@ -1,4 +1,4 @@
-"""Prepared network: a file that a runtime runs, and the description beside it.
+"""PreparedNetwork network: a file that a runtime runs, and the description beside it.
 
 The description says whose file it is: network, weights, input, precision, versions, and for `bench predict` how images
 are prepared and what the outputs mean. It holds the hash of every file, so that a damaged one is told as such.
@@ -36,7 +36,7 @@ class PreparedError(UsageError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class PreparedNetwork:
     """A network that a runtime can load."""
 
     path: Path  # of the file that the runtime reads
@@ -114,7 +114,7 @@ def description_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def check_made_for(prepared: Prepared, here: str) -> None:
+def check_made_for(prepared: PreparedNetwork, here: str) -> None:
     """Refuse a file that was made for another machine; one that was made for none runs on any.
 
     Args:
@@ -129,7 +129,7 @@ def check_made_for(prepared: Prepared, here: str) -> None:
         )
 
 
-def describe(prepared: Prepared) -> Path:
+def describe(prepared: PreparedNetwork) -> Path:
     """Write the description of a prepared network beside it; returns its path.
 
     Raises:
@@ -142,12 +142,12 @@ def describe(prepared: Prepared) -> Path:
     return path
 
 
-def with_files(prepared: Prepared, *paths: Path) -> Prepared:
+def with_files(prepared: PreparedNetwork, *paths: Path) -> PreparedNetwork:
     """The same with the hashes of its files."""
     return dataclasses.replace(prepared, files={path.name: _sha256(path) for path in paths})
 
 
-def read_prepared(path: Path, *, verify: bool = True) -> Prepared:
+def read_prepared(path: Path, *, verify: bool = True) -> PreparedNetwork:
     """A prepared network from its file.
 
     Args:
@@ -168,7 +168,7 @@ def read_prepared(path: Path, *, verify: bool = True) -> Prepared:
         known = rec.value_from_json(Mapping[str, Any], data, "it")
         if isinstance(known.get("format"), int) and known["format"] > FORMAT:
             raise PreparedError(f"{description} is of a newer version of benchbench (format {known['format']}): update")
-        prepared = rec.from_json(Prepared, {**known, "path": path})
+        prepared = rec.from_json(PreparedNetwork, {**known, "path": path})
         get_runtime(prepared.runtime)
     except (KeyError, TypeError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)

@@ -36,7 +36,7 @@ from benchbench.runtimes.prepared import INPUT, OUTPUT, PreparedError, check_mad
 
 if TYPE_CHECKING:
     from benchbench.runtimes.calibration import CalibrationPatches
-    from benchbench.runtimes.prepared import Forward, Prepared
+    from benchbench.runtimes.prepared import Forward, PreparedNetwork
 
 log = logging.getLogger(__name__)
 
@@ -346,7 +346,7 @@ def _calibrator(trt: Any, patches: CalibrationPatches, shape: tuple[int, ...], p
 # -- running an engine
 
 
-def open_file(prepared: Prepared, threads: int | None, gpu: int) -> Forward:
+def open_file(prepared: PreparedNetwork, threads: int | None, gpu: int) -> Forward:
     """Load an engine.
 
     Raises:

@@ -16,7 +16,7 @@ from benchbench.core.version import installed
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from benchbench.runtimes.prepared import Forward, Prepared
+    from benchbench.runtimes.prepared import Forward, PreparedNetwork
 
 
 def library() -> ModuleType:
@@ -56,7 +56,7 @@ def save(network: nn.Module, example: Tensor, path: Path) -> None:
         raise UnsupportedError(f"torch.export cannot export it: {innermost_line(error)}") from error
 
 
-def open_file(prepared: Prepared, threads: int | None, gpu: int) -> Forward:
+def open_file(prepared: PreparedNetwork, threads: int | None, gpu: int) -> Forward:
     """Load a program; the threads are those of the whole process."""
     import torch
 

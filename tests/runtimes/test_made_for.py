@@ -8,7 +8,7 @@ import pytest
 
 from benchbench.devices import cpu
 from benchbench.runtimes import catalogue
-from benchbench.runtimes.prepared import Prepared, PreparedError, check_made_for
+from benchbench.runtimes.prepared import PreparedError, PreparedNetwork, check_made_for
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def prepared(tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue.Runtime, "missing", lambda self, *more: None)
 
     def make(made_for):
-        return Prepared(
+        return PreparedNetwork(
             path=tmp_path / "a.xml", runtime="openvino", dtype="fp32", input_shape=(1, 1, 4, 4, 4), made_for=made_for
         )
 

@@ -15,7 +15,7 @@ from benchbench.core import cache
 from benchbench.core.errors import UnsupportedError
 from benchbench.runtimes import tensorrt
 from benchbench.runtimes.calibration import CalibrationPatches
-from benchbench.runtimes.prepared import Prepared, PreparedError
+from benchbench.runtimes.prepared import PreparedError, PreparedNetwork
 
 GPU = "Orin, compute capability 8.7, TensorRT 10.3.0"
 CALIBRATION = b"TRT-100300-EntropyCalibration2\nimage: 3c010a14\nnode_conv3d: a:0: 3d0b7086\n"
@@ -333,7 +333,7 @@ def engine(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(tensorrt, "library", Library)
     monkeypatch.setattr(tensorrt, "bound", lambda gpu=None: {"made_for": GPU})
-    return Prepared(path=path, runtime="tensorrt", dtype="fp16", input_shape=(1, 2, 4, 4, 4), made_for=GPU)
+    return PreparedNetwork(path=path, runtime="tensorrt", dtype="fp16", input_shape=(1, 2, 4, 4, 4), made_for=GPU)
 
 
 def test_an_engine_takes_and_gives_arrays_and_leaves_what_it_gave_alone(engine):
