@@ -14,8 +14,8 @@ from benchbench.core.errors import UnsupportedError, UsageError
 from benchbench.data import get_plan, load_case
 from benchbench.data.foreground import foreground_box, zero_share
 from benchbench.measure.volume import windows_of
-from benchbench.runner import plan as run_plan
 from benchbench.runner import eager_dice, reference, volume_input, worker
+from benchbench.runner import plan as run_plan
 from benchbench.runner.job import Job
 from benchbench.runner.request import RunRequest
 from benchbench.zoo import checkpoint
