@@ -265,8 +265,9 @@ def read_reference(prepared: PreparedNetwork) -> Reference:
 
 
 def _key(job: Job) -> str:
-    """Hash of all that decides a prepared network: network, weights, input, precision, data, code and versions."""
+    """Hash of what decides a prepared network: network, weights, input, precision, data, code, versions, and GPU."""
     w = job.workload
+    library = get_runtime(w.runtime).load()
     data = get_plan(job.data_where).key if job.data_where else None
     packages = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "tensorrt")
     return rec.content_hash(
@@ -274,6 +275,7 @@ def _key(job: Job) -> str:
             rec.to_json(job.model),
             [w.batch, *w.spatial, w.runtime, w.dtype, w.int8_accuracy, data],
             _code_of(job),
+            library.bound(job.gpu) if hasattr(library, "bound") else None,
             {package: installed(package) for package in packages},
         ]
     )

@@ -8,6 +8,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from benchbench.core import records as rec
 from benchbench.core.errors import UnsupportedError, UsageError
@@ -17,6 +18,7 @@ from benchbench.measure.volume import windows_of
 from benchbench.runner import eager_dice, reference, volume_input, worker
 from benchbench.runner import plan as run_plan
 from benchbench.runner.job import Job
+from benchbench.runner.prepared_run import PreparedRun
 from benchbench.runner.request import RunRequest
 from benchbench.zoo import checkpoint
 from tests import data_sets
@@ -165,3 +167,13 @@ print(json.dumps({"event": "modules", "those": sorted({"torch", "monai", "scipy"
     assert said[-2]["status"] == "ok", said[-2]
     assert said[-1]["those"] == []
     check_crop(found, heads)
+
+
+def test_a_file_of_a_whole_batch_segments_single_windows():
+    run = PreparedRun(job(batch=2, runtime="onnxruntime"), lambda event: None)
+    seen = []
+    run.forward = lambda x: seen.append(x.shape) or 2 * x
+    x = torch.ones(1, 1, 8, 8, 8)
+    assert torch.equal(run._segmenting()(x), 2 * x)
+    assert torch.equal(run._segmenting()(torch.cat([x, x])), torch.cat([2 * x, 2 * x]))
+    assert seen == [(2, 1, 8, 8, 8)] * 2

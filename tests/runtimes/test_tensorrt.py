@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import enum
 import itertools
 import struct
@@ -12,7 +13,10 @@ import pytest
 import torch
 
 from benchbench.core import cache
+from benchbench.core import records as rec
 from benchbench.core.errors import UnsupportedError
+from benchbench.runner import prepare
+from benchbench.runner.job import Job
 from benchbench.runtimes import tensorrt
 from benchbench.runtimes.calibration import CalibrationPatches
 from benchbench.runtimes.prepared import PreparedError, PreparedNetwork
@@ -360,3 +364,11 @@ def test_an_engine_that_tensorrt_cannot_read_is_refused(engine):
 
 def test_what_an_engine_is_made_for_names_gpu_capability_and_version():
     assert tensorrt.made_for("Orin", (8, 7), "10.3.0") == GPU
+
+
+def test_an_engine_of_each_gpu_is_kept_apart(monkeypatch):
+    spec = rec.ModelSpec(name="Tiny", arch="tests.tiny_nets:Tiny", kwargs={}, in_channels=4, out_channels=3)
+    job = Job(model=spec, workload=rec.Workload(spatial=(8, 8, 8), runtime="tensorrt"), backend="cuda")
+    monkeypatch.setattr(tensorrt, "bound", lambda gpu=None: {"made_for": f"GPU {gpu}"})
+    keys = {prepare._key(dataclasses.replace(job, gpu=gpu)) for gpu in (0, 1, 0)}
+    assert len(keys) == 2
