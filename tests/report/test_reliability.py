@@ -378,7 +378,7 @@ def test_conditions_that_differ_in_one_thing_alone_are_joined(tmp_path):
     }
     batch, threads = scaling.figures(groups, prefix="x")
     assert batch.title == "Throughput against batch: Example CPU 9000, 2 threads"
-    assert "Crosses: swin_unetr at 4 (out of memory), swin_unetr at 8 (out of memory)." in batch.caption
+    assert "Crosses: swin_unetr fp32 at 4 (out of memory), swin_unetr fp32 at 8 (out of memory)." in batch.caption
     assert "380 ms → 213 ms" in threads.svg
 
 
