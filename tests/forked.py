@@ -28,6 +28,7 @@ _LOADED = [
     "benchbench.measure.volume",
     "benchbench.models.unet",  # loads MONAI
     "benchbench.runner.model_run",
+    "benchbench.runtimes.onnx_file",
     "benchbench.runner.worker",
     "benchbench.search.run",
     "benchbench.training.run",
