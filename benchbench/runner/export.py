@@ -25,7 +25,7 @@ from benchbench.core.errors import UnsupportedError, UsageError, os_error_as
 from benchbench.core.overwrite import check_output
 from benchbench.runner.job import Job
 from benchbench.runner.model_run import compare
-from benchbench.runner.prepare import Reference, prepare_in_worker, prepared_for, read_reference, rewritten
+from benchbench.runner.prepare import Reference, for_export, prepare_in_worker, prepared_for, read_reference
 from benchbench.runtimes import calibration, catalogue
 from benchbench.runtimes.prepared import PreparedError, PreparedNetwork, describe, description_of, read_prepared
 from benchbench.zoo import cards as zoo_cards
@@ -196,7 +196,7 @@ def _export_module(
         with torch.inference_mode():
             y = zoo_logits.main(module.eval()(x), spatial).float().numpy()
         start = time.perf_counter()
-        network = rewritten(module) or module
+        network, warnings = for_export(module)
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             onnx = folder / "export.onnx"
@@ -215,6 +215,7 @@ def _export_module(
                 prepared,
                 model=None,
                 rewritten=network is not module,
+                warnings=warnings,
                 seconds=round(time.perf_counter() - start, 3),
             )
             _compared(prepared, Reference(x=x.numpy(), y=y, case=None, exclusive=False))

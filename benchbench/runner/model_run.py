@@ -78,6 +78,9 @@ class ModelRun:
         if (work.volume or work.crop_foreground) and end["status"] in ("ok", "unstable"):
             self._enter("the whole volume")
             end = end_with([end["error"], self._volume()])
+        if job.first and not self.is_reference and end["status"] in ("ok", "unstable"):
+            self._enter("the comparison of outputs")  # after all that is timed: reading a case takes memory
+            self._compare_outputs()
         finite = end["status"] != "failed" or work.dtype != "fp32"
         if job.first and job.data_where and job.checkpoint_path and finite:
             self._enter("the evaluation of Dice")
@@ -100,6 +103,12 @@ class ModelRun:
             return end
         error, changed, loss = (self.sent.get(name) for name in ("output_max_error", "mask_changed_share", "lost_dice"))
         why = qualification.failure(error, changed, loss, exact=self.work.dtype == "fp32")
+        relative = self.sent["output_rel_error"].value
+        if not why and loss is None and self.work.dtype != "fp32" and not _is_near(relative):
+            off = f"off the fp32 output by {relative:.1%} (limit {OUTPUT_TOLERANCE:.0%})" if relative else "not finite"
+            return ended(
+                "failed", f"its output in {self.work.dtype} is {off}: these latencies do not count; use --dtype fp32"
+            )
         return ended("failed", f"{why}: these latencies do not count") if why else end
 
     def _build(self) -> None:
@@ -217,13 +226,6 @@ class ModelRun:
                 "failed", f"{check.bad_share:.2%} of its output is NaN or infinite: these latencies do not count"
             )
         state = output_check.changed_state(before[0].changed(self.module))
-        if job.first and not self.is_reference:
-            self._compare_outputs()
-            error = self.sent["output_rel_error"].value
-            if work.dtype != "fp32" and not (job.data_where and job.checkpoint_path) and not _is_near(error):
-                off = f"off the fp32 output by {error:.1%} (limit {OUTPUT_TOLERANCE:.0%})" if error else "not finite"
-                why = f"its output in {work.dtype} is {off}"
-                return ended("failed", f"{why}: these latencies do not count; use --dtype fp32")
         return end_with([state, check.unstable, *timed.doubts])
 
     def _send_times(self, timed: Timed, title: str) -> None:

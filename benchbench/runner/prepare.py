@@ -26,7 +26,7 @@ import numpy.typing as npt
 from benchbench.core import records as rec
 from benchbench.core.cache import cache_base, size_bytes
 from benchbench.core.config import read_json
-from benchbench.core.errors import UnsupportedError
+from benchbench.core.errors import UnsupportedError, first_line
 from benchbench.core.results import write_whole
 from benchbench.core.version import installed
 from benchbench.data import get_plan, load_case
@@ -208,23 +208,32 @@ def _export(job: Job, folder: Path, onnx: Path) -> dict[str, Any]:
     arrays, about = (folder / name for name in _REFERENCE)
     np.savez(arrays, x=x, y=y)
     write_whole(about, json.dumps({"case": case, "exclusive": exclusive}).encode())
-    network = rewritten(module) or module
+    network, warnings = for_export(module)
     if work.runtime == "torch-export":
         torch_export.save(network, torch.from_numpy(x), folder / "network.pt2")
     else:
         write_onnx(network, torch.from_numpy(x), onnx)
     return {
         "rewritten": network is not module,
+        "warnings": warnings,
         "data": info.data if info else None,
         "plan": plan_to_json(info.plan) if info and info.plan else None,
     }
 
 
-def rewritten(module: nn.Module) -> nn.Module | None:
-    """A network's own form for export, equal in its output; None where it offers none."""
+def for_export(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """A network's own form for export, equal in its output, where it offers one; else itself.
+
+    Returns:
+        What is exported, and warnings: that it offers one, but not for what this network is.
+    """
     offer = getattr(module, "for_inference", None)
-    form: nn.Module | None = offer("export") if callable(offer) else None
-    return form
+    if not callable(offer):
+        return module, ()
+    try:
+        return offer("export"), ()
+    except ValueError as error:
+        return module, (f"not rewritten for inference: {first_line(error)}",)
 
 
 def _validation_dice(job: Job, forward: Callable[[Array], Array]) -> float:

@@ -73,11 +73,12 @@ class PreparedRun(ModelRun):
         )
         if check.bad_share:
             return ended("failed", f"{check.bad_share:.2%} of its output is not finite: these latencies do not count")
-        if self.job.first:
-            reference = read_reference(self.prepared)
-            now = self.forward(reference.x)
-            self._send(*compare(now, reference.y, reference.case, reference.exclusive))
         return end_with([check.unstable, *timed.doubts])
+
+    def _compare_outputs(self) -> None:
+        reference = read_reference(self.prepared)
+        now = self.forward(reference.x)
+        self._send(*compare(now, reference.y, reference.case, reference.exclusive))
 
     def _inference(self, image: Array, plan: Plan) -> Inference:
         return Inference(self.forward, image, plan)

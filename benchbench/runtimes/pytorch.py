@@ -29,7 +29,10 @@ def in_runtime(module: nn.Module, runtime: str) -> nn.Module:
             raise UnsupportedError(
                 f"{type(module).__name__} has no form that is rewritten for inference (no method for_inference)"
             )
-        form: nn.Module = offer()
+        try:
+            form: nn.Module = offer()
+        except ValueError as error:  # of a network that is not as its class builds it
+            raise UnsupportedError(str(error)) from error
         return form
     if runtime == "compile":
         return cast("nn.Module", torch.compile(module, dynamic=False))

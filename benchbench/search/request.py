@@ -91,7 +91,10 @@ class SearchRequest:
     )
     steps: int | None = flag("--steps", help="training steps per proposal (default: so many that about 45 fit)")
     batch: int | None = flag("--batch-size")
-    threads: int | None = flag("--threads", help="CPU threads per worker (default: its share of the cores)")
+    threads: int | None = flag(
+        "--threads",
+        help="CPU threads of each worker, and to measure with (default: a share of the cores each, all to measure)",
+    )
     storage: str | None = flag(
         "--storage",
         metavar="URL",

@@ -274,6 +274,7 @@ class _Search:
             protocol=protocol or self.request.protocol,
             phase=self.request.phase,
             runtime=(self.request.runtime,),
+            threads=(self.request.threads,),
             volume=None if self.request.phase == "train" else self.request.volume or source.sides or source.patch,
             data=source.where if judged else "none",
             noise=False,

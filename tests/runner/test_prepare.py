@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -19,16 +20,32 @@ from benchbench.runner.eager_dice import lost_dice
 from benchbench.runner.model_run import compare
 from benchbench.zoo import checkpoint
 from tests import data_sets as sets
-from tests.runner.test_worker import job, visit
+from tests.runner.test_worker import answer, job
 from tests.tiny_nets import Reads, Tiny
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("BENCHBENCH_CACHE", str(tmp_path / "cache"))
+def _cache(kept, monkeypatch):
+    """One for all tests here, since to prepare a network takes seconds."""
+    monkeypatch.setenv("BENCHBENCH_CACHE", str(kept))
+
+
+def visit(wanted):
+    """Measurements by name, the last event, and all of them."""
+    said = answer("measure", wanted)
+    found = [rec.from_json(rec.Measurement, e["measurement"]) for e in said if e["event"] == "measurement"]
+    return {m.metric: m for m in found}, said[-1], said
 
 
 @pytest.fixture
@@ -65,16 +82,14 @@ def test_a_prepared_network_has_its_times_and_is_the_same_network(runtime):
     assert "OpenVINO" in found["latency_s"].method or "ONNX Runtime" in found["latency_s"].method
 
 
-def test_it_is_prepared_once_and_again_after_its_code_or_input_changed(monkeypatch):
+def test_it_is_prepared_once_and_again_for_another_input(monkeypatch):
     runs = []
-    real_run = prepare.prepare_in_worker
-    monkeypatch.setattr(prepare, "prepare_in_worker", lambda *args: (runs.append(args), real_run(*args)))
-    first = prepare.prepared_for(job(runtime="onnxruntime"))
-    again = prepare.prepared_for(job(runtime="onnxruntime"))
+    in_worker = prepare.prepare_in_worker
+    monkeypatch.setattr(prepare, "prepare_in_worker", lambda *args: (runs.append(args), in_worker(*args)))
+    first = prepare.prepared_for(job(runtime="onnxruntime", batch=2))
+    assert prepare.prepared_for(job(runtime="onnxruntime", batch=2, threads=1)) == first
     assert len(runs) == 1
-    assert again == first
-    prepare.prepared_for(job(runtime="onnxruntime", batch=2))
-    assert len(runs) == 2
+    assert prepare._key(job(runtime="onnxruntime", batch=3)) != prepare._key(job(runtime="onnxruntime", batch=2))
     reference = prepare.read_reference(first)
     torch.manual_seed(0)
     with torch.inference_mode():
@@ -119,14 +134,17 @@ def test_a_full_disk_is_one_line(monkeypatch):
 
     monkeypatch.setattr(prepare.tempfile, "mkdtemp", full)
     with pytest.raises(UnsupportedError, match="No space left on device; make room, or set BENCHBENCH_CACHE"):
-        prepare.prepared_for(job(runtime="onnxruntime"))
+        prepare.prepared_for(job(runtime="onnxruntime", spatial=(8, 8, 16)))
 
 
-def test_old_prepared_networks_make_room_for_new_ones(monkeypatch):
-    first = prepare.prepared_for(job(runtime="onnxruntime"))
-    monkeypatch.setattr(prepare, "_MOST_BYTES", 0)
-    prepare.prepared_for(job(runtime="onnxruntime", batch=2))
-    assert not first.path.exists()
+def test_the_oldest_prepared_networks_make_room_for_new_ones(tmp_path, monkeypatch):
+    for age, name in enumerate(("new", "older", "oldest")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "network.xml").write_bytes(bytes(100))
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    monkeypatch.setattr(prepare, "_MOST_BYTES", 250)
+    prepare.make_room(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "older"]
 
 
 def test_compiled_and_rewritten_networks_run_in_pytorch():
@@ -164,12 +182,13 @@ def test_the_dice_of_a_runtime_is_held_against_that_of_eager_pytorch(real):
     assert len(found["lost_dice"].values) == len(cases["ids"])
 
 
-def test_the_dice_of_eager_pytorch_is_evaluated_once(real, monkeypatch):
+def test_the_dice_of_eager_pytorch_is_evaluated_once(real, tmp_path, monkeypatch):
     runs = []
     evaluated = eager_dice._evaluated
     monkeypatch.setattr(eager_dice, "_evaluated", lambda *a: (runs.append(a), evaluated(*a))[1])
-    for runtime in ("onnxruntime", "openvino"):
-        visit(real(runtime=runtime))
+    monkeypatch.setenv("BENCHBENCH_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):
+        visit(real(dtype="bf16"))
     assert len(runs) == 1
 
 

@@ -168,6 +168,18 @@ def test_a_form_for_inference_that_is_another_network_is_not_exported(tmp_path):
     assert not list(tmp_path.glob("*.onnx*"))
 
 
+class OffersForOthers(Tiny):
+    def for_inference(self, form="eager"):
+        raise ValueError("for_inference() expects another head")
+
+
+def test_a_network_that_offers_no_form_for_itself_is_exported_as_it_is_with_a_warning(tmp_path):
+    path = benchbench.export(OffersForOthers(), "onnx", out=tmp_path, input_shape=SHAPE)
+    prepared = read_prepared(path)
+    assert not prepared.rewritten
+    assert prepared.warnings == ("not rewritten for inference: for_inference() expects another head",)
+
+
 def test_a_converter_that_ends_its_process_is_one_line(tiny, tmp_path, monkeypatch):
     from benchbench.runner.child_process import WorkerFailure
 
