@@ -14,6 +14,7 @@ PAGES = {
     "hippocampus": ["hippocampus"],
     "hippocampus-hour": ["hippocampus-hour"],
     "hippocampus-zoo": ["hippocampus-zoo"],
+    "runtimes-hippocampus": ["runtimes-hippocampus"],
     "search-hippocampus": ["search-hippocampus"],
     "table3": ["audit", "amd-epyc-2c"],
 }

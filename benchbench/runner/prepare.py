@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FOLDER = "runtimes"
+_ONNX, _TOLD = "export.onnx", "export.json"  # of an exported network, which several runtimes are made from
 _REFERENCE = ("reference.npz", "reference.json")  # arrays, and what they are
 _MOST_BYTES = 4_000_000_000  # of all prepared networks and volumes that are kept; the oldest go first
 _PHANTOM = "phantom"
@@ -145,10 +146,10 @@ def prepare_here(job: Job, folder: Path, onnx: Path | None = None) -> None:
         UnsupportedError: it cannot be converted or quantized.
     """
     about: dict[str, Any] = {"model": job.model}
-    start = time.perf_counter()
     if onnx is None:
-        onnx = folder / "export.onnx"
-        about |= _export(job, folder, onnx)
+        exported, told = _exported(job, folder)
+        onnx, about = exported / _ONNX, about | told
+    start = time.perf_counter()
     work, runtime = job.workload, get_runtime(job.workload.runtime)
     library = runtime.load()
     path = folder / f"network{runtime.ending}"
@@ -184,7 +185,29 @@ def prepare_here(job: Job, folder: Path, onnx: Path | None = None) -> None:
             left.unlink()
 
 
-def _export(job: Job, folder: Path, onnx: Path) -> dict[str, Any]:
+def _exported(job: Job, folder: Path) -> tuple[Path, Mapping[str, Any]]:
+    """A folder with a job's network as an ONNX file, which is kept for other runtimes, and what is said of it.
+
+    Args:
+        folder: of the network that is being prepared; gets what it is compared with.
+    """
+    if job.workload.runtime == "torch-export":  # which has a file of its own
+        return folder, _export(job, folder)
+    kept = cache_base() / FOLDER / _key(job.with_work(runtime="onnx", dtype="fp32", int8_accuracy=None))
+    if not kept.exists():
+        with new_folder(kept) as partial:
+            told = _export(job, partial)
+            write_whole(partial / _TOLD, json.dumps(told).encode())
+    for name in _REFERENCE:
+        try:
+            os.link(kept / name, folder / name)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(kept / name, folder / name)
+    told = dict(read_json(kept / _TOLD, "what is said of an exported network", PreparedError))
+    return kept, told | {"warnings": tuple(told["warnings"])}
+
+
+def _export(job: Job, folder: Path) -> dict[str, Any]:
     """Build a job's network, keep its output for a real case, and export it; what the description says of it."""
     import torch
 
@@ -208,12 +231,14 @@ def _export(job: Job, folder: Path, onnx: Path) -> dict[str, Any]:
     arrays, about = (folder / name for name in _REFERENCE)
     np.savez(arrays, x=x, y=y)
     write_whole(about, json.dumps({"case": case, "exclusive": exclusive}).encode())
+    start = time.perf_counter()
     network, warnings = for_export(module)
     if work.runtime == "torch-export":
         torch_export.save(network, torch.from_numpy(x), folder / "network.pt2")
     else:
-        write_onnx(network, torch.from_numpy(x), onnx)
+        write_onnx(network, torch.from_numpy(x), folder / _ONNX)
     return {
+        "seconds": time.perf_counter() - start,
         "rewritten": network is not module,
         "warnings": warnings,
         "data": info.data if info else None,
@@ -276,7 +301,7 @@ def read_reference(prepared: PreparedNetwork) -> Reference:
 def _key(job: Job) -> str:
     """Hash of what decides a prepared network: network, weights, input, precision, data, code, versions, and GPU."""
     w = job.workload
-    library = get_runtime(w.runtime).load()
+    library = None if w.runtime == "onnx" else get_runtime(w.runtime).load()
     data = get_plan(job.data_where).key if job.data_where else None
     packages = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "tensorrt")
     return rec.content_hash(
@@ -284,7 +309,7 @@ def _key(job: Job) -> str:
             rec.to_json(job.model),
             [w.batch, *w.spatial, w.runtime, w.dtype, w.int8_accuracy, data],
             _code_of(job),
-            library.bound(job.gpu) if hasattr(library, "bound") else None,
+            library.bound(job.gpu) if library and hasattr(library, "bound") else None,
             {package: installed(package) for package in packages},
         ]
     )

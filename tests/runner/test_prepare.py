@@ -97,6 +97,18 @@ def test_it_is_prepared_once_and_again_for_another_input(monkeypatch):
     assert np.allclose(reference.y, expected, atol=1e-6)
 
 
+def test_runtimes_are_made_from_one_exported_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCHBENCH_CACHE", str(tmp_path))
+    first = prepare.prepared_for(job(runtime="onnxruntime"))
+    (exported,) = tmp_path.glob("runtimes/*/export.onnx")
+    made_ns = exported.stat().st_mtime_ns
+    second = prepare.prepared_for(job(runtime="openvino"))
+    assert exported.stat().st_mtime_ns == made_ns
+    assert len(list(tmp_path.glob("runtimes/*"))) == 3
+    one, other = (prepare.read_reference(prepared) for prepared in (first, second))
+    assert np.array_equal(one.y, other.y)
+
+
 def test_what_was_damaged_since_is_told_and_made_anew():
     prepared = prepare.prepared_for(job(runtime="openvino"))
     prepared.path.write_text("no network")
