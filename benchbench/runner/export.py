@@ -196,7 +196,7 @@ def _export_module(
         with torch.inference_mode():
             y = zoo_logits.main(module.eval()(x), spatial).float().numpy()
         start = time.perf_counter()
-        network, warnings = for_export(module)
+        network, warnings = (module, ()) if dtype == "int8" else for_export(module)
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             onnx = folder / "export.onnx"

@@ -148,7 +148,7 @@ def prepare_here(job: Job, folder: Path, onnx: Path | None = None) -> None:
     about: dict[str, Any] = {"model": job.model}
     if onnx is None:
         exported, told = _exported(job, folder)
-        onnx, about = exported / _ONNX, about | told
+        onnx, about = exported / _ONNX, about | dict(told)
     start = time.perf_counter()
     work, runtime = job.workload, get_runtime(job.workload.runtime)
     library = runtime.load()
@@ -193,7 +193,7 @@ def _exported(job: Job, folder: Path) -> tuple[Path, Mapping[str, Any]]:
     """
     if job.workload.runtime == "torch-export":  # which has a file of its own
         return folder, _export(job, folder)
-    kept = cache_base() / FOLDER / _key(job.with_work(runtime="onnx", dtype="fp32", int8_accuracy=None))
+    kept = cache_base() / FOLDER / _key(job.with_work(runtime="onnx", dtype=_exported_dtype(job), int8_accuracy=None))
     if not kept.exists():
         with new_folder(kept) as partial:
             told = _export(job, partial)
@@ -205,6 +205,15 @@ def _exported(job: Job, folder: Path) -> tuple[Path, Mapping[str, Any]]:
             shutil.copyfile(kept / name, folder / name)
     told = dict(read_json(kept / _TOLD, "what is said of an exported network", PreparedError))
     return kept, told | {"warnings": tuple(told["warnings"])}
+
+
+def _exported_dtype(job: Job) -> str:
+    """What is exported depends on the precision in one way: int8 is made of the network as its class has it.
+
+    A form that is rewritten for inference folds norms into matrix products, whose ranges are wider: in int8 it loses
+    0.0023 to 0.0029 Dice where the class's own form loses 0.0003 (Slim UNETR, hippocampus).
+    """
+    return "int8" if job.workload.dtype == "int8" else "fp32"
 
 
 def _export(job: Job, folder: Path) -> dict[str, Any]:
@@ -232,7 +241,7 @@ def _export(job: Job, folder: Path) -> dict[str, Any]:
     np.savez(arrays, x=x, y=y)
     write_whole(about, json.dumps({"case": case, "exclusive": exclusive}).encode())
     start = time.perf_counter()
-    network, warnings = for_export(module)
+    network, warnings = (module, ()) if _exported_dtype(job) == "int8" else for_export(module)
     if work.runtime == "torch-export":
         torch_export.save(network, torch.from_numpy(x), folder / "network.pt2")
     else:
