@@ -151,7 +151,7 @@ def runtime_findings(*, gpu: bool) -> Iterator[Finding]:
         gpu: this machine has an NVIDIA GPU; without, what runs on those alone is not missed.
     """
     for runtime in RUNTIMES.values():
-        if runtime.in_pytorch or not (gpu or "cpu" in runtime.dtypes):
+        if runtime.in_pytorch or not runtime.is_measured or not (gpu or "cpu" in runtime.dtypes):
             continue
         if why := runtime.missing(*runtime.makes):
             what, _, advice = why.partition(": ")

@@ -98,7 +98,6 @@ def test_bad_input_is_one_line(capsys, folder, weights, tmp_path):
     description_of(other).write_text(json.dumps(told))
     for arguments, code, why in (
         (("export", weights, "--trust", "--to", "onnx", "--out", tmp_path), 2, "--force replaces it"),
-        (("export", weights, "--to", "onnx", "--out", tmp_path / "n"), 2, "--trust"),
         (("export", weights, "--trust", "--dtype", "int8", "--out", tmp_path), 2, "add --data"),
         (("export", weights, "--trust", "--to", "onnx", "--dtype", "bf16", "--out", tmp_path), 3, "no bf16"),
         (("export", "slim_unetr,unetr", "--out", tmp_path), 2, "names 2 networks: export one at a time"),

@@ -215,7 +215,8 @@ def test_a_training_behind_the_reference_can_be_asked_for_again(path):
 
 
 def test_the_reference_holds_the_whole_zoo_under_standard_and_a_dice_of_two():
-    records = [r for machine in MACHINES for r in read_records(REFERENCE / machine)]
+    quick = "runtimes-hippocampus"  # one process each: ratios far above the noise
+    records = [r for machine in MACHINES if machine != quick for r in read_records(REFERENCE / machine)]
     assert {r.model.name for r in records} == set(zoo_cards.list_models())
     assert {r.workload.protocol for r in records} == {"standard"}
     assert {len(r.get("latency_s").runs) >= 5 for r in records} == {True}

@@ -408,7 +408,6 @@ def test_pictures_of_resampled_cases_are_of_what_the_network_saw(tilted):
     [
         (("--models", "nnunet", "--checkpoint", "{small}"), "holds 'nnunet_small', not 'nnunet'"),
         (("--models", "nnunet", "--checkpoint", "{small}.pt"), "is no .safetensors file"),
-        (("--models", "nnunet", "--crop-foreground"), "times a case of the phantom"),
     ],
 )
 def test_what_a_run_on_a_folder_refuses(tmp_path, words, message):
