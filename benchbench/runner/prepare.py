@@ -334,12 +334,8 @@ def _code_of(job: Job) -> Any:
 
         places += [Path(entry or ".") for entry in sys.path]
         own += [str(place / name).rpartition("/")[0] for place in places if (place / f"{name}.py").exists()][:1]
-    files = []
-    for folder in own:
-        for path in sorted(Path(folder).glob("*.py")):
-            stat = path.stat()
-            files.append([path.name, stat.st_size, stat.st_mtime_ns])
-    return files
+    paths = [Path(__file__), *(path for folder in own for path in sorted(Path(folder).glob("*.py")))]
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
 
 
 @contextlib.contextmanager
