@@ -49,6 +49,7 @@ def summary(exported: Exported, request: ExportRequest) -> list[str]:
         lines.append("its weights are random: nobody has trained it")
     if request.dtype != "fp32" and not exported.is_random:
         flags = ["--runtime", prepared.runtime, "--dtype", request.dtype]
+        flags += ["--int8-accuracy", f"{request.int8_accuracy:g}"] if request.int8_accuracy else []
         lines.append(
             "what that costs in Dice: "
             + command("run", "--models", request.network, *flags, "--data", request.data or "DIR")
