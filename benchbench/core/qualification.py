@@ -6,7 +6,7 @@ fp32, or if its Dice on the same cases is no lower than chance allows.
 
 from __future__ import annotations
 
-from benchbench.core.records import Measurement, Record
+from benchbench.core.records import Measurement, Record, Workload
 
 MOST_OUTPUT_ERROR = 1e-3  # largest difference of one value, as a share of the output's range
 MOST_MASK_CHANGE = 1e-4  # share of the voxels that get another label, on a real case
@@ -39,11 +39,15 @@ def keeps_dice(loss: Measurement | None) -> bool | None:
     return loss.ci95[1] < MOST_DICE_LOSS
 
 
+def is_eager_fp32(work: Workload) -> bool:
+    """Whether this is what every other runtime and precision is held against."""
+    return work.runtime == "eager" and work.dtype == "fp32"
+
+
 def is_reference(record: Record) -> bool:
     """Whether a row is what others are held against (eager PyTorch in fp32), or nothing ran that could be checked."""
     work = record.workload
-    plain = work.runtime == "eager" and work.dtype == "fp32"
-    return plain or work.phase == "train" or record.device.basis == "profile"
+    return is_eager_fp32(work) or work.phase == "train" or record.device.basis == "profile"
 
 
 def is_qualified(record: Record) -> bool:

@@ -6,7 +6,7 @@ network. Most of a scan is air, and windows over the box that holds the patient 
 volume.
 
 On a CPU the windows are `measure.sliding_windows`, equal for every runtime and without PyTorch, which is imported here
-to resize a case alone. On a GPU a network in PyTorch has MONAI's (`measure.volume_gpu`).
+to resize a case alone. On a GPU a network in PyTorch has MONAI's (`measure.volume_torch`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchbench.core import qualification
 from benchbench.core import records as rec
-from benchbench.core.errors import DataError
+from benchbench.core.errors import DataError, UnsupportedError, named_line
 from benchbench.core.protocol import get_protocol
 from benchbench.runtimes.catalogue import get_runtime
 
@@ -90,7 +90,7 @@ class ModelRun:
     @property
     def is_reference(self) -> bool:
         """Whether this is what others are compared with: eager PyTorch in fp32."""
-        return self.work.runtime == "eager" and self.work.dtype == "fp32"
+        return qualification.is_eager_fp32(self.work)
 
     @property
     def _autocast(self) -> str:
@@ -149,10 +149,17 @@ class ModelRun:
 
     def _compile(self) -> None:
         """Have Inductor compile the network, which it does in the first forward."""
-        from benchbench.runtimes import pytorch
+        from benchbench.measure.latency import forward_function
 
         self._tick("compiling", 0)
-        seconds = pytorch.first_call_s(self.network, self.x, self.job.backend, self.work.dtype)
+        start = time.perf_counter()
+        try:
+            forward_function(self.network, self.x, backend=self.job.backend, dtype=self.work.dtype)()
+        except (MemoryError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # whatever the compiler or what it calls raises
+            raise UnsupportedError(f"torch.compile cannot compile it: {named_line(error)}") from error
+        seconds = time.perf_counter() - start
         self.loaded_s += seconds
         how = "torch.compile: the first forward, which compiles; what Inductor has cached on this machine is used"
         self._send(rec.Measurement.of("prepare_s", seconds, how))

@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +41,7 @@ from benchbench.runtimes.prepared import (
     PreparedNetwork,
     describe,
     description_of,
+    for_arrays_and_tensors,
     read_prepared,
     with_files,
 )
@@ -128,10 +130,21 @@ def prepare_in_worker(job: Job, folder: Path, onnx: Path | None = None) -> None:
         UnsupportedError: it cannot be converted or quantized, or the converter has ended its process.
     """
     request = {"task": "prepare", "jobs": [rec.to_json(job)], "folder": str(folder), "onnx": onnx and str(onnx)}
-    title = get_runtime(job.workload.runtime).title
-    for event in run_worker(request, limit_s=_LIMIT_S):
+    run_to_end(request, f"preparing it for {get_runtime(job.workload.runtime).title}", limit_s=_LIMIT_S)
+
+
+def run_to_end(request: Mapping[str, Any], what: str, *, limit_s: float) -> None:
+    """Have a worker do a task that leaves files alone.
+
+    Args:
+        what: it does, for the message.
+
+    Raises:
+        UnsupportedError: it refuses, or its process has ended before.
+    """
+    for event in run_worker(request, limit_s=limit_s):
         if isinstance(event, WorkerFailure):
-            raise UnsupportedError(f"preparing it for {title} ended its process: {event.error}")
+            raise UnsupportedError(f"{what} ended its process: {event.error}")
         if event["event"] == "refused":
             raise UnsupportedError(str(event["error"]))
 
@@ -193,7 +206,7 @@ def _exported(job: Job, folder: Path) -> tuple[Path, Mapping[str, Any]]:
     """
     if job.workload.runtime == "torch-export":  # which has a file of its own
         return folder, _export(job, folder)
-    kept = cache_base() / FOLDER / _key(job.with_work(runtime="onnx", dtype=_exported_dtype(job), int8_accuracy=None))
+    kept = cache_base() / FOLDER / rec.content_hash(["onnx", _exported_dtype(job), _made_of(job)])
     if not kept.exists():
         with new_folder(kept) as partial:
             told = _export(job, partial)
@@ -285,9 +298,11 @@ def as_module(forward: Callable[[Array], Array]) -> Any:
     """A forward of arrays as a module of tensors, for what evaluates and segments."""
     import torch
 
+    call = for_arrays_and_tensors(forward)
+
     class Deployed(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.from_numpy(forward(np.ascontiguousarray(x.cpu().numpy(), np.float32))).to(x.device)
+        def forward(self, x: torch.Tensor) -> Any:
+            return call(x)
 
     return Deployed()
 
@@ -308,20 +323,24 @@ def read_reference(prepared: PreparedNetwork) -> Reference:
 
 
 def _key(job: Job) -> str:
-    """Hash of what decides a prepared network: network, weights, input, precision, data, code, versions, and GPU."""
+    """Hash of what decides a prepared network: what it is made of, runtime, precision, and the GPU it is bound to."""
     w = job.workload
-    library = None if w.runtime == "onnx" else get_runtime(w.runtime).load()
+    library = get_runtime(w.runtime).load()
+    bound = library.bound(job.gpu) if hasattr(library, "bound") else None
+    return rec.content_hash([w.runtime, w.dtype, w.int8_accuracy, bound, _made_of(job)])
+
+
+def _made_of(job: Job) -> Any:
+    """What decides an exported network in every runtime: network, weights, input, data, code and versions."""
+    w = job.workload
     data = get_plan(job.data_where).key if job.data_where else None
     packages = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "tensorrt")
-    return rec.content_hash(
-        [
-            rec.to_json(job.model),
-            [w.batch, *w.spatial, w.runtime, w.dtype, w.int8_accuracy, data],
-            _code_of(job),
-            library.bound(job.gpu) if library and hasattr(library, "bound") else None,
-            {package: installed(package) for package in packages},
-        ]
-    )
+    return [
+        rec.to_json(job.model),
+        [w.batch, *w.spatial, data],
+        _code_of(job),
+        {package: installed(package) for package in packages},
+    ]
 
 
 def _code_of(job: Job) -> Any:
@@ -330,8 +349,6 @@ def _code_of(job: Job) -> Any:
     if not job.model.arch.startswith("benchbench."):
         name = job.model.arch.partition(":")[0].replace(".", "/")
         places = [Path(job.folder)] if job.folder else []
-        import sys
-
         places += [Path(entry or ".") for entry in sys.path]
         own += [str(place / name).rpartition("/")[0] for place in places if (place / f"{name}.py").exists()][:1]
     paths = [Path(__file__), *(path for folder in own for path in sorted(Path(folder).glob("*.py")))]

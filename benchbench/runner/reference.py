@@ -12,6 +12,7 @@ import functools
 from pathlib import Path
 
 from benchbench.core import records as rec
+from benchbench.core.qualification import is_eager_fp32
 from benchbench.core.results import read_records
 
 FOLDER = Path(__file__).parents[1] / "reference"
@@ -46,7 +47,7 @@ def find_dice(spec: rec.ModelSpec, workload: rec.Workload, folder: Path = FOLDER
             workload.spatial,
             workload.crop_foreground,
         )
-        if w.runtime != "eager" or w.dtype != "fp32":
+        if not is_eager_fp32(w):
             continue  # of another output
         if not (same_network and same_work and workload.data) or spec.checkpoint not in (None, r.checkpoint):
             continue

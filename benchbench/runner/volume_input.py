@@ -16,14 +16,13 @@ import numpy as np
 from benchbench.core import records as rec
 from benchbench.core.cache import cache_base
 from benchbench.core.config import read_json
-from benchbench.core.errors import StoreError, UnsupportedError
+from benchbench.core.errors import StoreError
 from benchbench.core.results import write_whole
 from benchbench.core.version import __version__, installed
 from benchbench.data import get_plan, load_case
 from benchbench.measure import volume
-from benchbench.runner.child_process import WorkerFailure, run_worker
 from benchbench.runner.job import Job
-from benchbench.runner.prepare import FOLDER, make_room, new_folder
+from benchbench.runner.prepare import FOLDER, make_room, new_folder, run_to_end
 
 _LIMIT_S = 1200.0
 _ARRAY, _ABOUT = "volume.npy", "volume.json"
@@ -69,13 +68,8 @@ def make_case(job: Job, tell: Callable[[str], None] | None = None) -> None:
         tell("preparing a case for the whole volume")
     make_room(folder.parent)
     with new_folder(folder) as partial:
-        for event in run_worker(
-            {"task": "volume", "jobs": [rec.to_json(job)], "folder": str(partial)}, limit_s=_LIMIT_S
-        ):
-            if isinstance(event, WorkerFailure):
-                raise UnsupportedError(f"preparing a case for the whole volume ended its process: {event.error}")
-            if event["event"] == "refused":
-                raise UnsupportedError(str(event["error"]))
+        request = {"task": "volume", "jobs": [rec.to_json(job)], "folder": str(partial)}
+        run_to_end(request, "preparing a case for the whole volume", limit_s=_LIMIT_S)
 
 
 def make_case_here(job: Job, folder: Path) -> None:

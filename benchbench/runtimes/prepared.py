@@ -201,7 +201,11 @@ def load_runtime(path: str | Path, *, threads: int | None = None, gpu: int = 0) 
         PreparedError: it is damaged, of a newer version, or was made for another machine.
         UnsupportedError: its runtime is not installed.
     """
-    forward = read_prepared(Path(path)).load(threads=threads, gpu=gpu)
+    return for_arrays_and_tensors(read_prepared(Path(path)).load(threads=threads, gpu=gpu))
+
+
+def for_arrays_and_tensors(forward: Forward) -> Callable[[Any], Any]:
+    """A forward of arrays that takes tensors as well, and gives a tensor for one, on its device."""
 
     def call(x: Any) -> Any:
         if isinstance(x, np.ndarray):
@@ -214,12 +218,8 @@ def load_runtime(path: str | Path, *, threads: int | None = None, gpu: int = 0) 
 
 
 def _sha256(path: Path) -> str:
-    with os_error_as(PreparedError, f"cannot read {path}"), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    with os_error_as(PreparedError, f"cannot read {path}"), open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()

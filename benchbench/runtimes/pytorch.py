@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, cast
 
-from benchbench.core.errors import UnsupportedError, named_line
+from benchbench.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
 def in_runtime(module: nn.Module, runtime: str) -> nn.Module:
@@ -37,28 +36,3 @@ def in_runtime(module: nn.Module, runtime: str) -> nn.Module:
     if runtime == "compile":
         return cast("nn.Module", torch.compile(module, dynamic=False))
     return module
-
-
-def first_call_s(network: nn.Module, x: Tensor, backend: str, dtype: str) -> float:
-    """Seconds of the first forward of a compiled network, which compiles it.
-
-    Raises:
-        UnsupportedError: Inductor cannot compile it, or finds no compiler.
-    """
-    import contextlib
-
-    import torch
-
-    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    autocast = torch.autocast(backend, types[dtype]) if dtype in types else contextlib.nullcontext()
-    start = time.perf_counter()
-    try:
-        with torch.inference_mode(), autocast:
-            network(x)
-    except (MemoryError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # whatever the compiler or what it calls raises
-        raise UnsupportedError(f"torch.compile cannot compile it: {named_line(error)}") from error
-    if backend == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start

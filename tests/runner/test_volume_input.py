@@ -15,7 +15,7 @@ from benchbench.core.errors import UnsupportedError, UsageError
 from benchbench.data import get_plan, load_case
 from benchbench.data.foreground import foreground_box, zero_share
 from benchbench.measure.volume import windows_of
-from benchbench.runner import eager_dice, reference, volume_input, worker
+from benchbench.runner import eager_dice, prepare, reference, volume_input, worker
 from benchbench.runner import plan as run_plan
 from benchbench.runner.job import Job
 from benchbench.runner.prepared_run import PreparedRun
@@ -54,7 +54,7 @@ def in_this_process(monkeypatch):
         worker.answer(request, said.append)
         return said
 
-    monkeypatch.setattr(volume_input, "run_worker", run_worker)
+    monkeypatch.setattr(prepare, "run_worker", run_worker)
 
 
 def job(folder=None, *, in_channels=1, **changed):
@@ -74,7 +74,7 @@ def test_a_cropped_volume_is_the_first_test_case_of_the_data_set_and_is_made_onc
     assert np.array_equal(given.image, wanted.image)
     assert wanted.id in given.of
     assert given.of.startswith("a case of heads")
-    monkeypatch.setattr(volume_input, "run_worker", None)  # would fail
+    monkeypatch.setattr(prepare, "run_worker", None)  # would fail
     assert np.array_equal(volume_input.volume_for(job(heads, crop_foreground=True)).image, wanted.image)
 
 
