@@ -11,7 +11,8 @@ from benchbench.core.config import read_json
 from benchbench.core.errors import StoreError
 from benchbench.core.results import SEARCH
 
-SCHEMA = 1
+#: 2: `baseline` and `comparisons` instead of a retrained published network among the points; `parent` may be null.
+SCHEMA = 2
 #: Runtime of a record that names none.
 EAGER: Mapping[str, Any] = {"name": "eager", "title": "PyTorch, eager", "versions": {}}
 

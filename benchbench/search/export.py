@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,6 @@ def _without_folders(error: Exception, *folders: Path) -> str:
 
 COLUMNS = (
     "name",
-    "published",
     "front",
     "keeps_budget",
     "dice_val",
@@ -169,6 +168,8 @@ COLUMNS = (
     "memory_bytes",
     "energy_j",
     "scratch_dice_test",
+    "published_dice_test",
+    "scaled_dice_test",
     "random_dice_test",
     "weights",
     "onnx",
@@ -177,15 +178,16 @@ COLUMNS = (
 )
 
 
-def write_table(points: Sequence[Mapping[str, Any]], out: Path, *, runtime: str = "eager") -> None:
-    """`front.csv`: every finalist, those of the front first; `runtime` is what times and memory are of."""
+def write_table(search: Mapping[str, Any], out: Path) -> None:
+    """`front.csv`: every finalist, those of the front first, with the Dice of the controls."""
     rows = []
-    for point in ordered(points):
+    for point in ordered(search["points"]):
         low, high = point["dice_test"]["ci95"]
-        costs, controls = point["costs"], point.get("controls", {})
+        costs = point["costs"]
+        controls = {c["kind"]: c["other_dice"] for c in search.get("comparisons", ()) if c["point"] == point["name"]}
         rows.append(
             {
-                **{key: point[key] for key in ("name", "published", "front")},
+                **{key: point[key] for key in ("name", "front")},
                 "keeps_budget": {True: "yes", False: "no", None: "not measured"}[point["keeps"]],
                 "dice_val": point["dice_val"]["mean"],
                 "dice_test": point["dice_test"]["mean"],
@@ -194,8 +196,8 @@ def write_table(points: Sequence[Mapping[str, Any]], out: Path, *, runtime: str 
                 "seeds": len(point["dice_val"]["values"]),
                 **{key: costs.get(key) for key in ("params", "macs", "latency_s", "memory_bytes", "energy_j")},
                 "latency_origin": point["origin"],
-                "runtime": runtime,
-                **{f"{kind}_dice_test": controls.get(kind, {}).get("dice_test") for kind in ("scratch", "random")},
+                "runtime": runtime_of(search)["name"],
+                **{f"{kind}_dice_test": controls.get(kind) for kind in ("scratch", "published", "scaled", "random")},
                 **{key: point["files"].get(key) for key in FILES},
                 "config": point["config_text"],
             }
@@ -232,9 +234,11 @@ def write_card(point: Mapping[str, Any], search: Mapping[str, Any], out: Path) -
         if files.get("onnx")
         else f"none: {files.get('onnx_reason')}"
     )
-    controls = [f"- {text}" for text in point.get("verdicts", [])] or [
-        "- The controls (the same architecture from scratch, and from random channels) were not run."
-    ]
+    verdicts = [f"- {text}." for text in point["verdicts"]]
+    if missing := search.get("not_run"):
+        verdicts.append(
+            f"- Not run: {'; '.join(missing)}. 'bench search --resume' of its folder with --controls does it."
+        )
     config = "\n".join(f"    {key}: {value}" for key, value in sorted(point["config"].items()))
     text = f"""# {point["name"]}
 
@@ -263,11 +267,9 @@ ONNX: {onnx}.
 
 ## Origin
 
-Channels and weights come from a parent ({search["parent"]["model"]}, Dice {search["parent"]["dice_val"]:.3f} on val,
-{search["parent"]["train_s"]:.0f} s of training); then {point["train_s"]:.0f} s of training per seed with
-{task["distil"]:.0%} of the loss from the parent's output.
+{_origin(point, search)}
 
-{chr(10).join(controls)}
+{chr(10).join(verdicts)}
 
 Configuration:
 
@@ -279,6 +281,18 @@ Not a medical device. Evaluated only on the data above, at one patch, spacing an
 diseases were not evaluated. The costs are those of one machine.
 """
     write_whole(out, text.encode())
+
+
+def _origin(point: Mapping[str, Any], search: Mapping[str, Any]) -> str:
+    """Where the weights of a point come from, for a card."""
+    text = f"{point['train_s']:.0f} s of training in all"
+    if (parent := search["parent"]) and point["inherited"]:
+        dice = "unknown" if parent["dice_val"] is None else f"{parent['dice_val']:.3f}"
+        return (
+            f"{point['inherited']:.0%} of its first weights are from a parent ({parent['model']}, Dice {dice} on val, "
+            f"{parent['train_s']:.0f} s of training); then {text}."
+        )
+    return f"Trained from scratch: {text}."
 
 
 def _runtime_lines(search: Mapping[str, Any], files: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from benchbench.runtimes.catalogue import get_runtime
 from benchbench.search import space
 from benchbench.search.budget import METRICS, CostBudget
 from benchbench.search.problem import SearchProblem
-from benchbench.search.space import PUBLISHED, Config
+from benchbench.search.space import Config
 
 _CUTS = ((max(space.RATIOS), "layer"), (0.0, "layer"), (max(space.RATIOS), "global"))
 _FEWEST = 6  # samples of a latency, below which nothing is refused for it
@@ -160,6 +160,20 @@ def latency_lower_bound(record: rec.Record | None, phase: str) -> dict[str, floa
     return {"latency_s": min(float(value) for value in (*latency.values, *(latency.ci95 or ())))}
 
 
+def latency_low(record: rec.Record | None, phase: str) -> dict[str, float]:
+    """Lower end of the 95 % interval of a measured latency, by which a limit refuses a network; without it the least.
+
+    Empty where no latency was measured on the device.
+    """
+    if record is None or not record.ok:
+        return {}
+    latency = record.get(MEASURED["latency_s"][phase == "train"])
+    if latency is None or latency.value is None or latency.origin != "measured":
+        return {}
+    low = latency.ci95[0] if latency.ci95 else min((*latency.values, latency.value))
+    return {"latency_s": float(low)}
+
+
 def confirmed_by(record: rec.Record | None, phase: str) -> set[str]:
     """The metrics of a record that are exact, or measured on the device."""
     if record is None or not record.ok:
@@ -248,8 +262,3 @@ def space_lines(summary: SpaceSummary, least: Mapping[str, tuple[float, Config]]
         f"space: of {summary.drawn} random configurations {share:.1%} keep the budget, by formula",
         *(f"  {text}" for text in texts),
     ]
-
-
-def published_config(variant: str) -> Config:
-    """The published network as a configuration of the space."""
-    return dataclasses.replace(PUBLISHED, variant=variant)
