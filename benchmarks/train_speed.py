@@ -25,7 +25,7 @@ from torch import nn
 from benchbench import data
 from benchbench.core import records as rec
 from benchbench.data import preprocessing
-from benchbench.training.depthwise import fast_depthwise_backward
+from benchbench.training.cpu_convolutions import fast_convolutions
 from benchbench.training.losses import deep_supervision, make_loss
 from benchbench.training.network_outputs import training_outputs
 from benchbench.training.optimizer import make_optimizer
@@ -70,7 +70,7 @@ class Loop:
 
     def step(self, batch: Batch) -> None:
         """One step; its time counts after the first ones."""
-        backward = fast_depthwise_backward(self.model, "cpu") if self.ours else contextlib.nullcontext()
+        backward = fast_convolutions(self.model, "cpu") if self.ours else contextlib.nullcontext()
         image = batch.image.contiguous(memory_format=torch.channels_last_3d)
         with exact_small_convolutions(self.model), backward:
             start = time.perf_counter()

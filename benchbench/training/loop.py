@@ -32,7 +32,7 @@ from benchbench.core.errors import CheckpointError, DataError, UsageError, is_ou
 from benchbench.core.results import write_whole
 from benchbench.core.units import format_shape
 from benchbench.training import resume_file
-from benchbench.training.depthwise import fast_depthwise_backward
+from benchbench.training.cpu_convolutions import fast_convolutions
 from benchbench.training.evaluate import measure_dice
 from benchbench.training.identity import file_sha256, identity, lineage
 from benchbench.training.losses import deep_supervision, distillation, make_loss, set_prior
@@ -125,7 +125,7 @@ def train(
         threads(recipe.threads),
         torch.random.fork_rng(devices=[]),
         exact_small_convolutions(model),
-        fast_depthwise_backward(model, device),
+        fast_convolutions(model, device),
         training_group(device) as group,
     ):
         if device == "cuda" and group.size > 1:
