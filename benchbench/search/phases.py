@@ -241,7 +241,7 @@ class Worker:
         each = [float(trial.spent["total_s"]) for trial in distinct]
         typical = sorted(each)[len(each) // 2] if each else 0.0
         over = self.elapsed() + 0.5 * typical > self.proposals_until_s
-        return (over and bool(distinct)) or self.elapsed() > self.job.end_s
+        return (over and bool(distinct)) or self.elapsed() >= self.job.end_s
 
     def _untrained_check(self) -> Callable[[float, Mapping[str, float]], str | None]:
         """A check that refuses a network whose inherited weights are far worse than those of others of its cost."""

@@ -40,7 +40,7 @@ class Baseline:
     origin: Literal["measured", "predicted"]
 
 
-def _smallest(problem: SearchProblem) -> Config:
+def smallest_config(problem: SearchProblem) -> Config:
     """The network of the space with the least memory, not pruned."""
     return dataclasses.replace(feasibility.smallest(problem)["memory_bytes"][1], prune=0.0).canonical()
 
@@ -50,7 +50,7 @@ def networks(problem: SearchProblem, folder: Path) -> list[Path]:
     paths = []
     for title, config in (
         ("published", problem.published),
-        ("least", _smallest(problem)),
+        ("least", smallest_config(problem)),
     ):
         path = folder / f"{title}.safetensors"
         if not path.exists():
@@ -69,7 +69,7 @@ def baseline_of(problem: SearchProblem, whole: rec.Record, least: rec.Record) ->
         problem: without `base_bytes`.
     """
     costs = feasibility.costs_of(whole, problem.phase), feasibility.costs_of(least, problem.phase)
-    tensors = [problem.costs(config)["memory_bytes"] for config in (problem.published, _smallest(problem))]
+    tensors = [problem.costs(config)["memory_bytes"] for config in (problem.published, smallest_config(problem))]
     floors = [cost["memory_bytes"] - held for cost, held in zip(costs, tensors, strict=True) if "memory_bytes" in cost]
     probed = whole.device.basis == "probed"
     return Baseline(

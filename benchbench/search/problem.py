@@ -28,7 +28,9 @@ from benchbench.search import analytic_cost
 from benchbench.search.budget import CostBudget, budget_from_json
 from benchbench.search.runtime_times import architecture_job, time_in_worker
 from benchbench.search.space import PUBLISHED, VARIANTS, Config
+from benchbench.training.cpu_convolutions import fast_convolutions
 from benchbench.training.recipe import TrainingBudget, TrainRecipe, default_batch
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 
 #: Second objective beside Dice: name -> metric of a configuration's costs.
@@ -115,7 +117,7 @@ class SearchProblem:
         """How a network is trained.
 
         Args:
-            searched: at the search's learning rate, which is that of Slim UNETR in short trainings; else at the default.
+            searched: at the learning rate of the search, that of Slim UNETR in short trainings; else at the default.
         """
         recipe = TrainRecipe(
             data=self.data,
@@ -321,10 +323,11 @@ def _energy_j(model: nn.Module, x: torch.Tensor) -> float:
     return reading.joules / n
 
 
-def step_seconds(problem: SearchProblem, model: nn.Module) -> float:
-    """Seconds of one training step with the search's batch, from a few steps."""
+def step_seconds(problem: SearchProblem, config: Config) -> float:
+    """Seconds of one training step of a network with the search's batch, from a few steps."""
+    model = zoo_build.build(spec_of(problem, dataclasses.replace(config, prune=0.0), "step"), problem.spatial)
     x = torch.randn(problem.batch or default_batch(problem.spatial), problem.in_channels, *problem.spatial)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), fast_convolutions(model, "cpu"):
         step = TrainingStep(model, x)
         with step.ready() as run:
             times = _times(run, 3)

@@ -227,6 +227,8 @@ def accounting(
     """
     spent = [trial.spent for trial in proposals.distinct(trials)]
     results = [training.result for training in trainings]
-    train = parent_s + sum(s["train_s"] for s in spent) + sum(result.get("total_s", 0.0) for result in results)
+    train = (
+        parent_s + sum(s["train_s"] + s["val_s"] for s in spent) + sum(result.get("total_s", 0.0) for result in results)
+    )
     measure = measured_s + sum(s["measure_s"] for s in spent) + sum(result.get("test_s", 0.0) for result in results)
     return {"whole_s": whole_s, "train_s": train, "measure_s": measure, "other_s": max(0.0, whole_s - train - measure)}

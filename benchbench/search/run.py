@@ -37,7 +37,7 @@ from benchbench.search.finish import ONNX_S, Finish
 from benchbench.search.job import STEP_FACTOR, SearchJob
 from benchbench.search.measuring import Measuring
 from benchbench.search.phases import Worker
-from benchbench.search.problem import SearchProblem, check_objective, published_spec, spec_of, step_seconds
+from benchbench.search.problem import SearchProblem, check_objective, spec_of, step_seconds
 from benchbench.search.published import evaluate_published
 from benchbench.search.request import CHANGEABLE, JOB, SearchRequest, check_request, read_job
 from benchbench.search.storage import open_storage, storage_errors
@@ -282,12 +282,12 @@ class _Search:
             job, before_s=before_s, reserve_s=min(_RESERVE * left, max(_MEASURING * request.time_s, wished))
         )
         with threads(problem.threads):
-            spec = published_spec(problem, problem.published.variant)
-            step_s = step_seconds(problem, zoo_build.build(spec, problem.spatial))
+            step_s = step_seconds(problem, problem.published)
+            least_step_s = step_seconds(problem, search_plan.smallest_config(problem))
         overhead_s = _OVERHEAD_S + prepare_s
         fitting = (job.proposals_s * request.workers / _WISHED - overhead_s) / (_STEP_RATIO * step_s)
         steps = request.steps or max(_STEPS[0], min(_STEPS[1], math.floor(fitting)))
-        one_s = steps * step_s * STEP_FACTOR**2 + prepare_s  # a proposal, its promotion and its final
+        one_s = 2 * STEP_FACTOR * (request.steps or _STEPS[0]) * least_step_s + prepare_s  # promotion and final alike
         if left < one_s + 2 * each_s and not self._ignores_time:
             least = format_duration(math.ceil((before_s + one_s + 2 * each_s) / 10) * 10)
             raise UsageError(

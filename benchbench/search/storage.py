@@ -122,6 +122,13 @@ def is_away(error: BaseException) -> bool:
     return isinstance(cause, (DBAPIError, PendingRollbackError)) and not refused and not other
 
 
+def _storage_error(error: BaseException | None) -> BaseException | None:
+    """The storage's error behind another one: Optuna raises an `UnboundLocalError` where it cannot store a failure."""
+    while error is not None and not isinstance(error, STORAGE_ERRORS):
+        error = error.__context__
+    return error
+
+
 def _cause(error: BaseException) -> BaseException:
     return error.__cause__ or error if isinstance(error, optuna.exceptions.StorageInternalError) else error
 
@@ -149,16 +156,16 @@ def optimize(
         StorageInternalError: it was away for longer, or a call failed otherwise.
     """
     current: list[int] = []  # number of the trial that runs here
-    failed: list[Exception] = []  # what the objective itself raised
+    failed: list[BaseException] = []  # what the objective itself raised
     away_since: float | None = None
 
     def remembered(trial: optuna.Trial) -> Any:
         current[:], failed[:] = [trial.number], []
         try:
             return objective(trial)
-        except optuna.exceptions.OptunaError:
+        except (optuna.exceptions.OptunaError, SQLAlchemyError):
             raise
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             failed.append(error)
             raise
 
@@ -184,14 +191,14 @@ def optimize(
                     hand_back(study, number)
             raise
         except Exception as error:
-            if failed:  # also where the trial was given to another worker meanwhile
+            if failed:  # also where the trial was given to another worker meanwhile, or the storage is away
                 raise failed[0] from None
-            if isinstance(error, STORAGE_ERRORS) and is_away(error):
+            if (broken := _storage_error(error)) and is_away(broken):
                 now = time.monotonic()
                 away_since = away_since or now
                 if now - away_since > patience_s:
-                    raise
-                log.warning("the storage is away (%s); trying again", _why(_cause(error)))
+                    raise broken from broken.__cause__
+                log.warning("the storage is away (%s); trying again", _why(_cause(broken)))
                 time.sleep(_PAUSE_S)
                 continue
             if not current or _state(study, current[0]) == TrialState.RUNNING:

@@ -53,7 +53,7 @@ class Trajectories:
     def promote(self) -> None:
         """Train the best quarter of the proposals four times as many steps."""
         tried = self.worker.proposed()
-        if not tried or self.left_s() <= 0:
+        if not tried:
             return
         steps = STEP_FACTOR * self.worker.agreed.low_steps
         by_key = {trial.config.key: trial for trial in tried}
@@ -78,11 +78,12 @@ class Trajectories:
         return share * self.left_s()
 
     def _choose_promotions(self, tried: Sequence[Tried]) -> list[Tried]:
-        """The best quarter, as far as time allows; at least as many as there shall be finalists."""
+        """The best quarter, as far as time allows; at least as many as there shall be finalists, if any time is left."""
         new = [trial for trial in tried if trial.config != published_config(trial.config.variant)] or list(tried)
         each_s = (STEP_FACTOR - 1) * sum(trial.spent["train_s"] for trial in new) / len(new)
         wished = max(self.job.finalists, math.ceil(KEPT_SHARE * len(new)))
-        fitting = max(min(self.job.finalists, len(new)), int(self._promotion_room() / max(each_s, 1e-6)))
+        least = self.job.finalists if self.left_s() > 2 * self.job.finalists * each_s else 1
+        fitting = max(min(least, len(new)), int(self._promotion_room() / max(each_s, 1e-6)))
         order = ranked(new, self.problem.metric)
         chosen = order[: min(wished, fitting)]
         self.worker.tell(f"{len(chosen)} of {len(new)} proposals are trained for longer")

@@ -39,7 +39,6 @@ from benchbench.zoo.pruned import differing_shapes, shapes_of
 
 PARENT_BATCHES, CHILD_BATCHES = 16, 4  # for the ranking of channels
 LEAST_INHERITED = 0.5  # share of its parameters from which a network inherits at all
-STATE = ".state"  # ending of the file, beside a network's weights, from which its training goes on
 
 #: Given the untrained Dice of a network with inherited weights, and its costs: why it is not trained, or None.
 Hopeless = Callable[[float, Mapping[str, float]], "str | None"]
@@ -53,8 +52,8 @@ class Evaluation:
     costs: Mapping[str, float]  # params, macs, file_bytes, memory_bytes (lower bound), latency_s (of a few forwards)
     inherited: float  # share of its parameters
     untrained: float | None = None  # Dice on `val` before training, of a network that inherits
-    train_s: float  # of all that its training has had, evaluation on `val` included
-    val_s: float = 0.0  # one evaluation on `val`
+    train_s: float  # of all the steps that its training has had
+    val_s: float = 0.0  # of this training beside its steps, nearly all of it the evaluation on `val`
     measure_s: float = 0.0  # counting, timing, and evaluation before training
     total_s: float  # here
     steps: int  # of all that its training has had
@@ -254,8 +253,16 @@ def go_on(
         origin = InitialWeights(
             digest=digest, cases=tuple(info.train.get("cases", ())), compression=dict(info.compression)
         )
-    recipe, state = problem.recipe(budget, seed), earlier.with_suffix(STATE)
-    return train_network(recipe, model, info.model, out, origin=origin, state=state, loader=loader, progress=progress)
+    return train_network(
+        problem.recipe(budget, seed),
+        model,
+        info.model,
+        out,
+        origin=origin,
+        earlier=info,
+        loader=loader,
+        progress=progress,
+    )
 
 
 def train_network(
@@ -265,11 +272,14 @@ def train_network(
     out: Path,
     *,
     origin: InitialWeights | None = None,
-    state: Path | None = None,
+    earlier: checkpoint.CheckpointInfo | None = None,
     loader: CachedPatchLoader | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Train a network, from a state if there is one, and evaluate it on `val`; its costs are not looked at."""
+    """Train a network, from the state of an earlier training if it has one, and evaluate it on `val`.
+
+    Its costs are not looked at.
+    """
     begin = time.monotonic()
     result = train(
         model,
@@ -280,17 +290,18 @@ def train_network(
         progress=progress,
         loader=loader,
         keep_state=True,
-        continue_from=state,
+        continue_from=earlier.path.with_suffix(checkpoint.STATE) if earlier else None,
     )
     here_s = time.monotonic() - begin
     if not result.validation:
         raise UsageError(f"{spec.name} has no Dice on val: its answers are not finite, or no case can be read")
+    before_s = float(earlier.train.get("seconds", 0.0)) if earlier else 0.0
     return Evaluation(
         dice=result.validation[-1][1],
         costs={},
         inherited=float((origin.compression or {}).get("inherited", 0.0)) if origin else 0.0,
-        train_s=max(here_s, result.seconds),  # the latter includes earlier trainings, and interrupted ones
-        val_s=float(result.checkpoint.train.get("validation_seconds", 0.0)),
+        train_s=result.seconds,
+        val_s=max(0.0, here_s - (result.seconds - before_s)),
         total_s=here_s,
         steps=result.steps,
         path=out,

@@ -14,10 +14,9 @@ import optuna
 
 from benchbench.core.errors import CheckpointError
 from benchbench.core.results import write_whole
-from benchbench.search.trial import STATE
 from benchbench.zoo import checkpoint
 
-_ENDINGS = (".json", STATE, ".safetensors")  # the weights last: once they are there, so is the rest
+_ENDINGS = (".json", checkpoint.STATE, ".safetensors")  # the weights last: once they are there, so is the rest
 
 
 class WeightStore:
@@ -65,11 +64,11 @@ class WeightStore:
     def state(self, label: str) -> Path | None:
         """Path of weights whose training can go on; None if there are none, or their state is gone."""
         path = self.get(label)
-        return path if path and path.with_suffix(STATE).exists() else None
+        return path if path and path.with_suffix(checkpoint.STATE).exists() else None
 
     def forget_state(self, label: str) -> None:
         """Delete the state of a training that does not go on, here and in the database."""
-        self.path(label).with_suffix(STATE).unlink(missing_ok=True)
+        self.path(label).with_suffix(checkpoint.STATE).unlink(missing_ok=True)
         if self._shared:
             with contextlib.suppress(KeyError):
                 optuna.delete_study(storage=self._storage, study_name=self._study(label))

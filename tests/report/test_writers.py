@@ -58,9 +58,10 @@ def test_an_export_of_audits(tmp_path):
 
 
 def test_the_table_of_a_search(tmp_path):
-    points = [dict(point) for point in read_search(REFERENCE / "search-hippocampus")["points"]]
+    search = read_search(REFERENCE / "search-hippocampus")
+    points = search["points"]
     points[0] |= {"name": EVIL, "dice_val": points[0]["dice_val"] | {"mean": -0.5}}
-    write_table(points, tmp_path / "front.csv")
+    write_table(search, tmp_path / "front.csv")
     row = read((tmp_path / "front.csv").read_text())[ordered(points).index(points[0])]
     assert (row["name"], row["dice_val"]) == (f"'{EVIL}", "-0.5")
 
