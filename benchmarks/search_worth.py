@@ -189,9 +189,8 @@ def controls_of(folder: Path) -> None:
         print(f"{point['name']}: Dice {point['dice_test']['mean']:.3f} ({low:.3f} to {high:.3f}) on test")
         rows = [row for row in search["comparisons"] if row["point"] == point["name"]]
         for row in rows:
-            print(
-                f"  {row['kind']:18} {row['gain']:+.3f} ({row['ci95'][0]:+.3f} to {row['ci95'][1]:+.3f}) {row['verdict']}"
-            )
+            lowest, highest = row["ci95"]
+            print(f"  {row['kind']:18} {row['gain']:+.3f} ({lowest:+.3f} to {highest:+.3f}) {row['verdict']}")
     print("\n".join(search["verdicts"]))
     for text in search["not_run"]:
         print(f"not run: {text}")

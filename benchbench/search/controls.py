@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ from benchbench.core import records as rec
 from benchbench.core.errors import UnsupportedError
 from benchbench.search import space
 from benchbench.search.problem import SearchProblem, published_spec, timed_costs
-from benchbench.search.trainings import FinishedTraining
 from benchbench.search.trajectories import Trajectories, result_of
 from benchbench.search.trial import name_of, train_network
 from benchbench.training.recipe import TrainingBudget
@@ -36,12 +34,7 @@ _WIDEST = 64  # channels of the first stage of the scaled network
 
 
 def duration_s(time_s: float, front: int, seeds: int, spent_s: float) -> float:
-    """About how long the controls take.
-
-    Args:
-        front: points of the front.
-        spent_s: seconds that one of them was trained.
-    """
+    """About how long the controls take, for so many points of a front, each trained for `spent_s`."""
     return seeds * (front * spent_s + (1 + front) * time_s) + time_s
 
 
@@ -53,11 +46,7 @@ class Controls:
         self.journal, self.weights = trajectories.journal, trajectories.weights
 
     def run(self, front: Sequence[Mapping[str, Any]]) -> None:
-        """Train what is not trained yet.
-
-        Args:
-            front: points of the front, as in the record of the search.
-        """
+        """Train what is not trained yet, for the points of a front as in the record of the search."""
         seeds = sorted({seed for point in front for seed in point["seeds"]})
         for point in front:
             for seed in point["seeds"]:
@@ -73,10 +62,6 @@ class Controls:
             spec = _scaled_spec(self.problem, scaled["kwargs"], scaled["name"])
             for seed in point["seeds"]:
                 self._plain("scaled", spec, f"scaled-{point['key']}-seed{seed}", seed, {"key": point["key"], **scaled})
-
-    def trained(self) -> list[FinishedTraining]:
-        """All finished control trainings."""
-        return self.journal.of(*KINDS)
 
     def _scratch(self, point: Mapping[str, Any], seed: int) -> None:
         """The architecture of a point, pruned alike, from random weights."""
@@ -119,8 +104,7 @@ class Controls:
         """The width of the scaled network whose latency is nearest to that of a point, timed in the same way."""
         card = _card(self.problem)
         plain = list(card.kwargs["filters"])
-        weights = self.weights.path(str(point["best"]))
-        info = checkpoint.read_sidecar(weights)
+        info = checkpoint.read_sidecar(self.weights.path(str(point["best"])))
         freely = dataclasses.replace(self.problem, times_count=False)
         own = _latency_s(freely, info.model)
 
@@ -130,7 +114,7 @@ class Controls:
             return spec, _latency_s(freely, spec)
 
         try:
-            width, (spec, found_s) = nearest_width(at, own)
+            width, (spec, found_s) = nearest_width(at, own, _WIDEST)
         except UnsupportedError as error:
             return {"error": str(error)}
         return {
@@ -143,14 +127,9 @@ class Controls:
 
 
 def nearest_width(
-    at: Callable[[int], tuple[rec.ModelSpec, float]], wished_s: float, widest: int = _WIDEST
+    at: Callable[[int], tuple[rec.ModelSpec, float]], wished_s: float, widest: int
 ) -> tuple[int, tuple[rec.ModelSpec, float]]:
-    """The width whose latency is nearest to a wished one, by bisection: a wider network takes longer.
-
-    Args:
-        at: a width -> its network and its latency in seconds.
-        wished_s: latency in seconds.
-    """
+    """The width whose latency is nearest to a wished one, by bisection; `at` gives a width's network and latency."""
     low, high = 1, widest
     known = {low: at(low)}
     while high - low > 1:
@@ -178,8 +157,3 @@ def _card(problem: SearchProblem) -> zoo_cards.Card:
 def _scaled_spec(problem: SearchProblem, kwargs: Mapping[str, Any], name: str) -> rec.ModelSpec:
     spec = _card(problem).spec(in_channels=problem.in_channels, out_channels=problem.out_channels)
     return dataclasses.replace(spec, kwargs=kwargs, name=name)
-
-
-def random_folder(folder: Path) -> Path:
-    """Where the search with random proposals is."""
-    return folder / RANDOM

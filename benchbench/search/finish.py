@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,9 @@ from benchbench.core import statistics as core_statistics
 from benchbench.core.errors import StoreError
 from benchbench.core.records import utc_now
 from benchbench.core.results import SEARCH, write_whole
-from benchbench.core.search_result import SCHEMA, SearchOutcome, ordered, read_search
+from benchbench.core.search_result import COMPARED, FILES, SCHEMA, SearchOutcome, ordered, read_search, verdict
 from benchbench.devices.environment import environment
+from benchbench.report.search_card import search_card, search_table
 from benchbench.runtimes.catalogue import EAGER, get_runtime
 from benchbench.search import controls as search_controls
 from benchbench.search import export as search_export
@@ -36,33 +38,30 @@ from benchbench.search.trial import name_of
 ONNX_S = 15.0  # to write and run an ONNX file
 
 
+@dataclasses.dataclass(kw_only=True)
 class Finish:
     """The end of one search, which may be written again after more was trained."""
 
-    def __init__(
-        self,
-        request: SearchRequest,
-        folder: Path,
-        trajectories: Trajectories,
-        measuring: Measuring,
-        published: PublishedWeights | None,
-        baseline: search_plan.Baseline,
-        summary: feasibility.SpaceSummary,
-        lines: Sequence[str],
-        source: data.DataPlan,
-        tell: Callable[[str], None],
-    ) -> None:
-        self.request, self.folder, self.own, self.measuring = request, folder, trajectories, measuring
-        self.published, self.baseline, self.summary = published, baseline, summary
-        self.lines, self.source, self.tell = lines, source, tell
-        self.worker, self.problem, self.journal = trajectories.worker, trajectories.problem, trajectories.journal
+    request: SearchRequest
+    folder: Path
+    own: Trajectories
+    measuring: Measuring
+    published: PublishedWeights | None
+    baseline: search_plan.Baseline
+    summary: feasibility.SpaceSummary
+    lines: Sequence[str]  # of the plan
+    source: data.DataPlan
+    tell: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self.worker, self.problem, self.journal = self.own.worker, self.own.problem, self.own.journal
 
     def write(self, *, late: bool, comparison: Any = None) -> SearchOutcome:
         """Measure, compare, export, and write the record.
 
         Args:
             late: whether the time counts: then what does not fit any more is left out, and said.
-            comparison: of samplers, which a benchmark has written into the record before.
+            comparison: of samplers, which a benchmark has put into the record.
         """
         left_out: list[str] = []
         by_key: dict[str, list[FinishedTraining]] = {}
@@ -175,8 +174,8 @@ class Finish:
             "published_config": rec.to_json(problem.published),
             "baseline": self._baseline_row(published, published_costs),
             "comparisons": comparisons,
-            "verdicts": [*map(verdicts.sentence, comparisons), *self._without_baseline()],
-            "not_run": [verdicts.TITLES[kind] for kind in not_run],
+            "verdicts": [*map(verdict, comparisons), *self._without_baseline()],
+            "not_run": [COMPARED[kind] for kind in not_run],
             "steps": [worker.agreed.low_steps, STEP_FACTOR * worker.agreed.low_steps],
             "parent": parent,
             "trials": search_result.trial_rows(tried),
@@ -196,7 +195,7 @@ class Finish:
         }
         for point in points:
             own = [row for row in comparisons if row["point"] == point["name"]]
-            point["verdicts"] = [*map(verdicts.sentence, own), *self._without_baseline()]
+            point["verdicts"] = [*map(verdict, own), *self._without_baseline()]
         return content
 
     def _shareable_request(self) -> dict[str, Any]:
@@ -264,11 +263,11 @@ class Finish:
                 if found[-1] is None:
                     missing.add(kind)
             if random:
-                found.append(verdicts.compare("random", point, own, *random, **_timed([])))
+                found.append(verdicts.compare("random", point, own, **random))
             else:
                 missing.add("random")
             rows += [row for row in found if row is not None]
-        return rows, [kind for kind in verdicts.TITLES if kind in missing]
+        return rows, [kind for kind in COMPARED if kind in missing]
 
     def _against_published(
         self, point: Mapping[str, Any], own: verdicts.Values, published: rec.Record | None
@@ -284,9 +283,9 @@ class Finish:
         other = verdicts.values_of([self.published.test])
         return verdicts.compare("published weights", point, own, name, other, seeds=1, **times)
 
-    def _random_search(self) -> tuple[str, verdicts.Values] | None:
-        """Name and Dice of the best point of the search with random proposals, by `val`; None if it was not run."""
-        folder = search_controls.random_folder(self.folder)
+    def _random_search(self) -> dict[str, Any] | None:
+        """The best point of the search with random proposals, by `val`, to compare with; None if it was not run."""
+        folder = self.folder / search_controls.RANDOM
         if not (folder / SEARCH).exists():
             return None
         found = read_search(folder)
@@ -295,7 +294,7 @@ class Finish:
             return None
         best = max(front, key=lambda point: float(point["dice_val"]["mean"]))
         tests = [final["test"] for final in found["finals"] if final["label"] in best["finals"]]
-        return best["name"], verdicts.values_of(tests)
+        return {"name": best["name"], "other": verdicts.values_of(tests), "seeds": len(tests)}
 
     # -- export
 
@@ -323,12 +322,12 @@ class Finish:
                     if no_time and slow
                     else search_export.export_for_runtime(weights, place, point["name"], runtime, self.problem.data)
                 )
-            search_export.write_card(point, content, place / "card.md")
+            write_whole(place / "card.md", search_card(point, content).encode())
             point["files"] = {
-                key: f"front/{point['name']}/{value}" if key in search_export.FILES else value
+                key: f"front/{point['name']}/{value}" if key in FILES else value
                 for key, value in point["files"].items()
             }
-        search_export.write_table(content, self.folder / "front.csv")
+        write_whole(self.folder / "front.csv", search_table(content).encode())
 
 
 def _timed(controls: Sequence[FinishedTraining]) -> dict[str, Any]:

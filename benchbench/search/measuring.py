@@ -44,10 +44,9 @@ class Measuring:
         most_s: float,
         protocol: str | None = None,
     ) -> list[rec.Record]:
-        """Records of networks on the device, in their order.
+        """Records of networks on the device, in their order; `judged` by their Dice on `test`, too.
 
         Args:
-            judged: also their Dice on `test`, in the runtime of the search.
             most_s: for one of them.
             protocol: None: that of the request.
         """

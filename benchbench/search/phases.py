@@ -64,18 +64,14 @@ class Worker:
         tell: Tell,
         pause_s: float = 0.0,
     ) -> None:
-        """Join a search, or begin it.
+        """Join a search, or begin it; raises as `open_study`.
 
         Args:
-            index: of this worker, unique on this machine; 0 is the command itself.
+            index: of this worker on this machine; 0 is the command itself.
             shared: whether other machines may work on the search.
             pause_s: between the last sitting and this one, which is not counted.
-
-        Raises:
-            StoreError: the worker that began the search has told nothing of it.
-            UsageError: the storage has another search under this name.
         """
-        self.job, self.problem, self._tell, self.storage = job, job.problem, tell, storage
+        self.job, self.problem, self.tell, self.storage = job, job.problem, tell, storage
         self.folder, self.index, self.shared = folder, index, shared
         here = zlib.crc32(f"{socket.gethostname()}:{folder.absolute()}".encode()) % 10**6
         several = shared or job.workers > 1
@@ -96,15 +92,13 @@ class Worker:
             agreed = dataclasses.replace(agreed, began=agreed.began + pause_s, time_s=job.time_s)
             proposals.say(self.study, agreed)
         self.agreed = agreed
+        if index == 0:  # before it starts others
+            requeue_interrupted(self.study, alone=not shared)
         self.weights = WeightStore(folder / "points", storage, job.name, shared=shared)
         self._sleep = MachineSleep()
         self._parent: Parent | None = None
         self._loader: CachedPatchLoader | None = None
         self._forgotten = set[str]()  # keys of proposals whose state was deleted
-
-    def tell(self, text: str) -> None:
-        """Report a line."""
-        self._tell(text)
 
     def elapsed(self) -> float:
         """Seconds since the search began, without pauses; without the machine's sleep if no other one searches."""
@@ -131,14 +125,16 @@ class Worker:
     # -- the parent
 
     def parent(self) -> Parent | None:
-        """The network that others inherit from: given, or trained by the first worker; None without one."""
-        if self._parent is None and self.job.parent is not None:
-            path = Path(self.job.parent) if self.job.parent != "train" else self._trained_parent()
+        """The network that others inherit from; None without one."""
+        if self._parent is None and (path := self.parent_path()):
             self.tell("ranking the channels of the parent")
             self._parent = parent_of(path, self.problem)
         return self._parent
 
-    def _trained_parent(self) -> Path:
+    def parent_path(self) -> Path | None:
+        """Weights of the parent: given, or trained by the first worker, for which others wait; None without one."""
+        if self.job.parent != "train":
+            return Path(self.job.parent) if self.job.parent else None
         until = self.job.before_s + 2 * self.job.parent_s + self.agreed.low_most_s
         while (path := self.weights.get(PARENT)) is None:
             if self.is_first and self.index == 0:
@@ -149,57 +145,45 @@ class Worker:
         return path
 
     def _train_parent(self) -> Path:
-        spec = published_spec(self.problem, self.problem.published.variant)
+        spec, path = published_spec(self.problem, self.problem.published.variant), self.weights.path(PARENT)
         torch.manual_seed(self.job.seed)
+        model = zoo_build.build(spec, self.problem.spatial)
         recipe = self.problem.recipe(TrainingBudget(seconds=max(LEAST_S, self.job.parent_s)), self.job.seed)
-        path = self.weights.path(PARENT)
-        train_network(
-            recipe,
-            zoo_build.build(spec, self.problem.spatial),
-            spec,
-            path,
-            progress=lambda _, line: self.tell(f"parent: {line}"),
-        )
+        train_network(recipe, model, spec, path, progress=lambda _, line: self.tell(f"parent: {line}"))
         self.weights.forget_state(PARENT)
         self.weights.put(PARENT)
         return path
 
     def parent_facts(self) -> dict[str, Any] | None:
         """What is said of the parent; None without one."""
-        if (parent := self.parent()) is None:
+        if (path := self.parent_path()) is None:
             return None
-        given = self.job.parent != "train"
-        info = checkpoint.read_sidecar(Path(str(self.job.parent)) if given else self.weights.path(PARENT))
-        watched = info.train.get("validation") or [[0, None]]
-        seconds = float(info.train.get("seconds", 0.0))
+        info = checkpoint.read_sidecar(path)
+        watched = info.train.get("validation")
         return {
-            "model": parent.name,
-            "dice_val": watched[-1][1],
-            "train_s": seconds,
-            "given": given,
-            "sha256": parent.sha256,
+            "model": info.model.name,
+            "dice_val": watched[-1][1] if watched else None,
+            "train_s": float(info.train.get("seconds", 0.0)),
+            "given": self.job.parent != "train",
+            "sha256": info.sha256,
         }
 
     # -- proposals
 
     def propose(self, *, patience_s: float = PATIENCE_S) -> None:
         """Propose and train until the time for it is over, and wait for what others still train."""
-        if self.index == 0:
-            requeue_interrupted(self.study, alone=not self.shared)
-        parent = self.parent()
         budget = TrainingBudget(steps=self.agreed.low_steps, most_s=self.agreed.low_most_s)
-        least = None if parent is None else self._untrained_check()
+        hopeless = self._untrained_check()
 
         def train(config: Config, number: int) -> Evaluation:
-            label = f"proposal-{config.key}"
             return evaluate(
                 self.problem,
                 config,
-                parent,
+                self.parent(),
                 budget,
                 self.job.seed,
-                self.weights.path(label),
-                hopeless=least,
+                self.weights.path(f"proposal-{config.key}"),
+                hopeless=hopeless,
                 loader=self.batches(budget),
                 progress=lambda _, line: self.tell(f"trial {number}, {name_of(config)}: {line}"),
             )
@@ -243,21 +227,17 @@ class Worker:
         over = self.elapsed() + 0.5 * typical > self.proposals_until_s
         return (over and bool(distinct)) or self.elapsed() >= self.job.end_s
 
-    def _untrained_check(self) -> Callable[[float, Mapping[str, float]], str | None]:
-        """A check that refuses a network whose inherited weights are far worse than those of others of its cost."""
+    def _untrained_check(self) -> Callable[[float, Mapping[str, float]], float]:
+        """Compares the Dice of inherited weights with the best of those that cost no more."""
         seen: list[tuple[float, float]] = []  # (cost, untrained Dice)
 
-        def check(untrained: float, costs: Mapping[str, float]) -> str | None:
+        def gap(untrained: float, costs: Mapping[str, float]) -> float:
             cost = costs[self.problem.metric]
             cheaper = [dice for other, dice in seen if other <= cost]
             seen.append((cost, untrained))
-            if len(cheaper) < _FEW_UNTRAINED or untrained >= max(cheaper) - _FAR_BELOW:
-                return None
-            return (
-                f"its inherited weights have Dice {untrained:.3f} on val, and those of a cheaper one {max(cheaper):.3f}"
-            )
+            return max(0.0, max(cheaper) - untrained - _FAR_BELOW) if len(cheaper) >= _FEW_UNTRAINED else 0.0
 
-        return check
+        return gap
 
     def _keep_best(self, trial: Tried) -> None:
         """Upload a proposal that may be promoted elsewhere, and delete the states of those that will not be."""

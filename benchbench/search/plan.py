@@ -117,7 +117,8 @@ def lines(job: SearchJob, baseline: Baseline, summary: feasibility.SpaceSummary,
     texts += [f"  {text}" for text in feasibility.binding(problem.budget, whole, smallest, predicted=bounds)]
     if target.backend != "cpu" and not target.profile:
         texts.append(f"  times of proposals are measured on this CPU, instead of {problem.device}")
-    texts += feasibility.space_lines(summary, least)
+    share = summary.feasible / max(1, summary.drawn)
+    texts.append(f"space: of {summary.drawn} random configurations {share:.1%} keep the budget, by formula")
     seconds = {
         "plan": job.before_s,
         "parent": job.parent_s,

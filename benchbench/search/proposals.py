@@ -34,7 +34,7 @@ LEAST_DICE = 0.5  # a network below it is not promoted, unless all are
 NEAR_DICE = 0.15  # nor one that is this far below the best
 _CONFIG, _KEY, _COSTS, _SPENT, _SAME, _AT = "config", "key", "costs", "spent", "same_as", "at_s"
 _TRAINS, _ERROR = "trains", "error"
-_SPENT_FIELDS = ("inherited", "untrained", "steps", "train_s", "val_s", "measure_s")
+_SPENT_FIELDS = ("inherited", "untrained", "steps", "train_s", "val_s", "measure_s", "total_s")
 _POLL_S = 1.0  # between two looks at what other workers do
 _STARTUP = 10  # random trials before the sampler's model is used
 _EXHAUSTED = 60  # proposals in a row that were tried before: the space is exhausted
@@ -74,9 +74,8 @@ class FirstGuesses(BaseSampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Nothing for a guess, so that each of its parameters is asked for by itself."""
-        if trial.number < len(self._guesses):
-            return {}
-        return self._sampler.infer_relative_search_space(study, trial)
+        is_guess = trial.number < len(self._guesses)
+        return {} if is_guess else self._sampler.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -104,11 +103,7 @@ class FirstGuesses(BaseSampler):
 
 
 def make_sampler(name: str, problem: SearchProblem, *, seed: int, several: bool = False) -> BaseSampler:
-    """The sampler of a worker: TPE after first guesses; or by chance from the start, the control of all that.
-
-    Args:
-        several: whether other workers propose at the same time.
-    """
+    """The sampler of a worker, one of `several`: TPE after first guesses, or chance from the start, its control."""
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     guesses = [
@@ -210,28 +205,25 @@ def propose(
     trials: int | None = None,
     patience_s: float = PATIENCE_S,
 ) -> None:
-    """Propose and train until `until` says stop, or nothing new is proposed any more.
+    """Propose and train until `until` says stop, given all finished proposals, or nothing new is proposed any more.
 
     Args:
         evaluate: trains and evaluates a configuration; its second argument is the trial's number.
         elapsed: seconds since the search began, without pauses.
-        until: whether to stop; called before each proposal with all finished ones.
-        report: called with each finished proposal.
-        trials: to run at most; None: until `until` says stop.
+        trials: to run at most.
         patience_s: how long the database may be away.
     """
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
-        start = time.monotonic()
         try:
-            values = attempt(trial, start)
+            values = attempt(trial)
         except optuna.TrialPruned:
             trial.set_user_attr(_AT, elapsed())
             raise
         trial.set_user_attr(_AT, elapsed())
         return values
 
-    def attempt(trial: optuna.Trial, start: float) -> tuple[float, float]:
+    def attempt(trial: optuna.Trial) -> tuple[float, float]:
         config = space.suggest(trial)
         trial.set_user_attr(_TRAINS, False)  # a trial that was queued again may have it as True
         trial.set_user_attr(_KEY, config.key)
@@ -267,8 +259,7 @@ def propose(
             raise optuna.TrialPruned from error
         set_constraints(trial, evaluation.costs)
         trial.set_user_attr(_COSTS, dict(evaluation.costs))
-        spent = {key: getattr(evaluation, key) for key in _SPENT_FIELDS} | {"total_s": time.monotonic() - start}
-        trial.set_user_attr(_SPENT, spent)
+        trial.set_user_attr(_SPENT, {key: getattr(evaluation, key) for key in _SPENT_FIELDS})
         return evaluation.dice, evaluation.costs[problem.metric]
 
     def set_constraints(trial: optuna.Trial, costs: Mapping[str, float]) -> None:
@@ -291,13 +282,7 @@ def propose(
 
 
 def settle(study: optuna.Study, take: Callable[[], None], *, late: Callable[[], bool], poll_s: float = _POLL_S) -> None:
-    """Wait for proposals of other workers; those of workers that are no more are run here.
-
-    Args:
-        take: runs one proposal.
-        late: whether to wait no longer.
-        poll_s: between two looks at what other workers do.
-    """
+    """Wait for proposals of other workers, until it is late; `take` runs one here whose worker is no more."""
     while not late():
         if waiting(study):
             take()

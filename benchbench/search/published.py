@@ -45,12 +45,14 @@ def evaluate_published(problem: SearchProblem, given: Path | None) -> PublishedW
         given: weights that the user names, beside those that come with benchbench.
     """
     plan = data.get_plan(problem.data)
-    found = {} if given is None else {given: "given by --parent"}
+    found: dict[Path, str] = {}
     for variant in space.VARIANTS:
         spec = published_spec(problem, variant)
         sides = zoo_build.fitting_sides(spec, problem.spatial)
         if path := checkpoint.find(spec.name, spec.in_channels, spec.out_channels, sides, plan):
-            found.setdefault(path, "they come with benchbench")
+            found[path.resolve()] = "weights that come with benchbench"
+    if given:
+        found.setdefault(given.resolve(), "weights given by --parent")
     evaluated = []
     for path, origin in found.items():
         info = checkpoint.read_sidecar(path)

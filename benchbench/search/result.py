@@ -55,9 +55,6 @@ def reference_point(
     """Reference of the hypervolume: (1 - 0.5, 1.25 times the cost of the published network).
 
     If that cost is not known, 1.25 times the cost of the most expensive one that was trained.
-
-    Args:
-        published: costs of the published network.
     """
     cost = published.get(problem.metric) or max(
         (trial.costs[problem.metric] for trial in proposals.distinct(trials)), default=0.0
@@ -108,13 +105,7 @@ def point(
     file_bytes: float,
     problem: SearchProblem,
 ) -> dict[str, Any]:
-    """One finalist, with all its seeds.
-
-    Args:
-        finals: its trainings, one per seed.
-        measured: its record, if it was measured or predicted.
-        file_bytes: of its weights.
-    """
+    """One finalist, with its trainings, one per seed, and its record, if it was measured or predicted."""
     best = max(finals, key=lambda final: final.result["dice"])
     vals = [final.result["dice"] for final in finals]
     recorded = feasibility.costs_of(measured, problem.phase)

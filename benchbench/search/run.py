@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from benchbench.search.job import STEP_FACTOR, SearchJob
 from benchbench.search.measuring import Measuring
 from benchbench.search.phases import Worker
 from benchbench.search.problem import SearchProblem, check_objective, spec_of, step_seconds
-from benchbench.search.published import evaluate_published
+from benchbench.search.published import PublishedWeights, evaluate_published
 from benchbench.search.request import CHANGEABLE, JOB, SearchRequest, check_request, read_job
 from benchbench.search.storage import open_storage, storage_errors
 from benchbench.search.trainings import Journal
@@ -144,18 +145,17 @@ class _Search:
         trajectories = Trajectories(worker, Journal(self.out))
         trajectories.promote()
         trajectories.finals()
-        published = evaluate_published(problem, given)
         finish = Finish(
-            self.request,
-            self.out,
-            trajectories,
-            self.measuring,
-            published,
-            baseline,
-            summary,
-            [*first, *plan],
-            source,
-            self.tell,
+            request=self.request,
+            folder=self.out,
+            own=trajectories,
+            measuring=self.measuring,
+            published=self._published(problem, given),
+            baseline=baseline,
+            summary=summary,
+            lines=[*first, *plan],
+            source=source,
+            tell=self.tell,
         )
         outcome = finish.write(late=not self._ignores_time, comparison=self._sampler_comparison)
         if not outcome.front:
@@ -166,6 +166,13 @@ class _Search:
                 self._search_at_random()
             outcome = finish.write(late=False, comparison=self._sampler_comparison)
         return outcome
+
+    def _published(self, problem: SearchProblem, given: Path | None) -> PublishedWeights | None:
+        self.tell("evaluating the published network")
+        start = time.monotonic()
+        published = evaluate_published(problem, given)
+        self.clock.measured(time.monotonic() - start)
+        return published
 
     def _no_front(self, outcome: SearchOutcome) -> str:
         over = "; ".join(f"{p['name']}: {text}" for p in outcome.summary["points"] for text in p["excesses"])
@@ -231,12 +238,7 @@ class _Search:
         return dataclasses.replace(problem, machine=_machine(target)) if problem.needs_times else problem
 
     def _check_runtime(self, target: Target) -> None:
-        """Refuse a runtime that the device does not have, or in which proposals cannot be timed on this machine.
-
-        Raises:
-            UsageError: a forecast is asked for, and those are of eager PyTorch.
-            UnsupportedError: it is not installed, or does not run there.
-        """
+        """Refuse a runtime that the device does not have, or in which proposals cannot be timed on this machine."""
         name = self.request.runtime
         if name == EAGER:
             return
@@ -248,11 +250,7 @@ class _Search:
             catalogue.check(name, "fp32", backend)
 
     def _job(self, problem: SearchProblem, prepare_s: float) -> SearchJob:
-        """The plan for the workers.
-
-        Args:
-            problem: with what was measured before.
-            prepare_s: of a proposal, for its runtime.
+        """The plan for the workers, whose proposals take `prepare_s` each to be prepared for the runtime.
 
         Raises:
             UsageError: there is no time for a single network.
@@ -312,7 +310,7 @@ class _Search:
 
     def _propose(self, worker: Worker) -> None:
         with threads(worker.problem.threads):
-            worker.parent()  # which the helpers need
+            worker.parent_path()  # trained before others wait for it
             helpers = [self._start(index) for index in range(1, self.request.workers)]
             try:
                 worker.propose()
@@ -346,7 +344,7 @@ class _Search:
     def _search_at_random(self) -> None:
         """The same search with random proposals, in a folder in this one's; what it cannot find is no control."""
         request = dataclasses.replace(self.request, sampler="random", controls=False, storage=None, study=None)
-        folder = search_controls.random_folder(self.out)
+        folder = self.out / search_controls.RANDOM
         if (folder / SEARCH).exists() and read_job(folder).request.time_s == request.time_s:
             return
 

@@ -145,15 +145,11 @@ def optimize(
     trials: int | None = None,
     patience_s: float = PATIENCE_S,
 ) -> None:
-    """Optuna's loop in this process, which also outlives the loss of a trial and a database that is away for a while.
+    """Optuna's loop, which also outlives the loss of a trial, and a database that is away for `patience_s`.
 
     Args:
         after: called with each trial that this worker has finished; whether to stop.
-        trials: to run at most; None: until `after` says stop.
-        patience_s: how long a database may be away.
-
-    Raises:
-        StorageInternalError: it was away for longer, or a call failed otherwise.
+        trials: to run at most.
     """
     current: list[int] = []  # number of the trial that runs here
     failed: list[BaseException] = []  # what the objective itself raised
@@ -242,11 +238,7 @@ def hand_back(study: optuna.Study, number: int) -> None:
 
 
 def requeue_interrupted(study: optuna.Study, *, alone: bool) -> None:
-    """Queue trials again that were interrupted, or that an error ended.
-
-    Args:
-        alone: whether no other process uses the storage: then trials that it shows as running were interrupted too.
-    """
+    """Queue trials again that were interrupted; in a storage that is used `alone`, also those that seem to run."""
     states = (TrialState.FAIL, TrialState.RUNNING) if alone else (TrialState.FAIL,)
     for trial in study.get_trials(deepcopy=False, states=states):
         hand_back(study, trial.number)

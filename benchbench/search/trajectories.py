@@ -16,6 +16,7 @@ from typing import Any
 
 from benchbench import data
 from benchbench.core import records as rec
+from benchbench.core.errors import UsageError
 from benchbench.core.statistics import pareto_front
 from benchbench.search import pareto, space
 from benchbench.search.job import KEPT_SHARE, STEP_FACTOR
@@ -61,11 +62,9 @@ class Trajectories:
         keys = self.journal.decide(decision, lambda: [trial.config.key for trial in self._choose_promotions(tried)])
         until = self.worker.elapsed() + 1.2 * self._promotion_room()
         for number, key in enumerate(keys):
-            label, late = f"promotion-{key}", number > 0 and self.worker.elapsed() > until
-            if key not in by_key or (late and label not in self.journal.trainings):
-                self.left_out.append(
-                    f"the promotion of {name_of(by_key[key].config)}" if key in by_key else "a promotion"
-                )
+            label = f"promotion-{key}"
+            if number and self.worker.elapsed() > until and label not in self.journal.trainings:
+                self.left_out.append(f"the promotion of {name_of(by_key[key].config)}")
                 continue
             self._promote(by_key[key], label, TrainingBudget(steps=steps, most_s=max(LEAST_S, 0.5 * self.left_s())))
         self.worker.end_batches()
@@ -78,7 +77,7 @@ class Trajectories:
         return share * self.left_s()
 
     def _choose_promotions(self, tried: Sequence[Tried]) -> list[Tried]:
-        """The best quarter, as far as time allows; at least as many as there shall be finalists, if any time is left."""
+        """The best quarter, as far as time allows, but at least as many as there shall be finalists."""
         new = [trial for trial in tried if trial.config != published_config(trial.config.variant)] or list(tried)
         each_s = (STEP_FACTOR - 1) * sum(trial.spent["train_s"] for trial in new) / len(new)
         wished = max(self.job.finalists, math.ceil(KEPT_SHARE * len(new)))
@@ -92,7 +91,7 @@ class Trajectories:
         return chosen
 
     def _promote(self, trial: Tried, label: str, budget: TrainingBudget) -> None:
-        what = self._what("promotion", trial.config, steps=budget.steps, proposal=trial.number)
+        what = {"kind": "promotion", "key": trial.config.key, "config": rec.to_json(trial.config), "from": trial.number}
 
         def do() -> dict[str, Any]:
             earlier = self.weights.state(f"proposal-{trial.config.key}")
@@ -198,6 +197,8 @@ class Trajectories:
             budget = TrainingBudget(seconds=float(what["seconds"]))
         else:  # trains as much as the first seed has trained in all
             first = self.journal.trainings[label.replace(f"-seed{seed}-", f"-seed{what['first_seed']}-")]
+            if first.error:
+                raise UsageError(f"its first seed failed: {first.error}")
             budget = TrainingBudget(steps=int(first.result["steps"]), most_s=1.2 * float(what["seconds"]))
         latest = self._latest(config.key, seed)
         found = self._train(config, self.weights.state(latest) if latest else None, budget, seed, label)
@@ -242,9 +243,6 @@ class Trajectories:
         test = dice_on_test(self.problem, weights)
         test_s = self.worker.elapsed() - start
         return {**result, "test": test, "test_s": test_s, "sha256": checkpoint.read_sidecar(weights).sha256}
-
-    def _what(self, kind: str, config: Config, **more: Any) -> dict[str, Any]:
-        return {"kind": kind, "key": config.key, "config": rec.to_json(config), **more}
 
     def _result(self, found: Evaluation, costs: Mapping[str, float]) -> dict[str, Any]:
         return result_of(found, self.worker.elapsed()) | {"costs": dict(costs)}

@@ -40,8 +40,8 @@ from benchbench.zoo.pruned import differing_shapes, shapes_of
 PARENT_BATCHES, CHILD_BATCHES = 16, 4  # for the ranking of channels
 LEAST_INHERITED = 0.5  # share of its parameters from which a network inherits at all
 
-#: Given the untrained Dice of a network with inherited weights, and its costs: why it is not trained, or None.
-Hopeless = Callable[[float, Mapping[str, float]], "str | None"]
+#: By how much the untrained Dice of a network with inherited weights is too low to train it, given its costs; else 0.
+Hopeless = Callable[[float, Mapping[str, float]], float]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +187,7 @@ def evaluate(
     """Measure a new configuration, train it, and evaluate it on `val`.
 
     Args:
-        parent: that it inherits from, if it fits; None: all weights are random.
+        parent: that it inherits from, if it fits.
         out: `<name>.safetensors`, of its weights; beside it is `<name>.state`, from which its training goes on.
         hopeless: asked before a network with inherited weights is trained.
         loader: of batches that other configurations use, too.
@@ -214,8 +214,8 @@ def evaluate(
         untrained = dice_of(
             measure_dice(model, data=problem.data, split="val", spatial=problem.spatial, surfaces=False)
         )
-        if why := hopeless and hopeless(untrained, costs):
-            raise Infeasible({"untrained Dice": 1.0}, why)
+        if gap := hopeless and hopeless(untrained, costs):
+            raise Infeasible({"untrained Dice": gap}, f"its inherited weights have Dice {untrained:.3f} on val")
     measured_s = time.monotonic() - built
     recipe = problem.recipe(budget, seed)
     trained = train_network(recipe, model, spec, out, origin=origin, loader=loader, progress=progress)
@@ -239,11 +239,10 @@ def go_on(
     loader: CachedPatchLoader | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Train a network further: with its weights, optimizer and average, on a schedule over the longer budget.
+    """Train a network further: with its weights, optimizer and average, on a schedule over the whole longer budget.
 
     Args:
         earlier: weights of the shorter training, with its state beside it.
-        budget: of the whole training, the shorter one included.
     """
     info = checkpoint.read_sidecar(earlier)
     model = zoo_build.build(info.model, problem.spatial)

@@ -10,25 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchbench.core import statistics as core_statistics
-from benchbench.core.units import counted, format_value
 from benchbench.search.trainings import FinishedTraining
 
 Values = Mapping[str, float]  # case -> Dice
-TITLES = {
-    "published weights": "the published network",
-    "scratch": "the same architecture from scratch, with as much computing as its whole trajectory",
-    "published": "the published network, trained for as long as the whole search",
-    "scaled": "nnU-Net of about the same latency, trained for as long as the whole search",
-    "random": "the best of a search with random proposals",
-}
 
 
 def values_of(tests: Sequence[Mapping[str, Any]]) -> Values:
-    """Dice of each test case, the mean over seeds.
-
-    Args:
-        tests: of each seed `ids` and `values`.
-    """
+    """Dice of each test case, the mean over the `ids` and `values` of each seed."""
     by_case: dict[str, list[float]] = {}
     for test in tests:
         for case, value in zip(test["ids"], test["values"], strict=True):
@@ -43,8 +31,7 @@ def compare(
     """A point against another network, on the cases that both have.
 
     Args:
-        kind: one of `TITLES`.
-        point: of the front.
+        kind: one of `search_result.COMPARED`.
         seeds: trainings of the other network.
         more: further JSON values, such as `latency_s` of the other network.
     """
@@ -77,20 +64,3 @@ def of_trainings(
     other = values_of([control.result["test"] for control in done])
     train_s = statistics.fmean(float(control.result["train_s"]) for control in done)
     return compare(kind, point, own, str(done[0].what["name"]), other, seeds=len(done), train_s=train_s, **more)
-
-
-def sentence(row: Mapping[str, Any]) -> str:
-    """What a comparison says, as a line."""
-    low, high = row["ci95"]
-    text = (
-        f"{row['point']} against {TITLES[row['kind']]} ({row['name']}): {row['verdict']}, Dice on test "
-        f"{row['dice']:.3f} against {row['other_dice']:.3f} ({row['gain']:+.3f}, {low:+.3f} to {high:+.3f}, "
-        f"{row['cases']} cases, {counted(row['seeds'], 'training')})"
-    )
-    own_s, other_s = row.get("own_latency_s"), row.get("latency_s")
-    if own_s and other_s:
-        times = f"{format_value(own_s, 's')} against {format_value(other_s, 's')}"
-        ratio = other_s / own_s
-        speed = f"{ratio:.2f} times as fast" if ratio >= 1 else f"{1 / ratio:.2f} times as slow"
-        text += f"; {row['latency_of']} {times}, {speed}"
-    return text

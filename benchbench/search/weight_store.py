@@ -23,7 +23,7 @@ class WeightStore:
     """Weight files of a search, which several machines share through its database."""
 
     def __init__(self, folder: Path, storage: optuna.storages.BaseStorage, name: str, *, shared: bool) -> None:
-        self.folder, self._storage, self._name, self._shared = folder, storage, name, shared
+        self.folder, self.storage, self.name, self.shared = folder, storage, name, shared
 
     def path(self, label: str) -> Path:
         """Of a weight file, whether it exists or not."""
@@ -31,13 +31,13 @@ class WeightStore:
 
     def put(self, label: str) -> None:
         """Upload weights, with the state from which their training goes on, where the search is shared."""
-        if not self._shared:
+        if not self.shared:
             return
         files = {ending: self.path(label).with_suffix(ending) for ending in _ENDINGS}
         content = {
             ending: base64.b64encode(path.read_bytes()).decode() for ending, path in files.items() if path.exists()
         }
-        study = optuna.create_study(storage=self._storage, study_name=self._study(label), load_if_exists=True)
+        study = optuna.create_study(storage=self.storage, study_name=self.study_name(label), load_if_exists=True)
         study.set_user_attr("files", content)
 
     def get(self, label: str) -> Path | None:
@@ -46,10 +46,10 @@ class WeightStore:
         if path.exists():
             with contextlib.suppress(CheckpointError):
                 return checkpoint.read_sidecar(path).path
-        if not self._shared:
+        if not self.shared:
             return None
         try:
-            study = optuna.load_study(storage=self._storage, study_name=self._study(label))
+            study = optuna.load_study(storage=self.storage, study_name=self.study_name(label))
         except KeyError:  # no such study
             return None
         content = study.user_attrs.get("files")
@@ -69,9 +69,10 @@ class WeightStore:
     def forget_state(self, label: str) -> None:
         """Delete the state of a training that does not go on, here and in the database."""
         self.path(label).with_suffix(checkpoint.STATE).unlink(missing_ok=True)
-        if self._shared:
+        if self.shared:
             with contextlib.suppress(KeyError):
-                optuna.delete_study(storage=self._storage, study_name=self._study(label))
+                optuna.delete_study(storage=self.storage, study_name=self.study_name(label))
 
-    def _study(self, label: str) -> str:
-        return f"{self._name}/weights/{label}"
+    def study_name(self, label: str) -> str:
+        """Of the study that holds a file."""
+        return f"{self.name}/weights/{label}"

@@ -16,7 +16,7 @@ from benchbench.search.phases import Worker
 from benchbench.search.trajectories import Trajectories
 from benchbench.search.trial import Evaluation
 
-QUICKER = 50
+QUICKER = 500
 
 
 def quicken(patch: Callable[[Any, str, Any], object] = setattr) -> None:

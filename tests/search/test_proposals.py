@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from benchbench.core.errors import StoreError, UsageError
-from benchbench.search import clock, space
+from benchbench.search import clock, space, storage
 from benchbench.search import proposals as studies
 from benchbench.search.budget import parse_budget
 from benchbench.search.problem import Infeasible, SearchProblem
@@ -206,6 +207,12 @@ def test_what_is_far_below_the_best_is_not_worth_it_however_cheap() -> None:
 
 
 # -- the storage
+
+
+def test_optunas_public_interface_alone_is_used() -> None:
+    folder = Path(storage.__file__).parent
+    for path in folder.glob("*.py"):
+        assert not re.search(r"(optuna[\w.]*|study|trial|storage|sampler)\._[a-z]", path.read_text()), path.name
 
 
 def test_a_storage_that_is_not_there_is_said_without_its_password() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from benchbench.core import records as rec
 from benchbench.core.errors import UnsupportedError, UsageError
 from benchbench.core.search_result import SearchOutcome, read_search
 from benchbench.report import render_search
+from benchbench.report.search_card import search_card, search_table
 from benchbench.runner.child_process import WorkerFailure
 from benchbench.runner.job import Job
 from benchbench.runtimes.prepared import read_prepared
@@ -337,7 +339,7 @@ def test_finalists_and_the_networks_before_them_are_measured_in_the_runtime(
 
 
 def test_preparing_each_proposal_leaves_it_fewer_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_run, "step_seconds", lambda of, config: 0.01)
+    monkeypatch.setattr(search_run, "step_seconds", lambda of, config: 0.3)
     request = SearchRequest(budget=parse_budget(["50ms"]), runtime="onnxruntime", time_s=4000.0)
     own = search_run._Search(request, tmp_path, lambda lines: None, None)
     prepared = rec.Measurement.of("prepare_s", 12.0, "m")
@@ -411,18 +413,16 @@ def changed(**files: Any) -> dict[str, Any]:
     return search
 
 
-def test_page_card_and_table_say_which_runtime_the_costs_are_of(tmp_path: Path) -> None:
+def test_page_card_and_table_say_which_runtime_the_costs_are_of() -> None:
     search = changed(runtime_file=f"{POINT}-openvino.xml")
     page = render_search(search)
     assert f"on {search['device']['name']} in OpenVINO" in page
     assert "OpenVINO, openvino 2026.4" in page
     (point,) = (point for point in search["points"] if point["name"] == POINT)
-    search_export.write_card(point, search, tmp_path / "card.md")
-    card = (tmp_path / "card.md").read_text()
+    card = search_card(point, search)
     assert f"on {search['device']['name']} in OpenVINO |" in card
     assert f"OpenVINO (openvino 2026.4), which reads `{POINT}-openvino.xml`" in card
-    search_export.write_table(search, tmp_path / "front.csv")
-    rows = list(csv.DictReader((tmp_path / "front.csv").open()))
+    rows = list(csv.DictReader(io.StringIO(search_table(search))))
     assert {row["runtime"] for row in rows} == {"openvino"}
     assert {row["runtime_file"] for row in rows} == {f"{POINT}-openvino.xml"}
 
@@ -488,7 +488,16 @@ def test_a_point_gets_the_file_of_its_runtime_if_there_is_time(
     nothing: Any = None
     own: Any = SimpleNamespace(worker=worker, problem=problem(runtime=runtime), journal=None)
     finish = search_finish.Finish(
-        request, tmp_path, own, nothing, nothing, nothing, nothing, [], nothing, lambda text: None
+        request=request,
+        folder=tmp_path,
+        own=own,
+        measuring=nothing,
+        published=nothing,
+        baseline=nothing,
+        summary=nothing,
+        lines=[],
+        source=nothing,
+        tell=lambda text: None,
     )
     finish._export(search | {"points": points}, {points[0]["key"]: weights_of_a_point()}, late=True)
     assert points[0]["files"]["weights"] == f"front/{POINT}/{POINT}.safetensors"

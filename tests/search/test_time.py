@@ -232,7 +232,16 @@ def measurable(elapsed: float, monkeypatch: pytest.MonkeyPatch, folder: Path, *,
     published: Any = SimpleNamespace(info=SimpleNamespace(path=Path("p")))
     nothing: Any = None
     finish = search_finish.Finish(
-        request, folder, own, measuring, published, nothing, nothing, [], nothing, lambda text: None
+        request=request,
+        folder=folder,
+        own=own,
+        measuring=measuring,
+        published=published,
+        baseline=nothing,
+        summary=nothing,
+        lines=[],
+        source=nothing,
+        tell=lambda text: None,
     )
     left_out: list[str] = []
     found = finish._measure({key: Path(key) for key in finals}, finals, late=late, left_out=left_out)

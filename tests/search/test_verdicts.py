@@ -10,6 +10,7 @@ import pytest
 
 from benchbench.cli.commands import search as search_command
 from benchbench.core import records as rec
+from benchbench.core import search_result
 from benchbench.core.search_result import SearchOutcome
 from benchbench.report import render_search
 from benchbench.search import verdicts
@@ -21,13 +22,13 @@ POINT = {"name": "a"}
 CASES = [f"case {n}" for n in range(40)]
 
 
-def tests(*means: float) -> list[dict[str, Any]]:
+def by_seed(*means: float) -> list[dict[str, Any]]:
     """Dice of each case, for each seed: cases differ by much more than networks do."""
     return [{"ids": CASES, "values": [mean + 0.01 * (n % 7) for n in range(40)]} for mean in means]
 
 
 def control(mean: float, seed: int = 0) -> FinishedTraining:
-    result = {"test": tests(mean)[0], "train_s": 60.0}
+    result = {"test": by_seed(mean)[0], "train_s": 60.0}
     return FinishedTraining(label=str(seed), what={"kind": "scratch", "name": "b", "seed": seed}, result=result)
 
 
@@ -35,7 +36,7 @@ def control(mean: float, seed: int = 0) -> FinishedTraining:
     ("other", "verdict"), [([0.70], "better"), ([0.80], "worse"), ([0.74, 0.76], "not told apart")]
 )
 def test_networks_are_compared_case_by_case_over_all_seeds(other: list[float], verdict: str) -> None:
-    own = verdicts.values_of(tests(0.74, 0.76))
+    own = verdicts.values_of(by_seed(0.74, 0.76))
     row = verdicts.of_trainings("scratch", POINT, own, [control(mean, n) for n, mean in enumerate(other)])
     assert row is not None
     assert row["verdict"] == verdict
@@ -46,30 +47,30 @@ def test_networks_are_compared_case_by_case_over_all_seeds(other: list[float], v
 
 
 def test_only_cases_that_both_have_are_compared() -> None:
-    own = verdicts.values_of(tests(0.75))
+    own = verdicts.values_of(by_seed(0.75))
     other = {case: 0.5 for case in CASES[:20]}
     assert verdicts.compare("random", POINT, own, "b", other, seeds=1)["cases"] == 20
 
 
 def test_a_control_that_failed_is_not_run() -> None:
     failed = FinishedTraining(label="x", what={"kind": "scratch"}, result={}, error="no memory")
-    assert verdicts.of_trainings("scratch", POINT, verdicts.values_of(tests(0.75)), [failed]) is None
+    assert verdicts.of_trainings("scratch", POINT, verdicts.values_of(by_seed(0.75)), [failed]) is None
 
 
 def test_a_sentence_has_the_interval_and_the_speed() -> None:
     row = verdicts.compare(
         "published weights",
         POINT,
-        verdicts.values_of(tests(0.75)),
+        verdicts.values_of(by_seed(0.75)),
         "b",
-        verdicts.values_of(tests(0.70)),
+        verdicts.values_of(by_seed(0.70)),
         seeds=1,
         own_latency_s=0.01,
         latency_s=0.02,
         latency_of="a patient volume takes",
     )
-    text = verdicts.sentence(row)
-    assert text.startswith("a against the published network (b): better, Dice on test 0.780 against 0.730 (+0.050, ")
+    text = search_result.verdict(row)
+    assert text.startswith("a against the published network (b): better, Dice on test 0.779 against 0.729 (+0.050, ")
     assert text.endswith("a patient volume takes 10 ms against 20 ms, 2.00 times as fast")
 
 
@@ -80,7 +81,7 @@ def test_the_verdict_comes_first_and_what_was_not_run_is_said() -> None:
     assert page.index("a against b: better") < page.index("Finalists") < page.index("Figures")
     assert "Not run: the control" in page
     assert "none, every network was trained from scratch" in page
-    lines = search_command.summary(SearchOutcome(folder=Path("found"), summary=search | told))
+    lines = search_command.verdicts(SearchOutcome(folder=Path("found"), summary=search | told))
     assert lines[0] == "a against b: better"
     assert "not run: the control; this runs them: bench search --resume found --controls" in lines
 
@@ -90,13 +91,18 @@ def test_the_published_network_has_a_row_with_and_without_weights() -> None:
     costs = {"macs": 3e8, "latency_s": 0.05}
     without = {"name": "slim_unetr", "costs": costs, "dice_test": None, "how": "bench train"}
     test = {"mean": 0.83, "ci95": [0.81, 0.84], "cases": 44}
-    known = without | {"dice_test": test, "dice_val": 0.84, "origin": "they come with benchbench", "train_s": 1200.0}
+    known = without | {
+        "dice_test": test,
+        "dice_val": 0.84,
+        "origin": "weights that come with benchbench",
+        "train_s": 1200.0,
+    }
     for baseline, dice in ((without, "—"), (known, "0.830 (0.810 to 0.840)")):
         outcome = SearchOutcome(folder=Path("found"), summary=search | {"baseline": baseline})
         assert search_command.rows(outcome, plain=False)[-1]["Dice on test"] == dice
         assert len(search_command.rows(outcome, plain=True)) == len(search["points"])
     assert "there are no weights for this data" in render_search(search | {"baseline": without})
-    assert "they come with benchbench, 20 min of training" in render_search(search | {"baseline": known})
+    assert "weights that come with benchbench, 20 min of training" in render_search(search | {"baseline": known})
 
 
 @pytest.mark.parametrize(("wished_s", "width"), [(0.20, 20), (0.204, 20), (9.0, 63), (0.001, 1)])
@@ -105,8 +111,8 @@ def test_a_network_is_scaled_to_the_nearest_latency(wished_s: float, width: int)
 
     def at(channels: int) -> tuple[rec.ModelSpec, float]:
         asked.append(channels)
-        return rec.ModelSpec(name=str(channels), arch="a:B"), 0.01 * channels
+        return rec.ModelSpec(name=str(channels), arch="a:B", kwargs={}, in_channels=1, out_channels=1), 0.01 * channels
 
-    found, (spec, seconds) = nearest_width(at, wished_s)
+    found, (spec, seconds) = nearest_width(at, wished_s, 64)
     assert (found, spec.name, seconds) == (width, str(width), 0.01 * width)
     assert len(asked) < 9

@@ -84,6 +84,8 @@ def run(options: argparse.Namespace) -> int:
         )
         return EXIT_OK
     page, fault = write_page(out)
+    if not plain:
+        print("\n".join([*verdicts(outcome), ""]))
     print(writers.write(rows(outcome, plain=plain), options.format))
     if not plain:
         print("\n".join([*summary(outcome), *([f"report: {page}"] if page else [])]))
@@ -175,6 +177,16 @@ def _baseline_row(baseline: Mapping[str, Any], metric: Mapping[str, Any]) -> dic
     }
 
 
+def verdicts(outcome: SearchOutcome) -> list[str]:
+    """What the front gains against the published network and the controls, and what was not run."""
+    search = outcome.summary
+    lines = list(search["verdicts"])
+    if missing := search["not_run"]:
+        again = command("search", "--resume", outcome.folder, "--controls")
+        lines.append(f"not run: {'; '.join(missing)}; this runs them: {again}")
+    return lines
+
+
 def summary(outcome: SearchOutcome) -> list[str]:
     """What else a person wants to know."""
     s = outcome.summary
@@ -182,18 +194,10 @@ def summary(outcome: SearchOutcome) -> list[str]:
     refused = sum(bool(trial["refused"]) and trial["dice"] is None for trial in s["trials"])
     spent = s["accounting"]
     lines = [
-        *(
-            s["verdicts"]
-            if "verdicts" in s
-            else [f"{p['name']}: {text}" for p in s["points"] for text in p["verdicts"]]
-        ),
         f"{len(trained)} configurations trained, {refused} refused untrained, {len(s['promotions'])} promoted; "
         f"{spent['other_s'] / max(spent['whole_s'], 1e-9):.1%} of {format_duration(spent['whole_s'])} outside "
         "training, evaluation and measurement",
     ]
-    if missing := s.get("not_run"):
-        again = command("search", "--resume", outcome.folder, "--controls")
-        lines.append(f"not run: {'; '.join(missing)}; this runs them: {again}")
     runtime = runtime_of(s)
     if runtime["name"] != EAGER["name"]:
         versions = "".join(f", {package} {version}" for package, version in runtime["versions"].items())
