@@ -21,9 +21,9 @@ EAGER: Mapping[str, Any] = {"name": "eager", "title": "PyTorch, eager", "version
 #: What a point of the front is compared with: kind of a row of `comparisons` -> words.
 COMPARED = {
     "published weights": "the published network",
-    "scratch": "the same architecture from scratch, with as much computing as its whole trajectory",
-    "published": "the published network, trained for as long as the whole search",
-    "scaled": "nnU-Net of about the same latency, trained for as long as the whole search",
+    "scratch": "the same architecture from scratch, with as much computing",
+    "published": "the published network, trained for the whole time",
+    "scaled": "nnU-Net of the same latency, trained for the whole time",
     "random": "the best of a search with random proposals",
 }
 #: Of a point's files, the keys whose values are places.

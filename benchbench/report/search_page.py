@@ -55,7 +55,7 @@ def _render(search: Mapping[str, Any]) -> str:
         "rows": [_row(search, point) for point in points] + _published_rows(search),
         "verdicts": _verdicts(search, points),
         "not_run": _not_run(search),
-        "resume": command("search", "--resume", f"{PLACE}{search['name']}", "--controls"),
+        "resume": command("search", "--resume", f"{PLACE}folder", "--controls"),
         "figures": [drawing for drawing in drawings if drawing],
         "feasible": _feasible(search, trained),
         "importance_reason": search["importance"].get("reason", ""),
@@ -172,8 +172,9 @@ def _published_rows(search: Mapping[str, Any]) -> list[dict[str, Any]]:
     if test:
         low, high = test["ci95"]
         cells["dice"] = (test["mean"], f"{test['mean']:.3f}", f"{low:.3f} to {high:.3f}")
-        trained = f"{known['origin']}, {format_duration(known['train_s'])} of training"
-        cells["val"] = (known["dice_val"], f"{known['dice_val']:.3f}", trained)
+        trained = f"the published network: {known['origin']}, {format_duration(known['train_s'])} of training"
+        cells["name"] = (known["name"], known["name"], trained)
+        cells["val"] = (known["dice_val"], f"{known['dice_val']:.3f}", "")
     return [_cells(cells)]
 
 

@@ -275,7 +275,9 @@ class _Search:
             )
         before_s, each_s = self.clock.whole_s, self.measuring.finalist_s(self.clock.measured_s)
         left = max(0.0, request.time_s - before_s)
-        wished = (request.finalists + 1) * each_s + request.finalists * ONNX_S
+        wished = (
+            request.finalists + 2
+        ) * each_s + request.finalists * ONNX_S  # the published network is evaluated, too
         job = dataclasses.replace(
             job, before_s=before_s, reserve_s=min(_RESERVE * left, max(_MEASURING * request.time_s, wished))
         )
