@@ -115,7 +115,9 @@ class TrainRecipe:
         "--loss", "dice_ce", help="loss function (default: dice_ce)"
     )
     optimizer: Literal["adamw", "sgd"] = flag("--optimizer", "adamw", help="optimiser (default: adamw)")
-    lr: float = flag("--lr", 1e-3, metavar="RATE", help="highest learning rate (default: 0.001)")
+    lr: float = flag(
+        "--lr", 1e-3, metavar="RATE", help="highest learning rate (default: that of the network's card, else 0.001)"
+    )
     weight_decay: float = flag("--weight-decay", 1e-2, metavar="W", help="weight decay (default: 0.01)")
     momentum: float = 0.99  # of SGD, Nesterov's
     schedule: Literal["cosine", "poly"] = flag(
