@@ -41,7 +41,13 @@ from benchbench.core.units import format_shape
 from benchbench.training import resume_file
 from benchbench.training.evaluate import measure_dice
 from benchbench.training.losses import distillation, make_loss, set_prior
-from benchbench.training.patch_loader import Batch, CachedPatchLoader, PatchLoader, prepared_plan
+from benchbench.training.patch_loader import (
+    Batch,
+    CachedPatchLoader,
+    PatchLoader,
+    prepared_plan,
+    with_mirror_axes,
+)
 from benchbench.training.processes import TrainingGroup, training_group
 from benchbench.training.recipe import TrainRecipe
 from benchbench.training.sliding_window import AccuracyError
@@ -118,6 +124,7 @@ def train(
         UnsupportedError: the network raises in a step, or its output cannot be trained.
     """
     plan = loader.loader.plan if loader else prepared_plan(recipe.data, progress)
+    recipe = with_mirror_axes(recipe, plan)
     with (
         threads(recipe.threads),
         torch.random.fork_rng(devices=[]),
