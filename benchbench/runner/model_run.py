@@ -19,6 +19,7 @@ from benchbench.core import records as rec
 from benchbench.core.errors import DataError, UnsupportedError, named_line
 from benchbench.core.protocol import get_protocol
 from benchbench.runtimes.catalogue import get_runtime
+from benchbench.zoo.mirrored import mirroring_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,6 +39,7 @@ class ModelRun:
 
     module: nn.Module
     network: nn.Module  # what is called: the module, or what the runtime has made of it
+    timed: nn.Module  # the network, or its mean over mirror images
     x: Tensor
 
     def __init__(self, job: Job, emit: Emit) -> None:
@@ -93,6 +95,17 @@ class ModelRun:
         return qualification.is_eager_fp32(self.work)
 
     @property
+    def mirror(self) -> tuple[int, ...]:
+        """Axes along which inputs are mirrored."""
+        return self.work.test_time_mirroring or ()
+
+    def _with_mirroring(self, m: rec.Measurement) -> rec.Measurement:
+        """A time whose method says that it is of several forwards, where it is."""
+        if not self.mirror or m.unit != "s":
+            return m
+        return dataclasses.replace(m, method=f"{m.method}; {mirroring_text(self.mirror)}")
+
+    @property
     def _autocast(self) -> str:
         """The precision that PyTorch casts to around each forward; a file has its own."""
         return self.work.dtype if get_runtime(self.work.runtime).in_pytorch else "fp32"
@@ -118,6 +131,7 @@ class ModelRun:
         from benchbench.measure import memory, output_check, timed  # noqa: F401  now, and not into the limit
         from benchbench.runtimes import pytorch
         from benchbench.zoo import build as zoo_build
+        from benchbench.zoo.mirrored import mirrored_module
 
         job, work = self.job, self.work
         shared = job.backend == "cuda" and jetson.detect() is not None
@@ -141,6 +155,7 @@ class ModelRun:
             checkpoint.load_weights(module, Path(job.checkpoint_path))
         self.module = module.eval().to(self.device)
         self.network = pytorch.in_runtime(self.module, work.runtime)
+        self.timed = mirrored_module(self.network, self.mirror)
         self.loaded_s = time.perf_counter() - start
         self.x = torch.randn(*job.input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         if work.runtime == "compile":
@@ -197,7 +212,7 @@ class ModelRun:
         else:
             from benchbench.measure.latency import forward_function
 
-            forward_function(self.module, self.x, backend=self.job.backend, dtype=self.work.dtype)()
+            forward_function(self.timed, self.x, backend=self.job.backend, dtype=self.work.dtype)()
         return {"status": "ok", "error": None}
 
     # -- inference
@@ -206,7 +221,7 @@ class ModelRun:
         from benchbench.measure import latency, memory, output_check
 
         job, work = self.job, self.work
-        forward = latency.forward_function(self.network, self.x, backend=job.backend, dtype=work.dtype)
+        forward = latency.forward_function(self.timed, self.x, backend=job.backend, dtype=work.dtype)
         check = output_check.OutputCheck(work.dtype)
         last: list[Any] = []
         before: list[output_check.TensorChecksums] = []
@@ -242,7 +257,7 @@ class ModelRun:
         first = self.loaded_s + (timed.latency.warmup_s[0] if timed.latency.warmup_s else 0.0)
         if not self.is_reference:
             seconds = dataclasses.replace(seconds, method=f"{seconds.method}; {title}")
-        self._send(seconds, *rest, rec.Measurement.of("first_answer_s", first, how))
+        self._send(self._with_mirroring(seconds), *rest, rec.Measurement.of("first_answer_s", first, how))
 
     def _time(
         self,
@@ -332,7 +347,7 @@ class ModelRun:
             tick=lambda phase, count: self._tick(f"volume, {phase}", count),
         )
         self.emit({"event": "forwards", "seconds": timed.spent_s})
-        self._send(*timed.measurements)
+        self._send(*(self._with_mirroring(m) for m in timed.measurements))
         return f"whole volume: {timed.unstable}" if timed.unstable else None
 
     def _inference(self, image: Array, plan: Plan) -> Inference:
@@ -340,8 +355,8 @@ class ModelRun:
         from benchbench.measure import volume, volume_torch
 
         if self.job.backend == "cuda":
-            return volume_torch.GpuInference(self.network, image, plan, device=self.device, dtype=self._autocast)
-        return volume.Inference(volume_torch.forward_of_arrays(self.network, self._autocast), image, plan)
+            return volume_torch.GpuInference(self.timed, image, plan, device=self.device, dtype=self._autocast)
+        return volume.Inference(volume_torch.forward_of_arrays(self.timed, self._autocast), image, plan)
 
     def _segmenting(self) -> nn.Module:
         """What segments the cases of a data set."""
@@ -361,6 +376,7 @@ class ModelRun:
                 dtype=self._autocast,
                 overlap=job.overlap,
                 crop_foreground=work.crop_foreground,
+                mirror=self.mirror,
                 device=self.device,
                 progress=lambda done, total: self._tick(f"Dice, case {done} of {total}", done),
             )
