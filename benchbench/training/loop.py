@@ -4,20 +4,21 @@ Soft Dice plus cross-entropy, a warm-up and a cosine over the budget, patches dr
 average of the weights. `patch_schedule`: a network that normalises over its patch (InstanceNorm) is cheap to train on
 small patches, but has to end on the patch that it is used with.
 
-Every step draws from (seed, step), so an interrupted training ends with the weights of an uninterrupted one. Under
-torchrun each process draws its own patches, and DDP averages the gradients.
+Every step draws from (seed, step), so an interrupted training ends with the weights of an uninterrupted one in the same
+precision. Under torchrun each process draws its own patches, and DDP averages the gradients.
+
+A finished training can leave its state, from which a longer one goes on: then every schedule is over the longer budget.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,16 @@ from torch import Tensor, nn
 
 from benchbench import data
 from benchbench.core import records as rec
-from benchbench.core.errors import (
-    BenchError,
-    CheckpointError,
-    DataError,
-    UnsupportedError,
-    UsageError,
-    is_out_of_memory,
-    named_line,
-)
+from benchbench.core.errors import CheckpointError, DataError, UsageError, is_out_of_memory
 from benchbench.core.results import write_whole
 from benchbench.core.units import format_shape
 from benchbench.training import resume_file
+from benchbench.training.cpu_convolutions import fast_convolutions
 from benchbench.training.evaluate import measure_dice
-from benchbench.training.losses import distillation, make_loss, set_prior
+from benchbench.training.identity import file_sha256, identity, lineage
+from benchbench.training.losses import deep_supervision, distillation, make_loss, set_prior
+from benchbench.training.network_outputs import network_errors, training_outputs
+from benchbench.training.optimizer import make_optimizer
 from benchbench.training.patch_loader import (
     Batch,
     CachedPatchLoader,
@@ -48,6 +45,7 @@ from benchbench.training.patch_loader import (
     prepared_plan,
     with_mirror_axes,
 )
+from benchbench.training.precision import PrecisionChoice
 from benchbench.training.processes import TrainingGroup, training_group
 from benchbench.training.recipe import TrainRecipe
 from benchbench.training.sliding_window import AccuracyError
@@ -60,12 +58,12 @@ from benchbench.training.torch_runtime import (
 )
 from benchbench.training.weight_average import WeightAverage
 from benchbench.zoo import checkpoint
-from benchbench.zoo import logits as zoo_logits
 
 log = logging.getLogger(__name__)
 
 _CURVE_POINTS = 200  # of the loss, over the whole budget
 _MOST_SKIPPED = 5  # steps without a finite gradient that are allowed, besides one in ten
+_DTYPES = {True: "bf16 autocast", False: "fp32", None: "fp32 and bf16 autocast in turn"}
 _VALIDATION_SHARE = 0.05  # most of the elapsed time for evaluations of `val`
 
 #: Called after each step with the share of the budget that is used, 0 to 1, and a line.
@@ -106,6 +104,8 @@ def train(
     start: InitialWeights | None = None,
     loader: CachedPatchLoader | None = None,
     replace: bool = True,
+    keep_state: bool = False,
+    continue_from: Path | None = None,
 ) -> TrainResult:
     """Train a network, and write its averaged weights.
 
@@ -116,10 +116,13 @@ def train(
         start: origin of the weights of `model`; None: random, and their last bias is set by `recipe.prior`.
         loader: of batches that other trainings of this recipe share.
         replace: overwrite weights of another training.
+        keep_state: leave `<name>.state` beside the weights, from which a longer training can go on.
+        continue_from: such a file, of an equal training with a smaller budget. Steps and seconds count from the
+            beginning of that one, so its own are part of the budget.
 
     Raises:
-        CheckpointError: `<name>.resume` is of another training, or weights that may not be replaced exist; or nothing
-            can be written.
+        CheckpointError: `<name>.resume` or `continue_from` is of another training, or weights that may not be replaced
+            exist; or nothing can be written.
         DataError: unknown data set, or a case that cannot be read.
         UnsupportedError: the network raises in a step, or its output cannot be trained.
     """
@@ -129,13 +132,14 @@ def train(
         threads(recipe.threads),
         torch.random.fork_rng(devices=[]),
         exact_small_convolutions(model),
+        fast_convolutions(model, device),
         training_group(device) as group,
     ):
         if device == "cuda" and group.size > 1:
             device = f"cuda:{os.environ.get('LOCAL_RANK', group.rank)}"
         training = _Training(model.to(device), spec, recipe, plan, out, device, group, progress, start, loader)
         try:
-            return training.run(replace=replace)
+            return training.run(replace=replace, keep_state=keep_state, continue_from=continue_from)
         finally:
             training.loader.close()
 
@@ -173,7 +177,7 @@ class _Training:
         self.progress = progress if group.is_main_process else None
         self.resume_path = out.with_suffix(checkpoint.RESUME)
         self.steps = recipe.budget.in_steps(plan.splits["train"], recipe.batch * group.size)
-        self.optimizer = _optimizer(model, recipe)
+        self.optimizer = make_optimizer(model, recipe)
         self.loss = make_loss(recipe.loss, exclusive=plan.exclusive)
         self.counters = _Counters()
         self.saved_at_s = 0.0  # of the resume file
@@ -181,7 +185,7 @@ class _Training:
         self.validation: list[tuple[int, float]] = []
         self.loader: PatchLoader | CachedPatchLoader = loader or PatchLoader(plan, recipe, process=group.rank)
         self.loader.waited_s = 0.0
-        self.autocast = has_fast_bf16(device) if recipe.bf16 is None else recipe.bf16
+        self.precision = PrecisionChoice(recipe.bf16 if recipe.bf16 is not None or has_fast_bf16(device) else False)
         self.trained: nn.Module = model  # wrapped in DDP, if there are several processes
         self.layout = torch.channels_last_3d if channels_last(model, device) else torch.contiguous_format
         self.teacher = start.teacher.eval().to(device) if start and start.teacher and recipe.distil else None
@@ -189,12 +193,18 @@ class _Training:
             channels_last(self.teacher, device)
         if start is None:
             set_prior(model, plan, recipe.prior)
-        self.average = WeightAverage(model, recipe.ema)
+        self.average = WeightAverage(model, recipe.average)
+        self.origin = ""  # hash of the state that the training goes on from
 
-    def run(self, *, replace: bool) -> TrainResult:
+    def run(self, *, replace: bool, keep_state: bool, continue_from: Path | None) -> TrainResult:
+        if continue_from:
+            self.origin = file_sha256(continue_from)
         if earlier := self._earlier_result(replace=replace):
             return earlier
-        self._resume()
+        if self.resume_path.exists():
+            self._load_state(self.resume_path, self._identity())
+        elif continue_from:
+            self._load_state(continue_from, self._lineage())
         if self.group.size > 1:
             # some networks hold parameters that their forward never uses, such as MONAI's ViT
             self.trained = nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=True)
@@ -223,6 +233,8 @@ class _Training:
                 self.progress(used, f"step {counters.step}, patch {format_shape(patch)}, loss {loss:.3f}{dice}")
             if counters.seconds - self.saved_at_s >= self.recipe.checkpoint_every_s and used < 1:
                 self._write_resume_file()
+        if keep_state:
+            self._write_state(self.out.with_suffix(checkpoint.STATE), self._lineage())
         return self._finish()
 
     def _used(self) -> float:
@@ -237,18 +249,28 @@ class _Training:
 
     def train_step(self, batch: Batch) -> float:
         """One step of the optimizer; returns the loss."""
+        if self.precision.is_decided:
+            return self._step(batch)
+        start = time.perf_counter()
+        loss = self._step(batch)
+        if self.precision.add(time.perf_counter() - start):
+            faster = float(self.precision.is_bf16_faster())
+            self.precision.bf16 = bool(self.group.from_main_process(faster, self.device))
+        return loss
+
+    def _step(self, batch: Batch) -> float:
         counters = self.counters
         rng = np.random.default_rng([self.recipe.seed, 2, counters.step, self.group.rank])
         torch.manual_seed(int(rng.integers(2**62)))  # dropout
         image = batch.image.to(self.device, memory_format=self.layout)
         target = batch.target.to(self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        with self._network_errors(image):
-            with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.autocast):
+        with network_errors(self.spec.name, counters.step, image):
+            with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.precision.next()):
                 outputs = self._outputs(self.trained(image), image)
                 with torch.no_grad():
                     teacher = self._outputs(self.teacher(image), image)[0] if self.teacher else None
-            loss = torch.stack([self._loss(output, target) for output in outputs]).mean()
+            loss = deep_supervision(outputs, target, self.loss)
             if teacher is not None:
                 distance = distillation(outputs[0].float(), teacher.float(), exclusive=self.plan.exclusive)
                 loss = (1 - self.recipe.distil) * loss + self.recipe.distil * distance
@@ -266,42 +288,8 @@ class _Training:
         self.average.update(counters.step + 1 - counters.averaged_since)
         return loss.item()
 
-    @contextlib.contextmanager
-    def _network_errors(self, image: Tensor) -> Iterator[None]:
-        """Inside, whatever a network raises becomes one line."""
-        try:
-            yield
-        except BenchError:
-            raise
-        except Exception as error:  # a network may raise anything
-            shape = format_shape(tuple(image.shape))
-            if is_out_of_memory(error):
-                raise UnsupportedError(
-                    f"{self.spec.name}: memory ran out in training step {self.counters.step} on {shape}; take a "
-                    "smaller --batch-size or --spatial"
-                ) from error
-            advice = ""
-            if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
-                advice = "; a norm over the batch needs more than one voxel: take --batch-size 2 or a larger --spatial"
-            raise UnsupportedError(
-                f"{self.spec.name} cannot be trained on a batch of {shape}: {named_line(error)}{advice}"
-            ) from error
-
     def _outputs(self, output: Any, image: Tensor) -> list[Tensor]:
-        """The logits, and further outputs of deep supervision."""
-        outputs = zoo_logits.segmentations(output, image.shape[2:], self.plan.out_channels)
-        if (channels := outputs[0].shape[1]) != self.plan.out_channels or len(outputs[0]) != len(image):
-            raise UnsupportedError(
-                f"{self.spec.name} answers {format_shape(tuple(outputs[0].shape))} to a batch of "
-                f"{format_shape(tuple(image.shape))}, and {self.plan.name} needs {len(image)} with "
-                f"{self.plan.out_channels} channels, not {len(outputs[0])} with {channels}"
-            )
-        return outputs
-
-    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        if logits.shape[2:] != target.shape[2:]:  # a coarser output of deep supervision
-            target = nn.functional.interpolate(target, size=logits.shape[2:], mode="nearest")
-        return self.loss(logits.float(), target)
+        return training_outputs(self.spec.name, output, image, self.plan)
 
     # -- validation
 
@@ -329,7 +317,7 @@ class _Training:
                 split="val",
                 spatial=self.recipe.patch,
                 device=self.device,
-                dtype="bf16" if self.autocast else "fp32",
+                dtype="bf16" if self.precision.bf16 else "fp32",
                 surfaces=False,
             )
         except (DataError, AccuracyError) as error:
@@ -347,48 +335,53 @@ class _Training:
 
     def _identity(self) -> str:
         """Hash of all that the weights depend on."""
-        recipe = dataclasses.asdict(self.recipe) | {"data": self.plan.key, "processes": self.group.size}
-        recipe["cases"] = [list(self.plan.ids.get(split, ())) for split in ("train", "val")]
-        del recipe["checkpoint_every_s"], recipe["threads"]
-        parts = [rec.to_json(recipe), rec.to_json(self.spec)]
-        return rec.content_hash([*parts, self.start.digest] if self.start else parts)
+        origins = [*self._start_digest(), *([self.origin] if self.origin else [])]
+        return identity(self.recipe, self.spec, self.plan, processes=self.group.size, origins=origins)
+
+    def _lineage(self) -> str:
+        return lineage(self.recipe, self.spec, self.plan, processes=self.group.size, origins=self._start_digest())
+
+    def _start_digest(self) -> list[str]:
+        return [self.start.digest] if self.start else []
 
     def _write_resume_file(self) -> None:
         self.saved_at_s = self.counters.seconds
+        self._write_state(self.resume_path, self._identity())
+
+    def _write_state(self, path: Path, identity: str) -> None:
         if not self.group.is_main_process:
             return
         waited_s = self.counters.waited_s + self.loader.waited_s
         state = resume_file.TrainingState(
-            identity=self._identity(),
+            identity=identity,
             model=self.average.weights(),
             average=self.average.tensors,
             optimizer=self.optimizer.state_dict(),
             progress=dataclasses.asdict(self.counters) | {"waited_s": waited_s},
+            bf16=self.precision.bf16,
             curve=self.curve,
             validation=self.validation,
         )
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.resume_path, resume_file.content_of(state))
+            write_whole(path, resume_file.content_of(state))
         except OSError as error:
             raise CheckpointError(
-                f"cannot write {self.resume_path}: {error.strerror or error}; make room and run again: it goes on from "
+                f"cannot write {path}: {error.strerror or error}; make room and run again: it goes on from "
                 "the last one that was kept"
             ) from error
 
-    def _resume(self) -> None:
-        if not self.resume_path.exists():
-            return
-        state = resume_file.read(
-            self.resume_path, self._identity(), self.average.weights(), self.optimizer, self.device
-        )
+    def _load_state(self, path: Path, identity: str) -> None:
+        state = resume_file.read(path, identity, self.average.weights(), self.optimizer, self.device)
         self.average.load(state.model)
         self.average.tensors = state.average
         self.optimizer.load_state_dict(dict(state.optimizer))
         self.counters = _Counters(**state.progress)
         self.saved_at_s = self.counters.seconds
         self.curve, self.validation = state.curve, state.validation
-        log.info("going on from step %d of %s", self.counters.step, self.resume_path)
+        if state.bf16 is not None and self.recipe.bf16 is None:
+            self.precision = PrecisionChoice(state.bf16)
+        log.info("going on from step %d of %s", self.counters.step, path)
 
     def _earlier_result(self, *, replace: bool) -> TrainResult | None:
         """The result of an equal call that has finished, or None."""
@@ -465,7 +458,8 @@ class _Training:
             "seed": self.recipe.seed,
             "fold": self.plan.fold,
             "cases": list(dict.fromkeys(cases)),
-            "dtype": "bf16 autocast" if self.autocast else "fp32",
+            "dtype": _DTYPES[self.precision.bf16],
+            "step_seconds": self.precision.medians(),  # by which the precision was chosen
             "device": describe_device(self.device),
             "threads": torch.get_num_threads(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
@@ -482,15 +476,3 @@ class _Training:
             plan=self.plan,
             compression=start.compression if start else None,
         )
-
-
-def _optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
-    """The optimizer, which decays no norms and biases (one axis or none)."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
-    return torch.optim.AdamW(groups, lr=recipe.lr)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,6 +54,24 @@ def make_loss(name: str, *, exclusive: bool) -> Loss:
     )
     loss: Loss = DiceCELoss(**shared) if name == "dice_ce" else DiceFocalLoss(gamma=2.0, **shared)
     return loss
+
+
+def deep_supervision(outputs: Sequence[Tensor], target: Tensor, loss: Loss) -> Tensor:
+    """Loss over the outputs of a network, each of which counts half as much as the one before.
+
+    Args:
+        outputs: logits (B, K, D, H, W), the finest first; coarser ones are compared with the nearest voxels' labels.
+        target: as `loss` takes it, of the finest.
+
+    Source: the weights are those of nnU-Net (Isensee et al. 2021, Nature Methods 18, supplementary note 4).
+    """
+    total = torch.zeros((), device=target.device)
+    for i, logits in enumerate(outputs):
+        sides = logits.shape[2:]
+        truth = target if sides == target.shape[2:] else nn.functional.interpolate(target, size=sides, mode="nearest")
+        total = total + loss(logits.float(), truth) / 2**i
+    whole: float = 2 - 2.0 ** (1 - len(outputs))
+    return total / whole
 
 
 def distillation(logits: Tensor, teacher: Tensor, *, exclusive: bool) -> Tensor:

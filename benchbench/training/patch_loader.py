@@ -252,21 +252,21 @@ class PatchLoader:
     ) -> tuple[npt.NDArray[np.float32], LabelMap]:
         import torch
 
-        item = {
-            "image": torch.from_numpy(np.ascontiguousarray(image)),
-            "label": torch.from_numpy(np.ascontiguousarray(label)).float()[None],
-        }
+        item = {"image": torch.from_numpy(np.ascontiguousarray(image))}
         if self.plan.preparation is None or self.plan.preparation.foreground:
             item["inside"] = item["image"].any(0, keepdim=True).float()
         if label.shape != sides:
             if sides not in self._affines:
                 self._affines[sides] = random_affine(sides)
+            values = np.union1d([0], label)  # 0 first: it is what lies outside
+            item["label"] = torch.from_numpy((label == values[:, None, None, None]).astype(np.float32))
             item = self._affines[sides].set_random_state(seed=int(rng.integers(2**31)))(item)
+            label = values[item.pop("label").numpy().argmax(0)].astype(label.dtype)
         changed = self._intensities.set_random_state(seed=int(rng.integers(2**31)))(item)
         intensities = changed["image"].numpy()
         if "inside" in changed:  # the background stays exactly 0
             intensities = intensities * (changed["inside"].numpy() > 0.5)
-        return np.ascontiguousarray(intensities, np.float32), changed["label"].numpy()[0].round().astype(label.dtype)
+        return np.ascontiguousarray(intensities, np.float32), np.ascontiguousarray(label)
 
 
 class CachedPatchLoader:
@@ -302,7 +302,7 @@ def _inner(patch: Patch, volume: tuple[int, ...]) -> Patch:
 
 
 def random_affine(patch: Patch) -> Any:
-    """MONAI's rotation and scale, from a larger region to a patch (D, H, W).
+    """MONAI's rotation and scale, from a larger region to a patch (D, H, W); labels are given as one channel each.
 
     The region has to be larger by an even number of voxels along each axis, so that the centres coincide and an image
     and its label are sampled at the same places.
@@ -318,7 +318,7 @@ def random_affine(patch: Patch) -> Any:
         rotate_range=(angle, angle, angle),
         scale_range=((-0.2, 0.25),) * 3,
         spatial_size=patch,
-        mode=("bilinear", "nearest", "nearest"),
+        mode=("bilinear", "bilinear", "nearest"),
         padding_mode="zeros",
         cache_grid=False,
         allow_missing_keys=True,

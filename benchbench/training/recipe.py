@@ -168,17 +168,17 @@ class TrainRecipe:
         metavar="DxHxW:SHARE,...",
         help="sizes of the patch in turn, each with its share of the budget; the last is that of --spatial",
     )
-    ema: float = flag(
-        "--ema",
-        0.99,
+    average: float = flag(
+        "--average",
+        0.1,
         type=share,
-        metavar="DECAY",
-        help="decay of the moving average of the weights, per step (default: 0.99)",
+        metavar="SHARE",
+        help="share of the steps so far that the moving average of the weights covers (default: 0.1)",
     )
     clip: float = flag("--clip", 5.0, metavar="NORM", help="largest norm of the gradient (default: 5)")
     distil: float = 0.0  # share of the loss that is the distance from a teacher's outputs, if there is a teacher
     threads: int | None = flag("--threads")  # None: torch's default
-    bf16: bool | None = flag(  # autocast; None: where the device is faster with it
+    bf16: bool | None = flag(  # autocast; None: where the network's first steps are faster with it
         "--dtype", action="store", type=one_of(auto=None, fp32=False, bf16=True), metavar="{auto,fp32,bf16}"
     )
     checkpoint_every_s: float = flag(
@@ -207,7 +207,7 @@ class TrainRecipe:
             raise UsageError(
                 f"patches are mirrored along different axes out of 0, 1 and 2, or {AUTO!r}, not {self.mirror}"
             )
-        if self.batch < 1 or not 0 <= self.warmup < 1 or not 0 <= self.ema < 1 or self.lr <= 0:
+        if self.batch < 1 or not 0 <= self.warmup < 1 or not 0 <= self.average < 1 or self.lr <= 0:
             raise UsageError(
                 f"a batch from 1, a warm-up and an average from 0 to below 1, and a rate above 0 are needed; not {self}"
             )

@@ -35,6 +35,7 @@ class TrainingState:
     average: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]  # its `state_dict`
     progress: Mapping[str, Any]  # counts and seconds
+    bf16: bool | None  # precision of the steps; None: not decided yet
     curve: list[tuple[int, float]]  # (step, loss)
     validation: list[tuple[int, float]]  # (step, Dice)
 
@@ -72,6 +73,7 @@ def read(
             average=_tensors(stored.get("average"), weights, "average"),
             optimizer=_optimizer(stored.get("optimizer"), optimizer, needed=progress["step"] > progress["skipped"]),
             progress=progress,
+            bf16=_precision(stored.get("bf16")),
             curve=_points(stored.get("curve"), "curve"),
             validation=_points(stored.get("validation"), "validation"),
         )
@@ -137,6 +139,12 @@ def _progress(stored: Any) -> dict[str, Any]:
     for key in _SECONDS:
         if not _is_number(stored[key]) or stored[key] < 0:
             raise ValueError(f"its {key} is {stored[key]!r:.40}")
+    return stored
+
+
+def _precision(stored: Any) -> bool | None:
+    if stored is not None and type(stored) is not bool:
+        raise ValueError(f"its precision is {stored!r:.40}")
     return stored
 
 

@@ -7,15 +7,28 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from benchbench.zoo.checkpoint import unique_tensors
 
 
 class WeightAverage:
-    """Exponential moving average of all parameters and buffers; integer buffers are copied."""
+    """Average of all parameters and buffers over a share of the steps so far; integer buffers are copied.
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model, self.decay = model, decay
+    The weights after step n of N count in proportion to (n / N)^(1 / share - 1), so at a share of 0.1 the average
+    covers about the last tenth of a training, however long it is.
+
+    Source: Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion models", section 3.1 (the
+    average with a power function as its profile).
+    """
+
+    def __init__(self, model: nn.Module, share: float) -> None:
+        """Begin with the present weights.
+
+        Args:
+            share: of the steps so far that the average covers, 0 to below 1; 0: the present weights alone.
+        """
+        self.model, self.share = model, share
         self.tensors: Mapping[str, Tensor] = self._copy()
 
     def weights(self) -> dict[str, Tensor]:
@@ -28,15 +41,23 @@ class WeightAverage:
         for key, value in self.weights().items():
             value.copy_(weights[key])
 
+    def decay(self, n: int) -> float:
+        """What remains of the average in its update number `n`, counted from 1."""
+        return (1 - 1 / n) ** (1 / self.share) if self.share else 0.0
+
     @torch.no_grad()
     def update(self, n: int) -> None:
         """Add the present weights; `n` is the number of updates since the average began anew, this one included."""
-        decay = min(self.decay, n / (n + 9))
+        averages: list[Tensor] = []
+        present: list[Tensor] = []
         for key, value in self.weights().items():
             if value.is_floating_point():
-                self.tensors[key].lerp_(value, 1 - decay)
+                averages.append(self.tensors[key])
+                present.append(value)
             else:
                 self.tensors[key].copy_(value)
+        if averages:
+            get_ema_multi_avg_fn(self.decay(n))(averages, present, n)  # type: ignore[no-untyped-call]
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from benchbench import data
 from benchbench.core.errors import CheckpointError, DataError, UsageError
 from benchbench.training import evaluate as training_evaluate
 from benchbench.training.loop import TrainResult, train
-from benchbench.training.losses import dice_bce, make_loss, set_prior
+from benchbench.training.losses import deep_supervision, dice_bce, make_loss, set_prior
 from benchbench.training.patch_loader import CachedCase, PatchLoader, cached_case, cut, patch_middle
 from benchbench.training.recipe import TrainingBudget, TrainRecipe, parse_budget, rate
 from benchbench.zoo.checkpoint import load_weights, read_sidecar
@@ -40,7 +40,7 @@ def run(out: Path, asked: TrainRecipe, progress: Any = None) -> TrainResult:
 
 
 def test_training_learns_an_easy_task(tmp_path: Path) -> None:
-    result = run(tmp_path / "toy.safetensors", recipe(steps=120, lr=3e-2, ema=0.9, validations=3))
+    result = run(tmp_path / "toy.safetensors", recipe(steps=120, lr=3e-2, validations=3))
     losses = [loss for _, loss in result.curve]
     assert losses[-1] < 0.5 * losses[0]
     seen = [step for step, _ in result.validation]
@@ -77,6 +77,91 @@ def test_interrupted_training_ends_as_if_it_had_not_been(tmp_path: Path, augment
     assert steps == ["step 5", "step 6"]  # the fifth was not kept: it was cut off before
     assert resumed.checkpoint.sha256 == whole.checkpoint.sha256
     assert not (tmp_path / "torn.resume").exists()
+
+
+def test_precision_is_chosen_by_the_first_steps_and_kept_by_an_interrupted_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchbench.training.loop.has_fast_bf16", lambda device: True)
+    monkeypatch.setattr("benchbench.training.precision.PrecisionChoice.is_bf16_faster", lambda self: True)
+    asked = recipe(steps=12, bf16=None, checkpoint_every_s=0.0)
+
+    def interrupt(used: float, line: str) -> None:
+        if "step 10" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "torn.safetensors", asked, interrupt)
+    monkeypatch.setattr("benchbench.training.precision.PrecisionChoice.is_bf16_faster", lambda self: False)
+    resumed = run(tmp_path / "torn.safetensors", asked).checkpoint.train
+    assert resumed["dtype"] == "bf16 autocast"
+    timed = run(tmp_path / "timed.safetensors", asked).checkpoint.train
+    assert timed["dtype"] == "fp32"
+    assert set(timed["step_seconds"]) == {"fp32", "bf16"}
+    short = run(tmp_path / "short.safetensors", recipe(steps=4, bf16=None)).checkpoint.train
+    assert short["dtype"] == "fp32 and bf16 autocast in turn"
+
+
+class TestGoingOn:
+    """A longer training that goes on from the state of a finished one."""
+
+    def longer(self, tmp_path: Path, name: str = "long", **changes: Any) -> TrainResult:
+        torch.manual_seed(1)  # the weights that it is called with do not count
+        asked = recipe(**({"steps": 12} | changes))
+        state = tmp_path / "short.state"
+        return train(Tiny(), SPEC, asked, out=tmp_path / f"{name}.safetensors", continue_from=state)
+
+    def short(self, tmp_path: Path) -> TrainResult:
+        torch.manual_seed(0)
+        return train(Tiny(), SPEC, recipe(steps=6), out=tmp_path / "short.safetensors", keep_state=True)
+
+    def test_steps_time_and_curve_go_on(self, tmp_path: Path) -> None:
+        short = self.short(tmp_path)
+        long = self.longer(tmp_path)
+        assert (short.steps, long.steps) == (6, 12)
+        assert long.curve[: len(short.curve)] == short.curve
+        assert long.seconds > short.seconds
+        assert self.longer(tmp_path).earlier
+        assert self.longer(tmp_path, "again").checkpoint.sha256 == long.checkpoint.sha256
+
+    def test_a_constant_rate_gives_the_weights_of_one_whole_training(self, tmp_path: Path) -> None:
+        flat = {"warmup": 0.0, "lr_floor": 1.0}
+        torch.manual_seed(0)
+        train(Tiny(), SPEC, recipe(steps=6, **flat), out=tmp_path / "short.safetensors", keep_state=True)
+        long = self.longer(tmp_path, **flat)
+        assert long.checkpoint.sha256 == run(tmp_path / "whole.safetensors", recipe(steps=12, **flat)).checkpoint.sha256
+
+    def test_the_schedule_is_over_the_longer_budget(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.short(tmp_path)
+        rates: list[float] = []
+        rate_at = TrainRecipe.rate_at
+        monkeypatch.setattr(TrainRecipe, "rate_at", lambda self, used: rates.append(used) or rate_at(self, used))
+        self.longer(tmp_path)
+        assert list(dict.fromkeys(rates)) == [step / 12 for step in range(6, 12)]  # once for each group of parameters
+
+    def test_an_interruption_ends_as_if_it_had_not_been(self, tmp_path: Path) -> None:
+        self.short(tmp_path)
+        whole = self.longer(tmp_path)
+
+        def interrupt(used: float, line: str) -> None:
+            if "step 9" in line:
+                raise KeyboardInterrupt
+
+        asked, out, state = recipe(steps=12, checkpoint_every_s=0.0), tmp_path / "torn", tmp_path / "short.state"
+        with pytest.raises(KeyboardInterrupt):
+            train(Tiny(), SPEC, asked, out=out.with_suffix(".safetensors"), progress=interrupt, continue_from=state)
+        resumed = train(Tiny(), SPEC, asked, out=out.with_suffix(".safetensors"), continue_from=state)
+        assert resumed.checkpoint.sha256 == whole.checkpoint.sha256
+
+    @pytest.mark.parametrize("changes", [{"lr": 2e-2}, {"seed": 1}, {"augment": True}], ids=str)
+    def test_a_state_of_another_training_is_refused(self, tmp_path: Path, changes: dict[str, Any]) -> None:
+        self.short(tmp_path)
+        with pytest.raises(CheckpointError, match=r"short\.state is of a training with another recipe"):
+            self.longer(tmp_path, **changes)
+
+    def test_a_missing_state_is_one_line(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"cannot read .*short\.state: No such file"):
+            self.longer(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no torch file", None])
@@ -192,6 +277,18 @@ def test_loss_is_zero_for_the_truth_and_counts_an_empty_region() -> None:
     target[0, 0, :2] = 1
     assert dice_bce(target * 200 - 100, target).item() == pytest.approx(0, abs=1e-5)
     assert dice_bce(100 - target * 200, target).item() > 50
+
+
+def test_each_output_counts_half_as_much_as_the_one_before() -> None:
+    def wrong(logits: Tensor, target: Tensor) -> Tensor:
+        assert logits.shape == target.shape
+        return (logits - target).abs().mean()
+
+    target = torch.ones(1, 1, 8, 8, 8)
+    outputs = [target + error for error in (0.0, 0.0, 7.0)]
+    outputs[2] = outputs[2][..., ::2, ::2, ::2]
+    assert deep_supervision(outputs, target, wrong).item() == pytest.approx(7 / 4 / (1 + 1 / 2 + 1 / 4))
+    assert deep_supervision([target + 3], target, wrong).item() == pytest.approx(3)
 
 
 def test_rate_rises_then_falls_to_its_floor() -> None:
@@ -359,6 +456,25 @@ def test_an_augmented_label_lies_over_its_image(patch: tuple[int, int, int]) -> 
     assert abs(apart.mean().item()) < 0.05
     still = [i for i in range(40) if (batch.image[i, 0] == batch.target[i, 0]).all()]
     assert 15 < len(still) < 39  # those that were not turned are exact
+
+
+def test_a_turned_label_keeps_a_smooth_edge() -> None:
+    """Of a ball, turned and scaled, fewer voxels are wrong than if each took the nearest voxel's label."""
+    from benchbench.training.patch_loader import random_affine
+
+    sides, patch, values = (32, 32, 32), (24, 24, 24), np.arange(3)
+    axes = np.meshgrid(*(np.arange(side) - 15.5 for side in sides), indexing="ij")
+    distance = torch.from_numpy(np.sqrt(sum(axis**2 for axis in axes)).astype(np.float32))[None]
+    truth = torch.where(distance < 5, 2, torch.where(distance < 9, 1, 0))
+    one_hot = (truth == torch.from_numpy(values)[:, None, None, None]).float()
+    wrong = {"linear": 0, "nearest": 0}
+    for seed in range(5):
+        item = {"image": distance, "label": one_hot, "inside": truth.float()}
+        turned = random_affine(patch).set_random_state(seed=seed)(item)
+        expected = torch.where(turned["image"] < 5, 2, torch.where(turned["image"] < 9, 1, 0))[0]
+        wrong["linear"] += int((turned["label"].argmax(0) != expected).sum())
+        wrong["nearest"] += int((turned["inside"][0] != expected).sum())
+    assert wrong["linear"] < 0.7 * wrong["nearest"]
 
 
 def test_a_patch_larger_than_its_volume_is_zero_around_it() -> None:

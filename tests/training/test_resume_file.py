@@ -98,6 +98,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a curve of numbers": lambda s: s.update(curve=[1, 2]),
     "a curve that is none": lambda s: s.update(curve=None),
     "a Dice without a step": lambda s: s.update(validation=[(0.5,)]),
+    "a precision that is a word": lambda s: s.update(bf16="yes"),
     "another training": lambda s: s.update(identity="0123"),
     "an identity that is none": lambda s: s.update(identity=None),
 }
