@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -195,6 +196,7 @@ def test_the_space_of_each_stem_has_its_cost_bounded(stem: int) -> None:
 def test_what_is_no_multiple_of_the_strides_is_for_the_corrected_network() -> None:
     assert not space.PUBLISHED.fits(ODD)
     assert space.PUBLISHED.patch(ODD) == (64, 64, 64)
+    assert space.PUBLISHED.padding(ODD) == pytest.approx(1 - math.prod(ODD) / 64**3)
     corrected = dataclasses.replace(space.PUBLISHED, variant="slim_unetr_fixed")
     assert corrected.fits(ODD)
     assert corrected.patch(ODD) == ODD
