@@ -15,7 +15,8 @@ from benchbench.core import records as rec
 from benchbench.measure import memory, output_check
 from benchbench.measure.volume import Inference
 from benchbench.runner.job import Job
-from benchbench.runner.model_run import Emit, ModelRun, compare, end_with, ended
+from benchbench.runner.model_run import Emit, ModelRun, end_with, ended
+from benchbench.runner.output_comparison import compare
 from benchbench.runner.prepare import as_module, prepared_for, read_reference
 from benchbench.zoo.mirrored import mirrored_arrays
 
