@@ -39,7 +39,6 @@ def count(config: Config, in_channels: int, out_channels: int, spatial: Sequence
     """
     fixed = config.variant == "slim_unetr_fixed"
     stem = config.stem
-    spatial = config.patch(spatial)
     voxels = [math.prod(sides) for sides in config.maps(spatial)]
     sizes = list(zip(voxels, config.tokens(spatial), strict=True))
     ratio = 0.9 if config.prune and config.scope == "global" else config.prune
@@ -66,7 +65,8 @@ def count(config: Config, in_channels: int, out_channels: int, spatial: Sequence
         "macs": macs,
         "file_bytes": weights,
         "tensor_bytes": weights
-        + FLOAT * _most_alive(config, widths, ratio, (in_channels, out_channels), sizes, math.prod(spatial)),
+        + FLOAT
+        * _most_alive(config, widths, ratio, (in_channels, out_channels), sizes, math.prod(config.computed(spatial))),
     }
 
 

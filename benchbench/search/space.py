@@ -5,8 +5,9 @@ bounds parameters, not MACs: a stem of half the stride has maps of eight times t
 attention samples as coarsely, counted in voxels of the input, as with a coarse one, and with a stem of 1 the first
 three stages are about half as wide at most.
 
-The published network takes patches whose sides are multiples of every stride. The corrected one takes any, and is built
-with `padding="stages"`, by which it computes on hardly more voxels than the patch has.
+The published network takes patches whose sides are multiples of every stride. Corrected ones take any, and are built
+with `padding="stages"`, by which they compute on hardly more voxels than the patch has; but for the corrected network
+as it ships.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Config:
     criterion: str = "magnitude"
 
     def kwargs(self) -> dict[str, Any]:
-        """The keywords of its class; those of the card for the published network."""
+        """The keywords of its class; those of the card for the published network, in both variants."""
         return {
             "channels": list(self.widths[:3]),
             "embed_dim": self.widths[3],
@@ -79,12 +80,17 @@ class Config:
             "attention": list(self.attention),
             "expansion": list(self.expansion),
             "stem": self.stem,
-        } | ({"padding": "stages"} if self.pads else {})
+        } | ({"padding": "stages"} if self.pads and not self._pads_whole else {})
 
     @property
     def pads(self) -> bool:
         """Whether it takes any patch."""
         return self.variant == "slim_unetr_fixed"
+
+    @property
+    def _pads_whole(self) -> bool:
+        """Whether it is the corrected network as it ships, which pads the input to a multiple of all its strides."""
+        return self.pads and self.canonical() == CORRECTED
 
     def canonical(self) -> Config:
         """The same for all configurations that build one network: without pruning, its scope and criterion vanish."""
@@ -97,13 +103,23 @@ class Config:
 
     def patch(self, spatial: Sequence[int]) -> tuple[int, ...]:
         """The smallest patch that it takes of at least these sides (D, H, W)."""
+        return tuple(spatial) if self.pads else self._round_up(spatial, whole=True)
+
+    def computed(self, spatial: Sequence[int]) -> tuple[int, ...]:
+        """Sides of what it computes on for a patch (D, H, W), padding included."""
+        return self._round_up(spatial, whole=self._pads_whole or not self.pads)
+
+    def _round_up(self, spatial: Sequence[int], *, whole: bool) -> tuple[int, ...]:
+        """Sides as multiples of the stem, or of the strides of all stages and samplings."""
         strides = [self.stem * stride for stride in STRIDES]
-        multiple = math.lcm(*strides, *(stride * r for stride, r in zip(strides, self.sampling, strict=True)))
-        return tuple(spatial) if self.pads else tuple(-(-side // multiple) * multiple for side in spatial)
+        every = math.lcm(*strides, *(stride * r for stride, r in zip(strides, self.sampling, strict=True)))
+        multiple = every if whole else self.stem
+        return tuple(-(-side // multiple) * multiple for side in spatial)
 
     def maps(self, spatial: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """Sides of each stage's map for a patch (D, H, W), or the next that it takes."""
-        return tuple(tuple(-(-side // (self.stem * stride)) for side in self.patch(spatial)) for stride in STRIDES)
+        sides = self.computed(spatial)
+        return tuple(tuple(-(-side // (self.stem * stride)) for side in sides) for stride in STRIDES)
 
     def tokens(self, spatial: Sequence[int]) -> tuple[int, ...]:
         """Cells of each stage's attention."""
@@ -113,8 +129,8 @@ class Config:
         )
 
     def padding(self, spatial: Sequence[int]) -> float:
-        """The share of padding among the voxels of the input that it computes on."""
-        return 1 - math.prod(spatial) / math.prod(side * self.stem for side in self.maps(spatial)[0])
+        """The share of padding among the voxels that it computes on for a patch (D, H, W)."""
+        return 1 - math.prod(spatial) / math.prod(self.computed(spatial))
 
     def fits(self, spatial: Sequence[int]) -> bool:
         """Whether heads divide the attention, which has few enough tokens; and whether it takes the patch."""
@@ -126,6 +142,7 @@ class Config:
 
 
 PUBLISHED = Config()
+CORRECTED = Config(variant="slim_unetr_fixed")
 
 
 def samplings(stem: int) -> tuple[tuple[int, ...], ...]:

@@ -114,10 +114,15 @@ def build(config: space.Config, sides: tuple[int, ...] = SIDES) -> torch.nn.Modu
     return zoo_build.build(dataclasses.replace(spec, kwargs=config.kwargs()), sides).eval()
 
 
-def test_the_published_network_is_in_it() -> None:
-    plain = zoo_build.build(zoo_cards.get_card("slim_unetr").spec(), SIDES)
-    built = build(space.PUBLISHED)
-    assert [tuple(p.shape) for p in plain.parameters()] == [tuple(p.shape) for p in built.parameters()]
+@pytest.mark.parametrize(("variant", "sides"), [("slim_unetr", SIDES), ("slim_unetr_fixed", ODD)])
+def test_the_published_network_is_in_it_as_it_ships(variant: str, sides: tuple[int, ...]) -> None:
+    card = zoo_cards.get_card(variant)
+    plain = zoo_build.build(card.spec(), sides).eval()
+    built = build(dataclasses.replace(space.PUBLISHED, variant=variant), sides)
+    built.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 4, *sides)
+    with torch.no_grad():
+        assert torch.equal(built(x), plain(x))
 
 
 @settings(max_examples=30, deadline=None)
@@ -197,17 +202,20 @@ def test_what_is_no_multiple_of_the_strides_is_for_the_corrected_network() -> No
     assert not space.PUBLISHED.fits(ODD)
     assert space.PUBLISHED.patch(ODD) == (64, 64, 64)
     assert space.PUBLISHED.padding(ODD) == pytest.approx(1 - math.prod(ODD) / 64**3)
-    corrected = dataclasses.replace(space.PUBLISHED, variant="slim_unetr_fixed")
-    assert corrected.fits(ODD)
-    assert corrected.patch(ODD) == ODD
-    assert corrected.padding(ODD) == 0
-    assert corrected.padding((39, 56, 40)) == pytest.approx(1 / 40)
-    wide = analytic_cost.count(corrected, 1, 3, (64, 64, 64))["macs"]
-    assert analytic_cost.count(corrected, 1, 3, ODD)["macs"] < wide / 2
+    assert space.CORRECTED.fits(ODD)
+    assert space.CORRECTED.patch(ODD) == ODD
+    assert space.CORRECTED.padding(ODD) == space.PUBLISHED.padding(ODD)
+    narrower = space.scaled(0.75, "slim_unetr_fixed")
+    assert narrower.padding(ODD) == 0
+    assert narrower.padding((39, 56, 40)) == pytest.approx(1 / 40)
+    wide = analytic_cost.count(narrower, 1, 3, (64, 64, 64))["macs"]
+    assert analytic_cost.count(narrower, 1, 3, ODD)["macs"] < wide / 2
 
 
-COSTS = [(config, SIDES) for config in some(6, pruned=False)] + [
-    (config, ODD) for config in some(8, pruned=False, sides=ODD)
+COSTS = [
+    *((config, SIDES) for config in some(6, pruned=False)),
+    *((config, ODD) for config in some(8, pruned=False, sides=ODD)),
+    (space.CORRECTED, ODD),  # pads to 64x64x64
 ]
 
 
