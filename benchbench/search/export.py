@@ -24,6 +24,7 @@ from benchbench.runner.job import Job
 from benchbench.runtimes import onnx_file
 from benchbench.runtimes.catalogue import get_runtime
 from benchbench.runtimes.prepared import INPUT, OUTPUT
+from benchbench.search.space import from_json
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import checkpoint
 
@@ -216,6 +217,7 @@ def write_card(point: Mapping[str, Any], search: Mapping[str, Any], out: Path) -
         ("of these weights", f"{test['best']:.3f} (the seed with the best Dice on val)"),
         ("parameters", format_value(costs["params"], "parameters")),
         ("MACs of one patch", format_value(costs["macs"], "MAC")),
+        ("padding", f"{from_json(point['config']).padding(task['spatial']):.0%} of the voxels that it computes on"),
     ]
     for metric, title, unit in (
         ("latency_s", "latency of one patch" if task["phase"] == "infer" else "one training step", "s"),

@@ -101,7 +101,7 @@ def test_a_search_goes_on_where_it_was(url: str) -> None:
     of = problem()
     first, second = Trainer(of), Trainer(of)
     run(url, of, first, 12)
-    known = run(url, of, second, 15)
+    known = run(url, of, second, 15, seed=1)
     assert len(known) == 15
     assert len(second.asked) == 3
 
@@ -124,7 +124,7 @@ def test_the_first_proposals_are_what_a_person_would_try(url: str) -> None:
     of = problem()
     trainer = Trainer(of)
     run(url, of, trainer, 3)
-    assert trainer.asked[0] == Config()
+    assert trainer.asked == list(space.starting_points())[:3]
     assert optuna.load_study(study_name="s", storage=url).user_attrs["identity"]["objective"] == "macs"
 
 

@@ -345,6 +345,10 @@ def test_the_plan_says_what_the_budget_is_of() -> None:
     )
     assert "runtime: OpenVINO; times and memory are measured in it" in other
     assert "runtime" not in plain
+    assert "padding" not in plain
+    odd = dataclasses.replace(problem("50ms"), spatial=(40, 56, 40))
+    told = first_lines(odd, source, target, 60.0)  # type: ignore[arg-type]
+    assert told[1] == "  the published network takes this patch as 64x64x64: 66% of it is padding"
 
 
 # What is said of the costs
@@ -390,6 +394,7 @@ def test_page_card_and_table_say_which_runtime_the_costs_are_of(tmp_path: Path) 
     search_export.write_card(point, search, tmp_path / "card.md")
     card = (tmp_path / "card.md").read_text()
     assert f"on {search['device']['name']} in OpenVINO |" in card
+    assert "| padding | 0% of the voxels that it computes on |" in card
     assert f"OpenVINO (openvino 2026.4), which reads `{POINT}-openvino.xml`" in card
     search_export.write_table(search["points"], tmp_path / "front.csv", runtime="openvino")
     rows = list(csv.DictReader((tmp_path / "front.csv").open()))
