@@ -35,6 +35,7 @@ from benchbench.zoo import build as zoo_build
 
 _MEMORY_BYTES = 4e9  # for batches that all see
 
+_ATTENTION = ((8, 16, 24), (16, 32, 48), (20, 40, 60), (24, 48, 72, 96))  # widths in the table, some of the space's
 LEVELS: dict[str, tuple[object, ...]] = {
     "width": (1.0, 0.75, 0.5, 0.35),
     "shallow": (False, True),
@@ -50,7 +51,10 @@ def make(choice: dict[str, object]) -> Config:
     """The configuration of a choice of levels."""
     plain = space.scaled(choice["width"], choice["variant"])  # type: ignore[arg-type]
     share = choice["width"] * choice["attention"]  # type: ignore[operator]
-    attention = space.scaled(share, choice["variant"]).attention  # type: ignore[arg-type]
+    attention = tuple(
+        min(of, key=lambda n: abs(n - share * whole))
+        for of, whole in zip(_ATTENTION, space.PUBLISHED.attention, strict=True)
+    )
     heads = tuple(math.gcd(width, n) for width, n in zip(attention, space.PUBLISHED.heads, strict=True))
     return dataclasses.replace(
         plain,

@@ -170,7 +170,7 @@ class SlimBlock(nn.Module):
         x = x + self.local(x)
         x = x + self.mlp1(x)
         x = x + self.position2(x)
-        x = x + self.diffusion(self.attention(x))
+        x = x + self.diffusion(self.attention(x), x.shape[2:])
         return x + self.mlp2(x)  # type: ignore[no-any-return]
 
 
@@ -194,7 +194,10 @@ class SparseAttention(nn.Module):
 
 
 class Diffusion(nn.Module):
-    """Spread the sampled voxels over their neighbourhoods: (B, A, D/r, H/r, W/r) -> (B, C, D, H, W)."""
+    """Spread the sampled voxels over their neighbourhoods: (B, A, D/r, H/r, W/r) -> (B, C, D, H, W).
+
+    Of a cell that reaches beyond the map, what lies beyond is in the norm, and then cut off.
+    """
 
     def __init__(self, channels: int, r: int, attention: int | None = None) -> None:
         super().__init__()
@@ -203,9 +206,13 @@ class Diffusion(nn.Module):
         self.norm = nn.GroupNorm(1, width)
         self.mix = _pointwise(width, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, A, D/r, H/r, W/r) -> (B, C, D, H, W)."""
-        return self.mix(self.norm(self.spread(x)))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, sides: Sequence[int] | None = None) -> Tensor:
+        """(B, A, D/r, H/r, W/r) -> (B, C, D, H, W).
+
+        Args:
+            sides: (D, H, W) of the map; None: all that the cells cover.
+        """
+        return self.mix(cropped(self.norm(self.spread(x)), sides))  # type: ignore[no-any-return]
 
 
 class Downsample(nn.Module):
@@ -232,6 +239,13 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, before, D, H, W) -> (B, after, D*stride, H*stride, W*stride)."""
         return self.norm(self.conv(x))  # type: ignore[no-any-return]
+
+
+def cropped(x: Tensor, sides: Sequence[int] | None) -> Tensor:
+    """A map (B, C, D, H, W) without what is beyond these sides; None: as it is."""
+    if sides is None or tuple(x.shape[2:]) == tuple(sides):
+        return x
+    return x[:, :, : sides[0], : sides[1], : sides[2]]
 
 
 def _depthwise(channels: int) -> nn.Conv3d:

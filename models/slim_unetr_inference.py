@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .blocks import check_input, check_sides
-from .slim_unetr import Diffusion, Downsample, SlimBlock, SlimUNETR, SparseAttention, Upsample
-from .slim_unetr_fixed import PooledAttention, SlimUNETRFixed
+from .slim_unetr import Diffusion, Downsample, SlimBlock, SlimUNETR, SparseAttention, Upsample, cropped
+from .slim_unetr_fixed import PooledAttention, SlimUNETRFixed, cell_means, padded
 
 Form = Literal["eager", "export"]
 _T = TypeVar("_T", bound="_Frozen")
@@ -362,17 +362,21 @@ class _EagerColumns(_Frozen):
 
 
 class _EagerSpread(_EagerColumns):
-    """Rows (B, d, h, w, in) to maps that are `stride` times as large, added to others."""
+    """Rows (B, d, h, w, in) to maps that are `stride` times as large, added to others, as far as these reach."""
 
     def __init__(self, weights: _SpreadWeights, dtype: torch.dtype) -> None:
         super().__init__(weights, dtype, channels_last=True)
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """Add to `target`, (B, d k, h k, w k, out), in place; x: (B, d, h, w, in)."""
+        """Add to `target`, (B, d k, h k, w k, out) or less, in place; x: (B, d, h, w, in)."""
         grid, k = x.shape[1:4], self.stride
         y = self.columns(x.flatten(1, 3)) @ self.weight
         y = y.view(-1, *grid, k, k, k, self.out_channels).permute(0, 1, 4, 2, 5, 3, 6, 7)
-        target.view(y.shape).add_(y)
+        d, h, w = target.shape[1:4]
+        if (d, h, w) == tuple(side * k for side in grid):
+            target.view(y.shape).add_(y)
+        else:
+            target.add_(y.reshape(len(y), *(side * k for side in grid), -1)[:, :d, :h, :w])
         return target
 
 
@@ -415,11 +419,13 @@ class _EagerDownsample(_Frozen):
         self.hold("norm_shift", shift)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, D, H, W) or (B, D, H, W, in) -> (B, D/k, H/k, W/k, out)."""
+        """(B, in, D, H, W) or (B, D, H, W, in) -> (B, D/k, H/k, W/k, out), rounded up."""
         k = self.stride
         if self.from_maps:
-            y = _as_rows(F.conv3d(x, self.weight, self.bias, stride=k))
+            y = _as_rows(F.conv3d(padded(x, k), self.weight, self.bias, stride=k))
         else:
+            if any(side % k for side in x.shape[1:4]):
+                x = _as_rows(padded(_as_maps(x), k))
             batch, *sides, width = x.shape
             d, h, w = (side // k for side in sides)
             cells = x.view(batch, d, k, h, k, w, k, width).permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, len(self.weight))
@@ -475,7 +481,7 @@ class _EagerBlock(_Frozen):
     def _attend(self, x: Tensor) -> Tensor:
         """(B, D, H, W, C) -> (B, D/r, H/r, W/r, A)."""
         r = self.r
-        x = _as_rows(F.avg_pool3d(_as_maps(x), r)) if self.pooled and r > 1 else x[:, ::r, ::r, ::r]
+        x = _as_rows(cell_means(_as_maps(x), r)) if self.pooled and r > 1 else x[:, ::r, ::r, ::r]
         parts = F.linear(x.flatten(1, 3), self.qkv).split(self.sizes, dim=2)  # type: ignore[no-untyped-call]
         query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (B, heads, N, A/heads)
@@ -590,9 +596,9 @@ class _ExportSpread(_Frozen):
         self.hold("constant", weights.constant[:, None, None, None])
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """(B, in, d, h, w) and (B, out, d k, h k, w k) -> their sum, (B, out, d k, h k, w k)."""
+        """(B, in, d, h, w) and (B, out, d k, h k, w k) or less -> their sum, as far as the latter reaches."""
         mean, scale = self.norm(x)
-        y = _to_space(F.conv3d(x, self.weight), self.stride)
+        y = cropped(_to_space(F.conv3d(x, self.weight), self.stride), target.shape[2:])
         total: Tensor = target + (y + (self.norm.of_scale - mean * self.norm.of_shift)) * scale + self.constant
         return total
 
@@ -668,8 +674,9 @@ class _ExportDownsample(_Frozen):
         self.hold("norm_shift", shift[:, None, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, D, H, W) -> (B, out, D/k, H/k, W/k)."""
-        y = F.conv3d(x, self.weight, self.bias, stride=self.weight.shape[-1])
+        """(B, in, D, H, W) -> (B, out, D/k, H/k, W/k), rounded up."""
+        stride = self.weight.shape[-1]
+        y = F.conv3d(padded(x, stride), self.weight, self.bias, stride=stride)
         y = y - y.mean((1, 2, 3, 4), keepdim=True)
         variance = y.square().mean((1, 2, 3, 4), keepdim=True)
         return y * (self.norm_scale * (variance + self.eps).rsqrt()) + self.norm_shift
@@ -726,7 +733,7 @@ class _ExportBlock(_Frozen):
         """(B, C, D, H, W) -> (B, A, D/r, H/r, W/r)."""
         r = self.r
         if self.pooled and r > 1:
-            x = F.avg_pool3d(x, r)
+            x = cell_means(x, r)
         elif r > 1:
             x = x[:, :, ::r, ::r, ::r]
         parts = F.conv3d(x, self.qkv).flatten(2).split(self.sizes, dim=1)  # type: ignore[no-untyped-call]
@@ -854,9 +861,8 @@ class InferenceNetwork(_Frozen):
                 f"this Slim UNETR (fixed) takes (B, {self.in_channels}, D, H, W), not {tuple(x.shape)}; "
                 "build it with the channels of the input"
             )
-        sides = check_sides("Slim UNETR (fixed)", tuple(x.shape[2:]), 1)
-        padding = [pad for side in reversed(sides) for pad in (0, -side % self.multiple_of)]
-        return F.pad(x, padding) if any(padding) else x
+        check_sides("Slim UNETR (fixed)", tuple(x.shape[2:]), 1)
+        return padded(x, self.multiple_of)
 
 
 def _parts(parts: Any, where: str) -> list[tuple[str, nn.Module]]:

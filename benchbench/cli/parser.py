@@ -94,6 +94,11 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
         metavar="SHARE",
         help="overlap of neighbouring windows, as a share of their sides (default: 0.5)",
     ),
+    "--test-time-mirroring": dict(
+        action="store_true",
+        help="average the logits over the mirror images of each patch, along the axes that its weights were trained "
+        "with: two forwards for one axis, four for two",
+    ),
     "--batch-size": dict(
         type=to.positive, metavar="N", help="patches per training step (default: 2, or 1 if they are large)"
     ),

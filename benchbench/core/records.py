@@ -5,6 +5,7 @@ hashes name a record. `cell` is what was asked (model, recipe, workload, device)
 and comparison pair by; `id` adds the environment and the start, so every run has its own.
 
 History of the schema, newest first:
+    5  workload.test_time_mirroring. Read by its default from 1 to 4.
     4  the precision `int8`; workload.int8_accuracy; runtimes other than `eager`. Read by defaults from 1 to 3.
     3  the metric `contended_processes`, which was `disturbed_processes`. Read under its new name from 1 and 2.
     2  measurement.runs; workload.crop_foreground; in an environment, affinity. Read by defaults from 1.
@@ -27,7 +28,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from benchbench.core.errors import told
 
-SCHEMA = 4
+SCHEMA = 5
 _RENAMED_METRICS = {"disturbed_processes": "contended_processes"}  # of records up to schema 2
 
 Status = Literal["ok", "unstable", "oom", "timeout", "unsupported", "failed", "not_run"]
@@ -145,6 +146,12 @@ class Workload:
     split: str | None = None  # which of its cases
     memory_limit_bytes: Count | None = None
     int8_accuracy: Annotated[float, Above(0)] | None = None  # most Dice that quantization may lose on the validation
+    test_time_mirroring: tuple[Count, ...] | None = None  # axes, 0 to 2, of whose mirror images logits are the mean
+
+    @property
+    def forwards(self) -> int:
+        """Of the network for one answer: one for each mirror image."""
+        return 1 << len(self.test_time_mirroring or ())
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,7 +293,7 @@ def cell_id(model: ModelSpec, workload: Workload, device_asked: str, recipe: Map
     return content_hash([to_json(model), recipe, work, device_asked])
 
 
-_LATER = ("int8_accuracy",)  # fields of a workload since schema 4
+_LATER = ("int8_accuracy", "test_time_mirroring")  # fields of a workload since schema 4
 
 
 #: Keys of an environment that differ between two runs on one unchanged machine.

@@ -16,6 +16,7 @@ from benchbench.core.errors import UsageError
 _BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+AXES = "DHW"  # of a volume; of a prepared case left to right, back to front, feet to head
 _QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 #: Unit of a Measurement -> (scales from large to small: divisor, text).
@@ -139,6 +140,11 @@ def counted(n: int, noun: str) -> str:
 def first_few(texts: Sequence[str], most: int, separator: str = ", ") -> str:
     """`a, b and 3 more`."""
     return separator.join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
+def format_axes(axes: Sequence[int]) -> str:
+    """`D,H`, of axes 0 to 2 of a volume."""
+    return ",".join(AXES[axis] for axis in axes)
 
 
 def format_shape(sides: tuple[int, ...] | list[int]) -> str:

@@ -59,6 +59,7 @@ class Group:
         also += (" cropped" if work.volume else ", cropped volume") if work.crop_foreground else ""
         limit = work.memory_limit_bytes
         also += "" if limit is None else f", limit {units.format_value(limit, 'B')}"
+        also += ", test-time mirroring" if work.test_time_mirroring else ""
         (dtype, *others) = dtypes(self.records)
         precision = "" if others else f"{dtype}, "
         return f"{self.first.device.name}{basis}{threads}, {precision}{self.input}{also}"
@@ -142,6 +143,8 @@ def _key(record: rec.Record) -> str:
     work = record.workload
     if has_own_patches(work):
         work = dataclasses.replace(work, spatial=())
+    if work.test_time_mirroring:  # along whatever axes each network was trained with
+        work = dataclasses.replace(work, test_time_mirroring=())
     return _conditions(record, work, record.model.out_channels)
 
 
@@ -191,6 +194,7 @@ def facts(group: Group) -> list[tuple[str, str]]:
         ("Volume", _volume(work)),
         ("Protocol", work.protocol),
         ("Data for Dice", data_text(work)),
+        ("Test-time mirroring", _mirroring(group.records)),
         ("Memory limit", _quantity(work.memory_limit_bytes, "B")),
         (computer, f"{env.get('cpu') or ''} {_cores(env.get('cores'))}".strip()),
         ("GPU", " ".join(str(v) for v in (env.get("gpu"), _named("driver", env), _named("cuda", env)) if v)),
@@ -226,6 +230,13 @@ def _precisions(records: Sequence[rec.Record]) -> str:
     """`fp32, int8 (loss below 0.005)`."""
     bounds = sorted({f"loss below {r.workload.int8_accuracy:g}" for r in records if r.workload.int8_accuracy})
     return ", ".join(dtypes(records)) + (f" ({', '.join(bounds)})" if bounds else "")
+
+
+def _mirroring(records: Sequence[rec.Record]) -> str | None:
+    """`mean over the mirror images along D`; of networks with axes of their own, each with its."""
+    axes = {r.workload.test_time_mirroring for r in records if r.workload.test_time_mirroring}
+    along = " or ".join(units.format_axes(some) for some in sorted(axes))
+    return f"mean over the mirror images along {along}; times are of all forwards" if axes else None
 
 
 def _volume(work: rec.Workload) -> str | None:
@@ -395,6 +406,7 @@ def reproduce(group: Group) -> str:
         parts.append("--volume " + " ".join(map(str, work.volume)))
         parts += [] if work.overlap is None else [f"--overlap {work.overlap:g}"]
     parts += ["--crop-foreground"] if work.crop_foreground else []
+    parts += ["--test-time-mirroring"] if work.test_time_mirroring else []
     if work.memory_limit_bytes is not None:
         parts.append(f"--memory-limit {work.memory_limit_bytes}B")
     if work.data:

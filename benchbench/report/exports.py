@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchbench.core import records as rec
+from benchbench.core import units
 from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import StoreError, UsageError, unknown
 from benchbench.report import reliability, writers
@@ -110,6 +111,7 @@ def _what(record: rec.Record) -> dict[str, Any]:
         "memory_limit_bytes": work.memory_limit_bytes,
         "data": work.data,
         "int8_accuracy": work.int8_accuracy,
+        "test_time_mirroring": units.format_axes(work.test_time_mirroring) if work.test_time_mirroring else None,
         "data_kind": "semi-synthetic" if is_semi_synthetic(work.data) else None,
         "split": work.split,
         "recipe": rec.canonical_json(rec.to_json(record.recipe)) if record.recipe else None,
@@ -121,7 +123,7 @@ def _what(record: rec.Record) -> dict[str, Any]:
 
 
 #: Columns that CSV leaves out where no record has a value: of what was asked, of the rank, and of a metric.
-_OPTIONAL = ("volume", "overlap", "crop_foreground", "memory_limit_bytes", "int8_accuracy")
+_OPTIONAL = ("volume", "overlap", "crop_foreground", "memory_limit_bytes", "int8_accuracy", "test_time_mirroring")
 _RANKING = ("rank", "rank_tolerance", "noise_floor")
 _PARTS = ("bound", "low", "high", "ci95_low", "ci95_high", "samples", "processes", "reason")
 

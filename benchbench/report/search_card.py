@@ -76,6 +76,7 @@ def search_card(point: Mapping[str, Any], search: Mapping[str, Any]) -> str:
         ("of these weights", f"{test['best']:.3f} (the seed with the best Dice on val)"),
         ("parameters", format_value(costs["params"], "parameters")),
         ("MACs of one patch", format_value(costs["macs"], "MAC")),
+        ("padding", f"{point.get('padding', 0.0):.0%} of the voxels that it computes on"),
     ]
     for metric, title, unit in (
         ("latency_s", "latency of one patch" if task["phase"] == "infer" else "one training step", "s"),

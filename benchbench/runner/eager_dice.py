@@ -30,10 +30,12 @@ def eager_cases(job: Job, progress: Callable[[int, int], None] | None = None) ->
         `ids`, and `values` with `dice`: one value per case, None where it does not count.
     """
     w = job.workload
-    cropped = ["cropped"] if w.crop_foreground else []
+    cropped: list[object] = ["cropped"] if w.crop_foreground else []
+    mirrored = ["mirrored", *w.test_time_mirroring] if w.test_time_mirroring else []
     key = rec.content_hash(
         [
             *cropped,
+            *mirrored,
             *(rec.to_json(job.model), get_plan(str(job.data_where)).key, w.split, list(w.spatial), job.overlap),
             *(installed(package) for package in ("torch", "monai")),
         ]
@@ -69,6 +71,7 @@ def _evaluated(job: Job, progress: Callable[[int, int], None] | None) -> Mapping
         spatial=job.workload.spatial,
         overlap=job.overlap,
         crop_foreground=job.workload.crop_foreground,
+        mirror=job.workload.test_time_mirroring or (),
         device=device,
         surfaces=False,
         progress=progress,

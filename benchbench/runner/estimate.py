@@ -35,6 +35,7 @@ _MACS_PER_S = {"cpu": 14e9, "cuda": 2e12}
 _START_S = 4.0
 _COUNT_LIMIT_S = 600.0
 _OURS = "benchbench."
+_ADD_UP = ("macs", "flops", "moved_bytes")  # over the forwards for one answer
 _MOST = 400  # files of counts; some 100 kB each
 #: Whose code decides a count.
 _COUNTING = ("core", "models", "models/cards", "zoo", "measure", "measure/flops", "training", "runner")
@@ -72,7 +73,21 @@ def count(cells: Sequence[Cell], spent: TimeBreakdown) -> dict[str, CellCost]:
         counts = _count_some([jobs[text] for text in left], [paths[text] for text in left])
         costs |= dict(zip(left, counts, strict=False))  # fewer, where a network killed the child
     spent.counting_s += time.monotonic() - start
-    return {cell.id: costs[text] for text, group in by_job.items() for cell in group}
+    return {cell.id: _of_all_forwards(costs[text], cell) for text, group in by_job.items() for cell in group}
+
+
+def _of_all_forwards(cost: CellCost, cell: Cell) -> CellCost:
+    """The count of one forward as that of a cell's, of which there is one for each mirror image."""
+    forwards = cell.workload.forwards
+    if forwards == 1:
+        return cost
+    measurements = tuple(
+        dataclasses.replace(m, value=m.value * forwards, method=f"{m.method}; {forwards} forwards, of mirror images")
+        if m.metric in _ADD_UP and m.value is not None
+        else m
+        for m in cost.measurements
+    )
+    return dataclasses.replace(cost, measurements=measurements)
 
 
 def counted_job(cell: Cell) -> Job:

@@ -24,7 +24,7 @@ from benchbench.core.arguments import flag, share
 from benchbench.core.errors import UnsupportedError, UsageError, os_error_as
 from benchbench.core.overwrite import check_output
 from benchbench.runner.job import Job
-from benchbench.runner.model_run import compare
+from benchbench.runner.output_comparison import compare
 from benchbench.runner.prepare import Reference, for_export, prepare_in_worker, prepared_for, read_reference
 from benchbench.runtimes import calibration, catalogue
 from benchbench.runtimes.prepared import PreparedError, PreparedNetwork, describe, description_of, read_prepared

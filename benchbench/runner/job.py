@@ -80,6 +80,7 @@ class Cell:
             w.runtime if w.runtime != "eager" else "",
             w.dtype if w.dtype != "fp32" else "",
             f"volume {format_shape(w.volume)}" if w.volume else "",
+            "mirrored" if w.test_time_mirroring else "",
         ]
         words = " ".join([self.model.name, format_shape(w.spatial), *filter(None, more)])
         return f"{words} on {self.target.device.asked}"

@@ -18,7 +18,9 @@ from benchbench.core import qualification
 from benchbench.core import records as rec
 from benchbench.core.errors import DataError, UnsupportedError, named_line
 from benchbench.core.protocol import get_protocol
+from benchbench.runner.output_comparison import compare
 from benchbench.runtimes.catalogue import get_runtime
+from benchbench.zoo.mirrored import mirroring_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,6 +40,7 @@ class ModelRun:
 
     module: nn.Module
     network: nn.Module  # what is called: the module, or what the runtime has made of it
+    timed: nn.Module  # the network, or its mean over mirror images
     x: Tensor
 
     def __init__(self, job: Job, emit: Emit) -> None:
@@ -93,6 +96,17 @@ class ModelRun:
         return qualification.is_eager_fp32(self.work)
 
     @property
+    def mirror(self) -> tuple[int, ...]:
+        """Axes along which inputs are mirrored."""
+        return self.work.test_time_mirroring or ()
+
+    def _with_mirroring(self, m: rec.Measurement) -> rec.Measurement:
+        """A time whose method says that it is of several forwards, where it is."""
+        if not self.mirror or m.unit != "s":
+            return m
+        return dataclasses.replace(m, method=f"{m.method}; {mirroring_text(self.mirror)}")
+
+    @property
     def _autocast(self) -> str:
         """The precision that PyTorch casts to around each forward; a file has its own."""
         return self.work.dtype if get_runtime(self.work.runtime).in_pytorch else "fp32"
@@ -118,6 +132,7 @@ class ModelRun:
         from benchbench.measure import memory, output_check, timed  # noqa: F401  now, and not into the limit
         from benchbench.runtimes import pytorch
         from benchbench.zoo import build as zoo_build
+        from benchbench.zoo.mirrored import mirrored_module
 
         job, work = self.job, self.work
         shared = job.backend == "cuda" and jetson.detect() is not None
@@ -141,6 +156,7 @@ class ModelRun:
             checkpoint.load_weights(module, Path(job.checkpoint_path))
         self.module = module.eval().to(self.device)
         self.network = pytorch.in_runtime(self.module, work.runtime)
+        self.timed = mirrored_module(self.network, self.mirror)
         self.loaded_s = time.perf_counter() - start
         self.x = torch.randn(*job.input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         if work.runtime == "compile":
@@ -197,7 +213,7 @@ class ModelRun:
         else:
             from benchbench.measure.latency import forward_function
 
-            forward_function(self.module, self.x, backend=self.job.backend, dtype=self.work.dtype)()
+            forward_function(self.timed, self.x, backend=self.job.backend, dtype=self.work.dtype)()
         return {"status": "ok", "error": None}
 
     # -- inference
@@ -206,7 +222,7 @@ class ModelRun:
         from benchbench.measure import latency, memory, output_check
 
         job, work = self.job, self.work
-        forward = latency.forward_function(self.network, self.x, backend=job.backend, dtype=work.dtype)
+        forward = latency.forward_function(self.timed, self.x, backend=job.backend, dtype=work.dtype)
         check = output_check.OutputCheck(work.dtype)
         last: list[Any] = []
         before: list[output_check.TensorChecksums] = []
@@ -242,7 +258,7 @@ class ModelRun:
         first = self.loaded_s + (timed.latency.warmup_s[0] if timed.latency.warmup_s else 0.0)
         if not self.is_reference:
             seconds = dataclasses.replace(seconds, method=f"{seconds.method}; {title}")
-        self._send(seconds, *rest, rec.Measurement.of("first_answer_s", first, how))
+        self._send(self._with_mirroring(seconds), *rest, rec.Measurement.of("first_answer_s", first, how))
 
     def _time(
         self,
@@ -332,7 +348,7 @@ class ModelRun:
             tick=lambda phase, count: self._tick(f"volume, {phase}", count),
         )
         self.emit({"event": "forwards", "seconds": timed.spent_s})
-        self._send(*timed.measurements)
+        self._send(*(self._with_mirroring(m) for m in timed.measurements))
         return f"whole volume: {timed.unstable}" if timed.unstable else None
 
     def _inference(self, image: Array, plan: Plan) -> Inference:
@@ -340,8 +356,8 @@ class ModelRun:
         from benchbench.measure import volume, volume_torch
 
         if self.job.backend == "cuda":
-            return volume_torch.GpuInference(self.network, image, plan, device=self.device, dtype=self._autocast)
-        return volume.Inference(volume_torch.forward_of_arrays(self.network, self._autocast), image, plan)
+            return volume_torch.GpuInference(self.timed, image, plan, device=self.device, dtype=self._autocast)
+        return volume.Inference(volume_torch.forward_of_arrays(self.timed, self._autocast), image, plan)
 
     def _segmenting(self) -> nn.Module:
         """What segments the cases of a data set."""
@@ -361,6 +377,7 @@ class ModelRun:
                 dtype=self._autocast,
                 overlap=job.overlap,
                 crop_foreground=work.crop_foreground,
+                mirror=self.mirror,
                 device=self.device,
                 progress=lambda done, total: self._tick(f"Dice, case {done} of {total}", done),
             )
@@ -390,50 +407,6 @@ class ModelRun:
         for m in measurements:
             self.sent[m.metric] = m
             self.emit({"event": "measurement", "measurement": rec.to_json(m)})
-
-
-def compare(now: Any, then: Any, case: str | None, exclusive: bool) -> list[rec.Measurement]:
-    """How far an output is from that of eager PyTorch in fp32.
-
-    Args:
-        now: (B, K, D, H, W) float32.
-        then: likewise, of eager PyTorch in fp32.
-        case: the real case that the input was; None: random numbers, on which masks say nothing.
-        exclusive: a voxel has one label, the largest logit; else one of each region, by its sign.
-
-    Returns:
-        `output_max_error`, `output_rel_error` and, of a real case, `mask_changed_share`.
-    """
-    import numpy as np
-
-    on = f"on a patch of {case}" if case else "on random numbers"
-    span = float(then.max() - then.min()) or 1.0
-    with np.errstate(all="ignore"):
-        most = float(np.abs(now - then).max()) / span
-        relative = float(np.linalg.norm((now - then).ravel()) / max(float(np.linalg.norm(then.ravel())), 1e-30))
-    finite = bool(np.isfinite(now).all())
-    reason = None if finite else "the output is not finite"
-    eager = "the output of eager PyTorch in fp32"
-    measurements = [
-        rec.Measurement.of(
-            "output_max_error",
-            most if finite else None,
-            f"largest difference to {eager}, as a share of its range, {on}",
-            reason=reason,
-        ),
-        rec.Measurement.of(
-            "output_rel_error",
-            relative if finite else None,
-            f"L2 distance to {eager} over its norm, {on}",
-            reason=reason,
-        ),
-    ]
-    if case and now.ndim == 5:
-        masks = [output.argmax(1) if exclusive else output > 0 for output in (now, then)]
-        changed = (masks[0] != masks[1]).reshape(len(now), -1, *now.shape[2:]).any(1)
-        share = float(changed.mean())
-        measurements.append(rec.Measurement.of("mask_changed_share", share, f"voxels with another label, {on}"))
-    return measurements
 
 
 def _is_near(error: float | int | None) -> bool:

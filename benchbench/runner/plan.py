@@ -41,6 +41,10 @@ def plan_cells(request: RunRequest) -> list[Cell]:
     """
     if request.phase == "train" and request.runtime != (EAGER,):
         raise UsageError(f"--phase train times steps of {EAGER} PyTorch alone: leave --runtime out")
+    if request.phase == "train" and request.test_time_mirroring:
+        raise UsageError(
+            "--phase train times training steps, which average over no mirror images: leave one of them out"
+        )
     cards = zoo_cards.find_cards(request.models, trust=request.trust)
     devices = dict.fromkeys(request.devices)
     targets = [resolve(device, require_measured=request.require_measured) for device in devices]
@@ -207,6 +211,24 @@ def _cell(
         split="test" if plan and fits else None,
         memory_limit_bytes=request.memory_limit_bytes,
         int8_accuracy=request.int8_accuracy if dtype == "int8" else None,
+        test_time_mirroring=_mirror(card, path, target) if request.test_time_mirroring else None,
     )
     where = plan.where if plan and fits and not (target.host and plan.folder) else None
     return make_cell(card, spec, workload, target, checkpoint_path=path, data_where=where)
+
+
+def _mirror(card: zoo_cards.Card, weights: Path | None, target: Target) -> tuple[int, ...]:
+    """The axes along which the training of a network's weights mirrored patches.
+
+    Raises:
+        UsageError: it has no weights, or the device is not present.
+        CheckpointError: the weights do not say, or were trained without.
+    """
+    if target.backend is None and not target.host:
+        raise UsageError(f"a forecast for {target.device.asked} is of one forward: leave --test-time-mirroring out")
+    if weights is None:
+        raise UsageError(
+            f"--test-time-mirroring takes the axes that a network was trained with, and there are no weights of "
+            f"{card.name} for this: give --checkpoint, or leave it out"
+        )
+    return checkpoint.check_mirror(checkpoint.read_sidecar(weights).mirror, weights)

@@ -217,7 +217,8 @@ def _exported(job: Job, folder: Path) -> tuple[Path, Mapping[str, Any]]:
         except OSError:  # another file system, or one without links
             shutil.copyfile(kept / name, folder / name)
     told = dict(read_json(kept / _TOLD, "what is said of an exported network", PreparedError))
-    return kept, told | {"warnings": tuple(told["warnings"])}
+    lists = {key: tuple(told[key]) for key in ("warnings", "mirror") if told[key] is not None}
+    return kept, told | lists
 
 
 def _exported_dtype(job: Job) -> str:
@@ -265,6 +266,7 @@ def _export(job: Job, folder: Path) -> dict[str, Any]:
         "warnings": warnings,
         "data": info.data if info else None,
         "plan": plan_to_json(info.plan) if info and info.plan else None,
+        "mirror": info.mirror if info else None,
     }
 
 

@@ -15,8 +15,10 @@ from benchbench.core import records as rec
 from benchbench.measure import memory, output_check
 from benchbench.measure.volume import Inference
 from benchbench.runner.job import Job
-from benchbench.runner.model_run import Emit, ModelRun, compare, end_with, ended
+from benchbench.runner.model_run import Emit, ModelRun, end_with, ended
+from benchbench.runner.output_comparison import compare
 from benchbench.runner.prepare import as_module, prepared_for, read_reference
+from benchbench.zoo.mirrored import mirrored_arrays
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,16 +50,17 @@ class PreparedRun(ModelRun):
         """One forward and nothing else."""
         self._build()
         self._enter("a forward")
-        self.forward(self.input)
+        mirrored_arrays(self.forward, self.mirror)(self.input)
         return ended("ok")
 
     def _infer(self) -> dict[str, Any]:
         prepared, work = self.prepared, self.work
         check = output_check.OutputCheck(work.dtype)
         last: list[Any] = []
+        forward = mirrored_arrays(self.forward, self.mirror)
 
         def call() -> None:
-            out = self.forward(self.input)
+            out = forward(self.input)
             last.clear()
             last.append(out)
 
@@ -81,7 +84,7 @@ class PreparedRun(ModelRun):
         self._send(*compare(now, reference.y, reference.case, reference.exclusive))
 
     def _inference(self, image: Array, plan: Plan) -> Inference:
-        return Inference(self.forward, image, plan)
+        return Inference(mirrored_arrays(self.forward, self.mirror), image, plan)
 
     def _segmenting(self) -> nn.Module:
         def whole(x: Array) -> Array:

@@ -29,7 +29,7 @@ def find_dice(spec: rec.ModelSpec, workload: rec.Workload, folder: Path = FOLDER
 
     Args:
         spec: with a checkpoint, only Dice of that checkpoint counts; without, Dice of the record's own.
-        workload: its data, split, spatial and crop must be the record's.
+        workload: its data, split, spatial, crop and mirroring must be the record's.
         folder: of reference records, one folder a machine.
     """
     for record in reversed(reference_records(folder)):
@@ -41,11 +41,12 @@ def find_dice(spec: rec.ModelSpec, workload: rec.Workload, folder: Path = FOLDER
             spec.out_channels,
             rec.to_json(spec.kwargs),
         )
-        same_work = (w.data, w.split, w.spatial, w.crop_foreground) == (
+        same_work = (w.data, w.split, w.spatial, w.crop_foreground, w.test_time_mirroring) == (
             workload.data,
             workload.split,
             workload.spatial,
             workload.crop_foreground,
+            workload.test_time_mirroring,
         )
         if not is_eager_fp32(w):
             continue  # of another output

@@ -92,6 +92,7 @@ class RunRequest:
         "first test case of --data (default: of the phantom), of the size of --volume or of its own, whose background "
         "has to be 0",
     )
+    test_time_mirroring: bool = flag("--test-time-mirroring", False)
     memory_limit_bytes: int | None = flag(
         "--memory-limit",
         type=memory,

@@ -52,6 +52,7 @@ class PreparedNetwork:
     calibration: Mapping[str, Any] | None = None  # of int8: data set, cases, patches
     data: str | None = None  # that the weights were trained on
     plan: Mapping[str, Any] | None = None  # its channels, preprocessing and regions, as in a checkpoint's sidecar
+    mirror: tuple[int, ...] | None = None  # axes, 0 to 2, along which its training mirrored patches; None: not known
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> sha256
     format: rec.Size = FORMAT
 

@@ -35,19 +35,16 @@ def count(config: Config, in_channels: int, out_channels: int, spatial: Sequence
     every layer keeps a tenth.
 
     Args:
-        spatial: (D, H, W) of the patch, voxels.
+        spatial: (D, H, W) of the patch, voxels; of a network that does not take it, all is of the next that it takes.
     """
     fixed = config.variant == "slim_unetr_fixed"
     stem = config.stem
+    voxels = [math.prod(sides) for sides in config.maps(spatial)]
+    sizes = list(zip(voxels, config.tokens(spatial), strict=True))
     ratio = 0.9 if config.prune and config.scope == "global" else config.prune
     widths = [keeps(width, ratio) for width in config.widths]
     if not fixed:
-        widths[3] = _kept_of_the_last(config.widths[3], math.prod(side // (8 * stem) for side in spatial), ratio)
-    strides = [stem, 2 * stem, 4 * stem, 8 * stem]
-    multiple = math.lcm(*(s * r for s, r in zip(strides, config.sampling, strict=True)))
-    sides = [-(-side // multiple) * multiple for side in spatial] if fixed else list(spatial)
-    voxels = [math.prod(side // stride for side in sides) for stride in strides]
-    whole = math.prod(sides)
+        widths[3] = _kept_of_the_last(config.widths[3], voxels[3], ratio)
     params = macs = buffers = 0
     before = (in_channels, *widths[:3])
     outer = (out_channels, *widths[:3])
@@ -57,7 +54,7 @@ def count(config: Config, in_channels: int, out_channels: int, spatial: Sequence
         macs += voxels[stage] * before[stage] * c * kernel
         params += outer[stage] * c * kernel + outer[stage] + (0 if fixed and stage == 0 else 2 * outer[stage])
         macs += voxels[stage] * outer[stage] * c * kernel
-        block_params, block_macs, block_buffers = _block(config, stage, widths[stage], voxels[stage], ratio)
+        block_params, block_macs, block_buffers = _block(config, stage, widths[stage], sizes[stage], ratio)
         params += 2 * config.depths[stage] * block_params
         macs += 2 * config.depths[stage] * block_macs
         buffers += 2 * config.depths[stage] * block_buffers
@@ -68,21 +65,22 @@ def count(config: Config, in_channels: int, out_channels: int, spatial: Sequence
         "macs": macs,
         "file_bytes": weights,
         "tensor_bytes": weights
-        + FLOAT * _most_alive(config, widths, ratio, (in_channels, out_channels), voxels, whole),
+        + FLOAT
+        * _most_alive(config, widths, ratio, (in_channels, out_channels), sizes, math.prod(config.computed(spatial))),
     }
 
 
-def _block(config: Config, stage: int, c: int, voxels: int, ratio: float) -> tuple[int, int, int]:
-    """Parameters, MACs and bytes of buffers of one block, `c` channels wide."""
+def _block(config: Config, stage: int, c: int, sizes: tuple[int, int], ratio: float) -> tuple[int, int, int]:
+    """Parameters, MACs and bytes of buffers of one block, `c` channels wide, of voxels and of cells of its map."""
+    voxels, tokens = sizes
     heads, r = config.heads[stage], config.sampling[stage]
     a = heads * keeps(config.attention[stage] // heads, ratio)
     local = keeps(config.widths[stage], ratio)
     hidden = keeps(config.expansion[stage] * config.widths[stage], ratio)
-    tokens = voxels // r**3
     pointwise = 2 * c * local + 4 * hidden * c
     depthwise = _KERNEL * (2 * c + local)
     params = depthwise + 2 * c + 2 * local + pointwise + 3 * a * c + a * r**3 + a + 2 * a + a * c
-    macs = voxels * (depthwise + pointwise + a * c + a) + tokens * 3 * a * c + 2 * tokens**2 * a
+    macs = voxels * (depthwise + pointwise + a * c) + tokens * (3 * a * c + r**3 * a) + 2 * tokens**2 * a
     return params, macs, 2 * ((c + local) * FLOAT + 8)  # running mean and variance, and a count in int64
 
 
@@ -91,15 +89,23 @@ def _most_alive(
     widths: Sequence[int],
     ratio: float,
     channels: tuple[int, int],
-    voxels: Sequence[int],
+    sizes: Sequence[tuple[int, int]],
     whole: int,
 ) -> int:
-    """Lower bound of the numbers that are in memory at once: at the head, or in the widest MLP of a stage."""
+    """Lower bound of the numbers in memory at once: at the head, or in a stage's widest MLP or the attention's norm.
+
+    Args:
+        sizes: voxels of each stage's map, and cells of its attention.
+        whole: voxels of the patch.
+    """
     in_channels, out_channels = channels
-    head = widths[0] * voxels[0] + (1 if config.variant == "slim_unetr_fixed" else 2) * out_channels * whole
+    logits = out_channels * sizes[0][0] * config.stem**3
+    head = widths[0] * sizes[0][0] + (1 if config.variant == "slim_unetr_fixed" else 2) * logits
     skips, most = 0, head
-    for stage in range(4):
-        hidden = keeps(config.expansion[stage] * config.widths[stage], ratio) * voxels[stage]
-        most = max(most, skips + widths[stage] * voxels[stage] + 2 * hidden)
-        skips += widths[stage] * voxels[stage]
+    for stage, (voxels, tokens) in enumerate(sizes):
+        hidden = keeps(config.expansion[stage] * config.widths[stage], ratio) * voxels
+        heads = config.heads[stage]
+        spread = heads * keeps(config.attention[stage] // heads, ratio) * tokens * config.sampling[stage] ** 3
+        most = max(most, skips + widths[stage] * voxels + 2 * max(hidden, spread))
+        skips += widths[stage] * voxels
     return in_channels * whole + most

@@ -20,7 +20,7 @@ from benchbench.runtimes.catalogue import EAGER, get_runtime
 from benchbench.search import feasibility
 from benchbench.search.job import STEP_FACTOR, SearchJob
 from benchbench.search.problem import SearchProblem, spec_of
-from benchbench.search.space import Config
+from benchbench.search.space import PUBLISHED, Config
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import checkpoint
 
@@ -83,6 +83,13 @@ def baseline_of(problem: SearchProblem, whole: rec.Record, least: rec.Record) ->
     )
 
 
+def _padding(problem: SearchProblem) -> list[str]:
+    """How much of what the published network computes on is padding; nothing where none is."""
+    share = PUBLISHED.padding(problem.spatial)
+    sides = format_shape(PUBLISHED.patch(problem.spatial))
+    return [f"  the published network takes this patch as {sides}: {share:.0%} of it is padding"] if share else []
+
+
 def first_lines(problem: SearchProblem, source: data.DataPlan, target: Target, time_s: float) -> list[str]:
     """First lines of the plan, before anything is measured."""
     splits = source.splits
@@ -91,6 +98,7 @@ def first_lines(problem: SearchProblem, source: data.DataPlan, target: Target, t
         f"search: Slim UNETR for {source.name} ({splits['train']} cases to train on, {splits['val']} to choose by, "
         f"{splits['test']} kept for the end), patch {format_shape(problem.spatial)}, Dice against {problem.objective}"
     )
+    texts += _padding(problem)
     texts.append(f"budget: {problem.budget}" + (", of training" if problem.phase == "train" else ""))
     runtime = get_runtime(problem.runtime)
     if runtime.name != EAGER:

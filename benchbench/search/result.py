@@ -122,6 +122,7 @@ def point(
         "key": config.key,
         "config": rec.to_json(config),
         "config_text": config_text(config),
+        "padding": config.padding(problem.spatial),
         "published": config == published_config(config.variant),
         "dice_val": {"mean": statistics.fmean(vals), "values": vals},
         "dice_test": {

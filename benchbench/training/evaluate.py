@@ -24,6 +24,7 @@ from benchbench.data import Case, DataPlan, get_plan, load_case
 from benchbench.training.case_pictures import Picture, Slice, case_pictures, middle_slice
 from benchbench.training.metrics import RULES, Scores, score
 from benchbench.training.sliding_window import DTYPES, logits_of, regions_of
+from benchbench.zoo.mirrored import mirroring_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,6 +55,7 @@ def measure_dice(
     dtype: str = "fp32",
     overlap: float = 0.5,
     crop_foreground: bool = False,
+    mirror: Sequence[int] = (),
     device: str = "cpu",
     limit: int | None = None,
     surfaces: bool = True,
@@ -67,6 +69,7 @@ def measure_dice(
         dtype: `fp32`, or `bf16`/`fp16` for autocast.
         overlap: of neighbouring windows, as a share of the patch.
         crop_foreground: segment the box of the voxels that are not 0; all outside of it is background.
+        mirror: axes, 0 to 2, along which windows are mirrored; the logits are the mean over all combinations.
         limit: number of cases; None: all.
         surfaces: also measure surface distances, which takes longer.
 
@@ -95,7 +98,13 @@ def measure_dice(
     was_training = model.training
     model.eval()
     try:
-        inference = {"dtype": dtype, "overlap": overlap, "crop_foreground": crop_foreground, "device": device}
+        inference = {
+            "dtype": dtype,
+            "overlap": overlap,
+            "crop_foreground": crop_foreground,
+            "mirror": mirror,
+            "device": device,
+        }
         for index in range(count):
             try:
                 prediction = _predict(model, plan, data, split, index, spatial, inference)
@@ -122,10 +131,11 @@ def measure_dice(
     if not scores:
         raise DataError(f"{plan.name}: none of the {count} {split} cases can be read, such as {missing[0]}")
     box = ", over the box of the voxels that are not 0" if crop_foreground else ""
+    mean = f", {mirroring_text(mirror)}" if mirror else ""
     decided = "the largest logit" if plan.exclusive else "sigmoid > 0.5 per region"
     method = (
         f"{plan.key} ({plan.title}), {split}, {len(scores)} cases, patch {format_shape(tuple(spatial))}, "
-        f"window overlap {overlap:g}{box}, {dtype}, {decided}; {RULES[plan.empty_rule]}; "
+        f"window overlap {overlap:g}{box}{mean}, {dtype}, {decided}; {RULES[plan.empty_rule]}; "
         "95 % bootstrap interval over cases"
     ) + (f"; {len(missing)} could not be read: {'; '.join(missing)}" if missing else "")
     tables = {"dice": np.array([s.dice for s in scores])}

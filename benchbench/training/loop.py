@@ -38,7 +38,13 @@ from benchbench.training.identity import file_sha256, identity, lineage
 from benchbench.training.losses import deep_supervision, distillation, make_loss, set_prior
 from benchbench.training.network_outputs import network_errors, training_outputs
 from benchbench.training.optimizer import make_optimizer
-from benchbench.training.patch_loader import Batch, CachedPatchLoader, PatchLoader, prepared_plan
+from benchbench.training.patch_loader import (
+    Batch,
+    CachedPatchLoader,
+    PatchLoader,
+    prepared_plan,
+    with_mirror_axes,
+)
 from benchbench.training.precision import PrecisionChoice
 from benchbench.training.processes import TrainingGroup, training_group
 from benchbench.training.recipe import TrainRecipe
@@ -121,6 +127,7 @@ def train(
         UnsupportedError: the network raises in a step, or its output cannot be trained.
     """
     plan = loader.loader.plan if loader else prepared_plan(recipe.data, progress)
+    recipe = with_mirror_axes(recipe, plan)
     with (
         threads(recipe.threads),
         torch.random.fork_rng(devices=[]),

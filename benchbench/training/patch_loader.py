@@ -27,7 +27,8 @@ from benchbench import data
 from benchbench.core.cache import BoundedCache
 from benchbench.core.errors import DataError, UsageError
 from benchbench.core.process import exit_with_parent
-from benchbench.training.recipe import Patch, TrainRecipe
+from benchbench.data.mirroring import mirror_axes
+from benchbench.training.recipe import AUTO, Patch, TrainRecipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +64,15 @@ def prepared_plan(name: str, progress: Callable[[float, str], None] | None = Non
     if not plan.splits.get("train"):
         raise UsageError(f"{plan.key} has no case to train on: every one of them is a test case")
     return plan
+
+
+def with_mirror_axes(recipe: TrainRecipe, plan: data.DataPlan) -> TrainRecipe:
+    """The recipe with the axes that the data set chooses, where it leaves them to it.
+
+    Raises:
+        DataError: a training case cannot be read.
+    """
+    return dataclasses.replace(recipe, mirror=mirror_axes(plan)) if recipe.mirror == AUTO else recipe
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +152,7 @@ class PatchLoader:
     def __init__(self, plan: data.DataPlan, recipe: TrainRecipe, *, process: int = 0) -> None:
         import psutil
 
-        self.plan, self.recipe, self.process = plan, recipe, process
+        self.plan, self.recipe, self.process = plan, with_mirror_axes(recipe, plan), process
         self.waited_s = 0.0
         self._cases: BoundedCache[int, CachedCase] = BoundedCache(
             most_bytes=_MEMORY_SHARE * psutil.virtual_memory().available, size=lambda case: case.n_bytes
@@ -227,7 +237,7 @@ class PatchLoader:
         start = [m - side // 2 for m, side in zip(middle, larger, strict=True)]
         image: npt.NDArray[np.float32] = cut(case.image, start, larger).astype(np.float32)
         label: LabelMap = cut(case.label, start, larger)
-        for axis in self.recipe.mirror:
+        for axis in map(int, self.recipe.mirror):
             if rng.random() < 0.5:
                 image, label = np.flip(image, axis + 1), np.flip(label, axis)
         if self.recipe.augment:

@@ -60,6 +60,7 @@ def predict_files(
     output: Path,
     *,
     overlap: float = 0.5,
+    test_time_mirroring: bool = False,
     device: str = "cpu",
     force: bool = False,
     trust: bool = False,
@@ -69,11 +70,13 @@ def predict_files(
     Args:
         model: name of the network that the weights are of.
         source: folder of the case, or its file.
+        test_time_mirroring: average over the mirror images that the training had.
         force: replace an output file that this command did not write; an input is never replaced.
         trust: import the class that weights name, if `model` is their path.
 
     Raises:
-        CheckpointError: weights of another network, or without the plan of their data.
+        CheckpointError: weights of another network, without the plan of their data, or that were trained without
+            mirror images.
         DataError: missing, damaged or ambiguous files.
         StoreError: the output cannot be written, is an input, or was not written by this command.
         UsageError: a format that cannot be written.
@@ -100,10 +103,12 @@ def predict_files(
             plan=info.plan,
             spatial=info.spatial,
             files=(weights, weights.with_suffix(".json"), Path(model)),
+            mirror=info.mirror,
         ),
         source,
         output,
         overlap=overlap,
+        test_time_mirroring=test_time_mirroring,
         device=device,
         force=force,
     )
@@ -117,10 +122,18 @@ class Segmenter:
     plan: DataPlan | None  # of its data
     spatial: tuple[int, ...]  # (D, H, W) of its patch, voxels
     files: tuple[Path, ...]  # that it is read from, the first of which names it; no output replaces them
+    mirror: tuple[int, ...] | None = None  # axes, 0 to 2, along which its training mirrored patches; None: not known
 
 
 def segment_files(
-    segmenter: Segmenter, source: Path, output: Path, *, overlap: float, device: str = "cpu", force: bool = False
+    segmenter: Segmenter,
+    source: Path,
+    output: Path,
+    *,
+    overlap: float,
+    test_time_mirroring: bool = False,
+    device: str = "cpu",
+    force: bool = False,
 ) -> list[Path]:
     """Segment one case with a network that is at hand; arguments, result and errors are those of `predict_files`."""
     check_name(output)
@@ -130,6 +143,7 @@ def segment_files(
             f"{weights} does not say how its images were prepared, so nothing can be predicted with it: "
             "train it again on a folder of images"
         )
+    mirror = checkpoint.check_mirror(segmenter.mirror, weights) if test_time_mirroring else ()
     case = find_case(source, plan.channels)
     files = [file.path for file in case.images]
     inputs = [*files, *_images_in(source), *segmenter.files]
@@ -139,7 +153,7 @@ def segment_files(
     network = segmenter.load()
     image = np.asarray(prepared.image.numpy(), np.float32)
     try:
-        logits = logits_of(network, image, plan, segmenter.spatial, overlap=overlap, device=device)
+        logits = logits_of(network, image, plan, segmenter.spatial, overlap=overlap, mirror=mirror, device=device)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

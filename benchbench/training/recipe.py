@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from benchbench.core.arguments import REQUIRED, flag, natural, one_of, seconds, share
 from benchbench.core.errors import UsageError
-from benchbench.core.units import parse_seconds
+from benchbench.core.units import AXES, parse_seconds
 
 Patch = tuple[int, int, int]
+AUTO: Literal["auto"] = "auto"
 _BATCH_VOXELS = 96**3  # for which a step of a plain U-Net takes about 4 GB
 
 
@@ -78,6 +79,16 @@ def _patch_schedule(text: str) -> tuple[tuple[tuple[int, ...], float], ...]:
     raise UsageError(f"{text!r} is not like 64x64x64:0.9,128x128x128:0.1")
 
 
+def _mirror(text: str) -> tuple[int, ...] | Literal["auto"]:
+    """`auto`, `none`, or axes as `D,H`."""
+    if text == AUTO:
+        return AUTO
+    names = [] if text == "none" else text.upper().split(",")
+    if len(set(names)) < len(names) or not set(names) <= set(AXES):
+        raise UsageError(f"{text!r} is none of auto, none, and axes out of D,H,W, such as D or D,H")
+    return tuple(sorted(map(AXES.index, names)))
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRequest:
     """A training, as it is asked for."""
@@ -115,7 +126,9 @@ class TrainRecipe:
         "--loss", "dice_ce", help="loss function (default: dice_ce)"
     )
     optimizer: Literal["adamw", "sgd"] = flag("--optimizer", "adamw", help="optimiser (default: adamw)")
-    lr: float = flag("--lr", 1e-3, metavar="RATE", help="highest learning rate (default: 0.001)")
+    lr: float = flag(
+        "--lr", 1e-3, metavar="RATE", help="highest learning rate (default: that of the network's card, else 0.001)"
+    )
     weight_decay: float = flag("--weight-decay", 1e-2, metavar="W", help="weight decay (default: 0.01)")
     momentum: float = 0.99  # of SGD, Nesterov's
     schedule: Literal["cosine", "poly"] = flag(
@@ -139,7 +152,15 @@ class TrainRecipe:
         metavar="{full,light}",
         help="data augmentation; light: flips and contrast only (default: full)",
     )
-    mirror: tuple[int, ...] = (0,)  # axes along which patches are flipped; 0 is left-right
+    mirror: tuple[int, ...] | Literal["auto"] = flag(  # axes along which patches are flipped, 0 to 2 for D, H and W
+        "--mirror",
+        (0,),
+        type=_mirror,
+        metavar="auto|none|AXES",
+        help="axes along which patches are mirrored at random: D (left to right), H (back to front), W (feet to head), "
+        "or several, such as D,H; auto: those along which the labels of the training cases have no fixed arrangement; "
+        "none (default: D)",
+    )
     patch_schedule: tuple[tuple[Patch, float], ...] = flag(  # in order; empty: `patch`
         "--patch-schedule",
         (),
@@ -182,6 +203,10 @@ class TrainRecipe:
             )
         if not 0 <= self.distil <= 1:
             raise UsageError(f"the share of the loss that comes from a teacher must be from 0 to 1, not {self.distil}")
+        if self.mirror != AUTO and (len(set(self.mirror)) < len(self.mirror) or not set(self.mirror) <= {0, 1, 2}):
+            raise UsageError(
+                f"patches are mirrored along different axes out of 0, 1 and 2, or {AUTO!r}, not {self.mirror}"
+            )
         if self.batch < 1 or not 0 <= self.warmup < 1 or not 0 <= self.average < 1 or self.lr <= 0:
             raise UsageError(
                 f"a batch from 1, a warm-up and an average from 0 to below 1, and a rate above 0 are needed; not {self}"

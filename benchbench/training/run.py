@@ -88,12 +88,13 @@ def prepare(request: TrainRequest) -> PreparedTraining:
     spec = card.on(plan, request.patch).spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
     d, h, w = request.patch or zoo_build.fitting_sides(spec, plan.patch)
     patch = (d, h, w)
+    of_card = {} if card.learning_rate is None else {"lr": card.learning_rate}
     recipe = TrainRecipe(
         data=plan.where,
         patch=patch,
         budget=request.budget,
         seed=request.seed,
         batch=request.batch or default_batch(patch),
-        **request.more,
+        **{**of_card, **request.more},
     )
     return PreparedTraining(request=request, plan=plan, spec=spec, recipe=recipe)

@@ -17,6 +17,7 @@ from benchbench.core.units import format_shape
 from benchbench.data import DataPlan
 from benchbench.data.foreground import foreground_box
 from benchbench.zoo import logits as zoo_logits
+from benchbench.zoo.mirrored import images
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,6 +41,7 @@ def logits_of(
     dtype: str = "fp32",
     overlap: float = 0.5,
     crop_foreground: bool = False,
+    mirror: Sequence[int] = (),
     device: str = "cpu",
 ) -> Tensor:
     """The logits of a network for a whole volume.
@@ -51,6 +53,7 @@ def logits_of(
         dtype: `fp32`, or `bf16`/`fp16` for autocast.
         overlap: of neighbouring windows, as a share of the patch.
         crop_foreground: go over the box of the voxels that are not 0, as a volume is timed with `--crop-foreground`.
+        mirror: axes, 0 to 2, of each window's mirror images, over all combinations of which its logits are the mean.
 
     Returns:
         (K, D, H, W) float32, of the image's size, on the device; outside of the box 0, which is background.
@@ -66,7 +69,7 @@ def logits_of(
     box = foreground_box(image) if crop_foreground else None
     if box is not None:
         at = (slice(None), *box)
-        inner = logits_of(model, image[at], plan, spatial, dtype=dtype, overlap=overlap, device=device)
+        inner = logits_of(model, image[at], plan, spatial, dtype=dtype, overlap=overlap, mirror=mirror, device=device)
         whole = torch.zeros((len(inner), *image.shape[1:]), device=device)
         whole[at] = inner
         return whole
@@ -80,13 +83,22 @@ def logits_of(
         torch.autocast(device.partition(":")[0], getattr(torch, DTYPES[dtype]), enabled=dtype != "fp32"),
     ):
         logits: Any = sliding_window_inference(
-            x, tuple(spatial), 1, lambda window: _answer(model, window, plan), overlap=overlap, mode="gaussian"
+            x, tuple(spatial), 1, lambda window: _mean(model, window, plan, mirror), overlap=overlap, mode="gaussian"
         )
     if not torch.isfinite(logits).all():
         raise AccuracyError(f"the network's answer is not finite (NaN or infinite) in {dtype}: no Dice can be had")
     inside = tuple(slice(b, b + side) for b, side in zip(before, sides, strict=True))
     answer: Tensor = logits[0].float()[(slice(None), *inside)]
     return answer
+
+
+def _mean(model: nn.Module, window: Tensor, plan: DataPlan, mirror: Sequence[int]) -> Tensor:
+    """The logits of a window, or their mean over its mirror images."""
+    logits = _answer(model, window, plan)
+    places = images(mirror)
+    for at in places[1:]:
+        logits = logits + _answer(model, window.flip(at), plan).flip(at)
+    return logits / len(places) if mirror else logits
 
 
 def _answer(model: nn.Module, window: Tensor, plan: DataPlan) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,6 +51,7 @@ class Card:
     reference: str = ""  # where that code is
     notes: str = ""
     plan: str = ""  # `pkg.module:function`: keywords of the class for a patch, on a data set of one's own
+    learning_rate: float | None = None  # highest, that it is trained with; None: that of `TrainRecipe`
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     paper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     published: tuple[PublishedFigure, ...] = ()
@@ -118,6 +120,7 @@ _CARDS = Path(__file__).parents[1] / "models" / "cards"
 _REQUIRED = dict.fromkeys(("name", "title", "arch"), (str,))
 _OPTIONAL = {
     **dict.fromkeys(("in_channels", "out_channels"), (int,)),
+    "learning_rate": (int, float),
     **dict.fromkeys(("task", "licence", "reference", "notes", "plan"), (str,)),
     **dict.fromkeys(("kwargs", "paper"), (dict,)),
     **dict.fromkeys(("spatial", "published"), (list,)),
@@ -141,6 +144,8 @@ def read_card(path: Path) -> Card:
     for key in ("in_channels", "out_channels"):
         if data.get(key, 1) < 1:
             raise CardError(f"{path}: {key} must be positive, not {data[key]}")
+    if not 0 < data.get("learning_rate", 1) < math.inf:
+        raise CardError(f"{path}: learning_rate must be above 0, not {data['learning_rate']}")
     published = tuple(_published(entry, path) for entry in data.get("published", ()))
     folder = None if path.parent.resolve() == _CARDS.resolve() else str(path.parent)
     return Card(**(data | {"spatial": spatial, "published": published, "folder": folder}))

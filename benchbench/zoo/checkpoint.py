@@ -65,6 +65,15 @@ class CheckpointInfo:
         """The network with these weights."""
         return dataclasses.replace(self.model, checkpoint=self.sha256)
 
+    @property
+    def mirror(self) -> tuple[int, ...] | None:
+        """Axes, 0 to 2, along which its training mirrored patches; None: it does not say."""
+        recipe = self.train.get("recipe")
+        axes = recipe.get("mirror") if isinstance(recipe, Mapping) else None
+        if not isinstance(axes, (list, tuple)) or any(type(axis) is not int or not 0 <= axis <= 2 for axis in axes):
+            return None
+        return tuple(axes)
+
 
 def file_name(name: str) -> str:
     """A network's name as part of a file's: `mynets-MyNet` of the class `mynets:MyNet`."""
@@ -186,6 +195,26 @@ def _own_description(header: Mapping[str, Any]) -> str | None:
     metadata = header.get(_METADATA)
     text = metadata.get(_KEY) if isinstance(metadata, dict) else None
     return text if isinstance(text, str) else None
+
+
+def check_mirror(axes: Sequence[int] | None, weights: object) -> tuple[int, ...]:
+    """The axes that the logits of weights can be averaged along.
+
+    Args:
+        axes: along which their training mirrored patches; None: they do not say.
+        weights: as the message names them.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    if not axes:
+        why = (
+            "does not say along which axes its training mirrored patches"
+            if axes is None
+            else "never saw a mirror image"
+        )
+        raise CheckpointError(f"{weights} {why}: leave --test-time-mirroring out")
+    return tuple(axes)
 
 
 def find(

@@ -40,7 +40,7 @@ def weights(folder, tmp_path_factory):
         model=spec,
         data=plan.key,
         spatial=(16, 16, 16),
-        train={"cases": [], "fold": plan.fold},
+        train={"cases": [], "fold": plan.fold, "recipe": {"mirror": [0, 2]}},
         plan=plan,
     )
     return path
@@ -80,6 +80,10 @@ def test_what_was_exported_segments_as_the_weights_do(capsys, folder, weights, t
     exported, plain = (np.asarray(nib.load(tmp_path / name).dataobj) for name in ("a.nii.gz", "b.nii.gz"))
     assert len(np.unique(plain)) > 1
     assert np.array_equal(exported, plain)
+    assert read_prepared(path).mirror == (0, 2)
+    again = ("predict", "--model", path, "--input", case, "--output", tmp_path / "a.nii.gz", "--test-time-mirroring")
+    assert bench(capsys, *again)[0] == 0
+    assert np.array_equal(np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj), plain)  # of a network that sees no side
 
 
 def test_bad_input_is_one_line(capsys, folder, weights, tmp_path):
@@ -93,6 +97,10 @@ def test_bad_input_is_one_line(capsys, folder, weights, tmp_path):
     other = tmp_path / "other.onnx"
     other.write_bytes(net.read_bytes())
     told = json.loads(description_of(net).read_text())
+    older = tmp_path / "older.onnx"
+    older.write_bytes(net.read_bytes())
+    kept = {key: value for key, value in told.items() if key != "mirror"}
+    description_of(older).write_text(json.dumps(kept | {"files": {older.name: told["files"][net.name]}}))
     told["plan"]["channels"] = ["MR0", "MR1"]
     told["files"] = {other.name: told["files"][net.name]}
     description_of(other).write_text(json.dumps(told))
@@ -107,6 +115,7 @@ def test_bad_input_is_one_line(capsys, folder, weights, tmp_path):
         (("predict", "--model", weights, *to), 2, "no runtime reads .safetensors"),
         (("predict", "--model", broken, *to), 2, "damaged or not the file"),
         (("predict", "--model", other, *to), 2, "takes 1 channels and its plan has 2"),
+        (("predict", "--model", older, *to, "--test-time-mirroring"), 2, "does not say along which axes"),
         (("predict", "--model", net, *to[:3], net), 2, "must end in .nii.gz"),
     ):
         got, out, err = bench(capsys, *arguments)

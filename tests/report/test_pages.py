@@ -93,7 +93,7 @@ def test_networks_that_are_compared_by_dice_were_trained_alike(folder):
     trained = [json.loads(path.read_text()) for path in [*shipped, *(REFERENCE / folder).glob("checkpoint-*.json")]]
     names = {told["model"]["name"] for told in trained}
     assert names == TRAINED[folder]
-    own = ("patch", "batch")  # follow from the network's sides
+    own = ("patch", "batch", "lr")  # follow from the network's sides, and from its family
     later = {"distil": 0.0}  # what a recipe did not say before there was such a thing
     recipes = [{k: v for k, v in (later | told["train"]["recipe"]).items() if k not in own} for told in trained]
     assert all(recipe == recipes[0] for recipe in recipes)

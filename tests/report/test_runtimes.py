@@ -411,3 +411,25 @@ def test_devices_are_joined_runtime_by_runtime():
     (found,) = devices.find(group(made))
     assert set(found.labels) == {"slim_unetr eager", "slim_unetr openvino"}
     assert all(len(side.times) == 2 for side in found.sides)
+
+
+def test_mirrored_rows_stand_in_a_table_of_their_own_whatever_axes_each_network_has():
+    made = [examples.in_runtime("unet_small"), examples.in_runtime("slim_unetr")]
+    axes = {"unet_small": (0,), "slim_unetr": (0, 1)}
+    mirrored = [
+        dataclasses.replace(
+            r, workload=dataclasses.replace(r.workload, test_time_mirroring=axes[r.model.name]), started_at="2026-01-01"
+        )
+        for r in made
+    ]
+    groups = conditions.group([*made, *mirrored])
+    assert [[r.model.name for r in part.records] for part in groups] == [["unet_small", "slim_unetr"]] * 2
+    assert "mirroring" not in groups[0].title
+    assert groups[1].title.endswith(", test-time mirroring")
+    told = dict(conditions.facts(groups[1]))["Test-time mirroring"]
+    assert told == "mean over the mirror images along D or D,H; times are of all forwards"
+    assert "Test-time mirroring" not in dict(conditions.facts(groups[0]))
+    assert "--test-time-mirroring" in conditions.reproduce(groups[1])
+    rows = list(csv.DictReader(io.StringIO(export([*made, *mirrored], "csv"))))
+    assert [row["test_time_mirroring"] for row in rows] == ["", "", "D", "D,H"]
+    assert "test_time_mirroring" not in csv.DictReader(io.StringIO(export(made, "csv"))).fieldnames

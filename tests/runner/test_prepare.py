@@ -17,7 +17,7 @@ from benchbench.core.errors import UnsupportedError
 from benchbench.core.records import ModelSpec
 from benchbench.runner import eager_dice, model_run, prepare
 from benchbench.runner.eager_dice import lost_dice
-from benchbench.runner.model_run import compare
+from benchbench.runner.output_comparison import compare
 from benchbench.zoo import checkpoint
 from tests import data_sets as sets
 from tests.runner.test_worker import answer, job

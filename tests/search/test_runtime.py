@@ -361,6 +361,10 @@ def test_the_plan_says_what_the_budget_is_of() -> None:
     )
     assert "runtime: OpenVINO; times and memory are measured in it" in other
     assert "runtime" not in plain
+    assert "padding" not in plain
+    odd = dataclasses.replace(problem("50ms"), spatial=(40, 56, 40))
+    told = first_lines(odd, source, target, 60.0)  # type: ignore[arg-type]
+    assert told[1] == "  the published network takes this patch as 64x64x64: 66% of it is padding"
 
 
 # What is said of the costs
@@ -421,6 +425,7 @@ def test_page_card_and_table_say_which_runtime_the_costs_are_of() -> None:
     (point,) = (point for point in search["points"] if point["name"] == POINT)
     card = search_card(point, search)
     assert f"on {search['device']['name']} in OpenVINO |" in card
+    assert "| padding | 0% of the voxels that it computes on |" in card
     assert f"OpenVINO (openvino 2026.4), which reads `{POINT}-openvino.xml`" in card
     rows = list(csv.DictReader(io.StringIO(search_table(search))))
     assert {row["runtime"] for row in rows} == {"openvino"}

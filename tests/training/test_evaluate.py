@@ -274,3 +274,21 @@ def test_picture_of_a_phantom_case_is_small() -> None:
     plan = data.get_plan("phantom")
     shot = case_pictures.middle_slice(case, plan.to_regions(case.label), plan)
     assert len(case_pictures.montage(shot, plan)) < 60_000
+
+
+class LeftOnly(Oracle):
+    """Sees nothing in the upper half of the first axis."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        logits[:, :, x.shape[2] // 2 :] = -1
+        return logits
+
+
+@pytest.mark.parametrize(("mirror", "windows"), [((), 1), ((0,), 2), ((1,), 2), ((0, 1, 2), 8)])
+def test_windows_are_mirrored_along_the_axes_that_are_asked_for(mirror: tuple[int, ...], windows: int) -> None:
+    network = LeftOnly()
+    found = by_name(measure_dice(network, data="toy", spatial=(20, 24, 18), limit=1, mirror=mirror))
+    assert len(network.seen) == windows
+    assert (found["dice_wt"].value == 1) == (0 in mirror)
+    assert ("mirror images" in found["dice"].method) == bool(mirror)

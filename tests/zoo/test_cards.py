@@ -165,6 +165,8 @@ GOOD = 'name = "m"\ntitle = "M"\narch = "torch.nn:Identity"\n'
         (GOOD + 'in_channels = "4"\n', "in_channels must be a whole number"),
         (GOOD + "in_channels = true\n", "in_channels must be a whole number"),
         (GOOD + "out_channels = 0\n", "out_channels must be positive"),
+        (GOOD + "learning_rate = 0\n", "learning_rate must be above 0, not 0"),
+        (GOOD + 'learning_rate = "1e-3"\n', "learning_rate must be a number"),
         (GOOD + "spatial = [1, 2]\n", "three positive whole numbers"),
         (GOOD.replace(":", "."), "must be 'pkg.module:Class'"),
         (GOOD + '[[published]]\nmetric = "mcas"\nvalue = 1\nsource = "x"\n', "did you mean 'macs'"),

@@ -1,11 +1,14 @@
 """Each defect of the published Slim UNETR: seen in the faithful network, gone from the corrected one."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import benchbench
 from benchbench.models.slim_unetr import SlimUNETR, SparseAttention
-from benchbench.models.slim_unetr_fixed import PooledAttention, SlimUNETRFixed
+from benchbench.models.slim_unetr_fixed import PooledAttention, SlimUNETRFixed, cell_means
+from benchbench.zoo import checkpoint
 
 SMALL = {"channels": (4, 4, 8), "embed_dim": 8, "blocks": (1, 1, 1, 1), "heads": (1, 2, 2, 4), "dropout": 0.0}
 BOTH = pytest.mark.parametrize(("network", "corrected"), [(SlimUNETR, False), (SlimUNETRFixed, True)])
@@ -128,9 +131,68 @@ def test_cells_of_the_deepest_stage_are_padded_to_as_well():
     assert model(torch.zeros(1, 1, 32, 40, 64)).shape == (1, 2, 32, 40, 64)
 
 
+PATCH = (40, 56, 40)  # of the hippocampus
+
+
+@pytest.mark.parametrize("stem", [1, 2, 4, 8])
+def test_each_stage_is_padded_only_as_far_as_its_own_stride_needs(stem):
+    model = small(SlimUNETRFixed, PATCH, stem=stem, padding="stages")
+    maps = []
+    for stage in model.encoder:
+        stage.register_forward_hook(lambda m, args, out: maps.append(tuple(out.shape[2:])))
+    assert model(torch.randn(1, 1, *PATCH)).shape == (1, 2, *PATCH)
+    strides = [stem, 2 * stem, 4 * stem, 8 * stem]
+    assert maps == [tuple(-(-side // stride) for side in PATCH) for stride in strides]
+
+
+@pytest.mark.parametrize(("stem", "r"), [(4, (4, 2, 2, 1)), (2, (4, 2, 2, 1)), (1, (8, 4, 2, 1))])
+def test_where_nothing_has_to_be_padded_both_paddings_are_one_network(stem, r):
+    sides = (64, 32, 32)
+    whole, stages = (small(SlimUNETRFixed, sides, stem=stem, r=r, padding=how) for how in ("whole", "stages"))
+    whole.position_embedding.normal_()
+    stages.load_state_dict(whole.state_dict())
+    x = torch.randn(1, 1, *sides)
+    assert torch.equal(stages(x), whole(x))
+    for norm in (m for m in whole.modules() if isinstance(m, torch.nn.GroupNorm)):
+        norm.bias.normal_()
+    stages.load_state_dict(whole.state_dict())
+    x = torch.randn(1, 1, 33, 30, 32)  # the larger padding is in the norms
+    assert not torch.allclose(stages(x), whole(x), atol=1e-4)
+
+
+def test_padding_is_part_of_no_cell_and_no_answer():
+    x = torch.randn(2, 3, 5, 7, 4)
+    means = cell_means(x, 4)
+    assert means.shape == (2, 3, 2, 2, 1)
+    torch.testing.assert_close(means[:, :, 1, 1, 0], x[:, :, 4:, 4:, :4].mean((2, 3, 4)))
+    torch.testing.assert_close(means[:, :, 0, 1, 0], x[:, :, :4, 4:, :4].mean((2, 3, 4)))
+    assert torch.equal(cell_means(x[:, :, :4, :4], 4), torch.nn.functional.avg_pool3d(x[:, :, :4, :4], 4))
+
+
+def test_padded_stages_take_any_size_and_train():
+    model = small(SlimUNETRFixed, (9, 20, 7), stem=2, padding="stages").train()
+    with torch.enable_grad():
+        model(torch.randn(2, 1, 9, 20, 7)).square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    assert model.spatial == (9, 20, 7)
+    assert model.eval()(torch.randn(1, 1, 33, 18, 40)).shape == (1, 2, 33, 18, 40)
+
+
+def test_trained_weights_answer_as_they_did_when_they_were_measured():
+    """On a patch that is padded, as their Dice was."""
+    weights = "models/checkpoints/slim_unetr_fixed-hippocampus.safetensors"
+    info = checkpoint.read_sidecar(Path(__file__).parents[2] / weights)
+    model = benchbench.build_model(str(info.path)).eval()
+    x = torch.linspace(-1, 1, 40 * 56 * 40).reshape(1, 1, *PATCH).sin()
+    assert info.spatial == PATCH
+    middle = torch.tensor([2.21637, -6.04030, -4.46704])
+    torch.testing.assert_close(model(x)[0, :, 20, 28, 20], middle, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
+        ({"padding": "none"}, "'whole' or 'stages', not 'none'"),
         ({"spatial": (128, 0, 128)}, r"128x0x128"),
         ({"spatial": (128, 128)}, r"three whole sides"),
         ({"heads": (1, 2, 7, 4)}, r"stage 3.*7 does not divide 60"),

@@ -103,6 +103,15 @@ def test_variances_hold_far_from_zero(network, form):
 
 
 @FORMS
+@pytest.mark.parametrize(("stem", "r"), [(1, (8, 4, 2, 1)), (2, (4, 2, 2, 1)), (4, (4, 4, 2, 1)), (8, (2, 1, 1, 1))])
+@pytest.mark.parametrize("spatial", [(32, 32, 32), (20, 33, 7), (40, 56, 40)])
+def test_stages_that_are_padded_give_the_same_logits(spatial, stem, r, form):
+    model = trained(SlimUNETRFixed, (20, 33, 7), stem=stem, r=r, padding="stages")
+    x = image(model, batch=2, spatial=spatial)
+    assert difference(model.for_inference(form)(x), model(x)) < 1e-5
+
+
+@FORMS
 @pytest.mark.parametrize("spatial", [(32, 32, 32), (20, 33, 7), (40, 32, 65)])
 def test_the_corrected_network_takes_any_size(spatial, form):
     model = trained(SlimUNETRFixed, (32, 32, 32))
@@ -171,13 +180,27 @@ def test_memory_formats_are_only_a_matter_of_speed(form):
     assert difference(fast(x.transpose(2, 4)), fast(x.transpose(2, 4).contiguous())) < 1e-5
 
 
-@pytest.mark.parametrize(("network", "spatial"), [(SlimUNETR, (32, 32, 32)), (SlimUNETRFixed, (32, 20, 40))])
-def test_the_export_form_gives_the_same_by_onnx(network, spatial, tmp_path):
+FINE = {"r": (8, 4, 2, 1), "stem": 1}
+
+
+@pytest.mark.parametrize(
+    ("network", "spatial", "more", "form"),
+    [
+        (SlimUNETR, (32, 32, 32), {}, "export"),
+        (SlimUNETRFixed, (32, 20, 40), {}, "export"),
+        (SlimUNETRFixed, (10, 14, 9), {"stem": 2, "padding": "stages"}, "export"),
+        (SlimUNETRFixed, (10, 14, 9), FINE | {"padding": "stages"}, "export"),
+        (SlimUNETRFixed, (10, 14, 9), FINE | {"padding": "stages"}, "itself"),  # as int8 is made of it
+        (SlimUNETR, (8, 16, 8), FINE, "export"),
+    ],
+)
+def test_what_is_exported_gives_the_same_by_onnx(network, spatial, more, form, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    model = trained(network, blocks=(1, 1, 1, 1))
+    model = trained(network, **{"spatial": (32, 32, 32) if not more else spatial, "blocks": (1, 1, 1, 1), **more})
     x = image(model, batch=2, spatial=spatial)
-    program = torch.onnx.export(model.for_inference("export"), (x,), dynamo=True, opset_version=20, verbose=False)
+    exported = model if form == "itself" else model.for_inference(form)
+    program = torch.onnx.export(exported, (x,), dynamo=True, opset_version=20, verbose=False)
     program.save(str(tmp_path / "net.onnx"))
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
     output = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]

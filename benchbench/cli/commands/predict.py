@@ -33,7 +33,7 @@ def add(sub: argparse.ArgumentParser) -> None:
         help="folder of a case, or its file; of several channels one file each, named by the channel or numbered",
     )
     sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="label map to write (.nii.gz or .nii)")
-    add_shared(sub, "--overlap", "--device")
+    add_shared(sub, "--overlap", "--test-time-mirroring", "--device")
     add_shared(sub, "--threads", help="CPU threads of an exported network (default: its runtime's own choice)")
     add_shared(sub, "--force", help="replace the file at --output even if 'bench predict' did not write it")
 
@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
     """Segment, and print the files that were written."""
     from benchbench.training import predict
 
-    given = {"overlap": options.overlap, "device": options.device, "force": options.force}
+    names = ("overlap", "test_time_mirroring", "device", "force")
+    given = {name: getattr(options, name) for name in names}
     if options.exported:
         if options.model or options.checkpoint:
             raise UsageError("--model FILE is a network with its weights: leave MODEL and --checkpoint out")
@@ -82,4 +83,5 @@ def _exported(path: Path, threads: int | None) -> Segmenter:
         plan=plan,
         spatial=tuple(spatial),
         files=(path, description_of(path), *(path.parent / name for name in prepared.files)),
+        mirror=prepared.mirror,
     )
