@@ -348,7 +348,7 @@ def test_a_time_that_is_too_short_for_one_network_says_so_before_any_training(
     if fits:
         assert own._job(PROBLEM, 0.0).low_steps >= 8
         return
-    with pytest.raises(UsageError, match=r"1 min are too short to train one network: .*; give --time 1min10s or more"):
+    with pytest.raises(UsageError, match=r"1 min are too short to train one network: .*; give --time 1min30s or more"):
         own._job(PROBLEM, 0.0)
 
 
