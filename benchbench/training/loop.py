@@ -28,12 +28,11 @@ from torch import Tensor, nn
 
 from benchbench import data
 from benchbench.core import records as rec
-from benchbench.core.errors import CheckpointError, DataError, UsageError, is_out_of_memory
+from benchbench.core.errors import CheckpointError, UsageError
 from benchbench.core.results import write_whole
 from benchbench.core.units import format_shape
 from benchbench.training import resume_file
 from benchbench.training.cpu_convolutions import fast_convolutions
-from benchbench.training.evaluate import measure_dice
 from benchbench.training.identity import file_sha256, identity, lineage
 from benchbench.training.losses import deep_supervision, distillation, make_loss, set_prior
 from benchbench.training.network_outputs import network_errors, training_outputs
@@ -48,7 +47,6 @@ from benchbench.training.patch_loader import (
 from benchbench.training.precision import PrecisionChoice
 from benchbench.training.processes import TrainingGroup, training_group
 from benchbench.training.recipe import TrainRecipe
-from benchbench.training.sliding_window import AccuracyError
 from benchbench.training.torch_runtime import (
     channels_last,
     describe_device,
@@ -56,6 +54,7 @@ from benchbench.training.torch_runtime import (
     has_fast_bf16,
     threads,
 )
+from benchbench.training.validation import dice_on_val
 from benchbench.training.weight_average import WeightAverage
 from benchbench.zoo import checkpoint
 
@@ -308,28 +307,11 @@ class _Training:
         counters.validation_s += time.monotonic() - start
 
     def _validate(self) -> None:
-        """Append the Dice on `val`; if it cannot be measured, the training goes on without it."""
-        why = "step %d was not evaluated on the validation cases: %s"
-        try:
-            accuracy = measure_dice(
-                self.model,
-                data=self.plan.where,
-                split="val",
-                spatial=self.recipe.patch,
-                device=self.device,
-                dtype="bf16" if self.precision.bf16 else "fp32",
-                surfaces=False,
-            )
-        except (DataError, AccuracyError) as error:
-            log.warning(why, self.counters.step, error)
-            return
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            log.warning(why, self.counters.step, "memory ran out")
-            return
-        if (dice := accuracy.measurements[0].value) is not None:
-            self.validation.append((self.counters.step, round(float(dice), 5)))
+        """Append the Dice on `val`, if it can be measured."""
+        step, bf16 = self.counters.step, bool(self.precision.bf16)
+        dice = dice_on_val(self.model, self.plan, self.recipe.patch, device=self.device, bf16=bf16, step=step)
+        if dice is not None:
+            self.validation.append((step, dice))
 
     # -- files
 

@@ -180,7 +180,7 @@ def test_a_kill_before_the_last_dice_leaves_a_training_that_goes_on(
 
     out = tmp_path / "toy.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr("benchbench.training.loop.measure_dice", killed)
+        patch.setattr("benchbench.training.validation.measure_dice", killed)
         with pytest.raises(KeyboardInterrupt):
             run(out, validations=1, checkpoint_every_s=60.0)
     assert out.exists()
