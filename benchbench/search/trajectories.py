@@ -60,13 +60,15 @@ class Trajectories:
         by_key = {trial.config.key: trial for trial in tried}
         decision = f"promoted in {self.job.time_s:.0f} s"
         keys = self.journal.decide(decision, lambda: [trial.config.key for trial in self._choose_promotions(tried)])
-        until = self.worker.elapsed() + 1.2 * self._promotion_room()
+        room_s = self._promotion_room()
+        until = self.worker.elapsed() + 1.2 * room_s
         for number, key in enumerate(keys):
             label = f"promotion-{key}"
             if number and self.worker.elapsed() > until and label not in self.journal.trainings:
                 self.left_out.append(f"the promotion of {name_of(by_key[key].config)}")
                 continue
-            self._promote(by_key[key], label, TrainingBudget(steps=steps, most_s=max(LEAST_S, 0.5 * self.left_s())))
+            most_s = float(by_key[key].spent["train_s"]) + max(LEAST_S, 2 * room_s / len(keys))
+            self._promote(by_key[key], label, TrainingBudget(steps=steps, most_s=most_s))
         self.worker.end_batches()
         for key in by_key:
             self.weights.forget_state(f"proposal-{key}")
