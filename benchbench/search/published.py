@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchbench import data
-from benchbench.core.errors import command, data_flags
+from benchbench.core.errors import CheckpointError, command, data_flags
+from benchbench.core.units import format_shape
 from benchbench.search import space
 from benchbench.search.problem import SearchProblem, published_spec
 from benchbench.search.trial import dice_of, dice_on_test
@@ -27,15 +28,22 @@ class PublishedWeights:
     test: Mapping[str, Any]  # `dice`, `values`, `ids`
 
 
-def bundled_parent(source: str, fold: int | None = None, spatial: tuple[int, ...] | None = None) -> Path | None:
-    """Weights of the published network that come with benchbench, for a data set and a search's patch (D, H, W)."""
+def bundled_parent(source: str, fold: int | None = None, spatial: tuple[int, ...] | None = None) -> Path:
+    """Weights of the published network that come with benchbench, for a data set and a search's patch (D, H, W).
+
+    Raises:
+        CheckpointError: there are none.
+    """
     plan = data.get_plan(source, fold=fold)
     sides = spatial or plan.patch
     for variant in space.VARIANTS:
         spec = published_spec(plan, variant)
         if path := checkpoint.find(spec.name, spec.in_channels, spec.out_channels, sides, plan):
             return path
-    return None
+    raise CheckpointError(
+        f"no weights of the published network come with benchbench for {plan.key} and a patch of "
+        f"{format_shape(tuple(sides))}: give --parent a file, train or none"
+    )
 
 
 def evaluate_published(problem: SearchProblem, given: Path | None) -> PublishedWeights | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -181,12 +182,21 @@ class Trajectories:
         return float(self.journal.trainings[label].result["train_s"]) if label else 0.0
 
     def _front_of(self, promoted: Sequence[FinishedTraining]) -> list[FinishedTraining]:
-        """The best promotion, and others of the front that cost less and are hardly worse."""
-        best = max(float(training.result["dice"]) for training in promoted)
-        near = [t for t in promoted if t.result["dice"] > max(LEAST_DICE, best - NEAR_BEST)] or list(promoted)
-        points = [(1 - t.result["dice"], t.result["costs"][self.problem.metric]) for t in near]
-        front = pareto_front(points)
-        return [near[front[i]] for i in pareto.spread([points[i] for i in front], self.job.finalists)]
+        """The best promotion, and others of the front that cost less and are hardly worse.
+
+        As in `ranked`, those that inherit weights and those that do not take turns.
+        """
+        orders = []
+        for inherits in (False, True):
+            group = [training for training in promoted if (training.result["inherited"] > 0) is inherits]
+            best = max((float(training.result["dice"]) for training in group), default=0.0)
+            near = [t for t in group if t.result["dice"] > max(LEAST_DICE, best - NEAR_BEST)] or group
+            points = [(1 - t.result["dice"], t.result["costs"][self.problem.metric]) for t in near]
+            front = pareto_front(points)
+            orders.append([near[front[i]] for i in pareto.spread([points[i] for i in front], self.job.finalists)])
+        orders.sort(key=lambda order: -max((float(t.result["dice"]) for t in order), default=0.0))
+        turns = [t for turn in itertools.zip_longest(*orders) for t in turn if t is not None]
+        return turns[: self.job.finalists]
 
     def _after_s(self, promotion: FinishedTraining) -> float:
         """Seconds that a final needs beside its training: evaluation on `val` and on `test`."""

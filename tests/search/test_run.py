@@ -411,6 +411,7 @@ def test_a_killed_search_goes_on_and_keeps_what_it_had_finished(
         (["--resume", "nowhere"], "nowhere is no folder of a search"),
         (["--resume", "nowhere", "--seeds", "3"], "--seeds cannot be given with --resume"),
         (["--parent", "nowhere.safetensors"], "nowhere"),
+        (["--parent", "shipped"], "no weights of the published network come with benchbench for Task99_Boxes"),
     ],
 )
 def test_bad_input_is_a_line(

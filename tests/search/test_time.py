@@ -27,9 +27,13 @@ from benchbench.search.budget import parse_budget
 from benchbench.search.clock import ElapsedTime
 from benchbench.search.feasibility import BudgetError, check_feasible, latency_lower_bound
 from benchbench.search.measuring import Measuring
+from benchbench.search.phases import Worker
 from benchbench.search.request import SearchRequest
-from benchbench.search.trainings import FinishedTraining
+from benchbench.search.storage import open_storage
+from benchbench.search.trainings import FinishedTraining, Journal
+from benchbench.search.trajectories import Trajectories
 from benchbench.search.trial import load_parent, name_of
+from benchbench.search.weight_store import WeightStore
 from benchbench.training.loop import train
 from benchbench.training.recipe import TrainingBudget, TrainRecipe
 from benchbench.zoo import build as zoo_build
@@ -165,6 +169,54 @@ def test_an_interrupted_search_goes_on_with_what_is_not_finished(
     again.finals()
     assert len(machine.of("proposal")) == 12
     assert len(again.finished()) == 2
+
+
+def test_finalists_with_and_without_inherited_weights_take_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch, lambda elapsed: 0.02)
+    promoted = [
+        FinishedTraining(
+            label=name,
+            what={"kind": "promotion"},
+            result={"dice": dice, "inherited": inherited, "costs": {"macs": macs}},
+        )
+        for name, dice, inherited, macs in (
+            ("a", 0.84, 0.9, 9.0),
+            ("b", 0.83, 0.9, 2.0),
+            ("c", 0.78, 0.0, 9.0),
+            ("d", 0.77, 0.0, 3.0),
+            ("e", 0.70, 0.0, 1.0),
+        )
+    ]
+    assert [one.label for one in begin(tmp_path)._front_of(promoted)] == ["a", "c"]
+    assert [one.label for one in begin(tmp_path, finalists=5)._front_of(promoted)] == ["a", "c", "b", "d"]
+    assert [one.label for one in begin(tmp_path)._front_of(promoted[2:])] == ["c", "d"]
+
+
+def test_another_machine_proposes_and_uploads_what_may_be_promoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch, lambda elapsed: 0.02, look_s=0.1)
+    uploaded: list[tuple[str, str]] = []
+    monkeypatch.setattr(WeightStore, "put", lambda store, label: uploaded.append((store.folder.parent.name, label)))
+    storage = open_storage(f"sqlite:///{tmp_path}/study.db")
+    first, second = (
+        Worker(make_job(trials=trials), tmp_path / name, storage, index=0, shared=True, tell=lambda text: None)
+        for name, trials in (("first", 8), ("second", 6))
+    )
+    second.propose()
+    assert {name for name, _ in uploaded} == {"second"}
+    first.propose()
+    assert {name for name, _ in uploaded} == {"second"}  # the first has its own in its folder
+    assert len(machine.of("proposal")) == 8
+    finishing = Trajectories(first, Journal(tmp_path / "first"))
+    finishing.promote()
+    finishing.finals()
+    assert len(finishing.finished()) == 2
+    assert {label.replace("proposal", "promotion") for _, label in uploaded} & {
+        t.label for t in machine.of("promotion")
+    }
 
 
 def test_controls_are_beside_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

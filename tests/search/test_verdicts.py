@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchbench.cli import main as cli_main
 from benchbench.cli.commands import search as search_command
 from benchbench.core import records as rec
 from benchbench.core import search_result
@@ -116,3 +117,14 @@ def test_a_network_is_scaled_to_the_nearest_latency(wished_s: float, width: int)
     found, (spec, seconds) = nearest_width(at, wished_s, 64)
     assert (found, spec.name, seconds) == (width, str(width), 0.01 * width)
     assert len(asked) < 9
+
+
+def test_a_worker_that_joined_a_search_says_that_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchbench.search.run.search", lambda *arguments, **more: None)
+    flags = ["search", "--parent", "none", "--storage", "postgresql://me:secret@host/db", "--study", "brain"]
+    assert cli_main.main([*flags, "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr()
+    assert "this worker has ended; the command that began brain" in told.out
+    assert "secret" not in told.out + told.err

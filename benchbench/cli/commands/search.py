@@ -36,9 +36,9 @@ def add(sub: argparse.ArgumentParser) -> None:
     add_fields(sub, SearchRequest)
     sub.add_argument(
         "--parent",
-        metavar="FILE|train|none",
-        help="weights of a whole Slim UNETR on this data, from which networks with its stem inherit; 'train' trains it "
-        "first, within the time (default: weights that come with benchbench, else none)",
+        metavar="FILE|shipped|train|none",
+        help="weights of a Slim UNETR on this data, from which networks with its stem inherit: of a file, or those "
+        "that come with benchbench (shipped); 'train' trains it first, within the time (default: none)",
     )
     sub.add_argument("--resume", type=Path, metavar="DIR", help="folder of an earlier search to continue")
     add_shared(sub, "--out", "--format", "--config")
@@ -95,13 +95,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _parent(asked: str | None, request: SearchRequest) -> str | None:
-    """What networks inherit from: what was asked for, else weights that come with benchbench."""
+    """What networks inherit from, as the request has it."""
     from benchbench.search.published import bundled_parent
 
-    if asked in ("none", "train"):
-        return None if asked == "none" else asked
-    path = Path(asked) if asked else bundled_parent(request.data, request.fold, request.spatial)
-    return str(path.absolute()) if path else None
+    if asked in (None, "none"):
+        return None
+    if asked == "train":
+        return asked
+    path = bundled_parent(request.data, request.fold, request.spatial) if asked == "shipped" else Path(str(asked))
+    return str(path.absolute())
 
 
 def _check_resume(options: argparse.Namespace) -> None:
