@@ -124,6 +124,22 @@ def measuring(folder: Path, runtime: str) -> Measuring:
 # Proposals
 
 
+@pytest.mark.parametrize(
+    ("times", "refused"),
+    [([0.06] * 10, True), ([0.06] * 7 + [0.04] * 3, False), ([0.04] * 10, False), ([0.06] * 3, True)],
+)
+def test_a_noisy_latency_refuses_a_proposal_only_if_it_is_surely_above_the_limit(
+    times: list[float], refused: bool
+) -> None:
+    of = problem("50ms", runtime="eager")
+    if refused:
+        with pytest.raises(Infeasible, match="latency of one patch of 60 ms is above"):
+            of.check_latency(times)
+    else:
+        of.check_latency(times)
+    dataclasses.replace(of, times_count=False).check_latency(times)  # beside other workers it refuses nothing
+
+
 def test_a_proposal_is_timed_in_the_runtime_as_its_architecture_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     timer, trained, said = Timer(monkeypatch), without_training(monkeypatch), list[str]()
     found = tried(problem("50ms"), said)
