@@ -4,8 +4,9 @@
 
 224 configurations: width, depth, expansion, attention, stem, sampling and variant of Slim UNETR, each at two to four
 levels (some choices make the same network), so that any proposal within it is in the table. Each inherits from the
-weights that come along, trains STEPS steps (60) and is judged on `val`. A row is on disk before the next is trained;
-the same command goes on. `search_worth.py` reads it.
+weights that come along, if half of its weights fit, trains STEPS steps (60) and is judged on `val`. A row is on disk
+before the next is trained; the same command goes on. `search_worth.py` reads it. The committed table is older: there
+all networks inherited, and half of the loss was the distance from the parent's output.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from benchbench.search import space
 from benchbench.search.budget import parse_budget
 from benchbench.search.problem import SearchProblem, published_spec
 from benchbench.search.space import Config
-from benchbench.search.trial import evaluate, parent_of, shared_trial
+from benchbench.search.trial import evaluate, parent_of, shared_loader
 from benchbench.training.recipe import TrainingBudget, default_batch
 from benchbench.zoo import build as zoo_build
 
-_MEMORY_BYTES = 4e9  # for batches that all see, and as much for the parent's answers
+_MEMORY_BYTES = 4e9  # for batches that all see
 
 _ATTENTION = ((8, 16, 24), (16, 32, 48), (20, 40, 60), (24, 48, 72, 96))  # widths in the table, some of the space's
 LEVELS: dict[str, tuple[object, ...]] = {
@@ -93,13 +94,14 @@ def main(folder: Path, out: Path, steps: int) -> None:
     parent = parent_of(shipped, task)
     left = list({make(choice).key: choice for choice in choices() if make(choice).key not in known}.values())
     print(f"{len(known)} trained, {len(left)} to do")
-    trial = shared_trial(task, parent, TrainingBudget(steps=steps), 0, most_bytes=_MEMORY_BYTES)
+    budget = TrainingBudget(steps=steps)
+    loader = shared_loader(task, budget, 0, most_bytes=_MEMORY_BYTES)
     (out / "machine.json").write_text(json.dumps(environment("cpu", None), indent=2, sort_keys=True) + "\n")
     with tempfile.TemporaryDirectory() as place:
         for i, choice in enumerate(left):
             config = make(choice)
             start = time.monotonic()
-            found = evaluate(task, config, parent, trial, Path(place) / "x.safetensors")
+            found = evaluate(task, config, parent, budget, 0, Path(place) / "x.safetensors", loader=loader)
             row = {
                 "key": config.key,
                 "choice": choice,
@@ -116,8 +118,7 @@ def main(folder: Path, out: Path, steps: int) -> None:
             with open(path, "a") as file:
                 file.write(rec.canonical_json(row) + "\n")
             print(f"{i + 1} of {len(left)}: Dice {found.dice:.3f} in {row['total_s']:.1f} s", flush=True)
-    if trial.loader:
-        trial.loader.end()
+    loader.end()
 
 
 if __name__ == "__main__":

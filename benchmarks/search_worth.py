@@ -1,6 +1,10 @@
-"""Is the search's sampler worth it: against chance and NSGA-II, on configurations that were really trained.
+"""Is a search worth it: its front against its controls, and its sampler against chance and NSGA-II.
 
+    python benchmarks/search_worth.py SEARCH
     python benchmarks/search_worth.py results/reference/search-table [LIMIT] [SEEDS] [SEARCH]
+
+The first prints what the record of a finished search, with its controls, says of each point of its front. The second
+compares samplers on configurations that were really trained.
 
 Each looks its trainings up in the table that `search_table.py` made, pays what they took there, and is stopped at equal
 wall-clock. All refuse what is above LIMIT (100MMACs) for nothing, and train nothing twice. Prints, with bootstrap
@@ -23,6 +27,7 @@ from typing import Any
 import optuna
 from search_table import LEVELS, make
 
+from benchbench.core.search_result import read_search
 from benchbench.core.statistics import mean_interval
 from benchbench.search.budget import parse_limit
 from benchbench.search.pareto import hypervolume
@@ -176,7 +181,25 @@ def main(folder: Path, limit_text: str, seeds: int, into: Path | None) -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"worth": found}, indent=1) + "\n")
 
 
+def controls_of(folder: Path) -> None:
+    """Print each point of a search's front against the published network and the controls."""
+    search = read_search(folder)
+    for point in (point for point in search["points"] if point["front"]):
+        low, high = point["dice_test"]["ci95"]
+        print(f"{point['name']}: Dice {point['dice_test']['mean']:.3f} ({low:.3f} to {high:.3f}) on test")
+        rows = [row for row in search["comparisons"] if row["point"] == point["name"]]
+        for row in rows:
+            lowest, highest = row["ci95"]
+            print(f"  {row['kind']:18} {row['gain']:+.3f} ({lowest:+.3f} to {highest:+.3f}) {row['verdict']}")
+    print("\n".join(search["verdicts"]))
+    for text in search["not_run"]:
+        print(f"not run: {text}")
+
+
 if __name__ == "__main__":
+    if len(sys.argv) == 2 and (Path(sys.argv[1]) / "search.json").exists():
+        controls_of(Path(sys.argv[1]))
+        sys.exit()
     if not 2 <= len(sys.argv) <= 5:
         sys.exit(__doc__)
     main(

@@ -11,12 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-from benchbench.search import proposals, training_queue
-from benchbench.search import storage as search_storage
+from benchbench.core.errors import BenchError
+from benchbench.search import proposals
 from benchbench.search.budget import parse_budget
 from benchbench.search.problem import SearchProblem
+from benchbench.search.proposals import Agreed
 from benchbench.search.space import Config
-from benchbench.search.storage import open_storage
+from benchbench.search.storage import open_storage, storage_errors
 from benchbench.search.trial import Evaluation
 from benchbench.search.worker import interrupt
 
@@ -31,12 +32,10 @@ PROBLEM = SearchProblem(
     batch=2,
 )
 SLEEP_S = 0.4
-PIECES = 6
 
 
 def main(url: str, index: int, trials: int, log: Path, stop: int | None = None) -> None:
     signal.signal(signal.SIGTERM, interrupt)
-    storage = open_storage(url, heartbeat_s=1, grace_s=4, patience_s=60)
 
     def say(text: str) -> None:
         with open(log, "a") as file:
@@ -52,25 +51,38 @@ def main(url: str, index: int, trials: int, log: Path, stop: int | None = None) 
             os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(SLEEP_S)
         costs = PROBLEM.costs(config)
-        return Evaluation(
-            dice=0.8, costs=costs, inherited=1.0, train_s=1.0, measure_s=0.0, total_s=1.0, steps=1, path=Path("x")
+        return Evaluation(dice=0.8, costs=costs, inherited=1.0, train_s=1.0, total_s=1.0, steps=1, path=Path("x"))
+
+    def run(trials_left: int | None, until: int) -> None:
+        proposals.propose(
+            study,
+            PROBLEM,
+            evaluate,
+            elapsed=lambda: 0.0,
+            until=lambda known: len(proposals.distinct(known)) >= until,
+            trials=trials_left,
+            patience_s=60,
         )
 
-    def do(work: training_queue.QueuedTraining) -> dict[str, float]:
-        say(f"{index} piece {work.label}")
-        time.sleep(SLEEP_S)
-        return {"value": 1.0}
-
-    own = proposals.open_study(storage, "s", PROBLEM, seed=index, several=True)
-    proposals.search(
-        own, PROBLEM, evaluate, elapsed=lambda: 0.0, until=lambda known: len(proposals.distinct(known)) >= trials
-    )
-    part = search_storage.open_phase(storage, "s/finals")
-    training_queue.queue_trainings(
-        part, [training_queue.QueuedTraining(label=f"piece {i}", what={}) for i in range(PIECES)]
-    )
-    training_queue.run_queue(part, do, poll_s=0.2)
+    with storage_errors(url):
+        ours = Agreed(
+            first=str(index),
+            identity=proposals.identity(PROBLEM),
+            began=0.0,
+            time_s=60.0,
+            low_steps=1,
+            low_most_s=1.0,
+        )
+        sampler = proposals.make_sampler("tpe", PROBLEM, seed=index, several=True)
+        storage = open_storage(url, heartbeat_s=1, grace_s=4)
+        study, _ = proposals.open_study(storage, "s", ours, sampler=sampler, alone=False)
+        run(None, trials)
+        if index == 0:  # as the command that began a search
+            proposals.settle(study, lambda: run(1, 10**6), late=lambda: False, poll_s=0.2)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), *map(int, sys.argv[5:]))
+    try:
+        main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), *map(int, sys.argv[5:]))
+    except BenchError as error:
+        sys.exit(f"bench: {error}")

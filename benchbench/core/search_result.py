@@ -10,10 +10,24 @@ from typing import Any
 from benchbench.core.config import read_json
 from benchbench.core.errors import StoreError
 from benchbench.core.results import SEARCH
+from benchbench.core.units import counted, format_value
 
-SCHEMA = 1
+#: 2: `baseline` and `comparisons` instead of a retrained published network among the points; `parent` may be null.
+SCHEMA = 2
 #: Runtime of a record that names none.
 EAGER: Mapping[str, Any] = {"name": "eager", "title": "PyTorch, eager", "versions": {}}
+
+
+#: What a point of the front is compared with: kind of a row of `comparisons` -> words.
+COMPARED = {
+    "published weights": "the published network",
+    "scratch": "the same architecture from scratch, with as much computing",
+    "published": "the published network, trained for the whole time",
+    "scaled": "nnU-Net of the same latency, trained for the whole time",
+    "random": "the best of a search with random proposals",
+}
+#: Of a point's files, the keys whose values are places.
+FILES = ("weights", "onnx", "runtime_file")
 
 
 def read_search(folder: Path) -> dict[str, Any]:
@@ -41,6 +55,23 @@ def runtime_of(search: Mapping[str, Any]) -> Mapping[str, Any]:
 def ordered(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Finalists, those of the front first, the cheapest before the others."""
     return sorted(points, key=lambda p: (not p["front"], p["objective"] or 0.0))
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """What a comparison says, as a line."""
+    low, high = row["ci95"]
+    text = (
+        f"{row['point']} against {COMPARED[row['kind']]} ({row['name']}): {row['verdict']}, Dice on test "
+        f"{row['dice']:.3f} against {row['other_dice']:.3f} ({row['gain']:+.3f}, {low:+.3f} to {high:+.3f}, "
+        f"{row['cases']} cases, {counted(row['seeds'], 'training')})"
+    )
+    own_s, other_s = row.get("own_latency_s"), row.get("latency_s")
+    if own_s and other_s:
+        times = f"{format_value(own_s, 's')} against {format_value(other_s, 's')}"
+        ratio = other_s / own_s
+        speed = f"{ratio:.2f} times as fast" if ratio >= 1 else f"{1 / ratio:.2f} times as slow"
+        text += f"; {row['latency_of']} {times}, {speed}"
+    return text
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchbench.core.errors import StoreError, first_line
+from benchbench.core.errors import PLACE, StoreError, command, first_line
 from benchbench.core.results import SEARCH
 from benchbench.core.search_result import EAGER, ordered, runtime_of
 from benchbench.core.units import counted, format_duration, format_shape, format_value
@@ -52,10 +52,10 @@ def _render(search: Mapping[str, Any]) -> str:
         "device": search["device"]["name"],
         "plan": search["plan"],
         "columns": _columns(search),
-        "rows": [_row(search, point) for point in points],
-        "verdicts": [(point["name"], point["verdicts"]) for point in points if point["verdicts"]],
-        "controls_run": bool(search["controls"]),
-        "worth": _worth(front),
+        "rows": [_row(search, point) for point in points] + _published_rows(search),
+        "verdicts": _verdicts(search, points),
+        "not_run": _not_run(search),
+        "resume": command("search", "--resume", f"{PLACE}folder", "--controls"),
         "figures": [drawing for drawing in drawings if drawing],
         "feasible": _feasible(search, trained),
         "importance_reason": search["importance"].get("reason", ""),
@@ -101,6 +101,20 @@ def _sentence(search: Mapping[str, Any], trained: Sequence[Any], front: Sequence
     return text
 
 
+def _verdicts(search: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was gained against the published network, and what every control says."""
+    if "verdicts" in search:
+        return [f"{text}." for text in search["verdicts"]]
+    return [f"{point['name']}: {text}" for point in points for text in point["verdicts"]]  # of schema 1
+
+
+def _not_run(search: Mapping[str, Any]) -> list[str]:
+    """Comparisons that nothing is known of."""
+    if "not_run" in search:
+        return list(search["not_run"])
+    return [] if search["controls"] else ["the controls"]
+
+
 def _columns(search: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     """(key, heading, whether numbers stand below it)."""
     return [
@@ -118,7 +132,8 @@ def _columns(search: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
 def _row(search: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
     test, val, costs, objective = point["dice_test"], point["dice_val"], point["costs"], point["objective"]
     use = ", ".join(f"{share:.0%} of {limit}" for limit, share in point["use"].items()) or "no limit"
-    keeps = {True: use, False: f"over it: {use}", None: f"{use}; not confirmed by a measurement"}[point["keeps"]]
+    unsure = "the latency was too noisy to say" if point.get("noisy") else "not confirmed by a measurement"
+    keeps = {True: use, False: f"over it: {use}", None: f"{use}; {unsure}"}[point["keeps"]]
     keeps = str(point.get("unusable") or keeps)
     where = "on the front" if point["front"] else "not on the front"
     cells: dict[str, tuple[Any, str, str]] = {  # column -> what it is sorted by, text, second line
@@ -135,6 +150,35 @@ def _row(search: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
         "use": (max(point["use"].values(), default=0.0), keeps, ""),
         "config": (point["config_text"], point["config_text"], ""),
     }
+    return _cells(cells)
+
+
+def _published_rows(search: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row of the published network, which the search does not train; none in records of schema 1."""
+    if not (known := search.get("baseline")):
+        return []
+    test, costs, metric = known["dice_test"], known["costs"], search["metric"]
+    objective = costs.get(metric["name"])
+    cells: dict[str, tuple[Any, str, str]] = {
+        "name": (known["name"], known["name"], "the published network"),
+        "dice": (0.0, "–", "there are no weights for this data"),
+        "val": (0.0, "–", ""),
+        "objective": (objective, "–" if objective is None else format_value(objective, metric["unit"]), ""),
+        "macs": (costs.get("macs"), format_value(costs["macs"], "MAC") if "macs" in costs else "–", ""),
+        "params": (costs.get("params"), format_value(costs["params"], "parameters") if "params" in costs else "–", ""),
+        "use": (0.0, "", ""),
+        "config": ("as published", "as published", ""),
+    }
+    if test:
+        low, high = test["ci95"]
+        cells["dice"] = (test["mean"], f"{test['mean']:.3f}", f"{low:.3f} to {high:.3f}")
+        trained = f"the published network: {known['origin']}, {format_duration(known['train_s'])} of training"
+        cells["name"] = (known["name"], known["name"], trained)
+        cells["val"] = (known["dice_val"], f"{known['dice_val']:.3f}", "")
+    return [_cells(cells)]
+
+
+def _cells(cells: Mapping[str, tuple[Any, str, str]]) -> dict[str, Any]:
     return {
         "cells": {key: texts for key, (_, *texts) in cells.items()},
         "sort": json.dumps({key: value for key, (value, *_) in cells.items()}, sort_keys=True),
@@ -146,23 +190,6 @@ def _seeds(values: Sequence[float]) -> str:
     if len(values) == 1:
         return "1 seed"
     return f"{len(values)} seeds, {min(values):.3f} to {max(values):.3f}"
-
-
-def _worth(front: Sequence[Mapping[str, Any]]) -> list[str]:
-    """In a sentence for each control: did the search win."""
-    sentences = []
-    for kind, text in (
-        ("scratch", "training the same architectures from scratch with as much computing in all"),
-        ("random", "inheriting randomly chosen channels"),
-    ):
-        verdicts = [p["controls"][kind]["verdict"] for p in front if "verdict" in p["controls"].get(kind, {})]
-        if not verdicts:
-            continue
-        better, worse = verdicts.count("better"), verdicts.count("worse")
-        won = "wins" if 2 * better > len(verdicts) else "loses" if 2 * worse > len(verdicts) else "does not clearly win"
-        rest = len(verdicts) - better - worse
-        sentences.append(f"The search {won} against {text}: better {better}, worse {worse}, not told apart {rest}.")
-    return sentences
 
 
 def _feasible(search: Mapping[str, Any], trained: Sequence[Any]) -> str:
@@ -184,17 +211,13 @@ def _refused(search: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 def _facts(search: Mapping[str, Any], trained: Sequence[Any]) -> list[tuple[str, str]]:
     task, spent, environment = search["task"], search["accounting"], search["environment"]
-    parent, metric, reference = search["parent"], search["metric"], search["hypervolume"]["reference"]
+    metric, reference = search["metric"], search["hypervolume"]["reference"]
     costs = format_value(reference[metric["name"]], metric["unit"]) if reference else ""
     facts = [
         ("Data", f"{task['key']}, {', '.join(f'{n} {split}' for split, n in search['data']['splits'].items())}"),
         ("Patch", format_shape(task["spatial"])),
-        (
-            "Parent",
-            f"{parent['model']}, Dice {parent['dice_val']:.3f} on val, {format_duration(parent['train_s'])} of "
-            f"training{' before the search' if parent['given'] else ', within the search'}",
-        ),
-        ("Fidelities", f"{search['steps'][0]} steps a proposal, {search['steps'][1]} a promotion"),
+        ("Parent", _parent(search["parent"])),
+        ("Training", f"{search['steps'][0]} steps a proposal, {search['steps'][1]} a promotion"),
         (
             "Time",
             f"{format_duration(spent['whole_s'])} of workers: training {_share(spent, 'train_s')}, evaluation and "
@@ -210,6 +233,14 @@ def _facts(search: Mapping[str, Any], trained: Sequence[Any]) -> list[tuple[str,
         ("When", search["when"]),
     ]
     return [(name, text) for name, text in facts if text or name != "Reference point of hypervolumes"]
+
+
+def _parent(parent: Mapping[str, Any] | None) -> str:
+    if parent is None:
+        return "none, every network was trained from scratch"
+    dice = "" if parent["dice_val"] is None else f", Dice {parent['dice_val']:.3f} on val"
+    when = "before the search" if parent["given"] else "within the search"
+    return f"{parent['model']}{dice}, {format_duration(parent['train_s'])} of training {when}"
 
 
 def _runtime(search: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import statistics
 from collections.abc import Iterator, Mapping
 
 from benchbench.core import records as rec
@@ -17,7 +16,7 @@ from benchbench.runtimes.catalogue import get_runtime
 from benchbench.search import space
 from benchbench.search.budget import METRICS, CostBudget
 from benchbench.search.problem import SearchProblem
-from benchbench.search.space import PUBLISHED, Config
+from benchbench.search.space import Config
 
 _CUTS = ((max(space.RATIOS), "layer"), (0.0, "layer"), (max(space.RATIOS), "global"))
 _FEWEST = 6  # samples of a latency, below which nothing is refused for it
@@ -39,42 +38,19 @@ class BudgetError(BenchError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """Range of one cost over the space."""
-
-    least: float
-    median: float
-    most: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SpaceSummary:
-    """Costs of random configurations of the space."""
+    """How much of the space keeps the budget, by formula."""
 
-    drawn: int  # different configurations
-    feasible: int  # of them, by formula
-    spread: Mapping[str, Spread]
+    drawn: int  # different random configurations that can take the patch
+    feasible: int  # of them
 
 
 def summarise_space(problem: SearchProblem, *, seed: int = 0, drawn: int = _DRAWN) -> SpaceSummary:
-    """Costs of random configurations that can take the patch."""
+    """Random configurations against the budget."""
     chooser = space.RandomChooser(seed)
-    by_key = {
-        config.key: config for config in (space.suggest(chooser) for _ in range(drawn)) if config.fits(problem.spatial)
-    }
-    costs = [problem.costs(config) for config in by_key.values()]
-    return SpaceSummary(
-        drawn=len(costs),
-        feasible=sum(not problem.budget.excesses(cost) for cost in costs),
-        spread={
-            metric: Spread(
-                least=min(cost[metric] for cost in costs),
-                median=statistics.median(cost[metric] for cost in costs),
-                most=max(cost[metric] for cost in costs),
-            )
-            for metric in ("params", "macs", "file_bytes", "memory_bytes")
-        },
-    )
+    by_key = {config.key: config for config in (space.suggest(chooser) for _ in range(drawn))}
+    costs = [problem.costs(config) for config in by_key.values() if config.fits(problem.spatial)]
+    return SpaceSummary(drawn=len(costs), feasible=sum(not problem.budget.excesses(cost) for cost in costs))
 
 
 def corners(problem: SearchProblem) -> Iterator[Config]:
@@ -160,6 +136,20 @@ def latency_lower_bound(record: rec.Record | None, phase: str) -> dict[str, floa
     return {"latency_s": min(float(value) for value in (*latency.values, *(latency.ci95 or ())))}
 
 
+def latency_low(record: rec.Record | None, phase: str) -> dict[str, float]:
+    """Lower end of the 95 % interval of a measured latency, by which a limit refuses a network; without it the least.
+
+    Empty where no latency was measured on the device.
+    """
+    if record is None or not record.ok:
+        return {}
+    latency = record.get(MEASURED["latency_s"][phase == "train"])
+    if latency is None or latency.value is None or latency.origin != "measured":
+        return {}
+    low = latency.ci95[0] if latency.ci95 else min((*latency.values, latency.value))
+    return {"latency_s": float(low)}
+
+
 def confirmed_by(record: rec.Record | None, phase: str) -> set[str]:
     """The metrics of a record that are exact, or measured on the device."""
     if record is None or not record.ok:
@@ -230,26 +220,3 @@ def binding(
                 f"({format_value(value, unit)}); less than that would bind{between}"
             )
     return sentences
-
-
-def space_lines(summary: SpaceSummary, least: Mapping[str, tuple[float, Config]]) -> list[str]:
-    """The summary as lines for the user."""
-    share = summary.feasible / max(1, summary.drawn)
-    texts = []
-    for metric in ("macs", "params", "memory_bytes"):
-        unit, title = METRICS[metric]
-        spread = summary.spread[metric]
-        at_least = "at least " if metric == "memory_bytes" else ""
-        texts.append(
-            f"{title} {at_least}{format_value(min(spread.least, least[metric][0]), unit)} to "
-            f"{format_value(spread.most, unit)}, half of them below {format_value(spread.median, unit)}"
-        )
-    return [
-        f"space: of {summary.drawn} random configurations {share:.1%} keep the budget, by formula",
-        *(f"  {text}" for text in texts),
-    ]
-
-
-def published_config(variant: str) -> Config:
-    """The published network as a configuration of the space."""
-    return dataclasses.replace(PUBLISHED, variant=variant)

@@ -1,4 +1,4 @@
-"""Plan of a search, which its workers read: the problem, the phases' shares of the time, steps and seeds."""
+"""Plan of a search, which its workers read: the problem, and how the time is divided."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 from benchbench.core import records as rec
 from benchbench.search.problem import SearchProblem, problem_from_json
 
-PHASES = ("parent", "promotions", "finals", "controls")
-PARENT_SHARE, PROPOSAL_SHARE, PROMOTION_SHARE, FINAL_SHARE = 0.15, 0.25, 0.15, 0.40  # of the time; rest: measuring
-_SHARES = PARENT_SHARE + PROPOSAL_SHARE + PROMOTION_SHARE + FINAL_SHARE
+STEP_FACTOR = 4  # of a promotion's training against a proposal's, as in successive halving 1:4:16
+KEPT_SHARE = 1 / STEP_FACTOR  # of the proposals that are promoted, if there is time
+_PARENT = 0.15  # share of the time, only where a parent is asked for and has to be trained
+_PROPOSALS, _PROMOTIONS = 0.25, 0.13
+_FINALS = 0.55  # the rest is for measuring before and after
+_MOST_FINALS = 0.7  # of what measuring leaves, in a short search
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,25 +25,41 @@ class SearchJob:
     problem: SearchProblem
     time_s: float
     low_steps: int  # of a proposal's training
-    high_steps: int  # of a promotion's training
     trials: int | None = None  # most configurations to try
-    finalists: int = 3  # beside the published network
-    seeds: int = 2  # trainings per finalist
-    controls: bool = False
-    parent: str | None = None  # path of its weights; None: it is trained
+    finalists: int = 2
+    seeds: int = 1  # trainings per finalist
+    sampler: str = "tpe"
+    parent: str | None = None  # path of its weights; "train"; None: nothing is inherited
     seed: int = 0
     workers: int = 1
     before_s: float = 0.0  # part of the time that measuring before the search took
     reserve_s: float = 0.0  # part of the time that is reserved for measuring the finalists
 
     @property
-    def scale(self) -> float:
-        """Factor of every phase's share, 0 to 1, which leaves time for measuring before and after."""
-        return max(0.0, min(1.0, (self.time_s - self.before_s - self.reserve_s) / (_SHARES * self.time_s)))
+    def left_s(self) -> float:
+        """Seconds that measuring leaves for trainings."""
+        return max(0.0, self.time_s - self.before_s - self.reserve_s)
 
-    def phase_s(self, share: float) -> float:
-        """Seconds of a phase with this share of the time."""
-        return share * self.scale * self.time_s
+    @property
+    def parent_s(self) -> float:
+        """Seconds for the training of a parent."""
+        return _PARENT * self.left_s if self.parent == "train" else 0.0
+
+    @property
+    def finals_s(self) -> float:
+        """Seconds for finals."""
+        left = self.left_s - self.parent_s
+        return min(_FINALS * self.time_s, _MOST_FINALS * left)
+
+    @property
+    def proposals_s(self) -> float:
+        """Seconds for proposals."""
+        return (self.left_s - self.parent_s - self.finals_s) * _PROPOSALS / (_PROPOSALS + _PROMOTIONS)
+
+    @property
+    def promotions_s(self) -> float:
+        """Seconds for promotions."""
+        return self.left_s - self.parent_s - self.finals_s - self.proposals_s
 
     @property
     def end_s(self) -> float:
@@ -67,6 +86,6 @@ def job_from_json(plain: Mapping[str, Any]) -> SearchJob:
     problem = problem_from_json(plain["task"])
     fields = {key: value for key, value in plain.items() if key != "task"} | {"problem": rec.to_json(problem)}
     job = dataclasses.replace(rec.from_json(SearchJob, fields), problem=problem)
-    if min(job.low_steps, job.high_steps, job.finalists, job.seeds, job.workers) < 1 or not job.time_s > 0:
+    if min(job.low_steps, job.finalists, job.seeds, job.workers) < 1 or not job.time_s > 0:
         raise ValueError("steps, finalists, seeds, workers and the time of a job must be above 0")
     return job

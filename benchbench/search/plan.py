@@ -17,8 +17,8 @@ from benchbench.core import records as rec
 from benchbench.core.units import format_duration, format_shape
 from benchbench.devices.resolve import Target
 from benchbench.runtimes.catalogue import EAGER, get_runtime
-from benchbench.search import feasibility, space
-from benchbench.search.job import FINAL_SHARE, PARENT_SHARE, PROMOTION_SHARE, PROPOSAL_SHARE, SearchJob
+from benchbench.search import feasibility
+from benchbench.search.job import STEP_FACTOR, SearchJob
 from benchbench.search.problem import SearchProblem, spec_of
 from benchbench.search.space import PUBLISHED, Config
 from benchbench.zoo import build as zoo_build
@@ -40,7 +40,7 @@ class Baseline:
     origin: Literal["measured", "predicted"]
 
 
-def _smallest(problem: SearchProblem) -> Config:
+def smallest_config(problem: SearchProblem) -> Config:
     """The network of the space with the least memory, not pruned."""
     return dataclasses.replace(feasibility.smallest(problem)["memory_bytes"][1], prune=0.0).canonical()
 
@@ -49,8 +49,8 @@ def networks(problem: SearchProblem, folder: Path) -> list[Path]:
     """Write random weights of the unmodified network and of the smallest one, in this order, if they are missing."""
     paths = []
     for title, config in (
-        ("published", space.PUBLISHED),
-        ("least", _smallest(problem)),
+        ("published", problem.published),
+        ("least", smallest_config(problem)),
     ):
         path = folder / f"{title}.safetensors"
         if not path.exists():
@@ -69,7 +69,7 @@ def baseline_of(problem: SearchProblem, whole: rec.Record, least: rec.Record) ->
         problem: without `base_bytes`.
     """
     costs = feasibility.costs_of(whole, problem.phase), feasibility.costs_of(least, problem.phase)
-    tensors = [problem.costs(config)["memory_bytes"] for config in (space.PUBLISHED, _smallest(problem))]
+    tensors = [problem.costs(config)["memory_bytes"] for config in (problem.published, smallest_config(problem))]
     floors = [cost["memory_bytes"] - held for cost, held in zip(costs, tensors, strict=True) if "memory_bytes" in cost]
     probed = whole.device.basis == "probed"
     return Baseline(
@@ -115,34 +115,34 @@ def lines(job: SearchJob, baseline: Baseline, summary: feasibility.SpaceSummary,
     """The plan of a search after its first lines."""
     problem = job.problem
     least = feasibility.smallest(problem)
-    exact = {k: v for k, v in problem.costs(space.PUBLISHED).items() if k in _EXACT}
+    exact = {k: v for k, v in problem.costs(problem.published).items() if k in _EXACT}
     texts = []
     if baseline.decomposition:
-        texts.append(f"  unmodified ({space.VARIANTS[0]}), {baseline.origin}: {baseline.decomposition}")
+        texts.append(f"  unmodified ({problem.published.variant}), {baseline.origin}: {baseline.decomposition}")
     smallest = {metric: value for metric, (value, _) in least.items()} | dict(baseline.smallest)
     whole = {**exact, **baseline.published}
     bounds = target.profile is not None and target.profile.tier_for("fp32") == "datasheet"
     texts += [f"  {text}" for text in feasibility.binding(problem.budget, whole, smallest, predicted=bounds)]
     if target.backend != "cpu" and not target.profile:
         texts.append(f"  times of proposals are measured on this CPU, instead of {problem.device}")
-    texts += feasibility.space_lines(summary, least)
-    given = job.parent is not None
-    shift = PARENT_SHARE / 2 if given else 0.0
-    shares = {
-        "parent": 0.0 if given else PARENT_SHARE,
-        "proposals": PROPOSAL_SHARE + shift,
-        "promotions": PROMOTION_SHARE,
-        "finals": FINAL_SHARE + shift,
+    share = summary.feasible / max(1, summary.drawn)
+    texts.append(f"space: of {summary.drawn} random configurations {share:.1%} keep the budget, by formula")
+    seconds = {
+        "plan": job.before_s,
+        "parent": job.parent_s,
+        "proposals": job.proposals_s,
+        "promotions": job.promotions_s,
+        "finals": job.finals_s,
+        "measuring": job.reserve_s,
     }
-    seconds = {"plan": job.before_s, **{name: job.phase_s(share) for name, share in shares.items()}}
-    seconds["measuring"] = max(0.0, job.time_s - sum(seconds.values())) if job.scale else job.reserve_s
     split = ", ".join(f"{name} {format_duration(value)}" for name, value in seconds.items() if value)
-    if given:
-        texts.append(f"parent: {Path(str(job.parent)).name}, trained before")
+    if job.parent is None:
+        texts.append("parent: none, every network is trained from scratch")
+    elif job.parent != "train":
+        texts.append(f"parent: {Path(job.parent).name}, whose weights networks with its stem inherit")
     texts.append(f"time: {format_duration(job.time_s)}, about: {split}")
+    finals = f"up to {job.finalists} go on to the end" + f", {job.seeds} seeds each" * (job.seeds > 1)
     texts.append(
-        f"  a proposal trains {job.low_steps} steps, a promotion {job.high_steps}; up to {job.finalists} finalists and "
-        f"the published network, {job.seeds} seeds each"
-        + ("; then the controls, about as long again" if job.controls else "; no controls (--controls runs them)")
+        f"  a proposal trains {job.low_steps} steps, the best quarter {STEP_FACTOR * job.low_steps}, and {finals}"
     )
     return texts

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from benchbench import data
 from benchbench.compress import importance
 from benchbench.core import records as rec
 from benchbench.core.errors import BenchError, UsageError, unknown
+from benchbench.core.statistics import median_interval
 from benchbench.devices.forecast import forecast_latency
 from benchbench.devices.profile import Profile, find_profile
 from benchbench.measure.energy import open_meter
@@ -25,8 +27,10 @@ from benchbench.runtimes.catalogue import EAGER, get_runtime
 from benchbench.search import analytic_cost
 from benchbench.search.budget import CostBudget, budget_from_json
 from benchbench.search.runtime_times import architecture_job, time_in_worker
-from benchbench.search.space import VARIANTS, Config
+from benchbench.search.space import PUBLISHED, VARIANTS, Config
+from benchbench.training.cpu_convolutions import fast_convolutions
 from benchbench.training.recipe import TrainingBudget, TrainRecipe, default_batch
+from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 
 #: Second objective beside Dice: name -> metric of a configuration's costs.
@@ -38,7 +42,6 @@ OBJECTIVES: Mapping[str, str] = {
     "energy": "energy_j",
 }
 _FORWARDS = 12  # timed for a latency, of which the first two are left out
-_QUICK = 4  # timed to see whether a latency is above its limit, of which the first is left out
 _STEPS = 4  # of training that are timed, of which the first is left out
 _ENERGY_S = 1.0  # of forwards, for an energy
 _IN_PROCESS = (EAGER, "eager-optimized")  # runtimes of which a built network is timed where it was built
@@ -72,8 +75,7 @@ class SearchProblem:
     machine: str = ""  # this CPU's name, if workers share times that are measured here
     objective: str = "latency"
     batch: int = 0  # patches in a step; 0: by the patch
-    lr: float = 4e-3  # in short trainings with a teacher it reaches a higher Dice than 1e-3
-    distil: float = 0.5
+    lr: float = 4e-3  # in short trainings it reaches a higher Dice than 1e-3
     threads: int | None = None
 
     def costs(self, config: Config) -> dict[str, float]:
@@ -93,19 +95,40 @@ class SearchProblem:
             over = {str(excess.limit.metric): excess.value / excess.limit.most - 1 for excess in excesses}
             raise Infeasible(over, "; ".join(map(str, excesses)))
 
-    def recipe(self, budget: TrainingBudget, seed: int, *, distil: float = 0.0, validations: int = 1) -> TrainRecipe:
-        """How a configuration is trained; the arguments are fields of the recipe."""
-        return TrainRecipe(
+    @property
+    def published(self) -> Config:
+        """The published network, in the variant that takes the patch: the corrected one takes any."""
+        return PUBLISHED if PUBLISHED.fits(self.spatial) else published_config(VARIANTS[-1])
+
+    def check_latency(self, times: Sequence[float]) -> None:
+        """Check that a latency is not surely above its limit; of a noisy one the lower end of its interval counts.
+
+        Args:
+            times: samples in seconds; of another device, or beside other workers, they refuse nothing.
+
+        Raises:
+            Infeasible: it is above the limit.
+        """
+        if self.times_count:
+            interval = median_interval(times)
+            self.check({"latency_s": interval.low if interval else min(times)})
+
+    def recipe(self, budget: TrainingBudget, seed: int, *, searched: bool = True) -> TrainRecipe:
+        """How a network is trained.
+
+        Args:
+            searched: at the learning rate of the search, that of Slim UNETR in short trainings; else at the default.
+        """
+        recipe = TrainRecipe(
             data=self.data,
             patch=self.spatial,
             budget=budget,
             batch=self.batch or default_batch(self.spatial),
             seed=seed,
-            lr=self.lr,
-            distil=distil,
             threads=self.threads,
-            validations=validations,
+            validations=1,
         )
+        return dataclasses.replace(recipe, lr=self.lr) if searched else recipe
 
     def gradients(self, batches: int) -> tuple[importance.Batches, importance.Loss]:
         """A number of batches of training cases, and the loss of the training."""
@@ -157,9 +180,14 @@ def problem_from_json(plain: Mapping[str, Any]) -> SearchProblem:
     return problem
 
 
-def published_spec(of: SearchProblem | data.DataPlan) -> rec.ModelSpec:
+def published_config(variant: str) -> Config:
+    """The published network as a configuration of the space."""
+    return dataclasses.replace(PUBLISHED, variant=variant)
+
+
+def published_spec(of: SearchProblem | data.DataPlan, variant: str = VARIANTS[0]) -> rec.ModelSpec:
     """The published network, not pruned, with the channels of a problem or a data set."""
-    return zoo_cards.get_card(VARIANTS[0]).spec(in_channels=of.in_channels, out_channels=of.out_channels)
+    return zoo_cards.get_card(variant).spec(in_channels=of.in_channels, out_channels=of.out_channels)
 
 
 def spec_of(problem: SearchProblem, config: Config, name: str) -> rec.ModelSpec:
@@ -213,27 +241,25 @@ def _profile(device: str, machine: str) -> Profile:
     return find_profile(device)
 
 
-def timed_costs(
-    problem: SearchProblem, model: nn.Module, spec: rec.ModelSpec, *, quick: bool = False
-) -> dict[str, float]:
+def timed_costs(problem: SearchProblem, model: nn.Module, spec: rec.ModelSpec) -> dict[str, float]:
     """Latency, and energy if it is the objective, from a few forwards: to steer the search, not to report.
 
     Args:
         model: of which a runtime that makes a file of it takes the architecture alone.
         spec: of the model.
-        quick: only as many forwards as show whether the latency is above its limit.
 
     Returns:
-        `latency_s`: the median, or with `quick` the shortest, of one forward, or of a training step; nothing with a
-        device profile, and nothing where a runtime takes long to prepare a network for and no time is asked for.
+        `latency_s`: the median of one forward, or of a training step; nothing with a device profile, and nothing where
+        a runtime takes long to prepare a network for and no time is asked for.
 
     Raises:
+        Infeasible: it is surely above the limit.
         UnsupportedError: its runtime cannot run it.
     """
     if problem.profile:
         return {}
     if problem.is_timed_in_worker:
-        return _timed_in_worker(problem, spec, quick=quick)
+        return _timed_in_worker(problem, spec)
     x = torch.randn(1, problem.in_channels, *problem.spatial)
     with torch.random.fork_rng(devices=[]):
         if problem.phase == "train":
@@ -241,26 +267,27 @@ def timed_costs(
 
             step = TrainingStep(copy.deepcopy(model), x)
             with step.ready() as run:
-                times = _times(run, _STEPS)
+                times = _times(run, _STEPS)[1:]
         else:
             network = pytorch.in_runtime(model.eval(), problem.runtime)
             with torch.inference_mode():
-                times = _times(lambda: network(x), _QUICK if quick else _FORWARDS)
-    times = times[1:] if quick or problem.phase == "train" else times[2:]
-    costs = {"latency_s": min(times) if quick else sorted(times)[len(times) // 2]}
-    if problem.objective == "energy" and not quick:
+                times = _times(lambda: network(x), _FORWARDS)[2:]
+    problem.check_latency(times)
+    costs = {"latency_s": statistics.median(times)}
+    if problem.objective == "energy":
         costs["energy_j"] = _energy_j(pytorch.in_runtime(model, problem.runtime), x)
     return costs
 
 
-def _timed_in_worker(problem: SearchProblem, spec: rec.ModelSpec, *, quick: bool) -> dict[str, float]:
+def _timed_in_worker(problem: SearchProblem, spec: rec.ModelSpec) -> dict[str, float]:
     if not problem.needs_times:
         return {}
     alone = problem.times_count
     job = architecture_job(spec, problem.spatial, problem.runtime, threads=problem.threads, alone=alone)
     times = time_in_worker(job)
-    costs = {"latency_s": times.least_s if quick else times.median_s}
-    if problem.objective == "energy" and not quick:
+    problem.check_latency([times.least_s])
+    costs = {"latency_s": times.median_s}
+    if problem.objective == "energy":
         if times.energy_j is None:
             raise UsageError("no energy can be read any more: the counter is gone")
         costs["energy_j"] = times.energy_j
@@ -296,10 +323,11 @@ def _energy_j(model: nn.Module, x: torch.Tensor) -> float:
     return reading.joules / n
 
 
-def step_seconds(problem: SearchProblem, model: nn.Module) -> float:
-    """Seconds of one training step with the search's batch, from a few steps."""
+def step_seconds(problem: SearchProblem, config: Config) -> float:
+    """Seconds of one training step of a network with the search's batch, from a few steps."""
+    model = zoo_build.build(spec_of(problem, dataclasses.replace(config, prune=0.0), "step"), problem.spatial)
     x = torch.randn(problem.batch or default_batch(problem.spatial), problem.in_channels, *problem.spatial)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), fast_convolutions(model, "cpu"):
         step = TrainingStep(model, x)
         with step.ready() as run:
             times = _times(run, 3)

@@ -26,6 +26,7 @@ JOB = SEARCH_BEGUN
 CHANGEABLE = ("controls", "time_s", "storage", "workers", "threads")
 #: That a search can be for: those of a CPU, on which its proposals are timed.
 RUNTIMES = tuple(name for name, runtime in catalogue.RUNTIMES.items() if "cpu" in runtime.dtypes)
+SAMPLERS = ("tpe", "random")
 _SEEDS = 2**31  # all generators take a smaller seed, with a worker's index added
 
 
@@ -68,20 +69,33 @@ class SearchRequest:
         1800.0,
         type=seconds,
         metavar="TIME",
-        help="duration of the whole search, without --controls (default: 30min)",
+        help="duration of the whole search, measuring included and --controls not (default: 30min)",
     )
     trials: int | None = flag(
         "--trials", help="largest number of configurations to try (default: as many as the time allows)"
     )
-    finalists: int = flag("--finalists", 3, help="networks of the front to train anew and measure (default: 3)")
-    seeds: int = flag("--seeds", 2, help="trainings per finalist (default: 2)")
+    finalists: int = flag(
+        "--finalists", 2, help="promoted networks to train for the rest of the time, and to measure (default: 2)"
+    )
+    seeds: int = flag(
+        "--seeds",
+        1,
+        help="trainings per finalist; the second begins anew, and trains as many steps as the first has had in all "
+        "(default: 1)",
+    )
+    sampler: str = flag(
+        "--sampler",
+        "tpe",
+        choices=SAMPLERS,
+        help="what proposes: Optuna's TPE after first guesses, or chance (default: tpe)",
+    )
     controls: bool = flag(
         "--controls",
         False,
-        help="after the search, train the same architectures from scratch with as much computing, and others with "
-        "randomly chosen channels",
+        help="after the search, train what it has to be compared with: the architectures of the front from scratch, "
+        "the published network and an nnU-Net of the same latency for the whole time, and a search by chance",
     )
-    parent: Path | None = None
+    parent: str | None = None  # path of its weights; "train"; None: nothing is inherited
     spatial: tuple[int, int, int] | None = flag(
         "--spatial", help="size of the patch in voxels (default: that of the data set, as far as Slim UNETR takes it)"
     )
@@ -89,7 +103,7 @@ class SearchRequest:
         "--volume",
         help="size in voxels of the patient volume that memory is judged by (default: the data set's median)",
     )
-    steps: int | None = flag("--steps", help="training steps per proposal (default: so many that about 45 fit)")
+    steps: int | None = flag("--steps", help="training steps per proposal (default: so many that about 36 fit)")
     batch: int | None = flag("--batch-size")
     threads: int | None = flag(
         "--threads",
@@ -111,12 +125,9 @@ class SearchRequest:
         """As JSON values, without a password."""
         from benchbench.search.storage import without_password  # which loads Optuna, as no request has to
 
-        plain: dict[str, Any] = rec.to_json(
-            dataclasses.asdict(dataclasses.replace(self, budget=CostBudget(), parent=None))
-        )
+        plain: dict[str, Any] = rec.to_json(dataclasses.asdict(dataclasses.replace(self, budget=CostBudget())))
         return plain | {
             "budget": [limit.text for limit in self.budget.limits],
-            "parent": str(self.parent.absolute()) if self.parent else None,
             "storage": without_password(self.storage) if self.storage else None,
         }
 
@@ -144,9 +155,14 @@ def read_job(folder: Path) -> StoredSearch:
     try:
         if not isinstance(plain, dict) or not isinstance(plain["asked"], dict):
             raise TypeError("it is no table of 'asked' and 'job'")
-        schema = plain.get("schema", SCHEMA)
+        schema = plain.get("schema", 1)
         if not isinstance(schema, int) or schema > SCHEMA:
             raise StoreError(f"{path} has schema {schema!r}, and this benchbench reads up to {SCHEMA}: upgrade it")
+        if schema < SCHEMA:
+            raise StoreError(
+                f"{path} is of a search that an earlier benchbench began, in another way: its result can be shown, and "
+                f"a new one is begun with another --out"
+            )
         request = _request_from_json(plain["asked"])
         job = None if plain["job"] is None else job_from_json(plain["job"])
     except StoreError:
@@ -161,13 +177,10 @@ def _request_from_json(plain: Mapping[str, Any]) -> SearchRequest:
     """The reverse of `SearchRequest.to_json`."""
     if unknown_ones := sorted(set(plain) - {field.name for field in dataclasses.fields(SearchRequest)}):
         raise ValueError(f"nothing is known of {', '.join(map(repr, unknown_ones))}")
-    budget, parent = budget_from_json(plain["budget"]), plain.get("parent")
-    if not (parent is None or isinstance(parent, str)):
-        raise TypeError(f"parent must be a text, not {parent!r}")
-    rest = {key: value for key, value in plain.items() if key != "parent"}
-    request = rec.from_json(SearchRequest, {**rest, "budget": rec.to_json(budget)})
+    budget = budget_from_json(plain["budget"])
+    request: SearchRequest = rec.from_json(SearchRequest, {**plain, "budget": rec.to_json(budget)})
     check_request(request)
-    return dataclasses.replace(request, parent=Path(parent) if parent else None)
+    return request
 
 
 def check_request(request: SearchRequest) -> None:
@@ -193,6 +206,8 @@ def check_request(request: SearchRequest) -> None:
         raise UsageError(f"fold must be at least 0, not {request.fold}")
     if request.objective not in OBJECTIVES:
         raise UsageError(unknown("objective", request.objective, OBJECTIVES))
+    if request.sampler not in SAMPLERS:
+        raise UsageError(unknown("sampler", request.sampler, SAMPLERS))
     if request.runtime not in RUNTIMES:
         raise UsageError(unknown("runtime", request.runtime, RUNTIMES))
     if request.phase == "train" and request.runtime != EAGER:

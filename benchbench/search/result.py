@@ -16,12 +16,12 @@ from benchbench.core import records as rec
 from benchbench.core import statistics as core_statistics
 from benchbench.runtimes.catalogue import EAGER, get_runtime
 from benchbench.search import feasibility, pareto, proposals, space
-from benchbench.search.feasibility import published_config
-from benchbench.search.phases import LEAST_DICE
-from benchbench.search.problem import SearchProblem
+from benchbench.search.problem import SearchProblem, published_config
+from benchbench.search.proposals import LEAST_DICE
 from benchbench.search.space import Config
-from benchbench.search.training_queue import TrainingResult
+from benchbench.search.trainings import FinishedTraining
 from benchbench.search.trial import name_of
+from benchbench.search.verdicts import values_of
 
 REFERENCE_DICE = LEAST_DICE  # of the hypervolume's reference point
 REFERENCE_FACTOR = 1.25  # cost of that point, as a multiple of the published network's
@@ -49,32 +49,24 @@ def trial_rows(trials: Sequence[proposals.Tried]) -> list[dict[str, Any]]:
     ]
 
 
-def stage_rows(trainings: Sequence[TrainingResult]) -> list[dict[str, Any]]:
-    """Promotions, finals or controls, as JSON values."""
-    return [
-        {**training.what, "label": training.label, "error": training.error, **training.result} for training in trainings
-    ]
-
-
-def reference_point(trials: Sequence[proposals.Tried], problem: SearchProblem) -> tuple[float, float] | None:
+def reference_point(
+    trials: Sequence[proposals.Tried], problem: SearchProblem, published: Mapping[str, float]
+) -> tuple[float, float] | None:
     """Reference of the hypervolume: (1 - 0.5, 1.25 times the cost of the published network).
 
-    If the published network was refused, 1.25 times the cost of the most expensive one that was trained.
+    If that cost is not known, 1.25 times the cost of the most expensive one that was trained.
     """
-    tried = proposals.distinct(trials)
-    whole = [published_config(variant) for variant in space.VARIANTS]
-    costs = [trial.costs[problem.metric] for trial in tried if trial.config in whole]
-    costs = costs or [max((trial.costs[problem.metric] for trial in tried), default=0.0)]
-    return (1 - REFERENCE_DICE, REFERENCE_FACTOR * max(costs)) if costs[0] else None
+    cost = published.get(problem.metric) or max(
+        (trial.costs[problem.metric] for trial in proposals.distinct(trials)), default=0.0
+    )
+    return (1 - REFERENCE_DICE, REFERENCE_FACTOR * cost) if cost else None
 
 
-def hypervolume_curve(trials: Sequence[proposals.Tried], problem: SearchProblem, before_s: float) -> dict[str, Any]:
-    """The hypervolume after each training, as a share of the reference box.
-
-    Args:
-        before_s: length of a given parent's training, before the search began.
-    """
-    reference = reference_point(trials, problem)
+def hypervolume_curve(
+    trials: Sequence[proposals.Tried], problem: SearchProblem, published: Mapping[str, float]
+) -> dict[str, Any]:
+    """The hypervolume after each training, as a share of the reference box; see `reference_point`."""
+    reference = reference_point(trials, problem, published)
     if reference is None:
         return {"reference": None, "curve": []}
     points: list[tuple[float, float]] = []
@@ -83,7 +75,7 @@ def hypervolume_curve(trials: Sequence[proposals.Tried], problem: SearchProblem,
         assert trial.dice is not None
         points.append((1 - trial.dice, trial.costs[problem.metric]))
         share = pareto.hypervolume(points, reference) / (reference[0] * reference[1])
-        curve.append({"at_s": trial.at_s + before_s, "trainings": len(points), "share": share})
+        curve.append({"at_s": trial.at_s, "trainings": len(points), "share": share})
     return {"reference": {"dice": REFERENCE_DICE, problem.metric: reference[1]}, "curve": curve}
 
 
@@ -108,36 +100,29 @@ def importances(study: optuna.Study) -> dict[str, Any]:
 
 def point(
     config: Config,
-    finals: Sequence[TrainingResult],
-    controls: Sequence[TrainingResult],
+    finals: Sequence[FinishedTraining],
     measured: rec.Record | None,
     file_bytes: float,
     problem: SearchProblem,
 ) -> dict[str, Any]:
-    """One finalist, with all its seeds.
-
-    Args:
-        finals: its trainings, one per seed.
-        measured: its record, if it was measured or predicted.
-        file_bytes: of its weights.
-    """
+    """One finalist, with its trainings, one per seed, and its record, if it was measured or predicted."""
     best = max(finals, key=lambda final: final.result["dice"])
     vals = [final.result["dice"] for final in finals]
     recorded = feasibility.costs_of(measured, problem.phase)
     costs = {**best.result["costs"], **recorded, "file_bytes": file_bytes}
     confirmed = feasibility.confirmed_by(measured, problem.phase) | {"file_bytes"}
+    surely = problem.budget.excesses(costs | feasibility.latency_low(measured, problem.phase))
     excesses = problem.budget.excesses(costs)
     unusable = _unusable(measured)
     all_confirmed = all(limit.metric in confirmed for limit in problem.budget.limits)
     origins = {metric: _origin(metric, confirmed, recorded) for metric in costs}
-    case_means = [
-        statistics.fmean(values) for values in zip(*(final.result["test"]["values"] for final in finals), strict=True)
-    ]
-    row: dict[str, Any] = {
+    case_means = list(values_of([final.result["test"] for final in finals]).values())
+    return {
         "name": name_of(config),
         "key": config.key,
         "config": rec.to_json(config),
         "config_text": config_text(config),
+        "padding": config.padding(problem.spatial),
         "published": config == published_config(config.variant),
         "dice_val": {"mean": statistics.fmean(vals), "values": vals},
         "dice_test": {
@@ -148,22 +133,25 @@ def point(
             "best": best.result["test"]["dice"],
         },
         "best": best.label,
+        "finals": [final.label for final in finals],
         "seeds": [final.what["seed"] for final in finals],
         "costs": dict(costs),
         "origins": origins,
         "origin": origins.get("latency_s", "not known"),
         "objective": costs.get(problem.metric),
         "objective_origin": origins.get(problem.metric, "not known"),
+        "volume_latency_s": measured.value("volume_latency_s") if measured and measured.ok else None,
         "use": problem.budget.use(costs),
-        "keeps": False if excesses or unusable else True if all_confirmed else None,
-        "excesses": [*map(str, excesses), *([unusable] if unusable else [])],
+        "keeps": False if surely or unusable else True if all_confirmed and not excesses else None,
+        "noisy": bool(excesses and not surely),
+        "excesses": [*map(str, surely), *([unusable] if unusable else [])],
         "unusable": unusable,
         "inherited": best.result["inherited"],
+        "steps": statistics.fmean(final.result["steps"] for final in finals),
         "train_s": statistics.fmean(final.result["train_s"] for final in finals),
         "record": measured.id if measured else None,
+        "verdicts": [],
     }
-    row["controls"], row["verdicts"] = _controls(row, finals, controls)
-    return row
 
 
 def _unusable(measured: rec.Record | None) -> str | None:
@@ -182,45 +170,6 @@ def _origin(metric: str, confirmed: Collection[str], recorded: Collection[str]) 
     if metric in recorded:
         return "predicted"
     return "at least" if metric == "memory_bytes" else "timed briefly"
-
-
-_CONTROL_TEXT = {
-    "scratch": "the same architecture from scratch with as much computing in all",
-    "random": "the same with randomly chosen channels",
-}
-
-
-def _controls(
-    row: Mapping[str, Any], finals: Sequence[TrainingResult], controls: Sequence[TrainingResult]
-) -> tuple[dict[str, Any], list[str]]:
-    """Results of the controls, compared with the final of the same seed, and a sentence on each."""
-    by_seed = {final.what["seed"]: final for final in finals}
-    tables: dict[str, Any] = {}
-    sentences = []
-    for control in controls:
-        final = by_seed.get(control.what["seed"])
-        if control.error or final is None:
-            tables[str(control.what["kind"])] = {"error": control.error or "its seed was not trained"}
-            continue
-        gains = [a - b for a, b in zip(final.result["test"]["values"], control.result["test"]["values"], strict=True)]
-        mean, (low, high) = statistics.fmean(gains), core_statistics.mean_interval(gains)
-        kind = str(control.what["kind"])
-        tables[kind] = {
-            "dice_val": control.result["dice"],
-            "dice_test": control.result["test"]["dice"],
-            "own_dice_test": final.result["test"]["dice"],
-            "train_s": control.result["train_s"],
-            "gain": mean,
-            "ci95": [low, high],
-            "verdict": "better" if low > 0 else "worse" if high < 0 else "no difference shown",
-        }
-        word = {"better": "beats", "worse": "loses to", "no difference shown": "shows no difference from"}
-        sentences.append(
-            f"It {word[tables[kind]['verdict']]} {_CONTROL_TEXT[kind]}: Dice on test "
-            f"{final.result['test']['dice']:.3f} against {control.result['test']['dice']:.3f} "
-            f"({mean:+.3f}, {low:+.3f} to {high:+.3f}; seed {control.what['seed']})."
-        )
-    return tables, sentences
 
 
 def mark_front(points: Sequence[dict[str, Any]]) -> None:
@@ -254,7 +203,7 @@ def config_text(config: Config) -> str:
 
 def accounting(
     trials: Sequence[proposals.Tried],
-    trainings: Sequence[TrainingResult],
+    trainings: Sequence[FinishedTraining],
     *,
     parent_s: float,
     measured_s: float,
@@ -268,7 +217,10 @@ def accounting(
         measured_s: of measuring before and after.
         whole_s: elapsed time, times workers.
     """
-    spent = [trial.spent for trial in proposals.distinct(trials)] + [training.result for training in trainings]
-    train = parent_s + sum(times.get("train_s", 0.0) for times in spent)
-    measure = measured_s + sum(times.get("measure_s", 0.0) + times.get("test_s", 0.0) for times in spent)
+    spent = [trial.spent for trial in proposals.distinct(trials)]
+    results = [training.result for training in trainings]
+    train = (
+        parent_s + sum(s["train_s"] + s["val_s"] for s in spent) + sum(result.get("total_s", 0.0) for result in results)
+    )
+    measure = measured_s + sum(s["measure_s"] for s in spent) + sum(result.get("test_s", 0.0) for result in results)
     return {"whole_s": whole_s, "train_s": train, "measure_s": measure, "other_s": max(0.0, whole_s - train - measure)}

@@ -1,8 +1,8 @@
 """`bench search`: from a budget to a front of networks.
 
 First the unmodified network and the smallest one of the space are measured, and a budget that nothing can keep is
-refused. Then the workers' phases run. Then the finalists are measured, since no forecast accepts a network. Everything
-is in one folder and one storage, from which an interrupted search goes on.
+refused. Then all workers propose; the command that began the search trains the best on, measures the finalists, and
+writes the result. Everything is in one folder and one storage, from which an interrupted search goes on.
 """
 
 from __future__ import annotations
@@ -12,69 +12,53 @@ import json
 import logging
 import math
 import os
-import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import optuna
 
 from benchbench import data
 from benchbench.core import launch
 from benchbench.core import records as rec
-from benchbench.core.errors import UnsupportedError, UsageError, command
-from benchbench.core.protocol import get_protocol
-from benchbench.core.records import utc_now
+from benchbench.core.errors import BenchError, UsageError, command
 from benchbench.core.results import SEARCH, held, remove_torn, write_whole
 from benchbench.core.search_result import SCHEMA, SearchOutcome, read_search
-from benchbench.core.units import format_duration
+from benchbench.core.units import counted, format_duration
 from benchbench.devices import cpu
-from benchbench.devices.environment import environment
 from benchbench.devices.resolve import Target, resolve
-from benchbench.runner import run as runner_run
-from benchbench.runner.estimate import CellCost
-from benchbench.runner.job import Cell
-from benchbench.runner.request import RunRequest
 from benchbench.runtimes import catalogue
-from benchbench.runtimes.catalogue import EAGER, get_runtime
-from benchbench.search import export as search_export
-from benchbench.search import feasibility, proposals, space
+from benchbench.runtimes.catalogue import EAGER
+from benchbench.search import controls as search_controls
+from benchbench.search import feasibility
 from benchbench.search import plan as search_plan
-from benchbench.search import result as search_result
-from benchbench.search.budget import METRICS
 from benchbench.search.clock import ElapsedTime
 from benchbench.search.feasibility import BudgetError
-from benchbench.search.job import PHASES, PROPOSAL_SHARE, SearchJob
+from benchbench.search.finish import ONNX_S, Finish
+from benchbench.search.job import STEP_FACTOR, SearchJob
+from benchbench.search.measuring import Measuring
 from benchbench.search.phases import Worker
-from benchbench.search.problem import SearchProblem, check_objective, published_spec, step_seconds
+from benchbench.search.problem import SearchProblem, check_objective, spec_of, step_seconds
+from benchbench.search.published import PublishedWeights, evaluate_published
 from benchbench.search.request import CHANGEABLE, JOB, SearchRequest, check_request, read_job
-from benchbench.search.storage import open_storage, requeue_interrupted
-from benchbench.search.training_queue import TrainingResult, finished_trainings
-from benchbench.search.trial import load_parent, name_of
+from benchbench.search.storage import open_storage, storage_errors
+from benchbench.search.trainings import Journal
+from benchbench.search.trajectories import Trajectories
+from benchbench.search.trial import load_parent
 from benchbench.training.recipe import default_batch
 from benchbench.training.torch_runtime import threads
 from benchbench.zoo import build as zoo_build
-from benchbench.zoo import checkpoint
 
 log = logging.getLogger(__name__)
 
 STORAGE_ENV = "BENCHBENCH_STORAGE"  # environment variable of a worker, since the address may hold a password
-_WISHED = 45  # proposals that there should be time for
-_OVERHEAD_S = 3.5  # of each: building, counting, evaluation on `val`
+_WISHED = 36  # proposals that there should be time for
+_OVERHEAD_S = 2.5  # of each: building, timing, evaluation on `val`
 _WORKER_S = 8.0  # to start the processes in which a proposal is prepared for a runtime, and timed
 _STEP_RATIO = 0.9  # a proposal's step against the published network's: it is smaller, and its batches are cached
-_STEPS = (8, 40)  # least and most steps of a proposal's training
-_HIGH = 4  # steps of a promotion, as a multiple of a proposal's
-_BEFORE_SHARE = 0.2  # most of the time for one measurement before the search
+_STEPS = (8, 80)  # least and most steps of a proposal's training
 _MEASURING = 0.05  # least of the time that is reserved for measuring the finalists
 _RESERVE = 0.4  # most of the remaining time, likewise
-_TIMED_SHARE, _LEAST_TIMED_S = 0.01, 0.5  # of the time, and at least: forwards of a network before the search
-_TIMED = 2  # kinds of forwards that a process times: of a patch, and of a volume
-_ONNX_S = 15.0  # to write and run an ONNX file
-_LEAST_LIMIT_S = 30.0  # of a measurement, most of which is the start of a process
-_LONGEST_S = 1200.0  # of a measurement, as of `bench run`
 _LEAVING_S = 60.0  # in which a terminated worker has to end
 
 #: Called with the lines of the plan, before any training.
@@ -83,39 +67,16 @@ Plan = Callable[[Sequence[str]], None]
 Progress = Callable[[float, str], None]
 
 
-def bundled_parent(source: str, fold: int | None = None, spatial: tuple[int, int, int] | None = None) -> Path | None:
-    """Weights of the published network that come with benchbench, for a data set and its patch (D, H, W)."""
-    plan = data.get_plan(source, fold=fold)
-    spec = published_spec(plan)
-    sides = spatial or zoo_build.fitting_sides(spec, plan.patch)
-    return checkpoint.find(spec.name, spec.in_channels, spec.out_channels, sides, plan)
-
-
-class _RunProgress:
-    """Listener of a run whose progress is one line of the search."""
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self.tell = tell
-
-    def plan(self, cells: Sequence[tuple[Cell, CellCost, float]], folder: Path, reused: int) -> None:
-        if cells:
-            whole = format_duration(sum(seconds for *_, seconds in cells))
-            self.tell(f"measuring {len(cells)} network{'s' * (len(cells) != 1)}, about {whole}")
-
-    def begin(self, label: str, remaining_s: float, host: str = "") -> None:
-        self.tell(f"measuring {label}")
-
-    def phase(self, text: str, host: str = "") -> None: ...
-
-    def end(self, record: rec.Record) -> None: ...
-
-
-def search(request: SearchRequest, out: Path, *, plan: Plan, progress: Progress | None = None) -> SearchOutcome:
+def search(request: SearchRequest, out: Path, *, plan: Plan, progress: Progress | None = None) -> SearchOutcome | None:
     """Search, or go on with the search in a folder, for which the request has to be the same.
+
+    Returns:
+        What came out; None where another command began the search in a shared storage, and finishes it.
 
     Raises:
         BudgetError: no network of the space keeps the budget, or no finalist does when measured.
-        UsageError: an objective that cannot be measured, data without a split, or a folder of another search.
+        UsageError: an objective that cannot be measured, data without a split, too little time for one network, or a
+            folder of another search.
         StoreError: the folder or the storage cannot be used.
     """
     with held(out):
@@ -131,11 +92,11 @@ class _Search:
         self.shared = request.storage is not None  # by workers of other commands or machines
         self.url = request.storage or f"sqlite:///{(out / 'study.db').absolute()}"
         self.clock = ElapsedTime(out / ".sittings.json")
+        self.measuring = Measuring(request, self.clock, self.tell)
         self._worker: Worker | None = None
         self._earlier_job: SearchJob | None = None  # plan of the search that goes on
         self._sampler_comparison: Any = None  # written into `search.json` by `benchmarks/search_worth.py`
         self._ignores_time = False  # the time was over before: now everything that was left out is measured
-        self._left_out: list[str] = []
 
     def tell(self, text: str) -> None:
         """Report a line, and write the elapsed time."""
@@ -145,7 +106,7 @@ class _Search:
             sitting = self.clock.sitting_s
             self._progress(sitting / (sitting + max(left, 1.0)), text)
 
-    def run(self) -> SearchOutcome:
+    def run(self) -> SearchOutcome | None:
         check_request(self.request)
         check_objective(self.request.objective)
         self._check_folder()
@@ -153,37 +114,74 @@ class _Search:
         for split, why in (("train", "train on"), ("val", "choose by"), ("test", "judge the finalists by")):
             if not source.splits.get(split):
                 raise UsageError(f"{source.key} has no case to {why}: a search needs cases of train, val and test")
+        with storage_errors(self.url):
+            return self._run(source)
+
+    def _run(self, source: data.DataPlan) -> SearchOutcome | None:
         storage = open_storage(self.url)
         target = resolve(self.request.device)
-        problem = self._task(source, target)
+        problem = self._problem(source, target)
         feasibility.check_feasible(problem, {})
-        if self.request.parent:
-            load_parent(self.request.parent, problem)
+        given = Path(self.request.parent) if self.request.parent not in (None, "train") else None
+        if given:
+            load_parent(given, problem)
         self._keep(self._earlier_job)  # from here on an interrupted search can go on
         first = search_plan.first_lines(problem, source, target, self.request.time_s)
         self.plan([*first, f"folder: {self.out}"])
-        baseline = self._measure_baseline(problem, source)
+        baseline = self.measuring.before(problem, source, self.out / "before")
         problem = dataclasses.replace(problem, base_bytes=baseline.floor)
         feasibility.check_feasible(problem, baseline.least)
-        prepare_s = _prepare_s(problem, baseline.record)
-        job = self._job(problem, prepare_s)
+        job = self._job(problem, _prepare_s(problem, baseline.record))
         self._keep(job)
-        self._resume(storage, job.name)
         summary = feasibility.summarise_space(problem, seed=self.request.seed)
         plan = search_plan.lines(job, baseline, summary, target)
-        self.plan(plan)
-        worker = self._worker = Worker(job, self.out, storage, index=0, shared=self.shared, tell=self.tell)
-        self._work(worker)
-        outcome = self._finish(worker, baseline, summary, [*first, *plan], source)
+        self.plan([*plan, *self._controls_lines(job)])
+        worker = self._worker = Worker(
+            job, self.out, storage, index=0, shared=self.shared, tell=self.tell, pause_s=self.clock.pause_s
+        )
+        self._propose(worker)
+        if not worker.is_first:
+            return None
+        trajectories = Trajectories(worker, Journal(self.out))
+        trajectories.promote()
+        trajectories.finals()
+        finish = Finish(
+            request=self.request,
+            folder=self.out,
+            own=trajectories,
+            measuring=self.measuring,
+            published=self._published(problem, given),
+            baseline=baseline,
+            summary=summary,
+            lines=[*first, *plan],
+            source=source,
+            tell=self.tell,
+        )
+        outcome = finish.write(late=not self._ignores_time, comparison=self._sampler_comparison)
         if not outcome.front:
-            over = "; ".join(f"{p['name']}: {text}" for p in outcome.summary["points"] for text in p["excesses"])
-            what = "no finalist keeps the budget when it is measured" if over else "no finalist was finished in time"
-            more = f"{math.ceil(2 * self.request.time_s / 60)}min"
-            raise BudgetError(
-                f"{what}{f' ({over})' if over else ''}; what was found is in {self.out}, and this goes on with more "
-                f"time: {command('search', '--resume', self.out, '--time', more)}"
-            )
+            raise BudgetError(self._no_front(outcome))
+        if self.request.controls:
+            with worker.beside_the_time():
+                search_controls.Controls(trajectories).run(outcome.front)
+                self._search_at_random()
+            outcome = finish.write(late=False, comparison=self._sampler_comparison)
         return outcome
+
+    def _published(self, problem: SearchProblem, given: Path | None) -> PublishedWeights | None:
+        self.tell("evaluating the published network")
+        start = time.monotonic()
+        published = evaluate_published(problem, given)
+        self.clock.measured(time.monotonic() - start)
+        return published
+
+    def _no_front(self, outcome: SearchOutcome) -> str:
+        over = "; ".join(f"{p['name']}: {text}" for p in outcome.summary["points"] for text in p["excesses"])
+        what = "no finalist keeps the budget when it is measured" if over else "no finalist was finished in time"
+        more = f"{math.ceil(2 * self.request.time_s / 60)}min"
+        return (
+            f"{what}{f' ({over})' if over else ''}; what was found is in {self.out}, and this goes on with more "
+            f"time: {command('search', '--resume', self.out, '--time', more)}"
+        )
 
     # -- before
 
@@ -209,10 +207,8 @@ class _Search:
                 f"on with: {command('search', '--resume', self.out)}"
             )
 
-    def _task(self, source: data.DataPlan, target: Target) -> SearchProblem:
-        spec = published_spec(source)
-        spatial = self.request.spatial or zoo_build.fitting_sides(spec, source.patch)
-        zoo_build.build(spec, spatial)  # raises for a patch that the network cannot take
+    def _problem(self, source: data.DataPlan, target: Target) -> SearchProblem:
+        spatial = self.request.spatial or source.patch
         if target.profile and "fp32" not in target.profile.peaks:
             raise UsageError(f"{target.profile.name} has no fp32 units, so its latency cannot be predicted")
         calibration = target.profile.calibration if target.profile else None
@@ -220,6 +216,7 @@ class _Search:
             raise UsageError(f"{self.request.device} was calibrated for {calibration.dtype}, and a search is of fp32")
         self._check_runtime(target)
         here = target.backend == "cpu" and target.host is None
+        several = self.request.workers > 1
         problem = SearchProblem(
             data=source.where,
             key=source.key,
@@ -231,21 +228,17 @@ class _Search:
             runtime=self.request.runtime,
             device=self.request.device,
             profile=target.profile is not None,
-            times_count=here and self.request.workers == 1,
+            times_count=here and not several,
             objective=self.request.objective,
             batch=self.request.batch or default_batch(spatial),
             threads=self.request.threads
-            or (max(1, (os.cpu_count() or 1) // self.request.workers) if self.request.workers > 1 else None),
+            or (max(1, (os.cpu_count() or 1) // self.request.workers) if several else None),
         )
+        zoo_build.build(spec_of(problem, problem.published, "published"), spatial)  # raises if it cannot take the patch
         return dataclasses.replace(problem, machine=_machine(target)) if problem.needs_times else problem
 
     def _check_runtime(self, target: Target) -> None:
-        """Refuse a runtime that the device does not have, or in which proposals cannot be timed on this machine.
-
-        Raises:
-            UsageError: a forecast is asked for, and those are of eager PyTorch.
-            UnsupportedError: it is not installed, or does not run there.
-        """
+        """Refuse a runtime that the device does not have, or in which proposals cannot be timed on this machine."""
         name = self.request.runtime
         if name == EAGER:
             return
@@ -256,126 +249,73 @@ class _Search:
         for backend in dict.fromkeys(("cpu", target.backend or "cpu")):
             catalogue.check(name, "fp32", backend)
 
-    def _measure(
-        self,
-        networks: Sequence[Path],
-        folder: Path,
-        source: data.DataPlan,
-        *,
-        judged: bool,
-        most_s: float,
-        protocol: str | None = None,
-    ) -> list[rec.Record]:
-        """Records of networks on the device, in their order."""
-        start = time.monotonic()
-        request = RunRequest(
-            models=",".join(map(str, networks)),
-            devices=(self.request.device,),
-            protocol=protocol or self.request.protocol,
-            phase=self.request.phase,
-            runtime=(self.request.runtime,),
-            threads=(self.request.threads,),
-            volume=None if self.request.phase == "train" else self.request.volume or source.sides or source.patch,
-            data=source.where if judged else "none",
-            noise=False,
-            time_limit_s=max(_LEAST_LIMIT_S, most_s),
-        )
-        outcome = runner_run.run(request, folder, progress=_RunProgress(self.tell))
-        self.clock.measured(time.monotonic() - start)
-        return list(outcome.records)
-
-    def _measure_baseline(self, problem: SearchProblem, source: data.DataPlan) -> search_plan.Baseline:
-        folder = self.out / "before"
-        networks = search_plan.networks(problem, folder)
-        most_s = _BEFORE_SHARE * self.request.time_s
-        protocol = self._short_protocol()
-        whole, least = self._measure(networks, folder, source, judged=False, most_s=most_s, protocol=protocol)
-        if problem.runtime != EAGER and not any(map(_has_run, (whole, least))):
-            title = get_runtime(problem.runtime).title
-            raise UnsupportedError(f"the unmodified network cannot be run in {title}: {whole.error}")
-        return search_plan.baseline_of(problem, whole, least)
-
-    def _short_protocol(self) -> str:
-        """The protocol with fewer forwards if the search is short, for the measurements before it."""
-        protocol = self.request.protocol
-        timed_s = round(max(_LEAST_TIMED_S, _TIMED_SHARE * self.request.time_s), 1)
-        if "timed_s" in protocol or get_protocol(protocol).timed_s <= timed_s:
-            return protocol
-        return f"{protocol},timed_s={timed_s:g}"
-
-    def _finalist_s(self, before_s: float) -> float:
-        """Seconds to measure a finalist, estimated from the two networks that were measured before the search."""
-        full, short = get_protocol(self.request.protocol), get_protocol(self._short_protocol())
-        return before_s / 2 + _TIMED * full.processes * (full.timed_s - short.timed_s)
-
     def _job(self, problem: SearchProblem, prepare_s: float) -> SearchJob:
-        """The plan for the workers.
+        """The plan for the workers, whose proposals take `prepare_s` each to be prepared for the runtime.
 
-        Args:
-            problem: with what was measured before.
-            prepare_s: of a proposal, for its runtime.
+        Raises:
+            UsageError: there is no time for a single network.
         """
-        if job := self._earlier_job:  # a search goes on with the steps that it began with
-            low, high, before_s, reserve_s = job.low_steps, job.high_steps, job.before_s, job.reserve_s
-        else:
-            before_s = self.clock.whole_s
-            left = max(0.0, self.request.time_s - before_s)
-            each = self._finalist_s(self.clock.measured_s)
-            reserve_s = min(_RESERVE * left, max(_MEASURING * self.request.time_s, (self.request.finalists + 1) * each))
-            low = self.request.steps or self._affordable_steps(problem, left - reserve_s, prepare_s)
-            high = _HIGH * low
-        return SearchJob(
-            before_s=before_s,
-            reserve_s=reserve_s,
-            name=self.request.study or f"search-{problem.key}",
+        request, earlier = self.request, self._earlier_job
+        job = SearchJob(
+            name=request.study or f"search-{problem.key}",
             problem=problem,
-            time_s=self.request.time_s,
-            low_steps=low,
-            high_steps=high,
-            trials=self.request.trials,
-            finalists=self.request.finalists,
-            seeds=self.request.seeds,
-            controls=self.request.controls,
-            parent=str(self.request.parent.absolute()) if self.request.parent else None,
-            seed=self.request.seed,
-            workers=self.request.workers,
+            time_s=request.time_s,
+            low_steps=1,
+            trials=request.trials,
+            finalists=request.finalists,
+            seeds=request.seeds,
+            sampler=request.sampler,
+            parent=request.parent,
+            seed=request.seed,
+            workers=request.workers,
         )
-
-    def _affordable_steps(self, problem: SearchProblem, left_s: float, prepare_s: float) -> int:
-        """Steps of a proposal so that about 45 fit; each takes about as long as the published network's.
-
-        Fewer proposals fit where each of them has to be prepared for a runtime first: fewer steps make up for part of
-        that, but no fewer than a Dice says something after.
-        """
+        if earlier:  # a search goes on with the steps that it began with
+            return dataclasses.replace(
+                job, low_steps=earlier.low_steps, before_s=earlier.before_s, reserve_s=earlier.reserve_s
+            )
+        before_s, each_s = self.clock.whole_s, self.measuring.finalist_s(self.clock.measured_s)
+        left = max(0.0, request.time_s - before_s)
+        wished = (
+            request.finalists + 2
+        ) * each_s + request.finalists * ONNX_S  # the published network is evaluated, too
+        job = dataclasses.replace(
+            job, before_s=before_s, reserve_s=min(_RESERVE * left, max(_MEASURING * request.time_s, wished))
+        )
         with threads(problem.threads):
-            each = step_seconds(problem, zoo_build.build(published_spec(problem), problem.spatial))
-        overhead = _OVERHEAD_S + prepare_s
-        fitting = (PROPOSAL_SHARE * left_s * self.request.workers / _WISHED - overhead) / (_STEP_RATIO * each)
-        return max(_STEPS[0], min(_STEPS[1], math.floor(fitting)))
+            step_s = step_seconds(problem, problem.published)
+            least_step_s = step_seconds(problem, search_plan.smallest_config(problem))
+        overhead_s = _OVERHEAD_S + prepare_s
+        fitting = (job.proposals_s * request.workers / _WISHED - overhead_s) / (_STEP_RATIO * step_s)
+        steps = request.steps or max(_STEPS[0], min(_STEPS[1], math.floor(fitting)))
+        one_s = 2 * STEP_FACTOR * (request.steps or _STEPS[0]) * least_step_s + prepare_s  # promotion and final alike
+        if left < one_s + 2 * each_s and not self._ignores_time:
+            least = format_duration(math.ceil((before_s + one_s + 2 * each_s) / 10) * 10)
+            raise UsageError(
+                f"{format_duration(request.time_s)} are too short to train one network: measuring before and after "
+                f"takes {format_duration(before_s + 2 * each_s)} here, and a network at least "
+                f"{format_duration(one_s)}; give --time {least.replace(' ', '')} or more"
+            )
+        return dataclasses.replace(job, low_steps=steps)
 
     def _keep(self, job: SearchJob | None) -> None:
         """Write the request and the plan, from which the search can go on."""
         content = {"schema": SCHEMA, "asked": self.request.to_json(), "job": job.to_json() if job else None}
         write_whole(self.out / JOB, (json.dumps(content, indent=1) + "\n").encode())
 
-    def _resume(self, storage: optuna.storages.BaseStorage, name: str) -> None:
-        """Queue interrupted trials again, and with a storage of this folder leave the pause out of the time."""
-        names = {study.study_name for study in optuna.get_all_study_summaries(storage, include_best_trial=False)}
-        for study in [name, *(f"{name}/{phase}" for phase in PHASES)]:
-            if study in names:
-                requeue_interrupted(optuna.load_study(study_name=study, storage=storage), alone=not self.shared)
-        if not self.shared and name in names:
-            first = optuna.load_study(study_name=name, storage=storage)
-            if (began := first.user_attrs.get("began")) is not None:
-                first.set_user_attr("began", float(began) + self.clock.pause_s)
+    def _controls_lines(self, job: SearchJob) -> list[str]:
+        if not self.request.controls:
+            return ["  no controls (--controls runs them, also later with --resume)"]
+        seconds = search_controls.duration_s(job.time_s, job.finalists, job.seeds, job.finals_s / job.finalists)
+        return [f"  then the controls, about {format_duration(seconds)}"]
 
     # -- workers
 
-    def _work(self, worker: Worker) -> None:
+    def _propose(self, worker: Worker) -> None:
         with threads(worker.problem.threads):
+            worker.parent_path()  # trained before others wait for it
             helpers = [self._start(index) for index in range(1, self.request.workers)]
             try:
-                worker.run()
+                worker.propose()
                 for helper in helpers:
                     if code := helper.wait():
                         log.warning("a worker ended with code %d, and the others went on", code)
@@ -389,6 +329,8 @@ class _Search:
                     except subprocess.TimeoutExpired:
                         helper.kill()
                         helper.wait()
+        if not worker.is_first:
+            self.tell(f"{counted(len(worker.proposed()), 'configuration')} trained; the rest is of the first worker")
 
     def _start(self, index: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -399,179 +341,24 @@ class _Search:
             start_new_session=True,  # Ctrl-C reaches this process alone, which terminates its workers
         )
 
-    # -- after
+    # -- controls
 
-    def _finish(
-        self,
-        worker: Worker,
-        baseline: search_plan.Baseline,
-        summary: feasibility.SpaceSummary,
-        lines: Sequence[str],
-        source: data.DataPlan,
-    ) -> SearchOutcome:
-        problem = worker.problem
-        finals, all_finals = worker.finished(), finished_trainings(worker.study_of("finals"))
-        labels = {final.label for final in finals}
-        controls = finished_trainings(worker.study_of("controls"))
-        promotions = finished_trainings(worker.study_of("promotions"))
-        (parent,) = finished_trainings(worker.study_of("parent"))
-        tried = proposals.tried(worker.study)
-        by_key: dict[str, list[TrainingResult]] = {}
-        for final in finals:
-            by_key.setdefault(str(final.what["key"]), []).append(final)
-        best = {key: max(members, key=lambda final: float(final.result["dice"])) for key, members in by_key.items()}
-        paths = {key: worker.weights.get(final.label) for key, final in best.items()}
-        records: dict[str, rec.Record] = {}
-        if fitting := self._measurable(worker, list(paths), by_key):
-            self.tell("measuring the finalists")
-            networks = [paths[key] for key in fitting]
-            most_s = _LONGEST_S if self._ignores_time else min(_LONGEST_S, self._left(worker))
-            measured = self._measure(networks, self.out / "measured", source, judged=True, most_s=most_s)
-            records = dict(zip(fitting, measured, strict=True))
-        points = []
-        for key, members in by_key.items():
-            config = space.from_json(members[0].what["config"])
-            own_controls = [c for c in controls if c.what["key"] == key and c.what["of"] in labels]
-            size = paths[key].stat().st_size
-            points.append(search_result.point(config, members, own_controls, records.get(key), size, problem))
-        search_result.mark_front(points)
-        given = bool(parent.result["given"])
-        content: dict[str, Any] = {
-            "schema": SCHEMA,
-            "name": worker.job.name,
-            "when": utc_now("seconds"),
-            "asked": self._shareable_request(problem),
-            "task": {**problem.to_json(), "data": problem.key, "device": Path(self.request.device).name},
-            "data": {
-                "title": source.title,
-                "licence": source.licence,
-                "splits": dict(source.splits),
-                "semi_synthetic": source.semi_synthetic,
-            },
-            "device": rec.to_json(baseline.record.device),
-            "environment": environment("cpu", problem.threads),
-            "budget": [rec.to_json(limit) | {"says": str(limit)} for limit in problem.budget.limits],
-            "budget_text": ", ".join(limit.text for limit in problem.budget.limits),
-            "runtime": _runtime(problem),
-            "metric": {"name": problem.metric, "objective": problem.objective, **_metric_words(problem)},
-            "plan": list(lines),
-            "unmodified": {
-                "costs": dict(baseline.published),
-                "origin": baseline.origin,
-                "memory": baseline.decomposition,
-            },
-            "smallest": {metric: value for metric, (value, _) in feasibility.smallest(problem).items()},
-            "space": {
-                **rec.to_json(summary),
-                "choices": json.loads(rec.canonical_json(rec.to_json(space.description()))),
-            },
-            "published_config": rec.to_json(space.PUBLISHED),
-            "steps": [worker.low_steps, worker.high_steps],
-            "parent": {
-                "model": parent.result["model"],
-                "dice_val": parent.result["value"],
-                "train_s": parent.result["train_s"],
-                "given": given,
-                "sha256": parent.result["sha256"],
-            },
-            "trials": search_result.trial_rows(tried),
-            "promotions": search_result.stage_rows(promotions),
-            "finals": search_result.stage_rows([*finals, *(final for final in all_finals if final.error)]),
-            "controls": search_result.stage_rows(controls),
-            "points": points,
-            "hypervolume": search_result.hypervolume_curve(
-                tried, problem, float(parent.result["train_s"]) if given else 0.0
-            ),
-            "importance": search_result.importances(worker.study),
-            "accounting": search_result.accounting(
-                tried,
-                [*promotions, *all_finals, *controls],
-                parent_s=0.0 if given else float(parent.result["train_s"]),
-                measured_s=self.clock.measured_s,
-                whole_s=self.clock.whole_s * self.request.workers,
-            ),
-        }
-        if self._sampler_comparison:
-            content["worth"] = self._sampler_comparison
-        self._export(content, paths, worker)
-        if left_out := list(dict.fromkeys([*worker.left_out(), *self._left_out])):
-            content["left_out"] = left_out
-        write_whole(self.out / SEARCH, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-        return SearchOutcome(folder=self.out, summary=content)
+    def _search_at_random(self) -> None:
+        """The same search with random proposals, in a folder in this one's; what it cannot find is no control."""
+        request = dataclasses.replace(self.request, sampler="random", controls=False, storage=None, study=None)
+        folder = self.out / search_controls.RANDOM
+        if (folder / SEARCH).exists() and read_job(folder).request.time_s == request.time_s:
+            return
 
-    def _left(self, worker: Worker) -> float:
-        """Seconds of the search's time, without controls."""
-        return self.request.time_s - worker.elapsed() + worker.controls_s
+        def tell(share: float, text: str) -> None:
+            self.tell(f"random proposals: {text}")
 
-    def _measurable(
-        self, worker: Worker, keys: Sequence[str], finals: Mapping[str, Sequence[TrainingResult]]
-    ) -> list[str]:
-        """The finalists that there is time to measure, the best on `val` first."""
-        job = worker.job
-        order = sorted(keys, key=lambda key: -max(float(final.result["dice"]) for final in finals[key]))
-        if self._ignores_time or not order:
-            return order
-        test_s = max(
-            (float(final.result.get("test_s", 0.0)) for members in finals.values() for final in members), default=0.0
-        )
-        passes = (
-            1 if job.problem.runtime == EAGER else 2
-        )  # over the test cases: in the runtime, and in eager to compare
-        each = self._finalist_s(job.before_s) + passes * test_s
-        count = max(0, int(self._left(worker) / each + 0.2))  # the last one may end a little late
-        for key in order[count:]:
-            config = space.from_json(finals[key][0].what["config"])
-            self._left_out.append(f"the measurement of {name_of(config)}: 'bench search --resume' does it")
-        return order[:count]
-
-    def _shareable_request(self, problem: SearchProblem) -> dict[str, Any]:
-        """The request without a path or an address of this machine."""
-        request = self.request
-        return {
-            **request.to_json(),
-            "data": problem.key,
-            "device": Path(request.device).name,
-            "parent": request.parent.name if request.parent else None,
-            "storage": request.storage.partition(":")[0] if request.storage else None,
-        }
-
-    def _export(self, content: dict[str, Any], paths: Mapping[str, Path], worker: Worker) -> None:
-        folder, runtime = self.out / "front", worker.problem.runtime
-        now = {point["name"] for point in content["points"] if point["front"]}
-        for old in folder.iterdir() if folder.exists() else ():
-            if old.is_dir() and old.name not in now:  # of an earlier front
-                shutil.rmtree(old)
-        for point in content["points"]:
-            if not point["front"]:
-                point["files"] = {"weights_reason": "not on the front"}
-                continue
-            place = folder / point["name"]
-            self.tell(f"writing {point['name']}")
-            late = not self._ignores_time and self._left(worker) < _ONNX_S
-            weights = paths[point["key"]]
-            point["files"] = search_export.export_or_reason(weights, place, point["name"], onnx=not late)
-            if not point["files"].get("weights"):
-                continue
-            if not get_runtime(runtime).in_pytorch:
-                slow = point["origin"] != "measured" or self.request.device != "cpu"  # else it was prepared for that
-                point["files"] |= (
-                    {"runtime_file_reason": search_export.NO_TIME}
-                    if late and slow
-                    else search_export.export_for_runtime(weights, place, point["name"], runtime, worker.problem.data)
-                )
-            search_export.write_card(point, content, place / "card.md")
-            point["files"] = {
-                key: f"front/{point['name']}/{value}" if key in search_export.FILES else value
-                for key, value in point["files"].items()
-            }
-        search_export.write_table(content["points"], self.out / "front.csv", runtime=runtime)
-
-
-def _runtime(problem: SearchProblem) -> dict[str, Any]:
-    """What times and memory are of; the versions of PyTorch's own are those of the environment."""
-    runtime = get_runtime(problem.runtime)
-    versions = {} if runtime.in_pytorch else dict(runtime.load().versions())
-    return {"name": runtime.name, "title": runtime.title, "versions": versions}
+        try:
+            search(request, folder, plan=lambda lines: None, progress=tell)
+        except BudgetError as error:
+            log.warning("the search with random proposals: %s", error)
+        except BenchError as error:
+            raise type(error)(f"the search with random proposals in {folder}: {error}") from error
 
 
 def _prepare_s(problem: SearchProblem, whole: rec.Record) -> float:
@@ -579,23 +366,6 @@ def _prepare_s(problem: SearchProblem, whole: rec.Record) -> float:
     if not (problem.needs_times and problem.is_timed_in_worker):
         return 0.0
     return _WORKER_S + (whole.value("prepare_s") or 0.0)
-
-
-def _has_run(record: rec.Record) -> bool:
-    """Whether a network ran, or could with more time or memory; with random weights its output decides nothing."""
-    return record.status not in ("failed", "unsupported") or record.value("latency_s") is not None
-
-
-def _metric_words(problem: SearchProblem) -> dict[str, str]:
-    if problem.metric in METRICS:
-        unit, title = METRICS[problem.metric]
-    else:
-        unit, title = "J", "energy of one patch"
-    if problem.phase == "train" and problem.metric == "latency_s":
-        title = "time of one training step"
-    if problem.runtime != EAGER and problem.metric in feasibility.MEASURED:
-        title += f" in {get_runtime(problem.runtime).title}"
-    return {"unit": unit, "title": title}
 
 
 def _machine(target: Target) -> str:

@@ -1,15 +1,15 @@
-"""Trial of one configuration: built, given its parent's weights, trained for a short time, and evaluated on `val`.
+"""Trial of one configuration: built, given what it can inherit, trained, and evaluated on `val`.
 
-Fidelities differ only in their training budget. Costs are first computed by formula; what a formula cannot give (exact
-memory, latency, the result of pruning across layers) is checked on the built network, before any training.
+Costs are first computed by formula; what a formula cannot give (latency, the result of pruning across layers) is
+checked on the built network, before any training. A trial that is promoted is not trained anew: its training goes on
+from the state that the shorter one left.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,28 @@ from benchbench import data
 from benchbench.compress import importance
 from benchbench.compress.channel_groups import find_structure
 from benchbench.compress.prune import prune
-from benchbench.compress.request import Criterion, PruneRecipe
+from benchbench.compress.request import PruneRecipe
 from benchbench.core import records as rec
-from benchbench.core.cache import BoundedCache
 from benchbench.core.errors import CheckpointError, UsageError, command, data_flags
 from benchbench.runtimes.catalogue import get_runtime
 from benchbench.search import space
 from benchbench.search.inheritance import Parent, inherit
-from benchbench.search.problem import SearchProblem, counted_costs, spec_of, timed_costs
+from benchbench.search.problem import Infeasible, SearchProblem, counted_costs, spec_of, timed_costs
 from benchbench.search.space import Config
+from benchbench.training.evaluate import AccuracyResult, measure_dice
 from benchbench.training.loop import InitialWeights, Progress, train
 from benchbench.training.patch_loader import CachedPatchLoader, PatchLoader, prepared_plan
-from benchbench.training.recipe import TrainingBudget
+from benchbench.training.recipe import TrainingBudget, TrainRecipe
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
-from benchbench.zoo import logits as zoo_logits
 from benchbench.zoo.pruned import differing_shapes, shapes_of
 
 PARENT_BATCHES, CHILD_BATCHES = 16, 4  # for the ranking of channels
+LEAST_INHERITED = 0.5  # share of its parameters from which a network inherits at all
+
+#: By how much the untrained Dice of a network with inherited weights is too low to train it, given its costs; else 0.
+Hopeless = Callable[[float, Mapping[str, float]], float]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +51,12 @@ class Evaluation:
     dice: float  # on `val`
     costs: Mapping[str, float]  # params, macs, file_bytes, memory_bytes (lower bound), latency_s (of a few forwards)
     inherited: float  # share of its parameters
-    train_s: float  # evaluation on `val` included
-    measure_s: float  # counting and timing
-    total_s: float
-    steps: int
+    untrained: float | None = None  # Dice on `val` before training, of a network that inherits
+    train_s: float  # of all the steps that its training has had
+    val_s: float = 0.0  # of this training beside its steps, nearly all of it the evaluation on `val`
+    measure_s: float = 0.0  # counting, timing, and evaluation before training
+    total_s: float  # here
+    steps: int  # of all that its training has had
     path: Path  # of its weights
 
 
@@ -113,38 +118,30 @@ def parent_of(weights: Path, problem: SearchProblem) -> Parent:
     )
 
 
-def with_random_ranking(parent: Parent, seed: int) -> Parent:
-    """The same parent with random importance of channels, as the control of its ranking."""
-    return dataclasses.replace(parent, scores=tuple(importance.random(parent.structure, seed)))
-
-
 def build(
-    problem: SearchProblem,
-    config: Config,
-    parent: Parent | None,
-    seed: int,
-    *,
-    criterion: Criterion | None = None,
+    problem: SearchProblem, config: Config, parent: Parent | None, seed: int
 ) -> tuple[nn.Module, rec.ModelSpec, float]:
     """The network of a configuration, its spec, and the share of its parameters that is inherited.
 
-    Args:
-        parent: whose weights it gets; None: all are random.
-        criterion: that it is pruned by; None: the configuration's own.
+    Only a network with the parent's stem inherits, and only if half of its parameters fit: a few layers that were
+    trained for others help no training.
     """
     spec = spec_of(problem, config, name_of(config))
     torch.manual_seed(seed)
-    model = zoo_build.build(spec, problem.spatial)
-    share = inherit(model, parent) if parent else 0.0
+    model, share = zoo_build.build(spec, problem.spatial), 0.0
+    if parent and config.stem == space.PUBLISHED.stem:
+        share = inherit(model, parent)
+        if share < LEAST_INHERITED:
+            torch.manual_seed(seed)
+            model, share = zoo_build.build(spec, problem.spatial), 0.0
     if config.prune:
-        how = criterion or config.criterion
         recipe = PruneRecipe(
             ratio=config.prune,
-            criterion=how,  # type: ignore[arg-type]
+            criterion=config.criterion,  # type: ignore[arg-type]
             scope=config.scope,  # type: ignore[arg-type]
             seed=seed,
         )
-        batches, loss = problem.gradients(CHILD_BATCHES) if how == "taylor" else (None, None)
+        batches, loss = problem.gradients(CHILD_BATCHES) if config.criterion == "taylor" else (None, None)
         pruned = prune(model, (1, problem.in_channels, *problem.spatial), recipe, batches=batches, loss=loss)
         shapes = differing_shapes(pruned.model, model)
         model = pruned.model
@@ -157,116 +154,168 @@ def name_of(config: Config) -> str:
     return f"{config.variant}-{config.key[:6]}"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """How a configuration is trained."""
-
-    budget: TrainingBudget
-    seed: int
-    spec: rec.ModelSpec | None = None  # of a network to train from scratch; None: it is made from the configuration
-    criterion: Criterion | None = None  # of pruning; None: that of the configuration
-    loader: CachedPatchLoader | None = None  # of batches that other trials use, too
-    teacher: nn.Module | None = None  # the parent with cached outputs for them; None: the parent itself
-
-
-class CachedTeacher(nn.Module):
-    """A network in eval mode on the CPU whose outputs are cached by input, up to `most_bytes`."""
-
-    def __init__(self, model: nn.Module, *, most_bytes: float) -> None:
-        super().__init__()
-        self.model = model
-        self._outputs: BoundedCache[bytes, torch.Tensor] = BoundedCache(
-            most_bytes=most_bytes, size=lambda output: output.nbytes
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The logits of the network, without further outputs."""
-        key = hashlib.blake2b(x.detach().contiguous().numpy().tobytes(), digest_size=16).digest()
-        return self._outputs.get(key, lambda: zoo_logits.logits(self.model(x), x.shape[2:]))
+def origin_of(config: Config, parent: Parent, share: float) -> InitialWeights:
+    """Where the weights of a network come from that inherits a share of its parameters."""
+    compression = {
+        "root": config.variant,
+        "parent": parent.name,
+        "parent_sha256": parent.sha256,
+        "inherited": round(share, 4),
+        "search": rec.to_json(config),
+    }
+    return InitialWeights(digest=f"{parent.sha256}:{config.key}", cases=parent.cases, compression=compression)
 
 
-def shared_trial(
-    problem: SearchProblem, parent: Parent, budget: TrainingBudget, seed: int, *, most_bytes: float
-) -> Trial:
-    """A trial whose batches, and the parent's outputs for them, are cached for other configurations.
-
-    Args:
-        most_bytes: of batches, and as many of outputs; end the loader afterwards.
-    """
+def shared_loader(problem: SearchProblem, budget: TrainingBudget, seed: int, *, most_bytes: float) -> CachedPatchLoader:
+    """A loader whose batches are cached for the trainings of several configurations; end it afterwards."""
     recipe = problem.recipe(budget, seed)
-    loader = CachedPatchLoader(PatchLoader(prepared_plan(recipe.data), recipe), most_bytes=most_bytes)
-    return Trial(budget=budget, seed=seed, loader=loader, teacher=CachedTeacher(parent.model, most_bytes=most_bytes))
+    return CachedPatchLoader(PatchLoader(prepared_plan(recipe.data), recipe), most_bytes=most_bytes)
 
 
 def evaluate(
     problem: SearchProblem,
     config: Config,
     parent: Parent | None,
-    trial: Trial,
+    budget: TrainingBudget,
+    seed: int,
     out: Path,
+    *,
+    hopeless: Hopeless | None = None,
+    loader: CachedPatchLoader | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Train a configuration and evaluate it on `val`.
+    """Measure a new configuration, train it, and evaluate it on `val`.
 
     Args:
-        parent: whose weights it begins with, and which is its teacher; None: neither.
-        out: `<name>.safetensors`, of its weights.
+        parent: that it inherits from, if it fits.
+        out: `<name>.safetensors`, of its weights; beside it is `<name>.state`, from which its training goes on.
+        hopeless: asked before a network with inherited weights is trained.
+        loader: of batches that other configurations use, too.
 
     Raises:
-        Infeasible: it is above the budget; nothing was trained.
+        Infeasible: it is above the budget, or hopeless; nothing was trained.
         UnsupportedError: it cannot be run in the runtime of the search; nothing was trained.
         UsageError: it has no Dice on `val`.
     """
     start = time.monotonic()
-    problem.check(problem.costs(config))
-    if trial.spec:
-        torch.manual_seed(trial.seed)
-        model, spec, share = zoo_build.build(trial.spec, problem.spatial), trial.spec, 0.0
-    else:
-        model, spec, share = build(problem, config, parent, trial.seed, criterion=trial.criterion)
-    built = time.monotonic()
-    costs = counted_costs(problem, model)
+    costs = problem.costs(config)
     problem.check(costs)
-    limited = problem.times_count and any(limit.metric == "latency_s" for limit in problem.budget.limits)
-    if limited or problem.is_timed_in_worker:  # nor is a network trained that its runtime cannot take
-        if progress and problem.is_timed_in_worker:
-            progress(0.0, f"timing it in {get_runtime(problem.runtime).title}")
-        times = timed_costs(problem, model, spec, quick=True)
-        if limited:
-            problem.check(times)
-    measured_s = time.monotonic() - built
-    distil = problem.distil if parent else 0.0
-    weights = None
-    if parent:
-        compression: dict[str, Any] = {
-            "root": config.variant,
-            "parent": parent.name,
-            "parent_sha256": parent.sha256,
-            "inherited": round(share, 4),
-            "search": rec.to_json(config),
-        }
-        weights = InitialWeights(
-            digest=f"{parent.sha256}:{config.key}:{trial.criterion}",
-            cases=parent.cases,
-            compression=compression,
-            teacher=(trial.teacher or parent.model) if distil else None,
-        )
-    recipe = problem.recipe(trial.budget, trial.seed, distil=distil)
-    begin = time.monotonic()
-    result = train(model, spec, recipe, out=out, start=weights, progress=progress, loader=trial.loader)
-    end = time.monotonic()
-    train_s = max(end - begin, result.seconds)  # the latter includes interrupted trainings before
-    if not result.validation:
-        raise UsageError(f"{spec.name} has no Dice on val: its answers are not finite, or no case can be read")
+    model, spec, share = build(problem, config, parent, seed)
+    built = time.monotonic()
+    if problem.profile or (config.prune and config.scope == "global"):  # no formula gives these costs
+        costs = costs | counted_costs(problem, model)
+        problem.check(costs)
+    if progress and problem.is_timed_in_worker:
+        progress(0.0, f"timing it in {get_runtime(problem.runtime).title}")
     costs = costs | timed_costs(problem, model, spec)
-    measured_s += time.monotonic() - end
-    return Evaluation(
-        dice=result.validation[-1][1],
+    untrained, origin = None, None
+    if parent and share:
+        origin = origin_of(config, parent, share)
+        untrained = dice_of(
+            measure_dice(model, data=problem.data, split="val", spatial=problem.spatial, surfaces=False)
+        )
+        if gap := hopeless and hopeless(untrained, costs):
+            raise Infeasible({"untrained Dice": gap}, f"its inherited weights have Dice {untrained:.3f} on val")
+    measured_s = time.monotonic() - built
+    recipe = problem.recipe(budget, seed)
+    trained = train_network(recipe, model, spec, out, origin=origin, loader=loader, progress=progress)
+    return dataclasses.replace(
+        trained,
         costs=costs,
         inherited=share,
-        train_s=train_s,
+        untrained=untrained,
         measure_s=measured_s,
         total_s=time.monotonic() - start,
+    )
+
+
+def go_on(
+    problem: SearchProblem,
+    earlier: Path,
+    budget: TrainingBudget,
+    seed: int,
+    out: Path,
+    *,
+    loader: CachedPatchLoader | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Train a network further: with its weights, optimizer and average, on a schedule over the whole longer budget.
+
+    Args:
+        earlier: weights of the shorter training, with its state beside it.
+    """
+    info = checkpoint.read_sidecar(earlier)
+    model = zoo_build.build(info.model, problem.spatial)
+    origin = None
+    if info.compression:
+        digest = f"{info.compression['parent_sha256']}:{space.from_json(info.compression['search']).key}"
+        origin = InitialWeights(
+            digest=digest, cases=tuple(info.train.get("cases", ())), compression=dict(info.compression)
+        )
+    return train_network(
+        problem.recipe(budget, seed),
+        model,
+        info.model,
+        out,
+        origin=origin,
+        earlier=info,
+        loader=loader,
+        progress=progress,
+    )
+
+
+def train_network(
+    recipe: TrainRecipe,
+    model: nn.Module,
+    spec: rec.ModelSpec,
+    out: Path,
+    *,
+    origin: InitialWeights | None = None,
+    earlier: checkpoint.CheckpointInfo | None = None,
+    loader: CachedPatchLoader | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Train a network, from the state of an earlier training if it has one, and evaluate it on `val`.
+
+    Its costs are not looked at.
+    """
+    begin = time.monotonic()
+    result = train(
+        model,
+        spec,
+        recipe,
+        out=out,
+        start=origin,
+        progress=progress,
+        loader=loader,
+        keep_state=True,
+        continue_from=earlier.path.with_suffix(checkpoint.STATE) if earlier else None,
+    )
+    here_s = time.monotonic() - begin
+    if not result.validation:
+        raise UsageError(f"{spec.name} has no Dice on val: its answers are not finite, or no case can be read")
+    before_s = float(earlier.train.get("seconds", 0.0)) if earlier else 0.0
+    return Evaluation(
+        dice=result.validation[-1][1],
+        costs={},
+        inherited=float((origin.compression or {}).get("inherited", 0.0)) if origin else 0.0,
+        train_s=result.seconds,
+        val_s=max(0.0, here_s - (result.seconds - before_s)),
+        total_s=here_s,
         steps=result.steps,
         path=out,
     )
+
+
+def dice_of(accuracy: AccuracyResult) -> float:
+    """The mean Dice over regions and cases; 0 if no region of any case counts."""
+    return float(accuracy.measurements[0].value or 0.0)
+
+
+def dice_on_test(problem: SearchProblem, weights: Path) -> dict[str, Any]:
+    """Dice on `test` of trained weights: `dice`, `values` and `ids` of the cases."""
+    info = checkpoint.read_sidecar(weights)
+    model = zoo_build.build_model(str(weights)).eval()
+    accuracy = measure_dice(model, data=problem.data, split="test", spatial=info.spatial, surfaces=False)
+    dice = accuracy.measurements[0]
+    return {"dice": dice.value, "values": list(dice.values), "ids": accuracy.cases["ids"]}

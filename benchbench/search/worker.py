@@ -14,7 +14,7 @@ from benchbench.core.process import exit_with_parent
 
 
 def main(folder: Path, index: int, starter: int) -> int:
-    """Work on the search in a folder until it is finished; returns the exit code.
+    """Propose for the search in a folder until the time for that is over; returns the exit code.
 
     Args:
         starter: process id; this worker ends with that process.
@@ -40,7 +40,7 @@ def _work(folder: Path, index: int) -> None:
     from benchbench.search.phases import Worker
     from benchbench.search.request import read_job
     from benchbench.search.run import STORAGE_ENV
-    from benchbench.search.storage import open_storage
+    from benchbench.search.storage import open_storage, storage_errors
 
     own = f"sqlite:///{(folder / 'study.db').absolute()}"
     url = os.environ.get(STORAGE_ENV) or own
@@ -49,8 +49,9 @@ def _work(folder: Path, index: int) -> None:
         raise StoreError(f"the search in {folder} was not planned yet")
     if job.problem.threads:
         torch.set_num_threads(job.problem.threads)
-    shared = url != own
-    Worker(job, folder, open_storage(url), index=index, shared=shared, tell=lambda text: None).run()
+    with storage_errors(url):
+        shared = url != own
+        Worker(job, folder, open_storage(url), index=index, shared=shared, tell=lambda text: None).propose()
 
 
 def interrupt(*_: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 from benchbench import report
 from benchbench.core.search_result import ordered, read_search
 from benchbench.report import writers
-from benchbench.search.export import write_table
+from benchbench.report.search_card import search_table
 from tests import report_examples as examples
 from tests.report.test_pages import REFERENCE
 
@@ -57,11 +57,11 @@ def test_an_export_of_audits(tmp_path):
     assert rows[0]["error"] == "'@broken"
 
 
-def test_the_table_of_a_search(tmp_path):
-    points = [dict(point) for point in read_search(REFERENCE / "search-hippocampus")["points"]]
+def test_the_table_of_a_search():
+    search = read_search(REFERENCE / "search-hippocampus")
+    points = search["points"]
     points[0] |= {"name": EVIL, "dice_val": points[0]["dice_val"] | {"mean": -0.5}}
-    write_table(points, tmp_path / "front.csv")
-    row = read((tmp_path / "front.csv").read_text())[ordered(points).index(points[0])]
+    row = read(search_table(search))[ordered(points).index(points[0])]
     assert (row["name"], row["dice_val"]) == (f"'{EVIL}", "-0.5")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,24 +21,30 @@ from benchbench.core import records as rec
 from benchbench.core.errors import UnsupportedError, UsageError
 from benchbench.core.search_result import SearchOutcome, read_search
 from benchbench.report import render_search
+from benchbench.report.search_card import search_card, search_table
 from benchbench.runner.child_process import WorkerFailure
 from benchbench.runner.job import Job
 from benchbench.runtimes.prepared import read_prepared
 from benchbench.search import export as search_export
+from benchbench.search import finish as search_finish
+from benchbench.search import measuring as search_measuring
 from benchbench.search import problem as search_problem
 from benchbench.search import proposals, runtime_times, space
 from benchbench.search import result as search_result
 from benchbench.search import run as search_run
 from benchbench.search import trial as search_trial
 from benchbench.search.budget import parse_budget
+from benchbench.search.clock import ElapsedTime
 from benchbench.search.job import SearchJob
+from benchbench.search.measuring import Measuring
 from benchbench.search.plan import first_lines
 from benchbench.search.problem import Infeasible, SearchProblem, problem_from_json, spec_of
+from benchbench.search.proposals import Agreed
 from benchbench.search.request import JOB, SearchRequest, check_request
 from benchbench.search.runtime_times import RuntimeTimes, architecture_job, time_in_worker
 from benchbench.search.storage import open_storage
-from benchbench.search.training_queue import TrainingResult
-from benchbench.search.trial import Trial, evaluate
+from benchbench.search.trainings import FinishedTraining
+from benchbench.search.trial import evaluate
 from benchbench.training.recipe import TrainingBudget
 from benchbench.zoo import checkpoint
 from tests import report_examples as examples
@@ -95,6 +102,7 @@ def without_training(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def train(model: Any, spec: rec.ModelSpec, recipe: Any, *, out: Path, **more: Any) -> Any:
         trained.append(spec.name)
+        assert more["keep_state"]
         return SimpleNamespace(seconds=1.0, validation=[(1.0, 0.8)], steps=1)
 
     monkeypatch.setattr(search_trial, "train", train)
@@ -103,16 +111,33 @@ def without_training(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def tried(of: SearchProblem, said: list[str] | None = None) -> search_trial.Evaluation:
-    trial = Trial(budget=TrainingBudget(steps=1), seed=0)
-    return evaluate(of, SMALL, None, trial, Path("x"), lambda _, line: said.append(line) if said is not None else None)
+    told = said if said is not None else list[str]()
+    budget = TrainingBudget(steps=1)
+    return evaluate(of, SMALL, None, budget, 0, Path("x"), progress=lambda _, line: told.append(line))
 
 
-def searching(folder: Path, runtime: str, **changes: Any) -> search_run._Search:
-    request = SearchRequest(budget=parse_budget(["50ms"]), runtime=runtime, **changes)
-    return search_run._Search(request, folder, lambda lines: None, None)
+def measuring(folder: Path, runtime: str) -> Measuring:
+    request = SearchRequest(budget=parse_budget(["50ms"]), runtime=runtime)
+    return Measuring(request, ElapsedTime(folder / "times"), lambda text: None)
 
 
 # Proposals
+
+
+@pytest.mark.parametrize(
+    ("times", "refused"),
+    [([0.06] * 10, True), ([0.06] * 7 + [0.04] * 3, False), ([0.04] * 10, False), ([0.06] * 3, True)],
+)
+def test_a_noisy_latency_refuses_a_proposal_only_if_it_is_surely_above_the_limit(
+    times: list[float], refused: bool
+) -> None:
+    of = problem("50ms", runtime="eager")
+    if refused:
+        with pytest.raises(Infeasible, match="latency of one patch of 60 ms is above"):
+            of.check_latency(times)
+    else:
+        of.check_latency(times)
+    dataclasses.replace(of, times_count=False).check_latency(times)  # beside other workers it refuses nothing
 
 
 def test_a_proposal_is_timed_in_the_runtime_as_its_architecture_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,10 +268,16 @@ def test_the_runtime_goes_to_the_workers_and_into_the_identity_of_a_study(tmp_pa
         problem_from_json(problem().to_json() | {"runtime": "onyx"})
     assert "runtime" not in proposals.identity(problem(runtime="eager"))  # as in the studies of earlier versions
     storage: optuna.storages.BaseStorage = open_storage(f"sqlite:///{tmp_path}/study.db")
-    proposals.open_study(storage, "s", problem(), seed=0)
+
+    def join(of: SearchProblem) -> None:
+        plain: dict[str, Any] = {"first": "a", "began": 0.0, "time_s": 60.0, "low_steps": 8, "low_most_s": 9.0}
+        sampler = proposals.make_sampler("random", of, seed=0)
+        proposals.open_study(storage, "s", Agreed(identity=proposals.identity(of), **plain), sampler=sampler)
+
+    join(problem())
     for other in ("eager", "openvino"):
         with pytest.raises(UsageError, match=r"its runtime differ"):
-            proposals.open_study(storage, "s", problem(runtime=other), seed=0)
+            join(problem(runtime=other))
 
 
 def test_training_and_unknown_runtimes_are_refused() -> None:
@@ -259,8 +290,8 @@ def test_training_and_unknown_runtimes_are_refused() -> None:
 
 def test_another_runtime_in_the_same_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = SearchRequest(budget=parse_budget(["2GB"]), runtime="openvino")
-    plan = SearchJob(name="s", problem=problem("2GB", runtime="openvino"), time_s=60.0, low_steps=3, high_steps=12)
-    (tmp_path / JOB).write_text(json.dumps({"schema": 1, "asked": first.to_json(), "job": plan.to_json()}))
+    plan = SearchJob(name="s", problem=problem("2GB", runtime="openvino"), time_s=60.0, low_steps=3)
+    (tmp_path / JOB).write_text(json.dumps({"schema": 2, "asked": first.to_json(), "job": plan.to_json()}))
     with pytest.raises(UsageError, match=r"holds another search \(its runtime differ\)"):
         search_run.search(dataclasses.replace(first, runtime="eager"), tmp_path, plan=lambda lines: None)
     assert cli_main.main(["search", "--resume", str(tmp_path), "--runtime", "onnxruntime"]) == 2
@@ -296,10 +327,10 @@ def test_a_network_that_the_runtime_cannot_run_ends_a_search_before_it_trains(
         asked.append(networks)
         return [failing("unsupported", "it cannot be exported to ONNX: a reason")] * 2
 
-    monkeypatch.setattr(search_run._Search, "_measure", measured)
-    own = searching(tmp_path, "onnxruntime")
+    monkeypatch.setattr(Measuring, "measure", measured)
+    own, nothing = measuring(tmp_path, "onnxruntime"), SimpleNamespace()
     with pytest.raises(UnsupportedError, match=f"cannot be run in {TITLE}: it cannot be exported to ONNX: a reason"):
-        own._measure_baseline(problem("2GB"), SimpleNamespace())  # type: ignore[arg-type]
+        own.before(problem("2GB"), nothing, tmp_path)  # type: ignore[arg-type]
     assert asked
 
 
@@ -312,11 +343,11 @@ def test_finalists_and_the_networks_before_them_are_measured_in_the_runtime(
         asked.append(request)
         return SimpleNamespace(records=())
 
-    monkeypatch.setattr(search_run.runner_run, "run", run)
+    monkeypatch.setattr(search_measuring.runner_run, "run", run)
     source: Any = SimpleNamespace(sides=None, patch=(32, 32, 32), where="x")
     for runtime in ("eager", "openvino"):
-        own = searching(tmp_path, runtime)
-        own._measure([Path("a.safetensors")], tmp_path, source, judged=True, most_s=60.0)
+        own = measuring(tmp_path, runtime)
+        own.measure([Path("a.safetensors")], tmp_path, source, judged=True, most_s=60.0)
     assert [request.runtime for request in asked] == [("eager",), ("openvino",)]
 
 
@@ -324,8 +355,9 @@ def test_finalists_and_the_networks_before_them_are_measured_in_the_runtime(
 
 
 def test_preparing_each_proposal_leaves_it_fewer_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_run, "step_seconds", lambda of, model: 0.1)
-    own = searching(tmp_path, "onnxruntime")
+    monkeypatch.setattr(search_run, "step_seconds", lambda of, config: 0.3)
+    request = SearchRequest(budget=parse_budget(["50ms"]), runtime="onnxruntime", time_s=4000.0)
+    own = search_run._Search(request, tmp_path, lambda lines: None, None)
     prepared = rec.Measurement.of("prepare_s", 12.0, "m")
     whole = dataclasses.replace(examples.finished("slim_unetr"), measurements=(prepared,))
     assert search_run._prepare_s(problem(runtime="eager"), whole) == 0
@@ -333,7 +365,7 @@ def test_preparing_each_proposal_leaves_it_fewer_steps(tmp_path: Path, monkeypat
     needed = search_run._prepare_s(problem("50ms"), whole)
     assert needed > 12
     of = problem("50ms")
-    assert own._affordable_steps(of, 4000.0, needed) < own._affordable_steps(of, 4000.0, 0.0)
+    assert own._job(of, needed).low_steps < own._job(of, 0.0).low_steps
 
 
 def test_the_plan_says_what_the_budget_is_of() -> None:
@@ -364,8 +396,24 @@ def finalist(record: rec.Record | None) -> dict[str, Any]:
     test = {"dice": 0.8, "values": [0.7, 0.9], "ids": ["a", "b"]}
     costs = problem().costs(SMALL) | {"latency_s": 0.04}
     result = {"dice": 0.8, "costs": costs, "test": test, "inherited": 1.0, "train_s": 1.0}
-    final = TrainingResult(label="final", what={"seed": 0, "key": SMALL.key}, result=result)
-    return search_result.point(SMALL, [final], [], record, 1000, problem("50ms"))
+    final = FinishedTraining(label="final", what={"seed": 0, "key": SMALL.key}, result={**result, "steps": 1})
+    return search_result.point(SMALL, [final], record, 1000, problem("50ms"))
+
+
+def latency(value: float, low: float) -> rec.Record:
+    found = examples.number("latency_s", value, values=(low, value, value), ci95=(low, value))
+    return examples.record("a", measurements=(found,))
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "keeps", "noisy"),
+    [(0.04, 0.03, True, False), (0.06, 0.055, False, False), (0.06, 0.045, None, True)],
+)
+def test_a_noisy_latency_refuses_a_finalist_only_if_all_of_its_interval_is_above_the_limit(
+    value: float, low: float, keeps: bool | None, noisy: bool
+) -> None:
+    found = finalist(latency(value, low))
+    assert (found["keeps"], found["noisy"]) == (keeps, noisy)
 
 
 def test_a_finalist_that_is_another_network_in_the_runtime_does_not_keep_the_budget() -> None:
@@ -385,19 +433,17 @@ def changed(**files: Any) -> dict[str, Any]:
     return search
 
 
-def test_page_card_and_table_say_which_runtime_the_costs_are_of(tmp_path: Path) -> None:
+def test_page_card_and_table_say_which_runtime_the_costs_are_of() -> None:
     search = changed(runtime_file=f"{POINT}-openvino.xml")
     page = render_search(search)
     assert f"on {search['device']['name']} in OpenVINO" in page
     assert "OpenVINO, openvino 2026.4" in page
     (point,) = (point for point in search["points"] if point["name"] == POINT)
-    search_export.write_card(point, search, tmp_path / "card.md")
-    card = (tmp_path / "card.md").read_text()
+    card = search_card(point, search)
     assert f"on {search['device']['name']} in OpenVINO |" in card
     assert "| padding | 0% of the voxels that it computes on |" in card
     assert f"OpenVINO (openvino 2026.4), which reads `{POINT}-openvino.xml`" in card
-    search_export.write_table(search["points"], tmp_path / "front.csv", runtime="openvino")
-    rows = list(csv.DictReader((tmp_path / "front.csv").open()))
+    rows = list(csv.DictReader(io.StringIO(search_table(search))))
     assert {row["runtime"] for row in rows} == {"openvino"}
     assert {row["runtime_file"] for row in rows} == {f"{POINT}-openvino.xml"}
 
@@ -458,11 +504,23 @@ def test_a_point_gets_the_file_of_its_runtime_if_there_is_time(
     monkeypatch.setattr(search_export, "write_onnx", lambda weights, out: ("not looked at here", None))
     search = changed()
     points = [point | {"front": True, "origin": origin} for point in search["points"] if point["name"] == POINT]
-    own = searching(tmp_path, runtime, time_s=100.0)
-    worker: Any = SimpleNamespace(
-        problem=problem(runtime=runtime), elapsed=lambda: 100.0 - left_s, controls_s=0.0, low_steps=1
+    request = SearchRequest(budget=parse_budget(["50ms"]), runtime=runtime, time_s=100.0)
+    worker = SimpleNamespace(elapsed=lambda: 100.0 - left_s)
+    nothing: Any = None
+    own: Any = SimpleNamespace(worker=worker, problem=problem(runtime=runtime), journal=None)
+    finish = search_finish.Finish(
+        request=request,
+        folder=tmp_path,
+        own=own,
+        measuring=nothing,
+        published=nothing,
+        baseline=nothing,
+        summary=nothing,
+        lines=[],
+        source=nothing,
+        tell=lambda text: None,
     )
-    own._export(search | {"points": points}, {points[0]["key"]: weights_of_a_point()}, worker)
+    finish._export(search | {"points": points}, {points[0]["key"]: weights_of_a_point()}, late=True)
     assert points[0]["files"]["weights"] == f"front/{POINT}/{POINT}.safetensors"
     assert {key: value for key, value in points[0]["files"].items() if "runtime" in key} == files
 

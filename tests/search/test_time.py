@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import optuna
 import pytest
 import torch
 
@@ -19,125 +17,86 @@ from benchbench.core import records as rec
 from benchbench.core.errors import CheckpointError, UsageError
 from benchbench.core.search_result import SearchOutcome
 from benchbench.report import render_search
-from benchbench.search import phases as search_phases
+from benchbench.search import finish as search_finish
+from benchbench.search import measuring as search_measuring
+from benchbench.search import problem as search_problem
 from benchbench.search import run as search_run
-from benchbench.search import space, storage, training_queue
+from benchbench.search import space
 from benchbench.search import trial as search_trial
 from benchbench.search.budget import parse_budget
+from benchbench.search.clock import ElapsedTime
 from benchbench.search.feasibility import BudgetError, check_feasible, latency_lower_bound
-from benchbench.search.job import PHASES, SearchJob
+from benchbench.search.measuring import Measuring
 from benchbench.search.phases import Worker
-from benchbench.search.problem import SearchProblem
 from benchbench.search.request import SearchRequest
-from benchbench.search.space import Config
-from benchbench.search.storage import open_storage, requeue_interrupted
-from benchbench.search.trial import Evaluation, Trial, load_parent
+from benchbench.search.storage import open_storage
+from benchbench.search.trainings import FinishedTraining, Journal
+from benchbench.search.trajectories import Trajectories
+from benchbench.search.trial import load_parent, name_of
+from benchbench.search.weight_store import WeightStore
 from benchbench.training.loop import train
 from benchbench.training.recipe import TrainingBudget, TrainRecipe
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import checkpoint
 from tests import report_examples as examples
 from tests.data_sets import decathlon
+from tests.search.simulated import PROBLEM, TIME_S, Machine, begin, make_job, run
 from tests.search.test_files import searched
 from tests.toy import SPEC, Tiny, use_toy_data
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
-TIME_S = 240.0
-PROBLEM = SearchProblem(
-    data="x",
-    key="x",
-    spatial=(64, 64, 64),
-    in_channels=1,
-    out_channels=3,
-    budget=parse_budget([]),
-    base_bytes=3e8,
-    batch=2,
-    objective="macs",
-)
 
-
-class Machine:
-    """A clock that goes on when something is trained, and a step's seconds, which may change."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, step_s: Callable[[float], float], look_s: float = 1.0) -> None:
-        self.now, self.step_s, self.look_s = 1e6, step_s, look_s
-        self.began, self.trained = self.now, list[tuple[str, int]]()
-        own = SimpleNamespace(time=lambda: self.now, monotonic=lambda: self.now)
-        monkeypatch.setattr(search_phases, "time", own)
-        monkeypatch.setattr(search_phases, "evaluate", self.evaluate)
-        monkeypatch.setattr(Worker, "_trial_for", lambda worker, budget, seed: Trial(budget=budget, seed=seed))
-        monkeypatch.setattr(Worker, "_with_test_dice", lambda worker, label, found: self.judged(worker, found))
-        monkeypatch.setattr(Worker, "_val_s", lambda worker, found: self.look_s)
-        monkeypatch.setattr(Worker, "_test_to_val", lambda worker: 4.0)
-        monkeypatch.setattr(Worker, "parent", lambda worker: self.parent(worker))
-
-    @property
-    def elapsed(self) -> float:
-        return self.now - self.began
-
-    def parent(self, worker: Worker) -> None:
-        if not worker.parent_at_s:
-            self.now += worker.job.phase_s(search_phases.PARENT_SHARE)
-            worker.parent_at_s = worker.elapsed()
-
-    def evaluate(
-        self,
-        problem: SearchProblem,
-        config: Config,
-        parent: object,
-        trial: Trial,
-        out: Path,
-        progress: Callable[[float, str], None],
-    ) -> Evaluation:
-        self.now += 0.5
-        start, budget = self.now, trial.budget
-        for step in itertools.count(1):
-            self.now += self.step_s(self.elapsed)
-            progress(0.0, "a step")
-            spent = self.now - start
-            if (budget.steps and step >= budget.steps) or spent >= (budget.seconds or budget.most_s or float("inf")):
-                break
-        self.now += self.look_s
-        self.trained.append((out.stem, step))
-        costs = problem.costs(config)
-        return Evaluation(
-            dice=0.9 - 1e6 / (1e7 + costs["macs"]),
-            costs=costs,
-            inherited=1.0,
-            train_s=self.now - start,
-            measure_s=0.0,
-            total_s=self.now - start + 0.5,
-            steps=step,
-            path=out,
-        )
-
-    def judged(self, worker: Worker, found: Evaluation) -> dict[str, Any]:
-        self.now += 4 * self.look_s
-        return worker._result(found)
-
-
-def worker(folder: Path, **changes: Any) -> Worker:
-    plain: dict[str, Any] = {"name": "s", "problem": PROBLEM, "time_s": TIME_S, "low_steps": 20, "high_steps": 80}
-    job = SearchJob(**(plain | {"before_s": 20.0, "reserve_s": 40.0} | changes))
-    storage = open_storage(f"sqlite:///{folder}/study.db")
-    return Worker(job, folder, storage, index=0, shared=False, tell=lambda text: None)
-
-
-def run(machine: Machine, folder: Path, **changes: Any) -> Worker:
-    machine.began = machine.now
-    machine.now += 20.0  # of measuring before
-    found = worker(folder, **changes)
-    found.run()
-    return found
+# -- trajectories
 
 
 def test_a_machine_as_fast_as_was_thought_leaves_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, lambda elapsed: 0.02, look_s=0.2)
-    found = run(machine, tmp_path, trials=20)
-    assert found.left_out() == []
-    assert len(found.finished()) >= 4
-    assert 0.8 * TIME_S < machine.elapsed <= TIME_S - 40 + 5
+    found = run(machine, tmp_path)
+    assert found.left_out == []
+    assert len(found.finished()) == 2
+    assert 0.9 * TIME_S < machine.elapsed + 12 <= 1.05 * TIME_S  # with what is measured in the end
+    finals_s = sum(trained.seconds - machine.of("promotion")[0].seconds for trained in machine.of("final"))
+    assert finals_s > 0.55 * TIME_S - 5
+
+
+def test_every_longer_training_goes_on_from_a_shorter_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, lambda elapsed: 0.02, look_s=0.2)
+    run(machine, tmp_path, trials=20)
+    assert [trained.steps for trained in machine.of("proposal")] == [20] * 20
+    assert len(machine.of("promotion")) == 5
+    for trained in machine.of("promotion"):
+        assert (trained.start, trained.steps) == (trained.label.replace("promotion", "proposal"), 80)
+    for trained in machine.of("final"):
+        assert trained.start == "promotion-" + trained.label.split("-")[1]
+        assert trained.steps > 80
+
+
+def test_states_are_deleted_when_nothing_can_go_on_from_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, lambda elapsed: 0.002, look_s=0.01)
+    kept = []
+    plain = machine.evaluate
+
+    def evaluate(*args: Any, **more: Any) -> Any:
+        kept.append(len(machine.states))
+        return plain(*args, **more)
+
+    monkeypatch.setattr("benchbench.search.phases.evaluate", evaluate)
+    run(machine, tmp_path, trials=40)
+    assert max(kept) <= 13  # never more than may be promoted, and the last one
+    assert sorted(machine.states) == sorted(trained.label for trained in machine.of("final"))
+
+
+def test_a_second_seed_begins_anew_and_trains_as_much_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, lambda elapsed: 0.02, look_s=0.2)
+    found = run(machine, tmp_path, trials=12, seeds=2)
+    assert len(found.finished()) == 4
+    by_label = {trained.label: trained for trained in machine.of("final")}
+    for label, trained in by_label.items():
+        if "seed1" in label:
+            assert trained.start is None
+            assert trained.steps == by_label[label.replace("seed1", "seed0")].steps
+    assert machine.elapsed <= TIME_S
 
 
 @pytest.mark.parametrize(
@@ -145,9 +104,8 @@ def test_a_machine_as_fast_as_was_thought_leaves_nothing_out(tmp_path: Path, mon
     [
         ("three times slower", lambda elapsed: 0.3),
         ("twenty times slower", lambda elapsed: 2.0),
-        ("slow from the promotions on", lambda elapsed: 0.05 if elapsed < 100 else 1.0),
-        ("slow in the end", lambda elapsed: 0.05 if elapsed < 150 else 3.0),
-        ("slow at first", lambda elapsed: 4.0 if elapsed < 90 else 0.05),
+        ("slow from the promotions on", lambda elapsed: 0.05 if elapsed < 70 else 1.0),
+        ("slow at first", lambda elapsed: 4.0 if elapsed < 60 else 0.05),
     ],
 )
 def test_a_slow_machine_keeps_the_time_and_has_a_finalist(
@@ -157,32 +115,30 @@ def test_a_slow_machine_keeps_the_time_and_has_a_finalist(
     found = run(machine, tmp_path)
     assert machine.elapsed <= TIME_S
     assert found.finished()
-    assert found.left_out()
 
 
-def test_looking_at_the_cases_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(monkeypatch, lambda elapsed: 0.05, look_s=5.0)
-    found = run(machine, tmp_path)
+def test_what_there_is_no_time_for_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, lambda elapsed: 0.05, look_s=8.0)
+    found = run(machine, tmp_path, finalists=4, seeds=3)
     assert machine.elapsed <= TIME_S
     assert found.finished()
-    assert any("seeds" in one or "finalist" in one for one in found.left_out())
+    assert any("seeds" in one or "finalist" in one for one in found.left_out)
 
 
-def test_what_was_left_out_is_done_with_more_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(monkeypatch, lambda elapsed: 0.05 if elapsed < 150 else 3.0)
+def test_more_time_goes_on_from_the_finals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, lambda elapsed: 0.02, look_s=0.1)
     first = run(machine, tmp_path, trials=12)
-    assert first.left_out()
-    machine.step_s = lambda elapsed: 0.02
-    machine.look_s = 0.1
-    for part in ("s", *(f"s/{name}" for name in PHASES)):
-        requeue_interrupted(storage.open_phase(first.storage, part) if part != "s" else first.study)
-    more = worker(tmp_path, time_s=4 * TIME_S, trials=12)
-    more.run()
-    assert more.left_out() == []
-    assert (
-        len(more.finished()) == len(more._final_queue(more.study_of("finals").user_attrs[f"chosen{more.suffix}"])) > 1
-    )
-    assert not storage.open_phase(more.storage, "s/finals").get_trials(states=(optuna.trial.TrialState.WAITING,))
+    shorter = {trained.label: trained for trained in machine.of("final")}
+    more = begin(tmp_path, time_s=2 * TIME_S, trials=12)
+    more.worker.propose()
+    more.promote()
+    more.finals()
+    longer = [trained for trained in machine.of("final") if trained.label not in shorter]
+    assert {trained.start for trained in longer} <= set(shorter)
+    assert all(trained.seconds > shorter[str(trained.start)].seconds + 0.4 * TIME_S for trained in longer)
+    assert [f.label for f in first.finished()] == [*shorter]
+    assert [f.label for f in more.finished()] == [trained.label for trained in longer]
+    assert machine.elapsed <= 2 * TIME_S
 
 
 def test_no_time_at_all_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,34 +148,97 @@ def test_no_time_at_all_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found.finished() == []
 
 
+def test_an_interrupted_search_goes_on_with_what_is_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch, lambda elapsed: 0.02, look_s=0.1)
+    plain, left = machine.go_on, [3]
+
+    def broken(*args: Any, **more: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return plain(*args, **more)
+
+    monkeypatch.setattr("benchbench.search.trajectories.go_on", broken)
+    with pytest.raises(KeyboardInterrupt):
+        run(machine, tmp_path, trials=12)
+    again = begin(tmp_path, trials=12)  # the machine refuses to train anything twice
+    again.worker.propose()
+    again.promote()
+    again.finals()
+    assert len(machine.of("proposal")) == 12
+    assert len(again.finished()) == 2
+
+
+def test_finalists_with_and_without_inherited_weights_take_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch, lambda elapsed: 0.02)
+    promoted = [
+        FinishedTraining(
+            label=name,
+            what={"kind": "promotion"},
+            result={"dice": dice, "inherited": inherited, "costs": {"macs": macs}},
+        )
+        for name, dice, inherited, macs in (
+            ("a", 0.84, 0.9, 9.0),
+            ("b", 0.83, 0.9, 2.0),
+            ("c", 0.78, 0.0, 9.0),
+            ("d", 0.77, 0.0, 3.0),
+            ("e", 0.70, 0.0, 1.0),
+        )
+    ]
+    assert [one.label for one in begin(tmp_path)._front_of(promoted)] == ["a", "c"]
+    assert [one.label for one in begin(tmp_path, finalists=5)._front_of(promoted)] == ["a", "c", "b", "d"]
+    assert [one.label for one in begin(tmp_path)._front_of(promoted[2:])] == ["c", "d"]
+
+
+def test_another_machine_proposes_and_uploads_what_may_be_promoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch, lambda elapsed: 0.02, look_s=0.1)
+    uploaded: list[tuple[str, str]] = []
+    monkeypatch.setattr(WeightStore, "put", lambda store, label: uploaded.append((store.folder.parent.name, label)))
+    storage = open_storage(f"sqlite:///{tmp_path}/study.db")
+    first, second = (
+        Worker(make_job(trials=trials), tmp_path / name, storage, index=0, shared=True, tell=lambda text: None)
+        for name, trials in (("first", 8), ("second", 6))
+    )
+    second.propose()
+    assert {name for name, _ in uploaded} == {"second"}
+    first.propose()
+    assert {name for name, _ in uploaded} == {"second"}  # the first has its own in its folder
+    assert len(machine.of("proposal")) == 8
+    finishing = Trajectories(first, Journal(tmp_path / "first"))
+    finishing.promote()
+    finishing.finals()
+    assert len(finishing.finished()) == 2
+    assert {label.replace("proposal", "promotion") for _, label in uploaded} & {
+        t.label for t in machine.of("promotion")
+    }
+
+
 def test_controls_are_beside_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, lambda elapsed: 0.02)
-
-    def controls(one: Worker) -> None:
+    found = run(machine, tmp_path, trials=6)
+    before = found.worker.elapsed()
+    with found.worker.beside_the_time():
         machine.now += 500
-        one.report_training("a control")
-
-    monkeypatch.setattr(Worker, "controls", controls)
-    found = run(machine, tmp_path, controls=True, trials=6)
-    assert found.controls_s == 500
-    assert machine.elapsed - 500 <= TIME_S
+    assert found.worker.elapsed() == before
+    assert begin(tmp_path, trials=6).worker.elapsed() == before
 
 
-def test_the_parts_share_what_measuring_leaves() -> None:
-    job = worker_job(before_s=60.0, reserve_s=60.0)
-    shares = (
-        search_phases.PARENT_SHARE
-        + search_phases.PROPOSAL_SHARE
-        + search_phases.PROMOTION_SHARE
-        + search_phases.FINAL_SHARE
-    )
-    assert job.phase_s(shares) == pytest.approx(TIME_S - 120)
-    assert worker_job(before_s=300.0).phase_s(shares) == 0
-    assert worker_job().phase_s(shares) == pytest.approx(shares * TIME_S)
-
-
-def worker_job(**changes: Any) -> SearchJob:
-    return SearchJob(name="s", problem=PROBLEM, time_s=TIME_S, low_steps=1, high_steps=4, **changes)
+def test_the_phases_share_what_measuring_leaves() -> None:
+    job = make_job(before_s=8.0, reserve_s=8.8)  # 7 %
+    shares = [job.proposals_s, job.promotions_s, job.finals_s]
+    assert shares == pytest.approx([0.25 * TIME_S, 0.13 * TIME_S, 0.55 * TIME_S])
+    short = make_job(before_s=60.0, reserve_s=60.0)
+    assert short.proposals_s + short.promotions_s + short.finals_s == pytest.approx(TIME_S - 120)
+    assert short.finals_s > 0.5 * (TIME_S - 120)
+    assert make_job(before_s=300.0).finals_s == 0
+    assert make_job(parent="train").parent_s > 0.1 * TIME_S
+    assert make_job().parent_s == make_job(parent="a.safetensors").parent_s == 0
 
 
 # -- a training of steps has seconds, too
@@ -244,26 +263,54 @@ def test_a_training_of_steps_ends_after_its_seconds(tmp_path: Path, monkeypatch:
 # -- measuring in the end
 
 
-def measurable(elapsed: float, *, leisure: bool = False) -> tuple[list[str], list[str]]:
-    """Which of three finalists are measured, and what is said to be left out."""
-    one = object.__new__(search_run._Search)
-    one.request, one._ignores_time, one._left_out = SearchRequest(budget=parse_budget([]), time_s=TIME_S), leisure, []
+def measurable(elapsed: float, monkeypatch: pytest.MonkeyPatch, folder: Path, *, late: bool) -> tuple[Any, list[str]]:
+    """Which of three finalists and the published network are measured, and what is said to be left out."""
+    request = SearchRequest(budget=parse_budget([]), time_s=TIME_S)
     config = rec.to_json(space.PUBLISHED)
     finals = {
-        key: [training_queue.TrainingResult(label=key, what={"config": config}, result={"dice": dice, "test_s": 2.0})]
+        key: [FinishedTraining(label=key, what={"config": config}, result={"dice": dice, "test_s": 2.0})]
         for key, dice in (("a", 0.7), ("b", 0.9), ("c", 0.8))
     }
-    at: Any = SimpleNamespace(job=worker_job(before_s=36.0, reserve_s=40.0), elapsed=lambda: elapsed, controls_s=0.0)
-    return one._measurable(at, list(finals), finals), one._left_out
+    asked: list[str] = []
+
+    def measure(networks: list[Path], *more: Any, **settings: Any) -> list[str]:
+        asked.extend(map(str, networks))
+        return asked
+
+    measuring = Measuring(request, ElapsedTime(folder / "times"), lambda text: None)
+    monkeypatch.setattr(measuring, "measure", measure)
+    worker = SimpleNamespace(job=make_job(before_s=36.0, reserve_s=40.0), elapsed=lambda: elapsed)
+    own: Any = SimpleNamespace(worker=worker, problem=PROBLEM, journal=None)
+    published: Any = SimpleNamespace(info=SimpleNamespace(path=Path("p")))
+    nothing: Any = None
+    finish = search_finish.Finish(
+        request=request,
+        folder=folder,
+        own=own,
+        measuring=measuring,
+        published=published,
+        baseline=nothing,
+        summary=nothing,
+        lines=[],
+        source=nothing,
+        tell=lambda text: None,
+    )
+    left_out: list[str] = []
+    found = finish._measure({key: Path(key) for key in finals}, finals, late=late, left_out=left_out)
+    assert [*found.values()] == asked
+    return asked, left_out
 
 
-def test_finalists_are_measured_while_there_is_time_the_best_first() -> None:
-    assert measurable(100.0) == (["b", "c", "a"], [])
-    fitting, left = measurable(190.0)
+def test_finalists_are_measured_while_there_is_time_the_best_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert measurable(100.0, monkeypatch, tmp_path, late=True) == (["b", "c", "a", "p"], [])
+    fitting, left = measurable(190.0, monkeypatch, tmp_path, late=True)
     assert fitting == ["b", "c"]
-    assert left == [f"the measurement of {search_phases.name_of(space.PUBLISHED)}: 'bench search --resume' does it"]
-    assert measurable(TIME_S + 60)[0] == []
-    assert measurable(TIME_S + 60, leisure=True) == (["b", "c", "a"], [])
+    assert left[0] == f"the measurement of {name_of(space.PUBLISHED)}: 'bench search --resume' does it"
+    assert "the published network" in left[1]
+    assert measurable(TIME_S + 60, monkeypatch, tmp_path, late=True)[0] == []
+    assert measurable(TIME_S + 60, monkeypatch, tmp_path, late=False) == (["b", "c", "a", "p"], [])
 
 
 def test_what_was_left_out_stands_on_the_page_and_in_the_terminal() -> None:
@@ -309,7 +356,7 @@ def until_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[
     """A search that is stopped where it would measure; returns what it has told by then."""
     monkeypatch.setenv("BENCHBENCH_CACHE", str(tmp_path / "cache"))
     folder = decathlon(tmp_path / "Task99_Boxes", count=12, sides=(32, 32, 32))
-    monkeypatch.setattr(search_run.search_plan, "networks", lambda problem, folder: [])
+    monkeypatch.setattr(search_measuring.search_plan, "networks", lambda problem, folder: [])
 
     def run(**changes: Any) -> list[str]:
         lines: list[str] = []
@@ -317,7 +364,7 @@ def until_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[
         def stop(*_: object, **more: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(search_run.runner_run, "run", stop)
+        monkeypatch.setattr(search_measuring.runner_run, "run", stop)
         request = SearchRequest(**({"budget": parse_budget(["2GB", "50ms"]), "data": str(folder)} | changes))
         with pytest.raises(KeyboardInterrupt):
             search_run.search(request, tmp_path / "out", plan=lines.extend)
@@ -343,15 +390,29 @@ def test_a_search_that_is_stopped_in_its_plan_goes_on(until_measured: Callable[.
     assert search_run.read_job(tmp_path / "out").request.budget == parse_budget(["1GB"])
 
 
+@pytest.mark.parametrize(("step_s", "time_s", "fits"), [(0.1, 60.0, True), (1.0, 60.0, False), (1.0, 1800.0, True)])
+def test_a_time_that_is_too_short_for_one_network_says_so_before_any_training(
+    step_s: float, time_s: float, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_run, "step_seconds", lambda of, config: step_s)
+    request = SearchRequest(budget=parse_budget([]), time_s=time_s)
+    own = search_run._Search(request, tmp_path, lambda lines: None, None)
+    if fits:
+        assert own._job(PROBLEM, 0.0).low_steps >= 8
+        return
+    with pytest.raises(UsageError, match=r"1 min are too short to train one network: .*; give --time 1min30s or more"):
+        own._job(PROBLEM, 0.0)
+
+
 # -- a parent
 
 
 def slim(folder: Path, name: str = "slim_unetr", **kwargs: Any) -> Path:
     config = dataclasses.replace(space.PUBLISHED, **kwargs)
     spec = dataclasses.replace(
-        search_phases.published_spec(PROBLEM),
+        search_problem.published_spec(PROBLEM),
         name=name,
-        kwargs={**search_phases.published_spec(PROBLEM).kwargs, **config.kwargs()},
+        kwargs={**search_problem.published_spec(PROBLEM).kwargs, **config.kwargs()},
     )
     torch.manual_seed(0)
     state = zoo_build.build(spec, PROBLEM.spatial).state_dict()

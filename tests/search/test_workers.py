@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from types import SimpleNamespace
 
 import optuna
 import pytest
+from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
-from sqlalchemy import event
 
 from benchbench.core.errors import StoreError
-from benchbench.search import proposals, storage, training_queue
-from benchbench.search.storage import open_storage, run_trial
-from tests.search_worker import PIECES
+from benchbench.search import phases as search_phases
+from benchbench.search import proposals, storage
+from benchbench.search.storage import open_storage, optimize, requeue_interrupted, storage_errors
+from benchbench.search.weight_store import WeightStore
+from benchbench.zoo import checkpoint
+from tests.search.simulated import make_job
+from tests.toy import SPEC, Tiny
 
 TRIALS = 14
 
@@ -144,18 +143,15 @@ def wait_until(there: Callable[[], bool], log: Path) -> None:
 
 
 def check(url: str, log: Path) -> list[optuna.trial.FrozenTrial]:
-    """Every configuration and piece that was begun is finished, once."""
-    there = open_storage(url)
-    known = optuna.load_study(study_name="s", storage=there)
+    """Every configuration that was begun is finished, once."""
+    known = optuna.load_study(study_name="s", storage=open_storage(url))
     begun = Counter(line[2] for line in said(log) if line[1] == "trial")
     finished = [one.config.key for one in proposals.distinct(proposals.tried(known))]
     assert sorted(finished) == sorted(begun)  # each once, whatever happened
     assert len(finished) >= TRIALS
     lost = Counter(trial.user_attrs.get("key") for trial in known.get_trials(states=(TrialState.FAIL,)))
     assert all(times <= 1 + lost[key] for key, times in begun.items())  # and trained again only where one was lost
-    assert not known.get_trials(states=(TrialState.RUNNING,))
-    done = training_queue.finished_trainings(storage.open_phase(there, "s/finals"))
-    assert sorted(one.label for one in done) == [f"piece {i}" for i in range(PIECES)]
+    assert not known.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
     return known.get_trials()
 
 
@@ -174,7 +170,7 @@ def test_a_killed_workers_trial_is_taken_up_again(url: str, start: Callable[...,
     trials = check(url, log)
     lost = [trial for trial in trials if trial.state == TrialState.FAIL and trial.user_attrs["key"] == own[-1][2]]
     assert lost
-    again = [trial for trial in trials if lost[0].number in trial.system_attrs.get("retry_history", ())]
+    again = [trial for trial in trials if lost[0].number in RetryHeartbeatStaleTrialCallback.retry_history(trial)]
     assert [trial.state for trial in again] == [TrialState.COMPLETE]
 
 
@@ -193,47 +189,79 @@ def test_the_database_is_started_again_in_the_middle(
 
 
 @needs_postgres
-def test_a_database_that_stays_away_ends_a_search_clearly(server: Server, url: str) -> None:
-    part = storage.open_phase(open_storage(url, patience_s=1.5), "away")
-    server.stop()
+def test_a_database_that_stays_away_ends_a_worker_with_a_line_and_the_same_command_goes_on(
+    server: Server, url: str
+) -> None:
+    study = optuna.create_study(study_name="s", storage=open_storage(url))
+
+    def leave(trial: optuna.Trial) -> float:
+        value = trial.suggest_float("x", 0, 1)
+        server.stop()
+        return float(value)
+
     try:
-        with pytest.raises(StoreError, match=r"has been unreachable for 2 s .*what it holds is kept: run the same"):
-            training_queue.queue_trainings(part, [training_queue.QueuedTraining(label="x", what={})])
+        told = r"cannot be reached any more .* the same command goes on"
+        with pytest.raises(StoreError, match=told) as caught, storage_errors(url):
+            optimize(study, leave, lambda trial: True, patience_s=0.5)
+        assert "\n" not in str(caught.value)
     finally:
         server.start()
-    part = storage.open_phase(open_storage(url), "away")
-    training_queue.queue_trainings(part, [training_queue.QueuedTraining(label="x", what={})])
-    assert [one.label for one in training_queue.run_queue(part, lambda work: {"value": 1.0})] == ["x"]
+    again = optuna.load_study(study_name="s", storage=open_storage(url))
+    requeue_interrupted(again, alone=True)
+    optimize(again, lambda trial: float(trial.suggest_float("x", 0, 1)), lambda trial: True)
+    assert [trial.state.name for trial in again.get_trials()] == ["FAIL", "COMPLETE"]
+    assert again.get_trials()[0].params == again.get_trials()[1].params
 
 
 @needs_postgres
-def test_who_wants_to_leave_waits_for_no_database(url: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    part = storage.open_phase(open_storage(url), "left")
-    training_queue.queue_trainings(part, [training_queue.QueuedTraining(label="x", what={})])
-
-    waits: list[str] = []
-
-    def sleep(seconds: float) -> None:
-        waits.append(threading.current_thread().name)
-        time.sleep(seconds)
+def test_who_wants_to_leave_waits_for_no_database(
+    url: str, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = optuna.create_study(study_name="s", storage=open_storage(url, heartbeat_s=1))
 
     def leave(trial: optuna.Trial) -> float:
+        trial.suggest_float("x", 0, 1)
         server.stop()
-        monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
-        thread = threading.Thread(target=part._storage.record_heartbeat, args=(trial._trial_id,), name="heartbeat")
-        thread.start()
-        beating.append(thread)
         raise KeyboardInterrupt
 
-    beating: list[threading.Thread] = []
+    monkeypatch.setattr(storage, "time", SimpleNamespace(sleep=lambda seconds: pytest.fail("it waits")))
     try:
         with pytest.raises(KeyboardInterrupt):
-            run_trial(part, leave, after=lambda trial: None)
-        beating[0].join(30)
-        assert not beating[0].is_alive()  # though it may be away for two minutes
-        assert threading.main_thread().name not in waits
+            optimize(study, leave, lambda trial: True)
+        assert "Traceback" not in capsys.readouterr().err  # of the heartbeat
     finally:
         server.start()
+
+
+@needs_postgres
+def test_two_machines_share_weights(url: str, tmp_path: Path) -> None:
+    mine, theirs = (WeightStore(tmp_path / name, open_storage(url), "s", shared=True) for name in ("mine", "theirs"))
+    checkpoint.save(mine.path("a"), Tiny().state_dict(), model=SPEC, data="x", spatial=(16, 16, 16), train={})
+    mine.path("a").with_suffix(".state").write_bytes(b"a state")
+    assert theirs.get("a") is None
+    mine.put("a")
+    found = theirs.state("a")
+    assert found is not None
+    assert checkpoint.read_sidecar(found).sha256 == checkpoint.sha256_of(mine.path("a"))
+    assert found.with_suffix(".state").read_bytes() == b"a state"
+    mine.forget_state("a")
+    assert mine.state("a") is None
+    assert WeightStore(tmp_path / "third", open_storage(url), "s", shared=True).get("a") is None
+
+
+@needs_postgres
+def test_a_worker_that_joins_takes_over_what_the_first_has_said(url: str, tmp_path: Path) -> None:
+    def join(folder: str, steps: int) -> search_phases.Worker:
+        job = make_job(low_steps=steps)
+        return search_phases.Worker(
+            job, tmp_path / folder, open_storage(url), index=0, shared=True, tell=lambda text: None
+        )
+
+    first, second = join("first", 20), join("second", 30)
+    assert (first.is_first, second.is_first) == (True, False)
+    assert second.agreed == first.agreed
+    assert join("first", 40).is_first  # as after a kill
+    assert second.agreed.low_steps == 20
 
 
 @pytest.mark.slow
@@ -270,44 +298,3 @@ def test_what_a_worker_leaves_that_is_told_to_stop_is_taken_up(
     assert workers[0].wait(timeout=120) == 0
     check(url, log)
     assert ["0", "trial", key] in said(log)
-
-
-def take(url: str, ready: Barrier, taken: Queue[list[int]]) -> None:
-    own = optuna.load_study(study_name="s", storage=open_storage(url))
-    ready.wait(60)
-    taken.put(list(iter(own._pop_waiting_trial_id, None)))
-
-
-def test_two_workers_of_one_file_never_take_the_same_trial(url: str) -> None:
-    waiting = optuna.create_study(study_name="s", storage=open_storage(url))
-    for index in range(30):
-        waiting.enqueue_trial({"x": index})
-    numbers = [trial._trial_id for trial in waiting.get_trials()]
-    fresh = multiprocessing.get_context("spawn")
-    ready, taken = fresh.Barrier(2), fresh.Queue()
-    workers = [fresh.Process(target=take, args=(url, ready, taken), daemon=True) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    assert sorted(number for _ in workers for number in taken.get(timeout=60)) == numbers
-
-
-def test_a_trial_that_another_worker_has_finished_is_not_taken_after_a_lock(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file that was locked for a moment is asked again; the trial may have come and gone in between."""
-    mine, theirs = (open_storage(url) for _ in range(2))
-    study = optuna.create_study(study_name="s", storage=mine)
-    study.enqueue_trial({})
-    trial_id = study.get_trials()[0]._trial_id
-    event.listen(mine.engine, "checkout", lambda db, *_: db.execute("PRAGMA busy_timeout = 10"))  # 5 s else
-    lock = sqlite3.connect(tmp_path / "study.db")
-    lock.execute("BEGIN IMMEDIATE")
-
-    def meanwhile(seconds: float) -> None:
-        lock.rollback()
-        for state in (TrialState.RUNNING, TrialState.PRUNED):
-            assert theirs.set_trial_state_values(trial_id, state)
-
-    monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=time.monotonic, sleep=meanwhile))
-    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
-        mine.set_trial_state_values(trial_id, TrialState.RUNNING)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,9 @@ def add(sub: argparse.ArgumentParser) -> None:
     add_fields(sub, SearchRequest)
     sub.add_argument(
         "--parent",
-        metavar="FILE|train",
-        help="weights of a whole Slim UNETR on this data, from which all proposals inherit; 'train' trains it first, "
-        "within the time (default: weights that come with benchbench, else train)",
+        metavar="FILE|shipped|train|none",
+        help="weights of a Slim UNETR on this data, from which networks with its stem inherit: of a file, or those "
+        "that come with benchbench (shipped); 'train' trains it first, within the time (default: none)",
     )
     sub.add_argument("--resume", type=Path, metavar="DIR", help="folder of an earlier search to continue")
     add_shared(sub, "--out", "--format", "--config")
@@ -59,11 +59,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         out = options.out or new_folder("search")
         request = SearchRequest(**values_of(SearchRequest, options), budget=parse_budget(options.budget))
-        if not options.parent:
-            parent = search_run.bundled_parent(request.data, request.fold, request.spatial)
-        else:
-            parent = None if options.parent == "train" else Path(options.parent)
-        request = dataclasses.replace(request, parent=parent)
+        request = dataclasses.replace(request, parent=_parent(options.parent, request))
     report.check_page(out)
     plain = options.format != "table"
 
@@ -82,13 +78,32 @@ def run(options: argparse.Namespace) -> int:
         raise KeyboardInterrupt(
             f"{command('search', '--resume', out)} goes on" if begun else "nothing was begun yet"
         ) from None
+    if outcome is None:
+        print(
+            f"this worker has ended; the command that began {request.study or 'the search'} trains the best and ends it"
+        )
+        return EXIT_OK
     page, fault = write_page(out)
+    if not plain:
+        print("\n".join([*verdicts(outcome), ""]))
     print(writers.write(rows(outcome, plain=plain), options.format))
     if not plain:
         print("\n".join([*summary(outcome), *([f"report: {page}"] if page else [])]))
     if fault:
         raise fault
     return EXIT_OK
+
+
+def _parent(asked: str | None, request: SearchRequest) -> str | None:
+    """What networks inherit from, as the request has it."""
+    from benchbench.search.published import bundled_parent
+
+    if asked in (None, "none"):
+        return None
+    if asked == "train":
+        return asked
+    path = bundled_parent(request.data, request.fold, request.spatial) if asked == "shipped" else Path(str(asked))
+    return str(path.absolute())
 
 
 def _check_resume(options: argparse.Namespace) -> None:
@@ -104,7 +119,11 @@ def _check_resume(options: argparse.Namespace) -> None:
 
 
 def rows(outcome: SearchOutcome, *, plain: bool) -> list[dict[str, Any]]:
-    """A row for each finalist, those of the front first; `plain`: unrounded numbers, with units in their names."""
+    """A row for each finalist, those of the front first, and one for the published network.
+
+    Args:
+        plain: unrounded numbers, with units in their names, of the finalists alone.
+    """
     metric = outcome.summary["metric"]
     table = []
     for point in ordered(outcome.summary["points"]):
@@ -131,7 +150,7 @@ def rows(outcome: SearchOutcome, *, plain: bool) -> list[dict[str, Any]]:
         value = point["objective"]
         table.append(
             {
-                "network": point["name"] + (" (published)" if point["published"] else ""),
+                "network": point["name"],
                 "front": {True: "yes", False: ""}[point["front"]],
                 "Dice on test": f"{point['dice_test']['mean']:.3f} ({low:.3f} to {high:.3f})",
                 "on val": f"{point['dice_val']['mean']:.3f}",
@@ -140,7 +159,34 @@ def rows(outcome: SearchOutcome, *, plain: bool) -> list[dict[str, Any]]:
                 "budget": "cannot be used" if point.get("unusable") else kept,
             }
         )
+    if not plain and (baseline := outcome.summary.get("baseline")):
+        table.append(_baseline_row(baseline, metric))
     return table
+
+
+def _baseline_row(baseline: Mapping[str, Any], metric: Mapping[str, Any]) -> dict[str, Any]:
+    """The published network, as it was before the search."""
+    test, costs = baseline["dice_test"], baseline["costs"]
+    value = costs.get(metric["name"])
+    return {
+        "network": f"{baseline['name']} (published)",
+        "front": "",
+        "Dice on test": f"{test['mean']:.3f} ({test['ci95'][0]:.3f} to {test['ci95'][1]:.3f})" if test else "—",
+        "on val": f"{baseline['dice_val']:.3f}" if test else "—",
+        metric["objective"]: "—" if value is None else format_value(value, metric["unit"]),
+        "MACs": format_value(costs["macs"], "MAC") if "macs" in costs else "—",
+        "budget": "",
+    }
+
+
+def verdicts(outcome: SearchOutcome) -> list[str]:
+    """What the front gains against the published network and the controls, and what was not run."""
+    search = outcome.summary
+    lines = list(search["verdicts"])
+    if missing := search["not_run"]:
+        again = command("search", "--resume", outcome.folder, "--controls")
+        lines.append(f"not run: {'; '.join(missing)}; this runs them: {again}")
+    return lines
 
 
 def summary(outcome: SearchOutcome) -> list[str]:
@@ -152,7 +198,7 @@ def summary(outcome: SearchOutcome) -> list[str]:
     lines = [
         f"{len(trained)} configurations trained, {refused} refused untrained, {len(s['promotions'])} promoted; "
         f"{spent['other_s'] / max(spent['whole_s'], 1e-9):.1%} of {format_duration(spent['whole_s'])} outside "
-        "training, evaluation and measurement"
+        "training, evaluation and measurement",
     ]
     runtime = runtime_of(s)
     if runtime["name"] != EAGER["name"]:
@@ -163,15 +209,13 @@ def summary(outcome: SearchOutcome) -> list[str]:
             f"left out, since {format_duration(s['asked']['time_s'])} of search were too short: {'; '.join(left)}"
         )
     for point in s["points"]:
-        lines += [f"{point['name']}: {text}" for text in point["verdicts"]]
         if point.get("unusable"):
             lines.append(f"{point['name']}: {point['unusable']}")
         if why := point["files"].get("runtime_file_reason"):
             lines.append(f"{point['name']}: no file for {runtime['title']}: {why}")
-        if point["keeps"] is None:
+        if point["keeps"] is None and point.get("noisy"):
+            lines.append(f"{point['name']}: its latency was too noisy to say whether it keeps the budget")
+        elif point["keeps"] is None:
             lines.append(f"{point['name']}: whether it keeps the budget was not measured on {s['task']['device']}")
-    if not s["controls"]:
-        again = command("search", "--resume", outcome.folder, "--controls")
-        lines.append(f"to see whether the search was worth it: {again}")
     lines.append(f"front: {outcome.folder / 'front.csv'}")
     return lines

@@ -28,6 +28,9 @@ def front(search: Mapping[str, Any]) -> Drawing | None:
     finals = [p for p in search["points"] if p["objective"] is not None]
     if not low or not finals:
         return None
+    known = search.get("baseline")
+    if known and known["dice_test"] and known.get("objective") is not None:
+        finals.append({**known, "published": True, "front": False})
     members = sorted((p for p in finals if p["front"]), key=lambda p: float(p["objective"]))
     figure, axes = style.axes(4.0)
     ys = [y for _, y in low + longer] + [end for p in finals for end in p["dice_test"]["ci95"]]
@@ -81,12 +84,12 @@ def hypervolume(search: Mapping[str, Any], against: str) -> Drawing | None:
 
     Args:
         search: the search.
-        against: `trainings`, or `at_s`, the wall-clock with the parent's training.
+        against: `trainings`, or `at_s`, the wall-clock.
     """
     curve = search["hypervolume"]["curve"]
     if len(curve) < 2:
         return None
-    words = "trainings paid for" if against == "trainings" else "minutes, the parent's training included"
+    words = "trainings paid for" if against == "trainings" else "minutes"
     xs = [point[against] / (1.0 if against == "trainings" else 60.0) for point in curve]
     ys = [point["share"] for point in curve]
     figure, axes = style.axes(2.9)
