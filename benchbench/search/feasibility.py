@@ -123,12 +123,12 @@ def costs_of(record: rec.Record | None, phase: str) -> dict[str, float]:
 
 
 def latency_lower_bound(record: rec.Record | None, phase: str) -> dict[str, float]:
-    """Lower bound of the latency in a record of a present device; empty with fewer than six samples.
+    """Lower bound of the latency in a record of a present device; empty with fewer than six samples, or beside others.
 
     It is the lower end of the median's 95 % interval, but at most the shortest sample: all of six samples are above the
     true median in one of 64 cases.
     """
-    if record is None or not record.ok:
+    if record is None or not record.ok or record.value("contended_processes"):
         return {}
     latency = record.get(MEASURED["latency_s"][phase == "train"])
     if latency is None or latency.origin != "measured" or len(latency.values) < _FEWEST:

@@ -131,10 +131,11 @@ class _Search:
         baseline = self.measuring.before(problem, source, self.out / "before")
         problem = dataclasses.replace(problem, base_bytes=baseline.floor)
         feasibility.check_feasible(problem, baseline.least)
+        published = self._published(problem, given)  # now, so that its time is known
         job = self._job(problem, _prepare_s(problem, baseline.record))
         self._keep(job)
         summary = feasibility.summarise_space(problem, seed=self.request.seed)
-        plan = search_plan.lines(job, baseline, summary, target)
+        plan = [_to_beat(published), *search_plan.lines(job, baseline, summary, target)]
         self.plan([*plan, *self._controls_lines(job)])
         worker = self._worker = Worker(
             job, self.out, storage, index=0, shared=self.shared, tell=self.tell, pause_s=self.clock.pause_s
@@ -150,7 +151,7 @@ class _Search:
             folder=self.out,
             own=trajectories,
             measuring=self.measuring,
-            published=self._published(problem, given),
+            published=published,
             baseline=baseline,
             summary=summary,
             lines=[*first, *plan],
@@ -275,9 +276,7 @@ class _Search:
             )
         before_s, each_s = self.clock.whole_s, self.measuring.finalist_s(self.clock.measured_s)
         left = max(0.0, request.time_s - before_s)
-        wished = (
-            request.finalists + 2
-        ) * each_s + request.finalists * ONNX_S  # the published network is evaluated, too
+        wished = (request.finalists + 1) * each_s + request.finalists * ONNX_S
         job = dataclasses.replace(
             job, before_s=before_s, reserve_s=min(_RESERVE * left, max(_MEASURING * request.time_s, wished))
         )
@@ -359,6 +358,17 @@ class _Search:
             log.warning("the search with random proposals: %s", error)
         except BenchError as error:
             raise type(error)(f"the search with random proposals in {folder}: {error}") from error
+
+
+def _to_beat(published: PublishedWeights | None) -> str:
+    """The line of the plan on the published network; its Dice on `test` is told in the end."""
+    if published is None:
+        return "to beat: there are no weights of the published network for this data"
+    trained = format_duration(float(published.info.train.get("seconds", 0.0)))
+    return (
+        f"to beat: {published.info.model.name} ({published.origin}, {trained} of training), "
+        f"Dice {published.dice_val:.3f} on val"
+    )
 
 
 def _prepare_s(problem: SearchProblem, whole: rec.Record) -> float:

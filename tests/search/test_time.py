@@ -324,9 +324,12 @@ def test_what_was_left_out_stands_on_the_page_and_in_the_terminal() -> None:
 # -- before any training
 
 
-def timed(*values: float, ci95: tuple[float, float] | None = None, status: str = "ok") -> rec.Record:
+def timed(
+    *values: float, ci95: tuple[float, float] | None = None, status: str = "ok", contended: int = 0
+) -> rec.Record:
     found = examples.number("latency_s", sorted(values)[len(values) // 2], values=values, ci95=ci95)
-    return examples.record("least", measurements=(found,), status=status)
+    beside = rec.Measurement.of("contended_processes", contended, "m")
+    return examples.record("least", measurements=(found, beside), status=status)
 
 
 @pytest.mark.parametrize(
@@ -340,6 +343,7 @@ def timed(*values: float, ci95: tuple[float, float] | None = None, status: str =
         (timed(*[5.0] * 10, ci95=(0.08, 9.0)), False),
         (timed(*[0.06] * 10), False),  # what is cut may be quicker than the smallest of the others
         (timed(*[5.0] * 10, status="failed"), False),
+        (timed(*[5.0] * 10, status="unstable", contended=1), False),  # beside other programs
     ],
 )
 def test_only_a_time_that_is_sure_refuses_a_budget(record: rec.Record, refused: bool) -> None:
