@@ -293,6 +293,15 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def file_sha256(path: Path) -> str:
+    """Hash of a file's content, read in blocks; an `OSError` if it cannot be read."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is either the old or the new one, never half."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")

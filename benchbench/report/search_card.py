@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchbench.core.search_result import EAGER, FILES, ordered, runtime_of
-from benchbench.core.units import format_shape, format_value
+from benchbench.core.units import counted, format_shape, format_value
 from benchbench.report import writers
 
 COLUMNS = (
@@ -67,7 +67,7 @@ def search_card(point: Mapping[str, Any], search: Mapping[str, Any]) -> str:
     """The model card of a point, as Markdown."""
     task, test, files = search["task"], point["dice_test"], point["files"]
     splits = search["data"]["splits"]
-    channels = f"{task['in_channels']} channel{'s' * (task['in_channels'] != 1)}"
+    channels = counted(task["in_channels"], "channel")
     low, high = test["ci95"]
     costs = point["costs"]
     rows = [

@@ -7,7 +7,6 @@ are prepared and what the outputs mean. It holds the hash of every file, so that
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy.typing as npt
 from benchbench.core import records as rec
 from benchbench.core.config import read_json
 from benchbench.core.errors import UsageError, named_line, os_error_as
-from benchbench.core.results import write_whole
+from benchbench.core.results import file_sha256, write_whole
 from benchbench.core.units import format_shape
 from benchbench.devices import cpu
 from benchbench.runtimes.catalogue import Runtime, get_runtime, of_file
@@ -219,8 +218,5 @@ def for_arrays_and_tensors(forward: Forward) -> Callable[[Any], Any]:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with os_error_as(PreparedError, f"cannot read {path}"), open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    with os_error_as(PreparedError, f"cannot read {path}"):
+        return file_sha256(path)

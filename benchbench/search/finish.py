@@ -11,7 +11,6 @@ from typing import Any
 
 from benchbench import data
 from benchbench.core import records as rec
-from benchbench.core import statistics as core_statistics
 from benchbench.core.errors import StoreError
 from benchbench.core.records import utc_now
 from benchbench.core.results import SEARCH, write_whole
@@ -220,7 +219,6 @@ class Finish:
         if self.published is None:
             name = self.problem.published.variant
             return {"name": name, "costs": dict(costs), "dice_test": None, "how": how_to_train(self.problem)}
-        values = list(verdicts.values_of([self.published.test]).values())
         return {
             "name": self.published.info.model.name,
             "origin": self.published.origin,
@@ -228,11 +226,7 @@ class Finish:
             "objective": costs.get(self.problem.metric),
             "volume_latency_s": published.value("volume_latency_s") if published and published.ok else None,
             "dice_val": self.published.dice_val,
-            "dice_test": {
-                "mean": sum(values) / len(values),
-                "ci95": list(core_statistics.mean_interval(values)),
-                "cases": len(values),
-            },
+            "dice_test": verdicts.summary(verdicts.values_of([self.published.test])),
             "train_s": float(self.published.info.train.get("seconds", 0.0)),
             "sha256": self.published.info.sha256,
         }

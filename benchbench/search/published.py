@@ -12,8 +12,7 @@ from benchbench.core.errors import CheckpointError, command, data_flags
 from benchbench.core.units import format_shape
 from benchbench.search import space
 from benchbench.search.problem import SearchProblem, published_spec
-from benchbench.search.trial import dice_of, dice_on_test
-from benchbench.training.evaluate import measure_dice
+from benchbench.search.trial import accuracy_on, dice_of, dice_on_test
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import checkpoint
 
@@ -65,8 +64,7 @@ def evaluate_published(problem: SearchProblem, given: Path | None) -> PublishedW
     for path, origin in found.items():
         info = checkpoint.read_sidecar(path)
         model = zoo_build.build_model(str(path)).eval()
-        accuracy = measure_dice(model, data=problem.data, split="val", spatial=info.spatial, surfaces=False)
-        evaluated.append((dice_of(accuracy), info, origin))
+        evaluated.append((dice_of(accuracy_on("val", problem, model, info.spatial)), info, origin))
     if not evaluated:
         return None
     dice_val, info, origin = max(evaluated, key=lambda one: one[0])

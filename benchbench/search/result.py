@@ -13,15 +13,13 @@ from typing import Any
 import optuna
 
 from benchbench.core import records as rec
-from benchbench.core import statistics as core_statistics
 from benchbench.runtimes.catalogue import EAGER, get_runtime
-from benchbench.search import feasibility, pareto, proposals, space
+from benchbench.search import feasibility, pareto, proposals, space, verdicts
 from benchbench.search.problem import SearchProblem, published_config
 from benchbench.search.proposals import LEAST_DICE
 from benchbench.search.space import Config
 from benchbench.search.trainings import FinishedTraining
 from benchbench.search.trial import name_of
-from benchbench.search.verdicts import values_of
 
 REFERENCE_DICE = LEAST_DICE  # of the hypervolume's reference point
 REFERENCE_FACTOR = 1.25  # cost of that point, as a multiple of the published network's
@@ -116,7 +114,6 @@ def point(
     unusable = _unusable(measured)
     all_confirmed = all(limit.metric in confirmed for limit in problem.budget.limits)
     origins = {metric: _origin(metric, confirmed, recorded) for metric in costs}
-    case_means = list(values_of([final.result["test"] for final in finals]).values())
     return {
         "name": name_of(config),
         "key": config.key,
@@ -126,9 +123,7 @@ def point(
         "published": config == published_config(config.variant),
         "dice_val": {"mean": statistics.fmean(vals), "values": vals},
         "dice_test": {
-            "mean": statistics.fmean(case_means),
-            "ci95": list(core_statistics.mean_interval(case_means)),
-            "cases": len(case_means),
+            **verdicts.summary(verdicts.values_of([final.result["test"] for final in finals])),
             "by_seed": [final.result["test"]["dice"] for final in finals],
             "best": best.result["test"]["dice"],
         },

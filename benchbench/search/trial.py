@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,13 @@ def origin_of(config: Config, parent: Parent, share: float) -> InitialWeights:
         "inherited": round(share, 4),
         "search": rec.to_json(config),
     }
-    return InitialWeights(digest=f"{parent.sha256}:{config.key}", cases=parent.cases, compression=compression)
+    return _initial_weights(compression, parent.cases)
+
+
+def _initial_weights(compression: Mapping[str, Any], cases: Sequence[str]) -> InitialWeights:
+    """Initial weights as the sidecar of their network says; `cases`: that the parent was trained on."""
+    digest = f"{compression['parent_sha256']}:{space.from_json(compression['search']).key}"
+    return InitialWeights(digest=digest, cases=tuple(cases), compression=compression)
 
 
 def shared_loader(problem: SearchProblem, budget: TrainingBudget, seed: int, *, most_bytes: float) -> CachedPatchLoader:
@@ -211,9 +217,7 @@ def evaluate(
     untrained, origin = None, None
     if parent and share:
         origin = origin_of(config, parent, share)
-        untrained = dice_of(
-            measure_dice(model, data=problem.data, split="val", spatial=problem.spatial, surfaces=False)
-        )
+        untrained = dice_of(accuracy_on("val", problem, model, problem.spatial))
         if gap := hopeless and hopeless(untrained, costs):
             raise Infeasible({"untrained Dice": gap}, f"its inherited weights have Dice {untrained:.3f} on val")
     measured_s = time.monotonic() - built
@@ -246,12 +250,7 @@ def go_on(
     """
     info = checkpoint.read_sidecar(earlier)
     model = zoo_build.build(info.model, problem.spatial)
-    origin = None
-    if info.compression:
-        digest = f"{info.compression['parent_sha256']}:{space.from_json(info.compression['search']).key}"
-        origin = InitialWeights(
-            digest=digest, cases=tuple(info.train.get("cases", ())), compression=dict(info.compression)
-        )
+    origin = _initial_weights(dict(info.compression), info.train.get("cases", ())) if info.compression else None
     return train_network(
         problem.recipe(budget, seed),
         model,
@@ -307,6 +306,11 @@ def train_network(
     )
 
 
+def accuracy_on(split: str, problem: SearchProblem, model: nn.Module, spatial: Sequence[int]) -> AccuracyResult:
+    """Dice of a network on the cases of a split, in windows of its patch (D, H, W)."""
+    return measure_dice(model, data=problem.data, split=split, spatial=spatial, surfaces=False)
+
+
 def dice_of(accuracy: AccuracyResult) -> float:
     """The mean Dice over regions and cases; 0 if no region of any case counts."""
     return float(accuracy.measurements[0].value or 0.0)
@@ -316,6 +320,6 @@ def dice_on_test(problem: SearchProblem, weights: Path) -> dict[str, Any]:
     """Dice on `test` of trained weights: `dice`, `values` and `ids` of the cases."""
     info = checkpoint.read_sidecar(weights)
     model = zoo_build.build_model(str(weights)).eval()
-    accuracy = measure_dice(model, data=problem.data, split="test", spatial=info.spatial, surfaces=False)
+    accuracy = accuracy_on("test", problem, model, info.spatial)
     dice = accuracy.measurements[0]
     return {"dice": dice.value, "values": list(dice.values), "ids": accuracy.cases["ids"]}

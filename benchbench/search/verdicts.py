@@ -25,6 +25,12 @@ def values_of(tests: Sequence[Mapping[str, Any]]) -> Values:
     return {case: statistics.fmean(values) for case, values in by_case.items()}
 
 
+def summary(values: Values) -> dict[str, Any]:
+    """The mean over cases, with its interval, as JSON values."""
+    dice = list(values.values())
+    return {"mean": statistics.fmean(dice), "ci95": list(core_statistics.mean_interval(dice)), "cases": len(dice)}
+
+
 def compare(
     kind: str, point: Mapping[str, Any], own: Values, name: str, other: Values, *, seeds: int, **more: Any
 ) -> dict[str, Any]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchbench import data
 from benchbench.core import records as rec
-from benchbench.core.errors import CheckpointError, os_error_as
 from benchbench.training.recipe import TrainRecipe
 
 _NO_PART = ("checkpoint_every_s", "threads")  # of a recipe: the weights do not depend on them
@@ -47,13 +44,3 @@ def _hash(
     fields["cases"] = [list(plan.ids.get(split, ())) for split in ("train", "val")]
     lasting = {key: value for key, value in fields.items() if key not in without}
     return rec.content_hash([rec.to_json(lasting), rec.to_json(spec), *origins])
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file's content.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    with os_error_as(CheckpointError, f"cannot read {path}"):
-        return hashlib.sha256(path.read_bytes()).hexdigest()

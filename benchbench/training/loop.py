@@ -28,12 +28,12 @@ from torch import Tensor, nn
 
 from benchbench import data
 from benchbench.core import records as rec
-from benchbench.core.errors import CheckpointError, UsageError
-from benchbench.core.results import write_whole
+from benchbench.core.errors import CheckpointError, UsageError, os_error_as
+from benchbench.core.results import file_sha256, write_whole
 from benchbench.core.units import format_shape
 from benchbench.training import resume_file
 from benchbench.training.cpu_convolutions import fast_convolutions
-from benchbench.training.identity import file_sha256, identity, lineage
+from benchbench.training.identity import identity, lineage
 from benchbench.training.losses import deep_supervision, distillation, make_loss, set_prior
 from benchbench.training.network_outputs import network_errors, training_outputs
 from benchbench.training.optimizer import make_optimizer
@@ -197,7 +197,8 @@ class _Training:
 
     def run(self, *, replace: bool, keep_state: bool, continue_from: Path | None) -> TrainResult:
         if continue_from:
-            self.origin = file_sha256(continue_from)
+            with os_error_as(CheckpointError, f"cannot read {continue_from}"):
+                self.origin = file_sha256(continue_from)
         if earlier := self._earlier_result(replace=replace):
             return earlier
         if self.resume_path.exists():

@@ -17,7 +17,7 @@ from benchbench.core.units import format_shape
 from benchbench.data import DataPlan
 from benchbench.data.foreground import foreground_box
 from benchbench.zoo import logits as zoo_logits
-from benchbench.zoo.mirrored import images
+from benchbench.zoo.mirrored import mean_over_images
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -83,22 +83,18 @@ def logits_of(
         torch.autocast(device.partition(":")[0], getattr(torch, DTYPES[dtype]), enabled=dtype != "fp32"),
     ):
         logits: Any = sliding_window_inference(
-            x, tuple(spatial), 1, lambda window: _mean(model, window, plan, mirror), overlap=overlap, mode="gaussian"
+            x,
+            tuple(spatial),
+            1,
+            lambda window: mean_over_images(lambda image: _answer(model, image, plan), window, mirror),
+            overlap=overlap,
+            mode="gaussian",
         )
     if not torch.isfinite(logits).all():
         raise AccuracyError(f"the network's answer is not finite (NaN or infinite) in {dtype}: no Dice can be had")
     inside = tuple(slice(b, b + side) for b, side in zip(before, sides, strict=True))
     answer: Tensor = logits[0].float()[(slice(None), *inside)]
     return answer
-
-
-def _mean(model: nn.Module, window: Tensor, plan: DataPlan, mirror: Sequence[int]) -> Tensor:
-    """The logits of a window, or their mean over its mirror images."""
-    logits = _answer(model, window, plan)
-    places = images(mirror)
-    for at in places[1:]:
-        logits = logits + _answer(model, window.flip(at), plan).flip(at)
-    return logits / len(places) if mirror else logits
 
 
 def _answer(model: nn.Module, window: Tensor, plan: DataPlan) -> Tensor:

@@ -38,12 +38,8 @@ RESUME = ".resume"  # ending of the file that an interrupted training goes on fr
 STATE = ".state"  # ending of the file that a finished training leaves for a longer one
 _METADATA = "__metadata__"  # the safetensors format's own name
 _KEY = "benchbench"  # of the description in it
-_PASSING = (
-    "seconds",
-    "validation_seconds",
-    "waited_for_data",
-    "step_seconds",
-)  # of a training: differ between equal ones
+#: Of a training: differ between equal ones.
+_PASSING = ("seconds", "validation_seconds", "waited_for_data", "step_seconds")
 _LONGEST_HEADER = 100_000_000  # bytes, as safetensors reads them
 
 

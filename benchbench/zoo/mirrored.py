@@ -18,7 +18,7 @@ from benchbench.core.errors import UnsupportedError
 from benchbench.core.units import format_axes, format_shape
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Array = npt.NDArray[np.float32]
 _FIRST = 2  # axis of an input (B, C, D, H, W) that is axis 0 of a volume
@@ -63,6 +63,15 @@ def mirrored_arrays(forward: Callable[[Array], Array], axes: Sequence[int]) -> C
     return mean
 
 
+def mean_over_images(answer: Callable[[Tensor], Tensor], x: Tensor, axes: Sequence[int]) -> Tensor:
+    """The mean of an answer (B, K, D, H, W) for a tensor (B, C, D, H, W) and its mirror images along axes 0 to 2."""
+    places = images(axes)
+    total = answer(x)
+    for at in places[1:]:
+        total = total + answer(x.flip(at)).flip(at)
+    return total / len(places) if axes else total
+
+
 def mirrored_module(network: nn.Module, axes: Sequence[int]) -> nn.Module:
     """A network as the mean over mirror images: (B, C, D, H, W) -> logits (B, K, D, H, W) float32.
 
@@ -79,8 +88,6 @@ def mirrored_module(network: nn.Module, axes: Sequence[int]) -> nn.Module:
 
     from benchbench.zoo import logits as zoo_logits
 
-    places = images(axes)
-
     class Mirrored(torch.nn.Module):
         """The mean over mirror images."""
 
@@ -91,10 +98,6 @@ def mirrored_module(network: nn.Module, axes: Sequence[int]) -> nn.Module:
 
         def forward(self, x: torch.Tensor) -> Any:
             """(B, C, D, H, W) -> (B, K, D, H, W)."""
-            sides = x.shape[2:]
-            total = zoo_logits.logits(self.network(x), sides).float()
-            for at in places[1:]:
-                total = total + zoo_logits.logits(self.network(x.flip(at)), sides).float().flip(at)
-            return total / len(places)
+            return mean_over_images(lambda image: zoo_logits.logits(self.network(image), x.shape[2:]).float(), x, axes)
 
     return Mirrored()
