@@ -25,7 +25,11 @@ from benchbench.zoo.pruned import differing_shapes, resize, shapes_of
 
 SEGMENT = [name for name in zoo_cards.list_models() if zoo_cards.get_card(name).task == "segmentation"]
 LARGER = {"nnunet": 64, "nnunet_small": 64, "nnunet_resenc_m": 64, "swin_unetr": 64}  # deeper than 32 voxels allow
-FEWER = {"swin_unetr": {"feature_size": 12}, "transunet": {"num_layers": 8}}  # channels, or layers of one kind
+FEWER = {  # channels, or layers of one kind
+    "swin_unetr": {"feature_size": 12, "depths": (2, 1, 1, 1)},
+    "transunet": {"num_layers": 8},
+    "vit_autoenc": {"num_layers": 2},
+}
 
 
 def shape_of(name: str) -> tuple[int, ...]:
