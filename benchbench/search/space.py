@@ -230,7 +230,7 @@ def from_json(plain: Mapping[str, Any]) -> Config:
     return Config(**values)
 
 
-#: Corrected, with a stem of 2: 304 k parameters. Its Dice on the hippocampus is 0.854 after 3 minutes of a core; that
+#: Corrected, with a stem of 2: 304 k parameters. Its Dice on the hippocampus is 0.866 after 8 minutes of a core; that
 #: of the published widths with a stem of 4 is 0.839 after 40.
 FINE = Config(
     variant="slim_unetr_fixed",
@@ -248,7 +248,12 @@ def starting_points() -> Iterator[Config]:
     """
     yield FINE
     yield dataclasses.replace(FINE, widths=(12, 16, 24, 32), attention=(8, 16, 20, 24), depths=(1, 1, 1, 1))
-    yield dataclasses.replace(FINE, widths=(24, 32, 40, 64), attention=(24, 32, 40, 48), expansion=(2, 3, 4, 4))
+    yield dataclasses.replace(
+        FINE, widths=(24, 32, 48, 64), attention=(16, 32, 40, 48), depths=(1, 1, 2, 1), sampling=(4, 2, 1, 1), stem=4
+    )
+    yield dataclasses.replace(
+        FINE, widths=(20, 32, 48, 64), attention=(8, 32, 40, 48), sampling=(8, 4, 2, 1), expansion=(2, 4, 4, 4)
+    )
     yield dataclasses.replace(
         FINE,
         widths=(8, 12, 24, 32),

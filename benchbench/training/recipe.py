@@ -154,12 +154,12 @@ class TrainRecipe:
     )
     mirror: tuple[int, ...] | Literal["auto"] = flag(  # axes along which patches are flipped, 0 to 2 for D, H and W
         "--mirror",
-        (0,),
+        AUTO,
         type=_mirror,
         metavar="auto|none|AXES",
         help="axes along which patches are mirrored at random: D (left to right), H (back to front), W (feet to head), "
-        "or several, such as D,H; auto: those along which the labels of the training cases have no fixed arrangement; "
-        "none (default: D)",
+        "or several, such as D,H; none; auto: those along which the labels of the training cases have no fixed "
+        "arrangement (default: auto)",
     )
     patch_schedule: tuple[tuple[Patch, float], ...] = flag(  # in order; empty: `patch`
         "--patch-schedule",

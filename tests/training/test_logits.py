@@ -117,7 +117,7 @@ class Net(nn.Module):
 
 def training(model: nn.Module) -> _Training:
     spec = ModelSpec(name="toy", arch="tests:Net", kwargs={}, in_channels=1, out_channels=3)
-    recipe = TrainRecipe(data="toy", patch=SIDES, budget=TrainingBudget(steps=1), batch=2, bf16=False)
+    recipe = TrainRecipe(data="toy", patch=SIDES, budget=TrainingBudget(steps=1), batch=2, mirror=(), bf16=False)
     return _Training(model.train(), spec, recipe, PLAN, Path("toy.safetensors"), "cpu", TrainingGroup())
 
 

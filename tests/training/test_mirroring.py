@@ -18,7 +18,7 @@ from benchbench.core.records import ModelSpec
 from benchbench.data.folder import plan_folder
 from benchbench.training import patch_loader, predict
 from benchbench.training.patch_loader import PatchLoader
-from benchbench.training.recipe import TrainRecipe
+from benchbench.training.recipe import TrainingBudget, TrainRecipe
 from benchbench.zoo import checkpoint
 from tests import data_sets
 from tests.tiny_nets import Reads
@@ -63,6 +63,7 @@ def test_patches_are_mirrored_along_the_axes_alone() -> None:
 def test_axes_that_the_data_choose_are_in_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(patch_loader, "mirror_axes", lambda plan: asked.append(plan.name) or (1, 2))
+    assert TrainRecipe(data="toy", patch=(16, 16, 16), budget=TrainingBudget(steps=1)).mirror == "auto"
     chosen = run(tmp_path / "auto.safetensors", recipe(mirror="auto"))
     named = run(tmp_path / "named.safetensors", recipe(mirror=(1, 2)))
     assert asked == ["toy"]
