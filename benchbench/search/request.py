@@ -103,7 +103,9 @@ class SearchRequest:
         "--volume",
         help="size in voxels of the patient volume that memory is judged by (default: the data set's median)",
     )
-    steps: int | None = flag("--steps", help="training steps per proposal (default: so many that about 36 fit)")
+    steps: int | None = flag(
+        "--steps", help="training steps per proposal (default: about 60, or more if 36 proposals fit)"
+    )
     batch: int | None = flag("--batch-size")
     threads: int | None = flag(
         "--threads",

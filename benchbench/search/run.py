@@ -53,10 +53,12 @@ log = logging.getLogger(__name__)
 
 STORAGE_ENV = "BENCHBENCH_STORAGE"  # environment variable of a worker, since the address may hold a password
 _WISHED = 36  # proposals that there should be time for
+_FEWEST = 8  # of them, if each would train fewer than `_TELLING` steps otherwise: two are promoted
 _OVERHEAD_S = 2.5  # of each: building, timing, evaluation on `val`
 _WORKER_S = 8.0  # to start the processes in which a proposal is prepared for a runtime, and timed
 _STEP_RATIO = 0.9  # a proposal's step against the published network's: it is smaller, and its batches are cached
 _STEPS = (8, 80)  # least and most steps of a proposal's training
+_TELLING = 60  # steps after which a Dice says something about a network
 _MEASURING = 0.05  # least of the time that is reserved for measuring the finalists
 _RESERVE = 0.4  # most of the remaining time, likewise
 _LEAVING_S = 60.0  # in which a terminated worker has to end
@@ -284,8 +286,11 @@ class _Search:
             step_s = step_seconds(problem, problem.published)
             least_step_s = step_seconds(problem, search_plan.smallest_config(problem))
         overhead_s = _OVERHEAD_S + prepare_s
-        fitting = (job.proposals_s * request.workers / _WISHED - overhead_s) / (_STEP_RATIO * step_s)
-        steps = request.steps or max(_STEPS[0], min(_STEPS[1], math.floor(fitting)))
+        many, few = (
+            (job.proposals_s * request.workers / proposals - overhead_s) / (_STEP_RATIO * step_s)
+            for proposals in (_WISHED, _FEWEST)
+        )
+        steps = request.steps or max(_STEPS[0], min(_STEPS[1], math.floor(max(many, min(few, _TELLING)))))
         one_s = 2 * STEP_FACTOR * (request.steps or _STEPS[0]) * least_step_s + prepare_s  # promotion and final alike
         if left < one_s + 2 * each_s and not self._ignores_time:
             least = format_duration(math.ceil((before_s + one_s + 2 * each_s) / 10) * 10)

@@ -396,6 +396,22 @@ def test_a_search_that_is_stopped_in_its_plan_goes_on(until_measured: Callable[.
     assert search_run.read_job(tmp_path / "out").request.budget == parse_budget(["1GB"])
 
 
+@pytest.mark.parametrize(
+    ("step_s", "steps"),
+    [
+        (0.05, 80),  # 36 proposals would train more
+        (0.2, 60),  # fewer proposals, whose Dice says something
+        (2.0, 31),  # as many as eight proposals have time for
+    ],
+)
+def test_a_proposal_trains_long_enough_to_be_told_from_others_while_eight_fit(
+    step_s: float, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_run, "step_seconds", lambda of, config: step_s)
+    own = search_run._Search(SearchRequest(budget=parse_budget([]), time_s=1800.0), tmp_path, lambda lines: None, None)
+    assert own._job(PROBLEM, 0.0).low_steps == steps
+
+
 @pytest.mark.parametrize(("step_s", "time_s", "fits"), [(0.1, 60.0, True), (1.0, 60.0, False), (1.0, 1800.0, True)])
 def test_a_time_that_is_too_short_for_one_network_says_so_before_any_training(
     step_s: float, time_s: float, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
