@@ -34,6 +34,7 @@ class SearchJob:
     workers: int = 1
     before_s: float = 0.0  # part of the time that measuring before the search took
     reserve_s: float = 0.0  # part of the time that is reserved for measuring the finalists
+    to_beat: float | None = None  # objective of the published network, found as a proposal's is; None: above the budget
 
     @property
     def left_s(self) -> float:

@@ -242,8 +242,8 @@ class Worker:
     def _keep_best(self, trial: Tried) -> None:
         """Upload a proposal that may be promoted elsewhere, and delete the states of those that will not be."""
         known = self.proposed()
-        order = proposals.ranked(known, self.problem.metric)
-        count = max(_FEWEST_STATES, len(proposals.best_quarter(known, self.problem.metric)))
+        order = proposals.ranked(known, self.problem.metric, self.job.to_beat)
+        count = max(_FEWEST_STATES, len(proposals.best_quarter(known, self.problem.metric, self.job.to_beat)))
         kept = {other.config.key for other in order[:count]}
         if trial.config.key in kept and not self.is_first:
             self.weights.put(f"proposal-{trial.config.key}")

@@ -292,11 +292,19 @@ def settle(study: optuna.Study, take: Callable[[], None], *, late: Callable[[], 
             return
 
 
-def ranked(trials: Sequence[Tried], metric: str) -> list[Tried]:
+def ranked(trials: Sequence[Tried], metric: str, to_beat: float | None = None) -> list[Tried]:
     """The proposals that are worth a longer training, by Pareto rank of Dice and a cost.
 
     Those that inherit weights and those that do not are ranked apart and take turns, since a head start is no merit.
+
+    Args:
+        to_beat: cost of the published network; what costs more comes last, and only if it is better than all others.
     """
+    cheaper = [t for t in trials if t.costs[metric] <= (to_beat or 0.0) and (t.dice or 0.0) > LEAST_DICE]
+    if cheaper:
+        most = max(trial.dice or 0.0 for trial in cheaper)
+        dearer = [t for t in trials if t.costs[metric] > (to_beat or 0.0) and (t.dice or 0.0) > most]
+        return ranked(cheaper, metric) + (ranked(dearer, metric) if dearer else [])
     best = max((trial.dice or 0.0 for trial in trials), default=0.0)
     good = [t for t in trials if (t.dice or 0.0) > max(LEAST_DICE, best - NEAR_DICE)] or list(trials)
     orders = []
@@ -308,9 +316,9 @@ def ranked(trials: Sequence[Tried], metric: str) -> list[Tried]:
     return [trial for turn in itertools.zip_longest(*orders) for trial in turn if trial is not None]
 
 
-def best_quarter(trials: Sequence[Tried], metric: str) -> list[Tried]:
+def best_quarter(trials: Sequence[Tried], metric: str, to_beat: float | None = None) -> list[Tried]:
     """The proposals that would be promoted if there were no others, the best first."""
-    return ranked(trials, metric)[: math.ceil(KEPT_SHARE * len(trials))]
+    return ranked(trials, metric, to_beat)[: math.ceil(KEPT_SHARE * len(trials))]
 
 
 def _same(study: optuna.Study, config: Config, number: int, *, trains: bool = True) -> FrozenTrial | None:

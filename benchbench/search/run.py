@@ -44,7 +44,7 @@ from benchbench.search.request import CHANGEABLE, JOB, SearchRequest, check_requ
 from benchbench.search.storage import open_storage, storage_errors
 from benchbench.search.trainings import Journal
 from benchbench.search.trajectories import Trajectories
-from benchbench.search.trial import load_parent
+from benchbench.search.trial import load_parent, published_cost
 from benchbench.training.recipe import default_batch
 from benchbench.training.torch_runtime import threads
 from benchbench.zoo import build as zoo_build
@@ -274,7 +274,11 @@ class _Search:
         )
         if earlier:  # a search goes on with the steps that it began with
             return dataclasses.replace(
-                job, low_steps=earlier.low_steps, before_s=earlier.before_s, reserve_s=earlier.reserve_s
+                job,
+                low_steps=earlier.low_steps,
+                before_s=earlier.before_s,
+                reserve_s=earlier.reserve_s,
+                to_beat=earlier.to_beat,
             )
         before_s, each_s = self.clock.whole_s, self.measuring.finalist_s(self.clock.measured_s)
         left = max(0.0, request.time_s - before_s)
@@ -283,6 +287,7 @@ class _Search:
             job, before_s=before_s, reserve_s=min(_RESERVE * left, max(_MEASURING * request.time_s, wished))
         )
         with threads(problem.threads):
+            to_beat = published_cost(problem)
             step_s = step_seconds(problem, problem.published)
             least_step_s = step_seconds(problem, search_plan.smallest_config(problem))
         overhead_s = _OVERHEAD_S + prepare_s
@@ -299,7 +304,7 @@ class _Search:
                 f"takes {format_duration(before_s + 2 * each_s)} here, and a network at least "
                 f"{format_duration(one_s)}; give --time {least.replace(' ', '')} or more"
             )
-        return dataclasses.replace(job, low_steps=steps)
+        return dataclasses.replace(job, low_steps=steps, to_beat=to_beat)
 
     def _keep(self, job: SearchJob | None) -> None:
         """Write the request and the plan, from which the search can go on."""

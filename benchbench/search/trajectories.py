@@ -86,7 +86,7 @@ class Trajectories:
         wished = max(self.job.finalists, math.ceil(KEPT_SHARE * len(new)))
         least = self.job.finalists if self.left_s() > 2 * self.job.finalists * each_s else 1
         fitting = max(min(least, len(new)), int(self._promotion_room() / max(each_s, 1e-6)))
-        order = ranked(new, self.problem.metric)
+        order = ranked(new, self.problem.metric, self.job.to_beat)
         chosen = order[: min(wished, fitting)]
         self.worker.tell(f"{len(chosen)} of {len(new)} proposals are trained for longer")
         if len(chosen) < min(wished, len(order)):
@@ -184,8 +184,19 @@ class Trajectories:
     def _front_of(self, promoted: Sequence[FinishedTraining]) -> list[FinishedTraining]:
         """The best promotion, and others of the front that cost less and are hardly worse.
 
-        As in `ranked`, those that inherit weights and those that do not take turns.
+        Those that cost more than the published network come last, and only if they are better than all others. As in
+        `ranked`, those that inherit weights and those that do not take turns.
         """
+        metric, most_cost = self.problem.metric, self.job.to_beat or 0.0
+        cheaper = [t for t in promoted if t.result["costs"][metric] <= most_cost and t.result["dice"] > LEAST_DICE]
+        if not cheaper:
+            return self._near_front(promoted)[: self.job.finalists]
+        best = max(float(training.result["dice"]) for training in cheaper)
+        dearer = [t for t in promoted if t.result["costs"][metric] > most_cost and t.result["dice"] > best]
+        return (self._near_front(cheaper) + self._near_front(dearer))[: self.job.finalists]
+
+    def _near_front(self, promoted: Sequence[FinishedTraining]) -> list[FinishedTraining]:
+        """As many of the front as there shall be finalists, none of them far below the best."""
         orders = []
         for inherits in (False, True):
             group = [training for training in promoted if (training.result["inherited"] > 0) is inherits]
@@ -195,8 +206,7 @@ class Trajectories:
             front = pareto_front(points)
             orders.append([near[front[i]] for i in pareto.spread([points[i] for i in front], self.job.finalists)])
         orders.sort(key=lambda order: -max((float(t.result["dice"]) for t in order), default=0.0))
-        turns = [t for turn in itertools.zip_longest(*orders) for t in turn if t is not None]
-        return turns[: self.job.finalists]
+        return [t for turn in itertools.zip_longest(*orders) for t in turn if t is not None]
 
     def _after_s(self, promotion: FinishedTraining) -> float:
         """Seconds that a final needs beside its training: evaluation on `val` and on `test`."""

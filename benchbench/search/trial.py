@@ -22,7 +22,7 @@ from benchbench.compress.channel_groups import find_structure
 from benchbench.compress.prune import prune
 from benchbench.compress.request import PruneRecipe
 from benchbench.core import records as rec
-from benchbench.core.errors import CheckpointError, UsageError, command, data_flags
+from benchbench.core.errors import CheckpointError, UnsupportedError, UsageError, command, data_flags
 from benchbench.runtimes.catalogue import get_runtime
 from benchbench.search import space
 from benchbench.search.inheritance import Parent, inherit
@@ -204,16 +204,12 @@ def evaluate(
         UsageError: it has no Dice on `val`.
     """
     start = time.monotonic()
-    costs = problem.costs(config)
-    problem.check(costs)
+    problem.check(problem.costs(config))
     model, spec, share = build(problem, config, parent, seed)
     built = time.monotonic()
-    if problem.profile or (config.prune and config.scope == "global"):  # no formula gives these costs
-        costs = costs | counted_costs(problem, model)
-        problem.check(costs)
     if progress and problem.is_timed_in_worker:
         progress(0.0, f"timing it in {get_runtime(problem.runtime).title}")
-    costs = costs | timed_costs(problem, model, spec)
+    costs = _costs(problem, config, model, spec)
     untrained, origin = None, None
     if parent and share:
         origin = origin_of(config, parent, share)
@@ -231,6 +227,30 @@ def evaluate(
         measure_s=measured_s,
         total_s=time.monotonic() - start,
     )
+
+
+def _costs(problem: SearchProblem, config: Config, model: nn.Module, spec: rec.ModelSpec) -> dict[str, float]:
+    """What a network costs, as far as the search needs it before it trains.
+
+    Raises:
+        Infeasible: it is above the budget.
+        UnsupportedError: it cannot be run in the runtime of the search.
+    """
+    costs = problem.costs(config)
+    if problem.profile or (config.prune and config.scope == "global"):  # no formula gives these costs
+        costs = costs | counted_costs(problem, model)
+    problem.check(costs)
+    return costs | timed_costs(problem, model, spec)
+
+
+def published_cost(problem: SearchProblem) -> float | None:
+    """The objective of the published network, found as that of a proposal is; None if it is above the budget."""
+    try:
+        problem.check(problem.costs(problem.published))
+        model, spec, _ = build(problem, problem.published, None, 0)
+        return _costs(problem, problem.published, model, spec)[problem.metric]
+    except (Infeasible, UnsupportedError):
+        return None
 
 
 def go_on(

@@ -195,6 +195,15 @@ def test_the_best_quarter_is_by_pareto_rank() -> None:
     assert [one.number for one in studies.best_quarter(trials, "macs")] == [0, 3, 1]
 
 
+def test_what_costs_more_than_the_published_network_comes_last_and_only_if_it_is_better() -> None:
+    slower = [proposed(0, 0.8, 9.0), proposed(1, 0.7, 8.0)]
+    others = [proposed(2, 0.75, 5.0), proposed(3, 0.6, 1.0), proposed(4, 0.65, 2.0)]
+    assert [one.number for one in studies.ranked(slower + others, "macs", to_beat=6.0)] == [2, 4, 0]
+    assert [one.number for one in studies.ranked(slower, "macs", to_beat=6.0)] == [0, 1]  # nothing is cheaper
+    useless = proposed(5, 0.4, 1.0)
+    assert [one.number for one in studies.ranked([*slower, useless], "macs", to_beat=6.0)] == [0, 1]
+
+
 def test_a_head_start_is_no_merit() -> None:
     trials = [proposed(0, 0.8, 9.0, 0.9), proposed(1, 0.79, 5.0, 0.9), proposed(2, 0.7, 9.0), proposed(3, 0.69, 5.0)]
     assert [one.number for one in studies.ranked(trials, "macs")] == [0, 2, 1, 3]

@@ -194,6 +194,29 @@ def test_finalists_with_and_without_inherited_weights_take_turns(
     assert [one.label for one in begin(tmp_path)._front_of(promoted[2:])] == ["c", "d"]
 
 
+def test_finalists_cost_no_more_than_the_published_network_if_any_promotion_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch, lambda elapsed: 0.02)
+    promoted = [
+        FinishedTraining(
+            label=name,
+            what={"kind": "promotion"},
+            result={"dice": dice, "inherited": 0.0, "costs": {"macs": macs}},
+        )
+        for name, dice, macs in (("a", 0.86, 9.0), ("b", 0.84, 5.0), ("c", 0.83, 8.0), ("d", 0.80, 2.0))
+    ]
+
+    def chosen(to_beat: float | None, finalists: int = 2) -> list[str]:
+        search = begin(tmp_path, finalists=finalists, to_beat=to_beat)
+        return [one.label for one in search._front_of(promoted)]
+
+    assert chosen(None) == ["a", "b"]
+    assert chosen(6.0) == ["b", "d"]
+    assert chosen(6.0, finalists=3) == ["b", "d", "a"]
+    assert chosen(1.0) == ["a", "b"]  # nothing is cheaper
+
+
 def test_another_machine_proposes_and_uploads_what_may_be_promoted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
