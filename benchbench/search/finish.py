@@ -35,6 +35,7 @@ from benchbench.search.trajectories import Trajectories
 from benchbench.search.trial import name_of
 
 ONNX_S = 15.0  # to write and run an ONNX file
+_LATE = 0.05  # share of the time by which the last measurement may be late
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -110,14 +111,16 @@ class Finish:
     ) -> dict[str, rec.Record]:
         """Records of the finalists by their key, and that of the published network's weights by an empty one."""
         order = sorted(paths, key=lambda key: -max(float(final.result["dice"]) for final in finals[key]))
-        networks = {key: paths[key] for key in order}
-        if self.published and order:
+        networks = {key: paths[key] for key in order[:1]}
+        if self.published and order:  # before the second finalist: without it nothing can be compared
             networks[""] = self.published.info.path
+        networks |= {key: paths[key] for key in order}
         if late and order:
             judging_s = max(float(final.result.get("test_s", 0.0)) for members in finals.values() for final in members)
             passes = 1 if self.problem.runtime == EAGER else 2  # in the runtime, and in eager to compare
             each_s = self.measuring.finalist_s(self.worker.job.before_s) + passes * judging_s
-            count = max(0, int(self._left_s() / each_s + 0.2))  # the last one may end a little late
+            room_s = self._left_s() + max(0.2 * each_s, _LATE * self.worker.job.time_s)
+            count = max(0, int(room_s / each_s))
             for key in list(networks)[count:]:
                 name = name_of(space.from_json(finals[key][0].what["config"])) if key else "the published network"
                 left_out.append(f"the measurement of {name}: 'bench search --resume' does it")

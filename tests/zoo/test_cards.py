@@ -41,12 +41,14 @@ TRUE_COUNTS = {
     "nnunet_small": (7_800_819, 122_545_897_472),
     # Slim UNETR less the norm over its logits, 2 values for each of the three; nothing else that is counted changes.
     "slim_unetr_fixed": (1_783_425 - 6, 2_516_379_648),
+    # By the formulas of the search.
+    "slim_unetr_s2": (592_339, 6_296_911_872),
     # Counted on the public code: its MACs, and its 4,525,251 parameters less norms that the paper does not describe.
     "segformer3d": (4_525_251 - 10_240, 15_546_974_208),
 }
 
 #: Networks that pad what does not fit.
-ANY_SIZE = {"slim_unetr_fixed"}
+ANY_SIZE = {"slim_unetr_fixed", "slim_unetr_s2"}
 #: Networks whose constructor reads the values of tensors, so that they cannot be built on `meta`.
 READS_VALUES = {"swin_unetr"}
 
@@ -136,7 +138,11 @@ def test_overrides_reach_the_architecture():
 
 def test_models_are_found_by_name_glob_path_and_class(tmp_path):
     assert {c.name for c in zoo_cards.find_cards("all")} == set(benchbench.list_models())
-    assert [c.name for c in zoo_cards.find_cards("slim_unetr,slim_*")] == ["slim_unetr", "slim_unetr_fixed"]
+    assert [c.name for c in zoo_cards.find_cards("slim_unetr,slim_*")] == [
+        "slim_unetr",
+        "slim_unetr_fixed",
+        "slim_unetr_s2",
+    ]
     assert {c.name for c in zoo_cards.find_cards("*unetr")} == {"slim_unetr", "swin_unetr", "unetr"}
     card = tmp_path / "mine.toml"
     card.write_text('name = "mine"\ntitle = "Mine"\narch = "torch.nn:Conv3d"\n[kwargs]\nkernel_size = 1\n')
