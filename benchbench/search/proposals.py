@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -29,6 +29,8 @@ from benchbench.search.problem import Infeasible, SearchProblem, published_confi
 from benchbench.search.space import Config
 from benchbench.search.storage import PATIENCE_S, optimize, running, waiting
 from benchbench.search.trial import Evaluation
+
+_T = TypeVar("_T")
 
 LEAST_DICE = 0.5  # a network below it is not promoted, unless all are
 NEAR_DICE = 0.15  # nor one that is this far below the best
@@ -300,11 +302,9 @@ def ranked(trials: Sequence[Tried], metric: str, to_beat: float | None = None) -
     Args:
         to_beat: cost of the published network; what costs more comes last, and only if it is better than all others.
     """
-    cheaper = [t for t in trials if t.costs[metric] <= (to_beat or 0.0) and (t.dice or 0.0) > LEAST_DICE]
-    if cheaper:
-        most = max(trial.dice or 0.0 for trial in cheaper)
-        dearer = [t for t in trials if t.costs[metric] > (to_beat or 0.0) and (t.dice or 0.0) > most]
-        return ranked(cheaper, metric) + (ranked(dearer, metric) if dearer else [])
+    if to_beat is not None:
+        groups = by_cost(trials, lambda trial: (trial.dice or 0.0, trial.costs[metric]), to_beat)
+        return [trial for group in groups for trial in ranked(group, metric)]
     best = max((trial.dice or 0.0 for trial in trials), default=0.0)
     good = [t for t in trials if (t.dice or 0.0) > max(LEAST_DICE, best - NEAR_DICE)] or list(trials)
     orders = []
@@ -314,6 +314,22 @@ def ranked(trials: Sequence[Tried], metric: str, to_beat: float | None = None) -
         orders.append([group[i] for i in order])
     orders.sort(key=lambda order: -max((trial.dice or 0.0 for trial in order), default=0.0))
     return [trial for turn in itertools.zip_longest(*orders) for trial in turn if trial is not None]
+
+
+def by_cost(items: Sequence[_T], of: Callable[[_T], tuple[float, float]], most: float) -> tuple[list[_T], list[_T]]:
+    """Networks that cost at most so much, and those that cost more and are better than all of these.
+
+    Args:
+        of: a network's Dice and cost.
+
+    Returns:
+        All and none where no network of a useful Dice costs so little.
+    """
+    cheaper = [item for item in items if of(item)[0] > LEAST_DICE and of(item)[1] <= most]
+    if not cheaper:
+        return list(items), []
+    best = max(of(item)[0] for item in cheaper)
+    return cheaper, [item for item in items if of(item)[0] > best and of(item)[1] > most]
 
 
 def best_quarter(trials: Sequence[Tried], metric: str, to_beat: float | None = None) -> list[Tried]:

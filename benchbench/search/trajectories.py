@@ -23,7 +23,7 @@ from benchbench.search import pareto, space
 from benchbench.search.job import KEPT_SHARE, STEP_FACTOR
 from benchbench.search.phases import LEAST_S, Worker
 from benchbench.search.problem import published_config
-from benchbench.search.proposals import LEAST_DICE, Tried, ranked
+from benchbench.search.proposals import LEAST_DICE, Tried, by_cost, ranked
 from benchbench.search.space import Config
 from benchbench.search.trainings import FinishedTraining, Journal
 from benchbench.search.trial import Evaluation, build, dice_on_test, go_on, name_of, origin_of, train_network
@@ -187,12 +187,11 @@ class Trajectories:
         Those that cost more than the published network come last, and only if they are better than all others. As in
         `ranked`, those that inherit weights and those that do not take turns.
         """
-        metric, most_cost = self.problem.metric, self.job.to_beat or 0.0
-        cheaper = [t for t in promoted if t.result["costs"][metric] <= most_cost and t.result["dice"] > LEAST_DICE]
-        if not cheaper:
-            return self._near_front(promoted)[: self.job.finalists]
-        best = max(float(training.result["dice"]) for training in cheaper)
-        dearer = [t for t in promoted if t.result["costs"][metric] > most_cost and t.result["dice"] > best]
+
+        def of(training: FinishedTraining) -> tuple[float, float]:
+            return float(training.result["dice"]), float(training.result["costs"][self.problem.metric])
+
+        cheaper, dearer = by_cost(promoted, of, self.job.to_beat or 0.0)
         return (self._near_front(cheaper) + self._near_front(dearer))[: self.job.finalists]
 
     def _near_front(self, promoted: Sequence[FinishedTraining]) -> list[FinishedTraining]:

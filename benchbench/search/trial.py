@@ -204,12 +204,13 @@ def evaluate(
         UsageError: it has no Dice on `val`.
     """
     start = time.monotonic()
-    problem.check(problem.costs(config))
+    costs = problem.costs(config)
+    problem.check(costs)
     model, spec, share = build(problem, config, parent, seed)
     built = time.monotonic()
     if progress and problem.is_timed_in_worker:
         progress(0.0, f"timing it in {get_runtime(problem.runtime).title}")
-    costs = _costs(problem, config, model, spec)
+    costs = _with_measured(costs, problem, config, model, spec)
     untrained, origin = None, None
     if parent and share:
         origin = origin_of(config, parent, share)
@@ -229,26 +230,29 @@ def evaluate(
     )
 
 
-def _costs(problem: SearchProblem, config: Config, model: nn.Module, spec: rec.ModelSpec) -> dict[str, float]:
-    """What a network costs, as far as the search needs it before it trains.
+def _with_measured(
+    costs: dict[str, float], problem: SearchProblem, config: Config, model: nn.Module, spec: rec.ModelSpec
+) -> dict[str, float]:
+    """Costs by formula, and those that need the network, as far as the search needs them before it trains.
 
     Raises:
         Infeasible: it is above the budget.
         UnsupportedError: it cannot be run in the runtime of the search.
     """
-    costs = problem.costs(config)
     if problem.profile or (config.prune and config.scope == "global"):  # no formula gives these costs
         costs = costs | counted_costs(problem, model)
-    problem.check(costs)
+        problem.check(costs)
     return costs | timed_costs(problem, model, spec)
 
 
 def published_cost(problem: SearchProblem) -> float | None:
     """The objective of the published network, found as that of a proposal is; None if it is above the budget."""
+    config = problem.published
+    costs = problem.costs(config)
     try:
-        problem.check(problem.costs(problem.published))
-        model, spec, _ = build(problem, problem.published, None, 0)
-        return _costs(problem, problem.published, model, spec)[problem.metric]
+        problem.check(costs)
+        model, spec, _ = build(problem, config, None, 0)
+        return _with_measured(costs, problem, config, model, spec)[problem.metric]
     except (Infeasible, UnsupportedError):
         return None
 

@@ -171,16 +171,17 @@ def test_an_interrupted_search_goes_on_with_what_is_not_finished(
     assert len(again.finished()) == 2
 
 
+def promotion(name: str, dice: float, macs: float, inherited: float = 0.0) -> FinishedTraining:
+    result = {"dice": dice, "inherited": inherited, "costs": {"macs": macs}}
+    return FinishedTraining(label=name, what={"kind": "promotion"}, result=result)
+
+
 def test_finalists_with_and_without_inherited_weights_take_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Machine(monkeypatch, lambda elapsed: 0.02)
     promoted = [
-        FinishedTraining(
-            label=name,
-            what={"kind": "promotion"},
-            result={"dice": dice, "inherited": inherited, "costs": {"macs": macs}},
-        )
+        promotion(name, dice, macs, inherited)
         for name, dice, inherited, macs in (
             ("a", 0.84, 0.9, 9.0),
             ("b", 0.83, 0.9, 2.0),
@@ -199,12 +200,10 @@ def test_finalists_cost_no_more_than_the_published_network_if_any_promotion_does
 ) -> None:
     Machine(monkeypatch, lambda elapsed: 0.02)
     promoted = [
-        FinishedTraining(
-            label=name,
-            what={"kind": "promotion"},
-            result={"dice": dice, "inherited": 0.0, "costs": {"macs": macs}},
-        )
-        for name, dice, macs in (("a", 0.86, 9.0), ("b", 0.84, 5.0), ("c", 0.83, 8.0), ("d", 0.80, 2.0))
+        promotion("a", 0.86, 9.0),
+        promotion("b", 0.84, 5.0),
+        promotion("c", 0.83, 8.0),
+        promotion("d", 0.80, 2.0),
     ]
 
     def chosen(to_beat: float | None, finalists: int = 2) -> list[str]:
