@@ -35,6 +35,7 @@ examples:
   bench report results/local/try                  write the report again, from the records alone
   bench devices add jetson ssh://user@orin        add a board to measure on
   bench devices doctor jetson                     what the board has, what it lacks, and what to do
+  bench evaluate slim_unetr nets/mine --data DIR  Dice and surface distances alone, with the paired test
   bench export W.safetensors --to openvino        the file that goes to a device
   bench calibrate                                 time this machine, to forecast any network for it
   bench list models                               list the networks
@@ -52,6 +53,7 @@ COMMANDS: Mapping[str, str] = {
     "search": "search for Slim UNETR variants within a budget, train them, and give their Pareto front",
     "calibrate": "time the operators of this device, so that the latency of any network can be forecast for it",
     "export": "write a network as the file that goes to a device: OpenVINO, ONNX, TensorRT or torch.export",
+    "evaluate": "Dice, HD95 and surface Dice of networks, ensembles or finished label maps; nothing is timed",
     "predict": "segment images with trained weights; the label map lies exactly over its image",
     "data": "list, download, check, prepare and split data sets",
     "devices": "list, add, remove and examine the machines that networks can be measured on",

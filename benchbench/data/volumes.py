@@ -119,6 +119,37 @@ def load_volumes(case: CaseFiles, labels: Mapping[int, str] | None = None) -> Vo
     return Volumes(id=case.id, image=np.stack(channels), label=label, affine=place.affine)
 
 
+def load_label(path: Path, case: CaseFiles, labels: Mapping[int, str]) -> LabelMap:
+    """A label map (D, H, W) of a case, its own or another program's, which has to lie over its image.
+
+    Args:
+        labels: that there may be.
+
+    Raises:
+        DataError: a file is missing, damaged, no volume or of another geometry; a label is not in the list.
+    """
+    geometry, values = _read(path)
+    _check_over(case, path, values.shape, geometry)
+    return _as_label(path, values, labels)
+
+
+def check_label_header(path: Path, case: CaseFiles) -> None:
+    """Refuse a label map that does not lie over a case's image, by the headers alone.
+
+    Raises:
+        DataError: likewise.
+    """
+    image = _open(path)
+    _check_over(case, path, _sides(path, image.shape, four=False), _geometry(path, image))
+
+
+def _check_over(case: CaseFiles, path: Path, sides: tuple[int, ...], geometry: Geometry) -> None:
+    first = case.images[0]
+    image = _open(first.path)
+    wanted = _sides(first.path, image.shape, four=first.volume is not None)[:3]
+    _check_place(first.path, wanted, _geometry(first.path, image), path, sides, geometry)
+
+
 def is_background(image: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Where every channel has exactly the value of the volume's first corner.
 
@@ -250,8 +281,18 @@ def _check_place(
     )
     if not apart <= _APART_MM:
         raise DataError(
-            f"{other.name} and {first.name} lie {apart:.1f} mm apart by their affines (limit {_APART_MM} mm): {other}"
+            f"{other.name} and {first.name} lie {apart:.1f} mm apart by their affines (limit {_APART_MM} mm; "
+            f"{_place_text(its)} and {_place_text(place)}): {other}"
         )
+
+
+def _place_text(geometry: Geometry) -> str:
+    """`LPS, 1x1x2.5 mm from (0, -30, 12)`: where its axes lead, the sides of a voxel, and where the first one lies."""
+    import nibabel as nib
+
+    axes = "".join(letter or "?" for letter in nib.aff2axcodes(geometry.affine))
+    corner = ", ".join(f"{value:.4g}" for value in geometry.affine[:3, 3])
+    return f"{axes}, {format_spacing(geometry.spacing_mm)} from ({corner})"
 
 
 def _as_label(path: Path, values: npt.NDArray[Any], labels: Mapping[int, str]) -> LabelMap:
