@@ -288,7 +288,7 @@ _NOISE_OF_EACH = 6  # rows up to which each has its own noise
 _OF_RUNS = frozenset(
     (
         *("Threads", "Precision", "Input", "Phase and runtime", "Protocol", "Test-time mirroring", "Memory"),
-        *("GPU memory", "Power mode", "Clocks", "Clock governor", "Load average at start"),
+        *("Basis", "GPU memory", "Power mode", "Clocks", "Clock governor", "Load average at start"),
     )
 )
 _SYSTEM = ("platform", "system", "kernel", "machine")

@@ -84,7 +84,20 @@ def plan_subjects(request: EvaluateRequest, target: Target) -> list[Subject]:
     planner = _Planner(request, target, own, plan, split)
     subjects = [planner.network(text) for texts in map(planner.alternatives, request.networks) for text in texts]
     subjects += [planner.label_maps(folder) for folder in request.predictions]
-    return _named_apart(list({subject.cell: subject for subject in subjects}.values()))
+    return _named_apart(_distinct(subjects))
+
+
+def _distinct(subjects: Sequence[Subject]) -> list[Subject]:
+    """Each once: files of equal content are the same network, or the same segmentations."""
+    kept: dict[str, Subject] = {}
+    for subject in subjects:
+        first = kept.setdefault(subject.cell, subject)
+        if first.origin != subject.origin:
+            name = subject.model.name
+            log.warning(
+                "%s (%s) is the same as %s (%s): it has no row of its own", name, subject.origin, name, first.origin
+            )
+    return list(kept.values())
 
 
 def _named_apart(subjects: Sequence[Subject]) -> list[Subject]:
