@@ -22,7 +22,7 @@ from benchbench.report.tables import Table, TableCell, not_possible, row_labels
 from benchbench.runner.evaluation.request import EvaluateRequest
 
 if TYPE_CHECKING:
-    from benchbench.runner.evaluation.run import Evaluation
+    from benchbench.runner.evaluation.run import EvaluationResult
 
 
 def add(sub: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_OK if all(record.ok for record in result.records) else EXIT_INCOMPLETE
 
 
-def text(result: Evaluation, read: report.ReadArtifact) -> str:
+def text(result: EvaluationResult, read: report.ReadArtifact) -> str:
     """The tables for a terminal, and what has to be known of them."""
     blocks = []
     for part in group(result.records):

@@ -59,7 +59,7 @@ class Subject:
     @property
     def job(self) -> Job:
         """What a process gets."""
-        return Job(model=self.model, workload=self.workload, data_where=self.plan.where)
+        return Job(model=self.model, workload=self.workload, data_where=self.plan.where, trusted=False)
 
 
 def plan_subjects(request: EvaluateRequest, target: Target) -> list[Subject]:

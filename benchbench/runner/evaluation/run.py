@@ -35,7 +35,7 @@ Progress = Callable[[float, str], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+class EvaluationResult:
     """What an evaluation left behind."""
 
     folder: Path
@@ -45,7 +45,7 @@ class Evaluation:
 
 def evaluate(
     request: EvaluateRequest, out: Path, *, fresh: bool = False, progress: Progress | None = None
-) -> Evaluation:
+) -> EvaluationResult:
     """Evaluate everything that was asked for, or what is missing of it in the folder.
 
     Args:
@@ -74,7 +74,7 @@ def evaluate(
             before += len(subject.indices)
         if all(record.ok for record in done.values()):  # else the cases that were judged are of use to the next run
             journal.close()
-    return Evaluation(folder=out, records=tuple(done[s.cell] for s in subjects), reused=reused)
+    return EvaluationResult(folder=out, records=tuple(done[s.cell] for s in subjects), reused=reused)
 
 
 def _teller(subject: Subject, before: int, total: int, progress: Progress | None) -> Callable[[int], None]:
