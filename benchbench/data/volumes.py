@@ -34,6 +34,7 @@ _SIDES_MM = (1e-6, 1e4)  # that a voxel may have: a nanometre, for a microscope,
 _FLAT = 1e-3  # volume of a voxel, as a share of the product of its sides, below which two axes are one
 _ROUNDING = 1e-3  # of a label that is stored as a fraction: 0.9997 is a 1
 _PACKED = 1100  # gzip makes nothing smaller than by this: 1032, and its header
+_UNBOUNDED = (".bz2", ".zst")  # packings that have no such bound: a file that ends early is noticed when it is read
 _LARGE_BYTES = 256 * 2**20  # a packed file that claims more, and much more than it has, is counted first
 _TIGHT = 20  # times that many
 _MEMORY_SHARE = 0.5  # of what is free, that the voxels of a case may take
@@ -223,9 +224,10 @@ def _check_size(path: Path, image: Any, files: int) -> None:
     voxels = math.prod(map(int, image.shape))
     stored = voxels * image.get_data_dtype().itemsize
     packed = path.name.lower().endswith((".gz", ".mgz"))
+    unbounded = path.name.lower().endswith(_UNBOUNDED)
     try:
         size = path.stat().st_size
-        whole = stored <= size * (_PACKED if packed else 1)
+        whole = unbounded or stored <= size * (_PACKED if packed else 1)
         if whole and packed and stored > max(_LARGE_BYTES, _TIGHT * size):
             whole = _unpacked(path, stored) >= stored
     except (OSError, EOFError, zlib.error) as error:

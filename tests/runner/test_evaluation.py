@@ -111,6 +111,20 @@ def test_label_maps_have_the_metrics_that_their_voxels_give(boxes, tmp_path):
     assert "label maps of perfect" in found[0].get("dice").method
 
 
+def test_label_maps_of_several_formats_are_read(boxes, tmp_path):
+    data, to = plan_folder(boxes), tmp_path / "seg"
+    to.mkdir()
+    formats = [(".mgz", sets.nib.MGHImage), (".nii.bz2", sets.nib.Nifti1Image), (".img", sets.nib.Nifti1Pair)]
+    for i, case in enumerate(data.ids["test"]):
+        end, kind = formats[i % len(formats)]
+        label = sets.nib.load(boxes / f"labelsTr/{case}.nii.gz")
+        sets.nib.save(kind(np.asarray(label.dataobj).astype(np.float32), label.affine), to / f"{case}{end}")
+    (record,) = evaluate(asked(boxes, predictions=(to,)), tmp_path / "out").records
+    assert record.error is None
+    assert record.get("dice").values == (1.0,) * len(data.ids["test"])
+    assert len(data.ids["test"]) >= len(formats)
+
+
 def test_the_label_maps_of_a_network_are_as_good_as_the_network(tmp_path):
     tilted = sets.decathlon(tmp_path / "Task99_Tilted", count=24, sides=(20, 22, 12), where=sets.TILTED)
     path, to = Path(weights(tilted, "reads")), tmp_path / "seg"
@@ -240,6 +254,17 @@ def test_an_interrupted_evaluation_keeps_its_cases_and_goes_on(boxes, tmp_path, 
     again = evaluate(asked(boxes, path), tmp_path / "out")
     assert (again.reused, again.records) == (1, (record,))
     assert len(list(read_records(tmp_path / "out"))) == 1
+
+
+def test_fresh_judges_every_case_again_and_sets_aside_what_was_there(boxes, tmp_path):
+    to, told = maps_of(boxes, tmp_path / "seg"), []
+    evaluate(asked(boxes, predictions=(to,)), tmp_path / "out")
+    again = evaluate(
+        asked(boxes, predictions=(to,)), tmp_path / "out", fresh=True, progress=lambda share, line: told.append(line)
+    )
+    assert again.reused == 0
+    assert told[-1] == f"seg, case {len(told)} of {plan_folder(boxes).splits['test']}"
+    assert (tmp_path / "out/records.jsonl.old").exists()
 
 
 def test_a_full_disk_ends_it_and_is_no_fault_of_the_network(boxes, tmp_path, monkeypatch):

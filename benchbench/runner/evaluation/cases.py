@@ -80,13 +80,14 @@ def _answer_of(members: list[Job], plan: DataPlan, threads: int | None, emit: Em
     """What segments an image: a network, or several together."""
     import torch
 
+    from benchbench.measure.flops.graph import params_measurement
     from benchbench.training.ensemble import ensemble_of
     from benchbench.training.sliding_window import logits_of
     from benchbench.zoo.classes import allow_import
 
     if threads:
         torch.set_num_threads(threads)
-    answers, params, packed = [], 0, 0
+    answers, params = [], 0
     for member in members:
         if member.trusted:  # as the command has decided
             allow_import(member.model.arch, member.folder)
@@ -105,9 +106,7 @@ def _answer_of(members: list[Job], plan: DataPlan, threads: int | None, emit: Em
                 device=device,
             )
         )
-    from benchbench.measure.flops.graph import params_measurement
-
-    emit({"event": "measurement", "measurement": rec.to_json(params_measurement(params, packed))})
+    emit({"event": "measurement", "measurement": rec.to_json(params_measurement(params, packed=0))})
     return answers[0] if len(answers) == 1 else ensemble_of(answers, plan)
 
 

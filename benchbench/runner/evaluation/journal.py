@@ -34,7 +34,8 @@ class CaseJournal:
         self._cases: dict[tuple[str, str], dict[int, Any]] = {}
         with os_error_as(StoreError, f"cannot use {self.path}", "choose another --out"):
             if fresh:
-                set_aside([self.path, self._slices])
+                set_aside([self.path])
+                shutil.rmtree(self._slices, ignore_errors=True)  # they are of use to that journal alone
             lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
         for line in lines:
             with contextlib.suppress(StoreError, KeyError, TypeError):  # torn, or of another version
