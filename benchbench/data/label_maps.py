@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -124,9 +125,16 @@ def _match(folder: Path, source: Source) -> tuple[dict[str, Path], list[str]]:
             extra.append(path.name)
         elif case not in found:
             found[case] = path
-        elif {path.suffix, found[case].suffix} != {".img", ".hdr"}:  # two files of one image
+        elif _is_pair(found[case], path):
+            found[case] = path  # `.img`, which comes after its `.hdr` and has the voxels
+        else:
             raise DataError(f"{folder} has two label maps of {case}: {found[case].name} and {path.name}; remove one")
     return found, extra
+
+
+def _is_pair(header: Path, voxels: Path) -> bool:
+    """Whether two files are one image, as Analyze and some NIfTI have it."""
+    return voxels.name.lower() == re.sub(r"\.hdr(?=$|\.)", ".img", header.name.lower())
 
 
 def _names(source: Source) -> dict[str, str]:
