@@ -39,7 +39,7 @@ class EvaluateRequest:
     workers: int = flag(
         "--workers",
         1,
-        help="processes that the cases are shared among; two at two cores halve the time of metrics (default: 1)",
+        help="processes that share the cases; on two cores, two take about half the time of one (default: 1)",
     )
     fold: int | None = flag("--fold")
     empty_rule: str | None = flag(
