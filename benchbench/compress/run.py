@@ -88,12 +88,16 @@ def compress(
 
 
 def _compress(request: CompressRequest, out: Path, progress: Progress | None, fresh: bool) -> Compressed:
-    info = checkpoint.read_sidecar(request.weights)
+    weights = request.weights
+    if weights is None:
+        if not zoo_cards.names_weights(request.model):
+            raise UsageError(f"give the weights of {request.model} with --checkpoint, or their path in its place")
+        weights = checkpoint.located(Path(request.model))
+    info = checkpoint.read_sidecar(weights)
     cards = zoo_cards.find_cards(request.model, trust=request.trust)
     if len(cards) != 1 or not (zoo_cards.is_of(info.model, cards[0]) or cards[0].checkpoint == str(info.path)):
         raise CheckpointError(
-            f"{request.weights} holds {info.model.name!r}, not {request.model!r}: name {zoo_cards.name_for(info)} "
-            "in its place"
+            f"{weights} holds {info.model.name!r}, not {request.model!r}: name {zoo_cards.name_for(info)} in its place"
         )
     plan = _plan(request, info)
     name = request.name or _name(info.model.name, request.recipe)
@@ -104,7 +108,7 @@ def _compress(request: CompressRequest, out: Path, progress: Progress | None, fr
     provenance = _provenance(request, info)
     _check_replaceable(path, provenance)
     whole = zoo_build.build_here(info.model, info.spatial).eval()
-    checkpoint.load_weights(whole, request.weights)
+    checkpoint.load_weights(whole, info.path)
     shape = (1, info.model.in_channels, *info.spatial)
 
     def report(text: str) -> None:
@@ -140,7 +144,7 @@ def _compress(request: CompressRequest, out: Path, progress: Progress | None, fr
         agreement=pruned.agreement,
         unranked=pruned.unranked,
         val_cases=plan.splits.get("val", 0) if plan else 0,
-        parent_path=request.weights,
+        parent_path=info.path,
         earlier=earlier,
     )
 
@@ -242,7 +246,9 @@ def _plan(request: CompressRequest, info: checkpoint.CheckpointInfo) -> data.Dat
             f"{channels[0]} and {channels[1]}: give the data that they were trained on, {info.data.partition(':')[0]}"
         )
     same = info.plan is not None and info.plan.digest == plan.digest != ""
-    if not plan.is_named_by(info.data) and not same:
+    if info.is_imported and not info.train.get("cases"):
+        log.warning("%s does not say which cases it was trained on; the test cases may be among them", info.path)
+    elif not plan.is_named_by(info.data) and not same:
         raise UsageError(
             f"{plan.name} is not what these weights were trained on, {info.data.partition(':')[0]}, so its test cases "
             "may be among their training cases: give that data"

@@ -62,6 +62,11 @@ class CheckpointInfo:
         return dataclasses.replace(self.model, checkpoint=self.sha256)
 
     @property
+    def is_imported(self) -> bool:
+        """Whether it was trained by another program, and came in by `bench import`."""
+        return "imported" in self.train
+
+    @property
     def mirror(self) -> tuple[int, ...] | None:
         """Axes, 0 to 2, along which its training mirrored patches; None: it does not say."""
         recipe = self.train.get("recipe")
@@ -81,6 +86,22 @@ def _pair(path: Path) -> tuple[Path, Path]:
     if path.suffix not in (".safetensors", ".json"):
         raise CheckpointError(f"{path} is no .safetensors file: weights of other kinds are not read")
     return path.with_suffix(".safetensors"), path.with_suffix(".json")
+
+
+def located(path: Path) -> Path:
+    """The weights in a folder that holds those of one network, such as `bench import` writes; another path as it is.
+
+    Raises:
+        CheckpointError: the folder holds those of several, or of none.
+    """
+    with os_error_as(CheckpointError, f"cannot read {path}"):
+        if not path.is_dir():
+            return path
+        inside = sorted(path.glob("*.safetensors"))
+    if len(inside) != 1:
+        what = f"several networks: name one of them, such as {inside[0]}" if inside else "no weights (.safetensors)"
+        raise CheckpointError(f"{path} is a folder with {what}")
+    return inside[0]
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
@@ -103,12 +124,12 @@ def read_sidecar(path: Path) -> CheckpointInfo:
     """What a checkpoint is, without reading its weights.
 
     Args:
-        path: of the weights or of the sidecar.
+        path: of the weights, of the sidecar, or of the folder of one network.
 
     Raises:
         CheckpointError: nothing says what it is, or what does cannot be read.
     """
-    weights, sidecar = _pair(path)
+    weights, sidecar = _pair(located(path))
     inside, beside = _described_inside(weights), _described_beside(sidecar)
     if beside is None and inside is None:
         raise CheckpointError(f"no {sidecar.name} beside the weights in {sidecar.parent}, which would describe them")
@@ -262,6 +283,11 @@ def leaks(info: CheckpointInfo, plan: DataPlan) -> list[str]:
     seen = {subject_of(case) for case in info.train.get("cases", ())}
     leaked = [case for case in plan.ids.get("test", ()) if subject_of(case) in seen]
     of_one = plan.is_named_by(info.data) or (info.plan is not None and info.plan.digest == plan.digest)
+    if info.is_imported and not seen and plan.ids.get("test"):
+        log.warning(
+            "%s does not say which cases it was trained on: a Dice of cases of %s that it has seen is too high",
+            *(info.path, plan.name),
+        )
     if leaked and not of_one:
         log.warning(
             "%s was trained on %s, which has cases of the same names as %s, such as %s: make sure that they are other "
@@ -301,7 +327,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Put the weights of a file into a network, in place.
 
     Args:
-        path: of a `.safetensors` file; the hash in its header, or else in a sidecar beside it, must agree.
+        path: of a `.safetensors` file, or of the folder of one; the hash in its header, or else in a sidecar beside
+            it, must agree.
 
     Raises:
         CheckpointError: the file is missing, damaged, or of another network.
@@ -310,7 +337,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    weights, sidecar = _pair(path)
+    weights, sidecar = _pair(located(path))
     digest = sha256_of(weights)
     inside = _described_inside(weights)
     if (inside is not None or sidecar.exists()) and read_sidecar(weights).sha256 != digest:
