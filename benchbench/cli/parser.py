@@ -36,7 +36,7 @@ examples:
   bench devices add jetson ssh://user@orin        add a board to measure on
   bench devices doctor jetson                     what the board has, what it lacks, and what to do
   bench export W.safetensors --to openvino        the file that goes to a device
-  bench import my.pt --arch mynets:MyNet --out nets/mine
+  bench import nnUNet_results/.../nnUNetTrainer__nnUNetPlans__3d_fullres --fold 0 --out nets/hippo
   bench calibrate                                 time this machine, to forecast any network for it
   bench list models                               list the networks
 """

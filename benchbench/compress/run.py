@@ -255,7 +255,7 @@ def _plan(request: CompressRequest, info: checkpoint.CheckpointInfo) -> data.Dat
         )
     if seen := checkpoint.leaks(info, plan):
         raise CheckpointError(f"{info.path} was trained with test cases of {plan.name}, such as {seen[0]}")
-    return plan
+    return plan.as_seen_by(info.plan)
 
 
 def _name(parent: str, recipe: PruneRecipe) -> str:

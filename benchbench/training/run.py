@@ -88,12 +88,14 @@ def prepare(request: TrainRequest) -> PreparedTraining:
     if request.device == "cuda":
         cuda.require()
     zoo_cards.check_channels(plan, request.in_channels, request.out_channels)
+    sides: tuple[int, ...]
     if init:
-        spec, patch = _initial(init, plan), request.patch or init.spatial
+        plan = plan.as_seen_by(init.plan)
+        spec, sides = _initial(init, plan), request.patch or init.spatial
     else:
         spec = card.on(plan, request.patch).spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
-        patch = request.patch or zoo_build.fitting_sides(spec, plan.patch)
-    d, h, w = patch
+        sides = request.patch or zoo_build.fitting_sides(spec, plan.patch)
+    d, h, w = sides
     patch = (d, h, w)
     of_card = {} if card.learning_rate is None else {"lr": card.learning_rate}
     recipe = TrainRecipe(

@@ -85,7 +85,7 @@ def _allowed() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]
     dtypes = [kind for name, kind in vars(np.dtypes).items() if name.startswith(_NUMPY_DTYPES)]
     names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
-    return [np.dtype, *dtypes, *((scalar, name) for name in names)]  # type: ignore[misc]
+    return [np.dtype, *dtypes, *((scalar, name) for name in names)]
 
 
 def _unpickled(path: Path, is_zip: bool) -> Any:
@@ -168,9 +168,9 @@ def state_dict_of(content: Any, path: Path, key: str | None = None) -> tuple[dic
     tensors = {str(name): value for name, value in at.items()} if isinstance(at, Mapping) else {}
     tensors = {name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
     if not tensors:
-        kinds = ", ".join(sorted(map(str, content))[:_FEW]) if isinstance(content, Mapping) else type(content).__name__
+        has = ", ".join(sorted(map(str, content))[:_FEW]) if isinstance(content, Mapping) else type(content).__name__
         raise CheckpointError(
-            f"{path} holds no state dict (it has {kinds}): weights are looked for under {', '.join(KEYS)}, or name "
+            f"{path} holds no state dict (it has {has}): weights are looked for under {', '.join(KEYS)}, or name "
             "their key with --key"
         )
     for name, value in tensors.items():

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from benchbench import data
 from benchbench.core import records as rec
 from benchbench.core.arguments import REQUIRED, flag
+from benchbench.core.arguments import fold as fold_number
 from benchbench.core.config import parse_json
-from benchbench.core.errors import CheckpointError, StoreError, UsageError, os_error_as
+from benchbench.core.errors import CheckpointError, ShapeError, StoreError, UsageError, os_error_as
 from benchbench.core.results import file_sha256
-from benchbench.zoo import build, checkpoint, foreign_weights
+from benchbench.data.plan import ALL, DataPlan
+from benchbench.zoo import build, checkpoint, foreign_weights, nnunet_folder, nnunet_plans
 from benchbench.zoo import cards as zoo_cards
 
 if TYPE_CHECKING:
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"  # in the place of a data set: nobody has said what the weights were trained on
+
+
+def _fold(text: str) -> str:
+    """`all`, or the number of a fold."""
+    return text if text == "all" else str(fold_number(text))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +45,12 @@ class ImportRequest:
         REQUIRED,
         type=Path,
         metavar="PATH",
-        help="weights of a network (.pt, .pth, .ckpt, .bin or .safetensors)",
+        help="folder of a model of nnU-Net v2, or weights of a network (.pt, .pth, .ckpt, .bin or .safetensors)",
     )
     arch: str | None = flag(
         "--arch",
         metavar="NETWORK",
-        help="network that the weights are of: a name of 'bench list models', a card, or pkg.module:Class",
+        help="network that a file of weights is of: a name of 'bench list models', a card, or pkg.module:Class",
     )
     kwargs: tuple[str, ...] = flag(
         "--kwargs",
@@ -60,10 +67,22 @@ class ImportRequest:
     key: str | None = flag("--key", metavar="KEY", help="key of the weights in the file, where it has several")
     data: str | None = flag(
         "--data",
-        help="data set that it was trained on, prepared as benchbench prepares it, by its folder or its name "
-        "(default: unknown, so 'bench predict' is refused)",
+        help="data set that it was trained on, by its folder or its name; of a file of weights, prepared as benchbench "
+        "prepares it (default: unknown)",
     )
-    fold: int | None = flag("--fold", help="fold of --data that its training held out (default: 0)")
+    fold: str | None = flag(
+        "--fold",
+        type=_fold,
+        metavar="N",
+        help="fold of nnU-Net to take, or 'all'; of a file of weights the fold of --data that its training held out "
+        "(default: the only one; 0)",
+    )
+    checkpoint: str | None = flag(
+        "--checkpoint",
+        type=str,
+        metavar="NAME",
+        help="file in the fold of nnU-Net (default: checkpoint_final.pth, else checkpoint_best.pth)",
+    )
     name: str | None = flag("--name", metavar="NAME", help="name of the network (default: that of the folder --out)")
 
 
@@ -84,7 +103,7 @@ class Found:
     spec: rec.ModelSpec
     spatial: tuple[int, ...]  # (D, H, W) of its patch, voxels
     data: str  # what it was trained on
-    plan: data.DataPlan | None
+    plan: DataPlan | None
     train: Mapping[str, Any]
     notes: tuple[str, ...]
 
@@ -105,7 +124,7 @@ def import_network(request: ImportRequest, out: Path, *, force: bool = False) ->
     name = request.name or out.resolve().name
     target = out / f"{checkpoint.file_name(name)}.safetensors"
     _check_folder(out, target, force)
-    found = _plain(request, name)
+    found = (_nnunet if request.source.is_dir() else _plain)(request, name)
     with os_error_as(StoreError, f"cannot write into {out}", "choose another --out"):
         out.mkdir(parents=True, exist_ok=True)
     info = checkpoint.save(
@@ -135,8 +154,8 @@ def _check_folder(out: Path, target: Path, force: bool) -> None:
 
 def _plain(request: ImportRequest, name: str) -> Found:
     """A file of weights, whose network the request names."""
-    if request.source.is_dir():
-        raise UsageError(f"{request.source} is a folder: name the file of weights in it")
+    if request.checkpoint:
+        raise UsageError("--checkpoint is of a folder of nnU-Net: name the file of weights itself")
     if not request.arch:
         raise UsageError(
             f"{request.source} does not say what network it is of: name it with --arch, by its name in 'bench list "
@@ -147,7 +166,8 @@ def _plain(request: ImportRequest, name: str) -> Found:
     cards = zoo_cards.find_cards(request.arch)
     if len(cards) != 1 or cards[0].checkpoint:
         raise UsageError(f"--arch {request.arch} must name one network, a card of one, or a class")
-    plan = None if request.data is None else data.get_plan(request.data, fold=request.fold)
+    fold = None if request.fold is None else ALL if request.fold == "all" else int(request.fold)
+    plan = None if request.data is None else data.get_plan(request.data, fold=fold)
     card = cards[0]
     if plan:
         zoo_cards.check_channels(plan, request.in_channels, request.out_channels)
@@ -178,6 +198,56 @@ def _plain(request: ImportRequest, name: str) -> Found:
     )
 
 
+def _nnunet(request: ImportRequest, name: str) -> Found:
+    """A fold of a model of nnU-Net v2."""
+    source = request.source
+    with os_error_as(CheckpointError, f"cannot read {source}"):
+        is_model = nnunet_folder.is_model(source)
+    if not is_model:
+        raise CheckpointError(
+            f"{source} is no folder of nnU-Net v2, which has plans.json, dataset.json and fold_0: name one, or a "
+            "file of weights with --arch"
+        )
+    for flag_name in ("arch", "kwargs", "in_channels", "out_channels", "spatial", "key"):
+        if getattr(request, flag_name):
+            raise UsageError(f"--{flag_name.replace('_', '-')}: the plans of nnU-Net say it, so leave it out")
+    model = nnunet_folder.open_model(source, request.fold, request.checkpoint)
+    spec, notes = nnunet_plans.network_of(model.plans, name)
+    plan = nnunet_plans.data_plan_of(model.plans)
+    content: Any = {"network_weights": model.content["network_weights"]}
+    state, of_weights = foreign_weights.state_dict_of(content, model.weights)
+    renamed, of_names = nnunet_plans.renamed(state, spec)
+    try:
+        module = build.build_here(spec, plan.patch).eval()
+    except ShapeError as error:
+        raise CheckpointError(f"{model.plans.where} describes a network that cannot be built: {error}") from error
+    notes = [*model.notes, *notes, *of_weights, *of_names, *foreign_weights.load_into(module, renamed, model.weights)]
+    of_data = None if request.data is None else data.get_plan(request.data)
+    cases: dict[str, Any] = {} if model.fold == "all" else {"fold": int(model.fold)}
+    if of_data and (model.held_out or model.fold == "all"):
+        known = {case for cases in of_data.ids.values() for case in cases}
+        cases["cases"] = sorted(known - set(model.held_out))
+    else:
+        notes.append(
+            f"which cases it was trained on is not known ({'--data' if of_data is None else 'no validation folder'}): "
+            "see that a Dice is of others"
+        )
+    told = {"nnunet_fold": model.fold, "trainer": model.trainer, "configuration": model.plans.configuration}
+    return Found(
+        module=module,
+        spec=spec,
+        spatial=plan.patch,
+        data=of_data.weights_key if of_data else f"{plan.name}:nnU-Net",
+        plan=plan,
+        train={
+            **provenance(model.weights, "nnU-Net v2", notes, **told),
+            "recipe": {"mirror": model.mirror},
+            **cases,
+        },
+        notes=tuple(notes),
+    )
+
+
 def provenance(source: Path, kind: str, notes: Sequence[str], **more: Any) -> dict[str, Any]:
     """What the sidecar says of where a network came from; JSON values."""
     return {
@@ -185,7 +255,7 @@ def provenance(source: Path, kind: str, notes: Sequence[str], **more: Any) -> di
     }
 
 
-def _cases(plan: data.DataPlan | None) -> dict[str, Any]:
+def _cases(plan: DataPlan | None) -> dict[str, Any]:
     """The cases that a network was trained on, for the sidecar, as whoever imports it says."""
     if plan is None:
         return {}
