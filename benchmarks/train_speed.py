@@ -32,7 +32,7 @@ from benchbench.training.optimizer import make_optimizer
 from benchbench.training.patch_loader import Batch, PatchLoader
 from benchbench.training.precision import PrecisionChoice
 from benchbench.training.recipe import TrainingBudget, TrainRecipe
-from benchbench.training.torch_runtime import channels_last, exact_small_convolutions, has_fast_bf16, threads
+from benchbench.training.torch_runtime import channels_last, fp32_where_bf16_is_wrong, has_fast_bf16, threads
 from benchbench.training.weight_average import WeightAverage
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
@@ -72,7 +72,7 @@ class Loop:
         """One step; its time counts after the first ones."""
         backward = fast_convolutions(self.model, "cpu") if self.ours else contextlib.nullcontext()
         image = batch.image.contiguous(memory_format=torch.channels_last_3d)
-        with exact_small_convolutions(self.model), backward:
+        with fp32_where_bf16_is_wrong(self.model), backward:
             start = time.perf_counter()
             self.steps += 1
             self.optimizer.zero_grad(set_to_none=True)

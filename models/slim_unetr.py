@@ -180,6 +180,8 @@ class SparseAttention(nn.Module):
     (B, C, D, H, W) -> (B, A, D/r, H/r, W/r), A its own width. The projection's channels lie [head][q | k | v][A/heads].
     """
 
+    fp32_in_training = True  # its logits have no bound, and rounded to bf16 they end a training
+
     def __init__(self, channels: int, heads: int, r: int, attention: int | None = None) -> None:
         super().__init__()
         self.heads, self.r = heads, r

@@ -26,7 +26,7 @@ from benchbench.measure.flops.tracer import Tracer, autocast, is_of_values
 from benchbench.measure.latency import Latency
 from benchbench.measure.memory import PeakMemory, weights_bytes
 from benchbench.training.losses import dice_bce
-from benchbench.training.torch_runtime import exact_small_convolutions
+from benchbench.training.torch_runtime import fp32_where_bf16_is_wrong
 from benchbench.zoo import logits as of_networks
 
 _LR = 1e-4  # small, so that hundreds of steps on noise stay finite: what is not would be slower
@@ -96,7 +96,7 @@ class TrainingStep:
     @contextlib.contextmanager
     def ready(self) -> Iterator[Callable[[], None]]:
         """Inside, the step goes around the kernels that are known to be wrong, as training does."""
-        with exact_small_convolutions(self.module):
+        with fp32_where_bf16_is_wrong(self.module):
             yield self
 
     def is_finite(self) -> bool:

@@ -304,7 +304,7 @@ class ModelRun:
         out = forward_function(self.network, x, backend=job.backend, dtype=self.work.dtype)()
         exact = forward_function(self.module, x, backend=job.backend)()
         now, then = (zoo_logits.main(output, sides).float().cpu().numpy() for output in (out, exact))
-        self._send(*compare(now, then, case, exclusive))
+        self._send(*compare(now, then, case, exclusive, trained=job.checkpoint_path is not None))
 
     # -- training
 

@@ -9,7 +9,7 @@ import numpy as np
 from benchbench.core import records as rec
 
 
-def compare(now: Any, then: Any, case: str | None, exclusive: bool) -> list[rec.Measurement]:
+def compare(now: Any, then: Any, case: str | None, exclusive: bool, *, trained: bool = True) -> list[rec.Measurement]:
     """How far an output is from that of eager PyTorch in fp32.
 
     Args:
@@ -17,9 +17,11 @@ def compare(now: Any, then: Any, case: str | None, exclusive: bool) -> list[rec.
         then: likewise, of eager PyTorch in fp32.
         case: the real case that the input was; None: random numbers, on which masks say nothing.
         exclusive: a voxel has one label, the largest logit; else one of each region, by its sign.
+        trained: whether the weights are. Logits of random ones lie so near each other, and near 0, that errors of
+            rounding change labels: such masks say nothing.
 
     Returns:
-        `output_max_error`, `output_rel_error` and, of a real case, `mask_changed_share`.
+        `output_max_error`, `output_rel_error` and, of a real case and trained weights, `mask_changed_share`.
     """
     on = f"on a patch of {case}" if case else "on random numbers"
     span = float(then.max() - then.min()) or 1.0
@@ -43,7 +45,7 @@ def compare(now: Any, then: Any, case: str | None, exclusive: bool) -> list[rec.
             reason=reason,
         ),
     ]
-    if case and now.ndim == 5:
+    if case and trained and now.ndim == 5:
         masks = [output.argmax(1) if exclusive else output > 0 for output in (now, then)]
         changed = (masks[0] != masks[1]).reshape(len(now), -1, *now.shape[2:]).any(1)
         share = float(changed.mean())

@@ -81,7 +81,8 @@ class PreparedRun(ModelRun):
     def _compare_outputs(self) -> None:
         reference = read_reference(self.prepared)
         now = self.forward(reference.x)
-        self._send(*compare(now, reference.y, reference.case, reference.exclusive))
+        trained = self.job.checkpoint_path is not None
+        self._send(*compare(now, reference.y, reference.case, reference.exclusive, trained=trained))
 
     def _inference(self, image: Array, plan: Plan) -> Inference:
         return Inference(mirrored_arrays(self.forward, self.mirror), image, plan)

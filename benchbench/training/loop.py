@@ -50,7 +50,7 @@ from benchbench.training.recipe import TrainRecipe
 from benchbench.training.torch_runtime import (
     channels_last,
     describe_device,
-    exact_small_convolutions,
+    fp32_where_bf16_is_wrong,
     has_fast_bf16,
     threads,
 )
@@ -130,7 +130,7 @@ def train(
     with (
         threads(recipe.threads),
         torch.random.fork_rng(devices=[]),
-        exact_small_convolutions(model),
+        fp32_where_bf16_is_wrong(model),
         fast_convolutions(model, device),
         training_group(device) as group,
     ):
@@ -442,7 +442,7 @@ class _Training:
             "fold": self.plan.fold,
             "cases": list(dict.fromkeys(cases)),
             "dtype": _DTYPES[self.precision.bf16],
-            "step_seconds": self.precision.medians(),  # by which the precision was chosen
+            "step_seconds": self.precision.shortest_s(),  # by which the precision was chosen
             "device": describe_device(self.device),
             "threads": torch.get_num_threads(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},

@@ -6,8 +6,6 @@ convolutions can take longer. So the first steps of a training alternate between
 
 from __future__ import annotations
 
-import statistics
-
 _UNTIMED, _TIMED = 1, 3  # steps in each precision; the first one chooses kernels
 _WORTH = 0.95  # bf16 has to take at most this share of the time in fp32, since fp32 is exact
 
@@ -42,10 +40,12 @@ class PrecisionChoice:
 
     def is_bf16_faster(self) -> bool:
         """What the timed steps say."""
-        fp32, bf16 = (statistics.median(self._seconds[precision][_UNTIMED:]) for precision in (False, True))
-        return bf16 <= _WORTH * fp32
+        return min(self._seconds[True][_UNTIMED:]) <= _WORTH * min(self._seconds[False][_UNTIMED:])
 
-    def medians(self) -> dict[str, float]:
-        """Precision -> median seconds of a step; empty if none was timed."""
+    def shortest_s(self) -> dict[str, float]:
+        """Precision -> seconds of its shortest step; empty if none was timed.
+
+        Other work on the machine only adds to a step, so of a few the shortest says most.
+        """
         named = {"fp32": self._seconds[False][_UNTIMED:], "bf16": self._seconds[True][_UNTIMED:]}
-        return {name: round(statistics.median(times), 4) for name, times in named.items() if times}
+        return {name: round(min(times), 4) for name, times in named.items() if times}

@@ -1,8 +1,12 @@
-"""PyTorch runtime settings on a CPU: a wrong kernel avoided, and a memory layout that is faster.
+"""PyTorch runtime settings: what bf16 makes wrong runs in fp32, and a memory layout that is faster.
 
 On a CPU with AVX512-BF16, PyTorch 2.13's weight gradient of a 3x3x3 convolution in bf16 holds uninitialised memory if
 the first two sides of the feature map are 2 or less (the deepest stage of a U-Net on a small patch). The loss does not
 show it, and the gradient is wrong only in some runs.
+
+On a CPU autocast to bf16 computes the softmax in bf16, too. Slim UNETR's attention takes a map that no norm bounds, so
+its logits grow in training, and their rounding with them, until gradients of 1e5 and more end the training: at a rate
+of 8e-3 after 120 steps, at 4e-3 after some 1200. With the attention in fp32 it goes on as it does in fp32 as a whole.
 """
 
 from __future__ import annotations
@@ -21,26 +25,30 @@ _BROKEN_BELOW = 3  # voxels: both of a map's first two sides below this
 
 
 @contextlib.contextmanager
-def exact_small_convolutions(model: nn.Module) -> Iterator[None]:
-    """Inside, under bf16 autocast on a CPU, convolutions of tiny maps run in fp32 (by hooks on each `Conv3d`)."""
+def fp32_where_bf16_is_wrong(model: nn.Module) -> Iterator[None]:
+    """Inside, under bf16 autocast, some modules run in fp32 (by hooks).
+
+    These are, on a CPU, convolutions of tiny maps, and everywhere the modules of a class that says `fp32_in_training`.
+    """
     switched_off: list[bool] = []
 
-    def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         x = args[0]
-        broken = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and max(x.shape[2:4]) < _BROKEN_BELOW
-        switched_off.append(broken)
-        if not broken:
+        device = x.device.type
+        broken = getattr(module, "fp32_in_training", False) or (device == "cpu" and max(x.shape[2:4]) < _BROKEN_BELOW)
+        switched_off.append(broken and torch.is_autocast_enabled(device))
+        if not switched_off[-1]:
             return None
-        torch.set_autocast_enabled("cpu", False)
+        torch.set_autocast_enabled(device, False)
         return (x.float(), *args[1:])
 
-    def after(*_: Any) -> None:
+    def after(_: nn.Module, args: tuple[Any, ...], __: Any) -> None:
         if switched_off.pop():
-            torch.set_autocast_enabled("cpu", True)
+            torch.set_autocast_enabled(args[0].device.type, True)
 
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv3d)]
-    hooks = [m.register_forward_pre_hook(before) for m in convolutions]
-    hooks += [m.register_forward_hook(after, always_call=True) for m in convolutions]
+    modules = [m for m in model.modules() if isinstance(m, nn.Conv3d) or getattr(m, "fp32_in_training", False)]
+    hooks = [m.register_forward_pre_hook(before) for m in modules]
+    hooks += [m.register_forward_hook(after, always_call=True) for m in modules]
     try:
         yield
     finally:

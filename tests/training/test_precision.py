@@ -21,7 +21,7 @@ def timed(fp32_s: float, bf16_s: float) -> tuple[PrecisionChoice, list[bool]]:
 def test_steps_alternate_and_the_first_of_each_does_not_count() -> None:
     choice, order = timed(0.4, 0.2)
     assert order == [False, True] * 4
-    assert choice.medians() == {"fp32": 0.4, "bf16": 0.2}
+    assert choice.shortest_s() == {"fp32": 0.4, "bf16": 0.2}
 
 
 @pytest.mark.parametrize(("fp32_s", "bf16_s", "faster"), [(0.4, 0.2, True), (0.2, 0.4, False), (0.4, 0.39, False)])
@@ -35,4 +35,13 @@ def test_a_given_precision_is_not_timed(asked: bool) -> None:
     choice = PrecisionChoice(asked)
     assert choice.is_decided
     assert choice.next() is asked
-    assert choice.medians() == {}
+    assert choice.shortest_s() == {}
+
+
+def test_one_step_that_other_work_held_up_decides_nothing() -> None:
+    choice = PrecisionChoice(None)
+    for fp32_s, bf16_s in ((1.0, 1.0), (0.4, 0.2), (0.4, 1.5), (0.5, 0.9)):
+        choice.add(fp32_s)
+        choice.add(bf16_s)
+    assert choice.is_bf16_faster()
+    assert choice.shortest_s() == {"fp32": 0.4, "bf16": 0.2}
