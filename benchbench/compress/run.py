@@ -218,11 +218,17 @@ def _save(
         model=spec,
         data=info.data,
         spatial=info.spatial,
-        train={key: info.train[key] for key in ("cases", "fold", "seed") if key in info.train},
+        train={key: info.train[key] for key in _kept(info) if key in info.train},
         plan=info.plan,
         compression=provenance,
     )
     return saved, False
+
+
+def _kept(info: checkpoint.CheckpointInfo) -> tuple[str, ...]:
+    """What of a training is true of the network without some of its channels, too."""
+    imported = ("imported", "recipe") if info.imported else ()  # of which the recipe has the axes of mirroring alone
+    return ("cases", "fold", "seed", *imported)
 
 
 def _plan(request: CompressRequest, info: checkpoint.CheckpointInfo) -> data.DataPlan | None:
@@ -246,9 +252,7 @@ def _plan(request: CompressRequest, info: checkpoint.CheckpointInfo) -> data.Dat
             f"{channels[0]} and {channels[1]}: give the data that they were trained on, {info.data.partition(':')[0]}"
         )
     same = info.plan is not None and info.plan.digest == plan.digest != ""
-    if info.is_imported and not info.train.get("cases"):
-        log.warning("%s does not say which cases it was trained on; the test cases may be among them", info.path)
-    elif not plan.is_named_by(info.data) and not same:
+    if not plan.is_named_by(info.data) and not same and info.knows_its_cases:  # else `leaks` warns
         raise UsageError(
             f"{plan.name} is not what these weights were trained on, {info.data.partition(':')[0]}, so its test cases "
             "may be among their training cases: give that data"
@@ -324,6 +328,7 @@ def _finetune(
     start = InitialWeights(
         digest=hashlib.sha256(checkpoint.serialised(model.state_dict())).hexdigest(),
         cases=tuple(info.train.get("cases", ())),
+        imported=info.imported,
         compression=provenance,
         teacher=teacher if request.distil else None,
     )

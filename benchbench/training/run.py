@@ -54,6 +54,7 @@ class PreparedTraining:
                 start = InitialWeights(
                     digest=self.init.sha256,
                     cases=tuple(self.init.train.get("cases", ())),
+                    imported=self.init.imported,
                     compression=self.init.compression,
                 )
             keep_freed_memory()

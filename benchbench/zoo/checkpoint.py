@@ -19,7 +19,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 from benchbench.core import records as rec
 from benchbench.core import results as core_results
@@ -28,6 +28,7 @@ from benchbench.core.errors import CheckpointError, os_error_as, told
 from benchbench.core.results import write_whole
 from benchbench.data.plan import DataPlan, plan_from_json, plan_to_json
 from benchbench.data.source import subject_of
+from benchbench.zoo.safetensors_header import KEY, METADATA, own_description, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,11 +37,8 @@ log = logging.getLogger(__name__)
 
 RESUME = ".resume"  # ending of the file that an interrupted training goes on from
 STATE = ".state"  # ending of the file that a finished training leaves for a longer one
-_METADATA = "__metadata__"  # the safetensors format's own name
-_KEY = "benchbench"  # of the description in it
 #: Of a training: differ between equal ones.
 _PASSING = ("seconds", "validation_seconds", "waited_for_data", "step_seconds")
-_LONGEST_HEADER = 100_000_000  # bytes, as safetensors reads them
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +60,15 @@ class CheckpointInfo:
         return dataclasses.replace(self.model, checkpoint=self.sha256)
 
     @property
-    def is_imported(self) -> bool:
-        """Whether it was trained by another program, and came in by `bench import`."""
-        return "imported" in self.train
+    def imported(self) -> Mapping[str, Any] | None:
+        """What `bench import` knew of a network that another program trained, be it pruned since; None: it is none."""
+        told = self.train.get("imported")
+        return told if isinstance(told, Mapping) else None
+
+    @property
+    def knows_its_cases(self) -> bool:
+        """Whether it says which cases it was trained on."""
+        return self.imported is None or self.imported.get("cases_known") is True
 
     @property
     def mirror(self) -> tuple[int, ...] | None:
@@ -170,8 +174,8 @@ def _described_inside(weights: Path) -> Any | None:
         if not weights.exists():
             return None
         with open(weights, "rb") as file:
-            header, _ = _header(file)
-    text = _own_description(header)
+            header, _ = read_header(file)
+    text = own_description(header)
     return None if text is None else parse_json(text, f"the header of {weights}", CheckpointError)
 
 
@@ -188,30 +192,6 @@ def _lasting(described: Any) -> Any:
     if not isinstance(described, dict) or not isinstance(described.get("train"), dict):
         return described
     return {**described, "train": {key: v for key, v in described["train"].items() if key not in _PASSING}}
-
-
-def _header(file: BinaryIO) -> tuple[dict[str, Any], bytes]:
-    """The header of a safetensors file as JSON, and all that was read for it.
-
-    It is eight bytes, which are the length of the rest, little-endian, and the rest. Of another file, it is empty.
-    """
-    start = file.read(8)
-    length = int.from_bytes(start, "little")
-    if len(start) < 8 or length > _LONGEST_HEADER:
-        return {}, start
-    raw = file.read(length)
-    try:
-        header = json.loads(raw)
-    except (ValueError, RecursionError):
-        return {}, start + raw
-    return (header if isinstance(header, dict) else {}), start + raw
-
-
-def _own_description(header: Mapping[str, Any]) -> str | None:
-    """What `save` has put into a header; None: it is another program's."""
-    metadata = header.get(_METADATA)
-    text = metadata.get(_KEY) if isinstance(metadata, dict) else None
-    return text if isinstance(text, str) else None
 
 
 def check_mirror(axes: Sequence[int] | None, weights: object) -> tuple[int, ...]:
@@ -283,7 +263,7 @@ def leaks(info: CheckpointInfo, plan: DataPlan) -> list[str]:
     seen = {subject_of(case) for case in info.train.get("cases", ())}
     leaked = [case for case in plan.ids.get("test", ()) if subject_of(case) in seen]
     of_one = plan.is_named_by(info.data) or (info.plan is not None and info.plan.digest == plan.digest)
-    if info.is_imported and not seen and plan.ids.get("test"):
+    if not info.knows_its_cases and plan.ids.get("test"):
         log.warning(
             "%s does not say which cases it was trained on: a Dice of cases of %s that it has seen is too high",
             *(info.path, plan.name),
@@ -308,9 +288,9 @@ def sha256_of(path: Path) -> str:
         if not path.exists():
             raise CheckpointError(f"no checkpoint at {path}: no such file")
         with open(path, "rb") as file:
-            header, read = _header(file)
-            if _own_description(header) is not None:
-                plain = {key: value for key, value in header.items() if key != _METADATA}
+            header, read = read_header(file)
+            if own_description(header) is not None:
+                plain = {key: value for key, value in header.items() if key != METADATA}
                 try:
                     text = json.dumps(plain, separators=(",", ":"), ensure_ascii=False).encode()
                 except ValueError as error:  # text that is no Unicode
@@ -399,7 +379,7 @@ def serialised(state: Mapping[str, Tensor], description: str | None = None) -> b
         key: (value.float() if value.is_floating_point() else value).detach().cpu().clone().contiguous()
         for key, value in unique_tensors(state).items()
     }
-    content: bytes = write(plain, metadata=None if description is None else {_KEY: description})
+    content: bytes = write(plain, metadata=None if description is None else {KEY: description})
     return content
 
 

@@ -193,7 +193,7 @@ def _plain(request: ImportRequest, name: str) -> Found:
         spatial=spatial,
         data=plan.weights_key if plan else UNKNOWN,
         plan=plan,
-        train=provenance(request.source, "weights", notes) | _cases(plan),
+        train=provenance(request.source, "weights", notes, cases_known=plan is not None) | _cases(plan),
         notes=tuple(notes),
     )
 
@@ -232,7 +232,12 @@ def _nnunet(request: ImportRequest, name: str) -> Found:
             f"which cases it was trained on is not known ({'--data' if of_data is None else 'no validation folder'}): "
             "see that a Dice is of others"
         )
-    told = {"nnunet_fold": model.fold, "trainer": model.trainer, "configuration": model.plans.configuration}
+    told: dict[str, Any] = {
+        "nnunet_fold": model.fold,
+        "trainer": model.trainer,
+        "configuration": model.plans.configuration,
+    }
+    told["cases_known"] = "cases" in cases
     return Found(
         module=module,
         spec=spec,

@@ -303,6 +303,14 @@ def test_a_data_set_is_seen_as_the_network_needs_it(tmp_path: Path, monkeypatch:
         get_plan(str(folder)).as_seen_by(info.plan)
 
 
+def test_without_its_data_nobody_knows_what_it_has_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = data_sets.decathlon(tmp_path / "Task99_Boxes", count=12)
+    info = imported(nnunet_models.model(tmp_path / "model", "residual"), tmp_path / "net").info
+    assert not info.knows_its_cases
+    assert checkpoint.leaks(info, get_plan(str(folder))) == []
+    assert "does not say which cases it was trained on" in caplog.text
+
+
 def test_pruned_and_trained_on_it_sees_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCHBENCH_CACHE", str(tmp_path / "cache"))
     folder = data_sets.decathlon(tmp_path / "Task99_Boxes", count=12)
@@ -315,6 +323,9 @@ def test_pruned_and_trained_on_it_sees_the_same_images(tmp_path: Path, monkeypat
     assert info.plan is not None
     assert small.plan.preparation == info.plan.preparation
     assert small.compression is not None
+    assert main(["compress", str(tmp_path / "net"), "--prune", "0.4", "--out", str(tmp_path / "pruned")]) == 0
+    pruned = checkpoint.read_sidecar(tmp_path / "pruned")
+    assert (pruned.mirror, pruned.imported) == ((0, 1, 2), info.imported)
     trained = tmp_path / "trained"
     words = ["--data", str(folder), "--budget", "1step", "--validations", "1", "--dtype", "fp32", "--out", str(trained)]
     assert main(["train", "--init", str(tmp_path / "net"), *words]) == 0
@@ -322,3 +333,4 @@ def test_pruned_and_trained_on_it_sees_the_same_images(tmp_path: Path, monkeypat
     assert after.plan is not None
     assert after.plan.preparation == info.plan.preparation
     assert after.train["start"] == info.sha256
+    assert not any(known.knows_its_cases for known in (small, pruned, after))
