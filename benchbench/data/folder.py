@@ -9,7 +9,6 @@ Source: Isensee et al. 2021, "nnU-Net", Nature Methods 18, supplementary note 2 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import logging
@@ -26,7 +25,7 @@ from benchbench.core import records as rec
 from benchbench.core.errors import DataError
 from benchbench.data import splits
 from benchbench.data.layouts import open_source
-from benchbench.data.plan import ALL, DataPlan, Preparation, label_dtype
+from benchbench.data.plan import ALL, DataPlan, Preparation, label_dtype, preparation_to_json
 from benchbench.data.source import CaseFiles, Source
 from benchbench.data.volumes import is_background, load_volumes, read_header
 
@@ -292,7 +291,7 @@ def settings_of(plan: DataPlan) -> str:
     import monai
 
     assert plan.preparation is not None
-    return rec.content_hash([VERSION, dataclasses.asdict(plan.preparation), plan.channels, monai.__version__])
+    return rec.content_hash([VERSION, preparation_to_json(plan.preparation), plan.channels, monai.__version__])
 
 
 def prepared_folder(plan: DataPlan) -> Path:

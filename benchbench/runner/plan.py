@@ -222,7 +222,8 @@ def _cell(
         int8_accuracy=request.int8_accuracy if dtype == "int8" else None,
         test_time_mirroring=_mirror(card, path, target) if request.test_time_mirroring else None,
     )
-    where = plan.where if plan and fits and not (target.host and plan.folder) else None
+    of_network = checkpoint.read_sidecar(path).plan if path else None
+    where = plan.as_seen_by(of_network).where if plan and fits and not (target.host and plan.folder) else None
     return make_cell(card, spec, workload, target, checkpoint_path=path, data_where=where)
 
 
