@@ -148,19 +148,20 @@ class _Planner:
     def network(self, cards: Sequence[zoo_cards.Card]) -> Subject:
         """A network, or an ensemble of several."""
         infos = [self._weights(card) for card in cards]
-        members = tuple(self._member(card, info) for card, info in zip(cards, infos, strict=True))
+        plan = self._prepared_for(infos)
+        members = tuple(self._member(card, info, plan) for card, info in zip(cards, infos, strict=True))
         seen = {case for info in infos for case in self._seen(info)}
-        hows = [_how(member, self.plan) for member in members]
+        hows = [_how(member, plan) for member in members]
         (model, *others), (work, *_) = [m.model for m in members], [m.workload for m in members]
         how, recipe = hows[0], infos[0].compression
         if others:
             model, recipe = _ensemble(members), None
-            mean = "softmax" if self.plan.exclusive else "sigmoid"
+            mean = "softmax" if plan.exclusive else "sigmoid"
             how = f"mean {mean} of " + " and ".join(
                 f"{m.model.name} ({text})" for m, text in zip(members, hows, strict=True)
             )
             if len({m.workload.spatial for m in members}) > 1:
-                work = dataclasses.replace(work, spatial=self.plan.patch)  # each has its own, in the keywords
+                work = dataclasses.replace(work, spatial=plan.patch)  # each has its own, in the keywords
         if seen:
             log.warning(
                 "%s was trained with %d of these %d cases, such as %s: their Dice is no test",
@@ -170,7 +171,7 @@ class _Planner:
             model=model,
             workload=work,
             target=self.target,
-            plan=self.plan,
+            plan=plan,
             split=self.split,
             indices=tuple(range(self.plan.splits[self.split])),
             how=how,
@@ -180,11 +181,22 @@ class _Planner:
             recipe=recipe,
         )
 
+    def _prepared_for(self, infos: Sequence[checkpoint.CheckpointInfo]) -> DataPlan:
+        """The data set as networks meet it: prepared in their own way, where they have one."""
+        plan, *others = [self.plan.as_seen_by(info.plan) for info in infos]
+        for info, other in zip(infos[1:], others, strict=True):
+            if other.seen_by != plan.seen_by:
+                raise UsageError(
+                    f"{infos[0].path} and {info.path} were trained on images that were prepared in different ways, so "
+                    "they are no ensemble: evaluate each for itself"
+                )
+        return plan
+
     def _weights(self, card: zoo_cards.Card) -> checkpoint.CheckpointInfo:
         """The weights of a network: those that were named, or those that there are for this data set."""
         if card.checkpoint:
             info = checkpoint.read_sidecar(Path(card.checkpoint))
-            _check_regions(info, self.plan)
+            _check_regions(info, self.plan.as_seen_by(info.plan))
             if self.request.split == "test":
                 check_unseen(info, self.plan)
             return info
@@ -204,8 +216,8 @@ class _Planner:
             )
         return checkpoint.read_sidecar(path)
 
-    def _member(self, card: zoo_cards.Card, info: checkpoint.CheckpointInfo) -> Job:
-        plan, spec = self.plan, dataclasses.replace(info.spec, name=card.name)
+    def _member(self, card: zoo_cards.Card, info: checkpoint.CheckpointInfo, plan: DataPlan) -> Job:
+        spec = dataclasses.replace(info.spec, name=card.name)
         channels, wanted = (spec.in_channels, spec.out_channels), (plan.in_channels, plan.out_channels)
         if channels != wanted:
             raise CheckpointError(
