@@ -182,16 +182,21 @@ def test_wrong_use_is_one_line_and_exit_code_2(maps, boxes, capsys, words, why):
     assert not (boxes.parent / "out/records.jsonl").exists()
 
 
-def test_an_interruption_says_how_it_goes_on(maps, capsys, monkeypatch):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("after", [0, 1])
+def test_an_interruption_says_what_is_kept_and_how_it_goes_on(maps, capsys, monkeypatch, after):
+    real, begun = evaluation_run.judge, []
+
+    def interrupted(*given, **more):
+        if len(begun) == after:
+            raise KeyboardInterrupt
+        begun.append(given)
+        real(*given, **more)
 
     monkeypatch.setattr(evaluation_run, "judge", interrupted)
     code, _, err = bench(capsys, *maps, "--out", "out")
     assert code == 130
-    assert err == (
-        "bench: interrupted; the cases that were finished are kept in out: the same command with --out out goes on\n"
-    )
+    kept = "the cases that were finished are kept in out: the same command with --out out goes on"
+    assert err == f"bench: interrupted; {kept if after else 'nothing was finished yet: the same command begins anew'}\n"
 
 
 def test_records_of_runs_and_of_evaluations_share_a_page_and_no_table(maps, boxes, capsys, tmp_path):

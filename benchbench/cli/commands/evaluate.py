@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchbench import report
@@ -14,11 +15,12 @@ from benchbench.cli.parser import add_fields, add_shared, values_of
 from benchbench.cli.progress import TrainingProgress, is_shown
 from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK
 from benchbench.core.evaluation import is_evaluation
-from benchbench.core.results import latest, read_records
+from benchbench.core.results import RECORDS, latest, read_records
 from benchbench.report import accuracy, writers
 from benchbench.report.conditions import group
 from benchbench.report.exports import legend, shown
 from benchbench.report.tables import Table, TableCell, not_possible, row_labels
+from benchbench.runner.evaluation.journal import JOURNAL
 from benchbench.runner.evaluation.request import EvaluateRequest
 
 if TYPE_CHECKING:
@@ -49,8 +51,7 @@ def run(options: argparse.Namespace) -> int:
         with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
             result = evaluation_run.evaluate(request, out, fresh=options.fresh, progress=progress.step)
     except KeyboardInterrupt:
-        again = f"the same command with --out {shlex.quote(str(out))}"
-        raise KeyboardInterrupt(f"the cases that were finished are kept in {out}: {again} goes on") from None
+        raise KeyboardInterrupt(_what_is_kept(out)) from None
     page, fault = write_page(out)
     read = report.folder_reader([out])
     every = [record for record in latest(read_records(out)) if is_evaluation(record)]
@@ -66,6 +67,14 @@ def run(options: argparse.Namespace) -> int:
     if fault:
         raise fault
     return EXIT_OK if all(record.ok for record in result.records) else EXIT_INCOMPLETE
+
+
+def _what_is_kept(out: Path) -> str:
+    """What an interrupted evaluation leaves, and how it goes on."""
+    if not any((out / name).exists() for name in (RECORDS, JOURNAL)):
+        return "nothing was finished yet: the same command begins anew"
+    again = f"the same command with --out {shlex.quote(str(out))}"
+    return f"the cases that were finished are kept in {out}: {again} goes on"
 
 
 def text(result: EvaluationResult, read: report.ReadArtifact) -> str:
