@@ -169,7 +169,7 @@ def test_missing_cases_stand_beside_the_means_in_every_form(maps, boxes, capsys)
         (["--data", "DATA", "--predictions", "good", "--format", "html"], "unknown --format 'html'"),
         (["--data", "phantom", "--predictions", "good"], "phantom has no files"),
         (["--data", "phantom", "--split", "all", "--predictions", "good"], "has its own split, and no folds"),
-        (["--data", "DATA", "good"], "good is a folder without weights"),
+        (["--data", "DATA", "good"], "good is a folder: no network lies in it"),
         (["--data", "DATA", "net.pt"], "net.pt is a pickle of PyTorch"),
     ],
 )

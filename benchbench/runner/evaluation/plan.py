@@ -19,7 +19,7 @@ from benchbench.core import records as rec
 from benchbench.core.errors import CheckpointError, DataError, UsageError, command
 from benchbench.core.evaluation import ENSEMBLE, LABEL_MAPS, PROTOCOL
 from benchbench.core.results import file_sha256
-from benchbench.core.units import first_few, format_shape
+from benchbench.core.units import format_shape
 from benchbench.data.label_maps import LabelMaps, describe_missing, find_label_maps
 from benchbench.data.plan import ALL, DataPlan
 from benchbench.devices.resolve import Target
@@ -139,9 +139,7 @@ class _Planner:
 
     def _cards(self, text: str) -> list[zoo_cards.Card]:
         path = Path(text)
-        if path.is_dir():
-            text = str(_weights_in(path))
-        elif path.suffix == ".json" and path.with_suffix(".safetensors").exists():
+        if path.suffix == ".json" and path.with_suffix(".safetensors").exists():
             text = str(path.with_suffix(".safetensors"))
         return zoo_cards.find_cards(text, trust=self.request.trust)
 
@@ -338,21 +336,6 @@ def _check_regions(info: checkpoint.CheckpointInfo, plan: DataPlan) -> None:
         for regions in (theirs.regions, plan.regions)
     )
     raise CheckpointError(f"{info.path} segments other labels than {plan.name} has: {its} there, {own} here")
-
-
-def _weights_in(folder: Path) -> Path:
-    """The one file of weights of a folder.
-
-    Raises:
-        CheckpointError: there is none, or several.
-    """
-    found = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = first_few([path.name for path in found], 3)
-        raise CheckpointError(f"{folder} has {len(found)} files of weights: name one of them, {names}")
-    raise CheckpointError(f"{folder} is a folder without weights (.safetensors): give that of a network")
 
 
 def _is_known(text: str) -> bool:
