@@ -59,7 +59,7 @@ def predict_files(
     source: Path,
     output: Path,
     *,
-    overlap: float = 0.5,
+    overlap: float | None = None,
     test_time_mirroring: bool = False,
     device: str = "cpu",
     force: bool = False,
@@ -70,6 +70,7 @@ def predict_files(
     Args:
         model: name of the network that the weights are of.
         source: folder of the case, or its file.
+        overlap: of neighbouring windows, as a share of the patch; None: 0.5, or that of the network's MONAI bundle.
         test_time_mirroring: average over the mirror images that the training had.
         force: replace an output file that this command did not write; an input is never replaced.
         trust: import the class that weights name, if `model` is their path.
@@ -130,7 +131,7 @@ def segment_files(
     source: Path,
     output: Path,
     *,
-    overlap: float,
+    overlap: float | None,
     test_time_mirroring: bool = False,
     device: str = "cpu",
     force: bool = False,
@@ -153,7 +154,8 @@ def segment_files(
     network = segmenter.load()
     image = np.asarray(prepared.image.numpy(), np.float32)
     try:
-        logits = logits_of(network, image, plan, segmenter.spatial, overlap=overlap, mirror=mirror, device=device)
+        windows = plan.overlap if overlap is None else overlap
+        logits = logits_of(network, image, plan, segmenter.spatial, overlap=windows, mirror=mirror, device=device)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
