@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: The regions of BraTS, as they are called.
 _BRATS = ({"tc", "wt", "et"}, {"tumor core", "whole tumor", "enhancing tumor"})
 
+#: Contrasts of brain tumours -> what they are called, in data sets over the years and in networks for them.
+CONTRASTS = {"t1": ("t1", "t1n"), "t1ce": ("t1ce", "t1c", "t1gd"), "t2": ("t2", "t2w"), "flair": ("flair", "t2f")}
+
 ALL = -1  # in the place of a fold: every case is `test`, as of another hospital's data
 
 LARGEST_LABEL = 2**24  # beyond it float32, which the transforms move labels in, has no longer every whole number
@@ -44,6 +47,12 @@ def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
     for name in names:
         groups.setdefault("".join(c if c.isalnum() else "_" for c in name.lower()), []).append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def contrast(channel: str) -> str:
+    """The usual name of a channel, of those that go by several."""
+    name = channel.lower()
+    return next((usual for usual, names in CONTRASTS.items() if name in names), name)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,8 +241,12 @@ class DataPlan:
                 f"{self.name} has the labels {_described(self.regions)}, and the network of {network.name} answers "
                 f"{_described(network.regions)}: a Dice needs the same"
             )
+        mine = {contrast(name): name for name in self.channels}
+        its = [contrast(name) for name in network.channels]
+        alike_named = len(mine) == len(its) and set(mine) == set(its)  # then they go by name, else by their order
         return dataclasses.replace(
             self,
+            channels=tuple(mine[name] for name in its) if alike_named else self.channels,
             regions={names[values]: self.regions[names[values]] for values in wanted},
             exclusive=network.exclusive,
             paint=network.paint,

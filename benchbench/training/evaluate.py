@@ -133,6 +133,8 @@ def measure_dice(
     box = ", over the box of the voxels that are not 0" if crop_foreground else ""
     mean = f", {mirroring_text(mirror)}" if mirror else ""
     decided = "the largest logit" if plan.exclusive else "sigmoid > 0.5 per region"
+    if plan.preparation and plan.preparation.monai:
+        decided = "decided as its MONAI bundle does"
     method = (
         f"{plan.key} ({plan.title}), {split}, {len(scores)} cases, patch {format_shape(tuple(spatial))}, "
         f"window overlap {overlap:g}{box}{mean}, {dtype}, {decided}; {RULES[plan.empty_rule]}; "

@@ -30,6 +30,7 @@ from benchbench.core.overwrite import check_output
 from benchbench.core.results import write_whole
 from benchbench.core.units import format_shape
 from benchbench.data import DataPlan
+from benchbench.data.plan import CONTRASTS, contrast
 from benchbench.data.preprocessing import prepare
 from benchbench.data.source import CaseFiles, ImageFile, stem
 from benchbench.data.volumes import load_volumes
@@ -41,9 +42,6 @@ from benchbench.zoo import checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
-
-#: Names of BraTS's four channels in file names, over the years.
-_ALIASES = {"t1": ("t1", "t1n"), "t1ce": ("t1ce", "t1c", "t1gd"), "t2": ("t2", "t2w"), "flair": ("flair", "t2f")}
 
 #: Description in the header of a label map of this command.
 _MARK = b"benchbench predict"
@@ -288,5 +286,5 @@ def _is_label(path: Path) -> bool:
 
 def _is_channel(name: str, number: int, channel: str) -> bool:
     """Whether a file's name ends in a channel's number or name."""
-    endings = [f"{number:04d}", *_ALIASES.get(channel.lower(), (channel.lower(),))]
+    endings = [f"{number:04d}", *CONTRASTS.get(contrast(channel), (channel.lower(),))]
     return any(re.search(rf"(^|[-_]){re.escape(end)}$", name.lower()) for end in endings)

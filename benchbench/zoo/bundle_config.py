@@ -253,7 +253,7 @@ def refuse_code(target: str, what: str, key: str, config: BundleConfig) -> None:
     """
     bundle = config.where.parent.parent
     top = target.partition(".")[0]
-    own = (bundle / top).is_dir() or (bundle / f"{top}.py").is_file()
+    own = top == "scripts" or (bundle / top).is_dir() or (bundle / f"{top}.py").is_file()
     if "." in target and own:
         raise CheckpointError(
             f"{config.where}: {key} is {target!r}, code of the bundle, which is not run: "

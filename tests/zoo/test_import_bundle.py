@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -124,6 +125,25 @@ def test_other_labels_than_the_data_sets_are_refused(tmp_path: Path) -> None:
     folder = data_sets.decathlon(tmp_path / "Task99_Boxes", count=6, channels=2)
     with pytest.raises(DataError, match="a Dice needs the same"):
         imported(bundle(tmp_path / "bundle", "regions"), tmp_path / "out", data=str(folder))
+
+
+def test_channels_of_a_data_set_go_to_the_network_by_their_names(tmp_path: Path) -> None:
+    folder = data_sets.decathlon(tmp_path / "Task99_Boxes", count=6, channels=2, modality={"0": "FLAIR", "1": "t1gd"})
+    description = json.loads((folder / "dataset.json").read_text())
+    description["labels"] = {"0": "background", "1": "a", "2": "b", "4": "c"}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    source = bundle(
+        tmp_path / "bundle", "regions", preprocessing__transforms__2={"_target_": "EnsureTyped", "keys": "image"}
+    )
+    network = imported(source, tmp_path / "out").info.plan
+    assert network is not None
+    network = dataclasses.replace(network, regions={"a": (1,), "b": (2,), "c": (4,)})  # the order of channels is meant
+    plan = get_plan(str(folder))
+    seen = plan.as_seen_by(network)
+    assert (plan.channels, seen.channels) == (("FLAIR", "t1gd"), ("t1gd", "FLAIR"))
+    here, there = load_case(dataclasses.replace(seen, channels=plan.channels), "test", 0), load_case(seen, "test", 0)
+    assert np.array_equal(here.image[::-1], there.image)
+    assert not np.array_equal(here.image, there.image)
 
 
 def test_yaml_says_the_same(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from benchbench.cli.main import main
 from benchbench.core.errors import CheckpointError, StoreError, UnsupportedError, UsageError
 from benchbench.core.records import ModelSpec
 from benchbench.data.folder import plan_folder
+from benchbench.data.preprocessing import prepare
+from benchbench.data.source import CaseFiles, ImageFile
+from benchbench.data.volumes import load_volumes
 from benchbench.runner.export import ExportRequest, export_bundle
 from benchbench.zoo import build, checkpoint
 from benchbench.zoo.import_network import ImportRequest, import_network
@@ -30,6 +34,7 @@ SIDES = (16, 16, 16)
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCHBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # to which MONAI adds each bundle
 
 
 def weights(folder: Path, path: Path, spec: ModelSpec | None = None, state: Any = None) -> Path:
@@ -115,7 +120,7 @@ def test_an_imported_bundle_goes_out_again(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_pruned_network_goes_out_and_comes_back(tmp_path: Path) -> None:
-    folder = data_sets.decathlon(tmp_path / "Task99_Boxes")
+    folder = data_sets.decathlon(tmp_path / "Task99_Boxes", where=data_sets.TILTED, background=True)
     narrow, wide = (
         ModelSpec(
             name="small",
@@ -135,7 +140,16 @@ def test_a_pruned_network_goes_out_and_comes_back(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "bundle/configs/inference.json").read_text())
     assert config["network_def"]["_target_"] == "benchbench.zoo.pruned.resized"
     again = import_network(ImportRequest(source=tmp_path / "bundle"), tmp_path / "again").info
-    assert again.sha256 == checkpoint.read_sidecar(network).sha256
+    first = checkpoint.read_sidecar(network)
+    assert again.sha256 == first.sha256
+    images = [ImageFile(path=folder / "imagesTr/case_003.nii.gz")]
+    volumes = load_volumes(CaseFiles(id="case", subject="", images=tuple(images), label=None))
+    prepared = []
+    for info in (first, again):
+        assert info.plan is not None
+        assert info.plan.preparation is not None
+        prepared.append(prepare(volumes, info.plan.preparation).image)
+    assert torch.equal(*map(torch.as_tensor, prepared))
 
 
 def test_the_metadata_have_what_the_schema_asks_for(tmp_path: Path) -> None:
