@@ -9,6 +9,7 @@ Source: Isensee et al. 2021, "nnU-Net", Nature Methods 18, supplementary note 2 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -274,10 +275,14 @@ def source_of(plan: DataPlan) -> Source:
 
 
 def case_files(plan: DataPlan, split: str, index: int) -> tuple[Source, CaseFiles]:
-    """The files of a case of a plan."""
+    """The files of a case of a plan, the channels in the plan's order."""
     source = source_of(plan)
     wanted = plan.ids[split][index]
-    return source, next(case for case in source.cases if case.id == wanted)
+    case = next(case for case in source.cases if case.id == wanted)
+    if plan.channels == source.channels:
+        return source, case
+    images = tuple(case.images[source.channels.index(name)] for name in plan.channels)
+    return source, dataclasses.replace(case, images=images)
 
 
 @functools.lru_cache(maxsize=8)

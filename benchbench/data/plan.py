@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: The regions of BraTS, as they are called.
 _BRATS = ({"tc", "wt", "et"}, {"tumor core", "whole tumor", "enhancing tumor"})
 
+#: Contrasts of brain tumours -> what they are called, in data sets over the years and in networks for them.
+CONTRASTS = {"t1": ("t1", "t1n"), "t1ce": ("t1ce", "t1c", "t1gd"), "t2": ("t2", "t2w"), "flair": ("flair", "t2f")}
+
 ALL = -1  # in the place of a fold: every case is `test`, as of another hospital's data
 
 LARGEST_LABEL = 2**24  # beyond it float32, which the transforms move labels in, has no longer every whole number
@@ -44,6 +47,12 @@ def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
     for name in names:
         groups.setdefault("".join(c if c.isalnum() else "_" for c in name.lower()), []).append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def contrast(channel: str) -> str:
+    """The usual name of a channel, of those that go by several."""
+    name = channel.lower()
+    return next((usual for usual, names in CONTRASTS.items() if name in names), name)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +87,38 @@ class NnunetPreparation:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MonaiStep:
+    """A transform of MONAI for images, with the keywords that decide on its result."""
+
+    name: str  # one of `monai_preparation.STEPS`
+    options: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MonaiWindows:
+    """MONAI's sliding windows, beside their size."""
+
+    overlap: Annotated[float, records.AtLeast(0)] = 0.25
+    mode: Literal["constant", "gaussian"] = "constant"
+    sigma_scale: Annotated[float, records.Above(0)] = 0.125
+    padding_mode: Literal["constant", "reflect", "replicate", "circular"] = "constant"
+    cval: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MonaiPreparation:
+    """What a MONAI bundle does to an image before its network sees it, and to the logits after."""
+
+    steps: tuple[MonaiStep, ...]
+    windows: MonaiWindows
+    activation: Literal["none", "softmax", "sigmoid"]
+    decided: Literal["argmax", "threshold"]
+    threshold: float = 0.5  # from which on a voxel is in a region
+    inverted: Literal["logits", "activated", "labels"]  # what is brought back into the voxels of the file
+    nearest: bool  # whether by the nearest voxel
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
     """What is done to the files of a real data set before a network sees them."""
 
@@ -86,6 +127,12 @@ class Preparation:
     foreground: bool  # the background has one value: cropped away, made 0, and left out of the z-score
     clip: tuple[float, float, float, float] | None  # of CT: low, high, mean, deviation, Hounsfield units
     nnunet: NnunetPreparation | None = None  # then images are prepared in this way, and by nothing else of the above
+    monai: MonaiPreparation | None = None  # likewise
+
+    @property
+    def is_its_own(self) -> bool:
+        """Whether a network of another program brought it along, so that data sets are prepared for it apart."""
+        return self.nnunet is not None or self.monai is not None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +215,7 @@ class DataPlan:
         return f"{self.folder}/#{part}" if Path(f"{self.folder}#{part}").exists() else f"{self.folder}#{part}"
 
     def as_seen_by(self, network: DataPlan | None) -> DataPlan:
-        """The data set as a network meets it that prepares images in its own way, as those of nnU-Net do.
+        """The data set as a network meets it that prepares images in its own way, as those of nnU-Net and MONAI do.
 
         Args:
             network: plan of its weights; None, or one that is prepared as data sets are here: nothing changes.
@@ -176,7 +223,7 @@ class DataPlan:
         Raises:
             DataError: the network has other channels or labels.
         """
-        if network is None or network.preparation is None or network.preparation.nnunet is None:
+        if network is None or network.preparation is None or not network.preparation.is_its_own:
             return self
         if self.folder is None:
             raise DataError(
@@ -194,8 +241,12 @@ class DataPlan:
                 f"{self.name} has the labels {_described(self.regions)}, and the network of {network.name} answers "
                 f"{_described(network.regions)}: a Dice needs the same"
             )
+        mine = {contrast(name): name for name in self.channels}
+        its = [contrast(name) for name in network.channels]
+        alike_named = len(mine) == len(its) and set(mine) == set(its)  # then they go by name, else by their order
         return dataclasses.replace(
             self,
+            channels=tuple(mine[name] for name in its) if alike_named else self.channels,
             regions={names[values]: self.regions[names[values]] for values in wanted},
             exclusive=network.exclusive,
             paint=network.paint,
@@ -204,6 +255,12 @@ class DataPlan:
             preparation=network.preparation,
             seen_by=json.dumps(plan_to_json(network), separators=(",", ":")),
         )
+
+    @property
+    def overlap(self) -> float:
+        """Of neighbouring windows, as a share of the patch, unless asked otherwise."""
+        monai = self.preparation.monai if self.preparation else None
+        return 0.5 if monai is None else monai.windows.overlap
 
     def check_case(self, split: str, index: int) -> None:
         """Refuse a case that the data set does not have.
@@ -269,8 +326,9 @@ def _described(regions: Mapping[str, tuple[int, ...]]) -> str:
 def preparation_to_json(preparation: Preparation) -> dict[str, Any]:
     """A preparation as JSON values; one in our own way is what it was before there was another."""
     plain: dict[str, Any] = records.to_json(preparation)
-    if preparation.nnunet is None:
-        del plain["nnunet"]
+    for other in ("nnunet", "monai"):
+        if plain[other] is None:
+            del plain[other]
     return plain
 
 
@@ -311,6 +369,10 @@ def _check_plan(plan: DataPlan) -> None:
     values = [*plan.labels, *plan.paint, *(value for members in plan.regions.values() for value in members)]
     how = plan.preparation
     nnunet = how.nnunet if how else None
+    if how and how.monai:
+        from benchbench.data.monai_preparation import check
+
+        check(how.monai)
     spacings = [*plan.spacing_mm, *(how.spacing_mm if how else ())]
     rules = {
         "channels must name at least one": bool(plan.channels),

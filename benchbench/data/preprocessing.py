@@ -20,9 +20,10 @@ import numpy.typing as npt
 from benchbench.core import records as rec
 from benchbench.core.errors import DataError
 from benchbench.core.results import remove_torn
-from benchbench.data import case_cache
+from benchbench.data import case_cache, monai_preparation
 from benchbench.data import folder as folders
-from benchbench.data.plan import Case, DataPlan, NnunetPreparation, Preparation
+from benchbench.data.monai_preparation import inverted
+from benchbench.data.plan import Case, DataPlan, MonaiPreparation, NnunetPreparation, Preparation
 from benchbench.data.source import CaseFiles, Source
 from benchbench.data.volumes import Volumes, is_background, load_volumes
 
@@ -82,17 +83,6 @@ class Prepared:
         return self.undo(logits)
 
 
-def _inverted(logits: Tensor, image: Any, steps: Any) -> Tensor:
-    """Logits with MONAI's steps undone that were applied to an image."""
-    from monai.data import MetaTensor
-    from monai.transforms import Invertd
-
-    pred = MetaTensor(logits.float().cpu(), affine=image.affine)
-    undo = Invertd("pred", transform=steps, orig_keys="image", nearest_interp=False, to_tensor=True)
-    back: Tensor = undo({"pred": pred, "image": image})["pred"]
-    return back.as_tensor() if isinstance(back, MetaTensor) else back
-
-
 def prepare(volumes: Volumes, preparation: Preparation) -> Prepared:
     """Prepare a case in memory.
 
@@ -104,6 +94,8 @@ def prepare(volumes: Volumes, preparation: Preparation) -> Prepared:
 
     if preparation.nnunet:
         return _prepare_as_nnunet(volumes, preparation.nnunet)
+    if preparation.monai:
+        return _prepare_as_monai(volumes, preparation.monai)
     voxels = volumes.image
     if preparation.foreground:
         background = is_background(voxels)
@@ -122,7 +114,7 @@ def prepare(volumes: Volumes, preparation: Preparation) -> Prepared:
     return Prepared(
         image=image,
         label=label,
-        undo=lambda logits: _inverted(logits, image, steps),
+        undo=lambda logits: inverted(logits, image, steps),
         native_shape=volumes.image.shape[1:],
         native_affine=volumes.affine,
     )
@@ -140,6 +132,18 @@ def _prepare_as_nnunet(volumes: Volumes, how: NnunetPreparation) -> Prepared:
         image=MetaTensor(image, affine=torch.from_numpy(place.affine)),
         label=None if volumes.label is None else place.label(volumes.label),
         undo=lambda logits: torch.from_numpy(place.to_native(logits.float().cpu().numpy())),
+        native_shape=volumes.image.shape[1:],
+        native_affine=volumes.affine,
+    )
+
+
+def _prepare_as_monai(volumes: Volumes, how: MonaiPreparation) -> Prepared:
+    image, label, steps = monai_preparation.prepared(volumes, how)
+    values = None if volumes.label is None else label.numpy()[0].round().astype(volumes.label.dtype)
+    return Prepared(
+        image=image,
+        label=values,
+        undo=lambda logits: monai_preparation.to_native(logits, image, steps, how),
         native_shape=volumes.image.shape[1:],
         native_affine=volumes.affine,
     )

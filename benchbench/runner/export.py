@@ -29,7 +29,7 @@ from benchbench.runner.prepare import Reference, for_export, prepare_in_worker, 
 from benchbench.runtimes import calibration, catalogue
 from benchbench.runtimes.prepared import PreparedError, PreparedNetwork, describe, description_of, read_prepared
 from benchbench.zoo import cards as zoo_cards
-from benchbench.zoo import checkpoint, classes
+from benchbench.zoo import checkpoint, classes, write_bundle
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,8 +45,11 @@ class ExportRequest:
     network: str = flag(
         "network", metavar="NETWORK", help="weights (.safetensors), or the name of a network, which has random weights"
     )
-    to: Literal["openvino", "onnx", "tensorrt", "torch-export"] = flag(
-        "--to", "openvino", help="form of the file (default: openvino)"
+    to: Literal["openvino", "onnx", "tensorrt", "torch-export", "monai-bundle"] = flag(
+        "--to",
+        "openvino",
+        help="form of the file, or monai-bundle: a folder that MONAI runs, with weights and preprocessing "
+        "(default: openvino)",
     )
     dtype: Literal["fp32", "bf16", "fp16", "int8"] = flag(
         "--dtype", "fp32", help="precision; int8 is calibrated on training cases of --data (default: fp32)"
@@ -113,6 +116,30 @@ def export_network(request: ExportRequest, folder: Path, *, force: bool = False)
     target = folder / f"{checkpoint.file_name(card.name)}-{request.dtype}{catalogue.get_runtime(runtime).ending}"
     _check_target(target, force)
     return export_job(job, target)
+
+
+def export_bundle(request: ExportRequest, folder: Path, *, force: bool = False) -> write_bundle.WrittenBundle:
+    """Write the checkpoint of a request as a MONAI bundle.
+
+    Args:
+        folder: of the bundle.
+        force: replace a bundle there.
+
+    Raises:
+        UsageError: it names no weights, or has flags that a bundle has no use for.
+        CheckpointError: the weights do not say how images are prepared.
+        UnsupportedError: no transforms of MONAI prepare images so, or the network answers more than logits.
+    """
+    card = _card(request)
+    if not card.checkpoint:
+        raise UsageError(f"{request.network} has random weights: a bundle is made of trained ones (.safetensors)")
+    of_files = {"--data": request.data, "--fold": request.fold, "--int8-accuracy": request.int8_accuracy}
+    of_files |= {"--batch-size": request.batch != 1, "--dtype": request.dtype != "fp32"}
+    if given := [name for name, value in of_files.items() if value]:
+        raise UsageError(
+            f"{given[0]} is of files for a device: leave it out for a bundle, which has the weights as they are"
+        )
+    return write_bundle.write_bundle(checkpoint.read_sidecar(Path(card.checkpoint)), folder, force=force)
 
 
 def export_job(job: Job, target: Path) -> Exported:

@@ -171,6 +171,8 @@ def how_answered(
     box = ", over the box of the voxels that are not 0" if crop_foreground else ""
     mean = f", {mirroring_text(mirror)}" if mirror else ""
     decided = "the largest logit" if plan.exclusive else "sigmoid > 0.5 per region"
+    if plan.preparation and plan.preparation.monai:
+        decided = "decided as its MONAI bundle does"
     return f"patch {format_shape(tuple(spatial))}, window overlap {overlap:g}{box}{mean}, {dtype}, {decided}"
 
 

@@ -30,6 +30,7 @@ from benchbench.core.overwrite import check_output
 from benchbench.core.results import write_whole
 from benchbench.core.units import format_shape
 from benchbench.data import DataPlan
+from benchbench.data.plan import CONTRASTS, contrast
 from benchbench.data.preprocessing import prepare
 from benchbench.data.source import CaseFiles, ImageFile, stem
 from benchbench.data.volumes import load_volumes
@@ -41,9 +42,6 @@ from benchbench.zoo import checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
-
-#: Names of BraTS's four channels in file names, over the years.
-_ALIASES = {"t1": ("t1", "t1n"), "t1ce": ("t1ce", "t1c", "t1gd"), "t2": ("t2", "t2w"), "flair": ("flair", "t2f")}
 
 #: Description in the header of a label map of this command.
 _MARK = b"benchbench predict"
@@ -59,7 +57,7 @@ def predict_files(
     source: Path,
     output: Path,
     *,
-    overlap: float = 0.5,
+    overlap: float | None = None,
     test_time_mirroring: bool = False,
     device: str = "cpu",
     force: bool = False,
@@ -70,6 +68,7 @@ def predict_files(
     Args:
         model: name of the network that the weights are of.
         source: folder of the case, or its file.
+        overlap: of neighbouring windows, as a share of the patch; None: 0.5, or that of the network's MONAI bundle.
         test_time_mirroring: average over the mirror images that the training had.
         force: replace an output file that this command did not write; an input is never replaced.
         trust: import the class that weights name, if `model` is their path.
@@ -130,7 +129,7 @@ def segment_files(
     source: Path,
     output: Path,
     *,
-    overlap: float,
+    overlap: float | None,
     test_time_mirroring: bool = False,
     device: str = "cpu",
     force: bool = False,
@@ -153,7 +152,8 @@ def segment_files(
     network = segmenter.load()
     image = np.asarray(prepared.image.numpy(), np.float32)
     try:
-        logits = logits_of(network, image, plan, segmenter.spatial, overlap=overlap, mirror=mirror, device=device)
+        windows = plan.overlap if overlap is None else overlap
+        logits = logits_of(network, image, plan, segmenter.spatial, overlap=windows, mirror=mirror, device=device)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -286,5 +286,5 @@ def _is_label(path: Path) -> bool:
 
 def _is_channel(name: str, number: int, channel: str) -> bool:
     """Whether a file's name ends in a channel's number or name."""
-    endings = [f"{number:04d}", *_ALIASES.get(channel.lower(), (channel.lower(),))]
+    endings = [f"{number:04d}", *CONTRASTS.get(contrast(channel), (channel.lower(),))]
     return any(re.search(rf"(^|[-_]){re.escape(end)}$", name.lower()) for end in endings)

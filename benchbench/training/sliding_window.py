@@ -1,11 +1,13 @@
 """Sliding-window inference on a whole volume, and the regions that its logits mean.
 
 A volume smaller than the patch is padded with zeros on both sides, so that a 128-voxel network has the whole head in
-one window; a larger one is covered by overlapping windows. A network of nnU-Net gets nnU-Net's windows.
+one window; a larger one is covered by overlapping windows. A network of nnU-Net gets nnU-Net's windows, and one of a
+MONAI bundle those of the bundle.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,8 @@ from benchbench.zoo.mirrored import mean_over_images
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from benchbench.data.plan import MonaiWindows
 
 #: Name of a dtype -> torch's name.
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -76,7 +80,8 @@ def logits_of(
         whole[at] = inner
         return whole
     sides = image.shape[1:]
-    missing = [max(0, wanted - side) for wanted, side in zip(spatial, sides, strict=True)]
+    monai = plan.preparation.monai if plan.preparation else None
+    missing = [0 if monai else max(0, wanted - side) for wanted, side in zip(spatial, sides, strict=True)]
     before = [m // 2 for m in missing]
     padded = np.pad(image, [(0, 0), *((b, m - b) for b, m in zip(before, missing, strict=True))])
     x = torch.from_numpy(padded)[None].to(device)
@@ -92,12 +97,18 @@ def logits_of(
         if plan.preparation and plan.preparation.nnunet:
             logits = nnunet_windows.slide(x, spatial, mirrored, overlap)
         else:
-            logits = sliding_window_inference(x, tuple(spatial), 1, mirrored, overlap=overlap, mode="gaussian")
+            how = {"mode": "gaussian"} if monai is None else _windows(monai.windows)
+            logits = sliding_window_inference(x, tuple(spatial), 1, mirrored, overlap=overlap, **how)
     if not torch.isfinite(logits).all():
         raise AccuracyError(f"the network's answer is not finite (NaN or infinite) in {dtype}: no Dice can be had")
     inside = tuple(slice(b, b + side) for b, side in zip(before, sides, strict=True))
     answer: Tensor = logits[0].float()[(slice(None), *inside)]
     return answer
+
+
+def _windows(windows: MonaiWindows) -> dict[str, Any]:
+    """A bundle's windows as MONAI's keywords, but for their overlap."""
+    return {key: value for key, value in dataclasses.asdict(windows).items() if key != "overlap"}
 
 
 def _answer(model: nn.Module, window: Tensor, plan: DataPlan) -> Tensor:

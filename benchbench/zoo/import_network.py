@@ -17,10 +17,18 @@ from benchbench.core import records as rec
 from benchbench.core.arguments import REQUIRED, flag
 from benchbench.core.arguments import fold as fold_number
 from benchbench.core.config import parse_json
-from benchbench.core.errors import CheckpointError, ShapeError, StoreError, UsageError, os_error_as
+from benchbench.core.errors import CardError, CheckpointError, ShapeError, StoreError, UsageError, os_error_as
 from benchbench.core.results import file_sha256
 from benchbench.data.plan import ALL, DataPlan
-from benchbench.zoo import build, checkpoint, foreign_weights, nnunet_folder, nnunet_plans
+from benchbench.zoo import (
+    build,
+    bundle_config,
+    checkpoint,
+    foreign_weights,
+    monai_bundle,
+    nnunet_folder,
+    nnunet_plans,
+)
 from benchbench.zoo import cards as zoo_cards
 
 if TYPE_CHECKING:
@@ -45,7 +53,8 @@ class ImportRequest:
         REQUIRED,
         type=Path,
         metavar="PATH",
-        help="folder of a model of nnU-Net v2, or weights of a network (.pt, .pth, .ckpt, .bin or .safetensors)",
+        help="folder of a model of nnU-Net v2, a MONAI bundle, or weights of a network (.pt, .pth, .ckpt, .bin or "
+        ".safetensors)",
     )
     arch: str | None = flag(
         "--arch",
@@ -74,14 +83,23 @@ class ImportRequest:
         "--fold",
         type=_fold,
         metavar="N",
-        help="fold of nnU-Net to take, or 'all'; of a file of weights the fold of --data that its training held out "
+        help="fold of nnU-Net to take, or 'all'; of other networks the fold of --data that their training held out "
         "(default: the only one; 0)",
     )
     checkpoint: str | None = flag(
         "--checkpoint",
         type=str,
         metavar="NAME",
-        help="file in the fold of nnU-Net (default: checkpoint_final.pth, else checkpoint_best.pth)",
+        help="file in the fold of nnU-Net (default: checkpoint_final.pth, else checkpoint_best.pth), or in 'models' of "
+        "a MONAI bundle (default: model.pt)",
+    )
+    settings: tuple[str, ...] = flag(
+        "--set",
+        (),
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="values in the configuration of a MONAI bundle, in the place of its own, such as "
+        "inferer::roi_size=[96,96,96]: what it computes by an expression is not run",
     )
     name: str | None = flag("--name", metavar="NAME", help="name of the network (default: that of the folder --out)")
 
@@ -124,7 +142,10 @@ def import_network(request: ImportRequest, out: Path, *, force: bool = False) ->
     name = request.name or out.resolve().name
     target = out / f"{checkpoint.file_name(name)}.safetensors"
     _check_folder(out, target, force)
-    found = (_nnunet if request.source.is_dir() else _plain)(request, name)
+    if request.settings and not bundle_config.is_bundle(request.source):
+        raise UsageError(f"--set is of a MONAI bundle, and {request.source} is none: it has no configs/inference.json")
+    read = _plain if not request.source.is_dir() else _bundle if bundle_config.is_bundle(request.source) else _nnunet
+    found = read(request, name)
     with os_error_as(StoreError, f"cannot write into {out}", "choose another --out"):
         out.mkdir(parents=True, exist_ok=True)
     info = checkpoint.save(
@@ -205,12 +226,10 @@ def _nnunet(request: ImportRequest, name: str) -> Found:
         is_model = nnunet_folder.is_model(source)
     if not is_model:
         raise CheckpointError(
-            f"{source} is no folder of nnU-Net v2, which has plans.json, dataset.json and fold_0: name one, or a "
-            "file of weights with --arch"
+            f"{source} is no folder of nnU-Net v2, which has plans.json, dataset.json and fold_0, and no MONAI bundle, "
+            "which has configs/inference.json: name one, or a file of weights with --arch"
         )
-    for flag_name in ("arch", "kwargs", "in_channels", "out_channels", "spatial", "key"):
-        if getattr(request, flag_name):
-            raise UsageError(f"--{flag_name.replace('_', '-')}: the plans of nnU-Net say it, so leave it out")
+    _check_flags(request, "the plans of nnU-Net say it", "key")
     model = nnunet_folder.open_model(source, request.fold, request.checkpoint)
     spec, notes = nnunet_plans.network_of(model.plans, name)
     plan = nnunet_plans.data_plan_of(model.plans)
@@ -249,6 +268,49 @@ def _nnunet(request: ImportRequest, name: str) -> Found:
             "recipe": {"mirror": model.mirror},
             **cases,
         },
+        notes=tuple(notes),
+    )
+
+
+def _check_flags(request: ImportRequest, why: str, *more: str) -> None:
+    """Refuse flags of a file of weights, for a folder that says it itself."""
+    for name in ("arch", "kwargs", "in_channels", "out_channels", "spatial", *more):
+        if getattr(request, name):
+            raise UsageError(f"--{name.replace('_', '-')}: {why}, so leave it out")
+
+
+def _bundle(request: ImportRequest, name: str) -> Found:
+    """A MONAI bundle."""
+    source = request.source
+    _check_flags(request, "the configuration of the bundle says it")
+    config = bundle_config.read(source, request.settings)
+    spec, notes = monai_bundle.network_of(config, name)
+    plan, of_plan = monai_bundle.data_plan_of(config, spec, source.resolve().name)
+    weights = monai_bundle.weights_of(source, request.checkpoint)
+    state, of_weights = foreign_weights.state_dict_of(foreign_weights.read(weights.path), weights.path, request.key)
+    try:
+        module = build.build_here(spec, plan.patch).eval()
+    except (CardError, ShapeError) as error:
+        raise CheckpointError(f"{config.where} describes a network that cannot be built: {error}") from error
+    notes += [*of_plan, *weights.notes, *of_weights, *foreign_weights.load_into(module, state, weights.path)]
+    if request.fold is not None and request.data is None:
+        raise UsageError("--fold is of --data: name the data set that the weights were trained on, or leave it out")
+    fold = None if request.fold is None else ALL if request.fold == "all" else int(request.fold)
+    of_data = None if request.data is None else data.get_plan(request.data, fold=fold)
+    if of_data is None:
+        notes.append("which cases it was trained on is not known (--data): see that a Dice is of others")
+    else:
+        of_data.as_seen_by(plan)  # which refuses other channels and labels
+    return Found(
+        module=module,
+        spec=spec,
+        spatial=plan.patch,
+        data=of_data.weights_key if of_data else f"{plan.name}:MONAI",
+        plan=plan,
+        train=provenance(
+            weights.path, "MONAI bundle", notes, cases_known=of_data is not None, settings=list(request.settings)
+        )
+        | _cases(of_data),
         notes=tuple(notes),
     )
 

@@ -60,6 +60,12 @@ def resize(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
             _tell_widths(module)
 
 
+def resized(module: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Module:
+    """The network itself, resized: what the configuration of an exported MONAI bundle names."""
+    resize(module, shapes)
+    return module
+
+
 def _is_shape(item: Any) -> bool:
     return isinstance(item, (list, tuple)) and all(type(side) is int for side in item)
 

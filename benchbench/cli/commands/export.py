@@ -1,14 +1,19 @@
-"""`bench export`: a network as the file that goes to a device."""
+"""`bench export`: a network as the file that goes to a device, or as a MONAI bundle."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchbench.cli.parser import add_fields, add_shared, values_of
 from benchbench.core.errors import EXIT_OK, command
 from benchbench.core.units import format_duration, format_shape, format_value
 from benchbench.runner.export import Exported, ExportRequest
+
+if TYPE_CHECKING:
+    from benchbench.zoo.write_bundle import WrittenBundle
 
 
 def add(sub: argparse.ArgumentParser) -> None:
@@ -21,11 +26,25 @@ def add(sub: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Convert, compare with the network, and print what was written."""
-    from benchbench.runner.export import export_network
+    from benchbench.runner.export import export_bundle, export_network
 
     request = ExportRequest(**values_of(ExportRequest, options))
+    if request.to == "monai-bundle":
+        print("\n".join(bundle_summary(export_bundle(request, options.out, force=options.force))))
+        return EXIT_OK
     print("\n".join(summary(export_network(request, options.out, force=options.force), request)))
     return EXIT_OK
+
+
+def bundle_summary(bundle: WrittenBundle) -> list[str]:
+    """What was written, what it needs, and how it is run."""
+    config = bundle.folder / "configs" / "inference.json"
+    words = ["python", "-m", "monai.bundle", "run", "--config_file", config, "--bundle_root", bundle.folder]
+    lines = [f"{bundle.folder}: a MONAI bundle ({', '.join(str(p.relative_to(bundle.folder)) for p in bundle.files)})"]
+    if bundle.needs:
+        lines.append(f"note: the class of its network is of the package {bundle.needs}, which it needs beside MONAI")
+    lines.append(f"run it: {' '.join(shlex.quote(str(word)) for word in words)} --dataset_dir DIR")
+    return lines
 
 
 def summary(exported: Exported, request: ExportRequest) -> list[str]:

@@ -15,6 +15,8 @@ from benchbench.zoo.import_network import ImportRequest, import_network
 if TYPE_CHECKING:
     from benchbench.zoo.import_network import Imported
 
+_USUAL_OVERLAP = 0.5
+
 
 def add(sub: argparse.ArgumentParser) -> None:
     """The flags."""
@@ -42,6 +44,8 @@ def summary(imported: Imported, request: ImportRequest, out: Path) -> list[str]:
     lines += [f"note: {note}" for note in imported.notes]
     trust = ["--trust"] if info.model.arch in classes.named() else []
     place = ["--data", request.data or "DIR"]
+    if info.plan and info.plan.overlap != _USUAL_OVERLAP:  # so that the Dice is of the bundle's own windows
+        place += ["--overlap", f"{info.plan.overlap:g}"]
     lines.append(f"measure it: {command('run', '--models', out, *trust, *place)}")
     if info.plan:
         lines.append(f"segment with it: {command('predict', out, *trust, '--input', 'CASE', '--output', 'seg.nii.gz')}")

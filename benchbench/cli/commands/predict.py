@@ -33,7 +33,13 @@ def add(sub: argparse.ArgumentParser) -> None:
         help="folder of a case, or its file; of several channels one file each, named by the channel or numbered",
     )
     sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="label map to write (.nii.gz or .nii)")
-    add_shared(sub, "--overlap", "--test-time-mirroring", "--device")
+    add_shared(
+        sub,
+        "--overlap",
+        default=None,
+        help="overlap of neighbouring windows, as a share of their sides (default: 0.5, or that of its MONAI bundle)",
+    )
+    add_shared(sub, "--test-time-mirroring", "--device")
     add_shared(sub, "--threads", help="CPU threads of an exported network (default: its runtime's own choice)")
     add_shared(sub, "--force", help="replace the file at --output even if 'bench predict' did not write it")
 

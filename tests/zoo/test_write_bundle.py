@@ -1,0 +1,194 @@
+"""`bench export --to monai-bundle`: MONAI runs what was written, and gives the label maps of `bench predict`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from benchbench.cli.main import main
+from benchbench.core.errors import CheckpointError, StoreError, UnsupportedError, UsageError
+from benchbench.core.records import ModelSpec
+from benchbench.data.folder import plan_folder
+from benchbench.data.preprocessing import prepare
+from benchbench.data.source import CaseFiles, ImageFile
+from benchbench.data.volumes import load_volumes
+from benchbench.runner.export import ExportRequest, export_bundle
+from benchbench.zoo import build, checkpoint
+from benchbench.zoo.import_network import ImportRequest, import_network
+from benchbench.zoo.pruned import differing_shapes
+from tests import data_sets, monai_bundles, nnunet_models
+from tests.tiny_nets import Reads
+
+SIDES = (16, 16, 16)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCHBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # to which MONAI adds each bundle
+
+
+def weights(folder: Path, path: Path, spec: ModelSpec | None = None, state: Any = None) -> Path:
+    """Weights of a network that reads the labels off the intensities, with a data set's plan."""
+    plan = plan_folder(folder)
+    spec = spec or ModelSpec(
+        name="reads",
+        arch="tests.tiny_nets:Reads",
+        kwargs={},
+        in_channels=plan.in_channels,
+        out_channels=plan.out_channels,
+    )
+    state = state or Reads(plan.in_channels, plan.out_channels).state_dict()
+    checkpoint.save(path, state, model=spec, data=plan.key, spatial=SIDES, train={}, plan=plan)
+    return path
+
+
+def run_by_monai(bundle: Path, images: Path, out: Path) -> list[Any]:
+    """The label maps that `python -m monai.bundle run` writes: its command line calls this function."""
+    from monai.bundle import run
+
+    run(
+        config_file=str(bundle / "configs" / "inference.json"),
+        bundle_root=str(bundle),
+        dataset_dir=str(images),
+        output_dir=str(out),
+    )
+    return [nib.load(path) for path in sorted(out.glob("*.nii.gz"))]
+
+
+def same_as_predicted(network: Path, bundle: Path, cases: list[list[Path]], tmp_path: Path) -> None:
+    """Each case by MONAI and by `bench predict`."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for i, files in enumerate(cases):
+        for c, file in enumerate(files):
+            shutil.copy(file, images / (f"case{i}_{c:04d}.nii.gz" if len(files) > 1 else f"case{i}.nii.gz"))
+    written = run_by_monai(bundle, images, tmp_path / "eval")
+    assert len(written) == len(cases)
+    for i, (files, image) in enumerate(zip(cases, written, strict=True)):
+        case = tmp_path / f"case{i}"
+        case.mkdir()
+        for file in files:
+            shutil.copy(file, case)
+        output = tmp_path / f"seg{i}.nii.gz"
+        words = ["predict", str(network), "--trust", "--input", str(case), "--output", str(output)]
+        assert main(words) == 0
+        label = np.asarray(nib.load(output).dataobj)
+        assert len(np.unique(label)) > 2
+        assert np.array_equal(np.asarray(image.dataobj), label)
+        assert np.allclose(image.affine, nib.load(output).affine, atol=1e-4)
+
+
+def exported(network: Path, out: Path, *more: str) -> int:
+    return main(["export", str(network), "--trust", "--to", "monai-bundle", "--out", str(out), *more])
+
+
+def test_monai_gives_the_label_maps_of_predict(tmp_path: Path) -> None:
+    folder = data_sets.decathlon(
+        tmp_path / "Task99_Tilted", sides=(20, 22, 12), where=data_sets.TILTED, background=True
+    )
+    network = weights(folder, tmp_path / "w" / "reads.safetensors")
+    assert exported(network, tmp_path / "bundle") == 0
+    cases = [[folder / f"imagesTr/case_00{i}.nii.gz"] for i in (1, 3)]
+    same_as_predicted(network, tmp_path / "bundle", cases, tmp_path)
+
+
+def test_regions_of_several_channels_are_painted_alike(tmp_path: Path) -> None:
+    folder = data_sets.nnunet(tmp_path / "Dataset001_Boxes", channels=2, regions=True)
+    network = weights(folder, tmp_path / "w" / "reads.safetensors")
+    assert exported(network, tmp_path / "bundle") == 0
+    cases = [[folder / f"imagesTr/pat2_{c:04d}.nii.gz" for c in range(2)]]
+    same_as_predicted(network, tmp_path / "bundle", cases, tmp_path)
+
+
+@pytest.mark.parametrize("kind", monai_bundles.KINDS)
+def test_an_imported_bundle_goes_out_again(tmp_path: Path, kind: str) -> None:
+    request = ImportRequest(source=monai_bundles.bundle(tmp_path / "first", kind))
+    import_network(request, tmp_path / "net")
+    assert exported(tmp_path / "net", tmp_path / "bundle") == 0
+    files = monai_bundles.case(tmp_path / "files", kind)
+    same_as_predicted(tmp_path / "net", tmp_path / "bundle", [files], tmp_path)
+
+
+def test_a_pruned_network_goes_out_and_comes_back(tmp_path: Path) -> None:
+    folder = data_sets.decathlon(tmp_path / "Task99_Boxes", where=data_sets.TILTED, background=True)
+    narrow, wide = (
+        ModelSpec(
+            name="small",
+            arch="benchbench.models.unet:UNet",
+            kwargs={"channels": [width, 2 * width], "strides": [2]},
+            in_channels=1,
+            out_channels=3,
+        )
+        for width in (2, 4)
+    )
+    module = build.build(narrow, SIDES)
+    shapes = differing_shapes(module, build.build(wide, SIDES))
+    assert shapes
+    spec = dataclasses.replace(wide, kwargs={**wide.kwargs, build.PRUNED_SHAPES: shapes})
+    network = weights(folder, tmp_path / "w" / "small.safetensors", spec, module.state_dict())
+    assert exported(network, tmp_path / "bundle") == 0
+    config = json.loads((tmp_path / "bundle/configs/inference.json").read_text())
+    assert config["network_def"]["_target_"] == "benchbench.zoo.pruned.resized"
+    again = import_network(ImportRequest(source=tmp_path / "bundle"), tmp_path / "again").info
+    first = checkpoint.read_sidecar(network)
+    assert again.sha256 == first.sha256
+    images = [ImageFile(path=folder / "imagesTr/case_003.nii.gz")]
+    volumes = load_volumes(CaseFiles(id="case", subject="", images=tuple(images), label=None))
+    prepared = []
+    for info in (first, again):
+        assert info.plan is not None
+        assert info.plan.preparation is not None
+        prepared.append(prepare(volumes, info.plan.preparation).image)
+    assert torch.equal(*map(torch.as_tensor, prepared))
+
+
+def test_the_metadata_have_what_the_schema_asks_for(tmp_path: Path) -> None:
+    folder = data_sets.decathlon(tmp_path / "Task99_Boxes")
+    exported(weights(folder, tmp_path / "w" / "reads.safetensors"), tmp_path / "bundle")
+    meta = json.loads((tmp_path / "bundle/configs/metadata.json").read_text())
+    needed = {"schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description"}
+    assert {*needed, "authors", "copyright", "network_data_format"} <= set(meta)
+    output = meta["network_data_format"]["outputs"]["pred"]
+    assert output["channel_def"] == {"0": "background", "1": "shell", "2": "kernel"}
+    assert (output["num_channels"], output["spatial_shape"]) == (3, list(SIDES))
+    readme = (tmp_path / "bundle/docs/README.md").read_text()
+    assert "package `tests`" in readme
+    assert torch.load(tmp_path / "bundle/models/model.pt", weights_only=True).keys() == Reads(1, 3).state_dict().keys()
+
+
+def test_what_cannot_be_a_bundle_is_one_line(tmp_path: Path) -> None:
+    source = nnunet_models.model(tmp_path / "model", "residual")
+    import_network(ImportRequest(source=source), tmp_path / "nnunet")
+    with pytest.raises(UnsupportedError, match="as nnU-Net does"):
+        export_bundle(ExportRequest(network=str(tmp_path / "nnunet"), to="monai-bundle"), tmp_path / "bundle")
+    with pytest.raises(UsageError, match="random weights"):
+        export_bundle(ExportRequest(network="unet_small", to="monai-bundle"), tmp_path / "bundle")
+    folder = data_sets.decathlon(tmp_path / "Task99_Boxes")
+    network = weights(folder, tmp_path / "w" / "reads.safetensors")
+    with pytest.raises(UsageError, match="--dtype is of files for a device"):
+        export_bundle(ExportRequest(network=str(network), trust=True, dtype="int8"), tmp_path / "bundle")
+    info = checkpoint.read_sidecar(network)
+    state = Reads(1, 3).state_dict()
+    bare = checkpoint.save(tmp_path / "x.safetensors", state, model=info.model, data="x", spatial=SIDES, train={})
+    with pytest.raises(CheckpointError, match="does not say how its images were prepared"):
+        export_bundle(ExportRequest(network=str(bare.path), trust=True), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_bundle_is_not_replaced_unasked(tmp_path: Path) -> None:
+    folder = data_sets.decathlon(tmp_path / "Task99_Boxes")
+    network = weights(folder, tmp_path / "w" / "reads.safetensors")
+    assert exported(network, tmp_path / "bundle") == 0
+    with pytest.raises(StoreError, match="--force replaces it"):
+        export_bundle(ExportRequest(network=str(network), trust=True), tmp_path / "bundle")
+    assert exported(network, tmp_path / "bundle", "--force") == 0
