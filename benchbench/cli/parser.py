@@ -31,6 +31,7 @@ examples:
   bench search --budget 2GB                       networks that fit into 2 GB, trained, as a Pareto front
   bench audit --models all                        every FLOP counter side by side, and which is wrong
   bench compare results/local/a results/local/b   what became slower; exit 1 if anything did
+  bench choose results/local/a --max-latency 1s   which network to take, and how sure that is
   bench data check /data/BraTS2021                look for faults in a data set
   bench report results/local/try                  write the report again, from the records alone
   bench devices add jetson ssh://user@orin        add a board to measure on
@@ -48,6 +49,7 @@ COMMANDS: Mapping[str, str] = {
     "run": "measure networks on devices, or predict their cost there, and write a report",
     "audit": "count parameters and MACs with every counter, and show which is wrong, by how much and why",
     "compare": "compare two sets of records: what became slower, larger or worse; exit 1 if anything did",
+    "choose": "say which network to take, from records, under limits; exit 1 if none is known to keep them",
     "report": "write the report of results folders again, from their records alone",
     "train": "train one network on a data set, by the same recipe as all others",
     "compress": "make a trained network smaller: remove channels, then fine-tune it",

@@ -110,3 +110,22 @@ def seconds(text: str) -> float:
     if value <= 0:
         raise UsageError(f"{text!r} is not a time above 0")
     return value
+
+
+def joules(text: str) -> float:
+    """`5J`, as joules."""
+    value = units.parse_joules(text)
+    if value <= 0:
+        raise UsageError(f"{text!r} is not an energy above 0")
+    return value
+
+
+def least_dice(text: str) -> float:
+    """Above 0 and up to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise UsageError(f"{text!r} is no Dice: write a number above 0 and up to 1, such as 0.85")
+    return value

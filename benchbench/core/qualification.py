@@ -6,13 +6,14 @@ fp32, or if its Dice on the same cases is no lower than chance allows.
 
 from __future__ import annotations
 
-from benchbench.core.records import Measurement, Record, Workload
+from benchbench.core.records import Measurement, ModelSpec, Record, Workload, to_json
 
 MOST_OUTPUT_ERROR = 1e-3  # largest difference of one value, as a share of the output's range
 MOST_MASK_CHANGE = 1e-4  # share of the voxels that get another label, on a real case
 MOST_DICE_LOSS = 0.005  # upper end of the 95 % interval of the mean loss over cases
 
 UNQUALIFIED = "output unqualified"
+NOT_DENSE = "a classifier: it has no dense output, so no Dice"  # why a row has no Dice
 
 
 def agrees(max_error: Measurement | None, mask_change: Measurement | None, *, exact: bool) -> bool | None:
@@ -42,6 +43,31 @@ def keeps_dice(loss: Measurement | None) -> bool | None:
 def is_eager_fp32(work: Workload) -> bool:
     """Whether this is what every other runtime and precision is held against."""
     return work.runtime == "eager" and work.dtype == "fp32"
+
+
+def is_dense(record: Record) -> bool:
+    """Whether a row is of a network that segments; a classifier can be as fast as it likes."""
+    dice = record.get("dice")
+    return dice is None or dice.reason != NOT_DENSE
+
+
+def has_dice_of(record: Record, spec: ModelSpec, work: Workload) -> bool:
+    """Whether a record's Dice is that of a network at some work, wherever each of them ran.
+
+    Dice belongs to a network, its weights, its patch and the data, not to the machine. Only that of eager PyTorch in
+    fp32 travels: other paths may have another output.
+
+    Args:
+        spec: with a checkpoint, only Dice of that checkpoint counts; without, that of any.
+        work: its data, split, patch, crop and mirroring must be the record's.
+    """
+    r, w = record.model, record.workload
+    names = ("name", "arch", "in_channels", "out_channels", "kwargs")
+    same_network = all(to_json(getattr(r, name)) == to_json(getattr(spec, name)) for name in names)
+    asked = ("data", "split", "spatial", "crop_foreground", "test_time_mirroring")
+    same_work = all(getattr(w, name) == getattr(work, name) for name in asked)
+    same_weights = spec.checkpoint in (None, r.checkpoint)
+    return is_eager_fp32(w) and same_network and same_work and work.data is not None and same_weights
 
 
 def is_reference(record: Record) -> bool:

@@ -15,6 +15,7 @@ from benchbench.core.errors import UsageError
 
 _BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_JOULES = {"mJ": 1e-3, "J": 1.0, "kJ": 1e3}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 AXES = "DHW"  # of a volume; of a prepared case left to right, back to front, feet to head
 _QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
@@ -48,6 +49,15 @@ def parse_seconds(text: str) -> float:
         UsageError: if the text is no number with a unit of time.
     """
     return _parse(text, _SECONDS, "a time such as 50ms, 2s or 20min", fold=False)
+
+
+def parse_joules(text: str) -> float:
+    """Joules from `5J`, `200mJ`.
+
+    Raises:
+        UsageError: if the text is no number with a unit of energy.
+    """
+    return _parse(text, _JOULES, "an energy such as 5J or 200mJ", fold=False)
 
 
 def _parse(text: str, units: dict[str, float] | dict[str, int], wanted: str, *, fold: bool) -> float:

@@ -25,6 +25,7 @@ from benchbench.core.units import counted
 from benchbench.report import accuracy, conditions, details, html, paired_dice, place, reliability, search_page
 from benchbench.report.audit import section as audit_section
 from benchbench.report.audit.tables import gather
+from benchbench.report.choice import section as choice_section
 from benchbench.report.details import ReadArtifact
 from benchbench.report.figures import curves, roofline, runtimes, scaling, volumes
 from benchbench.report.figures import devices as figures_devices
@@ -167,11 +168,15 @@ def render(
     shared = [pair for pair in parts[0]["facts"] if all(pair in p["facts"] for p in parts)] if len(parts) > 1 else []
     for part in parts:
         part["facts"] = [pair for pair in part["facts"] if pair not in shared]
+    choices = [
+        {"letter": g.letter, "title": g.title, "lines": told} for g, told in choice_section.lines(groups, runs, read)
+    ]
     context = {
         "heading": heading,
+        "choices": choices,
         "sentence": sentence,
         "banners": _banners(runs),
-        "differences": _differences(groups),
+        "differences": conditions.differences(groups),
         "groups": parts,
         "shared": shared,
         "sides": sides,
@@ -273,17 +278,6 @@ _TIERS = {
 
 def _list(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _differences(groups: Sequence[conditions.Group]) -> str:
-    """In what several sets of conditions differ, by name."""
-    if len(groups) < 2:
-        return ""
-    tables = [dict(conditions.facts(g)) for g in groups]
-    names = dict.fromkeys(name for table in tables for name in table)
-    ignored = ("When", "Load average at start", "Forecast made on")
-    differing = [n for n in names if n not in ignored and len({t.get(n) for t in tables}) > 1]
-    return ", ".join(differing).lower() or "details of the environment"
 
 
 def _joined(groups: Sequence[conditions.Group], budget: _Budget) -> tuple[list[Drawing], str]:

@@ -87,13 +87,19 @@ def against_best(rows: Sequence[TableRow], read: ReadArtifact) -> tuple[TableRow
     if len(scored) < 2:
         return None
     shared = set.intersection(*(set(dice) for _, dice in scored))
-    best, best_dice = max(scored, key=lambda pair: statistics.fmean([pair[1][c] for c in sorted(shared or pair[1])]))
-    others = (_pair(row, dice, best_dice) for row, dice in scored if row is not best)
-    pairs = [pair for pair in others if pair is not None]
-    return (best, sorted(pairs, key=lambda pair: -pair.mean)) if pairs else None
+    best, best_dice = max(scored, key=lambda one: statistics.fmean([one[1][c] for c in sorted(shared or one[1])]))
+    others = (pair(row, dice, best_dice) for row, dice in scored if row is not best)
+    pairs = [one for one in others if one is not None]
+    return (best, sorted(pairs, key=lambda one: -one.mean)) if pairs else None
 
 
-def _pair(row: TableRow, own: Mapping[str, float], best: Mapping[str, float]) -> Pair | None:
+def pair(row: TableRow, own: Mapping[str, float], best: Mapping[str, float]) -> Pair | None:
+    """A row against the best one, over the cases that count for both; None where there is no such case.
+
+    Args:
+        own: Dice of the row by case.
+        best: that of the best one.
+    """
     both = [case for case in own if case in best]
     if not both:
         return None

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchbench import data
+from benchbench.core import qualification
 from benchbench.core import records as rec
 from benchbench.core.errors import BenchError, CheckpointError, command, data_flags
 from benchbench.core.units import format_shape, format_value
@@ -201,7 +202,7 @@ def _dice_from_elsewhere(cell: Cell, status: str) -> list[rec.Measurement]:
     if earlier:
         return earlier
     if cell.card.task != "segmentation":
-        why = "a classifier: it has no dense output, so no Dice"
+        why = qualification.NOT_DENSE
     elif w.phase == "train":
         why = "training steps are timed: nothing is evaluated"
     elif w.data is None:

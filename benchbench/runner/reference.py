@@ -12,7 +12,7 @@ import functools
 from pathlib import Path
 
 from benchbench.core import records as rec
-from benchbench.core.qualification import is_eager_fp32
+from benchbench.core.qualification import has_dice_of
 from benchbench.core.results import read_records
 
 FOLDER = Path(__file__).parents[1] / "reference"
@@ -33,24 +33,7 @@ def find_dice(spec: rec.ModelSpec, workload: rec.Workload, folder: Path = FOLDER
         folder: of reference records, one folder a machine.
     """
     for record in reversed(reference_records(folder)):
-        r, w = record.model, record.workload
-        same_network = (r.name, r.arch, r.in_channels, r.out_channels, rec.to_json(r.kwargs)) == (
-            spec.name,
-            spec.arch,
-            spec.in_channels,
-            spec.out_channels,
-            rec.to_json(spec.kwargs),
-        )
-        same_work = (w.data, w.split, w.spatial, w.crop_foreground, w.test_time_mirroring) == (
-            workload.data,
-            workload.split,
-            workload.spatial,
-            workload.crop_foreground,
-            workload.test_time_mirroring,
-        )
-        if not is_eager_fp32(w):
-            continue  # of another output
-        if not (same_network and same_work and workload.data) or spec.checkpoint not in (None, r.checkpoint):
+        if not has_dice_of(record, spec, workload):
             continue
         dice = [m for m in record.measurements if m.metric.startswith("dice") and m.origin == "measured"]
         if any(m.metric == "dice" and m.value is not None for m in dice):

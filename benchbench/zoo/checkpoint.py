@@ -11,6 +11,7 @@ give equal files, since how long they took stands in the `.json` alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.resources
@@ -230,9 +231,7 @@ def find(
         folders: where trained ones are looked for, and in the folders in them; then among those that come with
             benchbench, which may be of a part of the same data set.
     """
-    shipped = Path(str(importlib.resources.files("benchbench").joinpath("models", "checkpoints")))
-    patterns = ("*.safetensors", "*/*.safetensors")
-    trained = [path for folder in folders for pattern in patterns for path in folder.glob(pattern)]
+    shipped, trained = _shipped(), _weights_in(folders)
 
     def finished_ns(weights: Path) -> int:
         sidecar = weights.with_suffix(".json")
@@ -253,6 +252,28 @@ def find(
         if its == wanted and of_the_data and not leaks(info, plan):
             return info.path
     return None
+
+
+def find_by_hash(sha256: str, folders: Sequence[Path] = ()) -> Path | None:
+    """The weights with this hash, or None; as their description says, so the file itself is not read.
+
+    Args:
+        folders: where they are looked for, and in the folders in them; then among those that come with benchbench.
+    """
+    for weights in [*_weights_in(folders), *sorted(_shipped().glob("*.safetensors"))]:
+        with contextlib.suppress(CheckpointError):  # somebody else's
+            if read_sidecar(weights).sha256 == sha256:
+                return weights
+    return None
+
+
+def _weights_in(folders: Sequence[Path]) -> list[Path]:
+    patterns = ("*.safetensors", "*/*.safetensors")
+    return [path for folder in folders for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def _shipped() -> Path:
+    return Path(str(importlib.resources.files("benchbench").joinpath("models", "checkpoints")))
 
 
 def leaks(info: CheckpointInfo, plan: DataPlan) -> list[str]:

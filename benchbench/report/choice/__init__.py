@@ -1,0 +1,1 @@
+"""Which network to take: from records, under limits, in words."""
