@@ -87,7 +87,7 @@ def test_the_fastest_of_those_not_told_apart_is_taken():
     choice = chosen(rows)
     assert labels(choice) == ["near", "best", "far"]
     assert choice.as_accurate == ("near", "best")
-    assert "of 3 rows 2 are as accurate as the best of them, and it is the fastest of those" in words.headline(choice)
+    assert "2 of the 3 rows are equally accurate, and it is the fastest of these" in words.headline(choice)
     told = words.cost(choice, choice.taken)
     assert told.startswith("Against the most accurate of all rows, best: 0.0020 less Dice (95 % CI ")
     assert "20 cases): not told apart, p = " in told
@@ -261,7 +261,9 @@ def test_a_data_sheet_never_shows_that_a_limit_is_kept_and_can_rule_a_row_out():
 
 def test_a_choice_by_forecasts_says_so_in_its_first_line():
     rows = [forecast(name, s, "datasheet", dice_of(0.86, origin="reference")) for name, s in (("a", 0.1), ("b", 0.2))]
-    assert "it is the fastest by data-sheet forecasts of those" in words.headline(chosen(rows))
+    assert "both rows are equally accurate, and it is the fastest by data-sheet forecasts of these" in words.headline(
+        chosen(rows)
+    )
     what, step = words.next_command(
         chosen(rows), dataclasses.replace(chosen(rows).rows[0], dice_record=with_weights(rows[0])), lambda _: "w.pt"
     )

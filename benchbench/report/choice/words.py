@@ -50,8 +50,10 @@ def _why(choice: Choice) -> str:
     if accurate == 1:
         scored = sum(row.known["dice"].value is not None for row in among)
         return f"{rows} it is the most accurate" + (f" ({scored} have a Dice)" if scored < len(among) else "")
-    those = "all" if accurate == len(among) else str(accurate)
-    return f"{rows} {those} are as accurate as the best of them, and {fastest} of those"
+    every = "both" if accurate == 2 else f"all {accurate}"
+    those = every if accurate == len(among) else f"{accurate} of the {len(among)}"
+    what = rows.removeprefix(f"of {counted(len(among), 'row')}")
+    return f"{those} rows{what} are equally accurate, and {fastest} of these"
 
 
 def _listed(names: Sequence[str]) -> str:
