@@ -35,6 +35,7 @@ examples:
   bench report results/local/try                  write the report again, from the records alone
   bench devices add jetson ssh://user@orin        add a board to measure on
   bench devices doctor jetson                     what the board has, what it lacks, and what to do
+  bench evaluate slim_unetr nets/mine --data DIR  Dice and surface distances alone, with the paired test
   bench export W.safetensors --to openvino        the file that goes to a device
   bench import nnUNet_results/.../nnUNetTrainer__nnUNetPlans__3d_fullres --fold 0 --out nets/hippo
   bench calibrate                                 time this machine, to forecast any network for it
@@ -52,7 +53,8 @@ COMMANDS: Mapping[str, str] = {
     "compress": "make a trained network smaller: remove channels, then fine-tune it",
     "search": "search for Slim UNETR variants within a budget, train them, and give their Pareto front",
     "calibrate": "time the operators of this device, so that the latency of any network can be forecast for it",
-    "export": "write a network as the file that goes to a device: OpenVINO, ONNX, TensorRT, torch.export; or as a MONAI bundle",
+    "export": "write a network as the file that goes to a device (OpenVINO, ONNX, TensorRT, torch.export), or as a bundle",
+    "evaluate": "Dice, HD95 and surface Dice of networks, ensembles or finished label maps; nothing is timed",
     "import": "take in a network that was trained elsewhere (nnU-Net, MONAI, a file of weights), for every other command",
     "predict": "segment images with trained weights; the label map lies exactly over its image",
     "data": "list, download, check, prepare and split data sets",

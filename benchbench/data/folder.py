@@ -268,10 +268,15 @@ def _lit_share(background: Any, axis: int) -> float:
     return float(lit[-1] + 1 - lit[0]) / background.shape[axis] if len(lit) else 1.0
 
 
+def source_of(plan: DataPlan) -> Source:
+    """The files of a plan's data set."""
+    assert plan.folder is not None
+    return _source(plan.folder, _stamp(plan.folder))
+
+
 def case_files(plan: DataPlan, split: str, index: int) -> tuple[Source, CaseFiles]:
     """The files of a case of a plan, the channels in the plan's order."""
-    assert plan.folder is not None
-    source = _source(plan.folder, _stamp(plan.folder))
+    source = source_of(plan)
     wanted = plan.ids[split][index]
     case = next(case for case in source.cases if case.id == wanted)
     if plan.channels == source.channels:

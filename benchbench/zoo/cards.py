@@ -353,7 +353,7 @@ def _no_network(part: str) -> str | None:
     if is_dir:
         inside = _networks_in(path)
         here = f"name one of the networks in it, such as {', '.join(inside)}" if inside else "no network lies in it"
-        return f"{part} is a folder: {here}; --models takes names, cards (.toml), weights (.safetensors) and classes"
+        return f"{part} is a folder: {here}; a network is a name, a card (.toml), weights (.safetensors) or a class"
     kind = next((text for end, text in _KINDS.items() if part.lower().endswith(end)), None)
     if is_file and kind:
         return f"{part} {kind.format(stem=path.stem)}"

@@ -44,6 +44,7 @@ _SCHEMES = {
 }
 _READERS = {"SimpleITKIO": False, "NibabelIO": False, "NibabelIOWithReorient": True}  # whether it turns into RAS
 _MOST = 100  # stages, and blocks of a stage: far beyond what nnU-Net plans
+_LONGEST = 100  # letters of a data set's name
 _RESAMPLING = "resample_data_or_seg_to_shape"
 #: Keywords of a network that are read, or have no effect on its answers.
 _KEYWORDS = (
@@ -267,7 +268,7 @@ def data_plan_of(plans: Plans) -> DataPlan:
         preparation = _preparation(settings, plans, len(channels))
         spacing = preparation.spacing_mm
         return DataPlan(
-            name=str(plans.plans.get("dataset_name") or where.parent.name),
+            name=re.sub(r"[^\w.+=-]+", "-", str(plans.plans.get("dataset_name") or where.parent.name))[:_LONGEST],
             title=f"trained by nnU-Net, {plans.configuration}",
             channels=channels,
             regions=regions,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from benchbench.cli.main import main
@@ -21,10 +23,13 @@ from benchbench.data.plan import plan_from_json, plan_to_json
 from benchbench.data.preprocessing import load_case, prepare
 from benchbench.data.source import CaseFiles, ImageFile
 from benchbench.data.volumes import load_volumes
+from benchbench.runner.evaluation.request import EvaluateRequest
+from benchbench.runner.evaluation.run import evaluate
+from benchbench.training.evaluate import measure_dice
 from benchbench.training.nnunet_windows import starts
 from benchbench.training.sliding_window import logits_of
 from benchbench.zoo import checkpoint
-from benchbench.zoo.build import build_model
+from benchbench.zoo.build import build, build_model
 from benchbench.zoo.import_network import Imported, ImportRequest, import_network
 from tests import data_sets, nnunet_models
 
@@ -301,6 +306,32 @@ def test_a_data_set_is_seen_as_the_network_needs_it(tmp_path: Path, monkeypatch:
     (folder / "dataset.json").write_text(json.dumps(other))
     with pytest.raises(DataError, match="a Dice needs the same"):
         get_plan(str(folder)).as_seen_by(info.plan)
+
+
+def test_an_evaluation_shows_a_network_the_images_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCHBENCH_CACHE", str(tmp_path / "cache"))
+    folder = data_sets.decathlon(tmp_path / "Task99_Boxes", count=12)
+    info = imported(nnunet_models.model(tmp_path / "model", "residual"), tmp_path / "out" / "hippo").info
+    request = EvaluateRequest(networks=(str(tmp_path / "out" / "hippo"),), data=str(folder), threads=1)
+    (record,) = evaluate(request, tmp_path / "evaluated").records
+    net = build(info.model, info.spatial).eval()
+    checkpoint.load_weights(net, info.path)
+    seen = get_plan(str(folder)).as_seen_by(info.plan)
+    dice, *_ = measure_dice(net, data=seen.where, split="test", spatial=info.spatial).measurements
+    assert record.get("dice").values == pytest.approx(dice.values, abs=1e-9)
+    plain = weights_prepared_here(tmp_path / "plain.safetensors", info)
+    with pytest.raises(UsageError, match="prepared in different ways"):
+        evaluate(dataclasses.replace(request, networks=(f"{info.path}+{plain}",)), tmp_path / "both")
+
+
+def weights_prepared_here(path: Path, info: checkpoint.CheckpointInfo) -> Path:
+    """The same weights, said to have seen images as data sets are prepared here."""
+    state = safetensors.torch.load_file(info.path)
+    train = dict(info.train) | {"cases": []}
+    checkpoint.save(path, state, model=info.model, data=info.data, spatial=info.spatial, train=train, plan=None)
+    return path
 
 
 def test_without_its_data_nobody_knows_what_it_has_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
