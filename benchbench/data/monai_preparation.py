@@ -82,7 +82,7 @@ STEPS: Mapping[str, Mapping[str, Rule]] = {
         "margin": _whole,
         "allow_smaller": _FLAG,
         "k_divisible": _whole,
-        "mode": _one_of("constant"),
+        "mode": _one_of("constant", "edge", "minimum"),
     },
     "ScaleIntensityRanged": {
         "a_min": _number,

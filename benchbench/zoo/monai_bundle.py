@@ -126,7 +126,7 @@ def data_plan_of(config: BundleConfig, spec: rec.ModelSpec, name: str) -> tuple[
             f"{config.where}: its channels are thresholded one by one, and the first is the background, which no "
             "label map can have: decide on them by AsDiscreted with argmax"
         )
-    regions = _regions(outputs, exclusive, after.values, config)
+    regions, paint = _regions(outputs, exclusive, after.values, config)
     spacing: Any = next((step.options["pixdim"] for step in steps if step.name == "Spacingd"), 1.0)
     sides = tuple(
         float(side) if side > 0 else 1.0 for side in (spacing if isinstance(spacing, list) else [spacing] * 3)
@@ -137,14 +137,14 @@ def data_plan_of(config: BundleConfig, spec: rec.ModelSpec, name: str) -> tuple[
             title=f"trained with MONAI: {_text(config, 'task') or _text(config, 'description') or 'a bundle'}",
             channels=tuple(inputs),
             regions=regions,
-            labels={0: "background"} | {values[0]: region for region, values in regions.items()},
+            labels={0: "background", **dict(zip(paint, regions, strict=True))},
             patch=patch,
             spacing_mm=(sides[0], sides[1], sides[2]),
             splits={},
             semi_synthetic=False,
             licence=_text(config, "copyright") or "not stated",
             exclusive=exclusive,
-            paint=tuple(values[0] for values in regions.values()),
+            paint=paint,
             preparation=Preparation(
                 spacing_mm=(sides[0], sides[1], sides[2]),
                 resample=True,
@@ -167,8 +167,8 @@ def data_plan_of(config: BundleConfig, spec: rec.ModelSpec, name: str) -> tuple[
 
 def _regions(
     names: list[str], exclusive: bool, values: Mapping[int, int] | None, config: BundleConfig
-) -> dict[str, tuple[int, ...]]:
-    """Region of each channel -> its labels, the first of which a prediction has.
+) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
+    """Region of each channel -> its labels; and the label that each has in a prediction.
 
     Args:
         values: channel -> label, in the order in which they are painted over each other; of labels that exclude each
@@ -180,9 +180,10 @@ def _regions(
     if missing or len(set(of_channel.values())) != len(of_channel) or 0 in of_channel.values():
         raise CheckpointError(f"{config.where}: its postprocessing gives no label of its own to {missing or names}")
     painted = list(of_channel)
-    above = {i: tuple(of_channel[other] for other in painted[painted.index(i) :]) for i in painted}
-    whole_regions = values is not None and not exclusive  # what is painted over a region lies in it
-    return {names[i]: above[i] if whole_regions else (of_channel[i],) for i in channels}
+    nested = values is not None and not exclusive  # what is painted over a region lies in it
+    above = {i: painted[painted.index(i) :] if nested else [i] for i in painted}
+    regions = {names[i]: tuple(sorted(of_channel[other] for other in above[i])) for i in channels}
+    return regions, tuple(of_channel[i] for i in channels)
 
 
 def _names(config: BundleConfig, side: str, usual: str, count: int, what: str) -> tuple[list[str], list[str]]:

@@ -102,7 +102,7 @@ def test_what_the_sidecar_keeps_of_the_bundle(tmp_path: Path) -> None:
         "brats:MONAI",
     )
     assert (plan.channels, plan.exclusive, plan.overlap) == (("T1c", "FLAIR"), False, 0.25)
-    assert dict(plan.regions) == {"Tumor core": (1, 4), "Whole tumor": (2, 1, 4), "Enhancing tumor": (4,)}
+    assert dict(plan.regions) == {"Tumor core": (1, 4), "Whole tumor": (1, 2, 4), "Enhancing tumor": (4,)}
     assert plan_from_json(json.loads(json.dumps(plan_to_json(plan)))) == plan
     assert info.train["imported"]["from"] == "MONAI bundle"
 

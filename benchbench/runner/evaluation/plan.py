@@ -224,7 +224,8 @@ class _Planner:
                 f"{', background' if plan.exclusive else ''})"
             )
         mirror = checkpoint.check_mirror(info.mirror, info.path) if self.request.test_time_mirroring else None
-        work = self._workload(info.spatial, overlap=self.request.overlap, mirror=mirror)
+        overlap = plan.overlap if self.request.overlap is None else self.request.overlap
+        work = self._workload(info.spatial, overlap=overlap, mirror=mirror)
         return Job(
             model=spec,
             workload=work,

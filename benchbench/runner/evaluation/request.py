@@ -56,7 +56,10 @@ class EvaluateRequest:
         metavar="DIR",
         help="folders to look for trained weights in, besides those that come with benchbench (default: results/local)",
     )
-    overlap: float = flag("--overlap", 0.5)
+    overlap: float | None = flag(
+        "--overlap",
+        help="overlap of neighbouring windows, as a share of their sides (default: 0.5, or that of its MONAI bundle)",
+    )
     test_time_mirroring: bool = flag("--test-time-mirroring", False)
     dtype: Literal["fp32", "bf16", "fp16"] = flag(
         "--dtype", "fp32", choices=DTYPES, help="precision of the networks, by autocast (default: fp32)"
