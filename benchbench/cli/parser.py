@@ -36,7 +36,9 @@ examples:
   bench report results/local/try                  write the report again, from the records alone
   bench devices add jetson ssh://user@orin        add a board to measure on
   bench devices doctor jetson                     what the board has, what it lacks, and what to do
+  bench evaluate slim_unetr nets/mine --data DIR  Dice and surface distances alone, with the paired test
   bench export W.safetensors --to openvino        the file that goes to a device
+  bench import nnUNet_results/.../nnUNetTrainer__nnUNetPlans__3d_fullres --fold 0 --out nets/hippo
   bench calibrate                                 time this machine, to forecast any network for it
   bench list models                               list the networks
 """
@@ -54,6 +56,8 @@ COMMANDS: Mapping[str, str] = {
     "search": "search for Slim UNETR variants within a budget, train them, and give their Pareto front",
     "calibrate": "time the operators of this device, so that the latency of any network can be forecast for it",
     "export": "write a network as the file that goes to a device: OpenVINO, ONNX, TensorRT or torch.export",
+    "evaluate": "Dice, HD95 and surface Dice of networks, ensembles or finished label maps; nothing is timed",
+    "import": "take in a network that was trained elsewhere, so that every other command can use it",
     "predict": "segment images with trained weights; the label map lies exactly over its image",
     "data": "list, download, check, prepare and split data sets",
     "devices": "list, add, remove and examine the machines that networks can be measured on",
@@ -68,8 +72,8 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
     "--models": dict(
         default="all",
         metavar="WHICH",
-        help="networks: 'all', or names, globs, card.toml, weights.safetensors and pkg.module:Class, separated by "
-        "commas (default: all)",
+        help="networks: 'all', or names, globs, card.toml, weights.safetensors, folders of 'bench import' and "
+        "pkg.module:Class, separated by commas (default: all)",
     ),
     "--in-channels": dict(
         type=to.positive, metavar="N", help="channels of the image (default: of the data set, else of the model's card)"
@@ -83,7 +87,11 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
         action="store_true",
         help="import the class that a file of weights names even if it is not part of benchbench; this runs its code",
     ),
-    "--checkpoint": dict(type=Path, metavar="FILE", help="trained weights (.safetensors)"),
+    "--checkpoint": dict(
+        type=Path,
+        metavar="FILE",
+        help="trained weights (.safetensors, or a folder of 'bench import'); not needed if MODEL is such a path",
+    ),
     "--data": dict(metavar="NAME|DIR", help="data set to train on, by its name or its folder (default: phantom)"),
     "--fold": dict(
         type=to.fold, metavar="N", help="which of the five folds is held out as the test cases (default: 0)"

@@ -50,7 +50,7 @@ class CompressRequest:
 
     model: str = flag("model", REQUIRED)
     trust: bool = flag("--trust", False)  # also where `model` is the path of the weights
-    weights: Path = flag("--checkpoint", REQUIRED, help="weights (.safetensors) of the network to compress")
+    weights: Path | None = flag("--checkpoint")  # None: `model` is their path
     recipe: PruneRecipe
     finetune: TrainingBudget | None = flag(
         "--finetune",

@@ -88,12 +88,16 @@ def compress(
 
 
 def _compress(request: CompressRequest, out: Path, progress: Progress | None, fresh: bool) -> Compressed:
-    info = checkpoint.read_sidecar(request.weights)
+    weights = request.weights
+    if weights is None:
+        if not zoo_cards.names_weights(request.model):
+            raise UsageError(f"give the weights of {request.model} with --checkpoint, or their path in its place")
+        weights = checkpoint.located(Path(request.model))
+    info = checkpoint.read_sidecar(weights)
     cards = zoo_cards.find_cards(request.model, trust=request.trust)
     if len(cards) != 1 or not (zoo_cards.is_of(info.model, cards[0]) or cards[0].checkpoint == str(info.path)):
         raise CheckpointError(
-            f"{request.weights} holds {info.model.name!r}, not {request.model!r}: name {zoo_cards.name_for(info)} "
-            "in its place"
+            f"{weights} holds {info.model.name!r}, not {request.model!r}: name {zoo_cards.name_for(info)} in its place"
         )
     plan = _plan(request, info)
     name = request.name or _name(info.model.name, request.recipe)
@@ -104,7 +108,7 @@ def _compress(request: CompressRequest, out: Path, progress: Progress | None, fr
     provenance = _provenance(request, info)
     _check_replaceable(path, provenance)
     whole = zoo_build.build_here(info.model, info.spatial).eval()
-    checkpoint.load_weights(whole, request.weights)
+    checkpoint.load_weights(whole, info.path)
     shape = (1, info.model.in_channels, *info.spatial)
 
     def report(text: str) -> None:
@@ -140,7 +144,7 @@ def _compress(request: CompressRequest, out: Path, progress: Progress | None, fr
         agreement=pruned.agreement,
         unranked=pruned.unranked,
         val_cases=plan.splits.get("val", 0) if plan else 0,
-        parent_path=request.weights,
+        parent_path=info.path,
         earlier=earlier,
     )
 
@@ -214,11 +218,17 @@ def _save(
         model=spec,
         data=info.data,
         spatial=info.spatial,
-        train={key: info.train[key] for key in ("cases", "fold", "seed") if key in info.train},
+        train={key: info.train[key] for key in _kept(info) if key in info.train},
         plan=info.plan,
         compression=provenance,
     )
     return saved, False
+
+
+def _kept(info: checkpoint.CheckpointInfo) -> tuple[str, ...]:
+    """What of a training is true of the network without some of its channels, too."""
+    imported = ("imported", "recipe") if info.imported else ()  # of which the recipe has the axes of mirroring alone
+    return ("cases", "fold", "seed", *imported)
 
 
 def _plan(request: CompressRequest, info: checkpoint.CheckpointInfo) -> data.DataPlan | None:
@@ -242,14 +252,14 @@ def _plan(request: CompressRequest, info: checkpoint.CheckpointInfo) -> data.Dat
             f"{channels[0]} and {channels[1]}: give the data that they were trained on, {info.data.partition(':')[0]}"
         )
     same = info.plan is not None and info.plan.digest == plan.digest != ""
-    if not plan.is_named_by(info.data) and not same:
+    if not plan.is_named_by(info.data) and not same and info.knows_its_cases:  # else `leaks` warns
         raise UsageError(
             f"{plan.name} is not what these weights were trained on, {info.data.partition(':')[0]}, so its test cases "
             "may be among their training cases: give that data"
         )
     if seen := checkpoint.leaks(info, plan):
         raise CheckpointError(f"{info.path} was trained with test cases of {plan.name}, such as {seen[0]}")
-    return plan
+    return plan.as_seen_by(info.plan)
 
 
 def _name(parent: str, recipe: PruneRecipe) -> str:
@@ -318,6 +328,7 @@ def _finetune(
     start = InitialWeights(
         digest=hashlib.sha256(checkpoint.serialised(model.state_dict())).hexdigest(),
         cases=tuple(info.train.get("cases", ())),
+        imported=info.imported,
         compression=provenance,
         teacher=teacher if request.distil else None,
     )

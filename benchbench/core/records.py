@@ -112,6 +112,9 @@ METRIC_UNITS: Mapping[str, str] = types.MappingProxyType(
         "gpu_frequency_end_hz": "Hz",
         "dice": "1",
         "hd95_mm": "mm",
+        "evaluated_cases": "cases",
+        "missing_cases": "cases",
+        "training_cases": "cases",
     }
 )
 
@@ -134,11 +137,11 @@ class Workload:
 
     phase: Literal["infer", "train"] = "infer"
     batch: Size = 1
-    spatial: tuple[Size, ...] = (128, 128, 128)  # (D, H, W) of the patch, voxels
+    spatial: tuple[Size, ...] = (128, 128, 128)  # (D, H, W) of the patch, voxels; of label maps empty
     dtype: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
     threads: Size | None = None  # intra-op threads; None on a device that has no such thing
     runtime: str = "eager"
-    protocol: str = "quick"  # or one's own numbers; or `audit`: nothing but counting was asked for
+    protocol: str = "quick"  # or one's own numbers; `audit`, `evaluation`: nothing was timed
     volume: tuple[Size, ...] | None = None  # (D, H, W) of a whole patient volume, voxels
     overlap: Annotated[float, AtLeast(0)] | None = None  # of sliding windows, as a share of the patch
     crop_foreground: bool = False  # windows over the box that holds the patient, not over the air around

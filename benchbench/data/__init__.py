@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 from types import MappingProxyType
 
+from benchbench.core.config import parse_json
 from benchbench.core.errors import DataError, unknown
-from benchbench.data.plan import ALL, Case, DataPlan
+from benchbench.data.plan import ALL, Case, DataPlan, plan_from_json
 
 __all__ = ["Case", "DataPlan", "comes_along", "get_plan", "list_datasets", "load_case"]
 
@@ -58,6 +59,9 @@ def get_plan(name: str, *, fold: int | None = None, rule: str | None = None) -> 
     Raises:
         DataError: no data set of that name or in that folder.
     """
+    place, sign, network = name.partition("@{")
+    if sign and not _exists(_home(name)):
+        return get_plan(place, fold=fold, rule=rule).as_seen_by(_plan_of_network(f"{{{network}"))
     if name in _PLANS:
         if fold:
             raise DataError(f"{name} has its own split, and no folds")
@@ -72,6 +76,14 @@ def get_plan(name: str, *, fold: int | None = None, rule: str | None = None) -> 
     plan = plan_folder(folder, fold=named if fold is None else fold)
     wanted_rule = named_rule if rule is None else rule
     return plan if wanted_rule in ("", plan.usual_rule) else dataclasses.replace(plan, rule=wanted_rule)
+
+
+def _plan_of_network(text: str) -> DataPlan:
+    """The plan in a plan's `where`, of a network that prepares images in its own way."""
+    try:
+        return plan_from_json(parse_json(text, "the plan of a network", DataError))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"the plan of a network cannot be read: {error}") from error
 
 
 def _parts(name: str) -> tuple[Path, int, str]:

@@ -9,7 +9,6 @@ Source: Isensee et al. 2021, "nnU-Net", Nature Methods 18, supplementary note 2 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import logging
@@ -26,7 +25,7 @@ from benchbench.core import records as rec
 from benchbench.core.errors import DataError
 from benchbench.data import splits
 from benchbench.data.layouts import open_source
-from benchbench.data.plan import ALL, DataPlan, Preparation, label_dtype
+from benchbench.data.plan import ALL, DataPlan, Preparation, label_dtype, preparation_to_json
 from benchbench.data.source import CaseFiles, Source
 from benchbench.data.volumes import is_background, load_volumes, read_header
 
@@ -268,10 +267,15 @@ def _lit_share(background: Any, axis: int) -> float:
     return float(lit[-1] + 1 - lit[0]) / background.shape[axis] if len(lit) else 1.0
 
 
+def source_of(plan: DataPlan) -> Source:
+    """The files of a plan's data set."""
+    assert plan.folder is not None
+    return _source(plan.folder, _stamp(plan.folder))
+
+
 def case_files(plan: DataPlan, split: str, index: int) -> tuple[Source, CaseFiles]:
     """The files of a case of a plan."""
-    assert plan.folder is not None
-    source = _source(plan.folder, _stamp(plan.folder))
+    source = source_of(plan)
     wanted = plan.ids[split][index]
     return source, next(case for case in source.cases if case.id == wanted)
 
@@ -287,7 +291,7 @@ def settings_of(plan: DataPlan) -> str:
     import monai
 
     assert plan.preparation is not None
-    return rec.content_hash([VERSION, dataclasses.asdict(plan.preparation), plan.channels, monai.__version__])
+    return rec.content_hash([VERSION, preparation_to_json(plan.preparation), plan.channels, monai.__version__])
 
 
 def prepared_folder(plan: DataPlan) -> Path:

@@ -22,7 +22,7 @@ from benchbench.core.cache import cache_base, keep
 from benchbench.core.config import read_json
 from benchbench.core.errors import DataError
 from benchbench.core.units import format_axes
-from benchbench.data.plan import Case, DataPlan
+from benchbench.data.plan import Case, DataPlan, preparation_to_json
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,7 @@ def mirror_axes(plan: DataPlan) -> Axes:
         DataError: a training case cannot be read.
     """
     count = plan.splits["train"]
-    key = rec.content_hash(
-        [_FORMAT, plan.weights_key, rec.to_json(plan.preparation), list(plan.ids.get("train", ())), count]
-    )
+    key = rec.content_hash([_FORMAT, plan.weights_key, _described(plan), list(plan.ids.get("train", ())), count])
     path = cache_base() / "mirroring" / f"{key}.json"
     try:
         return rec.value_from_json(Axes, read_json(path, "the axes of a data set", DataError)["axes"], "axes")  # type: ignore[no-any-return]
@@ -63,6 +61,11 @@ def mirror_axes(plan: DataPlan) -> Axes:
         plan.name,
     )
     return axes
+
+
+def _described(plan: DataPlan) -> object:
+    """How the images of a plan are prepared, as JSON values."""
+    return None if plan.preparation is None else preparation_to_json(plan.preparation)
 
 
 def centroids(case: Case) -> dict[int, npt.NDArray[np.float64]]:

@@ -50,7 +50,7 @@ def open_nnunet(folder: Path) -> Source:
         raise DataError(f"{path}: files end in {ending!r}; .nii.gz and .nii are read, so convert them")
     try:
         names = tuple(str(name) for _, name in by_number(description["channel_names"]))
-        labels, regions = _regions(description["labels"])
+        labels, regions = described_regions(description["labels"])
         order = tuple(whole(value) for value in description.get("regions_class_order") or ())
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path} is no nnU-Net description: {error!r}") from error
@@ -83,7 +83,7 @@ def open_nnunet(folder: Path) -> Source:
     )
 
 
-def _regions(described: Mapping[str, Any]) -> tuple[dict[int, str], dict[str, tuple[int, ...]]]:
+def described_regions(described: Mapping[str, Any]) -> tuple[dict[int, str], dict[str, tuple[int, ...]]]:
     """Labels by value, and regions in the order of the description."""
     regions: dict[str, tuple[int, ...]] = {}
     labels = {0: "background"}

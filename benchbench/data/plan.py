@@ -7,9 +7,10 @@ a Dice without its plan says nothing.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from benchbench.core import records
 from benchbench.core.errors import DataError
@@ -46,6 +47,37 @@ def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelScheme:
+    """How nnU-Net normalises one channel."""
+
+    name: Literal["z-score", "ct", "none", "to 0-1", "rgb to 0-1"]
+    masked: bool = False  # of `z-score`: over what is not 0, and the rest stays 0
+    clip: tuple[float, float, float, float] | None = None  # of `ct`: low, high, mean, deviation
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Resampling:
+    """How nnU-Net resamples: orders of the splines, and when slices are resampled apart from the axis through them."""
+
+    order: Annotated[int, records.AtLeast(0)]
+    order_z: Annotated[int, records.AtLeast(0)] = 0  # along the coarse axis, where it is apart
+    separate_z: bool | None = None  # None: where one axis is that much coarser
+    anisotropy: Annotated[float, records.AtLeast(0)] = 3.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NnunetPreparation:
+    """What nnU-Net does to an image before a network of its own sees it; the axes are the network's."""
+
+    spacing_mm: tuple[float, float, float]
+    transpose: tuple[int, int, int]  # which of nnU-Net's axes (the file's, last first) each of the network's is
+    reorient: bool  # whether files are turned into RAS first
+    channels: tuple[ChannelScheme, ...]
+    images: Resampling
+    logits: Resampling
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
     """What is done to the files of a real data set before a network sees them."""
 
@@ -53,6 +85,7 @@ class Preparation:
     resample: bool  # whether any case has another spacing
     foreground: bool  # the background has one value: cropped away, made 0, and left out of the z-score
     clip: tuple[float, float, float, float] | None  # of CT: low, high, mean, deviation, Hounsfield units
+    nnunet: NnunetPreparation | None = None  # then images are prepared in this way, and by nothing else of the above
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +112,7 @@ class DataPlan:
     rule: str = ""  # for empty regions, where another was asked for than is usual for the data
     listed: str = ""  # hash of the data set's own `splits_final.json`, if that says which case is where
     preparation: Preparation | None = None  # of a real data set
+    seen_by: str = ""  # plan of a network that prepares images in its own way, as JSON; see `as_seen_by`
 
     @property
     def in_channels(self) -> int:
@@ -122,11 +156,54 @@ class DataPlan:
         """What `get_plan` finds it by, here."""
         if self.folder is None:
             return self.name
+        return f"{self._place}@{self.seen_by}" if self.seen_by else self._place
+
+    @property
+    def _place(self) -> str:
+        """Folder, fold and rule."""
         part = ("all" if self.fold == ALL else str(self.fold)) + (f"+{self.rule}" if self.rule else "")
         if part == "0":
             return str(self.folder)
         # A folder may be called as this one with its fold.
         return f"{self.folder}/#{part}" if Path(f"{self.folder}#{part}").exists() else f"{self.folder}#{part}"
+
+    def as_seen_by(self, network: DataPlan | None) -> DataPlan:
+        """The data set as a network meets it that prepares images in its own way, as those of nnU-Net do.
+
+        Args:
+            network: plan of its weights; None, or one that is prepared as data sets are here: nothing changes.
+
+        Raises:
+            DataError: the network has other channels or labels.
+        """
+        if network is None or network.preparation is None or network.preparation.nnunet is None:
+            return self
+        if self.folder is None:
+            raise DataError(
+                f"{self.name} has no files that could be prepared as the network of {network.name} needs it"
+            )
+        if self.in_channels != network.in_channels:
+            raise DataError(
+                f"{self.name} has the channels {', '.join(self.channels)}, and the network of {network.name} takes "
+                f"{', '.join(network.channels)}"
+            )
+        names = {frozenset(values): name for name, values in self.regions.items()}
+        wanted = [frozenset(values) for values in network.regions.values()]
+        if set(names) != set(wanted):
+            raise DataError(
+                f"{self.name} has the labels {_described(self.regions)}, and the network of {network.name} answers "
+                f"{_described(network.regions)}: a Dice needs the same"
+            )
+        return dataclasses.replace(
+            self,
+            regions={names[values]: self.regions[names[values]] for values in wanted},
+            exclusive=network.exclusive,
+            paint=network.paint,
+            patch=network.patch,
+            spacing_mm=network.spacing_mm,
+            preparation=network.preparation,
+            seen_by=json.dumps(plan_to_json(network), separators=(",", ":")),
+        )
 
     def check_case(self, split: str, index: int) -> None:
         """Refuse a case that the data set does not have.
@@ -155,6 +232,8 @@ class DataPlan:
     def to_label(self, regions: npt.NDArray[np.bool_]) -> LabelMap:
         """A label map from one channel a region; the largest are painted first, the smaller over them.
 
+        Of a network of nnU-Net they are painted in the order that its data set lists them in.
+
         Args:
             regions: (regions, D, H, W) bool.
 
@@ -166,7 +245,8 @@ class DataPlan:
         covered = list(self.regions.values())
         paint = self.paint or tuple(values[0] for values in covered)
         label: LabelMap = np.zeros(regions.shape[1:], label_dtype([*self.labels, *paint]))
-        for i in sorted(range(len(covered)), key=lambda i: -len(covered[i])):
+        as_listed = self.preparation is not None and self.preparation.nnunet is not None
+        for i in sorted(range(len(covered)), key=lambda i: 0 if as_listed else -len(covered[i])):
             label[regions[i]] = paint[i]
         return label
 
@@ -181,10 +261,24 @@ class Case:
     affine: npt.NDArray[np.float64]  # (4, 4) voxel -> world, millimetres
 
 
+def _described(regions: Mapping[str, tuple[int, ...]]) -> str:
+    """`core (1, 3), shell (2)`."""
+    return ", ".join(f"{name} ({', '.join(map(str, values))})" for name, values in regions.items())
+
+
+def preparation_to_json(preparation: Preparation) -> dict[str, Any]:
+    """A preparation as JSON values; one in our own way is what it was before there was another."""
+    plain: dict[str, Any] = records.to_json(preparation)
+    if preparation.nnunet is None:
+        del plain["nnunet"]
+    return plain
+
+
 def plan_to_json(plan: DataPlan) -> dict[str, Any]:
     """A plan for the sidecar of weights: without its cases, and without where it lay."""
     plain: dict[str, Any] = records.to_json(dataclasses.replace(plan, folder=None, ids={}))
-    del plain["folder"], plain["ids"]
+    del plain["folder"], plain["ids"], plain["seen_by"]
+    plain["preparation"] = None if plan.preparation is None else preparation_to_json(plan.preparation)
     plain["regions"] = [[name, list(values)] for name, values in plan.regions.items()]  # their order is the channels'
     plain["labels"] = [[value, name] for value, name in plan.labels.items()]
     return plain
@@ -206,7 +300,7 @@ def plan_from_json(plain: Any) -> DataPlan:
     for what, entry in pairs.items():
         if len(dict(entry)) != len(entry):
             raise ValueError(f"two of its {what} are called alike")
-    fields = {key: value for key, value in given.items() if key not in ("folder", "ids")}
+    fields = {key: value for key, value in given.items() if key not in ("folder", "ids", "seen_by")}
     plan = records.from_json(DataPlan, {**fields, **{key: dict(entry) for key, entry in pairs.items()}}, "plan")
     _check_plan(plan)
     return plan
@@ -216,6 +310,7 @@ def _check_plan(plan: DataPlan) -> None:
     """Refuse a plan that no data set can have."""
     values = [*plan.labels, *plan.paint, *(value for members in plan.regions.values() for value in members)]
     how = plan.preparation
+    nnunet = how.nnunet if how else None
     spacings = [*plan.spacing_mm, *(how.spacing_mm if how else ())]
     rules = {
         "channels must name at least one": bool(plan.channels),
@@ -230,6 +325,14 @@ def _check_plan(plan: DataPlan) -> None:
         "rule must be 'brats', 'exclude' or empty": plan.rule in ("", "brats", "exclude"),
         "preparation.clip must be low, high, mean and a deviation above 0": not (how and how.clip)
         or (how.clip[0] < how.clip[1] and how.clip[3] > 0),
+        "preparation.nnunet must have a scheme for each channel, spacings above 0, and each axis once": not nnunet
+        or (
+            len(nnunet.channels) == len(plan.channels)
+            and all(side > 0 for side in nnunet.spacing_mm)
+            and sorted(nnunet.transpose) == [0, 1, 2]
+            and all((scheme.name == "ct") == (scheme.clip is not None) for scheme in nnunet.channels)
+            and all(order <= 5 for way in (nnunet.images, nnunet.logits) for order in (way.order, way.order_z))
+        ),
     }
     for rule, holds in rules.items():
         if not holds:

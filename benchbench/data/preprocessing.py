@@ -22,7 +22,7 @@ from benchbench.core.errors import DataError
 from benchbench.core.results import remove_torn
 from benchbench.data import case_cache
 from benchbench.data import folder as folders
-from benchbench.data.plan import Case, DataPlan, Preparation
+from benchbench.data.plan import Case, DataPlan, NnunetPreparation, Preparation
 from benchbench.data.source import CaseFiles, Source
 from benchbench.data.volumes import Volumes, is_background, load_volumes
 
@@ -73,19 +73,24 @@ class Prepared:
 
     image: Tensor  # (C, D, H, W) float32, MONAI's MetaTensor
     label: LabelMap | None  # (D, H, W), of the prepared voxels
-    steps: Any  # that were applied
+    undo: Callable[[Tensor], Tensor]  # what `to_native` does
     native_shape: tuple[int, ...]
     native_affine: npt.NDArray[np.float64]
 
     def to_native(self, logits: Tensor) -> Tensor:
         """Logits (K, D, H, W) of the prepared voxels in the voxels of the image's file; outside of the crop 0."""
-        from monai.data import MetaTensor
-        from monai.transforms import Invertd
+        return self.undo(logits)
 
-        pred = MetaTensor(logits.float().cpu(), affine=self.image.affine)  # type: ignore[attr-defined]
-        undo = Invertd("pred", transform=self.steps, orig_keys="image", nearest_interp=False, to_tensor=True)
-        back: Tensor = undo({"pred": pred, "image": self.image})["pred"]
-        return back.as_tensor() if isinstance(back, MetaTensor) else back
+
+def _inverted(logits: Tensor, image: Any, steps: Any) -> Tensor:
+    """Logits with MONAI's steps undone that were applied to an image."""
+    from monai.data import MetaTensor
+    from monai.transforms import Invertd
+
+    pred = MetaTensor(logits.float().cpu(), affine=image.affine)
+    undo = Invertd("pred", transform=steps, orig_keys="image", nearest_interp=False, to_tensor=True)
+    back: Tensor = undo({"pred": pred, "image": image})["pred"]
+    return back.as_tensor() if isinstance(back, MetaTensor) else back
 
 
 def prepare(volumes: Volumes, preparation: Preparation) -> Prepared:
@@ -97,6 +102,8 @@ def prepare(volumes: Volumes, preparation: Preparation) -> Prepared:
     import torch
     from monai.data import MetaTensor
 
+    if preparation.nnunet:
+        return _prepare_as_nnunet(volumes, preparation.nnunet)
     voxels = volumes.image
     if preparation.foreground:
         background = is_background(voxels)
@@ -115,7 +122,24 @@ def prepare(volumes: Volumes, preparation: Preparation) -> Prepared:
     return Prepared(
         image=image,
         label=label,
-        steps=steps,
+        undo=lambda logits: _inverted(logits, image, steps),
+        native_shape=volumes.image.shape[1:],
+        native_affine=volumes.affine,
+    )
+
+
+def _prepare_as_nnunet(volumes: Volumes, how: NnunetPreparation) -> Prepared:
+    import torch
+    from monai.data import MetaTensor
+
+    from benchbench.data.nnunet_preparation import place_of
+
+    place = place_of(volumes, how)
+    image = torch.from_numpy(place.image(volumes.image))
+    return Prepared(
+        image=MetaTensor(image, affine=torch.from_numpy(place.affine)),
+        label=None if volumes.label is None else place.label(volumes.label),
+        undo=lambda logits: torch.from_numpy(place.to_native(logits.float().cpu().numpy())),
         native_shape=volumes.image.shape[1:],
         native_affine=volumes.affine,
     )

@@ -34,6 +34,7 @@ _SIDES_MM = (1e-6, 1e4)  # that a voxel may have: a nanometre, for a microscope,
 _FLAT = 1e-3  # volume of a voxel, as a share of the product of its sides, below which two axes are one
 _ROUNDING = 1e-3  # of a label that is stored as a fraction: 0.9997 is a 1
 _PACKED = 1100  # gzip makes nothing smaller than by this: 1032, and its header
+_UNBOUNDED = (".bz2", ".zst")  # packings that have no such bound: a file that ends early is noticed when it is read
 _LARGE_BYTES = 256 * 2**20  # a packed file that claims more, and much more than it has, is counted first
 _TIGHT = 20  # times that many
 _MEMORY_SHARE = 0.5  # of what is free, that the voxels of a case may take
@@ -119,6 +120,37 @@ def load_volumes(case: CaseFiles, labels: Mapping[int, str] | None = None) -> Vo
     return Volumes(id=case.id, image=np.stack(channels), label=label, affine=place.affine)
 
 
+def load_label(path: Path, case: CaseFiles, labels: Mapping[int, str]) -> LabelMap:
+    """A label map (D, H, W) of a case, its own or another program's, which has to lie over its image.
+
+    Args:
+        labels: that there may be.
+
+    Raises:
+        DataError: a file is missing, damaged, no volume or of another geometry; a label is not in the list.
+    """
+    geometry, values = _read(path)
+    _check_over(case, path, values.shape, geometry)
+    return _as_label(path, values, labels)
+
+
+def check_label_header(path: Path, case: CaseFiles) -> None:
+    """Refuse a label map that does not lie over a case's image, by the headers alone.
+
+    Raises:
+        DataError: likewise.
+    """
+    image = _open(path)
+    _check_over(case, path, _sides(path, image.shape, four=False), _geometry(path, image))
+
+
+def _check_over(case: CaseFiles, path: Path, sides: tuple[int, ...], geometry: Geometry) -> None:
+    first = case.images[0]
+    image = _open(first.path)
+    wanted = _sides(first.path, image.shape, four=first.volume is not None)[:3]
+    _check_place(first.path, wanted, _geometry(first.path, image), path, sides, geometry)
+
+
 def is_background(image: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Where every channel has exactly the value of the volume's first corner.
 
@@ -192,9 +224,10 @@ def _check_size(path: Path, image: Any, files: int) -> None:
     voxels = math.prod(map(int, image.shape))
     stored = voxels * image.get_data_dtype().itemsize
     packed = path.name.lower().endswith((".gz", ".mgz"))
+    unbounded = path.name.lower().endswith(_UNBOUNDED)
     try:
         size = path.stat().st_size
-        whole = stored <= size * (_PACKED if packed else 1)
+        whole = unbounded or stored <= size * (_PACKED if packed else 1)
         if whole and packed and stored > max(_LARGE_BYTES, _TIGHT * size):
             whole = _unpacked(path, stored) >= stored
     except (OSError, EOFError, zlib.error) as error:
@@ -250,8 +283,18 @@ def _check_place(
     )
     if not apart <= _APART_MM:
         raise DataError(
-            f"{other.name} and {first.name} lie {apart:.1f} mm apart by their affines (limit {_APART_MM} mm): {other}"
+            f"{other.name} and {first.name} lie {apart:.1f} mm apart by their affines (limit {_APART_MM} mm; "
+            f"{_place_text(its)} and {_place_text(place)}): {other}"
         )
+
+
+def _place_text(geometry: Geometry) -> str:
+    """`LPS, 1x1x2.5 mm from (0, -30, 12)`: where its axes lead, the sides of a voxel, and where the first one lies."""
+    import nibabel as nib
+
+    axes = "".join(letter or "?" for letter in nib.aff2axcodes(geometry.affine))
+    corner = ", ".join(f"{value:.4g}" for value in geometry.affine[:3, 3])
+    return f"{axes}, {format_spacing(geometry.spacing_mm)} from ({corner})"
 
 
 def _as_label(path: Path, values: npt.NDArray[Any], labels: Mapping[int, str]) -> LabelMap:

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 from benchbench.core import records as rec
 from benchbench.core import units
-from benchbench.core.errors import data_flags
+from benchbench.core.errors import PLACE, data_flags
+from benchbench.core.evaluation import ENSEMBLE, LABEL_MAPS, is_evaluation
 
 #: What every other runtime and precision is held against.
 EAGER_FP32 = ("eager", "fp32")
@@ -50,6 +51,8 @@ class Group:
     def title(self) -> str:
         """`AMD EPYC, 2 threads, fp32, 1 x 4 x 128x128x128`; of several precisions none is named."""
         work = self.first.workload
+        if is_evaluation(self.first):
+            return f"Segmentations of {data_text(work)}, judged on {self.first.device.name}"
         threads = "" if work.threads is None else f", {units.counted(work.threads, 'thread')}"
         basis = " (predicted)" if self.predicted else ""
         host = self.first.environment.get("host")
@@ -141,6 +144,8 @@ def main_path(records: Sequence[rec.Record]) -> list[rec.Record]:
 def _key(record: rec.Record) -> str:
     """The conditions as text."""
     work = record.workload
+    if is_evaluation(record):  # how a segmentation came about is its own affair
+        work = dataclasses.replace(work, spatial=(), overlap=None, test_time_mirroring=None)
     if has_own_patches(work):
         work = dataclasses.replace(work, spatial=())
     if work.test_time_mirroring:  # along whatever axes each network was trained with
@@ -214,7 +219,8 @@ def facts(group: Group) -> list[tuple[str, str]]:
         ("System", " ".join(str(env[key]) for key in _SYSTEM if env.get(key))),
         ("When", when),
     ]
-    return [(name, str(text)) for name, text in pairs if text not in (None, "")]
+    left_out = _OF_RUNS if is_evaluation(first) else frozenset()
+    return [(name, str(text)) for name, text in pairs if text not in (None, "") and name not in left_out]
 
 
 def all_facts(records: Sequence[rec.Record]) -> dict[str, str]:
@@ -289,6 +295,13 @@ def _moment(started_at: str) -> str:
 
 
 _NOISE_OF_EACH = 6  # rows up to which each has its own noise
+#: Facts of what is timed, or of one network's way to its segmentations; an evaluation has none of them.
+_OF_RUNS = frozenset(
+    (
+        *("Threads", "Precision", "Input", "Phase and runtime", "Protocol", "Test-time mirroring", "Memory"),
+        *("Basis", "GPU memory", "Power mode", "Clocks", "Clock governor", "Load average at start"),
+    )
+)
 _SYSTEM = ("platform", "system", "kernel", "machine")
 _VERSIONS = ("benchbench", "python", "torch", "monai", "numpy")
 
@@ -396,6 +409,8 @@ def relative_spread(samples: Sequence[float]) -> tuple[float | None, str]:
 
 def reproduce(group: Group) -> str:
     """The command that asks for the same cells again."""
+    if is_evaluation(group.first):
+        return _evaluate_again(group.records)
     work, seen = group.first.workload, dict.fromkeys(r.model.name for r in group.records if not r.recipe)
     models = shlex.quote(",".join(seen))
     parts = ["bench run", f"--models {models}", f"--device {shlex.quote(group.first.device.asked)}"]
@@ -423,3 +438,23 @@ def reproduce(group: Group) -> str:
     if work.data:
         parts.append(shlex.join(data_flags(work.data)))
     return " ".join(parts)
+
+
+def _evaluate_again(records: Sequence[rec.Record]) -> str:
+    """The command that evaluates the same again; records do not tell where weights and label maps lie."""
+    work = records[0].workload
+    names = dict.fromkeys(r.model.name for r in records if r.model.arch not in (LABEL_MAPS, ENSEMBLE))
+    together = dict.fromkeys(r.model.name for r in records if r.model.arch == ENSEMBLE)
+    folders = [f"{PLACE}{r.model.name}" for r in records if r.model.arch == LABEL_MAPS]
+    words = ["bench", "evaluate", *names, *together, *(["--predictions", *folders] if folders else [])]
+    flags = data_flags(work.data or "")
+    if "all" in flags:
+        at = flags.index("all")
+        flags[at - 1 : at + 1] = ["--split", "all"]
+    elif work.split not in (None, "test"):
+        flags += ["--split", str(work.split)]
+    words += flags
+    words += [] if work.overlap in (None, 0.5) else ["--overlap", f"{work.overlap:g}"]
+    words += ["--test-time-mirroring"] if work.test_time_mirroring else []
+    words += [] if work.dtype == "fp32" else ["--dtype", work.dtype]
+    return shlex.join(words)

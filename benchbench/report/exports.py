@@ -16,7 +16,8 @@ from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import StoreError, UsageError, unknown
-from benchbench.report import reliability, writers
+from benchbench.core.evaluation import is_evaluation
+from benchbench.report import accuracy, paired_dice, reliability, writers
 from benchbench.report.audit import tables as audit_tables
 from benchbench.report.audit.tables import AuditRow, Metric, gather
 from benchbench.report.conditions import group, input_text, is_semi_synthetic, path_of
@@ -31,6 +32,8 @@ from benchbench.report.tables import (
     TableCell,
     TableRow,
     bounded_text,
+    not_possible,
+    row_labels,
     summary_rows,
     unqualified_lines,
 )
@@ -58,11 +61,11 @@ def export(records: Sequence[rec.Record], fmt: str, read_artifact: ReadArtifact 
         parts = slim_unetr_paper.with_paper(parts)
     runs = [r for r in records if not is_audit(r)]
     if fmt == "json":
-        return _json(records, parts)
+        return _json(records, parts, read_artifact or _unread)
     if fmt == "csv":
-        return _csv(records) if runs or not parts else _audits_csv(parts)
+        return _csv(records, read_artifact or _unread) if runs or not parts else _audits_csv(parts)
     document = _markdown if fmt == "markdown" else _latex
-    documents = [document(_run_tables(runs), legend())] if runs or not parts else []
+    documents = [document(_run_tables(runs, read_artifact or _unread), legend())] if runs or not parts else []
     documents += [document(_audit_tables(parts), legend(counters=True))] if parts else []
     return "\n".join(documents)
 
@@ -141,12 +144,20 @@ def _ranked(records: Sequence[rec.Record]) -> dict[str, dict[str, Any]]:
     return ranked
 
 
-def _csv(records: Sequence[rec.Record]) -> str:
+def _compared(records: Sequence[rec.Record], read: ReadArtifact) -> dict[str, dict[str, Any]]:
+    """Record id -> how its Dice differs from the best one's, case by case, of evaluations."""
+    found: dict[str, dict[str, Any]] = {}
+    for part in group([r for r in records if is_evaluation(r)]):
+        found |= paired_dice.plain(accuracy.rows_of(part.records), read)
+    return found
+
+
+def _csv(records: Sequence[rec.Record], read: ReadArtifact) -> str:
     """One line a record: what was asked, its rank, then `<metric>`, its origin, bound, range, samples and reason."""
-    metrics, ranked = _metrics(records), _ranked(records)
+    metrics, ranked, compared = _metrics(records), _ranked(records), _compared(records, read)
     rows = []
     for record in records:
-        row = _what(record) | ranked.get(record.id, {})
+        row = _what(record) | ranked.get(record.id, {}) | compared.get(record.id, {})
         for m in record.measurements:
             name = _column(m)
             if len(m.values) > 1:
@@ -155,8 +166,8 @@ def _csv(records: Sequence[rec.Record]) -> str:
             row[f"{name}_low"], row[f"{name}_high"] = m.interval or (None, None)
             row[f"{name}_ci95_low"], row[f"{name}_ci95_high"] = m.ci95 or (None, None)
         rows.append(row)
-    header = [*_what(records[0]), *_RANKING] if records else []
-    optional = {*_OPTIONAL, *_RANKING}
+    header = [*_what(records[0]), *_RANKING, *paired_dice.PLAIN] if records else []
+    optional = {*_OPTIONAL, *_RANKING, *paired_dice.PLAIN}
     for name in metrics:
         header += [name, f"{name}_origin"]
         parts = [f"{name}_{part}" for part in _PARTS]
@@ -166,16 +177,16 @@ def _csv(records: Sequence[rec.Record]) -> str:
     return writers.to_csv([column for column in header if column in used or column not in optional], rows)
 
 
-def _json(records: Sequence[rec.Record], parts: Sequence[Sequence[AuditRow]]) -> str:
+def _json(records: Sequence[rec.Record], parts: Sequence[Sequence[AuditRow]], read: ReadArtifact) -> str:
     """A list of objects; each value is an object with its unit, origin, method, samples and text.
 
     An audit has its checked content too, or null and a note that says why.
     """
     by_id = {one.record.id: one for part in parts for one in part}
-    ranked = {} if parts else _ranked(records)
+    ranked, compared = {} if parts else _ranked(records), _compared(records, read)
     objects = []
     for record in records:
-        values = _what(record) | ranked.get(record.id, {}) | {"values": _values(record)}
+        values = _what(record) | ranked.get(record.id, {}) | compared.get(record.id, {}) | {"values": _values(record)}
         if one := by_id.get(record.id):
             values |= {"audit": rec.to_json(one.result), "audit_note": one.note or None}
         objects.append(values)
@@ -238,10 +249,13 @@ def _audit_row(one: AuditRow) -> dict[str, Any]:
     return row
 
 
-def _run_tables(records: Sequence[rec.Record]) -> list[Table]:
-    """For each set of conditions its table, and that of whole volumes if there is one."""
+def _run_tables(records: Sequence[rec.Record], read: ReadArtifact) -> list[Table]:
+    """For each set of conditions its table, and that of whole volumes if there is one; of evaluations theirs."""
     groups, tables = group(records), []
     for part in groups:
+        if is_evaluation(part.first):
+            tables += _evaluation_tables(part.records, read)
+            continue
         floors = reliability.floors_of(part, groups)
         table = summary_rows(part.records, floors, deployment=True)
         noise = "" if part.predicted else f"Noise floor: {reliability.floors_text(part.records, floors)}"
@@ -251,6 +265,18 @@ def _run_tables(records: Sequence[rec.Record]) -> list[Table]:
         if volume := volumes.table(table.rows, part, floors, key="volume"):
             tables.append(volume)
     return tables
+
+
+def _evaluation_tables(records: Sequence[rec.Record], read: ReadArtifact) -> list[Table]:
+    """Every region and the paired test; what has to be known stands below the first."""
+    tables = accuracy.tables(records, read, key="")
+    labels = row_labels(records)
+    below = accuracy.notes(records, labels)
+    below += [f"{', '.join(those)}: {reason}" for reason, those in not_possible(records, labels)]
+    if not tables or not below:
+        return tables
+    caption = ". ".join([tables[0].caption.rstrip("."), *below])
+    return [dataclasses.replace(tables[0], caption=caption), *tables[1:]]
 
 
 def _audit_tables(parts: Sequence[Sequence[AuditRow]]) -> list[Table]:

@@ -20,8 +20,9 @@ from benchbench.core import results as core_results
 from benchbench.core import search_result
 from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import StoreError, UsageError
+from benchbench.core.evaluation import are_evaluations, is_evaluation
 from benchbench.core.units import counted
-from benchbench.report import conditions, details, html, paired_dice, place, reliability, search_page
+from benchbench.report import accuracy, conditions, details, html, paired_dice, place, reliability, search_page
 from benchbench.report.audit import section as audit_section
 from benchbench.report.audit.tables import gather
 from benchbench.report.choice import section as choice_section
@@ -214,6 +215,8 @@ def _heading(groups: Sequence[conditions.Group]) -> str:
     names = {r.model.name for g in groups for r in g.records}
     if not groups:
         return "No records"
+    if all(is_evaluation(g.first) for g in groups):
+        return accuracy.heading([g.first for g in groups])
     devices = list(dict.fromkeys(g.first.device.name for g in groups))
     where = devices[0] if len(devices) == 1 else f"{len(devices)} devices"
     return f"{counted(len(names), 'network')} on {where}"
@@ -227,6 +230,8 @@ def _sentence(records: Sequence[rec.Record], groups: Sequence[conditions.Group])
     if len(groups) > 1:
         return f"Runs under {len(groups)} sets of conditions, kept apart below. {done}."
     first = groups[0].first
+    if is_evaluation(first):
+        return f"{accuracy.sentence(groups[0].records)} {done}."
     work = first.workload
     precisions = conditions.dtypes(groups[0].records)
     patches = f"one batch ({groups[0].input}{f', {precisions[0]}' * (len(precisions) == 1)})"
@@ -303,13 +308,20 @@ def _group(
     main_rows = [
         dataclasses.replace(row, label=row.name, path="") for row in rows if conditions.path_of(row.record) == main_path
     ]
-    alone = f" Rows of {' '.join(main_path)} alone." if runtimes.has_several(rows) else ""
+    evaluated = are_evaluations(records)
+    if evaluated:  # a Dice is one, whatever it was computed by
+        main_rows = list(rows)
+    alone = f" Rows of {' '.join(main_path)} alone." if runtimes.has_several(rows) and not evaluated else ""
     prefix = f"f{group.letter.lower()}"
     shown = [(d, budget.show(d)) for d in _drawings(rows, main_rows, main, prefix, budget, read, alone)]
     has_roof = any(drawing.title == roofline.TITLE and figure for drawing, figure in shown)
     roof = _with_caption(roofline.table(main_rows, key=f"{prefix}roof"), alone) if has_roof else None
     volume = volumes.table(rows, group, floors, key=f"{prefix}volume")
-    against = _with_caption(paired_dice.table(main_rows, read, key=f"{prefix}paired"), alone)
+    of_dice = (
+        accuracy.tables(records, read, key=prefix)
+        if evaluated
+        else [_with_caption(paired_dice.table(main_rows, read, key=f"{prefix}paired"), alone)]
+    )
     unsettled = [row for row in rows if row.record.status == "unstable"]
     return {
         "letter": group.letter,
@@ -323,7 +335,9 @@ def _group(
         "rows": [{"row": row, "sort": _sort_values(row, table), "disturbed": _disturbed(row, main)} for row in rows],
         "notes": [f"{r.label} is unstable: {r.record.error or _NOT_SETTLED}" for r in unsettled]
         + unqualified_lines(records, labels)
+        + accuracy.notes(records, labels)
         + missing_dice(records),
+        "sort_order": "descending" if evaluated else "ascending",
         "sorted_by": main if rows[0].usable and rows[0].cells[main].value is not None else "",
         "figures": [figure for _, figure in shown if figure],
         "left_out": ", ".join(d.title[0].lower() + d.title[1:] for d, figure in shown if not figure)
@@ -332,7 +346,7 @@ def _group(
         "not_possible": not_possible(records, labels) if runtimes.has_several(rows) else [],
         "explanation": roofline.explanation(main_rows),
         "roof": roof,
-        "tables": [table for table in (volume, against) if table],
+        "tables": [table for table in (volume, *of_dice) if table],
         "claims": claims.check(of_main) if paper else [],
         "sizes": audit_section.published_beside_ours([row.record for row in _networks(rows)], names),
         "network_rows": rows,
@@ -383,6 +397,9 @@ def _drawings(
     """
     if budget.spent:
         return []
+    if main == "dice":
+        shown = figures_samples.cases(main_rows, prefix=f"{prefix}c")
+        return [shown] if shown else []
     usable = [row for row in rows if row.usable]
     made = [
         runtimes.scatter(rows, main, prefix=f"{prefix}x")
@@ -403,7 +420,7 @@ def _drawings(
 
 def _trust_facts(group: conditions.Group, floors: reliability.Floors, labels: dict[str, str]) -> list[tuple[str, str]]:
     """What the conditions say of noise, disturbance and the memory forecast."""
-    if group.predicted:
+    if group.predicted or is_evaluation(group.first):
         return []
     pairs = [
         ("Noise floor", reliability.floors_text(group.records, floors)),
@@ -420,8 +437,8 @@ def _disturbed(row: TableRow, main: str) -> str:
 
 
 def _by(row: TableRow, main: str) -> tuple[bool, bool, float]:
-    time = row.cells[main].value
-    return (not row.usable, time is None, time or 0.0)
+    value = row.cells[main].value
+    return (not row.usable, value is None, -(value or 0.0) if main == "dice" else value or 0.0)
 
 
 def _sort_values(row: TableRow, table: Table) -> str:

@@ -114,10 +114,7 @@ def table(rows: Sequence[TableRow], read: ReadArtifact, *, key: str) -> Table | 
     if found is None:
         return None
     best, pairs = found
-    tested = [pair for pair in pairs if pair.p is not None]
-    corrected = dict(
-        zip((pair.row.label for pair in tested), core_statistics.holm([p.p or 0.0 for p in tested]), strict=True)
-    )
+    corrected = _corrected(pairs)
     least, most = (pick(len(pair.values) for pair in pairs) for pick in (min, max))
     cases = f"{most} cases" if least == most else f"{least} to {most} cases"
     return Table(
@@ -131,19 +128,53 @@ def table(rows: Sequence[TableRow], read: ReadArtifact, *, key: str) -> Table | 
     )
 
 
+#: What `plain` says of a network.
+PLAIN = (
+    *("dice_against", "dice_difference", "dice_difference_ci95_low", "dice_difference_ci95_high"),
+    *("dice_p_corrected", "dice_verdict"),
+)
+
+
+def plain(rows: Sequence[TableRow], read: ReadArtifact) -> dict[str, dict[str, str | float | None]]:
+    """The same for a program: record id -> unrounded values by the names in `PLAIN`, of all rows but the best."""
+    compared = against_best(rows, read)
+    if compared is None:
+        return {}
+    best, pairs = compared
+    corrected = _corrected(pairs)
+    found = {}
+    for pair in pairs:
+        p = corrected.get(pair.row.label)
+        values = (best.label, pair.mean, *pair.ci95, p, _verdict(pair, p))
+        found[pair.row.record.id] = dict(zip(PLAIN, values, strict=True))
+    return found
+
+
+def _corrected(pairs: Sequence[Pair]) -> dict[str, float]:
+    """Label -> p, corrected for the number of networks."""
+    tested = [pair for pair in pairs if pair.p is not None]
+    return dict(
+        zip((pair.row.label for pair in tested), core_statistics.holm([p.p or 0.0 for p in tested]), strict=True)
+    )
+
+
+def _verdict(pair: Pair, p: float | None) -> str:
+    """What the corrected p means."""
+    if p is None:
+        return f"too few cases ({len(pair.values)})"
+    if p > verdicts.SIGNIFICANT:
+        return "not told apart"
+    if pair.ranks_lower == (pair.mean < 0):
+        return "worse" if pair.ranks_lower else "better"
+    # a few large differences the other way
+    return "worse by its ranks, not on average" if pair.ranks_lower else "better by its ranks, worse on average"
+
+
 def _line(pair: Pair, p: float | None) -> TableRow:
     dice = pair.row.record.get("dice")
     origin = dice.origin if dice else None
     mean, (low, high) = statistics.fmean(pair.values), pair.ci95
     behind = sum(d < 0 for d in pair.differences)
-    if p is None:
-        verdict = f"too few cases ({len(pair.values)})"
-    elif p > verdicts.SIGNIFICANT:
-        verdict = "not told apart"
-    elif pair.ranks_lower == (pair.mean < 0):
-        verdict = "worse" if pair.ranks_lower else "better"
-    else:  # a few large differences the other way
-        verdict = "worse by its ranks, not on average" if pair.ranks_lower else "better by its ranks, worse on average"
     cells = {
         "mean": TableCell(text=f"{mean:.3f}", origin=origin, value=mean),
         "difference": TableCell(
@@ -151,6 +182,6 @@ def _line(pair: Pair, p: float | None) -> TableRow:
         ),
         "behind": TableCell(text=f"{behind} of {len(pair.values)}", origin=origin, value=behind / len(pair.values)),
         "p": TableCell(text=verdicts.p_text(p), value=p),
-        "verdict": TableCell(text=verdict),
+        "verdict": TableCell(text=_verdict(pair, p)),
     }
     return record_row(pair.row.record, pair.row.label, cells)

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from benchbench.core import qualification, units
 from benchbench.core import records as rec
 from benchbench.core import statistics as core_statistics
+from benchbench.core.evaluation import is_evaluation
 from benchbench.report.conditions import Group, path_of
 
 #: Two latencies within this share tie however quiet the machine was.
@@ -105,7 +106,7 @@ def unqualified(records: Sequence[rec.Record]) -> dict[str, str]:
     return {
         r.id: f"{qualification.UNQUALIFIED}: {_why_unqualified(r)}"
         for r in records
-        if r.ok and not qualification.is_qualified(r)
+        if r.ok and not is_evaluation(r) and not qualification.is_qualified(r)
     }
 
 

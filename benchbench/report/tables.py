@@ -16,6 +16,7 @@ from typing import Literal
 
 from benchbench.core import qualification, units
 from benchbench.core import records as rec
+from benchbench.core.evaluation import are_evaluations, surface_dice
 from benchbench.report import reliability
 from benchbench.report.conditions import (
     EAGER_FP32,
@@ -171,10 +172,14 @@ _TITLES = {
     "throughput_patches_per_s": "Throughput",
     "memory_bytes": "Peak memory",
     "dice": "Dice",
+    "hd95_mm": "HD95",
+    "nsd": "Surface Dice",
+    "evaluated_cases": "Cases",
     "lost_dice": "Lost Dice",
     **DEPLOYMENT,
     "status": "Status",
 }
+_OF_EVALUATIONS = ("hd95_mm", "nsd", "evaluated_cases")
 _WORDS = ("runtime", "dtype", "status")  # columns without numbers
 _HELP = {
     "runtime": "what runs the network; eager is PyTorch as the network was published",
@@ -190,6 +195,9 @@ _HELP = {
     "memory_bytes": "highest resident memory; where it was not measured, the forecast of the tensors alone, a lower "
     "bound",
     "dice": "mean over regions and cases; each region below it",
+    "hd95_mm": "95th percentile of the surface distances, mean over regions and cases",
+    "nsd": "share of both surfaces that lies within the tolerance of the other, mean over regions and cases",
+    "evaluated_cases": "over how many cases the means are",
     "lost_dice": "Dice of eager PyTorch in fp32 less this row's, mean over the same cases",
     "prepare_s": "export, conversion and quantization, once",
     "first_answer_s": "from loading the network to its first output",
@@ -204,7 +212,9 @@ _TRAINING_HELP = {
 
 
 def headline(records: Sequence[rec.Record]) -> str:
-    """The metric by which the rows are sorted and ranked: `latency_s`, or `train_step_s` of a training."""
+    """The metric by which the rows are sorted: `latency_s`, `train_step_s` of a training, `dice` where nothing ran."""
+    if are_evaluations(records):
+        return "dice"
     return "train_step_s" if records and records[0].workload.phase == "train" else "latency_s"
 
 
@@ -247,7 +257,11 @@ def summary_rows(
         "ratio": not own_patches and any(row.cells["ratio"].value is not None for row in rows),
         "dice": not training and any(r.get("dice") for r in records),
         "lost_dice": any(row.cells["lost_dice"].value is not None for row in rows),
+        **dict.fromkeys(_OF_EVALUATIONS, False),
     } | {key: deployment and any(row.cells[key].value is not None for row in rows) for key in DEPLOYMENT}
+    if are_evaluations(records):  # nothing was timed or counted
+        shown |= {key: key in _OF_EVALUATIONS for key in _TITLES if key not in ("dtype", "dice", "status")}
+        shown["params"] = any(row.cells["params"].value is not None for row in rows)
     help_texts = _HELP | (_TRAINING_HELP if training else {})
     columns = tuple(
         Column(key=key, title=title, help=help_texts[key], kind="word" if key in _WORDS else "number")
@@ -321,6 +335,7 @@ def _ranks(
     unqualified = reliability.unqualified(records)
     without = reliability.useless(records) | unqualified
     timed = {r.id: m for r in records if r.id not in without and (m := finite(valid(r, main))) and m.origin in origins}
+    timed = {} if main == "dice" else timed
     found = reliability.ranks({i: float(m.value or 0) for i, m in timed.items()}, within)
     cells = {}
     for record in records:
@@ -373,6 +388,9 @@ def _cells(record: rec.Record, baseline: rec.Record | None) -> dict[str, TableCe
         "ratio": ratio_cell(valid(record, main), valid(baseline, main)),
         "memory_bytes": memory_cell(record),
         "dice": _dice_cell(record),
+        "hd95_mm": measurement_cell(valid(record, "hd95_mm")),
+        "nsd": measurement_cell(valid(record, surface_dice(record) or "nsd")),
+        "evaluated_cases": measurement_cell(valid(record, "evaluated_cases")),
         "lost_dice": _lost_dice_cell(record),
     } | {metric: measurement_cell(valid(record, metric)) for metric in DEPLOYMENT}
 

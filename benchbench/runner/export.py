@@ -256,7 +256,7 @@ def _training_cases(request: ExportRequest, info: checkpoint.CheckpointInfo | No
             f"{info.path} was trained on fold {info.train.get('fold', 0)}, whose test cases are training cases of fold "
             f"{plan.fold}: int8 would be calibrated on test cases; take --fold {info.train.get('fold', 0)}"
         )
-    return where
+    return plan.as_seen_by(info.plan if info else None).where
 
 
 def _check_target(target: Path, force: bool) -> None:

@@ -115,13 +115,22 @@ def _plan(request: RunRequest, infos: Sequence[checkpoint.CheckpointInfo], *, ot
         return data.get_plan(name) if data.is_bundled(name) else None
     plan = data.get_plan(request.data, fold=request.fold, rule=request.empty_rule)
     for info in infos:
-        if seen := checkpoint.leaks(info, plan):
-            part = "test cases" if plan.fold == ALL else f"test cases of fold {plan.fold}"
-            raise CheckpointError(
-                f"{info.path} was trained with {len(seen)} of the {plan.splits['test']} {part}, "
-                f"such as {seen[0]}: their Dice would say nothing; take --fold {info.train.get('fold', 0)}"
-            )
+        check_unseen(info, plan)
     return plan
+
+
+def check_unseen(info: checkpoint.CheckpointInfo, plan: data.DataPlan) -> None:
+    """Refuse weights that were trained on test cases.
+
+    Raises:
+        CheckpointError: they were.
+    """
+    if seen := checkpoint.leaks(info, plan):
+        part = "test cases" if plan.fold == ALL else f"test cases of fold {plan.fold}"
+        raise CheckpointError(
+            f"{info.path} was trained with {len(seen)} of the {plan.splits['test']} {part}, "
+            f"such as {seen[0]}: their Dice would say nothing; take --fold {info.train.get('fold', 0)}"
+        )
 
 
 def _patches(
@@ -213,7 +222,8 @@ def _cell(
         int8_accuracy=request.int8_accuracy if dtype == "int8" else None,
         test_time_mirroring=_mirror(card, path, target) if request.test_time_mirroring else None,
     )
-    where = plan.where if plan and fits and not (target.host and plan.folder) else None
+    of_network = checkpoint.read_sidecar(path).plan if path else None
+    where = plan.as_seen_by(of_network).where if plan and fits and not (target.host and plan.folder) else None
     return make_cell(card, spec, workload, target, checkpoint_path=path, data_where=where)
 
 

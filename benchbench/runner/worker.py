@@ -267,6 +267,13 @@ def _volume(job: Job, request: Request, emit: Emit) -> None:
     make_case_here(job, Path(request["folder"]))
 
 
+def _evaluate(job: Job, request: Request, emit: Emit) -> None:
+    """Judge cases of a data set, segmented by networks or read from label maps."""
+    from benchbench.runner.evaluation.cases import evaluate_cases
+
+    evaluate_cases(job, request, emit)
+
+
 def _peak(job: Job, request: Request, emit: Emit) -> None:
     """What this machine reaches at the job's threads and dtype, whatever its network: two `measurement`s."""
     from benchbench.measure.machine_peak import measure_peak
@@ -284,6 +291,7 @@ _TASKS: Mapping[str, Callable[[Job, Request, Emit], None]] = {
     "peak": _peak,
     "prepare": _prepare,
     "volume": _volume,
+    "evaluate": _evaluate,
 }
 
 

@@ -46,16 +46,19 @@ def middle_slice(case: Case, predicted: npt.NDArray[np.bool_], plan: DataPlan) -
 
 def case_pictures(dice: npt.NDArray[np.float64], slices: list[Slice], plan: DataPlan) -> tuple[Picture, ...]:
     """Pictures of the cases with the best, median and worst Dice (NaN: worst)."""
+    return tuple(picture(name, dice[i], len(slices), slices[i], plan) for name, i in chosen_cases(dice).items())
+
+
+def chosen_cases(dice: npt.NDArray[np.float64]) -> dict[str, int]:
+    """The places of the `best`, `median` and `worst` (cases,) of Dice; NaN is the worst."""
     order = np.argsort(np.where(np.isfinite(dice), dice, -1), kind="stable")
-    chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
-    return tuple(
-        Picture(
-            name=f"{name}.png",
-            title=f"{name} of {len(slices)} cases: {slices[i].id}, Dice {dice[i]:.3f}",
-            png=montage(slices[i], plan),
-        )
-        for name, i in chosen.items()
-    )
+    return {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst": int(order[0])}
+
+
+def picture(name: str, dice: float, cases: int, shown: Slice, plan: DataPlan) -> Picture:
+    """The picture of a case that is the `name`, such as the worst, of so many."""
+    title = f"{name} of {cases} cases: {shown.id}, Dice {dice:.3f}"
+    return Picture(name=f"{name}.png", title=title, png=montage(shown, plan))
 
 
 def montage(shown: Slice, plan: DataPlan) -> bytes:

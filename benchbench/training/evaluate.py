@@ -7,6 +7,7 @@ first, since a label that was resampled or cropped with the image would give eve
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import logging
 import re
@@ -27,14 +28,20 @@ from benchbench.training.sliding_window import DTYPES, logits_of, regions_of
 from benchbench.zoo.mirrored import mirroring_text
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
 #: Called after each case with the number of finished cases, and of all cases.
 Progress = Callable[[int, int], None]
 
+#: From an image (C, D, H, W) to logits (K, D, H, W), or to what `regions_of` takes in their place.
+Answer = Callable[[npt.NDArray[np.float32]], "Tensor"]
+
+Table = npt.NDArray[np.float64]  # (cases, R); NaN where a rule leaves a region out
+
 TOLERANCE_MM = 1.0  # of the surface Dice
+NSD = f"nsd_{TOLERANCE_MM:g}mm"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,102 +101,154 @@ def measure_dice(
 
     scores: list[Scores] = []
     slices: list[Slice] = []
-    missing: list[str] = []
+    unread: list[str] = []
     was_training = model.training
     model.eval()
+    settings = {"dtype": dtype, "overlap": overlap, "crop_foreground": crop_foreground, "mirror": mirror}
+    answer = functools.partial(logits_of, model, plan=plan, spatial=spatial, device=device, **settings)  # type: ignore[arg-type]
     try:
-        inference = {
-            "dtype": dtype,
-            "overlap": overlap,
-            "crop_foreground": crop_foreground,
-            "mirror": mirror,
-            "device": device,
-        }
         for index in range(count):
             try:
-                prediction = _predict(model, plan, data, split, index, spatial, inference)
+                prediction = predict_case(answer, plan, data, split, index)
             except DataError as error:
                 log.warning("left out of the Dice: %s", error)
-                missing.append(f"{plan.ids[split][index] if split in plan.ids else index} ({error})")
+                unread.append(f"{case_name(plan, split, index)} ({error})")
                 continue
-            case = prediction.case
-            scores.append(
-                score(
-                    prediction.regions,
-                    plan.to_regions(case.label),
-                    spacing_mm=np.linalg.norm(case.affine[:3, :3], axis=0),
-                    rule=plan.empty_rule,
-                    tolerance_mm=TOLERANCE_MM,
-                    surfaces=surfaces,
-                )
-            )
-            slices.append(middle_slice(prediction.network_case, prediction.network_regions, plan))
+            scores.append(judge(prediction, plan, surfaces=surfaces))
+            slices.append(prediction.middle(plan))
             if progress:
                 progress(len(scores), count)
     finally:
         model.train(was_training)
-    if not scores:
-        raise DataError(f"{plan.name}: none of the {count} {split} cases can be read, such as {missing[0]}")
-    box = ", over the box of the voxels that are not 0" if crop_foreground else ""
-    mean = f", {mirroring_text(mirror)}" if mirror else ""
-    decided = "the largest logit" if plan.exclusive else "sigmoid > 0.5 per region"
-    method = (
-        f"{plan.key} ({plan.title}), {split}, {len(scores)} cases, patch {format_shape(tuple(spatial))}, "
-        f"window overlap {overlap:g}{box}{mean}, {dtype}, {decided}; {RULES[plan.empty_rule]}; "
-        "95 % bootstrap interval over cases"
-    ) + (f"; {len(missing)} could not be read: {'; '.join(missing)}" if missing else "")
-    tables = {"dice": np.array([s.dice for s in scores])}
-    if surfaces:
-        tables["hd95_mm"] = np.array([s.hd95_mm for s in scores])
-        tables[f"nsd_{TOLERANCE_MM:g}mm"] = np.array([s.nsd for s in scores])
-    columns = {name: v for metric, table in tables.items() for name, v in _columns(metric, table, plan).items()}
+    tables = as_tables(scores, surfaces=surfaces)
+    ids = [shown.id for shown in slices]
+    how = how_answered(plan, spatial, **settings)  # type: ignore[arg-type]
+    measurements, cases = summarise(tables, ids, plan, method_of(plan, split, how, len(ids), unread))
     return AccuracyResult(
-        measurements=tuple(_measurement(name, values, method) for name, values in columns.items()),
-        pictures=case_pictures(_means(tables["dice"]), slices, plan),
-        cases={
-            "ids": [shown.id for shown in slices],
-            "values": {
-                name: [round(v, 6) if np.isfinite(v) else None for v in values.tolist()]
-                for name, values in columns.items()
-            },
-        },
+        measurements=measurements,
+        pictures=case_pictures(means(tables["dice"]), slices, plan),
+        cases=cases,
     )
 
 
+def case_name(plan: DataPlan, split: str, index: int) -> str:
+    """What a case is called; its number where the data set has no names."""
+    return plan.ids[split][index] if split in plan.ids else str(index)
+
+
+def judge(prediction: Prediction, plan: DataPlan, *, surfaces: bool = True) -> Scores:
+    """The metrics of one case, region by region."""
+    case = prediction.case
+    return score(
+        prediction.regions,
+        plan.to_regions(case.label),
+        spacing_mm=np.linalg.norm(case.affine[:3, :3], axis=0),
+        rule=plan.empty_rule,
+        tolerance_mm=TOLERANCE_MM,
+        surfaces=surfaces,
+    )
+
+
+def as_tables(scores: Sequence[Scores], *, surfaces: bool = True) -> dict[str, Table]:
+    """Metric -> (cases, R); with surfaces `hd95_mm` and `nsd_1mm` beside `dice`."""
+    tables = {"dice": np.array([s.dice for s in scores])}
+    if surfaces:
+        tables["hd95_mm"] = np.array([s.hd95_mm for s in scores])
+        tables[NSD] = np.array([s.nsd for s in scores])
+    return tables
+
+
+def how_answered(
+    plan: DataPlan,
+    spatial: Sequence[int],
+    *,
+    dtype: str = "fp32",
+    overlap: float = 0.5,
+    crop_foreground: bool = False,
+    mirror: Sequence[int] = (),
+) -> str:
+    """How a network is applied to a case, for the method of a measurement."""
+    box = ", over the box of the voxels that are not 0" if crop_foreground else ""
+    mean = f", {mirroring_text(mirror)}" if mirror else ""
+    decided = "the largest logit" if plan.exclusive else "sigmoid > 0.5 per region"
+    return f"patch {format_shape(tuple(spatial))}, window overlap {overlap:g}{box}{mean}, {dtype}, {decided}"
+
+
+def method_of(plan: DataPlan, split: str, how: str, count: int, unread: Sequence[str] = ()) -> str:
+    """How the metrics of an evaluation were obtained.
+
+    Args:
+        how: the regions of a case were.
+        count: of cases.
+        unread: cases that could not be read, with the reason.
+
+    Raises:
+        DataError: no case could.
+    """
+    if not count:
+        raise DataError(f"{plan.name}: none of the {len(unread)} {split} cases can be read, such as {unread[0]}")
+    return (
+        f"{plan.key} ({plan.title}), {split}, {count} cases, {how}; {RULES[plan.empty_rule]}; "
+        "95 % bootstrap interval over cases"
+    ) + (f"; {len(unread)} could not be read: {'; '.join(unread)}" if unread else "")
+
+
+def summarise(
+    tables: Mapping[str, Table], ids: Sequence[str], plan: DataPlan, method: str
+) -> tuple[tuple[Measurement, ...], dict[str, Any]]:
+    """Means with intervals, and the values of each case.
+
+    Args:
+        tables: metric -> (cases, R).
+        ids: of the cases.
+        method: how they were obtained.
+
+    Returns:
+        The measurements, and `ids` and `values` as in `AccuracyResult.cases`.
+    """
+    columns = {name: v for metric, table in tables.items() for name, v in _columns(metric, table, plan).items()}
+    values = {
+        name: [round(v, 6) if np.isfinite(v) else None for v in column.tolist()] for name, column in columns.items()
+    }
+    measurements = tuple(_measurement(name, column, method) for name, column in columns.items())
+    return measurements, {"ids": list(ids), "values": values}
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Prediction:
-    """A case, and the regions that the network predicts."""
+class Prediction:
+    """A case, and the regions that were predicted of it."""
 
     case: Case  # in the voxels of the label file
     regions: npt.NDArray[np.bool_]  # (R, D, H, W), likewise
     network_case: Case  # as the network gets it, for pictures, since its axes and intensities are normalised
     network_regions: npt.NDArray[np.bool_]
 
+    def middle(self, plan: DataPlan) -> Slice:
+        """The slice for a picture."""
+        return middle_slice(self.network_case, self.network_regions, plan)
 
-def _predict(
-    model: nn.Module,
-    plan: DataPlan,
-    data: str,
-    split: str,
-    index: int,
-    spatial: Sequence[int],
-    inference: Mapping[str, Any],
-) -> _Prediction:
+
+def predict_case(answer: Answer, plan: DataPlan, data: str, split: str, index: int) -> Prediction:
+    """Segment a case, in the voxels of its files.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     preparation = plan.preparation
     if preparation is None or not (preparation.resample or preparation.foreground):  # all voxels are those of the file
         case = load_case(data, split, index)
-        regions = regions_of(logits_of(model, case.image, plan, spatial, **inference), plan)
-        return _Prediction(case=case, regions=regions, network_case=case, network_regions=regions)
+        regions = regions_of(answer(case.image), plan)
+        return Prediction(case=case, regions=regions, network_case=case, network_regions=regions)
     from benchbench.data import preprocessing
 
     native, prepared = preprocessing.load_native(plan, split, index)
     image = np.asarray(prepared.image.numpy(), np.float32)
     if not preparation.resample:
         image = image.astype(np.float16).astype(np.float32)  # the cache that it was trained from has half precision
-    logits = logits_of(model, image, plan, spatial, **inference)
+    logits = answer(image)
     assert prepared.label is not None
     affine = np.asarray(prepared.image.affine, np.float64)  # type: ignore[attr-defined]
-    return _Prediction(
+    return Prediction(
         case=native,
         regions=regions_of(prepared.to_native(logits), plan),
         network_case=Case(id=native.id, image=image, label=prepared.label, affine=affine),
@@ -197,7 +256,7 @@ def _predict(
     )
 
 
-def _means(table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def means(table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """(cases,) mean over the regions of each case that count; NaN where none does."""
     counted = np.isfinite(table)
     return np.asarray(np.where(counted, table, 0).sum(1) / np.where(counted.any(1), counted.sum(1), np.nan))
@@ -207,7 +266,7 @@ def _columns(metric: str, table: npt.NDArray[np.float64], plan: DataPlan) -> dic
     """Name of a metric -> one value per case: the mean over regions, then each region."""
     stem, unit = (metric[: -len("_mm")], "_mm") if metric.endswith("_mm") else (metric, "")
     names = [f"{stem}_{slug}{unit}" for slug in _slugs(plan.regions)]
-    return {metric: _means(table)} | {name: table[:, i] for i, name in enumerate(names)}
+    return {metric: means(table)} | {name: table[:, i] for i, name in enumerate(names)}
 
 
 def _slugs(regions: Iterable[str]) -> list[str]:

@@ -88,6 +88,7 @@ class InitialWeights:
 
     digest: str  # of the weights and their origin
     cases: tuple[str, ...] = ()  # that they were trained on
+    imported: Mapping[str, Any] | None = None  # what is known of them, where another program trained them
     compression: Mapping[str, Any] | None = None  # how they were derived, for the sidecar
     teacher: nn.Module | None = None  # see `TrainRecipe.distil`
 
@@ -455,7 +456,9 @@ class _Training:
             model=self.spec,
             data=self.plan.key,
             spatial=self.recipe.patch,
-            train=summary | ({"start": start.digest} if start else {}),
+            train=summary
+            | ({"start": start.digest} if start else {})
+            | ({"imported": start.imported} if start and start.imported else {}),
             plan=self.plan,
             compression=start.compression if start else None,
         )

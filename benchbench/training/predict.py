@@ -141,7 +141,7 @@ def segment_files(
     if plan is None or plan.preparation is None:
         raise CheckpointError(
             f"{weights} does not say how its images were prepared, so nothing can be predicted with it: "
-            "train it again on a folder of images"
+            "train it again on a folder of images, or import it with the --data that it was trained on"
         )
     mirror = checkpoint.check_mirror(segmenter.mirror, weights) if test_time_mirroring else ()
     case = find_case(source, plan.channels)

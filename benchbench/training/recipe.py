@@ -10,9 +10,10 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from benchbench.core.arguments import REQUIRED, flag, natural, one_of, seconds, share
+from benchbench.core.arguments import flag, natural, one_of, seconds, share
 from benchbench.core.errors import UsageError
 from benchbench.core.units import AXES, parse_seconds
 
@@ -93,7 +94,16 @@ def _mirror(text: str) -> tuple[int, ...] | Literal["auto"]:
 class TrainRequest:
     """A training, as it is asked for."""
 
-    model: str = flag("model", REQUIRED, help="network: a name of 'bench list models', a card, or pkg.module:Class")
+    model: str | None = flag(
+        "model",
+        nargs="?",
+        help="network: a name of 'bench list models', a card, or pkg.module:Class (default: that of --init)",
+    )
+    init: Path | None = flag(
+        "--init",
+        metavar="FILE",
+        help="weights to begin with (.safetensors, or a folder of 'bench import'; default: random ones)",
+    )
     in_channels: int | None = flag("--in-channels")  # None, or those of the data
     out_channels: int | None = flag("--out-channels")
     data: str = flag("--data", "phantom")

@@ -10,16 +10,16 @@ import torch
 
 from benchbench import data
 from benchbench.core import records as rec
-from benchbench.core.errors import UsageError
+from benchbench.core.errors import CheckpointError, UsageError
 from benchbench.core.results import held
 from benchbench.devices import cuda
-from benchbench.training.loop import Progress, TrainResult, train
+from benchbench.training.loop import InitialWeights, Progress, TrainResult, train
 from benchbench.training.processes import is_main_process
 from benchbench.training.recipe import TrainRecipe, TrainRequest, default_batch
 from benchbench.training.torch_runtime import keep_freed_memory
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
-from benchbench.zoo import checkpoint
+from benchbench.zoo import checkpoint, classes
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,7 @@ class PreparedTraining:
     plan: data.DataPlan
     spec: rec.ModelSpec
     recipe: TrainRecipe
+    init: checkpoint.CheckpointInfo | None = None  # weights to begin with; None: random ones
 
     def run(self, out: Path, progress: Progress | None = None, *, fresh: bool = False) -> TrainResult:
         """Train into a folder, go on with its interrupted training, or return the result of its finished one.
@@ -47,6 +48,15 @@ class PreparedTraining:
                 checkpoint.set_aside(weights)
             torch.manual_seed(self.recipe.seed)
             model = zoo_build.build_here(self.spec, self.recipe.patch)
+            start = None
+            if self.init:
+                checkpoint.load_weights(model, self.init.path)
+                start = InitialWeights(
+                    digest=self.init.sha256,
+                    cases=tuple(self.init.train.get("cases", ())),
+                    imported=self.init.imported,
+                    compression=self.init.compression,
+                )
             keep_freed_memory()
             return train(
                 model,
@@ -55,6 +65,7 @@ class PreparedTraining:
                 out=weights,
                 device=self.request.device,
                 progress=progress,
+                start=start,
                 replace=False,
             )
 
@@ -71,22 +82,21 @@ def prepare(request: TrainRequest) -> PreparedTraining:
             patch that the network cannot take, a missing device.
     """
     plan = data.get_plan(request.data, fold=request.fold)
-    cards = [] if request.model.endswith(".safetensors") else zoo_cards.find_cards(request.model)
-    if not cards or cards[0].checkpoint:  # weights are not read, and no class that they name is imported
-        raise UsageError(
-            f"{request.model} is trained already: 'bench compress' trains weights on, and a name from "
-            "'bench list models' begins anew"
-        )
-    if len(cards) != 1:
-        raise UsageError(f"{request.model!r} names {len(cards)} networks; train one at a time")
-    (card,) = cards
+    init = checkpoint.read_sidecar(request.init) if request.init else None
+    card = _card(request, init)
     if card.task != "segmentation":
         raise UsageError(f"{card.name} is made for {card.task}: it has no dense output to train on {plan.name}")
     if request.device == "cuda":
         cuda.require()
     zoo_cards.check_channels(plan, request.in_channels, request.out_channels)
-    spec = card.on(plan, request.patch).spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
-    d, h, w = request.patch or zoo_build.fitting_sides(spec, plan.patch)
+    sides: tuple[int, ...]
+    if init:
+        plan = plan.as_seen_by(init.plan)
+        spec, sides = _initial(init, plan), request.patch or init.spatial
+    else:
+        spec = card.on(plan, request.patch).spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
+        sides = request.patch or zoo_build.fitting_sides(spec, plan.patch)
+    d, h, w = sides
     patch = (d, h, w)
     of_card = {} if card.learning_rate is None else {"lr": card.learning_rate}
     recipe = TrainRecipe(
@@ -97,4 +107,41 @@ def prepare(request: TrainRequest) -> PreparedTraining:
         batch=request.batch or default_batch(patch),
         **{**of_card, **request.more},
     )
-    return PreparedTraining(request=request, plan=plan, spec=spec, recipe=recipe)
+    return PreparedTraining(request=request, plan=plan, spec=spec, recipe=recipe, init=init)
+
+
+def _card(request: TrainRequest, init: checkpoint.CheckpointInfo | None) -> zoo_cards.Card:
+    """The card of the network that is asked for."""
+    if request.model is None:
+        if init is None:
+            raise UsageError("name a MODEL to train, or weights to begin with by --init")
+        if not classes.may_import(init.model.arch):
+            raise UsageError(
+                f"{init.path} names its class {init.model.arch!r}, which is not part of benchbench, so its code is not "
+                "run: name the class yourself, as MODEL"
+            )
+        return zoo_cards.card_of(init)
+    cards = [] if zoo_cards.names_weights(request.model) else zoo_cards.find_cards(request.model)
+    if not cards or cards[0].checkpoint:  # weights are not read, and no class that they name is imported
+        raise UsageError(
+            f"{request.model} is trained already: --init trains weights on, 'bench compress' makes them smaller, and a "
+            "name from 'bench list models' begins anew"
+        )
+    if len(cards) != 1:
+        raise UsageError(f"{request.model!r} names {len(cards)} networks; train one at a time")
+    if init and not zoo_cards.is_of(init.model, cards[0]):
+        raise CheckpointError(f"{init.path} holds {init.model.name!r}, not {request.model!r}: leave MODEL out")
+    return cards[0]
+
+
+def _initial(init: checkpoint.CheckpointInfo, plan: data.DataPlan) -> rec.ModelSpec:
+    """The network of weights to begin with, which the data set has to suit."""
+    has, needed = (init.model.in_channels, init.model.out_channels), (plan.in_channels, plan.out_channels)
+    if has != needed:
+        raise UsageError(
+            f"{plan.name} needs a network of {needed[0]} channels in and {needed[1]} out, and {init.path} has {has[0]} "
+            f"and {has[1]}"
+        )
+    if seen := checkpoint.leaks(init, plan):
+        raise CheckpointError(f"{init.path} was trained with test cases of {plan.name}, such as {seen[0]}")
+    return init.model

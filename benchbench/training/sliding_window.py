@@ -1,7 +1,7 @@
 """Sliding-window inference on a whole volume, and the regions that its logits mean.
 
 A volume smaller than the patch is padded with zeros on both sides, so that a 128-voxel network has the whole head in
-one window; a larger one is covered by overlapping windows.
+one window; a larger one is covered by overlapping windows. A network of nnU-Net gets nnU-Net's windows.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ def logits_of(
     import torch
     from monai.inferers import sliding_window_inference
 
+    from benchbench.training import nnunet_windows
+
     box = foreground_box(image) if crop_foreground else None
     if box is not None:
         at = (slice(None), *box)
@@ -78,18 +80,19 @@ def logits_of(
     before = [m // 2 for m in missing]
     padded = np.pad(image, [(0, 0), *((b, m - b) for b, m in zip(before, missing, strict=True))])
     x = torch.from_numpy(padded)[None].to(device)
+
+    def mirrored(window: Tensor) -> Tensor:
+        return mean_over_images(lambda image: _answer(model, image, plan), window, mirror)
+
     with (
         torch.inference_mode(),
         torch.autocast(device.partition(":")[0], getattr(torch, DTYPES[dtype]), enabled=dtype != "fp32"),
     ):
-        logits: Any = sliding_window_inference(
-            x,
-            tuple(spatial),
-            1,
-            lambda window: mean_over_images(lambda image: _answer(model, image, plan), window, mirror),
-            overlap=overlap,
-            mode="gaussian",
-        )
+        logits: Any
+        if plan.preparation and plan.preparation.nnunet:
+            logits = nnunet_windows.slide(x, spatial, mirrored, overlap)
+        else:
+            logits = sliding_window_inference(x, tuple(spatial), 1, mirrored, overlap=overlap, mode="gaussian")
     if not torch.isfinite(logits).all():
         raise AccuracyError(f"the network's answer is not finite (NaN or infinite) in {dtype}: no Dice can be had")
     inside = tuple(slice(b, b + side) for b, side in zip(before, sides, strict=True))

@@ -214,7 +214,8 @@ def find_cards(selection: str, *, trust: bool = False) -> list[Card]:
     says of its class is not.
 
     Args:
-        selection: `all`, or names, globs, paths of cards or weights and `pkg.module:Class`, separated by commas.
+        selection: `all`, or names, globs, paths of cards, of weights or of a folder of one network's, and
+            `pkg.module:Class`, separated by commas.
         trust: also import what weights name, if it is not of benchbench.
 
     Raises:
@@ -283,6 +284,8 @@ def _find(part: str, trust: bool) -> list[Card]:
         if not names:
             raise UsageError(f"no model's name matches {part!r}; {SEE_ALL}")
         return [get_card(name) for name in names]
+    if (weights := _alone_in(part)) is not None:
+        return [_of_weights(checkpoint.read_sidecar(weights), trust)]
     if why := _no_network(part):
         raise UsageError(why)
     return [get_card(part)]
@@ -325,8 +328,8 @@ def _check_folders(cards: Iterable[Card]) -> None:
 
 
 _PICKLE = (
-    "is a pickle of PyTorch, which says nothing of its network and may run code, so it is not read: give the network's "
-    "class as pkg.module:Class, or a card of it (docs/add_a_model.md); weights are read from .safetensors files"
+    "is a pickle of PyTorch, which says nothing of its network, so it is not read here: 'bench import' takes its "
+    "weights, with --arch; or give the network's class as pkg.module:Class, or a card of it (docs/add_a_model.md)"
 )
 _ARCHIVE = "is an archive: unpack it, and name a card (.toml) or weights (.safetensors) in it"
 _KINDS = {
@@ -350,7 +353,7 @@ def _no_network(part: str) -> str | None:
     if is_dir:
         inside = _networks_in(path)
         here = f"name one of the networks in it, such as {', '.join(inside)}" if inside else "no network lies in it"
-        return f"{part} is a folder: {here}; --models takes names, cards (.toml), weights (.safetensors) and classes"
+        return f"{part} is a folder: {here}; a network is a name, a card (.toml), weights (.safetensors) or a class"
     kind = next((text for end, text in _KINDS.items() if part.lower().endswith(end)), None)
     if is_file and kind:
         return f"{part} {kind.format(stem=path.stem)}"
@@ -359,6 +362,20 @@ def _no_network(part: str) -> str | None:
     if kind or "/" in part or os.sep in part:
         return f"no network at {part}: no such file or folder; {SEE_ALL}"
     return None
+
+
+def _alone_in(part: str) -> Path | None:
+    """The weights in a folder that holds those of one network; None: it is no such folder."""
+    try:
+        inside = list(Path(part).glob("*.safetensors")) if Path(part).is_dir() else []
+    except (OSError, ValueError):
+        return None
+    return inside[0] if len(inside) == 1 else None
+
+
+def names_weights(text: str) -> bool:
+    """Whether what a command calls a network is the path of weights, or of a folder of one network's."""
+    return text.endswith(".safetensors") or (text not in list_models() and _alone_in(text) is not None)
 
 
 def _networks_in(folder: Path, most: int = 3) -> list[str]:

@@ -20,7 +20,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 from benchbench.core import records as rec
 from benchbench.core import results as core_results
@@ -29,6 +29,7 @@ from benchbench.core.errors import CheckpointError, os_error_as, told
 from benchbench.core.results import write_whole
 from benchbench.data.plan import DataPlan, plan_from_json, plan_to_json
 from benchbench.data.source import subject_of
+from benchbench.zoo.safetensors_header import KEY, METADATA, own_description, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,11 +38,8 @@ log = logging.getLogger(__name__)
 
 RESUME = ".resume"  # ending of the file that an interrupted training goes on from
 STATE = ".state"  # ending of the file that a finished training leaves for a longer one
-_METADATA = "__metadata__"  # the safetensors format's own name
-_KEY = "benchbench"  # of the description in it
 #: Of a training: differ between equal ones.
 _PASSING = ("seconds", "validation_seconds", "waited_for_data", "step_seconds")
-_LONGEST_HEADER = 100_000_000  # bytes, as safetensors reads them
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +59,17 @@ class CheckpointInfo:
     def spec(self) -> rec.ModelSpec:
         """The network with these weights."""
         return dataclasses.replace(self.model, checkpoint=self.sha256)
+
+    @property
+    def imported(self) -> Mapping[str, Any] | None:
+        """What `bench import` knew of a network that another program trained, be it pruned since; None: it is none."""
+        told = self.train.get("imported")
+        return told if isinstance(told, Mapping) else None
+
+    @property
+    def knows_its_cases(self) -> bool:
+        """Whether it says which cases it was trained on."""
+        return self.imported is None or self.imported.get("cases_known") is True
 
     @property
     def mirror(self) -> tuple[int, ...] | None:
@@ -84,6 +93,22 @@ def _pair(path: Path) -> tuple[Path, Path]:
     return path.with_suffix(".safetensors"), path.with_suffix(".json")
 
 
+def located(path: Path) -> Path:
+    """The weights in a folder that holds those of one network, such as `bench import` writes; another path as it is.
+
+    Raises:
+        CheckpointError: the folder holds those of several, or of none.
+    """
+    with os_error_as(CheckpointError, f"cannot read {path}"):
+        if not path.is_dir():
+            return path
+        inside = sorted(path.glob("*.safetensors"))
+    if len(inside) != 1:
+        what = f"several networks: name one of them, such as {inside[0]}" if inside else "no weights (.safetensors)"
+        raise CheckpointError(f"{path} is a folder with {what}")
+    return inside[0]
+
+
 def files_of(path: Path) -> tuple[Path, ...]:
     """All that a checkpoint, finished or not, is kept in: weights, sidecar, and what a training goes on from."""
     return (*_pair(path), path.with_suffix(RESUME))
@@ -104,12 +129,12 @@ def read_sidecar(path: Path) -> CheckpointInfo:
     """What a checkpoint is, without reading its weights.
 
     Args:
-        path: of the weights or of the sidecar.
+        path: of the weights, of the sidecar, or of the folder of one network.
 
     Raises:
         CheckpointError: nothing says what it is, or what does cannot be read.
     """
-    weights, sidecar = _pair(path)
+    weights, sidecar = _pair(located(path))
     inside, beside = _described_inside(weights), _described_beside(sidecar)
     if beside is None and inside is None:
         raise CheckpointError(f"no {sidecar.name} beside the weights in {sidecar.parent}, which would describe them")
@@ -150,8 +175,8 @@ def _described_inside(weights: Path) -> Any | None:
         if not weights.exists():
             return None
         with open(weights, "rb") as file:
-            header, _ = _header(file)
-    text = _own_description(header)
+            header, _ = read_header(file)
+    text = own_description(header)
     return None if text is None else parse_json(text, f"the header of {weights}", CheckpointError)
 
 
@@ -168,30 +193,6 @@ def _lasting(described: Any) -> Any:
     if not isinstance(described, dict) or not isinstance(described.get("train"), dict):
         return described
     return {**described, "train": {key: v for key, v in described["train"].items() if key not in _PASSING}}
-
-
-def _header(file: BinaryIO) -> tuple[dict[str, Any], bytes]:
-    """The header of a safetensors file as JSON, and all that was read for it.
-
-    It is eight bytes, which are the length of the rest, little-endian, and the rest. Of another file, it is empty.
-    """
-    start = file.read(8)
-    length = int.from_bytes(start, "little")
-    if len(start) < 8 or length > _LONGEST_HEADER:
-        return {}, start
-    raw = file.read(length)
-    try:
-        header = json.loads(raw)
-    except (ValueError, RecursionError):
-        return {}, start + raw
-    return (header if isinstance(header, dict) else {}), start + raw
-
-
-def _own_description(header: Mapping[str, Any]) -> str | None:
-    """What `save` has put into a header; None: it is another program's."""
-    metadata = header.get(_METADATA)
-    text = metadata.get(_KEY) if isinstance(metadata, dict) else None
-    return text if isinstance(text, str) else None
 
 
 def check_mirror(axes: Sequence[int] | None, weights: object) -> tuple[int, ...]:
@@ -283,6 +284,11 @@ def leaks(info: CheckpointInfo, plan: DataPlan) -> list[str]:
     seen = {subject_of(case) for case in info.train.get("cases", ())}
     leaked = [case for case in plan.ids.get("test", ()) if subject_of(case) in seen]
     of_one = plan.is_named_by(info.data) or (info.plan is not None and info.plan.digest == plan.digest)
+    if not info.knows_its_cases and plan.ids.get("test"):
+        log.warning(
+            "%s does not say which cases it was trained on: a Dice of cases of %s that it has seen is too high",
+            *(info.path, plan.name),
+        )
     if leaked and not of_one:
         log.warning(
             "%s was trained on %s, which has cases of the same names as %s, such as %s: make sure that they are other "
@@ -303,9 +309,9 @@ def sha256_of(path: Path) -> str:
         if not path.exists():
             raise CheckpointError(f"no checkpoint at {path}: no such file")
         with open(path, "rb") as file:
-            header, read = _header(file)
-            if _own_description(header) is not None:
-                plain = {key: value for key, value in header.items() if key != _METADATA}
+            header, read = read_header(file)
+            if own_description(header) is not None:
+                plain = {key: value for key, value in header.items() if key != METADATA}
                 try:
                     text = json.dumps(plain, separators=(",", ":"), ensure_ascii=False).encode()
                 except ValueError as error:  # text that is no Unicode
@@ -322,7 +328,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Put the weights of a file into a network, in place.
 
     Args:
-        path: of a `.safetensors` file; the hash in its header, or else in a sidecar beside it, must agree.
+        path: of a `.safetensors` file, or of the folder of one; the hash in its header, or else in a sidecar beside
+            it, must agree.
 
     Raises:
         CheckpointError: the file is missing, damaged, or of another network.
@@ -331,7 +338,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    weights, sidecar = _pair(path)
+    weights, sidecar = _pair(located(path))
     digest = sha256_of(weights)
     inside = _described_inside(weights)
     if (inside is not None or sidecar.exists()) and read_sidecar(weights).sha256 != digest:
@@ -393,7 +400,7 @@ def serialised(state: Mapping[str, Tensor], description: str | None = None) -> b
         key: (value.float() if value.is_floating_point() else value).detach().cpu().clone().contiguous()
         for key, value in unique_tensors(state).items()
     }
-    content: bytes = write(plain, metadata=None if description is None else {_KEY: description})
+    content: bytes = write(plain, metadata=None if description is None else {KEY: description})
     return content
 
 

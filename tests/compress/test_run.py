@@ -157,7 +157,7 @@ def test_weights_are_named_once(weights: Path, tmp_path: Path, capsys: pytest.Ca
     assert cli_main.main(run) == 2
     assert "leave --checkpoint out" in capsys.readouterr().err
     assert cli_main.main(["train", str(made.checkpoint.path), "--data", "toy"]) == 2
-    assert "is trained already: 'bench compress'" in capsys.readouterr().err
+    assert "is trained already: --init" in capsys.readouterr().err
     twice = ["run", "--models", f"{made.checkpoint.path},{weights}", "--checkpoint", str(weights)]
     assert cli_main.main(twice) == 2
     assert "--checkpoint is of one network" in capsys.readouterr().err

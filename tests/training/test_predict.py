@@ -1,6 +1,7 @@
 """From a folder of images to weights, to a Dice, to a label map over a new image; and everything refused on the way."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ from benchbench.training.evaluate import measure_dice
 from benchbench.training.loop import _Training
 from benchbench.training.processes import TrainingGroup
 from benchbench.training.recipe import TrainingBudget, TrainRecipe
+from benchbench.training.sliding_window import logits_of
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
@@ -394,8 +396,8 @@ def test_pictures_of_resampled_cases_are_of_what_the_network_saw(tilted):
     sets.save(tilted / "imagesTr/case_000.nii.gz", sets.make(0, (20, 22, 12))[0])  # of another spacing than the rest
     plan = plan_folder(tilted)
     assert plan.preparation.resample
-    how = {"dtype": "fp32", "overlap": 0.5, "device": "cpu"}
-    prediction = training_evaluate._predict(Reads(), plan, plan.where, "test", 0, plan.patch, how)
+    answer = functools.partial(logits_of, Reads(), plan=plan, spatial=plan.patch)
+    prediction = training_evaluate.predict_case(answer, plan, plan.where, "test", 0)
     assert prediction.case.label.shape == (20, 22, 12)  # of its file
     assert abs(float(prediction.network_case.image.mean())) < 0.05  # z-scores
     shape = prediction.network_case.label.shape

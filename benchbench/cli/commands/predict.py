@@ -41,6 +41,8 @@ def add(sub: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Segment, and print the files that were written."""
     from benchbench.training import predict
+    from benchbench.zoo import cards as zoo_cards
+    from benchbench.zoo import checkpoint
 
     names = ("overlap", "test_time_mirroring", "device", "force")
     given = {name: getattr(options, name) for name in names}
@@ -51,10 +53,16 @@ def run(options: argparse.Namespace) -> int:
         segmenter = _exported(options.exported, options.threads)
         written = predict.segment_files(segmenter, options.input, options.output, **given)
     else:
-        if not (options.model and options.checkpoint):
-            raise UsageError("name a MODEL and its --checkpoint, or an exported network with --model FILE")
+        weights = options.checkpoint
+        if options.model and not weights and zoo_cards.names_weights(options.model):
+            weights = checkpoint.located(Path(options.model))
+        if not (options.model and weights):
+            raise UsageError(
+                "name a MODEL and its --checkpoint, weights (.safetensors) or their folder, or an exported network "
+                "with --model FILE"
+            )
         written = predict.predict_files(
-            options.model, options.checkpoint, options.input, options.output, trust=options.trust, **given
+            options.model, weights, options.input, options.output, trust=options.trust, **given
         )
     for path in written:
         print(path)

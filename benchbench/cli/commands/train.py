@@ -13,6 +13,7 @@ from benchbench.cli.parser import add_fields, add_shared, values_of
 from benchbench.cli.progress import TrainingProgress, is_shown
 from benchbench.core.errors import EXIT_OK, UsageError, command
 from benchbench.training.recipe import TrainRecipe, TrainRequest
+from benchbench.zoo import cards as zoo_cards
 
 if TYPE_CHECKING:
     from benchbench.training.loop import TrainResult
@@ -59,5 +60,7 @@ def _summary(training: PreparedTraining, result: TrainResult, out: Path) -> list
     lines.append(f"checkpoint: {weights}")
     fold = [] if request.fold in (None, 0) else ["--fold", request.fold]
     more = ["--data", request.data, *fold, "--checkpoint", weights]
-    lines.append(f"evaluate it: {command('run', '--models', request.model, *more)}")
+    network = request.model or zoo_cards.name_for(result.checkpoint)
+    place = more if network != str(weights) else more[:-2]
+    lines.append(f"evaluate it: {command('run', '--models', network, *place)}")
     return lines

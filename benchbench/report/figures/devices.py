@@ -14,6 +14,7 @@ from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core import units
+from benchbench.core.evaluation import is_evaluation
 from benchbench.report.conditions import Group, any_path, apart, path_of
 from benchbench.report.figures import style
 from benchbench.report.figures.style import MAX_ROWS, Drawing
@@ -57,8 +58,8 @@ class Sides:
 
 
 def find(groups: Sequence[Group]) -> list[Sides]:
-    """Each set of groups of one type, batch and input that has several devices; trainings are left out."""
-    inference = [group for group in groups if group.first.workload.phase == "infer"]
+    """Each set of groups of one type, batch and input with several devices; not of trainings, evaluations."""
+    inference = [group for group in groups if group.first.workload.phase == "infer" and not is_evaluation(group.first)]
     joined = [
         _sides(list(apart(those, _device).values()))
         for those in apart(inference, _asked).values()

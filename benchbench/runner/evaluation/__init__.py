@@ -1,0 +1,1 @@
+"""Evaluation of networks, ensembles and finished label maps on a data set, with nothing timed."""
