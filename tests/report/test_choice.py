@@ -9,6 +9,7 @@ import pytest
 from benchbench.core import qualification
 from benchbench.core import statistics as core_statistics
 from benchbench.core.errors import UsageError
+from benchbench.core.evaluation import LABEL_MAPS, PROTOCOL
 from benchbench.core.results import read_records
 from benchbench.report import folder_reader, render
 from benchbench.report.choice import next_steps, section, words
@@ -308,6 +309,44 @@ def test_a_forecast_has_the_dice_of_the_same_weights_that_ran_elsewhere():
     assert found.dice_record.id == here.id
     elsewhere = dataclasses.replace(there, workload=dataclasses.replace(there.workload, spatial=(64, 64, 64)))
     assert chosen([here, elsewhere], device="jetson").rows[0].known["dice"].value is None
+
+
+def evaluated(name, dice, *more, **changes):
+    """A row of `bench evaluate`: Dice, and no time."""
+    work = dataclasses.replace(examples.WORKLOAD, protocol=PROTOCOL)
+    return examples.record(name, measurements=(dice, *more), workload=work, **changes)
+
+
+def test_an_evaluation_lends_its_dice_to_what_was_timed_elsewhere_and_is_no_set_of_conditions_beside_it():
+    timed, judged = with_weights(row("net", 1.0)), with_weights(evaluated("net", dice_of(0.86, 0.01)))
+    choice = chosen([timed, judged], dice=0.8)
+    assert choice.taken.record.id == timed.id
+    assert choice.taken.dice_record.id == judged.id
+
+
+def test_evaluations_alone_are_chosen_from_by_their_dice_and_their_time_is_measured_next():
+    seen = number("training_cases", 4, method="cases that it was trained on")
+    better = evaluated("better", dice_of(0.90), number("evaluated_cases", 20), seen)
+    rows = [evaluated("worse", dice_of(0.80)), with_weights(better)]
+    choice = chosen(rows)
+    assert words.headline(choice).startswith("Take better: of 2 rows it is the most accurate. Semi-synthetic Dice 0.9")
+    assert "4 of its 20 cases are cases that it was trained on" in words.sureness(choice, choice.taken)
+    what, step = words.next_command(choice, choice.taken, lambda _: "w.safetensors")
+    assert what == "measure its time"
+    assert step.startswith("bench run --models w.safetensors --device cpu")
+    assert section.sentences(choice)[0].startswith("Most accurate: better.")
+    with pytest.raises(NotRecordedError) as caught:
+        chosen(rows, time=1.0)
+    assert next_steps.not_recorded("time", caught.value.rows, lambda _: "w.safetensors").startswith(
+        "bench run --models w"
+    )
+
+
+def test_label_maps_have_nothing_to_export():
+    maps = evaluated("theirs", dice_of(0.9), model=examples.spec("theirs", arch=LABEL_MAPS))
+    what, step = words.next_command(chosen([maps]), chosen([maps]).taken, next_steps.unplaced_weights)
+    assert "no weights to export" in what
+    assert step == "bench evaluate --predictions path/to/theirs --data phantom"
 
 
 def test_dice_travels_from_eager_fp32_alone():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from benchbench.core import records as rec
 from benchbench.core.errors import PLACE, command, data_flags
+from benchbench.core.evaluation import is_evaluation
 from benchbench.core.units import format_value
 from benchbench.report import conditions
 from benchbench.report.choice.known import Limit, Quantity
@@ -81,9 +82,10 @@ def measure(
         protocol: another one than the row's, as the other arguments.
     """
     record = row.record
+    timed = "quick" if is_evaluation(record) else record.workload.protocol
     work = dataclasses.replace(
         record.workload,
-        protocol=protocol or record.workload.protocol,
+        protocol=protocol or timed,
         runtime=runtime or record.workload.runtime,
         spatial=spatial or record.workload.spatial,
     )
@@ -100,6 +102,8 @@ def measure(
     text = conditions.reproduce(conditions.Group(letter="", records=(again,)))
     if dtype:
         text = text.replace(f"--dtype {work.dtype}", f"--dtype {dtype}", 1)
+    if forecast and work.threads and "--threads" not in text:
+        text = text.replace(" --protocol", f" --threads {work.threads} --protocol", 1)
     return f"{text} --require-measured" if forecast else text
 
 

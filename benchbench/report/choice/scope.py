@@ -9,6 +9,7 @@ from benchbench.core import qualification
 from benchbench.core import records as rec
 from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import UsageError, command, data_flags, unknown
+from benchbench.core.evaluation import is_evaluation
 from benchbench.core.results import latest
 from benchbench.core.units import counted
 from benchbench.report import conditions
@@ -38,6 +39,7 @@ def choose_group(
     """
     newest = [r for r in latest(records) if not is_audit(r)]
     groups = [g for g in conditions.group(newest) if any(map(usable, g.records))]
+    groups = [g for g in groups if not is_evaluation(g.first)] or groups  # beside what ran, they only lend their Dice
     if not groups:
         raise UsageError(_nothing(newest))
     found = [g for g in groups if device is None or _is_of(g.first, device)]

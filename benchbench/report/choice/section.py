@@ -42,7 +42,8 @@ def sentences(choice: Choice) -> list[str]:
     first = "Most accurate" if len(scored) > 1 else "The only one with a Dice"
     if best is None or fastest is None:
         only = fastest or best or choice.rows[0]
-        told = [f"{f'Fastest{by}: ' if fastest and several else ''}{only.label}. {words.figures(only)}."]
+        kind = f"Fastest{by}" if fastest else first
+        told = [f"{f'{kind}: ' if several else ''}{only.label}. {words.figures(only)}."]
         if best is None:
             told.append("Without a Dice of trained weights nothing says which one to take.")
     elif fastest is best:

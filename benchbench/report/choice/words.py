@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchbench.core import qualification
+from benchbench.core.evaluation import ENSEMBLE, LABEL_MAPS, is_evaluation
 from benchbench.core.units import counted, first_few, format_shape, format_value, significant
-from benchbench.report import conditions
+from benchbench.report import accuracy, conditions
 from benchbench.report.choice import next_steps
 from benchbench.report.choice.known import QUANTITIES, TIERS, Known, Limit, Quantity
 from benchbench.report.choice.next_steps import FindWeights
@@ -64,10 +65,11 @@ def _listed(names: Sequence[str]) -> str:
 def figures(row: Row) -> str:
     """`One patient takes 10.6 ms (95 % CI ..., measured), Dice 0.876 (..., measured)`."""
     time, dice = row.known["time"], row.known["dice"]
-    texts = [f"{_capital(time.of)} takes {time.phrase}" if time.value is not None else "No time is known"]
+    texts = [f"{_capital(time.of)} takes {time.phrase}"] if time.value is not None else []
+    texts += ["No time is known"] if not texts and not is_evaluation(row.record) else []
     kind = "semi-synthetic " if conditions.has_phantom_dice(row.dice_record) else ""
     texts.append(f"{kind}Dice {dice.phrase}" if dice.value is not None else f"no Dice ({_short(dice.reason)})")
-    return ", ".join(texts)
+    return _capital(", ".join(texts))
 
 
 def _short(reason: str) -> str:
@@ -137,6 +139,7 @@ def sureness(choice: Choice, row: Row) -> str:
         texts.append(f"the row is unstable: {why}")
     if conditions.has_phantom_dice(row.dice_record):
         texts.append("the Dice is of a semi-synthetic phantom and says nothing about patients")
+    texts += [line.partition(": ")[2] for line in accuracy.notes([row.dice_record], {row.dice_record.id: row.label})]
     if row.known["dice"].value is not None and row.known["dice"].span == "":
         texts.append("the Dice has no interval")
     return "; ".join(texts) + "."
@@ -178,6 +181,12 @@ def also_possible(choice: Choice) -> str:
 def next_command(choice: Choice, row: Row, find: FindWeights) -> tuple[str, str]:
     """What to do next, and the command that does it."""
     unsure = next_steps.to_be_sure(row, find)
+    if row.record.model.arch in (LABEL_MAPS, ENSEMBLE):
+        return "these are segmentations, with no weights to export: judge them again", conditions.reproduce(
+            conditions.Group(letter="", records=(row.record,))
+        )
+    if is_evaluation(row.record):
+        return "measure its time", next_steps.measure(row, find, protocol="standard")
     if row.dice_record.model.checkpoint is None:
         what = (
             "train it: its weights are random" if row.known["dice"].value is None else "train it: no weights are here"
