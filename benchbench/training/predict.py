@@ -63,11 +63,12 @@ def predict_files(
     force: bool = False,
     trust: bool = False,
 ) -> list[Path]:
-    """Segment one case; returns the files that were written.
+    """Segment a case, or all those of a folder; returns the files that were written.
 
     Args:
         model: name of the network that the weights are of.
-        source: folder of the case, or its file.
+        source: folder of the case, or its file; or a folder of cases in nnU-Net's naming, if `output` is a folder.
+        output: label map to write; or folder for one of each case, called as the case.
         overlap: of neighbouring windows, as a share of the patch; None: 0.5, or that of the network's MONAI bundle.
         test_time_mirroring: average over the mirror images that the training had.
         force: replace an output file that this command did not write; an input is never replaced.
@@ -134,42 +135,48 @@ def segment_files(
     device: str = "cpu",
     force: bool = False,
 ) -> list[Path]:
-    """Segment one case with a network that is at hand; arguments, result and errors are those of `predict_files`."""
+    """Segment with a network that is at hand; arguments, result and errors are those of `predict_files`."""
     check_name(output)
     plan, weights = segmenter.plan, segmenter.files[0]
     if plan is None or plan.preparation is None:
         raise CheckpointError(
             f"{weights} does not say how its images were prepared, so nothing can be predicted with it: "
-            "train it again on a folder of images, or import it with the --data that it was trained on"
+            "train it again on a folder of images"
         )
     mirror = checkpoint.check_mirror(segmenter.mirror, weights) if test_time_mirroring else ()
-    case = find_case(source, plan.channels)
-    files = [file.path for file in case.images]
-    inputs = [*files, *_images_in(source), *segmenter.files]
-    check_output(output, inputs=inputs, is_ours=is_label_map, force=force, flag="--output")
-    volumes = load_volumes(case)
-    prepared = prepare(volumes, plan.preparation)
-    network = segmenter.load()
-    image = np.asarray(prepared.image.numpy(), np.float32)
-    try:
-        windows = plan.overlap if overlap is None else overlap
-        logits = logits_of(network, image, plan, segmenter.spatial, overlap=windows, mirror=mirror, device=device)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UnsupportedError(
-            f"memory ran out on {source}, {format_shape(tuple(image.shape[1:]))} voxels as the network sees it: "
-            "predict it on a machine with more"
-        ) from error
-    label = plan.to_label(regions_of(prepared.to_native(logits), plan))
-    _write(label, files[0], output)
-    return [output]
+    one = stem(output.name) is not None
+    cases = [find_case(source, plan.channels)] if one else find_cases(source, plan.channels)
+    targets = [output if one else output / f"{case.id}.nii.gz" for case in cases]
+    inputs = [*(file.path for case in cases for file in case.images), *_images_in(source), *segmenter.files]
+    for target in targets:
+        check_output(target, inputs=inputs, is_ours=is_label_map, force=force, flag="--output")
+    network: nn.Module | None = None
+    windows = plan.overlap if overlap is None else overlap
+    for case, target in zip(cases, targets, strict=True):
+        volumes = load_volumes(case)
+        prepared = prepare(volumes, plan.preparation)
+        network = network or segmenter.load()
+        image = np.asarray(prepared.image.numpy(), np.float32)
+        try:
+            logits = logits_of(network, image, plan, segmenter.spatial, overlap=windows, mirror=mirror, device=device)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UnsupportedError(
+                f"memory ran out on {source}, {format_shape(tuple(image.shape[1:]))} voxels as the network sees it: "
+                "predict it on a machine with more"
+            ) from error
+        label = plan.to_label(regions_of(prepared.to_native(logits), plan))
+        _write(label, case.images[0].path, target)
+    return targets
 
 
 def check_name(output: Path) -> None:
-    """Refuse an output that is no NIfTI file, or whose folder cannot be written to."""
-    if stem(output.name) is None:
-        raise UsageError(f"--output {output} must end in .nii.gz or .nii: label maps are written as NIfTI alone")
+    """Refuse an output that is neither a NIfTI file nor a folder, or whose place cannot be written to."""
+    if stem(output.name) is None and (output.is_file() or (output.suffix and not output.is_dir())):
+        raise UsageError(
+            f"--output {output} must end in .nii.gz or .nii, or be a folder: label maps are written as NIfTI alone"
+        )
     _check_place(output)
 
 
@@ -278,6 +285,37 @@ def find_case(source: Path, channels: Sequence[str]) -> CaseFiles:
     if more:
         raise DataError(f"{source} has more channels than the {len(channels)} of the weights: {', '.join(more)}")
     return CaseFiles(id=source.name, subject="", images=tuple(images), label=None)
+
+
+def find_cases(source: Path, channels: Sequence[str]) -> list[CaseFiles]:
+    """The cases of a folder that are named as nnU-Net has them: `CASE_0000.nii.gz`, `CASE_0001.nii.gz` and so on.
+
+    Raises:
+        DataError: there are none, or one has other channels.
+    """
+    with os_error_as(DataError, f"cannot read {source}"):
+        listed = sorted(source.iterdir()) if source.is_dir() else []
+    numbered: dict[str, dict[int, Path]] = {}
+    for path in listed:
+        if found := _NUMBERED.search(path.name):
+            name, number = path.name[: found.start()], int(path.name[found.start() + 1 : found.start() + 5])
+            numbered.setdefault(name, {})[number] = path
+    if not numbered:
+        raise DataError(
+            f"{source} has no cases that are named ..._0000.nii.gz and so on, which an --output that is a folder "
+            "needs: name a file with --output"
+        )
+    for name, files in numbered.items():
+        if sorted(files) != list(range(len(channels))):
+            have = ", ".join(path.name for path in files.values())
+            raise DataError(
+                f"{source}: the case {name} has {have}, and one file for each of {', '.join(channels)} is needed, "
+                f"numbered 0000 to {len(channels) - 1:04d}"
+            )
+    return [
+        CaseFiles(id=name, subject="", images=tuple(ImageFile(path=files[i]) for i in sorted(files)), label=None)
+        for name, files in numbered.items()
+    ]
 
 
 def _is_label(path: Path) -> bool:

@@ -67,6 +67,28 @@ def segment(folder, tmp_path, source, **more):
     return nib.load(out)
 
 
+def test_a_folder_of_cases_in_nnunets_naming_gives_a_label_map_of_each(tmp_path):
+    folder = sets.nnunet(tmp_path / "Dataset001_Boxes", channels=2)
+    path = weights_of(plan_folder(folder), tmp_path / "w.safetensors")
+    cases, out = folder / "imagesTr", tmp_path / "labels"
+    written = predict.predict_files("tests.tiny_nets:Reads", path, cases, out)
+    assert [file.name for file in written] == ["pat0.nii.gz", "pat1.nii.gz", "pat2.nii.gz", "pat3.nii.gz"]
+    one = tmp_path / "pat2"
+    one.mkdir()
+    for name in ("pat2_0000.nii.gz", "pat2_0001.nii.gz"):
+        (one / name).write_bytes((cases / name).read_bytes())
+    predict.predict_files("tests.tiny_nets:Reads", path, one, tmp_path / "seg.nii.gz")
+    alone, among = (np.asarray(nib.load(file).dataobj) for file in (tmp_path / "seg.nii.gz", out / "pat2.nii.gz"))
+    assert np.array_equal(alone, among)
+    assert len(np.unique(alone)) == 3
+    (cases / "pat1_0001.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"the case pat1 has pat1_0000\.nii\.gz, and one file for each of"):
+        predict.predict_files("tests.tiny_nets:Reads", path, cases, tmp_path / "more")
+    with pytest.raises(DataError, match="no cases that are named"):
+        predict.predict_files("tests.tiny_nets:Reads", path, folder / "labelsTr", tmp_path / "more")
+    assert not (tmp_path / "more").exists()
+
+
 @pytest.mark.parametrize("how", ["file", "folder"])
 def test_a_prediction_lies_exactly_over_its_image(tilted, tmp_path, how):
     source = tilted / "imagesTr/case_003.nii.gz"

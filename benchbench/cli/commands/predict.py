@@ -30,9 +30,16 @@ def add(sub: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="PATH",
-        help="folder of a case, or its file; of several channels one file each, named by the channel or numbered",
+        help="folder of a case, or its file; of several channels one file each, named by the channel or numbered; or a "
+        "folder of cases named as nnU-Net has them (CASE_0000.nii.gz), if --output is a folder",
     )
-    sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="label map to write (.nii.gz or .nii)")
+    sub.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE|DIR",
+        help="label map to write (.nii.gz or .nii), or a folder for one of each case (CASE.nii.gz)",
+    )
     add_shared(
         sub,
         "--overlap",
