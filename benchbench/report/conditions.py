@@ -232,17 +232,6 @@ def all_facts(records: Sequence[rec.Record]) -> dict[str, str]:
     return {name: "; ".join(those) for name, those in texts.items()}
 
 
-def differences(groups: Sequence[Group]) -> str:
-    """In what several sets of conditions differ, by name; nothing of one."""
-    if len(groups) < 2:
-        return ""
-    tables = [dict(facts(group)) for group in groups]
-    names = dict.fromkeys(name for table in tables for name in table)
-    ignored = ("When", "Load average at start", "Forecast made on")
-    differing = [n for n in names if n not in ignored and len({t.get(n) for t in tables}) > 1]
-    return ", ".join(differing).lower() or "details of the environment"
-
-
 def _precisions(records: Sequence[rec.Record]) -> str:
     """`fp32, int8 (loss below 0.005)`."""
     bounds = sorted({f"loss below {r.workload.int8_accuracy:g}" for r in records if r.workload.int8_accuracy})

@@ -25,6 +25,7 @@ from benchbench.core.units import counted
 from benchbench.report import accuracy, conditions, details, html, paired_dice, place, reliability, search_page
 from benchbench.report.audit import section as audit_section
 from benchbench.report.audit.tables import gather
+from benchbench.report.choice import scope
 from benchbench.report.choice import section as choice_section
 from benchbench.report.details import ReadArtifact
 from benchbench.report.figures import curves, roofline, runtimes, scaling, volumes
@@ -176,7 +177,7 @@ def render(
         "choices": choices,
         "sentence": sentence,
         "banners": _banners(runs),
-        "differences": conditions.differences(groups),
+        "differences": scope.differences(groups),
         "groups": parts,
         "shared": shared,
         "sides": sides,

@@ -11,10 +11,8 @@ give equal files, since how long they took stands in the `.json` alone.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import importlib.resources
 import json
 import logging
 import re
@@ -29,6 +27,7 @@ from benchbench.core.errors import CheckpointError, os_error_as, told
 from benchbench.core.results import write_whole
 from benchbench.data.plan import DataPlan, plan_from_json, plan_to_json
 from benchbench.data.source import subject_of
+from benchbench.zoo import places
 from benchbench.zoo.safetensors_header import KEY, METADATA, own_description, read_header
 
 if TYPE_CHECKING:
@@ -231,14 +230,14 @@ def find(
         folders: where trained ones are looked for, and in the folders in them; then among those that come with
             benchbench, which may be of a part of the same data set.
     """
-    shipped, trained = _shipped(), _weights_in(folders)
+    shipped, trained = places.shipped_folder(), places.weights_in(folders)
 
     def finished_ns(weights: Path) -> int:
         sidecar = weights.with_suffix(".json")
         return (sidecar if sidecar.exists() else weights).stat().st_mtime_ns
 
     wanted = (name, in_channels, out_channels, tuple(spatial))
-    for weights in [*sorted(trained, key=finished_ns, reverse=True), *sorted(shipped.glob("*.safetensors"))]:
+    for weights in [*sorted(trained, key=finished_ns, reverse=True), *places.shipped_weights()]:
         try:
             info = read_sidecar(weights)
         except CheckpointError:
@@ -252,28 +251,6 @@ def find(
         if its == wanted and of_the_data and not leaks(info, plan):
             return info.path
     return None
-
-
-def find_by_hash(sha256: str, folders: Sequence[Path] = ()) -> Path | None:
-    """The weights with this hash, or None; as their description says, so the file itself is not read.
-
-    Args:
-        folders: where they are looked for, and in the folders in them; then among those that come with benchbench.
-    """
-    for weights in [*_weights_in(folders), *sorted(_shipped().glob("*.safetensors"))]:
-        with contextlib.suppress(CheckpointError):  # somebody else's
-            if read_sidecar(weights).sha256 == sha256:
-                return weights
-    return None
-
-
-def _weights_in(folders: Sequence[Path]) -> list[Path]:
-    patterns = ("*.safetensors", "*/*.safetensors")
-    return [path for folder in folders for pattern in patterns for path in sorted(folder.glob(pattern))]
-
-
-def _shipped() -> Path:
-    return Path(str(importlib.resources.files("benchbench").joinpath("models", "checkpoints")))
 
 
 def leaks(info: CheckpointInfo, plan: DataPlan) -> list[str]:

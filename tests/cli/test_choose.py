@@ -151,9 +151,12 @@ def test_bad_input_is_one_line(capsys, folder, arguments, message):
 
 
 def test_what_no_row_has_comes_with_the_command_that_measures_it(capsys, tmp_path):
-    place = examples.write(tmp_path / "run", [row("unetr", 1.0)])
-    for flags, start in ((["--max-energy", "5J"], "run"), (["--min-dice", "0.8"], "train")):
-        _, _, err = bench(capsys, place, *flags)
+    bare, trained = row("unetr", 1.0), with_weights(row("unetr", 1.0))
+    cases = [(bare, "--max-energy", "5J", "run"), (bare, "--min-dice", "0.8", "train")]
+    cases.append((trained, "--min-dice", "0.8", "evaluate"))
+    for i, (record, flag, value, start) in enumerate(cases):
+        place = examples.write(tmp_path / f"run{i}", [record])
+        _, _, err = bench(capsys, place, flag, value)
         (words,) = commands_in(err)
         assert words[0] == start
         parse(words)

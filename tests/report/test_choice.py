@@ -280,6 +280,17 @@ def test_a_calibrated_forecast_decides_by_its_whole_range_and_a_scaled_one_does_
     assert chosen([forecast("net", 0.1, "scaled", dice, factor=1.5)], time=0.2).taken is None
 
 
+def test_a_lower_bound_with_a_range_does_not_decide():
+    """As of a calibrated device, of a network with operators that nobody can count."""
+    bound = number(
+        "latency_s", 0.1, "predicted", bound="at_least", interval=(0.1, 0.15), method="calibrated: some left out"
+    )
+    whole = forecast("net", 0.1, "calibrated", dice_of(0.86, origin="reference"))
+    kept = tuple(m for m in whole.measurements if m.metric != "latency_s")
+    rows = [dataclasses.replace(whole, measurements=(*kept, bound))]
+    assert chosen(rows, time=0.2).first.unsure == ["time"]
+
+
 def test_the_tensors_alone_never_show_that_a_memory_is_kept():
     dice = dice_of(0.86, origin="reference")
     choice = chosen([forecast("net", 0.1, "calibrated", dice)], memory=4e9)

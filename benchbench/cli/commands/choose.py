@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ from benchbench.cli.parser import add_fields, add_shared, values_of
 from benchbench.core import arguments as to
 from benchbench.core import records as rec
 from benchbench.core.arguments import flag
-from benchbench.core.errors import EXIT_OK, EXIT_REGRESSION, UsageError
+from benchbench.core.errors import EXIT_OK, EXIT_REGRESSION, CheckpointError, UsageError
 from benchbench.core.results import read_records
 from benchbench.report import writers
 from benchbench.report.choice import next_steps, words
@@ -105,16 +106,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _weights(record: rec.Record, folders: tuple[Path, ...]) -> str:
     """Where the weights of a record are: beside the records, in results/local, or among those that are shipped."""
-    from benchbench.zoo import checkpoint
+    from benchbench.zoo import checkpoint, places
 
-    digest = record.model.checkpoint
-    if digest is None:
-        return next_steps.unplaced_weights(record)
-    found = checkpoint.find_by_hash(digest, [*map(root_of, folders), Path("results") / "local"])
-    if found is None:
-        return next_steps.unplaced_weights(record)
-    relative = os.path.relpath(found)
-    return str(found) if relative.startswith("..") else relative
+    near = [*map(root_of, folders), Path("results") / "local"]
+    for weights in [*sorted(places.weights_in(near)), *places.shipped_weights()] if record.model.checkpoint else ():
+        with contextlib.suppress(CheckpointError):  # somebody else's
+            if checkpoint.read_sidecar(weights).sha256 == record.model.checkpoint:
+                relative = os.path.relpath(weights)
+                return str(weights) if relative.startswith("..") else relative
+    return next_steps.unplaced_weights(record)
 
 
 def sentences(choice: Choice, find: next_steps.FindWeights) -> list[str]:

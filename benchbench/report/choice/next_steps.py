@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from benchbench.core import records as rec
 from benchbench.core.errors import PLACE, command, data_flags
-from benchbench.core.evaluation import is_evaluation
+from benchbench.core.evaluation import PROTOCOL, is_evaluation
 from benchbench.core.units import format_value
 from benchbench.report import conditions
 from benchbench.report.choice.known import Limit, Quantity
@@ -107,6 +107,16 @@ def measure(
     return f"{text} --require-measured" if forecast else text
 
 
+def evaluate(row: Row, find: FindWeights) -> str:
+    """The command that measures the Dice of a row's network, here, without timing it."""
+    record, work = row.record, row.record.workload
+    plain = dataclasses.replace(work, protocol=PROTOCOL, runtime="eager", dtype="fp32", data=work.data or "phantom")
+    model = dataclasses.replace(record.model, name=find(row.dice_record))
+    return conditions.reproduce(
+        conditions.Group(letter="", records=(dataclasses.replace(record, model=model, workload=plain, recipe=None),))
+    )
+
+
 def search(choice: Choice, first: Row) -> str | None:
     """The command that searches for a network within the limits of cost; None where there is none of them."""
     units = {"time": "s", "memory": "B", "file": "B"}
@@ -181,8 +191,8 @@ def not_recorded(quantity: Quantity, rows: Sequence[Row], find: FindWeights) -> 
     record = row.record
     if quantity == "dice" and record.model.checkpoint is None:
         return train(record, "20min")
-    if quantity == "dice" and record.workload.data is None:
-        return f"{measure(row, find)} --data phantom"
+    if quantity == "dice":
+        return evaluate(row, find)
     if quantity == "file" and record.workload.runtime not in FORMS:
         return measure(row, find, runtime="openvino")
     return measure(row, find)

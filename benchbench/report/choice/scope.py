@@ -70,6 +70,17 @@ def _line(group: Group) -> str:
     return f"{group.letter} {group.title} ({counted(len(group.records), 'row')})"
 
 
+def differences(groups: Sequence[Group]) -> str:
+    """In what several sets of conditions differ, by name; nothing of one."""
+    if len(groups) < 2:
+        return ""
+    tables = [dict(conditions.facts(group)) for group in groups]
+    names = dict.fromkeys(name for table in tables for name in table)
+    ignored = ("When", "Load average at start", "Forecast made on")
+    differing = [n for n in names if n not in ignored and len({t.get(n) for t in tables}) > 1]
+    return ", ".join(differing).lower() or "details of the environment"
+
+
 def _nothing(records: Sequence[rec.Record]) -> str:
     if not records:
         return f"these folders hold no record of a network that ran: {command('run', '--models', 'all')} makes some"
@@ -100,6 +111,6 @@ def _several(groups: Sequence[Group]) -> str:
     letters = [f"--conditions {g.letter}" for g in groups]
     return (
         f"these records were made under {len(groups)} sets of conditions, which are never mixed: "
-        f"{'; '.join(map(_line, groups))}. They differ in: {conditions.differences(groups)}. "
+        f"{'; '.join(map(_line, groups))}. They differ in: {differences(groups)}. "
         f"Add {' or '.join(dict.fromkeys([*flags, *letters][:6]))}"
     )

@@ -138,7 +138,10 @@ def sureness(choice: Choice, row: Row) -> str:
         why = (row.record.error or "its timings did not settle").partition(": ")[0]
         texts.append(f"the row is unstable: {why}")
     if conditions.has_phantom_dice(row.dice_record):
-        texts.append("the Dice is of a semi-synthetic phantom and says nothing about patients")
+        texts.append(
+            "the Dice is of a semi-synthetic phantom: it ranks networks only where they were trained alike, and says "
+            "nothing about patients"
+        )
     texts += [line.partition(": ")[2] for line in accuracy.notes([row.dice_record], {row.dice_record.id: row.label})]
     if row.known["dice"].value is not None and row.known["dice"].span == "":
         texts.append("the Dice has no interval")
