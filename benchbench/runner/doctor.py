@@ -55,6 +55,7 @@ WANTED = {
     "pandas": "2.2",
     "matplotlib": "3.8",
     "jinja2": "3.1",
+    "pyyaml": "6",
     "rich": "13.7",
 }
 _NVIDIA_DRIVER = Path("proc/driver/nvidia/version")  # below the root, where NVIDIA's driver is loaded

@@ -54,7 +54,7 @@ class Limit:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class KnownFigure:
     """One quantity of a row: a number between two others, or why there is none."""
 
     quantity: Quantity
@@ -130,9 +130,9 @@ class Known:
         return limit - self.value if self.quantity == "dice" else self.value / limit
 
 
-def missing(quantity: Quantity, reason: str) -> Known:
+def missing(quantity: Quantity, reason: str) -> KnownFigure:
     """Nothing is known, and why."""
-    return Known(quantity=quantity, reason=reason)
+    return KnownFigure(quantity=quantity, reason=reason)
 
 
 def time_metric(records: list[rec.Record]) -> str:
@@ -140,7 +140,7 @@ def time_metric(records: list[rec.Record]) -> str:
     return "volume_latency_s" if any(finite(valid(r, "volume_latency_s")) for r in records) else "latency_s"
 
 
-def known_of(record: rec.Record, time: str, dice: rec.Measurement | None) -> dict[Quantity, Known]:
+def known_of(record: rec.Record, time: str, dice: rec.Measurement | None) -> dict[Quantity, KnownFigure]:
     """What a row says of every quantity.
 
     Args:
@@ -158,14 +158,14 @@ def known_of(record: rec.Record, time: str, dice: rec.Measurement | None) -> dic
     }
 
 
-def _measured(quantity: Quantity, m: rec.Measurement | None, of: str) -> Known:
+def _measured(quantity: Quantity, m: rec.Measurement | None, of: str) -> KnownFigure:
     if m is None or finite(m) is None:
         return missing(quantity, (m.reason if m else None) or "not recorded")
     value = float(m.value or 0.0)
     low, high = m.interval or m.ci95 or _range(m, value)
     if m.bound == "at_least":
         low, high = value, high if m.interval else math.inf
-    return Known(quantity=quantity, measurement=m, low=low, high=high, of=of)
+    return KnownFigure(quantity=quantity, measurement=m, low=low, high=high, of=of)
 
 
 def _range(m: rec.Measurement, value: float) -> tuple[float, float]:
@@ -177,7 +177,7 @@ def _range(m: rec.Measurement, value: float) -> tuple[float, float]:
     return min([value, *medians]), max([value, *medians])
 
 
-def _memory(record: rec.Record, *, whole: bool) -> Known:
+def _memory(record: rec.Record, *, whole: bool) -> KnownFigure:
     """The peak while a patient is segmented, else of a patch; without one the tensors, which are a lower bound."""
     volume, patch = valid(record, "volume_peak_memory_bytes"), valid(record, "peak_memory_bytes")
     if whole and finite(volume):
@@ -189,7 +189,7 @@ def _memory(record: rec.Record, *, whole: bool) -> Known:
     return _measured("memory", dataclasses.replace(tensors, bound="at_least"), "the tensors alone")
 
 
-def _file(record: rec.Record) -> Known:
+def _file(record: rec.Record) -> KnownFigure:
     """Files that a deployment needs; of PyTorch, which has none of its own, the weights."""
     files, params = valid(record, "artefact_bytes"), finite(valid(record, "params"))
     if finite(files) or params is None or record.workload.runtime not in ("eager", "eager-optimized", "compile"):
@@ -198,13 +198,13 @@ def _file(record: rec.Record) -> Known:
     return _measured("file", size, "the weights alone")
 
 
-def _dice(m: rec.Measurement | None) -> Known:
+def _dice(m: rec.Measurement | None) -> KnownFigure:
     if m is None or finite(m) is None:
         return missing("dice", (m.reason if m else None) or "not recorded")
     value = float(m.value or 0.0)
     if m.ci95 is None and len(m.values) > 1:
         m = dataclasses.replace(m, ci95=core_statistics.mean_interval(m.values))
     if m.ci95 is None:  # of one case, or of an unknown number: it may be anything
-        return Known(quantity="dice", measurement=m, low=-math.inf, high=math.inf, of="its test cases")
+        return KnownFigure(quantity="dice", measurement=m, low=-math.inf, high=math.inf, of="its test cases")
     low, high = m.ci95
-    return Known(quantity="dice", measurement=m, low=min(low, value), high=max(high, value), of="its test cases")
+    return KnownFigure(quantity="dice", measurement=m, low=min(low, value), high=max(high, value), of="its test cases")

@@ -16,7 +16,7 @@ from benchbench.core import records as rec
 from benchbench.core import statistics as core_statistics
 from benchbench.core.errors import UsageError
 from benchbench.report import paired_dice, reliability
-from benchbench.report.choice.known import QUANTITIES, Known, Limit, Quantity, Verdict, known_of, time_metric
+from benchbench.report.choice.known import QUANTITIES, KnownFigure, Limit, Quantity, Verdict, known_of, time_metric
 from benchbench.report.compare import verdicts
 from benchbench.report.conditions import Group
 from benchbench.report.details import ReadArtifact, artifact_of
@@ -51,7 +51,7 @@ class Row:
     label: str
     record: rec.Record
     dice_record: rec.Record  # whose Dice it is: this record, or one of the same network that ran elsewhere
-    known: Mapping[Quantity, Known]
+    known: Mapping[Quantity, KnownFigure]
     verdicts: Mapping[Quantity, Verdict]  # of the limits
     against: Against | None = None  # against the most accurate row; None: it is that, or has no Dice
 

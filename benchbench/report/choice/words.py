@@ -9,7 +9,7 @@ from benchbench.core.evaluation import ENSEMBLE, LABEL_MAPS, is_evaluation
 from benchbench.core.units import counted, first_few, format_shape, format_value, significant
 from benchbench.report import accuracy, conditions
 from benchbench.report.choice import next_steps
-from benchbench.report.choice.known import QUANTITIES, TIERS, Known, Limit, Quantity
+from benchbench.report.choice.known import QUANTITIES, TIERS, KnownFigure, Limit, Quantity
 from benchbench.report.choice.next_steps import FindWeights
 from benchbench.report.choice.rank import Against, Choice, Row
 from benchbench.report.compare.verdicts import p_text
@@ -157,7 +157,7 @@ _FORECAST = {
 }
 
 
-def _unsure(known: Known, limit: Limit) -> str:
+def _unsure(known: KnownFigure, limit: Limit) -> str:
     if known.tier in ("datasheet", "scaled"):
         why = f"a {TIERS[known.tier]} of {known.text} cannot show it"
     elif known.measurement is not None and known.measurement.bound == "at_least":
