@@ -98,6 +98,11 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
     ),
     "--spatial": _SIDES,
     "--volume": _SIDES,
+    "--empty-rule": dict(
+        choices=("brats", "exclude"),
+        help="Dice of a region that neither the label nor the prediction has: 1 (brats) or left out (exclude) "
+        "(default: brats for the regions of BraTS, else exclude)",
+    ),
     "--overlap": dict(
         type=to.share,
         default=0.5,

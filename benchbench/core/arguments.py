@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from benchbench.core import units
 from benchbench.core.errors import UsageError, unknown
@@ -16,6 +16,7 @@ from benchbench.core.protocol import get_protocol
 
 REQUIRED: Any = dataclasses.MISSING  # in the place of a default
 DTYPES = ("fp32", "bf16", "fp16")  # of PyTorch
+_Number = TypeVar("_Number", int, float)
 
 
 def flag(name: str, default: Any = None, /, **settings: Any) -> Any:
@@ -96,28 +97,25 @@ def protocol(text: str) -> str:
     return get_protocol(text).name
 
 
+def _above_0(value: _Number, text: str, what: str) -> _Number:
+    if value <= 0:
+        raise UsageError(f"{text!r} is not {what} above 0")
+    return value
+
+
 def memory(text: str) -> int:
     """`2GB`, as bytes."""
-    value = units.parse_bytes(text)
-    if value <= 0:
-        raise UsageError(f"{text!r} is not a size above 0")
-    return value
+    return _above_0(units.parse_bytes(text), text, "a size")
 
 
 def seconds(text: str) -> float:
     """`5min`, as seconds."""
-    value = units.parse_seconds(text)
-    if value <= 0:
-        raise UsageError(f"{text!r} is not a time above 0")
-    return value
+    return _above_0(units.parse_seconds(text), text, "a time")
 
 
 def joules(text: str) -> float:
     """`5J`, as joules."""
-    value = units.parse_joules(text)
-    if value <= 0:
-        raise UsageError(f"{text!r} is not an energy above 0")
-    return value
+    return _above_0(units.parse_joules(text), text, "an energy")
 
 
 def least_dice(text: str) -> float:

@@ -178,6 +178,12 @@ def data_flags(key: str) -> list[str]:
     return words
 
 
+def training_flags(key: str) -> list[str]:
+    """`data_flags` of a training, to which it is nothing how empty regions are judged."""
+    words = data_flags(key)
+    return words[: words.index("--empty-rule")] if "--empty-rule" in words else words
+
+
 #: What the errors of an allocation that failed have in them.
 _OOM_SIGNS = (
     "can't allocate memory",

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchbench import data
 from benchbench.core import qualification
 from benchbench.core import records as rec
-from benchbench.core.errors import BenchError, CheckpointError, command, data_flags
+from benchbench.core.errors import BenchError, CheckpointError, command, training_flags
 from benchbench.core.units import format_shape, format_value
 from benchbench.devices import cpu, cuda
 from benchbench.devices import forecast as devices_forecast
@@ -231,7 +231,5 @@ def _dice_from_elsewhere(cell: Cell, status: str) -> list[rec.Measurement]:
 
 
 def _command_to_train(name: str, work: rec.Workload) -> str:
-    """The command that trains a network for some work; how empty regions are judged is none of training's."""
-    words = data_flags(str(work.data))
-    words = words[: words.index("--empty-rule")] if "--empty-rule" in words else words
-    return command("train", name, *words, "--spatial", *work.spatial)
+    """The command that trains a network for some work."""
+    return command("train", name, *training_flags(str(work.data)), "--spatial", *work.spatial)

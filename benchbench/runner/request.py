@@ -110,12 +110,7 @@ class RunRequest:
         help="which of the five folds of a folder Dice is reported on; 'all': every case, of a folder that no network "
         "was trained on (default: 0)",
     )
-    empty_rule: str | None = flag(
-        "--empty-rule",
-        choices=("brats", "exclude"),
-        help="Dice of a region that neither the label nor the prediction has: 1 (brats) or left out (exclude) "
-        "(default: brats for the regions of BraTS, else exclude)",
-    )
+    empty_rule: str | None = flag("--empty-rule")
     checkpoints: tuple[Path, ...] = flag(
         "--checkpoints",
         (),

@@ -8,7 +8,6 @@ once, and a run that is killed goes on from there.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from benchbench.core import records as rec
-from benchbench.core.config import parse_json
-from benchbench.core.errors import StoreError, os_error_as
 from benchbench.core.protocol import Protocol, get_protocol
-from benchbench.core.results import JsonLines, set_aside
 from benchbench.measure.latency import unsteady
 from benchbench.runner import aggregate as runner_aggregate
 from benchbench.runner.job import Cell
+from benchbench.runner.journal import CellJournal
 
 JOURNAL = "records.unfinished"
 _SEED = 7  # of the order within rounds
@@ -174,20 +171,12 @@ class RunJournal:
         Raises:
             StoreError: it cannot be read, or set aside.
         """
-        self.path = folder / JOURNAL
-        self._lines: JsonLines | None = None  # once there is something to keep
         self._results: dict[tuple[str, str, bool], list[ProcessResult]] = {}
-        with os_error_as(StoreError, f"cannot use {self.path}", "choose another --out"):
-            if fresh:
-                set_aside([self.path])
-            lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
-        for line in lines:
-            with contextlib.suppress(StoreError, KeyError, TypeError):  # torn, or of another version
-                item = parse_json(line, JOURNAL, StoreError)
-                if item["schema"] != rec.SCHEMA:
-                    continue
-                key = (str(item["cell"]), str(item["environment"]), bool(item["repeat"]))
-                self._results.setdefault(key, []).append(rec.from_json(ProcessResult, item["result"]))
+        self._journal = CellJournal(folder / JOURNAL, self._take, fresh=fresh)
+
+    def _take(self, key: tuple[str, str], item: Any) -> None:
+        result = rec.from_json(ProcessResult, item["result"])
+        self._results.setdefault((*key, bool(item["repeat"])), []).append(result)
 
     def results(self, cell: str, environment: Mapping[str, Any], *, repeat: bool = False) -> list[ProcessResult]:
         """What was kept of a cell under equal conditions; a process that failed is run again."""
@@ -200,21 +189,11 @@ class RunJournal:
         Raises:
             StoreError: the disk is full or gone.
         """
-        item = {
-            "schema": rec.SCHEMA,
-            "cell": cell,
-            "environment": rec.fingerprint(environment),
-            "repeat": repeat,
-            "result": rec.to_json(result),
-        }
-        advice = "what is finished is kept: make room and run the same command again"
-        with os_error_as(StoreError, f"cannot write to {self.path}", advice):
-            self._lines = self._lines or JsonLines(self.path)
-            self._lines.append(item)
+        self._journal.keep(cell, environment, repeat=repeat, result=rec.to_json(result))
 
     def close(self) -> None:
         """Everything has a record: the journal is not needed any more."""
-        self.path.unlink(missing_ok=True)
+        self._journal.close()
 
 
 def repeat_for(cells: Sequence[CellProgress], forward_s: Callable[[Cell], float]) -> CellProgress | None:

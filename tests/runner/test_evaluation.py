@@ -11,7 +11,7 @@ import torch
 
 from benchbench.core import records as rec
 from benchbench.core.errors import CheckpointError, DataError, StoreError, UsageError
-from benchbench.core.results import Store, read_records
+from benchbench.core.results import JsonLines, Store, read_records
 from benchbench.data.folder import plan_folder
 from benchbench.data.plan import ALL
 from benchbench.runner.evaluation import cases as evaluation_cases
@@ -269,7 +269,7 @@ def test_a_full_disk_ends_it_and_is_no_fault_of_the_network(boxes, tmp_path, mon
     def full(self, *items):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal.JsonLines, "append", full)
+    monkeypatch.setattr(JsonLines, "append", full)
     with pytest.raises(StoreError, match=r"cases\.unfinished: No space left on device; what is finished is kept"):
         evaluate(asked(boxes, weights(boxes, "reads")), tmp_path / "out")
     with Store(tmp_path / "out") as store:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from benchbench.core import records as rec
-from benchbench.core.errors import PLACE, command, data_flags
+from benchbench.core.errors import PLACE, command, training_flags
 from benchbench.core.evaluation import PROTOCOL, is_evaluation
 from benchbench.core.units import format_value
 from benchbench.report import conditions
@@ -60,8 +60,7 @@ def _cases_to_learn_from(work: rec.Workload) -> list[str]:
     """The flags of a data set that is split: where every case is a test case, there is none to learn from."""
     if work.data is None:
         return ["--data", "phantom"]
-    words = data_flags(work.data)
-    words = words[: words.index("--empty-rule")] if "--empty-rule" in words else words
+    words = training_flags(work.data)
     return words if words[-1] != "all" else words[:-2]
 
 

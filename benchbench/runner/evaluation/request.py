@@ -42,12 +42,7 @@ class EvaluateRequest:
         help="processes that share the cases; on two cores, two take about half the time of one (default: 1)",
     )
     fold: int | None = flag("--fold")
-    empty_rule: str | None = flag(
-        "--empty-rule",
-        choices=("brats", "exclude"),
-        help="Dice of a region that neither the label nor the prediction has: 1 (brats) or left out (exclude) "
-        "(default: brats for the regions of BraTS, else exclude)",
-    )
+    empty_rule: str | None = flag("--empty-rule")
     checkpoints: tuple[Path, ...] = flag(
         "--checkpoints",
         (Path("results/local"),),
