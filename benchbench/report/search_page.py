@@ -15,7 +15,7 @@ from benchbench.core.errors import PLACE, StoreError, command, first_line
 from benchbench.core.results import SEARCH
 from benchbench.core.search_result import EAGER, ordered, runtime_of
 from benchbench.core.units import counted, format_duration, format_shape, format_value
-from benchbench.report import html
+from benchbench.report import html, reliability, search_answer
 from benchbench.report.figures import search as figures_search
 
 
@@ -36,41 +36,51 @@ def _render(search: Mapping[str, Any]) -> str:
     trained = [one for one in search["trials"] if one["dice"] is not None and one["same_as"] is None]
     points = ordered(search["points"])
     front = [point for point in points if point["front"]]
-    drawings = [
-        figures_search.front(search),
+    on_the_way = [
         figures_search.hypervolume(search, "trainings"),
         figures_search.hypervolume(search, "at_s"),
         figures_search.worth(search),
         figures_search.importance(search),
-        figures_search.sketch(search, chosen(front)),
     ]
+    shown = [figures_search.front(search), figures_search.sketch(search, chosen(front))]
+    sentences, remarks = search_answer.in_words(search, points)
+    heads, controls = search_answer.controls(search, front)
+    slack, binds = search_answer.limits(search)
     context = {
         "heading": _heading(search, front),
-        "sentence": _sentence(search, trained, front),
+        "lead": search_answer.lead(search, front),
+        "sentence": _sentence(search, trained),
         "semi_synthetic": search["data"]["semi_synthetic"],
         "predicted": search["device"]["basis"] == "profile",
         "device": search["device"]["name"],
-        "plan": search["plan"],
-        "columns": _columns(search),
-        "rows": [_row(search, point) for point in points] + _published_rows(search),
-        "verdicts": _verdicts(search, points),
-        "not_run": _not_run(search),
+        "savings": search_answer.savings(search, front),
+        "remarks": remarks,
+        "control_heads": heads,
+        "controls": controls,
+        "in_words": sentences,
+        "not_run": search_answer.not_run(search),
         "resume": command("search", "--resume", f"{PLACE}folder", "--controls"),
-        "figures": [drawing for drawing in drawings if drawing],
-        "feasible": _feasible(search, trained),
-        "importance_reason": search["importance"].get("reason", ""),
+        "shown": [drawing for drawing in shown if drawing],
+        "columns": _columns(search, binds=binds),
+        "rows": [_row(search, point) for point in points] + _published_rows(search),
+        "slack": slack,
         "left_out": list(search.get("left_out", ())),
         "time": format_duration(search["asked"]["time_s"]),
+        "networks": [(point["name"], point["config_text"], _padding(point)) for point in points],
+        "figures": [drawing for drawing in on_the_way if drawing],
+        "feasible": _feasible(search, trained),
+        "importance_reason": search["importance"].get("reason", ""),
+        "plan": search["plan"],
         "facts": _facts(search, trained),
         "refused": _refused(search),
     }
-    return html.page(context, "search.html")
+    return html.page(context, "search.html", ("report.css", "search.css"))
 
 
 def chosen(front: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The point of the front that is sketched: the best on `val` that is not the published network."""
+    """The point of the front that is sketched: the one to take, unless that is the published network."""
     own = [point for point in front if not point["published"]]
-    return max(own or front, key=lambda p: float(p["dice_val"]["mean"]), default=None)
+    return search_answer.taken(own) or next(iter(own or front), None)
 
 
 def _heading(search: Mapping[str, Any], front: Sequence[Mapping[str, Any]]) -> str:
@@ -80,53 +90,37 @@ def _heading(search: Mapping[str, Any], front: Sequence[Mapping[str, Any]]) -> s
     return f"{counted(len(front), 'network')} for {budget} on {search['device']['name']}{within}"
 
 
-def _sentence(search: Mapping[str, Any], trained: Sequence[Any], front: Sequence[Mapping[str, Any]]) -> str:
+def _sentence(search: Mapping[str, Any], trained: Sequence[Any]) -> str:
     refused = sum(bool(one["refused"]) and one["dice"] is None for one in search["trials"])
-    text = (
-        f"A search among variants of Slim UNETR for {search['data']['title']}: {len(trained)} configurations were "
-        f"trained, {refused} refused before any training, {len(search['promotions'])} trained for longer, "
-        f"{len(search['points'])} to the end."
+    threads = search["asked"].get("threads")
+    on = f" on {counted(threads, 'thread')}" if threads else ""
+    return (
+        f"Variants of Slim UNETR for {search['data']['title']}: {len(trained)} configurations were trained, {refused} "
+        f"refused before any training, {len(search['promotions'])} trained for longer, {len(search['points'])} to the "
+        f"end, in {format_duration(search['accounting']['whole_s'])}{on}."
     )
-    if best := max(front, key=lambda p: float(p["dice_val"]["mean"]), default=None):
-        low, high = best["dice_test"]["ci95"]
-        whole = ", the published network," if best["published"] else ","
-        text += (
-            f" The best of the front on val, {best['name']}{whole} has Dice {best['dice_test']['mean']:.3f} ({low:.3f} "
-            f"to {high:.3f}) on {best['dice_test']['cases']} cases that the search has never seen."
-        )
-        top = max(front, key=lambda p: float(p["dice_test"]["mean"]))
-        most = top["dice_test"]["mean"]
-        if most > best["dice_test"]["mean"]:
-            text += f" On those cases {top['name']} reaches more, {most:.3f}, but they were not used to choose."
-    return text
 
 
-def _verdicts(search: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was gained against the published network, and what every control says."""
-    if "verdicts" in search:
-        return [f"{text}." for text in search["verdicts"]]
-    return [f"{point['name']}: {text}" for point in points for text in point["verdicts"]]  # of schema 1
-
-
-def _not_run(search: Mapping[str, Any]) -> list[str]:
-    """Comparisons that nothing is known of."""
-    if "not_run" in search:
-        return list(search["not_run"])
-    return [] if search["controls"] else ["the controls"]
-
-
-def _columns(search: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+def _columns(search: Mapping[str, Any], *, binds: bool) -> list[tuple[str, str, bool]]:
     """(key, heading, whether numbers stand below it)."""
-    return [
+    points, metric = search["points"], search["metric"]
+    shown = {
+        "volume": any(point.get("volume_latency_s") for point in points),
+        "memory": metric["name"] != "memory_bytes" and any(p["costs"].get("memory_bytes") for p in points),
+        "use": binds,
+    }
+    columns = [
         ("name", "Network", False),
         ("dice", "Dice on test", True),
         ("val", "Dice on val", True),
-        ("objective", search["metric"]["objective"].capitalize(), True),
+        ("objective", metric["objective"].capitalize(), True),
+        ("volume", "One patient", True),
+        ("memory", "Peak memory", True),
         ("macs", "MACs", True),
         ("params", "Parameters", True),
         ("use", "Of the budget", False),
-        ("config", "What differs from the published network", False),
     ]
+    return [column for column in columns if shown.get(column[0], True)]
 
 
 def _row(search: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,6 +130,8 @@ def _row(search: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
     keeps = {True: use, False: f"over it: {use}", None: f"{use}; {unsure}"}[point["keeps"]]
     keeps = str(point.get("unusable") or keeps)
     where = "on the front" if point["front"] else "not on the front"
+    if test["mean"] < reliability.OF_USE:
+        where += ", of no use"
     cells: dict[str, tuple[Any, str, str]] = {  # column -> what it is sorted by, text, second line
         "name": (point["name"], point["name"], where + ", the published network" * bool(point["published"])),
         "dice": (test["mean"], f"{test['mean']:.3f}", f"{test['ci95'][0]:.3f} to {test['ci95'][1]:.3f}"),
@@ -148,9 +144,21 @@ def _row(search: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
         "macs": (costs["macs"], format_value(costs["macs"], "MAC"), ""),
         "params": (costs["params"], format_value(costs["params"], "parameters"), ""),
         "use": (max(point["use"].values(), default=0.0), keeps, ""),
-        "config": (point["config_text"], point["config_text"], ""),
     }
-    return _cells(cells)
+    return _cells(cells | _measured(point.get("volume_latency_s"), costs))
+
+
+def _measured(volume_s: float | None, costs: Mapping[str, float]) -> dict[str, tuple[Any, str, str]]:
+    memory = costs.get("memory_bytes")
+    return {
+        "volume": (volume_s, "–" if volume_s is None else format_value(volume_s, "s"), ""),
+        "memory": (memory, "–" if memory is None else format_value(memory, "B"), ""),
+    }
+
+
+def _padding(point: Mapping[str, Any]) -> str:
+    share = point.get("padding")
+    return f"{share:.0%} of the voxels that it computes on are padding" if share else ""
 
 
 def _published_rows(search: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -166,13 +174,12 @@ def _published_rows(search: Mapping[str, Any]) -> list[dict[str, Any]]:
         "objective": (objective, "–" if objective is None else format_value(objective, metric["unit"]), ""),
         "macs": (costs.get("macs"), format_value(costs["macs"], "MAC") if "macs" in costs else "–", ""),
         "params": (costs.get("params"), format_value(costs["params"], "parameters") if "params" in costs else "–", ""),
-        "use": (0.0, "", ""),
-        "config": ("as published", "as published", ""),
-    }
+        "use": (None, "–", ""),
+    } | _measured(known.get("volume_latency_s"), costs)
     if test:
         low, high = test["ci95"]
         cells["dice"] = (test["mean"], f"{test['mean']:.3f}", f"{low:.3f} to {high:.3f}")
-        trained = f"the published network: {known['origin']}, {format_duration(known['train_s'])} of training"
+        trained = f"the published network: {search_answer.trained_text(known)}"
         cells["name"] = (known["name"], known["name"], trained)
         cells["val"] = (known["dice_val"], f"{known['dice_val']:.3f}", "")
     return [_cells(cells)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import html
 import json
@@ -16,7 +15,7 @@ import torch
 from benchbench.compress.request import CompressRequest, PruneRecipe
 from benchbench.compress.run import compress
 from benchbench.core import records as rec
-from benchbench.report import export, reliability, render, render_search
+from benchbench.report import export, reliability, render
 from benchbench.report.figures import overview as figures_overview
 from benchbench.report.tables import summary_rows
 from benchbench.training.loop import train
@@ -164,40 +163,3 @@ def test_a_network_whose_dice_is_of_no_use_is_not_on_the_front() -> None:
     none = figures_overview.scatter(summary_rows([timed("a", 1.0, 0.01), timed("b", 2.0, 0.02)]).rows, prefix="s")
     assert none is not None
     assert "no Dice here is of use" in none.caption
-
-
-# -- the page of a search
-
-
-def searched() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((SEARCHED / "search.json").read_text())
-    return found
-
-
-def lead(found: Mapping[str, Any]) -> str:
-    text = render_search(found)
-    return text.partition('class="lead">')[2].partition("</p>")[0]
-
-
-def test_the_lead_names_the_best_of_the_front_also_where_it_is_the_published_network() -> None:
-    found = searched()
-    points = copy.deepcopy(found["points"])
-    for point in points:
-        point["front"] = True
-        if point["published"]:
-            point["dice_val"]["mean"], point["dice_test"]["mean"] = 0.95, 0.94
-            whole = point["name"]
-    text = lead(found | {"points": points})
-    assert f"The best of the front on val, {whole}, the published network, has Dice 0.940" in text
-
-
-def test_the_lead_says_where_another_one_is_better_on_the_cases_kept_apart() -> None:
-    found = searched()
-    points = copy.deepcopy(found["points"])
-    first, second, *_ = sorted(points, key=lambda one: one["dice_val"]["mean"])
-    for point in points:
-        point["front"] = point in (first, second)
-    first["dice_test"]["mean"] = 0.99
-    text = lead(found | {"points": points})
-    assert f"The best of the front on val, {second['name']}" in text
-    assert f"On those cases {first['name']} reaches more, 0.990, but they were not used to choose." in text

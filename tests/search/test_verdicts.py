@@ -79,7 +79,7 @@ def test_the_verdict_comes_first_and_what_was_not_run_is_said() -> None:
     search = json.loads((SEARCHED / "search.json").read_text())
     told = {"verdicts": ["a against b: better"], "not_run": ["the control"], "comparisons": [], "parent": None}
     page = render_search(search | told)
-    assert page.index("a against b: better") < page.index("Finalists") < page.index("Figures")
+    assert page.index("a against b: better") < page.index("Finalists") < page.index("How the search went")
     assert "Not run: the control" in page
     assert "none, every network was trained from scratch" in page
     lines = search_command.verdicts(SearchOutcome(folder=Path("found"), summary=search | told))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _STAGES = 4
 _LINES = ("-", "--", ":")
 _ROWS = 14  # choices whose importance is shown
+_LEGEND_IN = 0.85  # above the front: inside it would lie on points
 _SHARE_OF_BOX = "hypervolume, share of the box"
 
 
@@ -31,19 +32,26 @@ def front(search: Mapping[str, Any]) -> Drawing | None:
     known = search.get("baseline")
     if known and known["dice_test"] and known.get("objective") is not None:
         finals.append({**known, "published": True, "front": False})
+    controls = _controls(search)
     members = sorted((p for p in finals if p["front"]), key=lambda p: float(p["objective"]))
-    figure, axes = style.axes(4.0)
+    figure, axes = style.axes(4.0 + _LEGEND_IN, head_in=_LEGEND_IN)
     ys = [y for _, y in low + longer] + [end for p in finals for end in p["dice_test"]["ci95"]]
+    ys += [y for _, _, y in controls]
     bottom, top = style.around(
         [max(min(ys), sorted(ys)[len(ys) // 5] - 0.05), max(ys)]
     )  # a few failures squeeze no rest
-    costs = [x for x, _ in low + longer] + [p["objective"] for p in finals]
+    costs = [x for x, _ in low + longer] + [p["objective"] for p in finals] + [x for _, x, _ in controls]
     style.scale(axes, "x", style.around(costs, log=True), f"{metric['title']}, {metric['unit']} (log)", log=True)
     style.scale(axes, "y", (bottom, top), "Dice")
     style.marks(axes, *_columns(low), "o", 4, style.MUTED, face=style.PAPER, label="proposals, val")
     if longer:
         style.marks(axes, *_columns(longer), "s", 6, style.SERIES[1], face=style.PAPER, label="promotions, val")
-    axes.plot(*_columns([_final(p) for p in members]), color=style.MUTED, linewidth=1.2, linestyle="--")
+    joined = _trained_alike(search, members)
+    if joined:
+        axes.plot(*_columns([_final(p) for p in members]), color=style.MUTED, linewidth=1.2, linestyle="--")
+    for kind, (label, marker) in _CONTROLS.items():
+        if places := [(x, y) for of, x, y in controls if of == kind]:
+            style.marks(axes, *_columns(places), marker, 8, style.SERIES[3], face=style.PAPER, label=label)
     for published, label, marker, size in (
         (True, "published network, test", "*", 12),
         (False, "finalists, test", "D", 7),
@@ -54,20 +62,59 @@ def front(search: Mapping[str, Any]) -> Drawing | None:
         if ends:
             colour = style.SERIES[2 if published else 0]
             style.marks(axes, *_columns([_final(p) for p in ends]), marker, size, colour, label=label)
-    axes.legend(loc="lower right", fontsize=style.FONT - 1)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=2, fontsize=style.FONT - 1, columnspacing=1.0)
     spoken = "; ".join(
         f"{p['name']}: Dice {p['dice_test']['mean']:.3f}, {format_value(p['objective'], metric['unit'])}"
         for p in members
     )
     caption = (
-        "Solid marks are finalists by Dice on the cases kept apart, the line upright their 95 % interval over cases, "
-        "the dashed line the front, chosen by Dice on val. Hollow marks are shorter trainings by Dice on val, their "
-        f"cost timed briefly. Front: {', '.join(p['name'] for p in members)}."
+        "Solid marks are finalists by Dice on the cases kept apart, the line upright their 95 % interval over cases"
+        f"{', the dashed line the front, chosen by Dice on val' if joined else ''}. Grey and square marks are shorter "
+        f"trainings by Dice on val, their cost timed briefly. Front: {', '.join(p['name'] for p in members)}."
     )
+    if controls:
+        caption += " Controls were trained as long as the whole search, or for as much computing as their network."
+    if not joined:
+        caption += " No line joins the front: Dice of the phantom after unequal trainings does not rank networks."
     if below := sum(y < bottom for _, y in low):
         caption += f" {below} proposals lie below the lower end of the axis."
     label = f"Dice against {metric['title']}. {spoken}."
     return style.drawing(figure, prefix="front", label=label, title="The front", caption=caption)
+
+
+#: Kind of a control -> its words and mark; one of random proposals has no cost in the record.
+_CONTROLS = {
+    "scratch": ("the same from scratch, test", "X"),
+    "published": ("published, trained as long, test", "P"),
+    "scaled": ("nnU-Net, as fast, test", "^"),
+}
+_ALIKE = 1.25  # two trainings whose times differ by no more than this factor count as equally long
+
+
+def _controls(search: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """(kind, cost, Dice) of each control whose cost is known."""
+    places = {point["name"]: point["objective"] for point in search["points"]}
+    metric, known, found = (
+        search["metric"]["name"],
+        search.get("baseline") or {},
+        dict[tuple[str, str, float], tuple[str, float, float]](),
+    )
+    for row in search.get("comparisons", ()):
+        cost = places.get(row["point"])
+        if row["kind"] == "published":
+            cost = known.get("objective") or known.get("costs", {}).get(metric)
+        elif row["kind"] == "scaled":
+            timed = metric == "latency_s" and cost is not None and row.get("own_latency_s") and row.get("latency_s")
+            cost = cost * row["latency_s"] / row["own_latency_s"] if timed else None
+        if row["kind"] in _CONTROLS and cost is not None:
+            found[row["kind"], row["name"], float(cost)] = (row["kind"], float(cost), float(row["other_dice"]))
+    return list(found.values())
+
+
+def _trained_alike(search: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a line may join the front: on the phantom only networks that were trained for as long are ranked."""
+    seconds = [float(point["train_s"]) for point in members]
+    return not search["data"]["semi_synthetic"] or max(seconds, default=0) <= _ALIKE * min(seconds, default=0)
 
 
 def _final(point: Mapping[str, Any]) -> tuple[float, float]:
