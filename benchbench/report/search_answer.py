@@ -180,7 +180,7 @@ def _pair(own: float | None, other: float | None, unit: str) -> str:
 def controls(
     search: Mapping[str, Any], front: Sequence[Point]
 ) -> tuple[list[str], list[tuple[str, list[tuple[str, str]]]]]:
-    """What each control says of each point of the front: heads, and of each point its verdicts with their differences."""
+    """What each control says of each point of the front: heads, and of each point its verdicts and differences."""
     rows = {(row["point"], row["kind"]): row for row in search.get("comparisons", ())}
     kinds = [kind for kind in _CONTROL_HEADS if any(key[1] == kind for key in rows)]
     if not kinds:
