@@ -96,15 +96,26 @@ def measurement_cell(m: rec.Measurement | None) -> TableCell:
         return TableCell(text=fits_text(m), origin=m.origin, value=float(m.value), note=m.method)
     if finite(m) is None:
         return TableCell(text="-", note=f"the record holds {m.value}, which is no number")
-    span = range_text(m)
-    return TableCell(
-        text=bounded_text(m),
-        origin=m.origin,
-        value=float(m.value),
-        detail=span,
-        qualifier=span if m.origin == "predicted" else "",
-        note=m.method + (f"; source: {m.source}" if m.source else ""),
-    )
+    note = m.method + (f"; source: {m.source}" if m.source else "")
+    if m.origin == "predicted" and m.interval is not None:  # one number of it would look like a promise
+        return TableCell(
+            text=range_text(m), origin=m.origin, value=float(m.value), detail=FORECASTS[tier_of(m)], note=note
+        )
+    return TableCell(text=bounded_text(m), origin=m.origin, value=float(m.value), detail=range_text(m), note=note)
+
+
+#: What a forecast rests on, by the start of its method -> a plain word for it.
+FORECASTS: Mapping[str, str] = {
+    "datasheet": "data sheet only",
+    "scaled": "scaled from another device",
+    "calibrated": "its operators were timed there",
+}
+
+
+def tier_of(m: rec.Measurement) -> str:
+    """What a forecast rests on: `datasheet`, `scaled` or `calibrated`."""
+    start = m.method.partition(":")[0]
+    return start if start in FORECASTS else "datasheet"
 
 
 def finite(m: rec.Measurement | None) -> rec.Measurement | None:

@@ -22,12 +22,12 @@ STATUS_TEXT: Mapping[str, str] = {
 }
 
 
-def tally(records: Sequence[rec.Record], rows: str, verb: str = "finished") -> str:
-    """`4 of 5 rows finished; unet3d out of memory`."""
+def tally(records: Sequence[rec.Record], rows: str, verb: str = "finished", *, named: int = 6) -> str:
+    """`4 of 5 rows finished; unet3d out of memory`; at most so many of those that did not are named."""
     paths = paths_of(records)
     failed = [f"{_joined(r.model.name, paths[r.id])} {STATUS_TEXT[r.status]}" for r in records if not r.ok]
     text = f"{len(records) - len(failed)} of {rows} {verb}"
-    return f"{text}; {units.first_few(failed, 6)}" if failed else text
+    return f"{text}; {units.first_few(failed, named)}" if failed else text
 
 
 def row_labels(records: Sequence[rec.Record], *, beside: Sequence[rec.Record] = ()) -> dict[str, str]:
@@ -74,6 +74,26 @@ _LONG = ("root", "parent", "parent_sha256")  # of a recipe: told in the network'
 def _recipe(recipe: Mapping[str, object]) -> str:
     plain = {k: v for k, v in recipe.items() if not isinstance(v, (Mapping, list, tuple)) and k not in _LONG}
     return ", ".join(f"{k}={v}" for k, v in sorted(plain.items())) or "compressed"
+
+
+def row_notes(records: Sequence[rec.Record]) -> dict[str, list[str]]:
+    """Record id -> in what its row differs from most rows without having a table of its own.
+
+    Args:
+        records: of one set of conditions.
+    """
+    told: dict[str, list[str]] = {record.id: [] for record in records}
+    for key in ("commit", "benchbench", "outputs"):
+        values = [r.model.out_channels if key == "outputs" else r.environment.get(key) for r in records]
+        usual = max(dict.fromkeys(values), key=values.count, default=None)
+        for record, value in zip(records, values, strict=True):
+            if value == usual:
+                continue
+            if key == "outputs":
+                told[record.id].append(units.counted(record.model.out_channels, "output"))
+            else:
+                told[record.id].append(f"{key} {str(value)[:7]}" if value else f"{key} not known")
+    return told
 
 
 def fits_lines(record: rec.Record) -> list[str]:

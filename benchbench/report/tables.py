@@ -151,6 +151,15 @@ class Table:
     cards: bool = False  # whether each row also names its network of the zoo
 
     @property
+    def column_origins(self) -> dict[str, str]:
+        """Column -> the origin that all its numbers share, which then stands in its head; empty where they differ."""
+        found = {}
+        for column in self.columns:
+            origins = {cell.origin for row in self.rows if (cell := row.cell(column.key)).origin}
+            found[column.key] = str(next(iter(origins))) if len(origins) == 1 and column.key != "rank" else ""
+        return found
+
+    @property
     def heads(self) -> list[tuple[str, int]]:
         """The shared headings and how many columns each spans; empty where there are none."""
         if not any(c.group for c in self.columns):
