@@ -1,10 +1,10 @@
 """Conditions of records: only those measured under the same ones stand in one table.
 
-Everything that can move a number is part of the key: device, threads, input, channels, protocol, data, environment.
-Folders differ easily (another commit is enough); then the page shows two tables, and says in what they differ. What is
-chosen to make a network faster is no condition: its rows in all runtimes and precisions stand in one table. Nor is the
-patch on a data set of one's own, where each network takes the smallest that it can: there they share the cases, not the
-input.
+What can move a number is part of the key: device, threads, input, protocol, data, versions of what computes. Another
+commit of the suite, another load and another number of outputs move none, or one row's alone: they are a note on the
+row. What is chosen to make a network faster is no condition: its rows in all runtimes and precisions stand in one
+table. Nor is the patch on a data set of one's own, where each network takes the smallest that it can: there they share
+the cases, not the input.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import dataclasses
 import math
 import re
 import shlex
-import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -150,7 +149,7 @@ def _key(record: rec.Record) -> str:
         work = dataclasses.replace(work, spatial=())
     if work.test_time_mirroring:  # along whatever axes each network was trained with
         work = dataclasses.replace(work, test_time_mirroring=())
-    return _conditions(record, work, record.model.out_channels)
+    return _conditions(record, work)
 
 
 def _loose(record: rec.Record, *, own_patch: bool = False) -> str:
@@ -158,12 +157,21 @@ def _loose(record: rec.Record, *, own_patch: bool = False) -> str:
     work = dataclasses.replace(record.workload, data=None, split=None, overlap=None)
     if own_patch or has_own_patches(record.workload):
         work = dataclasses.replace(work, spatial=(), volume=None)
-    return _conditions(record, work, None)
+    return _conditions(record, work)
 
 
-def _conditions(record: rec.Record, work: rec.Workload, out_channels: int | None) -> str:
-    where = (rec.to_json(record.device), rec.fingerprint(record.environment))
-    return rec.canonical_json([rec.to_json(any_path(work)), where, (record.model.in_channels, out_channels)])
+def _conditions(record: rec.Record, work: rec.Workload) -> str:
+    where = (rec.to_json(record.device), environment_key(record.environment))
+    return rec.canonical_json([rec.to_json(any_path(work)), where, record.model.in_channels])
+
+
+#: Of an environment: versions of the suite itself, which time the same network in the same way.
+_NOTED = ("commit", "benchbench")
+
+
+def environment_key(environment: Mapping[str, Any]) -> str:
+    """Equal for environments whose numbers may stand side by side."""
+    return rec.fingerprint({key: value for key, value in environment.items() if key not in _NOTED})
 
 
 def _letter(index: int) -> str:
@@ -215,7 +223,7 @@ def facts(group: Group) -> list[tuple[str, str]]:
         ("Clock governor", None if group.predicted else env.get("governor")),
         ("Load average at start", None if group.predicted else _load(group.records)),
         ("Versions", ", ".join(_named(key, env) for key in _VERSIONS if env.get(key))),
-        ("Commit", env.get("commit")),
+        ("Commit", _commits(group.records)),
         ("System", " ".join(str(env[key]) for key in _SYSTEM if env.get(key))),
         ("When", when),
     ]
@@ -271,6 +279,13 @@ def _basis(group: Group) -> str:
     return "the device itself, reached by ssh" if away else "the device itself, timed locally"
 
 
+def _commits(records: Sequence[rec.Record]) -> str:
+    """Each commit in full, that of most rows first."""
+    commits = [str(r.environment["commit"]) for r in records if r.environment.get("commit")]
+    ordered = sorted(dict.fromkeys(commits), key=lambda commit: -commits.count(commit))
+    return ", ".join(f"{c} ({units.counted(commits.count(c), 'row')})" if len(ordered) > 1 else c for c in ordered)
+
+
 def _outputs(records: Sequence[rec.Record]) -> str:
     """`3`, or `3 or 2` with the number of most rows first."""
     counts = [r.model.out_channels for r in records]
@@ -283,7 +298,6 @@ def _moment(started_at: str) -> str:
     return f"{match[1]} {match[2]} UTC" if match else started_at
 
 
-_NOISE_OF_EACH = 6  # rows up to which each has its own noise
 #: Facts of what is timed, or of one network's way to its segmentations; an evaluation has none of them.
 _OF_RUNS = frozenset(
     (
@@ -362,38 +376,6 @@ def _load(records: Sequence[rec.Record]) -> str | None:
         return None
     low, high = f"{min(loads):.2f}", f"{max(loads):.2f}"
     return low if low == high else f"{low} to {high}"
-
-
-def noise_text(records: Sequence[rec.Record], labels: Mapping[str, str]) -> str:
-    """The spread of each row's measured latencies; of many rows, the middle and the largest."""
-    spreads = []
-    for record in records:
-        m = record.get("latency_s")
-        if m is not None and m.value is not None and m.origin == "measured":
-            spread, kind = relative_spread(m.values)
-            text = "-" if spread is None else units.percent(spread)
-            spreads.append((spread or 0.0, text, f"{labels[record.id]} {text} ({kind}, n = {len(m.values)})"))
-    if len(spreads) <= _NOISE_OF_EACH:
-        return "; ".join(text for *_, text in spreads)
-    spreads.sort(key=lambda row: row[0])
-    middle, largest = spreads[len(spreads) // 2][1], spreads[-1][2]
-    return f"half of the rows below {middle}, the largest {largest}; all samples are shown below"
-
-
-def relative_spread(samples: Sequence[float]) -> tuple[float | None, str]:
-    """Interquartile range over median; with fewer than four samples, the whole range over median.
-
-    Args:
-        samples: seconds.
-    """
-    samples = [s for s in samples if math.isfinite(s)]
-    if len(samples) < 2 or statistics.median(samples) <= 0:
-        return None, "no repeats recorded"
-    middle = statistics.median(samples)
-    if len(samples) < 4:
-        return (max(samples) - min(samples)) / middle, "range / median"
-    quarters = statistics.quantiles(samples, n=4, method="inclusive")
-    return (quarters[2] - quarters[0]) / middle, "IQR / median"
 
 
 def reproduce(group: Group) -> str:

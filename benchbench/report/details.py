@@ -18,7 +18,7 @@ from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.errors import StoreError
 from benchbench.report import layers, reliability
-from benchbench.report.tables import DEPLOYMENT, STATUS_TEXT, TableRow, measurement_cell
+from benchbench.report.tables import DEPLOYMENT, STATUS_TEXT, TableRow, measurement_cell, valid
 
 #: Gives the content of an artifact, or raises StoreError with a line for the page (and no path of the machine).
 ReadArtifact = Callable[[rec.Artifact], bytes]
@@ -66,7 +66,7 @@ def fill(groups: Sequence[dict[str, Any]], read: ReadArtifact, detail: Detail, b
     """Give each group of the page the sections of its networks, `networks`.
 
     Args:
-        groups: what the template gets, with `network_rows` and `letter`.
+        groups: what the template gets, with `network_rows`, `main` and `letter`.
         read: gives the content of an artifact.
         detail: how much of each.
         budget_bytes: for pictures.
@@ -74,7 +74,7 @@ def fill(groups: Sequence[dict[str, Any]], read: ReadArtifact, detail: Detail, b
     pictures, seen = _Pictures(read, budget_bytes), dict[str, tuple[str, str]]()
     for group in groups:
         rows = group["network_rows"] if detail.sections else []
-        group["networks"] = [_network(row, pictures, detail, seen, group["letter"]) for row in rows]
+        group["networks"] = [_network(row, pictures, detail, seen, group["letter"], group["main"]) for row in rows]
 
 
 def picture_bytes(groups: Sequence[dict[str, Any]], read: ReadArtifact) -> int:
@@ -88,7 +88,7 @@ def picture_bytes(groups: Sequence[dict[str, Any]], read: ReadArtifact) -> int:
 
 
 def _network(
-    row: TableRow, pictures: _Pictures, detail: Detail, seen: dict[str, tuple[str, str]], letter: str
+    row: TableRow, pictures: _Pictures, detail: Detail, seen: dict[str, tuple[str, str]], letter: str, main: str
 ) -> dict[str, Any]:
     """What the template needs; `seen` says in which group, and at which row, a layer table stood first."""
     record = row.record
@@ -113,7 +113,8 @@ def _network(
     sampled = [m for m in record.measurements if detail.samples and len(m.values) > 1 and reliability.split(m)]
     return {
         "row": row,
-        "status": STATUS_TEXT[record.status],
+        "status": STATUS_TEXT[record.status].partition(":")[0],
+        "time": f"{cell.text} {cell.origin}" if (cell := measurement_cell(valid(record, main))).origin else "",
         "deployment": [
             (DEPLOYMENT[metric], cell) for metric in DEPLOYMENT if (cell := row.cell(metric)).value is not None
         ],

@@ -17,7 +17,7 @@ from benchbench.core import qualification, units
 from benchbench.core import records as rec
 from benchbench.core import statistics as core_statistics
 from benchbench.core.evaluation import is_evaluation
-from benchbench.report.conditions import Group, path_of
+from benchbench.report.conditions import Group, environment_key, path_of
 
 #: Two latencies within this share tie however quiet the machine was.
 TIE = 0.02
@@ -65,7 +65,7 @@ def floors_of(group: Group, groups: Sequence[Group]) -> Floors:
 
 def _setting(record: rec.Record) -> tuple[object, ...]:
     work = record.workload
-    return (record.device, work.threads, work.phase, rec.fingerprint(record.environment))
+    return (record.device, work.threads, work.phase, environment_key(record.environment))
 
 
 def tolerance(floor: Floor | None) -> float:
@@ -162,6 +162,41 @@ def ranks(values: Mapping[str, float], within: Mapping[str, float]) -> dict[str,
 def tolerances(records: Sequence[rec.Record], floors: Floors) -> dict[str, float]:
     """Record id -> the share within which its time ties."""
     return {r.id: tolerance(floors.get(path_of(r))) for r in records}
+
+
+_NOISE_OF_EACH = 6  # rows up to which each has its own noise
+
+
+def noise_text(records: Sequence[rec.Record], labels: Mapping[str, str]) -> str:
+    """The spread of each row's measured latencies; of many rows, the middle and the largest."""
+    spreads = []
+    for record in records:
+        m = record.get("latency_s")
+        if m is not None and m.value is not None and m.origin == "measured":
+            spread, kind = relative_spread(m.values)
+            text = "-" if spread is None else units.percent(spread)
+            spreads.append((spread or 0.0, text, f"{labels[record.id]} {text} ({kind}, n = {len(m.values)})"))
+    if len(spreads) <= _NOISE_OF_EACH:
+        return "; ".join(text for *_, text in spreads)
+    spreads.sort(key=lambda row: row[0])
+    middle, largest = spreads[len(spreads) // 2][1], spreads[-1][2]
+    return f"half of the rows below {middle}, the largest {largest}; all samples are shown below"
+
+
+def relative_spread(samples: Sequence[float]) -> tuple[float | None, str]:
+    """Interquartile range over median; with fewer than four samples, the whole range over median.
+
+    Args:
+        samples: seconds.
+    """
+    samples = [s for s in samples if math.isfinite(s)]
+    if len(samples) < 2 or statistics.median(samples) <= 0:
+        return None, "no repeats recorded"
+    middle = statistics.median(samples)
+    if len(samples) < 4:
+        return (max(samples) - min(samples)) / middle, "range / median"
+    quarters = statistics.quantiles(samples, n=4, method="inclusive")
+    return (quarters[2] - quarters[0]) / middle, "IQR / median"
 
 
 def processes(record: rec.Record, metric: str) -> list[list[float]]:

@@ -13,9 +13,10 @@ from benchbench import data
 from benchbench.core import qualification
 from benchbench.core import records as rec
 from benchbench.core.errors import BenchError, CheckpointError, command, training_flags
-from benchbench.core.units import format_shape, format_value
+from benchbench.core.units import counted, format_shape, format_value
 from benchbench.devices import cpu, cuda
 from benchbench.devices import forecast as devices_forecast
+from benchbench.measure.volume import windows_of
 from benchbench.runner import reference as runner_reference
 from benchbench.runner.child_process import WorkerFailure
 from benchbench.runner.estimate import CellCost
@@ -60,6 +61,7 @@ def make_record(
         measurements += devices_forecast.predict(
             cost.operators, cell.target.profile, w, tensors, is_complete=is_complete
         )
+        measurements += _patient_forecast(w, measurements)
     measurements += progress.measurements()
     artifacts += [artifact for result in progress.results for artifact in result.artifacts]
     measurements += more
@@ -80,6 +82,34 @@ def make_record(
         artifacts=tuple(artifacts),
         recipe=cell.card.compression,
     )
+
+
+def _patient_forecast(work: rec.Workload, measurements: Sequence[rec.Measurement]) -> list[rec.Measurement]:
+    """What a whole patient takes where one forward is forecast: so many forwards as windows cover the volume."""
+    if work.volume is None or work.overlap is None:
+        return []
+    if work.crop_foreground:
+        why = "how much of a volume the box of the patient holds is not known without the case"
+        return [rec.Measurement.missing("volume_latency_s", why, "predicted")]
+    windows = windows_of(work.volume, work.spatial, work.overlap)
+    how = f"windows of {format_shape(work.spatial)}, overlap {work.overlap:g}, over {format_shape(work.volume)}"
+    found = [rec.Measurement.of("volume_windows", windows, how, "analytic")]
+    patch = next((m for m in measurements if m.metric == "latency_s" and m.origin == "predicted"), None)
+    if patch is None or patch.value is None or patch.interval is None:
+        why = patch.reason if patch and patch.reason else "no forward is forecast"
+        return [*found, rec.Measurement.missing("volume_latency_s", why, "predicted")]
+    forwards = -(-windows // work.batch)
+    low, high = patch.interval
+    seconds = rec.Measurement.of(
+        "volume_latency_s",
+        forwards * float(patch.value),
+        f"{patch.method}; {counted(forwards, 'forward')} of {windows} {how}; cutting and stitching are not in it",
+        "predicted",
+        interval=(forwards * low, forwards * high),
+        bound=patch.bound,
+        source=patch.source,
+    )
+    return [*found, seconds]
 
 
 def _training(cell: Cell, recorder: Recorder) -> list[rec.Artifact]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -345,7 +346,7 @@ def test_evaluations_alone_are_chosen_from_by_their_dice_and_their_time_is_measu
     what, step = words.next_command(choice, choice.taken, lambda _: "w.safetensors")
     assert what == "measure its time"
     assert step.startswith("bench run --models w.safetensors --device cpu")
-    assert section.sentences(choice)[0].startswith("Most accurate: better.")
+    assert section.headline(choice).endswith("better is the most accurate of 2 (phantom Dice 0.900).")
     with pytest.raises(NotRecordedError) as caught:
         chosen(rows, time=1.0)
     assert next_steps.not_recorded("time", caught.value.rows, lambda _: "w.safetensors").startswith(
@@ -476,17 +477,24 @@ def page(records):
     return render(records, unread)
 
 
-def test_a_page_begins_with_the_choice():
+def test_a_page_begins_with_one_sentence_that_chooses_and_says_nothing_twice():
     text = page([row("quick", 0.5, dice_of(0.80)), row("good", 3.0, dice_of(0.90))])
-    assert text.index('id="choice"') < text.index('id="conditions"')
-    assert "<p>Most accurate: good. One patch takes 3 s" in text
-    assert "<p>Fastest: quick. One patch takes 500 ms" in text
+    sentence = (
+        "On Example CPU 9000, 2 threads: quick is the fastest of 2 (500 ms a patch, phantom Dice 0.800); good is "
+        "the most accurate (0.900) at 6 times its cost; nothing shows that they were trained alike, so there is no "
+        "front."
+    )
+    assert text.count(sentence) == 1
+    assert text.index(sentence) < text.index('id="choice"') < text.index('id="results"') < text.index('id="conditions"')
+    assert text.count("quick against good: 0.1000 less Dice") == 1
 
 
 def test_a_page_of_several_conditions_has_a_choice_for_each_and_one_of_failures_has_none():
     text = page([row("net", 0.5, dice_of(0.80)), forecast("net", 0.1, "datasheet", dice_of(0.8, origin="reference"))])
-    part = text[text.index('id="choice"') : text.index('id="conditions"')]
-    assert part.count("<h3>") == 2
+    part = text[text.index('id="choice"') : text.index('id="sides"')]
+    assert re.findall(r"<strong>(.)</strong>", part) == ["A", "B"]
+    assert "On Example CPU 9000, 2 threads: net is the only row" in part
+    assert "Forecast for jetson-orin-nano-8gb-super, where nothing ran: net is the only row (100 ms to 1.80 s a" in part
     assert "data-sheet forecast" in part
     assert 'id="choice"' not in page([examples.failed("slim_unetr")])
 
@@ -500,14 +508,27 @@ def test_the_front_names_what_lies_between():
     ]
     choice = chosen(rows)
     assert [r.label for r in section.front(choice.rows)] == ["quick", "middle", "good"]
-    told = section.sentences(choice)
-    between = "quick (500 ms, Dice 0.800), middle (1 s, Dice 0.850), good (3 s, Dice 0.900)"
-    assert f"No other row is both faster and more accurate than these: {between}." in told
+    assert "between them on the front is middle (1 s a patch, phantom Dice 0.850)." in section.headline(choice)
 
 
 def test_the_only_dice_is_not_called_the_highest():
-    told = section.sentences(chosen([row("a", 1.0, dice_of(0.8)), row("b", 2.0)]))
-    assert told[0].startswith("The only one with a Dice, and the fastest: a.")
+    told = section.headline(chosen([row("a", 1.0, dice_of(0.8)), row("b", 2.0)]))
+    assert "a is the fastest of 2 and the only one with a Dice (1 s a patch, phantom Dice 0.800)." in told
+    told = section.headline(chosen([row("a", 1.0), row("b", 2.0, dice_of(0.8))]))
+    assert "b is the only one with a Dice (0.800) at 2 times its cost." in told
+
+
+def test_without_any_dice_the_headline_names_the_fastest_and_says_what_is_missing():
+    told = section.headline(chosen([row("a", 1.0), row("b", 2.0)]))
+    assert "a is the fastest of 2 (1 s a patch); without a Dice of trained weights nothing says which" in told
+
+
+def test_phantom_dice_of_unequal_trainings_have_no_front():
+    choice = chosen([examples.finished("slim_unetr"), examples.finished("nnunet")])
+    assert "there is no front" not in section.headline(choice)
+    assert section.headline(choice, alike=False).endswith(
+        "nothing shows that they were trained alike, so there is no front."
+    )
 
 
 def test_the_committed_records_are_chosen_from():

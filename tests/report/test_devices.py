@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
@@ -51,11 +52,37 @@ def test_devices_of_which_the_same_was_asked_are_joined() -> None:
     assert first.cell("pace0").text == "1/s"  # 168 to 174 ms, measured
     assert first.cell("pace1").origin == "predicted"
     assert first.cell("pace1").text == "30/s"  # at least 2.4 ms, at most four times that
+    assert first.cell("time1").text == "2.41 to 9.63 ms"  # and no single number, which would look like a promise
+    assert [first.cell(f"pace{i}").detail for i in (0, 1)] == ["fits", "may fit"]
     assert [column.group for column in table.columns][::2] == [
         "Example CPU 9000",
-        "jetson-orin-nano-8gb-super (predicted)",
-        "rtx-4090 (predicted)",
+        "jetson-orin-nano-8gb-super (forecast: data sheet only)",
+        "rtx-4090 (forecast: data sheet only)",
     ]
+
+
+def test_a_limit_is_met_only_by_the_whole_of_what_is_known() -> None:
+    (found,) = figures_devices.find(conditions.group(rows()))
+    table = figures_devices.table(found, key="x", max_latency_s=0.17)
+    told = {row.label: [row.cell(f"pace{i}").text for i in (0, 1)] for row in table.rows}
+    assert told == {"slim_unetr": ["perhaps", "yes"], "unetr": ["no", "no"], "nnunet": ["no", "no"]}
+    assert [column.title for column in table.columns][:2] == ["One batch", "At most 170 ms"]
+
+
+def test_what_ran_out_of_memory_on_one_device_does_not_fit_there() -> None:
+    records = [*rows(), examples.failed("swin_unetr", "oom"), examples.predicted("swin_unetr")]
+    (found,) = figures_devices.find(conditions.group(records))
+    (swin,) = (row for row in figures_devices.table(found, key="x").rows if row.label == "swin_unetr")
+    assert (swin.cell("time0").text, swin.cell("pace0").detail) == ("-", "does not fit")
+    assert swin.cell("pace1").detail == "does not fit"
+
+
+def test_each_devices_own_table_is_folded_below_the_common_one() -> None:
+    page = render(rows(), lambda artifact: b"")
+    assert page.index('id="sides"') < page.index('id="results"')
+    assert [re.search(r"<summary>\s*$", page[: page.index(f'<h3 id="results-{i}"')]) is not None for i in "ABC"] == [
+        True
+    ] * 3
 
 
 def test_one_device_or_another_type_is_not_joined() -> None:
@@ -92,7 +119,7 @@ def other_outputs(record: rec.Record) -> rec.Record:
 def test_the_page_has_them_hatched_where_nothing_ran() -> None:
     page = render(rows(), lambda artifact: b"")
     assert "Devices side by side" in page
-    assert "Rate that each network reaches on each device" in page
+    assert "Networks on each device" in page
     assert "1/s" in page
     (found,) = figures_devices.find(conditions.group(rows()))
     measured_only = dataclasses.replace(

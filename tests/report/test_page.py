@@ -19,7 +19,7 @@ import pytest
 from benchbench.core import records as rec
 from benchbench.core import results as core_results
 from benchbench.core.errors import StoreError, UsageError
-from benchbench.report import conditions, export, layers, render, summary_rows, write_report
+from benchbench.report import conditions, export, layers, reliability, render, summary_rows, write_report
 from benchbench.report.audit.section import published_beside_ours
 from benchbench.report.figures import overview as figures_overview
 from benchbench.report.figures import style
@@ -32,7 +32,7 @@ ATTACK = '<script>alert(1)</script></svg></title>"\'><img src=x onerror=alert(2)
 class Page(HTMLParser):
     """What a browser would build of the page, as far as the tests ask."""
 
-    VOID = frozenset({"meta", "img", "br"})
+    VOID = frozenset({"meta", "img", "br", "input"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -283,15 +283,17 @@ def test_a_forecast_memory_is_called_one_and_its_bar_is_hatched():
     assert "<pattern" not in only_measured.svg
 
 
-def test_a_prediction_is_a_bound_with_a_range_under_a_banner_that_names_its_device(tmp_path):
+def test_a_prediction_is_a_range_under_a_banner_that_names_its_device(tmp_path):
     alone = Page(write_report([examples.prediction(tmp_path / "b")]).read_text(encoding="utf-8")).visible
     assert "Nothing on this page was measured on jetson-orin-nano-8gb-super." in alone
-    assert "at least 176 ms" in alone
     assert "176 to 703 ms" in alone
+    assert "at least 176 ms" not in alone  # one end of a range would look like a promise
+    assert "data sheet only" in alone
+    assert "'bench calibrate' on the board narrows a range to about a fifth" in alone
     assert "a prediction cannot confirm or refute it" in alone
     assert "tensors only; may fit" in alone
     assert "tensors only; does not fit" in alone
-    assert re.search(r"at most [\d.]+ 1/s", alone)
+    assert re.search(r"[\d.]+ to [\d.]+ 1/s", alone)
     measured = Page(write_report([examples.whole_run(tmp_path / "a")]).read_text(encoding="utf-8")).visible
     assert "Nothing on this page was measured" not in measured
 
@@ -311,7 +313,7 @@ def test_dice_of_the_phantom_is_called_semi_synthetic_and_not_compared():
     page = Page(text_of(examples.finished("slim_unetr"), paper=True)).visible
     assert "semi-synthetic phantom: simulated tumours" in page
     assert "not comparable: ours is of a semi-synthetic phantom" in page
-    assert "semi-synthetic; WT" in page
+    assert "Dice, phantom" in page
     assert "Dice, semi-synthetic data" in text_of(*map(examples.finished, ("slim_unetr", "unetr")))
     assert "0.785 (semi-synthetic) [M]" in export([examples.finished("slim_unetr")], "markdown")
     assert ",phantom,semi-synthetic,test," in export([examples.finished("slim_unetr")], "csv")
@@ -353,9 +355,9 @@ def test_the_conditions_state_what_moved_the_numbers():
 
 
 def test_the_spread_of_samples_says_what_it_is():
-    assert conditions.relative_spread([1.0, 2.0, 3.0, 4.0, 5.0]) == (pytest.approx(2 / 3), "IQR / median")
-    assert conditions.relative_spread([1.0, 1.1]) == (pytest.approx(0.1 / 1.05), "range / median")
-    assert conditions.relative_spread([1.0]) == (None, "no repeats recorded")
+    assert reliability.relative_spread([1.0, 2.0, 3.0, 4.0, 5.0]) == (pytest.approx(2 / 3), "IQR / median")
+    assert reliability.relative_spread([1.0, 1.1]) == (pytest.approx(0.1 / 1.05), "range / median")
+    assert reliability.relative_spread([1.0]) == (None, "no repeats recorded")
 
 
 def test_of_a_cell_measured_again_the_newest_record_counts():

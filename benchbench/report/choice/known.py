@@ -16,7 +16,7 @@ from benchbench.core import records as rec
 from benchbench.core import statistics as core_statistics
 from benchbench.core.units import format_value
 from benchbench.report import reliability
-from benchbench.report.tables import bounded_text, finite, range_text, valid
+from benchbench.report.cells import bounded_text, finite, range_text, tier_of, valid
 
 Quantity = Literal["time", "memory", "file", "energy", "dice"]
 Verdict = Literal["kept", "not sure", "missed", "not known"]
@@ -75,8 +75,7 @@ class KnownFigure:
         m = self.measurement
         if m is None or m.origin != "predicted":
             return ""
-        start = m.method.partition(":")[0]
-        return start if start in TIERS else "datasheet"
+        return tier_of(m)
 
     @property
     def origin(self) -> str:
@@ -109,7 +108,9 @@ class KnownFigure:
 
     @property
     def phrase(self) -> str:
-        """`10.6 ms (95 % CI 10.3 to 11.3 ms, measured)`."""
+        """`10.6 ms (95 % CI 10.3 to 11.3 ms, measured)`; of a forecast `9.4 to 170 ms (data-sheet forecast)`."""
+        if self.tier and self.span:  # one number of a forecast would look like a promise
+            return f"{self.span} ({self.origin})"
         inside = ", ".join(filter(None, (self.span, self.origin)))
         return f"{self.text} ({inside})" if inside else self.text
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchbench.core import qualification
 from benchbench.core.evaluation import ENSEMBLE, LABEL_MAPS, is_evaluation
-from benchbench.core.units import counted, first_few, format_shape, format_value, significant
+from benchbench.core.units import counted, first_few, format_shape, significant
 from benchbench.report import accuracy, conditions
 from benchbench.report.choice import next_steps
 from benchbench.report.choice.known import QUANTITIES, TIERS, KnownFigure, Limit, Quantity
@@ -119,8 +119,14 @@ def against_text(found: Against) -> str:
     return f"{less} (95 % CI {low:+.4f} to {high:+.4f}, {found.cases} cases): {verdict}, {chance}"
 
 
-def sureness(choice: Choice, row: Row) -> str:
-    """How far the choice can be trusted: origins, intervals, and what was not measured."""
+def sureness(choice: Choice, row: Row, *, on_page: bool = False) -> str:
+    """How far the choice can be trusted: origins, intervals, and what was not measured.
+
+    Args:
+        choice: that the row is of.
+        row: which.
+        on_page: leave out why a row is unstable and what a phantom or a forecast is, which a page says for all rows.
+    """
     texts = []
     by_origin: dict[str, list[str]] = {}
     shown: list[Quantity] = ["time", "dice", *[limit.quantity for limit in choice.limits]]
@@ -129,15 +135,16 @@ def sureness(choice: Choice, row: Row) -> str:
         if known.value is not None:
             by_origin.setdefault(known.origin, []).append(QUANTITIES[known.quantity][0])
     texts += [f"{_listed(names)}: {origin}" for origin, names in by_origin.items()]
-    if tier := row.known["time"].tier:
+    if (tier := row.known["time"].tier) and not on_page:
         texts.append(_FORECAST[tier])
     for limit in choice.limits:
         if row.verdicts[limit.quantity] == "not sure":
             texts.append(_unsure(row.known[limit.quantity], limit))
     if row.record.status == "unstable":
         why = (row.record.error or "its timings did not settle").partition(": ")[0]
-        texts.append(f"the row is unstable: {why}")
-    if conditions.has_phantom_dice(row.dice_record):
+        known_to = why.partition(" only")[0]
+        texts.append(known_to if on_page else f"the row is unstable: {why}")
+    if conditions.has_phantom_dice(row.dice_record) and not on_page:
         texts.append(
             "the Dice is of a semi-synthetic phantom: it ranks networks only where they were trained alike, and says "
             "nothing about patients"
@@ -265,11 +272,3 @@ def notes(choice: Choice) -> list[str]:
     if lent:
         lines.append(f"Dice measured elsewhere, of the same network, patch and cases: {first_few(lent, _FEW)}")
     return lines
-
-
-def front_text(rows: Sequence[Row], shown: int = 6) -> str:
-    """`a 36 ms and 0.839, b 170 ms and 0.876`, of rows that no other beats in both time and Dice."""
-    return first_few(
-        [f"{row.label} ({row.known['time'].text}, Dice {format_value(row.known['dice'].value, '1')})" for row in rows],
-        shown,
-    )

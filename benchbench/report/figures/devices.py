@@ -15,6 +15,7 @@ from typing import Any
 from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.evaluation import is_evaluation
+from benchbench.report.cells import FORECASTS, tier_of
 from benchbench.report.conditions import Group, any_path, apart, path_of
 from benchbench.report.figures import style
 from benchbench.report.figures.style import MAX_ROWS, Drawing
@@ -24,6 +25,7 @@ from benchbench.report.tables import (
     TableCell,
     TableRow,
     finite,
+    fits_text,
     headline,
     measurement_cell,
     row_labels,
@@ -40,8 +42,10 @@ class Side:
 
     name: str
     predicted: bool
-    times: dict[str, tuple[float, float, float]]  # network -> value, lower and upper end, seconds
+    times: dict[str, tuple[float, float, float]]  # network -> value, lower and upper end, seconds of a patch
     cells: dict[str, TableCell]  # network -> as the table of that device has it
+    fits: dict[str, str]  # network -> whether it fits into the memory there, as far as that is known
+    basis: str = ""  # of forecasts: what they rest on
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,7 @@ class Sides:
 
     sides: tuple[Side, ...]
     labels: tuple[str, ...]  # of networks, the fastest on the first device that was measured first
+    letters: frozenset[str]  # of the sets of conditions that are joined
 
     @property
     def have_common_rows(self) -> bool:
@@ -97,21 +102,37 @@ def _sides(devices: Sequence[Sequence[Group]]) -> Sides:
     for groups in devices:
         records = _newest([record for group in groups for record in group.records])
         names, main = row_labels(records, beside=together), headline(records)
-        times, cells = {}, {}
+        times, cells, fits, basis = {}, {}, {}, set()
         for record in records:
             m, label, batch = valid(record, main), names[record.id], record.workload.batch
             cells[label] = measurement_cell(m)
+            fits[label] = _fits(record)
+            if not record.ok:
+                cells[label] = dataclasses.replace(cells[label], note=record.error or record.status)
             if m := finite(m):
+                basis |= {FORECASTS[tier_of(m)]} if m.origin == "predicted" else set()
                 value = float(m.value or 0.0)
                 low, high = m.interval or m.ci95 or (value, value)
                 times[label] = value / batch, low / batch, high / batch
         name = _name(groups[0], [first for first, *_ in devices])
-        sides.append(Side(name=name, predicted=groups[0].predicted, times=times, cells=cells))
+        predicted, rests_on = groups[0].predicted, ", ".join(sorted(basis))
+        sides.append(Side(name=name, predicted=predicted, times=times, cells=cells, fits=fits, basis=rests_on))
     labels = list(dict.fromkeys(label for side in sides for label in side.cells))
     timed = next((side for side in sides if not side.predicted and side.times), None)
     if timed:  # a forecast ranks nothing
         labels.sort(key=lambda label: timed.times[label][0] if label in timed.times else math.inf)
-    return Sides(sides=tuple(sides), labels=tuple(labels))
+    else:
+        labels.sort(key=lambda label: sides[0].times.get(label, (math.inf,))[0])
+    letters = frozenset(group.letter for groups in devices for group in groups)
+    return Sides(sides=tuple(sides), labels=tuple(labels), letters=letters)
+
+
+def _fits(record: rec.Record) -> str:
+    """`fits` of what ran, `may fit` of what is only forecast, `does not fit`, or nothing."""
+    if record.device.basis == "probed":
+        return "fits" if record.ok else "does not fit" if record.status == "oom" else ""
+    fits = finite(record.get("fits_in_memory"))
+    return fits_text(fits) if fits else ""
 
 
 def _name(group: Group, groups: Sequence[Group]) -> str:
@@ -136,36 +157,62 @@ def pace_text(low_s: float, high_s: float) -> str:
     return f"{sure:g}/s, perhaps {perhaps:g}/s" if sure else f"perhaps {perhaps:g}/s"
 
 
-def table(joined: Sides, *, key: str) -> Table:
-    """A line a network: on each device its time, and the pace that it keeps."""
+def limit_text(low_s: float, high_s: float, limit_s: float) -> str:
+    """Whether a time meets a limit: `yes`, `no`, or `perhaps` where the limit lies between what is known."""
+    return "yes" if high_s <= limit_s else "no" if low_s > limit_s else "perhaps"
+
+
+def table(joined: Sides, *, key: str, max_latency_s: float | None = None) -> Table:
+    """A line a network: on each device its time, what that keeps up with or whether it meets a limit, and memory.
+
+    Args:
+        joined: the devices.
+        key: of the table on the page.
+        max_latency_s: the most that a patch may take; None: the rates of `PACES` are asked about.
+    """
+    limit = None if max_latency_s is None else units.format_value(max_latency_s, "s")
+    slow = "patches per second, at the slow end" if limit is None else f"whether a patch takes at most {limit}"
     columns = []
     for i, side in enumerate(joined.sides):
-        heading, slow = f"{side.name}{' (predicted)' * side.predicted}", "patches per second, at the slow end"
+        heading = f"{side.name} (forecast{f': {side.basis}' if side.basis else ''})" if side.predicted else side.name
         columns.append(Column(key=f"time{i}", title="One batch", help="as in its own table", group=heading))
-        columns.append(Column(key=f"pace{i}", title="Reaches", help=slow, group=heading, kind="text"))
+        verdict = "Keeps" if limit is None else f"At most {limit}"
+        columns.append(Column(key=f"pace{i}", title=verdict, help=slow, group=heading, kind="text"))
     rows = []
     for label in joined.labels:
         cells = {}
         for i, side in enumerate(joined.sides):
-            cells[f"time{i}"] = side.cells.get(label, TableCell(text="-", note="not asked of this device"))
+            cell = side.cells.get(label, TableCell(text="-", note="not asked of this device"))
+            cells[f"time{i}"] = dataclasses.replace(cell, detail="") if side.predicted else cell
             if label in side.times:
                 _, low, high = side.times[label]
+                text = pace_text(low, high) if max_latency_s is None else limit_text(low, high, max_latency_s)
                 cells[f"pace{i}"] = TableCell(
-                    text=pace_text(low, high),
+                    text=text,
                     origin="predicted" if side.predicted else "measured",
-                    value=pace(high) or 0.0,
+                    value=pace(high) or 0.0 if max_latency_s is None else _VERDICTS.index(text),
+                    detail=side.fits[label],
                     note=_ends(side.times[label]),
                 )
+            elif side.fits.get(label):
+                cells[f"pace{i}"] = TableCell(text="-", detail=side.fits[label], note=cell.note)
         rows.append(TableRow(label=label, cells=cells))
     asked = ", ".join(f"{pace:g}" for pace in PACES)
+    rates = (
+        f"Keeps: the highest of the rates {asked} patches per second that a network reaches even at the slow end of "
+        "its interval; “perhaps” adds the one that it reaches at the fast end."
+    )
+    held = f"“perhaps”: {limit} lies between what is known of the time."
     return Table(
         key=key,
-        title="Rate that each network reaches on each device",
-        caption=f"The highest of the rates {asked} patches per second that a network reaches even at the slow end of "
-        "its interval; “perhaps” adds the one that it reaches at the fast end.",
+        title="Networks on each device",
+        caption=rates if limit is None else held,
         columns=tuple(columns),
         rows=tuple(rows),
     )
+
+
+_VERDICTS = ("no", "perhaps", "yes")
 
 
 @style.plain_matplotlib()

@@ -1,6 +1,7 @@
 """Overview figures: accuracy against cost with its Pareto front, and bars of latency and memory.
 
-A number that was not measured is drawn hollow and hatched, never in the colour of a measured one.
+A number that was not measured is drawn hollow and hatched, never in the colour of a measured one. Each mark of the
+scatter bears the id of its record, by which the page's script links it with the row of the table.
 """
 
 from __future__ import annotations
@@ -42,13 +43,20 @@ class Point:
     hollow: bool  # some coordinate was not measured or counted here
     of_use: bool = True  # its Dice is one that anybody would want
     qualified: bool = True  # it is the same network as eager PyTorch in fp32
+    mark: str = ""  # its id within the figure
+    span: tuple[float, float] | None = None  # of a forecast: from where to where `x` may be
 
 
 @style.plain_matplotlib()
-def scatter(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
+def scatter(rows: Sequence[TableRow], *, prefix: str, alike: bool = True) -> Drawing | None:
     """Dice against latency where two rows have both, else parameters against MACs.
 
     Where the rows' patches differ the time is that of a patient: latencies would be of unlike work.
+
+    Args:
+        rows: that finished.
+        prefix: of the figure's ids.
+        alike: whether the networks were trained alike; those of a phantom are joined by a front only then.
 
     Returns: None with fewer than one point.
     """
@@ -59,15 +67,23 @@ def scatter(rows: Sequence[TableRow], *, prefix: str) -> Drawing | None:
         able = [i for i, p in enumerate(with_both) if p.of_use and p.qualified]
         front = [able[i] for i in statistics.pareto_front([(with_both[i].x, -with_both[i].y) for i in able])]
         front.sort(key=lambda i: (with_both[i].x, i))
-        names = ", ".join(with_both[i].label for i in front) or _why_none(with_both)
         semi = any(conditions.has_phantom_dice(r.record) for r in rows)
-        text = "Higher and further left is better. The line joins the networks that no other beats in both"
-        caption = f"{text}: {names}. {_origins(rows, time, 'dice')}"
+        unlike = semi and not alike
+        front = [] if unlike else front
+        names = ", ".join(with_both[i].label for i in front) or _why_none(with_both)
+        names = "none, since nothing shows that they were trained alike" if unlike else names
+        joins = "No line joins them: nothing shows that they were trained alike, so their Dice rank nothing"
+        text = f"The line joins the networks that no other beats in both: {names}" if not unlike else joins
+        caption = f"Higher and further left is better. {text}. {_origins(rows, time, 'dice')}"
+        rug = _without_dice(rows, time)
+        if rug:
+            caption += f" Ticks at the bottom: {len(rug)} without a Dice."
         if front and (left := [p.label for p in with_both if not p.of_use]):
             caption += f" Left out of the line, since their Dice is too low to be of use: {', '.join(left)}."
         if left := [p.label for p in with_both if not p.qualified]:
             caption += f" Left out of the line, since their output is unqualified: {', '.join(left)}."
-        figure = _draw_scatter(with_both, axis, "Dice, semi-synthetic data" if semi else "Dice", front, log_y=False)
+        heading = "Dice, semi-synthetic data" if semi else "Dice"
+        figure = _draw_scatter(with_both, axis, heading, front, log_y=False, rug=rug)
         name = _METRIC_NAMES[time].lower()
         label = f"Dice against {name}. {_spoken(with_both, name, 's', 'Dice', '')} Pareto front: {names}."
         return style.drawing(figure, prefix=prefix, label=label, title="Accuracy and cost", caption=caption)
@@ -145,9 +161,17 @@ def _points(rows: Sequence[TableRow], x: str, y: str) -> list[Point]:
                 hollow=bool({a.origin, b.origin} & _ELSEWHERE),
                 of_use=row.record.id not in useless,
                 qualified=qualification.is_qualified(row.record),
+                mark=style.mark_of(row.record),
+                span=a.interval if a.origin == "predicted" else None,
             )
         )
     return points
+
+
+def _without_dice(rows: Sequence[TableRow], time: str) -> list[tuple[float, str]]:
+    """Time and mark of the rows that have a time alone."""
+    found = [(finite(row.record.get(time)), row) for row in rows if finite(row.record.get("dice")) is None]
+    return [(m.value, style.mark_of(row.record)) for m, row in found if m and m.value is not None and m.value > 0]
 
 
 def _why_none(points: Sequence[Point]) -> str:
@@ -180,17 +204,31 @@ def _spoken(points: Sequence[Point], x_name: str, x_unit: str, y_name: str, y_un
     return "; ".join(parts) + "."
 
 
-def _draw_scatter(points: Sequence[Point], x_title: str, y_title: str, front: Sequence[int], *, log_y: bool) -> Figure:
+def _draw_scatter(
+    points: Sequence[Point],
+    x_title: str,
+    y_title: str,
+    front: Sequence[int],
+    *,
+    log_y: bool,
+    rug: Sequence[tuple[float, str]] = (),
+) -> Figure:
     figure, axes = style.axes(3.8, 0.17)
-    style.scale(axes, "x", style.around([p.x for p in points], log=True), x_title, log=True)
+    across = [end for p in points for end in (p.x, *(p.span or ()))] + [x for x, _ in rug]
+    style.scale(axes, "x", style.around(across, log=True), x_title, log=True)
     style.scale(axes, "y", style.around([p.y for p in points], log=log_y), y_title, log=log_y)
+    bottom = axes.get_ylim()[0]
+    for x, mark in rug:
+        style.marks(axes, [x], [bottom], "|", 14, style.MUTED, markeredgewidth=1.6, gid=mark)
     axes.plot(
         [points[i].x for i in front], [points[i].y for i in front], color=style.MUTED, linewidth=1.2, linestyle="--"
     )
     for point in points:
         colour = style.SERIES[point.series % len(style.SERIES)]
         marker, face = _MARKERS[point.series % len(_MARKERS)], style.PAPER if point.hollow else colour
-        style.marks(axes, [point.x], [point.y], marker, 9, colour, face=face, markeredgewidth=1.6)
+        if point.span:
+            axes.plot(point.span, [point.y, point.y], color=style.MUTED, linewidth=1.0, linestyle=":")
+        style.marks(axes, [point.x], [point.y], marker, 9, colour, face=face, markeredgewidth=1.6, gid=point.mark)
     places = [(point.x, point.y) for point in points]
     names = [style.clip(point.label, 28) for point in points]
     style.label_points(axes, places, names, line=[places[i] for i in front])

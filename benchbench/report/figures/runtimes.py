@@ -207,7 +207,10 @@ def _draw_network(axes: Axes, dots: Sequence[Dot], colour: str) -> None:
     for dot in dots:
         runtime, dtype = path_of(dot.row.record)
         marker, face = _MARKERS.get(runtime, _OTHER_MARKER), colour if dot.qualified else style.PAPER
-        style.marks(axes, [dot.seconds], [dot.height], marker, _SIZES[dtype], colour, face=face, markeredgewidth=1.3)
+        mark = style.mark_of(dot.row.record)
+        style.marks(
+            axes, [dot.seconds], [dot.height], marker, _SIZES[dtype], colour, face=face, markeredgewidth=1.3, gid=mark
+        )
 
 
 def _legends(dots: Sequence[Dot]) -> list[list[Any]]:

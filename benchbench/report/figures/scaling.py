@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from benchbench.core import records as rec
 from benchbench.core import units
-from benchbench.report.conditions import Group, any_path, apart, dtypes, path_of
+from benchbench.report.conditions import Group, any_path, apart, dtypes, environment_key, path_of
 from benchbench.report.figures import curves, style
 from benchbench.report.figures.curves import Panel, Scale
 from benchbench.report.figures.style import MAX_ROWS, Drawing
@@ -71,7 +71,7 @@ def _key(what: What, group: Group) -> str:
     work = dataclasses.replace(any_path(first.workload), **plain)
     environment = {k: v for k, v in first.environment.items() if what != "threads" or k not in _FOLLOWS}
     return rec.canonical_json(
-        [rec.to_json(work), rec.to_json(first.device), rec.fingerprint(environment), first.model.in_channels]
+        [rec.to_json(work), rec.to_json(first.device), environment_key(environment), first.model.in_channels]
     )
 
 

@@ -22,6 +22,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from benchbench.core import records as rec
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -252,6 +254,16 @@ def first_of(shown: int, n: int) -> str:
 def clip(text: str, length: int) -> str:
     """A name that fits beside an axis."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def mark_of(record: rec.Record) -> str:
+    """The id, within its figure, of the mark that a record has; `mark_id` is that on the page."""
+    return f"at-{record.id}"
+
+
+def mark_id(prefix: str, record: rec.Record) -> str:
+    """The id of a record's mark on the page; `prefix` as in `inline`."""
+    return f"{prefix}-{mark_of(record)}"
 
 
 def marks(

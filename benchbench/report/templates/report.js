@@ -1,11 +1,12 @@
 "use strict";
-// Tables that sort, and nothing else. A link may ask for an order: #sort=latency_s, or #sort=-latency_s.
+// Tables that sort; and of the main table a filter, a choice of columns, rows that fold by architecture, and the link of
+// a row with its mark in the picture. A link may ask for an order: #sort=latency_s, or #sort=-latency_s.
 (function () {
   function compare(a, b) {
     return typeof a === "string" && typeof b === "string" ? (a < b ? -1 : a > b ? 1 : 0) : a - b;
   }
 
-  // Rows without a value stay last in either direction: a failure is not a small number.
+  // Rows without a value stay last in either direction: what is not known is not a small number.
   function sort(table, key, descending) {
     const body = table.tBodies[0];
     const rows = Array.from(body.rows, (row) => ({ row, value: JSON.parse(row.dataset.sort)[key] ?? null }));
@@ -21,8 +22,9 @@
         title = button.textContent.trim();
       }
     }
-    const said = table.closest("section").querySelector("[aria-live]");
-    said.textContent = `Sorted by ${title}, ${descending ? "largest" : "smallest"} first.`;
+    const said = table.closest("section").querySelector("[aria-live].vh");
+    if (said) said.textContent = `Sorted by ${title}, ${descending ? "largest" : "smallest"} first.`;
+    table.dispatchEvent(new Event("sorted"));
   }
 
   const tables = Array.from(document.querySelectorAll("table[data-sortable]"));
@@ -37,6 +39,140 @@
     });
   }
 
+  // Which rows are shown: those that the filter finds, else the first of each architecture and those that are kept.
+  function rowsOf(box, table) {
+    const rows = () => Array.from(table.tBodies[0].rows);
+    const filter = box.querySelector("input[type=search]");
+    const fold = box.querySelector("input[data-fold]");
+    const said = box.querySelector(".shown");
+    const opened = new Set();
+    const text = new Map(rows().map((row) => [row, `${row.cells[0].textContent} ${row.dataset.family} ${row.dataset.sort}`.toLowerCase()]));
+    const several = new Map();
+    for (const row of rows()) several.set(row.dataset.family, (several.get(row.dataset.family) ?? 0) + 1);
+
+    function more(row, family, hidden) {
+      let button = row.cells[0].querySelector("button.more");
+      if (!hidden && !opened.has(family)) return button && button.remove();
+      if (!button) {
+        button = document.createElement("button");
+        button.type = "button";
+        button.className = "more";
+        row.cells[0].append(button);
+        button.addEventListener("click", (event) => {
+          event.stopPropagation();
+          if (!opened.delete(family)) opened.add(family);
+          show();
+          const again = row.cells[0].querySelector("button.more");
+          if (again) again.focus();
+        });
+      }
+      button.setAttribute("aria-expanded", String(opened.has(family)));
+      button.textContent = opened.has(family) ? `fewer ${family}` : `${hidden} more ${family}`;
+    }
+
+    function show() {
+      const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const folding = fold && fold.checked && !words.length;
+      const heads = new Map();
+      const hidden = new Map();
+      for (const row of rows()) {
+        const family = row.dataset.family;
+        const old = row.cells[0].querySelector("button.more");
+        if (old && (heads.has(family) || !folding)) old.remove();
+        if (!heads.has(family)) heads.set(family, row);
+        const folded = folding && heads.get(family) !== row && !("kept" in row.dataset) && !opened.has(family);
+        row.hidden = folded || !words.every((word) => text.get(row).includes(word));
+        if (folded) hidden.set(family, (hidden.get(family) ?? 0) + 1);
+      }
+      if (folding) for (const [family, row] of heads) if (several.get(family) > 1) more(row, family, hidden.get(family) ?? 0);
+      const n = rows().filter((row) => !row.hidden).length;
+      said.textContent = n < rows().length ? `${n} of ${rows().length} rows` : "";
+    }
+    filter.addEventListener("input", show);
+    if (fold) fold.addEventListener("change", show);
+    table.addEventListener("sorted", show);
+    box.addEventListener("submit", (event) => event.preventDefault());
+    show();
+  }
+
+  function columnsOf(box, table) {
+    for (const input of box.querySelectorAll(".columns input")) {
+      const apply = () => {
+        for (const cell of table.querySelectorAll(`[data-col="${input.value}"]`)) cell.hidden = !input.checked;
+      };
+      input.addEventListener("change", apply);
+      apply();
+    }
+  }
+
+  // A row and its mark: pointing at either, or a focus, marks both; a click, Enter or the space bar keeps them marked.
+  function link(table, figure) {
+    const svg = figure.querySelector("svg");
+    const picked = figure.querySelector(".picked");
+    let kept = null;
+    const title = (row) => {
+      const cell = (key) => row.querySelector(`td[data-col="${key}"]`);
+      const said = [row.cells[0].firstChild.data];
+      const path = row.querySelector(".path");
+      if (path) said.push(path.textContent);
+      for (const heading of table.tHead.rows[0].cells) {
+        const at = heading.dataset.col && !heading.hidden && cell(heading.dataset.col);
+        if (at && said.length < 5) said.push(`${heading.querySelector("button").textContent} ${at.firstElementChild.textContent}`);
+      }
+      return said.join(", ");
+    };
+    function mark(row) {
+      for (const on of svg.querySelectorAll(".on")) on.classList.remove("on");
+      for (const on of table.querySelectorAll("tr.on")) on.classList.remove("on");
+      const point = row && document.getElementById(row.dataset.mark);
+      svg.classList.toggle("linked", Boolean(point));
+      if (row) row.classList.add("on");
+      if (point) point.classList.add("on");
+      picked.hidden = !row;
+      picked.textContent = row ? title(row) + (point ? "" : "; it has no mark") : "";
+    }
+    function keep(row) {
+      if (kept) kept.removeAttribute("aria-selected");
+      kept = kept === row ? null : row;
+      if (kept) kept.setAttribute("aria-selected", "true");
+      mark(kept);
+    }
+    for (const row of table.tBodies[0].rows) {
+      row.tabIndex = 0;
+      row.addEventListener("mouseenter", () => mark(row));
+      row.addEventListener("mouseleave", () => mark(kept));
+      row.addEventListener("focusin", () => mark(row));
+      row.addEventListener("focusout", () => mark(kept));
+      row.addEventListener("click", (event) => {
+        if (!event.target.closest("button") && !String(getSelection())) keep(row);
+      });
+      row.addEventListener("keydown", (event) => {
+        if (event.target === row && (event.key === "Enter" || event.key === " ")) {
+          event.preventDefault();
+          keep(row);
+        }
+      });
+      const point = row.dataset.mark && document.getElementById(row.dataset.mark);
+      if (!point) continue;
+      point.addEventListener("mouseenter", () => mark(row));
+      point.addEventListener("mouseleave", () => mark(kept));
+      point.addEventListener("click", () => {
+        if (row.hidden) row.hidden = false;
+        keep(row);
+      });
+    }
+  }
+
+  for (const table of document.querySelectorAll("table[data-main]")) {
+    const part = table.closest(".beside");
+    const box = part.querySelector(".tools");
+    box.hidden = false;
+    rowsOf(box, table);
+    columnsOf(box, table);
+    const figure = part.querySelector("figure.picture");
+    if (figure) link(table, figure);
+  }
+
   function fromAddress() {
     const asked = /^#sort=(-?)(\w+)$/.exec(location.hash);
     if (!asked) return;
@@ -48,6 +184,6 @@
   window.addEventListener("hashchange", fromAddress);
   // Paper has nothing to click: open what is folded.
   window.addEventListener("beforeprint", () => {
-    for (const details of document.querySelectorAll("details")) details.open = true;
+    for (const details of document.querySelectorAll("details:not(.columns)")) details.open = true;
   });
 })();
