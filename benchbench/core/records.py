@@ -21,6 +21,7 @@ import functools
 import hashlib
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -210,7 +211,7 @@ class Artifact:
     title: str = ""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)  # without slots: its hashes are kept once they were computed
 class Record:
     """One line of records.jsonl: a cell that was measured, predicted, or failed."""
 
@@ -228,7 +229,7 @@ class Record:
     recipe: Mapping[str, Any] | None = None  # compression applied
     schema: Size = SCHEMA
 
-    @property
+    @functools.cached_property
     def cell(self) -> str:
         """Hash of what was asked."""
         return cell_id(self.model, self.workload, self.device.asked, self.recipe)
@@ -238,7 +239,7 @@ class Record:
         """Whether it came to its end; the timings of an unstable one did not settle."""
         return self.status in ("ok", "unstable")
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Hash of what was asked, where, and when: of this run alone."""
         return content_hash([self.cell, fingerprint(self.environment), self.started_at])
@@ -407,7 +408,7 @@ def value_from_json(hint: Any, value: Any, name: str) -> Any:
         raise TypeError(f"{name} must be {hint.__name__}, not {told(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise TypeError(f"{name} must be a finite number, not {value}")
-    return value
+    return sys.intern(value) if type(value) is str else value  # methods and units are the same in every record
 
 
 def _of_union(args: tuple[Any, ...], value: Any, name: str) -> Any:
@@ -423,6 +424,8 @@ def _of_union(args: tuple[Any, ...], value: Any, name: str) -> Any:
 def _of_tuple(args: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         raise TypeError(f"{name} must be a list, not {told(value)}")
+    if args == (float, Ellipsis) and all(type(v) is float for v in value) and all(map(math.isfinite, value)):
+        return tuple(value)  # samples, most of what a file holds
     each = (args[0],) * len(value) if args[-1] is Ellipsis else args
     if len(value) != len(each):
         raise TypeError(f"{name} must have {len(each)} values, not {len(value)}")

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -346,11 +346,20 @@ def read_records(path: Path) -> Iterable[rec.Record]:
             return [record for file in files for record in read_records(file)]
         if not path.exists():
             raise StoreError(f"no records at {path}: no such file or folder")
-        raw = path.read_bytes()
-    lines = raw.split(b"\n")
-    if lines[-1]:
-        log.warning("the last record of %s is half written and was passed over", path)
-    return [_read_line(line, path, number) for number, line in enumerate(lines[:-1], 1) if line.strip()]
+        with open(path, "rb") as file:  # line by line: the text of many records takes more room than they do
+            return list(_read_lines(file, path))
+
+
+def _read_lines(file: Iterable[bytes], path: Path) -> Iterator[rec.Record]:
+    """The records of a file's lines; records share what is equal in them."""
+    environments: dict[str, Mapping[str, Any]] = {}
+    for number, line in enumerate(file, 1):
+        if not line.endswith(b"\n"):
+            log.warning("the last record of %s is half written and was passed over", path)
+        elif line.strip():
+            record = _read_line(line, path, number)
+            key = repr(record.environment)
+            yield dataclasses.replace(record, environment=environments.setdefault(key, record.environment))
 
 
 def _read_line(line: bytes, path: Path, number: int) -> rec.Record:

@@ -25,6 +25,7 @@ LEVEL = 0.95
 FEWEST = 5  # processes from which a bootstrap of their median is shown
 RESAMPLES = 4000
 _SEED = 20231  # equal samples give equal intervals
+_KEPT = 8192  # results that are kept: a page asks for those of its rows several times
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +120,11 @@ def ratio_interval(before: Sequence[float], after: Sequence[float], level: float
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """Percentile bootstrap of a mean, 95 %."""
+    return _mean_interval(tuple(values))
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _mean_interval(values: tuple[float, ...]) -> tuple[float, float]:
     import numpy as np
 
     (indices,) = _resamples((len(values),), RESAMPLES)
@@ -207,8 +213,11 @@ def welch(a: Sequence[float], b: Sequence[float]) -> float:
 
 def signed_rank(differences: Sequence[float]) -> float:
     """The p-value of Wilcoxon's signed-rank test, two-sided; 1 where nothing differs."""
-    if not any(differences):
-        return 1.0
+    return _signed_rank(tuple(differences)) if any(differences) else 1.0
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _signed_rank(differences: tuple[float, ...]) -> float:
     from scipy.stats import wilcoxon
 
     return float(wilcoxon(differences).pvalue)

@@ -38,14 +38,19 @@ class Detail:
     measurements: bool
     note: str = ""
     sections: bool = True  # whether the networks have sections at all
+    row_bytes: int = 0  # a network takes at least; so many rows that it cannot be enough are not even tried
 
 
 DETAILS = (
-    Detail(layers=None, samples=40, measurements=True),
-    Detail(layers=8, samples=20, measurements=True),
-    Detail(layers=0, samples=0, measurements=True, note="Layer tables and single samples"),
+    Detail(layers=None, samples=40, measurements=True, row_bytes=2000),
+    Detail(layers=8, samples=20, measurements=True, row_bytes=2000),
+    Detail(layers=0, samples=0, measurements=True, row_bytes=2000, note="Layer tables and single samples"),
     Detail(
-        layers=0, samples=0, measurements=False, note="Layer tables, single samples and tables of every measurement"
+        layers=0,
+        samples=0,
+        measurements=False,
+        row_bytes=500,
+        note="Layer tables, single samples and tables of every measurement",
     ),
     Detail(layers=0, samples=0, measurements=False, sections=False, note="The sections of single networks"),
 )

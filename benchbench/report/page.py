@@ -37,7 +37,7 @@ PAGE_BYTES = 1_000_000
 #: What the figures of all sets of conditions may take together, less where there are very many rows; what is
 #: beyond is named instead of shown.
 FIGURE_BUDGET_BYTES = 450_000
-_ROW_BYTES = 2_000  # what a row takes in its tables
+_ROW_BYTES = 4_000  # what a row takes in its tables
 
 
 def write_report(
@@ -250,18 +250,23 @@ def _caveats(parts: Sequence[dict[str, Any]], runs: Sequence[rec.Record]) -> lis
 
 def _fitting(context: dict[str, Any], read: ReadArtifact) -> str:
     """The page with as much detail as it has room for; pictures take what is left."""
-    reserve = min(details.picture_bytes(context["groups"], read), details.PICTURE_BUDGET_BYTES) // 4
+    pictures = details.picture_bytes(context["groups"], read)
+    reserve = min(pictures, details.PICTURE_BUDGET_BYTES) // 4
+    rows = sum(len(group["network_rows"]) for group in context["groups"])
     text = ""
     for detail in details.DETAILS:
+        if rows * detail.row_bytes > PAGE_BYTES:
+            continue
         details.fill(context["groups"], read, detail, 0)
         context["detail_note"] = detail.note
         text = html.page(context)
         left = PAGE_BYTES - len(text.encode())
         if left > reserve:
             break
-    details.fill(
-        context["groups"], read, detail, min(details.PICTURE_BUDGET_BYTES, max(0, int(0.7 * left)))
-    )  # base64 takes a third more
+    room = min(details.PICTURE_BUDGET_BYTES, int(0.7 * left))  # base64 takes a third more
+    if room <= 0 or not pictures:
+        return text
+    details.fill(context["groups"], read, detail, room)
     return html.page(context)
 
 

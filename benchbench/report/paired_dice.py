@@ -12,6 +12,7 @@ Source: Wilcoxon's signed-rank test, Holm's correction; the interval is a percen
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,8 @@ class Pair:
         return core_statistics.mean_interval(self.differences)
 
 
-def parse(content: bytes) -> dict[str, float]:
+@functools.lru_cache(maxsize=2048)  # the choice, the table and the exports ask for the same
+def parse(content: bytes) -> Mapping[str, float]:
     """Case -> Dice, of those that count.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import pytest
@@ -260,3 +261,23 @@ def test_a_stored_line_of_each_schema_is_read_in_the_present_form(schema: int) -
     assert contended is not None
     assert (contended.value, contended.values, contended.runs) == (1, (0, 1), (1, 1) if schema > 1 else ())
     assert rec.record_from_json(rec.record_to_json(record)) == record
+
+
+def test_a_changed_copy_of_a_record_has_hashes_of_its_own() -> None:
+    record = RECORD
+    before = record.id, record.cell  # computed, and kept
+    later = dataclasses.replace(record, started_at="2027-01-01T00:00:00Z")
+    other = dataclasses.replace(record, recipe={"prune": 0.3})
+    assert (record.id, record.cell) == before
+    assert later.id != record.id
+    assert later.cell == record.cell
+    assert other.cell != record.cell
+    assert dataclasses.replace(record) == record
+    assert "id" not in rec.to_json(record)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, "1.0", True, None])
+def test_samples_that_are_no_numbers_are_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"values\[1\]"):
+        rec.value_from_json(tuple[float, ...], [1.0, value], "values")
+    assert rec.value_from_json(tuple[float, ...], [1.0, 2], "values") == (1.0, 2)

@@ -389,3 +389,15 @@ def test_a_published_figure_does_not_take_the_place_of_our_own() -> None:
     for order in ((ours, theirs), (theirs, ours)):
         row = core_results.to_frame([dataclasses.replace(make(), measurements=order)]).iloc[0]
         assert (row["params"], row["params_origin"]) == (7, "analytic")
+
+
+def test_equal_environments_of_a_file_are_one_object_and_other_ones_stay_apart(tmp_path: Path) -> None:
+    records = [make(minute=i) for i in range(3)]
+    other = dataclasses.replace(make(minute=3), environment=ENVIRONMENT | {"torch": "2.14.0"})
+    with core_results.Store(tmp_path) as store:
+        for record in [*records, other]:
+            store.append(record)
+    found = list(core_results.read_records(tmp_path))
+    assert found == [*records, other]
+    assert len({id(record.environment) for record in found}) == 2
+    assert found[0].measurements[0].method is found[1].measurements[0].method

@@ -164,3 +164,13 @@ def test_the_pareto_front_is_what_no_other_point_beats(points):
     for i, (x, y) in enumerate(points):
         beaten = any(a <= x and b <= y and (a < x or b < y) for a, b in points)
         assert (i in front) == (not beaten)
+
+
+def test_an_interval_and_a_test_of_equal_values_are_computed_once() -> None:
+    values = [0.01 * i - 0.1 for i in range(44)]
+    first = core_statistics.mean_interval(values), core_statistics.signed_rank(values)
+    hits = core_statistics._mean_interval.cache_info().hits, core_statistics._signed_rank.cache_info().hits
+    assert (core_statistics.mean_interval(tuple(values)), core_statistics.signed_rank(tuple(values))) == first
+    after = core_statistics._mean_interval.cache_info().hits, core_statistics._signed_rank.cache_info().hits
+    assert after == (hits[0] + 1, hits[1] + 1)
+    assert core_statistics.mean_interval(values[1:]) != first[0]

@@ -230,6 +230,7 @@ def _draw_scatter(
             axes.plot(point.span, [point.y, point.y], color=style.MUTED, linewidth=1.0, linestyle=":")
         style.marks(axes, [point.x], [point.y], marker, 9, colour, face=face, markeredgewidth=1.6, gid=point.mark)
     places = [(point.x, point.y) for point in points]
-    names = [style.clip(point.label, 28) for point in points]
+    named = range(len(points)) if len(points) <= style.MAX_ROWS else front  # more names would be a wall
+    names = [style.clip(point.label, 28) if i in named else "" for i, point in enumerate(points)]
     style.label_points(axes, places, names, line=[places[i] for i in front])
     return figure

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from benchbench.core import records as rec
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -304,12 +306,16 @@ def label_points(
         texts: one a point, or nothing.
         line: corners of a line that the texts keep clear of.
     """
+    import numpy as np
+
     unit = 72 / axes.figure.dpi
     spots, corners = ([axes.transData.transform(point) * unit for point in these] for these in (points, line))
     taken = [(x - 6.0, y - 6.0, x + 6.0, y + 6.0) for x, y in spots]
     for (x0, y0), (x1, y1) in itertools.pairwise(corners):
         along = [(x0 + (x1 - x0) * k / 40, y0 + (y1 - y0) * k / 40) for k in range(41)]
         taken += [(x - 1.0, y - 1.0, x + 1.0, y + 1.0) for x, y in along]
+    areas = np.empty((len(taken) + len(points), 4))  # in which the first `count` are taken
+    count, areas[: len(taken)] = len(taken), taken
     left, right = (end * unit for end in axes.get_window_extent().intervalx)
     beyond = [(10.0, 14.0 * k) for k in (1, -1, 2, -2, 3, -3)]
     offsets = [(10.0, 0.0), (-10.0, 0.0), (0.0, 14.0), (0.0, -14.0), *beyond, *((-x, y) for x, y in beyond)]
@@ -321,10 +327,11 @@ def label_points(
         for rank, (dx, dy) in enumerate(offsets):
             start = x + dx - width * (0.5 if not dx else dx < 0)
             area = (start, y + dy - 6.5, start + width, y + dy + 6.5)
-            cost = 20 * sum(_overlap(area, other) for other in taken) + 1000 * (area[0] < left or area[2] > right)
+            cost = 20 * _overlaps(area, areas[:count]) + 1000 * (area[0] < left or area[2] > right)
             rated.append((cost + rank, rank, area))
         _, rank, area = min(rated)
-        taken.append(area)
+        areas[count] = area
+        count += 1
         dx, dy = offsets[rank]
         axes.annotate(
             text,
@@ -337,8 +344,10 @@ def label_points(
         )
 
 
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _overlaps(area: tuple[float, ...], others: npt.NDArray[np.float64]) -> int:
+    """How many of the others (n, 4) it overlaps."""
+    x0, y0, x1, y1 = area
+    return int(((x0 < others[:, 2]) & (others[:, 0] < x1) & (y0 < others[:, 3]) & (others[:, 1] < y1)).sum())
 
 
 _STYLE = re.compile(r' style="([^"]*)"')
