@@ -175,8 +175,9 @@ def render(
     if section and not runs:
         heading, done = audit_section.heading(newest)
         sentence = f"{section['sentence']} {done}"
-    if first and runs and paper:
-        heading = slim_unetr_paper.HEADING
+    if section and first and runs:  # what the audits say comes first, and the runs' headline with their section
+        lead, sentence = "", f"{section['sentence']} {sentence}"
+        heading = slim_unetr_paper.HEADING if paper else heading
     context = {
         "heading": heading,
         "lead": lead,

@@ -488,6 +488,26 @@ def test_the_page_says_what_differs_what_is_missing_and_what_is_broken():
         assert text in page
 
 
+def test_rows_that_are_the_same_are_folded_behind_those_that_changed():
+    found = compare(examples.run(1), examples.run(2, factor=1.08))
+    same = sum(row.verdict == "same" for row in found.rows)
+    main = render_comparison(found, ("a", "b")).partition("<main>")[2]
+    before, _, rest = main.partition(f"<summary>{same} rows are the same</summary>")
+    assert before.count("<tr data-sort") == len(found.rows) - same
+    assert rest.count("<tr data-sort") == same
+    assert '<span class="small">latency slower</span>' in rest
+    for key in ("conditions", "reading"):
+        assert f'<summary><h2 id="{key}">' in rest
+
+
+def test_few_rows_that_are_all_the_same_are_open():
+    found = compare(examples.run(1), examples.run(1))
+    page = render_comparison(found, ("a", "b"))
+    assert "No regression from A to B" in page
+    assert "are the same</summary>" not in page
+    assert page.count("<tr data-sort") == len(found.rows)
+
+
 def test_a_page_without_a_common_result_can_be_written():
     good, bad = examples.cell(examples.latency(*STEADY)), examples.failed()
     assert "Nothing could be compared" in render_comparison(compare([good], [bad]), ("a", "b"))

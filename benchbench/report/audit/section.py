@@ -17,11 +17,12 @@ from benchbench.core.audit_result import TITLES, AuditResult, Counted, Differenc
 from benchbench.core.units import giga, mega, signed, times
 from benchbench.report import conditions
 from benchbench.report.audit import figures as audit_figures
-from benchbench.report.audit.tables import AuditRow, blamed, direction, featured, table
+from benchbench.report.audit.tables import AGREES, AuditRow, blamed, direction, featured, table
 from benchbench.report.tables import STATUS_TEXT, TableCell, finite, tally
 
 #: Differences of one network that have a line of their own; what is beyond them is one line.
 MAX_DIFFERENCES = 12
+_FEW_NETWORKS = 3  # so many have their reasons before the tables, as in the terminal
 #: The facts of an audit's conditions that mean something where nothing was timed.
 _FACTS = ("Input", "Versions", "Commit", "System", "When")
 
@@ -82,18 +83,49 @@ def section(parts: Sequence[Sequence[AuditRow]]) -> dict[str, Any]:
         parts: the audits apart by input (`tables.gather`), at least one.
     """
     several = len(parts) > 1
-    facts = conditions.all_facts([one.record for part in parts for one in part])
+    rows = [one for part in parts for one in part]
+    facts = conditions.all_facts([one.record for one in rows])
     return {
         "title": "Counters side by side",
-        "sentence": "What FLOP counters say of these networks, beside what their graphs hold.",
+        "sentence": _sentence(rows),
         "source": "",
         "several": several,
         "facts": [fact for fact in map(compute_fact, parts) if fact][:1],
-        "parts": [_part(part, f"p{i}" if several else "p") for i, part in enumerate(parts, 1)],
+        "said": [line for one in rows for line in reasons(one)] if len(rows) <= _FEW_NETWORKS else [],
+        "parts": [_part(part, f"p{i}" if several else "p", open=i == 1) for i, part in enumerate(parts, 1)],
         "tables": [],
         "conditions": [(name, facts[name]) for name in _FACTS if name in facts],
         "commands": [command([one.record for one in part]) for part in parts],
     }
+
+
+def _sentence(rows: Sequence[AuditRow]) -> str:
+    """How many published figures are off; without such figures what is compared."""
+    factors = [factor for one in rows if (factor := one.factor("macs"))]
+    if len(factors) < 2:
+        return "What FLOP counters say of these networks, beside what their graphs hold."
+    off = sum(direction(factor) != "agrees" for factor in factors)
+    return (
+        f"{off} of {len(factors)} published figures of compute are off by more than {units.percent(AGREES, trim=True)}."
+    )
+
+
+def reasons(one: AuditRow) -> list[str]:
+    """What `bench audit` says of a network in the terminal: its verdict, or why there is none, and the reasons."""
+    if one.result is None:
+        return [f"{one.label}: no count. {one.record.error or one.note}"]
+    lines = [f"{one.label}: {one.result.verdict}."]
+    for metric in ("macs", "params"):
+        explained = one.explained(metric)
+        if one.published(metric) is not None and explained and explained[1]:
+            unit = "G" if metric == "macs" else "M"
+            lines.append(f"Published {one.published_text(metric)} {unit}: {explained[1]}.")
+    lines += [
+        f"{TITLES.get(count.counter, count.counter)}: {count.reason}."
+        for count in one.result.counts.values()
+        if count.counter != "torch" and count.macs is None and count.reason
+    ]
+    return lines
 
 
 def heading(records: Sequence[rec.Record]) -> tuple[str, str]:
@@ -110,16 +142,18 @@ def command(records: Sequence[rec.Record]) -> str:
     return f"bench audit --models {shlex.quote(','.join(names))} --input {shape} --out FOLDER"
 
 
-def _part(part: Sequence[AuditRow], prefix: str) -> dict[str, Any]:
+def _part(part: Sequence[AuditRow], prefix: str, *, open: bool) -> dict[str, Any]:
     drawings = (
         audit_figures.published_and_true(part, "macs", prefix=f"{prefix}m"),
         audit_figures.staircase(part, prefix=f"{prefix}w"),
-        audit_figures.published_and_true(part, "params", prefix=f"{prefix}n"),
     )
     return {
         "title": f"Input {conditions.input_text(part[0].record)}",
-        "tables": [table(part, "macs", key=f"{prefix}compute"), table(part, "params", key=f"{prefix}parameters")],
+        "open": open,
+        "compute": table(part, "macs", key=f"{prefix}compute"),
+        "parameters": table(part, "params", key=f"{prefix}parameters"),
         "figures": [drawing for drawing in drawings if drawing],
+        "sizes": audit_figures.published_and_true(part, "params", prefix=f"{prefix}n"),
         "networks": [_network(one) for one in part],
     }
 

@@ -270,5 +270,6 @@ def _why(one: AuditRow, metric: Metric) -> TableCell:
     if why:
         return TableCell(text=why[0].upper() + why[1:])
     if one.published(metric) is None:
-        return TableCell(text="No figure published.")
+        verdict = one.result.verdict if one.result and metric == "macs" else ""
+        return TableCell(text=f"No figure published{f'; {verdict}' if verdict else ''}.")
     return TableCell(text=f"Reproduced by {TITLES.get(counter, counter)}." if counter else "No counter reproduces it.")

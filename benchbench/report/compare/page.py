@@ -19,6 +19,7 @@ from benchbench.report.figures.style import Drawing
 
 #: Figures beyond this many bytes are left out, those of rows that are the same first.
 FIGURE_BUDGET_BYTES = 700_000
+_FEW_ROWS = 12  # so many rows that are the same are not folded where nothing else is there
 
 
 def write_comparison(comparison: Comparison, names: tuple[str, str], out: Path, *, force: bool = False) -> Path:
@@ -46,7 +47,9 @@ def render_comparison(comparison: Comparison, names: tuple[str, str]) -> str:
         "sentence": _sentence(comparison),
         "differences": comparison.differences,
         "sides": list(zip("AB", _short(names), strict=True)),
-        "rows": [_row(row, comparison) for row in comparison.rows],
+        "rows": [_row(row, comparison) for row in comparison.rows if row.verdict != "same"],
+        "same": [_row(row, comparison) for row in comparison.rows if row.verdict == "same"],
+        "few": _FEW_ROWS,
         "broken": comparison.broken,
         "only": [(side, labels) for side, labels in zip("AB", comparison.only, strict=True) if labels],
         "unmeasured": comparison.unmeasured,
@@ -149,6 +152,13 @@ def _figures(rows: Sequence[ComparedRow]) -> tuple[list[dict[str, Any]], list[st
         else:
             drawn[i] = drawing
     networks: dict[str, list[Drawing]] = {}
+    changed: dict[str, list[str]] = {}
     for i in sorted(drawn):
         networks.setdefault(rows[i].label, []).append(drawn[i])
-    return [{"label": label, "figures": figures} for label, figures in networks.items()], left_out
+        if rows[i].verdict != "same":
+            changed.setdefault(rows[i].label, []).append(f"{rows[i].metric.title} {rows[i].verdict}")
+    shown = [
+        {"label": label, "figures": figures, "changed": ", ".join(changed.get(label, ["all the same"]))}
+        for label, figures in networks.items()
+    ]
+    return shown, left_out
