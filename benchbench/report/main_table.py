@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from benchbench.core import records as rec
 from benchbench.core import statistics as core_statistics
 from benchbench.core import units
 from benchbench.report import conditions, labels, reliability
@@ -47,7 +46,7 @@ class Line:
     row: TableRow
     cells: Mapping[str, TableCell]
     notes: tuple[str, ...]  # below its name
-    family: str  # its architecture, by which rows fold
+    family: str  # its architecture, by which rows fold: variants, compressed networks, runtimes
     kept: bool  # no fold hides it
     mark: str  # the id of its mark in the picture; empty without one
     sort: str  # JSON that the page's script sorts by
@@ -95,7 +94,7 @@ def heads_and_lines(
             row=row,
             cells=cells[row.record.id],
             notes=tuple(notes[row.record.id]),
-            family=_family(row.record),
+            family=row.record.model.arch,
             kept=row.record.id in kept,
             mark=marks.get(row.record.id, ""),
             sort=_sort_values(row, [head.column for head in heads], cells[row.record.id]),
@@ -152,11 +151,6 @@ def _notes(rows: Sequence[TableRow], main: str) -> dict[str, list[str]]:
         if hit:
             more.append(f"{hit} of {max(hit, of)} processes disturbed")
     return told
-
-
-def _family(record: rec.Record) -> str:
-    """`NNUNet`: the class, of which variants and compressed networks are."""
-    return record.model.arch.rpartition(":")[2].rpartition(".")[2]
 
 
 def _sort_values(row: TableRow, columns: Sequence[Column], cells: Mapping[str, TableCell]) -> str:

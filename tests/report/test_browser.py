@@ -6,6 +6,7 @@ would, and writes down what it found; both come from a server on this machine.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import html
 import http.server
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from benchbench.core import records as rec
 from benchbench.report import write_comparison, write_report
 from benchbench.report.compare.compare import compare
 from tests import compare_examples
@@ -35,6 +37,8 @@ WRAPPER = """<!doctype html><title>t</title>
 document.getElementById("f").onload = async () => {
   const frame = document.getElementById("f"), page = frame.contentDocument, win = frame.contentWindow;
   const names = () => Array.from(page.querySelectorAll("table[data-sortable] tbody th"), (th) => th.firstChild.data);
+  const shown = () => Array.from(page.querySelectorAll("table[data-main] tbody tr:not([hidden])"), (row) =>
+    row.cells[0].firstChild.data);
   const state = () => Array.from(page.querySelectorAll("th[aria-sort]"), (th) => [th.innerText.trim(), th.ariaSort]);
   let found;
   try { found = await (async () => { %s })(); } catch (error) { found = { error: String(error) }; }
@@ -63,6 +67,7 @@ def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
     page = write_report([examples.whole_run(root / "a"), examples.prediction(root / "b")], root / "report.html")
     write_report([examples.whole_run(root / "a")], root / "one.html")
     write_report([examples.several_runtimes(root / "r")], root / "runtimes.html")
+    write_report([examples.write(root / "f", families())], root / "families.html")
     found = compare(compare_examples.run(1), compare_examples.run(2, factor=1.08))
     write_comparison(found, ("before", "after"), root / "compare.html")
     folders = [examples.whole_zoo(root / "z"), examples.sweep(root / "s"), examples.patients(root / "p")]
@@ -96,6 +101,20 @@ def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
     yield go
     server.shutdown()
     server.server_close()
+
+
+def families() -> list[rec.Record]:
+    """Sixteen networks of four architectures, four variants each, the first of each the fastest and least accurate."""
+    records = []
+    for i in range(16):
+        arch, variant = f"benchbench.models.a{i % 4}:Net{i % 4}", i // 4
+        dice = examples.number("dice", 0.5 + 0.02 * i, values=(0.49 + 0.02 * i, 0.51 + 0.02 * i))
+        time = examples.number("latency_s", 1.0 + i, values=(0.9 + i, 1.1 + i), ci95=(0.9 + i, 1.1 + i))
+        beaten = variant in (1, 2)  # neither fast nor accurate
+        found = (*examples.counted("unetr"), time, dataclasses.replace(dice, value=0.4) if beaten else dice)
+        name = f"net{i % 4}_{'abcd'[variant]}"
+        records.append(examples.record(name, model=examples.spec(name, arch=arch), measurements=found))
+    return records
 
 
 def test_the_page_loads_without_a_complaint_of_its_content_policy(visit):
@@ -137,7 +156,7 @@ def test_a_script_that_is_not_the_pages_own_does_not_run(visit):
     assert "Content Security Policy" in console
 
 
-def test_a_heading_sorts_by_pointer_and_keyboard_and_failures_stay_last(visit):
+def test_a_heading_sorts_by_pointer_and_keyboard_and_failures_stay_below(visit):
     found, console = visit(
         """
         const steps = [[names(), state()]];
@@ -145,13 +164,15 @@ def test_a_heading_sorts_by_pointer_and_keyboard_and_failures_stay_last(visit):
         button.click(); steps.push([names(), state()]);
         button.click(); steps.push([names(), state()]);
         button.focus();
-        return { steps, hash: win.location.hash, focus: page.activeElement === button, tag: button.tagName,
-                 said: page.querySelector("[aria-live]").textContent };
+        const failed = Array.from(page.querySelectorAll("tr.failed th"), (th) => th.textContent);
+        return { steps, failed, hash: win.location.hash, focus: page.activeElement === button, tag: button.tagName,
+                 said: page.querySelector("p.vh[aria-live]").textContent };
         """
     )
-    by_latency = ["slim_unetr", "unetr", "nnunet", "swin_unetr", "unet3d"]
-    by_params = ["slim_unetr", "nnunet", "swin_unetr", "unetr", "unet3d"]
-    assert [names for names, _ in found["steps"]] == [by_latency, by_params, [*by_params[3::-1], "unet3d"]]
+    by_latency = ["slim_unetr", "unetr", "nnunet", "swin_unetr"]
+    by_params = ["slim_unetr", "nnunet", "swin_unetr", "unetr"]
+    assert [names for names, _ in found["steps"]] == [by_latency, by_params, by_params[::-1]]
+    assert found["failed"] == ["unet3d"]
     directions = [state[0][1] for _, state in found["steps"]]
     assert directions == ["ascending", "ascending", "descending"]
     assert all(len(state) == 1 for _, state in found["steps"])
@@ -168,49 +189,139 @@ def test_a_link_can_ask_for_an_order(visit):
     assert same["names"][0] == "slim_unetr"
 
 
+PAGES = ["report.html", "open.html", "compare.html", "trust.html", "runtimes.html", "families.html"]
+OTHERS = ["audit.html", "audit-open.html", "search.html"]
+
+
 @pytest.mark.parametrize(
-    "address",
-    [
-        "report.html",
-        "open.html",
-        "audit.html",
-        "audit-open.html",
-        "compare.html",
-        "trust.html",
-        "runtimes.html",
-        "search.html",
-    ],
+    ("address", "width"),
+    [(page, 400) for page in OTHERS] + [(page, width) for page in PAGES for width in (400, 900, 1280)],
 )
-def test_at_400_pixels_nothing_makes_the_page_scroll_sideways(visit, address):
+def test_nothing_makes_the_page_scroll_sideways_or_is_cut(visit, address, width):
     found, _ = visit(
         """
         const wide = Array.from(page.querySelectorAll("body *")).filter((e) => !e.closest(".scroll, .vh, svg")
-          && e.getBoundingClientRect().right > 401).map((e) => e.outerHTML.slice(0, 120));
+          && e.getBoundingClientRect().right > win.innerWidth + 1).map((e) => e.outerHTML.slice(0, 120));
         const text = page.querySelector("svg.figure text").getBoundingClientRect().height;
         return { inner: win.innerWidth, content: page.documentElement.scrollWidth, wide, text };
         """,
         address=address,
-        width=400,
+        width=width,
     )
-    assert found["inner"] <= 404
+    assert found["inner"] <= width + 4
     assert found["wide"] == []
     assert found["content"] <= found["inner"]
     assert found["text"] >= 9  # the labels of the figures can still be read
 
 
-def test_a_table_of_several_runtimes_needs_no_scrolling_on_a_desktop_and_sorts_by_runtime(visit):
+@pytest.mark.parametrize("address", ["one.html", "runtimes.html", "families.html"])
+def test_the_main_table_needs_no_scrolling_on_a_desktop_beside_its_picture(visit, address):
     found, _ = visit(
         """
-        const box = page.querySelector("table.ways").parentElement;
-        page.querySelector('table.ways button[data-key="runtime"]').click();
-        const runtimes = Array.from(page.querySelectorAll("table.ways tbody tr"), (row) => row.cells[1].innerText);
-        return { content: box.scrollWidth, room: box.clientWidth, first: runtimes[0], last: runtimes.at(-1) };
+        const box = page.querySelector("table[data-main]").parentElement.getBoundingClientRect();
+        const table = page.querySelector("table[data-main]").getBoundingClientRect();
+        const picture = page.querySelector("figure.picture").getBoundingClientRect();
+        return { content: table.width, room: box.width, beside: picture.right < box.left && picture.top < box.bottom };
         """,
-        address="runtimes.html",
+        address=address,
         width=1280,
     )
-    assert found["content"] <= found["room"]
+    assert found["content"] <= found["room"] + 1
+    assert found["beside"]
+
+
+def test_a_column_can_be_chosen_and_sorted_by(visit):
+    found, console = visit(
+        """
+        const head = page.querySelector('th[data-col="runtime"]');
+        const before = head.hidden;
+        const box = page.querySelector('.columns input[value="runtime"]');
+        box.click();
+        head.querySelector("button").click();
+        const cells = Array.from(page.querySelectorAll('td[data-col="runtime"]'));
+        const said = { before, after: head.hidden, first: cells[0].innerText, last: cells.at(-1).innerText,
+          hidden: cells.filter((cell) => cell.hidden).length };
+        box.click();
+        return { ...said, again: page.querySelectorAll('[data-col="runtime"]:not([hidden])').length };
+        """,
+        address="runtimes.html",
+    )
+    assert (found["before"], found["after"], found["hidden"], found["again"]) == (True, False, 0, 0)
     assert (found["first"], found["last"]) == ("eager", "openvino, rewritten")
+    assert console == ""
+
+
+def test_rows_fold_by_architecture_but_for_the_front_and_a_filter_finds_the_folded(visit):
+    found, console = visit(
+        """
+        const steps = [shown()];
+        const more = page.querySelector("button.more");
+        const said = [more.textContent, more.getAttribute("aria-expanded")];
+        more.click(); steps.push(shown());
+        const filter = page.querySelector(".tools input[type=search]");
+        filter.value = "NET1_ eager"; filter.dispatchEvent(new Event("input")); steps.push(shown());
+        const count = page.querySelector(".shown").textContent;
+        filter.value = "nothing"; filter.dispatchEvent(new Event("input")); steps.push(shown());
+        filter.value = ""; filter.dispatchEvent(new Event("input"));
+        page.querySelector(".tools input[data-fold]").click(); steps.push(shown());
+        return { steps, said, count, tools: page.querySelector(".tools").hidden };
+        """,
+        address="families.html",
+    )
+    folded, opened, filtered, none, everything = found["steps"]
+    best = [f"net{i}_d" for i in range(4)]
+    assert folded == [*(f"net{i}_a" for i in range(4)), *best]
+    assert found["said"] == ["2 more Net0", "false"]
+    assert set(opened) - set(folded) == {"net0_b", "net0_c"}
+    assert filtered == ["net1_a", "net1_b", "net1_c", "net1_d"]
+    assert found["count"] == "4 of 16 rows"
+    assert none == []
+    assert len(everything) == 16
+    assert (found["tools"], console) == (False, "")
+
+
+def test_folded_rows_follow_the_order(visit):
+    found, _ = visit(
+        """
+        page.querySelector('button[data-key="latency_s"]').click();
+        return { shown: shown(), buttons: page.querySelectorAll("button.more").length };
+        """,
+        address="families.html",
+    )
+    assert found["shown"][:4] == ["net3_d", "net2_d", "net1_d", "net0_d"]
+    assert found["buttons"] == 4
+
+
+def test_a_row_and_its_point_mark_each_other_by_pointer_and_keyboard(visit):
+    found, console = visit(
+        """
+        const row = page.querySelector('tr[data-mark]'), svg = page.querySelector("figure.picture svg");
+        const other = Array.from(page.querySelectorAll("tr[data-mark]"))[1];
+        const picked = page.querySelector(".picked");
+        const on = () => Array.from(svg.querySelectorAll(".on"), (mark) => mark.id);
+        const steps = {};
+        row.dispatchEvent(new MouseEvent("mouseenter")); steps.over = [on(), picked.textContent];
+        row.dispatchEvent(new MouseEvent("mouseleave")); steps.left = [on(), svg.classList.contains("linked")];
+        row.focus(); steps.focus = [on(), page.activeElement === row];
+        row.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
+        row.blur(); steps.kept = [on(), row.getAttribute("aria-selected")];
+        row.dispatchEvent(new KeyboardEvent("keydown", { key: " ", bubbles: true }));
+        steps.loose = [on(), row.getAttribute("aria-selected")];
+        const point = page.getElementById(other.dataset.mark);
+        point.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+        steps.point = [on(), other.getAttribute("aria-selected")];
+        return { steps, row: row.dataset.mark, other: other.dataset.mark };
+        """
+    )
+    steps, row, other = found["steps"], found["row"], found["other"]
+    assert steps["over"][0] == [row]
+    assert steps["over"][1].startswith("slim_unetr, Latency 171 ms")
+    assert steps["left"] == [[], False]
+    assert steps["focus"] == [[row], True]
+    assert steps["kept"] == [[row], "true"]
+    assert steps["loose"] == [[], None]
+    assert steps["point"] == [[other], "true"]
+    assert console == ""
 
 
 def _luminance(colour: str) -> float:

@@ -46,7 +46,8 @@
     const fold = box.querySelector("input[data-fold]");
     const said = box.querySelector(".shown");
     const opened = new Set();
-    const text = new Map(rows().map((row) => [row, `${row.cells[0].textContent} ${row.dataset.family} ${row.dataset.sort}`.toLowerCase()]));
+    const words = (row) => `${row.cells[0].textContent} ${row.dataset.family} ${row.dataset.words}`.toLowerCase();
+    const text = new Map(rows().map((row) => [row, words(row)]));
     const several = new Map();
     for (const row of rows()) several.set(row.dataset.family, (several.get(row.dataset.family) ?? 0) + 1);
 
@@ -67,12 +68,13 @@
         });
       }
       button.setAttribute("aria-expanded", String(opened.has(family)));
-      button.textContent = opened.has(family) ? `fewer ${family}` : `${hidden} more ${family}`;
+      const name = family.split(/[:.]/).pop();
+      button.textContent = opened.has(family) ? `fewer ${name}` : `${hidden} more ${name}`;
     }
 
     function show() {
-      const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-      const folding = fold && fold.checked && !words.length;
+      const asked = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const folding = fold && fold.checked && !asked.length;
       const heads = new Map();
       const hidden = new Map();
       for (const row of rows()) {
@@ -81,7 +83,7 @@
         if (old && (heads.has(family) || !folding)) old.remove();
         if (!heads.has(family)) heads.set(family, row);
         const folded = folding && heads.get(family) !== row && !("kept" in row.dataset) && !opened.has(family);
-        row.hidden = folded || !words.every((word) => text.get(row).includes(word));
+        row.hidden = folded || !asked.every((word) => text.get(row).includes(word));
         if (folded) hidden.set(family, (hidden.get(family) ?? 0) + 1);
       }
       if (folding) for (const [family, row] of heads) if (several.get(family) > 1) more(row, family, hidden.get(family) ?? 0);
