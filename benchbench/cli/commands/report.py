@@ -8,6 +8,7 @@ from pathlib import Path
 from benchbench import report
 from benchbench.cli.output import print_text
 from benchbench.cli.parser import add_shared
+from benchbench.core import arguments as to
 from benchbench.core.errors import EXIT_OK
 from benchbench.core.results import latest, read_records
 
@@ -26,6 +27,13 @@ def add(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--include-predicted", action="store_true", help="rank forecasts beside measurements (HTML only)")
     sub.add_argument(
+        "--max-latency",
+        type=to.seconds,
+        metavar="TIME",
+        help="most time for a patch, such as 50ms: a page of several devices says which network keeps it where "
+        "(HTML only)",
+    )
+    sub.add_argument(
         "--paper",
         action="store_true",
         help="always show the claims and tables of the Slim UNETR paper (default: if the results have slim_unetr and a "
@@ -41,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
             options.out,
             include_predicted=options.include_predicted,
             paper=options.paper,
+            max_latency_s=options.max_latency,
             force=options.force,
         )
         print(page)
