@@ -333,7 +333,7 @@ def _luminance(colour: str) -> float:
 def test_a_table_with_two_rows_of_headings_sorts_alone(visit):
     found, console = visit(
         """
-        const table = page.querySelector("#pparameters").closest("section").querySelector("table");
+        const table = page.querySelector("#pparameters").closest("details").querySelector("table");
         const first = () => Array.from(table.tBodies[0].rows, (row) => row.cells[0].firstChild.data).slice(0, 3);
         const steps = [first()];
         const others = () => Array.from(page.querySelectorAll("table[data-sortable]")).filter((t) => t !== table)
