@@ -359,7 +359,7 @@ def test_the_page_is_accessible_and_its_ids_are_there_once(tmp_path):
     sortable = [a for a in page.all("table") if "data-sortable" in a]
     assert len(sortable) == 6
     assert all(json.loads(a["data-sort"])["model"] for a in page.all("tr") if "data-sort" in a)
-    assert page.text.count('aria-live="polite"') == len(sortable)
+    assert page.text.count('class="vh" aria-live="polite"') == len(sortable)
 
 
 def test_the_page_refers_to_nothing_outside_itself(tmp_path):
