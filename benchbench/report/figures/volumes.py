@@ -99,7 +99,7 @@ def _line(row: TableRow, base: rec.Record | None, rank: str | None, unqualified:
     elif unqualified:
         cells["rank"] = TableCell(text="-", detail=UNQUALIFIED, note=unqualified)
     seconds, windows = cells["volume_latency_s"], cells["volume_windows"]
-    if seconds.value and windows.value:
+    if seconds.value and windows.value and seconds.origin != "predicted":  # a forecast is a range
         each = seconds.value / windows.value
         cells["window_s"] = TableCell(text=units.format_value(each, "s"), origin=seconds.origin, value=each)
     return record_row(record, row.label, cells)
