@@ -74,9 +74,10 @@ def test_what_cannot_be_shown_is_one_line(folder, capsys, words, message):
     assert err.count("\n") == 1
 
 
-def test_a_table_is_replaced_by_the_next_one(folder, capsys):
+def test_a_table_in_a_file_is_replaced_with_force_alone(folder, capsys):
     target = folder.parent / "paper.tex"
-    for caption in ("one", "two"):
-        code, _, _ = bench(capsys, "report", folder, "--format", "latex", "--caption", caption, "--out", target)
-        assert code == 0
+    words = ["report", folder, "--format", "latex", "--out", target, "--caption"]
+    assert bench(capsys, *words, "one")[0] == 0
+    assert bench(capsys, *words, "two")[0] == 2
+    assert bench(capsys, *words, "two", "--force")[0] == 0
     assert "two" in target.read_text()

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchbench import report
+from benchbench.cli import progress_file
+from benchbench.cli.next_step import next_line, tell
 from benchbench.cli.output import print_text
 from benchbench.cli.parser import add_shared
 from benchbench.core.arguments import names
 from benchbench.core.audit_result import is_audit
-from benchbench.core.errors import EXIT_OK, UsageError
+from benchbench.core.errors import EXIT_OK, StoreError, UsageError
 from benchbench.core.evaluation import is_evaluation
 from benchbench.core.records import Record
-from benchbench.core.results import latest, read_records
+from benchbench.core.results import SEARCH, latest, read_records
+from benchbench.report import live
 from benchbench.report.paper_table.writers import FORMATS as PAPER_FORMATS
 from benchbench.zoo import cards as zoo_cards
 
@@ -44,6 +51,11 @@ def add(sub: argparse.ArgumentParser) -> None:
         choices=report.UNCERTAINTIES,
         help="what stands beside a number: its 95 %% interval, ± half of that (pm), or nothing (default: interval)",
     )
+    sub.add_argument(
+        "--live",
+        action="store_true",
+        help="while a run lasts in a folder, write the page again with its new rows; browsers load it again every 30 s",
+    )
     sub.add_argument("--include-predicted", action="store_true", help="rank forecasts beside measurements (HTML only)")
     sub.add_argument(
         "--paper",
@@ -56,8 +68,11 @@ def add(sub: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the page, or the records in another format."""
     paper = _paper_options(options)
+    if options.live and options.format != "html":
+        raise UsageError("--live renews a page: leave --format out")
     if options.format == "html":
-        page = report.write_report(
+        write = _renew if options.live else report.write_report
+        page = write(
             options.folders,
             options.out,
             include_predicted=options.include_predicted,
@@ -65,6 +80,8 @@ def run(options: argparse.Namespace) -> int:
             force=options.force,
         )
         print(page)
+        sys.stdout.flush()
+        tell(options, next_line("for a table to paste", "report", *options.folders, "--format", "latex"))
         return EXIT_OK
     if options.out is not None:
         report.check_place(options.out, options.folders, page=False, force=options.force)
@@ -82,6 +99,31 @@ def run(options: argparse.Namespace) -> int:
     report.write(options.out, text)
     print(options.out)
     return EXIT_OK
+
+
+_EVERY_S, _LOOK_S = 30, 2.0  # until a browser loads the page again; between two looks for new rows
+
+
+def _renew(folders: Sequence[Path], out: Path | None, **options: Any) -> Path:
+    """Write the page again whenever there are new rows, until nothing runs in the folders any more.
+
+    The browser loads it again every half minute. Nothing is written where nothing has changed, so that the page takes
+    no more of a processor that is being measured than it has to.
+    """
+    before: object = None
+    while any(state and progress_file.is_running(state) for state in map(progress_file.read, folders)):
+        now = [path.stat().st_size for folder in folders for path in sorted(folder.glob("*.jsonl"))]
+        if now != before:
+            try:
+                target = live.write_live(folders, out, _EVERY_S, **options)
+                if before is None:
+                    print(target, flush=True)
+                before = now
+            except StoreError:
+                if any(any(folder.glob("*.jsonl")) or (folder / SEARCH).exists() for folder in folders):
+                    raise  # else there is no row yet
+        time.sleep(_LOOK_S)
+    return live.write_live(folders, out, None, **options)
 
 
 def _paper_options(options: argparse.Namespace) -> report.PaperOptions | None:
