@@ -8,6 +8,7 @@ the command line wins.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import re
@@ -177,7 +178,9 @@ class _Parser(argparse.ArgumentParser):
     """argparse, with one-line errors that name the nearest flag or command."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see '{self.prog} --help'")
+        newest = _newest_results() if message.endswith("required: DIR") else None
+        hint = f"the newest is {newest}; " if newest else ""
+        raise UsageError(f"{message}; {hint}see '{self.prog} --help'")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -193,6 +196,15 @@ class _Parser(argparse.ArgumentParser):
             if isinstance(error.__context__, UsageError):  # it says what is expected
                 raise argparse.ArgumentError(action, str(error.__context__)) from error
             raise
+
+
+def _newest_results() -> Path | None:
+    """The folder of results that was written to last, of those that nobody named."""
+    found = []
+    for path in (Path("results") / "local").glob("*/records.jsonl"):
+        with contextlib.suppress(OSError):
+            found.append((path.stat().st_mtime, path.parent))
+    return max(found)[1] if found else None
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

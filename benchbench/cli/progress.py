@@ -186,10 +186,12 @@ class TrainingProgress(_LiveLine):
 
     def step(self, used: float, line: str) -> None:
         """So much of the budget is used, 0 to 1."""
-        self._introduce()
+        if used:  # before that it may still be refused, and then that is all there is to say
+            self._introduce()
         now = time.monotonic()
         left = self._steps.left_s(used, now)
-        text = line if left is None else f"{used:.0%}: {line}, about {format_duration(left)} left"
+        text = line if left is None else f"{used:.0%}: {line}"
+        text += f", about {format_duration(left)} left" if left else ""
         if self._live:
             self._live.update(text.replace("[", "\\["))
         elif self.shown and (now - self._last >= self.every_s or used >= 1):

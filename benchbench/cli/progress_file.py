@@ -41,17 +41,21 @@ class ProgressFile:
             "now": {},
         }
         self._next = 0.0
+        self._is_ours = False  # a command that could not have the folder leaves the file of the one that has it
 
     def __enter__(self) -> ProgressFile:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._is_ours:
+            return
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
             if not any(self.folder.iterdir()):  # nothing was recorded, and the folder had been kept by this file
                 self.folder.rmdir()
 
     def _write(self, **fields: Any) -> None:
+        self._is_ours = True
         self._state |= {**fields, "written": time.time()}
         partial = self.path.with_name(f"{NAME}.{os.getpid()}.partial")
         with contextlib.suppress(OSError):  # a command does not end for its progress

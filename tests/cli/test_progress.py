@@ -112,6 +112,38 @@ def test_a_run_leaves_no_file_of_its_progress_behind(capsys, tmp_path):
     assert not (tmp_path / "r" / progress_file.NAME).exists()
 
 
+def test_a_run_that_cannot_have_the_folder_leaves_the_progress_of_the_one_that_has_it(tmp_path, capsys):
+    with Store(tmp_path / "r") as store:
+        store.append(examples.finished("slim_unetr"))
+        running(tmp_path / "r")
+        code, _, err = bench(capsys, "run", "--models", "unetr", "--device", "jetson", "--out", "r")
+    assert (code, err.count("\n")) == (2, 1)
+    assert (tmp_path / "r" / progress_file.NAME).exists()
+
+
+def test_a_single_row_is_followed_by_the_same_command_with_others_and_several_by_a_choice(capsys):
+    import shlex
+
+    from benchbench.cli.parser import parse
+
+    words = ["run", "--models", "slim_unetr", "--device=jetson", "--spatial", "64", "64", "64", "--out", "r s", "-q"]
+    _, out, _ = bench(capsys, *words)
+    line = out.splitlines()[-1]
+    assert line.startswith("Next, to set it beside others: bench run ")
+    step = shlex.split(line.partition(": bench ")[2])
+    assert parse(step).out == Path("r s")
+    assert (parse(step).devices, parse(step).spatial) == (("jetson",), [64, 64, 64])
+    _, out, _ = bench(capsys, *step)
+    assert out.splitlines()[-1] == "Next, to see which to take and how sure that is: bench choose 'r s'"
+    assert "1 of 4 rows were measured before" in out
+
+
+def test_rows_of_several_devices_are_followed_by_a_table(capsys):
+    words = ["run", "--models", "slim_unetr,unetr", "--device", "jetson,rtx-4090", "--out", "r"]
+    _, out, _ = bench(capsys, *words)
+    assert out.splitlines()[-1] == "Next, for a table to paste: bench report r --format markdown"
+
+
 # Of steps
 
 
@@ -130,7 +162,7 @@ def test_a_log_of_a_training_has_its_plan_and_a_line_every_half_minute(monkeypat
     assert stream.getvalue().splitlines() == [
         "a network on a data set",
         "20%: step 0.2, about 2 min 4 s left",
-        "100%: step 1.0, about 0 s left",
+        "100%: step 1.0",
     ]
 
 

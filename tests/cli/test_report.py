@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,19 @@ def test_what_cannot_be_shown_is_one_line(folder, capsys, words, message):
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_without_a_folder_the_newest_one_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for command in ("report", "choose", "watch"):
+        assert "required: DIR; see" in bench(capsys, command)[2]
+    for name in ("old", "new"):
+        place = examples.whole_zoo(tmp_path / "results" / "local" / name)
+        os.utime(place / "records.jsonl", (1, 1) if name == "old" else None)
+    for command in ("report", "choose", "watch"):
+        code, _, err = bench(capsys, command)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "the newest is results/local/new;" in err
 
 
 def test_a_table_in_a_file_is_replaced_with_force_alone(folder, capsys):

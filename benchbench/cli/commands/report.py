@@ -81,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
         )
         print(page)
         sys.stdout.flush()
-        tell(options, next_line("for a table to paste", "report", *options.folders, "--format", "latex"))
+        if not any((folder / SEARCH).exists() for folder in options.folders):
+            tell(options, next_line("for a table to paste", "report", *options.folders, "--format", "latex"))
         return EXIT_OK
     if options.out is not None:
         report.check_place(options.out, options.folders, page=False, force=options.force)

@@ -75,7 +75,12 @@ def run(options: argparse.Namespace) -> int:
     from rich.live import Live
     from rich.text import Text
 
-    with Live(Text(text(seen, options.folder)), console=Console(highlight=False), auto_refresh=False) as screen:
+    with Live(
+        Text(text(seen, options.folder)),
+        console=Console(highlight=False),
+        auto_refresh=False,
+        vertical_overflow="visible",
+    ) as screen:
         while seen.running:
             time.sleep(options.every)
             seen = look(options.folder)
