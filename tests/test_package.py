@@ -25,7 +25,7 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CARDS = sorted(path.stem for path in (ROOT / "models" / "cards").glob("*.toml"))
-FIRST = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt . && .venv/bin/bench run --models all"
+FIRST = ["python3 -m venv .venv && .venv/bin/pip install -c constraints.txt .", ".venv/bin/bench run"]
 SECOND = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt tox && .venv/bin/tox"
 
 
@@ -154,7 +154,8 @@ assert not loaded, loaded
 
 def test_ci_and_the_readme_give_the_same_commands() -> None:
     readme = (ROOT / "README.md").read_text().splitlines()
-    assert FIRST in readme
+    at = readme.index(FIRST[0])
+    assert readme[at : at + 2] == FIRST
     assert SECOND in readme
     assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == SECOND
 

@@ -1,7 +1,7 @@
 """Entry point of `bench`: signals, logging and exit codes.
 
 Nothing heavy is imported before a command needs it, so that `bench --help` answers at once. Results
-go to stdout; progress and logs go to stderr, and only when that is a terminal or with -v.
+go to stdout; progress, advice and logs go to stderr, unless with -q.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from benchbench.cli.parser import parse
+from benchbench.cli.parser import START, parse
 from benchbench.core import streams
 from benchbench.core.errors import (
     EXIT_INTERRUPTED,
@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
+    if not arguments:
+        print(START)
+        return EXIT_OK
     verbose = any(a in ("-v", "--verbose") for a in arguments)
     previous = _terminate_like_ctrl_c()
     try:

@@ -8,6 +8,7 @@ the command line wins.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import re
@@ -23,9 +24,21 @@ from benchbench.core.errors import UsageError, unknown
 from benchbench.core.version import __version__
 
 DESCRIPTION = "Which 3D medical segmentation network fits my device, how good is it there, and can it be made smaller?"
+#: What `bench` says without a command.
+START = f"""\
+benchbench {__version__}: which 3D medical segmentation network fits my device, how good is it there, and can it be made
+smaller? Nothing was started. The usual first commands:
+
+  bench run                               four networks on this machine, some minutes: a table, and a page
+  bench run --models nets/mine,nnunet_small --data DIR
+                                          your own network ('bench import') beside another, with Dice on your data
+  bench search --budget 2GB --data DIR    a smaller one for your data, found and trained within a budget, 30 minutes
+
+'bench --help' lists all commands, 'bench COMMAND --help' the flags of one."""
 EXAMPLES = """\
 examples:
-  bench run --models all                          measure all networks here and write a report
+  bench run                                       measure four networks here and write a report
+  bench run --models all                          measure all networks
   bench run --models slim_unetr,unetr --spatial 96 96 96 --out results/local/try
   bench run --models all --device jetson          without a Jetson: a prediction, labelled as such
   bench search --budget 2GB                       networks that fit into 2 GB, trained, as a Pareto front
@@ -33,6 +46,7 @@ examples:
   bench compare results/local/a results/local/b   what became slower; exit 1 if anything did
   bench choose results/local/a --max-latency 1s   which network to take, and how sure that is
   bench data check /data/BraTS2021                look for faults in a data set
+  bench watch results/local/try                   how far a run is, from another terminal
   bench report results/local/try                  write the report again, from the records alone
   bench devices add jetson ssh://user@orin        add a board to measure on
   bench devices doctor jetson                     what the board has, what it lacks, and what to do
@@ -51,6 +65,7 @@ COMMANDS: Mapping[str, str] = {
     "compare": "compare two sets of records: what became slower, larger or worse; exit 1 if anything did",
     "choose": "say which network to take, from records, under limits; exit 1 if none is known to keep them",
     "report": "write the report of results folders again, from their records alone",
+    "watch": "show how far a run or a search is, and what it has found so far",
     "train": "train one network on a data set, by the same recipe as all others",
     "compress": "make a trained network smaller: remove channels, then fine-tune it",
     "search": "search for Slim UNETR variants within a budget, train them, and give their Pareto front",
@@ -144,6 +159,12 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
         choices=("json",),
         help="print each event as a line of JSON on stdout as it happens, and nothing else, for another program",
     ),
+    "--progress": dict(
+        default="text",
+        choices=("text", "json"),
+        help="progress on stderr: lines for a person, or a JSON object each for another program; -q: none (default: "
+        "text)",
+    ),
     "--config": dict(
         metavar="FILE.toml", help="file with these flags as keys; flags on the command line take precedence"
     ),
@@ -157,7 +178,9 @@ class _Parser(argparse.ArgumentParser):
     """argparse, with one-line errors that name the nearest flag or command."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see '{self.prog} --help'")
+        newest = _newest_results() if message.endswith("required: DIR") else None
+        hint = f"the newest is {newest}; " if newest else ""
+        raise UsageError(f"{message}; {hint}see '{self.prog} --help'")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -175,6 +198,15 @@ class _Parser(argparse.ArgumentParser):
             raise
 
 
+def _newest_results() -> Path | None:
+    """The folder of results that was written to last, of those that nobody named."""
+    found = []
+    for path in (Path("results") / "local").glob("*/records.jsonl"):
+        with contextlib.suppress(OSError):
+            found.append((path.stat().st_mtime, path.parent))
+    return max(found)[1] if found else None
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of one command line; `handler` is the function that carries them out.
 
@@ -188,6 +220,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options, left = parser.parse_known_args(arguments)
     if getattr(options, "config", None):
         options, left = _with_config(parser, arguments, options)
+    options.words = arguments  # as they were given, for the command that comes next
     if left:
         command = " ".join(filter(None, ("bench", options.command, getattr(options, "action", None))))
         words = [word.partition("=")[0] for word in left]
@@ -268,10 +301,8 @@ def _build_parser(asked: str | None) -> argparse.ArgumentParser:
 def _adder(commands: Any) -> Callable[[str, str], argparse.ArgumentParser]:
     """A function that adds a command, or an action of one, from its name and what it does."""
     common = _Parser(add_help=False)
-    common.add_argument("-q", "--quiet", action="store_true", help="show errors only, no progress")
-    common.add_argument(
-        "-v", "--verbose", action="store_true", help="show progress also without a terminal; tracebacks"
-    )
+    common.add_argument("-q", "--quiet", action="store_true", help="show errors only: no progress, no advice")
+    common.add_argument("-v", "--verbose", action="store_true", help="show tracebacks, and messages of the parts")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
         added: argparse.ArgumentParser = commands.add_parser(

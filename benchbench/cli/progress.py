@@ -1,17 +1,18 @@
-"""Progress in the terminal: the plan, one live line, and a line for each finished row.
+"""Progress of a command on stderr: the plan, one live line, and a line for each finished row; or lines of JSON.
 
-All of it on stderr. The live line needs a terminal; with -v and no terminal the other lines are
-written plainly, so that a log of a run reads well.
+The live line needs a terminal. Without one the other lines are written plainly, so that a log of a run reads well; -q
+writes none. With `--progress json` each of them is an object, for another program.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
 from benchbench.core.records import Record
 from benchbench.core.units import format_duration, format_shape, format_value
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from benchbench.runner.estimate import CellCost
     from benchbench.runner.job import Cell
+    from benchbench.runner.listener import RunListener
 
 
 #: Texts of the metrics in the line of a finished row.
@@ -32,11 +34,22 @@ _METRIC_TEXTS = {
     "volume_latency_s": "{} a volume",
     "dice": "Dice {}",
 }
+_JSON_EVERY_S = 1.0  # between two objects that say what goes on now
 
 
 def is_shown(options: argparse.Namespace) -> bool:
-    """Whether to show progress: on a terminal without -q, and anywhere with -v."""
-    return bool(options.verbose or (sys.stderr.isatty() and not options.quiet))
+    """Whether to show progress: everywhere, unless with -q."""
+    return not options.quiet
+
+
+class StepListener(Protocol):
+    """Hears how far a training, a search, or going through cases is."""
+
+    def step(self, used: float, line: str) -> None:
+        """So much of the whole is done, 0 to 1."""
+
+    def case(self, done: int, total: int) -> None:
+        """So many cases are done."""
 
 
 T = TypeVar("T", bound="_LiveLine")
@@ -47,8 +60,16 @@ class _LiveLine:
 
     first = "starting"  # text of the line
 
-    def __init__(self, stream: TextIO, *, shown: bool) -> None:
+    def __init__(self, stream: TextIO, *, shown: bool, intro: str = "") -> None:
+        """Make it.
+
+        Args:
+            stream: stderr.
+            shown: whether anything is written.
+            intro: what is said first, as soon as it is sure that the command can begin.
+        """
         self.stream, self.shown = stream, shown
+        self._intro = intro
         self._live: Status | None = None
 
     def __enter__(self: T) -> T:
@@ -63,6 +84,11 @@ class _LiveLine:
         if self._live:
             self._live.stop()
 
+    def _introduce(self) -> None:
+        intro, self._intro = self._intro, ""
+        if intro:
+            self._say(intro)
+
     def _say(self, text: str) -> None:
         """Write a line that stays."""
         if self._live:
@@ -76,20 +102,15 @@ class TerminalProgress(_LiveLine):
 
     first = "counting parameters and MACs"
 
-    def __init__(self, stream: TextIO, *, shown: bool) -> None:
-        super().__init__(stream, shown=shown)
+    def __init__(self, stream: TextIO, *, shown: bool, intro: str = "") -> None:
+        super().__init__(stream, shown=shown, intro=intro)
         self._now: dict[str, tuple[str, float]] = {}  # host -> what runs there, and until when
         self._texts: dict[str, str] = {}
         self._done, self._total = 0, 0
 
-    def __enter__(self) -> TerminalProgress:
-        super().__enter__()
-        if not self._live:
-            self._say(self.first)
-        return self
-
     def plan(self, cells: Sequence[tuple[Cell, CellCost, float]], folder: Path, reused: int) -> None:
         """Say what will be done, and about how long it will take."""
+        self._introduce()
         self._total = len(cells)
         if reused:
             self._say(f"{reused} row(s) in {folder} were measured before under the same conditions and are kept")
@@ -109,7 +130,7 @@ class TerminalProgress(_LiveLine):
         if host not in self._now:
             self._now[host] = (host, 0.0)
             if not self._live:
-                self._say(f"{host}: {text}")  # waiting for the board, before any row of it
+                self._say(f"{host}: {text}" if host else text)  # before any row, such as waiting for a board
         if self._live:
             parts = [self._part(key) for key in self._now]
             self._live.update(f"[{self._done + 1}/{self._total}] {' | '.join(parts)}".replace("[", "\\["))
@@ -124,8 +145,7 @@ class TerminalProgress(_LiveLine):
         self._done += 1
         host = record.device.asked
         self._now.pop(host if host in self._now else "", None)
-        label = f"{record.model.name} {format_shape(record.workload.spatial)} on {host}"
-        where = f"[{self._done}/{self._total}] {label}: "
+        where = f"[{self._done}/{self._total}] {label_of(record)}: "
         if not record.ok:
             self._say(f"{where}{record.status}: {record.error}")
             return
@@ -139,22 +159,41 @@ class TerminalProgress(_LiveLine):
         self._say(f"{where}{', '.join(parts)}{note}, in {format_duration(record.duration_s)}")
 
 
+def label_of(record: Record) -> str:
+    """`slim_unetr 128x128x128 on cpu`."""
+    return f"{record.model.name} {format_shape(record.workload.spatial)} on {record.device.asked}"
+
+
+class _Steps:
+    """The time that is left, from the share of the whole that is done."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def left_s(self, used: float, now: float) -> float | None:
+        return (now - self.began) / used * (1 - used) if used else None
+
+
 class TrainingProgress(_LiveLine):
     """One live line for a training, or for going through cases; in a log, a line every half minute."""
 
     every_s = 30.0  # between two lines of a log
 
-    def __init__(self, stream: TextIO, *, shown: bool) -> None:
-        super().__init__(stream, shown=shown)
-        self._began = self._last = time.monotonic()
+    def __init__(self, stream: TextIO, *, shown: bool, intro: str = "") -> None:
+        super().__init__(stream, shown=shown, intro=intro)
+        self._steps = _Steps()
+        self._last = self._steps.began
 
     def step(self, used: float, line: str) -> None:
         """So much of the budget is used, 0 to 1."""
+        if used:  # before that it may still be refused, and then that is all there is to say
+            self._introduce()
         now = time.monotonic()
-        left = (now - self._began) / used * (1 - used) if used else 0.0
-        text = f"{used:.0%}: {line}, about {format_duration(left)} left" if used else line
+        left = self._steps.left_s(used, now)
+        text = line if left is None else f"{used:.0%}: {line}"
+        text += f", about {format_duration(left)} left" if left else ""
         if self._live:
-            self._live.update(text)
+            self._live.update(text.replace("[", "\\["))
         elif self.shown and (now - self._last >= self.every_s or used >= 1):
             self._last = now
             self._say(text)
@@ -162,3 +201,111 @@ class TrainingProgress(_LiveLine):
     def case(self, done: int, total: int) -> None:
         """So many cases are done."""
         self.step(done / total, f"case {done} of {total}")
+
+
+class JsonProgress:
+    """Listens to a run, or to steps, and writes each event as a line of JSON: `--progress json`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._steps = _Steps()
+        self._next = 0.0
+        self._done, self._total = 0, 0
+
+    def __enter__(self) -> JsonProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def _write(self, event: str, **fields: Any) -> None:
+        print(json.dumps({"event": event, **fields}), file=self.stream, flush=True)
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + _JSON_EVERY_S
+        return True
+
+    def plan(self, cells: Sequence[tuple[Cell, CellCost, float]], folder: Path, reused: int) -> None:
+        """`rows` with `label` and `estimate_s`, `reused`, `folder`."""
+        self._total = len(cells)
+        rows = [{"label": cell.label, "cell": cell.id, "estimate_s": seconds} for cell, _, seconds in cells]
+        self._write("plan", rows=rows, reused=reused, folder=str(folder))
+
+    def begin(self, label: str, remaining_s: float, host: str = "") -> None:
+        """`label`, `remaining_s`, `host`."""
+        self._next = 0.0
+        self._write("begin", label=label, remaining_s=remaining_s, host=host)
+
+    def phase(self, text: str, host: str = "") -> None:
+        """`text`, `host`; once a second."""
+        if self._is_due():
+            self._write("phase", text=text, host=host)
+
+    def end(self, record: Record) -> None:
+        """`label`, `status`, `error`, `values` by metric, and how many rows are done."""
+        self._done += 1
+        values = {name: record.value(name) for name in _METRIC_TEXTS if record.get(name)}
+        self._write(
+            "row",
+            label=label_of(record),
+            status=record.status,
+            error=record.error,
+            values=values,
+            done=self._done,
+            total=self._total,
+        )
+
+    def step(self, used: float, line: str) -> None:
+        """`used`, 0 to 1, `text`, `remaining_s`; once a second."""
+        if self._is_due() or used >= 1:
+            left = self._steps.left_s(used, time.monotonic())
+            self._write("step", used=used, text=line, remaining_s=left)
+
+    def case(self, done: int, total: int) -> None:
+        """A step."""
+        self.step(done / total, f"case {done} of {total}")
+
+
+class _ToSeveral:
+    """A listener of a run that tells others."""
+
+    def __init__(self, *listeners: RunListener) -> None:
+        self.listeners = listeners
+
+    def plan(self, cells: Sequence[tuple[Cell, CellCost, float]], folder: Path, reused: int) -> None:
+        for one in self.listeners:
+            one.plan(cells, folder, reused)
+
+    def begin(self, label: str, remaining_s: float, host: str = "") -> None:
+        for one in self.listeners:
+            one.begin(label, remaining_s, host)
+
+    def phase(self, text: str, host: str = "") -> None:
+        for one in self.listeners:
+            one.phase(text, host)
+
+    def end(self, record: Record) -> None:
+        for one in self.listeners:
+            one.end(record)
+
+
+def to_several(*listeners: RunListener) -> RunListener:
+    """One listener that tells all of these."""
+    return _ToSeveral(*listeners)
+
+
+def of_run(options: argparse.Namespace, intro: str = "") -> TerminalProgress | JsonProgress:
+    """What listens to a run, as it was asked for; `intro` is for a person."""
+    if options.progress == "json" and is_shown(options):
+        return JsonProgress(sys.stderr)
+    return TerminalProgress(sys.stderr, shown=is_shown(options), intro=intro)
+
+
+def of_steps(options: argparse.Namespace, intro: str = "") -> TrainingProgress | JsonProgress:
+    """What listens to a training, a search, or going through cases, as it was asked for; `intro` is for a person."""
+    if options.progress == "json" and is_shown(options):
+        return JsonProgress(sys.stderr)
+    return TrainingProgress(sys.stderr, shown=is_shown(options), intro=intro)

@@ -14,6 +14,8 @@ from benchbench.report.conditions import Group, group
 from benchbench.report.details import ReadArtifact
 from benchbench.report.exports import FORMATS, export
 from benchbench.report.page import folder_reader, render, write_report
+from benchbench.report.paper_table.table import UNCERTAINTIES, PaperOptions
+from benchbench.report.paper_table.writers import paper_text
 from benchbench.report.place import check_page, check_place, write
 from benchbench.report.search_page import render_search
 from benchbench.report.tables import Column, Table, TableCell, TableRow, missing_dice, summary_rows
@@ -21,8 +23,10 @@ from benchbench.report.tables import Column, Table, TableCell, TableRow, missing
 __all__ = [
     "FORMATS",
     "SEARCH",
+    "UNCERTAINTIES",
     "Column",
     "Group",
+    "PaperOptions",
     "ReadArtifact",
     "Table",
     "TableCell",
@@ -33,6 +37,7 @@ __all__ = [
     "folder_reader",
     "group",
     "missing_dice",
+    "paper_text",
     "read_search",
     "render",
     "render_comparison",

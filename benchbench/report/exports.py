@@ -9,7 +9,7 @@ published figure has its own column (`published_macs`), so it can never stand wh
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from benchbench.core import records as rec
@@ -336,9 +336,15 @@ def _flat(column: Column) -> str:
     return f"{column.title}, {column.group}" if column.group else column.title
 
 
-def shown(key: str, cell: TableCell) -> str:
-    """A cell of one column as text; a rank goes without a letter."""
-    if key == "rank" and cell.origin:
+def shown(key: str, cell: TableCell, *, letter: bool = True) -> str:
+    """A cell of one column as text; a rank goes without a letter.
+
+    Args:
+        key: of the column.
+        cell: its cell.
+        letter: whether the letter of its origin is not in the column's head.
+    """
+    if cell.origin and (key == "rank" or not letter):
         return cell.text + (f" ({cell.qualifier})" if cell.qualifier else "")
     return lettered(cell)
 
@@ -352,7 +358,13 @@ def lettered(cell: TableCell) -> str:
     return f"{cell.text}{qualifier} [{letter}]"
 
 
-def legend(*, counters: bool = False) -> str:
-    """What the letters mean, in one line; `counters` adds that of the public counters."""
-    letters = {**ORIGIN_LEGEND, **COUNTER_LEGEND} if counters else ORIGIN_LEGEND
-    return "Origin: " + ", ".join(f"[{letter}] {name}" for name, (letter, _) in letters.items())
+def legend(letters: Collection[str] | None = None, *, counters: bool = False) -> str:
+    """What the letters mean, in one line.
+
+    Args:
+        letters: those that are shown; None: any may be.
+        counters: whether that of the public counters may be among them.
+    """
+    known = {**ORIGIN_LEGEND, **COUNTER_LEGEND} if counters else ORIGIN_LEGEND
+    named = [f"[{letter}] {name}" for name, (letter, _) in known.items() if letters is None or letter in letters]
+    return f"Origin: {', '.join(named)}"

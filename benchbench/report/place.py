@@ -17,9 +17,9 @@ _PAGE = re.compile(
     re.DOTALL,
 )
 _EXPORT = re.compile(
-    rb"model,(?:status|paper_name),"
+    rb"model,(?:status|paper_name),|network,model,"
     rb"|\[\n  \{\n    \"model\": "
-    rb"|% needs \\usepackage\{booktabs\}\n"
+    rb"|% needs \\usepackage\{booktabs(?:,siunitx)?\}\n"
     rb"|[^\n]*\n\n\| (?:Model|Network) \|"
 )
 

@@ -36,11 +36,20 @@ def write(rows: Sequence[Mapping[str, Any]], fmt: str) -> str:
     return writer(titles, [[str(row[title]) for title in titles] for row in rows])
 
 
-def to_text(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell, for a terminal."""
+def to_text(titles: Sequence[str], lines: Sequence[Sequence[str]], aligns: Sequence[str] = ()) -> str:
+    """Columns as wide as their widest cell, for a terminal.
+
+    Args:
+        titles: of the columns.
+        lines: of cells.
+        aligns: of the columns, `r` for the right; all to the left if empty.
+    """
     widths = [max(map(len, column)) for column in zip(titles, *lines, strict=True)]
+    pads = [str.rjust if align == "r" else str.ljust for align in aligns or "l" * len(titles)]
     padded = [titles, ["-" * width for width in widths], *lines]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in padded)
+    return "\n".join(
+        "  ".join(pad(c, w) for pad, c, w in zip(pads, line, widths, strict=True)).rstrip() for line in padded
+    )
 
 
 def to_markdown(titles: Sequence[str], lines: Sequence[Sequence[str]], aligns: Sequence[str] = ()) -> str:

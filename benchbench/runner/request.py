@@ -9,6 +9,7 @@ from benchbench.core.arguments import dtypes, flag, fold, memory, names, positiv
 from benchbench.core.errors import UsageError, unknown
 from benchbench.data.plan import ALL
 from benchbench.runtimes.catalogue import EAGER, MEASURED
+from benchbench.zoo.cards import USUAL
 
 
 def _fold_or_all(text: str) -> int:
@@ -28,7 +29,12 @@ def _runtimes(text: str) -> tuple[str, ...]:
 class RunRequest:
     """What `bench run` was asked for; each field is a flag of the command."""
 
-    models: str = flag("--models", "all")
+    models: str = flag(
+        "--models",
+        ",".join(USUAL),
+        help="networks: 'all', or names, globs, card.toml, weights.safetensors, folders of 'bench import' and "
+        f"pkg.module:Class, separated by commas (default: {','.join(USUAL)})",
+    )
     in_channels: int | None = flag("--in-channels")
     out_channels: int | None = flag("--out-channels")
     trust: bool = flag("--trust", False)

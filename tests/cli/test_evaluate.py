@@ -50,7 +50,8 @@ def bench(capsys, *words):
 
 def test_the_table_has_every_region_with_its_interval_and_the_paired_test(maps, boxes, capsys):
     code, out, err = bench(capsys, *maps, "--out", "out")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err.splitlines()[-1].startswith("100%: worse, case ")  # also without a terminal
     lines = out.splitlines()
     count = plan_folder(boxes).splits["test"]
     rows = [line.split() for line in lines if line.startswith(("good", "worse"))]
@@ -59,7 +60,10 @@ def test_the_table_has_every_region_with_its_interval_and_the_paired_test(maps, 
     assert lines[3].endswith(str(count))
     (against,) = [line for line in lines if line.startswith("worse") and "to -" in line]
     assert f"{count} of {count}" in against
-    assert [line.partition(":")[0] for line in lines[-3:]] == ["records", "cases", "report"]
+    assert [line.partition(":")[0] for line in lines[-5:-2]] == ["records", "cases", "report"]
+    assert (
+        lines[-1] == "Next, for a table to paste: bench report out --format latex --columns model,dice,hd95,nsd,cases"
+    )
 
 
 def test_every_format_is_what_bench_report_makes_of_the_folder(maps, capsys):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchbench.cli.commands import run as run_command
 from benchbench.cli.parser import parse
+from benchbench.cli.results_table import results_table
 from benchbench.core import records as rec
 from benchbench.core import results as core_results
 from benchbench.report import conditions, export, reliability, render, summary_rows, write_report
@@ -164,7 +164,7 @@ def test_a_training_and_a_forecast_need_no_qualification():
 
 
 def test_the_terminal_says_which_rows_are_unqualified_and_what_to_do(records):
-    lines = run_command.results_table(records).splitlines()
+    lines = results_table(records).splitlines()
     (line,) = [line for line in lines if line.startswith(UNQUALIFIED)]
     assert line.endswith("; add --data with labels, and weights")
     first = next(line for line in lines if line.startswith("swin_unetr  openvino "))

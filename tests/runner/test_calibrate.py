@@ -316,7 +316,7 @@ def test_the_command_makes_a_profile_that_a_run_takes(
     out, err = capsys.readouterr()
     assert code == 0, err
     path = Path("results/local/cpu-1-threads-fp32.toml")
-    assert f"use it: bench run --models all --device {path}" in out
+    assert f"Next, to forecast with it: bench run --models all --device {path}" in out
     assert "the worst of only 3" in out
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchbench import report
+from benchbench.cli.next_step import next_line
 from benchbench.cli.output import write_page
 from benchbench.cli.parser import add_shared
 from benchbench.cli.progress import is_shown
@@ -25,6 +26,8 @@ from benchbench.runner.audit import AuditOutcome
 GMAC = "GMAC (2x = GFLOP)"
 
 Row = dict[str, Any]
+
+_PLACE = "results/local/audit"
 
 
 def add(sub: argparse.ArgumentParser) -> None:
@@ -60,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         return EXIT_OK
     if options.out:
         report.check_page(options.out)
-    shown = is_shown(options)
+    shown = is_shown(options) and (sys.stderr.isatty() or options.verbose)  # it takes seconds
     rows = runner_audit.run(
         options.models,
         shape=options.input,
@@ -90,6 +93,9 @@ def run(options: argparse.Namespace) -> int:
             raise fault
         if options.format == "table":
             print(f"report: {page}")
+    if options.format == "table":
+        step = ("report", options.out, "--format", "latex") if options.out else (*options.words, "--out", _PLACE)
+        print(f"\n{next_line('for tables to paste' if options.out else 'to keep it, with a page', *step)}")
     return EXIT_OK if all(row.counted for row in rows) else EXIT_INCOMPLETE
 
 

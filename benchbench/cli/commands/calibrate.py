@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Iterator
 
+from benchbench.cli import progress as progress_of
+from benchbench.cli.next_step import next_line
 from benchbench.cli.parser import add_shared
-from benchbench.cli.progress import TrainingProgress, is_shown
 from benchbench.core import arguments as to
-from benchbench.core.errors import EXIT_OK, UsageError, command
+from benchbench.core.errors import EXIT_OK, UsageError
 from benchbench.core.units import format_duration, format_value
 from benchbench.devices import cpu, cuda
 from benchbench.devices.latency_model import FEWEST_FOR_COVERAGE
@@ -41,6 +41,7 @@ def add(sub: argparse.ArgumentParser) -> None:
         help="profile to write; the times are kept beside it, and the same command goes on from them (default: "
         "results/local/<device>.toml)",
     )
+    add_shared(sub, "--progress")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -66,13 +67,13 @@ def run(options: argparse.Namespace) -> int:
 
     setting = calibrate.Setting(device=options.device, threads=count, dtype=options.dtype)
     try:
-        with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
+        with progress_of.of_steps(options) as progress:
             networks = calibrate.networks_of(cards, options.dtype, progress=progress.step)
             profile = calibrate.calibrate(networks, setting, out, time_s=options.time, progress=progress.step)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on") from None
-    use = command("run", "--models", "all", "--device", out)
-    print("\n".join([*summary(profile), f"profile: {out}", f"use it: {use}"]))
+    use = next_line("to forecast with it", "run", "--models", "all", "--device", out)
+    print("\n".join([*summary(profile), f"profile: {out}", use]))
     return EXIT_OK
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from typing import TYPE_CHECKING, Any
 
+from benchbench.cli import progress as progress_of
+from benchbench.cli.next_step import next_line
 from benchbench.cli.output import new_folder
 from benchbench.cli.parser import add_fields, add_shared, values_of
-from benchbench.cli.progress import TrainingProgress, is_shown
 from benchbench.compress.request import CompressRequest, PruneRecipe
-from benchbench.core.errors import EXIT_OK, command
+from benchbench.core.errors import EXIT_OK
 from benchbench.core.units import format_value
 from benchbench.report import writers
 from benchbench.zoo import classes
@@ -24,7 +24,7 @@ def add(sub: argparse.ArgumentParser) -> None:
     """The flags."""
     add_fields(sub, CompressRequest)
     add_fields(sub, PruneRecipe)
-    add_shared(sub, "--out", "--fresh", "--format", "--config")
+    add_shared(sub, "--out", "--fresh", "--format", "--progress", "--config")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     request = CompressRequest(**values_of(CompressRequest, options), recipe=recipe)
     out = options.out or new_folder("compress")
     try:
-        with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
+        with progress_of.of_steps(options) as progress:
             result = compress_run.compress(request, out, progress=progress.step, fresh=options.fresh)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command with --out {shlex.quote(str(out))} goes on") from None
@@ -99,5 +99,5 @@ def summary(result: Compressed, source: str | None) -> list[str]:
         flags += ["--fold", fold]
     if result.checkpoint.model.arch in classes.named():  # of the user's own, which weights alone may not have imported
         flags.append("--trust")
-    both = command("run", "--models", f"{path},{result.parent_path}", *flags)
-    return [*lines, f"checkpoint: {path}", f"compare them: {both}"]
+    step = next_line("to compare them", "run", "--models", f"{path},{result.parent_path}", *flags)
+    return [*lines, f"checkpoint: {path}", step]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchbench import data
+from benchbench.cli import progress as progress_of
+from benchbench.cli.next_step import next_line
 from benchbench.cli.output import Row, render_facts
 from benchbench.cli.parser import actions, add_shared
-from benchbench.cli.progress import TrainingProgress, is_shown
 from benchbench.core import cache
 from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, DataError, os_error_as
 from benchbench.core.units import format_value
@@ -42,9 +42,11 @@ def add(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("folder", type=Path, metavar="DIR", help="folder of the data set")
     add_shared(sub, "--format", choices=("table", "json"))
+    add_shared(sub, "--progress")
 
     sub = action("prepare", "preprocess every case and keep it in the cache; training does so by itself")
     sub.add_argument("folder", type=Path, metavar="DIR", help="folder of the data set")
+    add_shared(sub, "--progress")
 
     sub = action("split", "write the five folds to a splits_final.json, as nnU-Net reads them")
     sub.add_argument("folder", type=Path, metavar="DIR", help="folder of the data set")
@@ -65,9 +67,13 @@ def add(sub: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Carry out an action."""
     if options.action in (None, "list"):
-        print(writers.write(rows(getattr(options, "folder", None)), getattr(options, "format", "table")))
+        below, fmt = getattr(options, "folder", None), getattr(options, "format", "table")
+        print(writers.write(rows(below), fmt))
+        if fmt == "table" and below is None:
+            print(f"\n{next_line('for those in a folder of yours', 'data', 'list', 'DIR')}")
     elif options.action == "fetch":
-        print(f"data set: {fetch(options.name, options.to)}")
+        folder = fetch(options.name, options.to)
+        print(f"data set: {folder}\n{next_line('to look for faults in it', 'data', 'check', folder)}")
     elif options.action == "split":
         print(splits.write_list(open_source(options.folder), options.out, force=options.force))
     elif options.action == "prepare":
@@ -83,18 +89,24 @@ def run(options: argparse.Namespace) -> int:
 
 def _prepare(options: argparse.Namespace) -> int:
     plan = plan_folder(options.folder, fold=ALL)
-    with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
+    with progress_of.of_steps(options) as progress:
         bad = preprocessing.prepare_all(plan, progress=progress.case)
     for text in bad.values():
         print(f"left out: {text}")
     size = cache.size_bytes(prepared_folder(plan))
     print(f"{sum(plan.splits.values()) - len(bad)} cases prepared: {format_value(size, 'B')}")
     print(f"cache: {prepared_folder(plan)}")
+    print(_to_train(options))
     return EXIT_INCOMPLETE if bad else EXIT_OK
 
 
+def _to_train(options: argparse.Namespace) -> str:
+    words = ("train", "slim_unetr_s2", "--data", options.folder, "--budget", "20min")
+    return next_line("to train on it", *words)
+
+
 def _check(options: argparse.Namespace) -> int:
-    with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
+    with progress_of.of_steps(options) as progress:
         checked = check_folder(options.folder, progress=progress.case)
     if options.format == "json":
         plain = {
@@ -106,7 +118,7 @@ def _check(options: argparse.Namespace) -> int:
         print(writers.to_json(plain))
     else:
         print(render_facts(checked.summary(), "table"))
-        print("\n".join(checked.fault_lines or ["no fault"]))
+        print("\n".join(checked.fault_lines or ["no fault", _to_train(options)]))
     return EXIT_OK if checked.ok else EXIT_INCOMPLETE
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchbench.cli.commands import list as list_command
+from benchbench.cli.next_step import next_line
 from benchbench.cli.output import Row, print_event
 from benchbench.cli.parser import actions, add_shared
 from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, DeviceError
@@ -68,7 +69,10 @@ def run(options: argparse.Namespace) -> int:
 
         print_event(far_side.probe(threads=options.threads, set_clocks=options.set_clocks))
     else:
-        print(writers.write(list_command.devices(), getattr(options, "format", "table")))
+        fmt = getattr(options, "format", "table")
+        print(writers.write(list_command.devices(), fmt))
+        if fmt == "table":
+            print(f"\n{next_line('to see whether this machine can measure', 'devices', 'doctor')}")
     return EXIT_OK
 
 
@@ -82,7 +86,8 @@ def _add_host(options: argparse.Namespace) -> None:
     hosts.add_host(host)
     print(f"{host.name}: {host.url}" + (f", which was {before.url}" if before and before != host else ""))
     print(f"starts {host.python} there" + (f" in {host.folder}" if host.folder else ""))
-    print(f"kept in {hosts.config_path()}; whether it can measure: bench devices doctor {host.name}")
+    print(f"kept in {hosts.config_path()}")
+    print(next_line("to see whether it can measure", "devices", "doctor", host.name))
 
 
 def _examine(options: argparse.Namespace) -> int:
@@ -101,6 +106,8 @@ def _examine(options: argparse.Namespace) -> int:
         print_event({"event": "end"})
     elif is_shown:
         print(f"ready to measure: {'yes' if doctor.ready(findings) else 'no'}")
+        if doctor.ready(findings):
+            print(next_line("to measure there", "run", *(["--device", options.name] if options.name else [])))
     else:
         print(writers.write(_rows(findings), options.format))
     return EXIT_OK if doctor.ready(findings) else EXIT_INCOMPLETE

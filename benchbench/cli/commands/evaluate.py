@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchbench import report
+from benchbench.cli import progress as progress_of
+from benchbench.cli.next_step import next_line
 from benchbench.cli.output import new_folder, print_text, write_page
 from benchbench.cli.parser import add_fields, add_shared, values_of
-from benchbench.cli.progress import TrainingProgress, is_shown
 from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK
 from benchbench.core.evaluation import is_evaluation
 from benchbench.core.results import RECORDS, latest, read_records
@@ -37,7 +37,7 @@ def add(sub: argparse.ArgumentParser) -> None:
         choices=("table", *report.FORMATS),
         help="format of the tables at the end (default: table)",
     )
-    add_shared(sub, "--config")
+    add_shared(sub, "--progress", "--config")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     out = options.out or new_folder("evaluate")
     report.check_page(out)
     try:
-        with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
+        with progress_of.of_steps(options) as progress:
             result = evaluation_run.evaluate(request, out, fresh=options.fresh, progress=progress.step)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_what_is_kept(out)) from None
@@ -62,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"cases:   {table}")
         if page:
             print(f"report:  {page}")
+        words = ("report", out, "--format", "latex", "--columns", "model,dice,hd95,nsd,cases")
+        print(f"\n{next_line('for a table to paste', *words)}")
     else:
         print_text(report.export(list(result.records), options.format, read))
     if fault:

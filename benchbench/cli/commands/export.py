@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchbench.cli.next_step import next_line
 from benchbench.cli.parser import add_fields, add_shared, values_of
 from benchbench.core.errors import EXIT_OK, command
 from benchbench.core.units import format_duration, format_shape, format_value
@@ -74,7 +75,6 @@ def summary(exported: Exported, request: ExportRequest) -> list[str]:
             + command("run", "--models", request.network, *flags, "--data", request.data or "DIR")
         )
     if prepared.plan:
-        lines.append(
-            f"segment with it: {command('predict', '--model', prepared.path, '--input', 'CASE')} --output seg.nii.gz"
-        )
+        words = ("predict", "--model", prepared.path, "--input", "CASE", "--output", "seg.nii.gz")
+        lines.append(next_line("to segment with it", *words))
     return lines

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchbench.cli.next_step import next_line
 from benchbench.cli.parser import add_fields, add_shared, values_of
 from benchbench.core.errors import EXIT_OK, command
 from benchbench.core.units import format_shape, format_value
@@ -46,7 +47,6 @@ def summary(imported: Imported, request: ImportRequest, out: Path) -> list[str]:
     place = ["--data", request.data or "DIR"]
     if info.plan and info.plan.overlap != _USUAL_OVERLAP:  # so that the Dice is of the bundle's own windows
         place += ["--overlap", f"{info.plan.overlap:g}"]
-    lines.append(f"measure it: {command('run', '--models', out, *trust, *place)}")
     if info.plan:
         lines.append(f"segment with it: {command('predict', out, *trust, '--input', 'CASE', '--output', 'seg.nii.gz')}")
-    return lines
+    return [*lines, next_line("to measure it", "run", "--models", out, *trust, *place)]

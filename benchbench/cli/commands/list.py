@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchbench import data
+from benchbench.cli.next_step import next_line
 from benchbench.cli.output import Row
 from benchbench.cli.parser import add_shared
 from benchbench.core.errors import EXIT_OK, DeviceError
@@ -17,6 +18,13 @@ from benchbench.devices.hosts import load_hosts
 from benchbench.devices.profile import CALIBRATIONS, Profile, list_profiles, load_profile
 from benchbench.report import writers
 from benchbench.zoo import cards as zoo_cards
+
+#: What comes after each list: what for, and the words of the command.
+_NEXT: Mapping[str, tuple[str, ...]] = {
+    "models": ("to measure some of them", "run", "--models", "slim_unetr_s2,nnunet_small"),
+    "devices": ("to see whether this machine can measure", "devices", "doctor"),
+    "datasets": ("for data sets that can be downloaded", "data", "list"),
+}
 
 
 def add(sub: argparse.ArgumentParser) -> None:
@@ -35,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
     """Print a list."""
     rows = {"models": models, "devices": devices, "datasets": datasets}[options.what]()
     print(writers.write(rows, options.format))
+    if options.format == "table":
+        print(f"\n{next_line(*_NEXT[options.what])}")
     return EXIT_OK
 
 

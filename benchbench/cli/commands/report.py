@@ -1,16 +1,28 @@
-"""`bench report`: the report of results folders, from their records alone."""
+"""`bench report`: the report of results folders, from their records alone: a page, or tables for a paper."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchbench import report
+from benchbench.cli import progress_file
+from benchbench.cli.next_step import next_line, tell
 from benchbench.cli.output import print_text
 from benchbench.cli.parser import add_shared
 from benchbench.core import arguments as to
-from benchbench.core.errors import EXIT_OK
-from benchbench.core.results import latest, read_records
+from benchbench.core.audit_result import is_audit
+from benchbench.core.errors import EXIT_OK, StoreError, UsageError
+from benchbench.core.evaluation import is_evaluation
+from benchbench.core.records import Record
+from benchbench.core.results import SEARCH, latest, read_records
+from benchbench.report import live
+from benchbench.report.paper_table.writers import FORMATS as PAPER_FORMATS
+from benchbench.zoo import cards as zoo_cards
 
 
 def add(sub: argparse.ArgumentParser) -> None:
@@ -24,6 +36,25 @@ def add(sub: argparse.ArgumentParser) -> None:
         default="html",
         choices=("html", *report.FORMATS),
         help="format of the report: html is written to a file, the others to stdout or --out (default: html)",
+    )
+    sub.add_argument(
+        "--columns",
+        metavar="C[,C]",
+        help="columns of a table for a paper, such as model,params,macs,flops,latency,memory,dice,hd95, or any metric "
+        "such as dice_wt (latex, markdown, csv); 'all': the tables of the page, with every origin (default: of latex "
+        "those that have values, of the others all)",
+    )
+    sub.add_argument("--sort", metavar="COLUMN", help="the best of this column first (default: latency, else dice)")
+    sub.add_argument("--caption", metavar="TEXT", help="caption of the table (default: its conditions)")
+    sub.add_argument(
+        "--uncertainty",
+        choices=report.UNCERTAINTIES,
+        help="what stands beside a number: its 95 %% interval, ± half of that (pm), or nothing (default: interval)",
+    )
+    sub.add_argument(
+        "--live",
+        action="store_true",
+        help="while a run lasts in a folder, write the page again with its new rows; browsers load it again every 30 s",
     )
     sub.add_argument("--include-predicted", action="store_true", help="rank forecasts beside measurements (HTML only)")
     sub.add_argument(
@@ -43,8 +74,12 @@ def add(sub: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the page, or the records in another format."""
+    paper = _paper_options(options)
+    if options.live and options.format != "html":
+        raise UsageError("--live renews a page: leave --format out")
     if options.format == "html":
-        page = report.write_report(
+        write = _renew if options.live else report.write_report
+        page = write(
             options.folders,
             options.out,
             include_predicted=options.include_predicted,
@@ -53,14 +88,83 @@ def run(options: argparse.Namespace) -> int:
             force=options.force,
         )
         print(page)
+        sys.stdout.flush()
+        if not any((folder / SEARCH).exists() for folder in options.folders):
+            tell(options, next_line("for a table to paste", "report", *options.folders, "--format", "latex"))
         return EXIT_OK
     if options.out is not None:
         report.check_place(options.out, options.folders, page=False, force=options.force)
     records = latest(record for folder in options.folders for record in read_records(folder))
-    text = report.export(records, options.format, report.folder_reader(options.folders))
+    if options.format == "latex" and options.columns is None and any(map(_has_costs, records)):
+        paper = paper or report.PaperOptions(titles=_titles())
+    if paper:
+        timed = [record for record in records if not is_audit(record)]
+        text = report.paper_text(timed or records, options.format, paper)
+    else:
+        text = report.export(records, options.format, report.folder_reader(options.folders))
     if options.out is None:
         print_text(text)
         return EXIT_OK
     report.write(options.out, text)
     print(options.out)
     return EXIT_OK
+
+
+_EVERY_S, _LOOK_S = 30, 2.0  # until a browser loads the page again; between two looks for new rows
+
+
+def _renew(folders: Sequence[Path], out: Path | None, **options: Any) -> Path:
+    """Write the page again whenever there are new rows, until nothing runs in the folders any more.
+
+    The browser loads it again every half minute. Nothing is written where nothing has changed, so that the page takes
+    no more of a processor that is being measured than it has to.
+    """
+    before: object = None
+    while any(state and progress_file.is_running(state) for state in map(progress_file.read, folders)):
+        now = [path.stat().st_size for folder in folders for path in sorted(folder.glob("*.jsonl"))]
+        if now != before:
+            try:
+                target = live.write_live(folders, out, _EVERY_S, **options)
+                if before is None:
+                    print(target, flush=True)
+                before = now
+            except StoreError:
+                if any(any(folder.glob("*.jsonl")) or (folder / SEARCH).exists() for folder in folders):
+                    raise  # else there is no row yet
+        time.sleep(_LOOK_S)
+    return live.write_live(folders, out, None, **options)
+
+
+def _paper_options(options: argparse.Namespace) -> report.PaperOptions | None:
+    """What was asked of a table for a paper; None where none is asked for.
+
+    Raises:
+        UsageError: of a format that has none.
+    """
+    flags = ("columns", "sort", "caption", "uncertainty")
+    given = [f"--{flag}" for flag in flags if getattr(options, flag) is not None]
+    if not given:
+        return None
+    if options.format not in PAPER_FORMATS:
+        raise UsageError(f"{given[0]} shapes a table for a paper: add --format {', '.join(PAPER_FORMATS[:-1])} or csv")
+    if options.columns == "all":
+        if len(given) > 1:
+            raise UsageError(f"{given[1]} needs chosen columns, and --columns all has those of the page")
+        return None
+    return report.PaperOptions(
+        columns=to.names(options.columns or ""),
+        sort=options.sort,
+        caption=options.caption,
+        uncertainty=options.uncertainty or "interval",
+        titles=_titles(),
+    )
+
+
+def _titles() -> dict[str, str]:
+    """The titles of the zoo's networks by their names."""
+    return {name: zoo_cards.get_card(name).title for name in zoo_cards.list_models()}
+
+
+def _has_costs(record: Record) -> bool:
+    """Whether it is of a run: an audit and an evaluation have tables of their own."""
+    return not is_audit(record) and not is_evaluation(record)

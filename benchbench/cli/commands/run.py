@@ -4,39 +4,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
-import math
 import re
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from benchbench import report
+from benchbench.cli import next_step
+from benchbench.cli import progress as progress_of
 from benchbench.cli.output import new_folder, print_event, print_text, write_page
 from benchbench.cli.parser import add_fields, add_shared, values_of
-from benchbench.cli.progress import TerminalProgress, is_shown
+from benchbench.cli.progress_file import ProgressFile
+from benchbench.cli.results_table import results_table
 from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, PLACE, BenchError
-from benchbench.core.records import Record, to_json
+from benchbench.core.records import to_json
 from benchbench.core.units import format_duration, format_value
-from benchbench.report import reliability, writers
-from benchbench.report.conditions import group
-from benchbench.report.exports import legend, shown
-from benchbench.report.figures import volumes
-from benchbench.report.tables import (
-    Table,
-    TableCell,
-    by_reason,
-    fits_lines,
-    headline,
-    paths_of,
-    row_labels,
-    summary_rows,
-    unqualified_lines,
-)
+from benchbench.report import reasons
 from benchbench.runner.listener import EventWriter
 from benchbench.runner.request import RunRequest
 from benchbench.runner.result import RunResult, TimeBreakdown
+from benchbench.zoo.cards import USUAL
 
 
 def add(sub: argparse.ArgumentParser) -> None:
@@ -44,7 +31,7 @@ def add(sub: argparse.ArgumentParser) -> None:
     add_fields(sub, RunRequest)
     add_shared(sub, "--out", "--fresh")
     add_shared(sub, "--format", help="format of the table at the end (default: table)")
-    add_shared(sub, "--events", "--config")
+    add_shared(sub, "--events", "--progress", "--config")
     sub.add_argument(
         "--from-stdin",
         action="store_true",
@@ -64,10 +51,13 @@ def run(options: argparse.Namespace) -> int:
     report.check_page(out)
     try:
         if options.events:
-            result = runner_run.run(request, out, fresh=options.fresh, progress=EventWriter(print_event))
+            with ProgressFile(out, "run") as kept:
+                told = progress_of.to_several(EventWriter(print_event), kept)
+                result = runner_run.run(request, out, fresh=options.fresh, progress=told)
         else:
-            with TerminalProgress(sys.stderr, shown=is_shown(options)) as progress:
-                result = runner_run.run(request, out, fresh=options.fresh, progress=progress)
+            with ProgressFile(out, "run") as kept, progress_of.of_run(options, _intro(options)) as progress:
+                told = progress_of.to_several(progress, kept)
+                result = runner_run.run(request, out, fresh=options.fresh, progress=told)
     except (KeyboardInterrupt, BenchError) as error:
         _write_page_of_what_is_finished(out)
         if isinstance(error, KeyboardInterrupt):
@@ -81,6 +71,24 @@ def run(options: argparse.Namespace) -> int:
     if fault:
         raise fault
     return EXIT_INCOMPLETE if runner_run.failed(result.records) else EXIT_OK
+
+
+_OTHERS = """\
+Also usual:
+  bench run --models all                                        all networks of 'bench list models'
+  bench run --models nets/mine,nnunet_small --data DIR          one of your own beside another, with Dice on your data
+  bench run --models all --device jetson:orin-nano-8gb-super    a forecast for a board that is not at hand
+"""
+
+
+def _intro(options: argparse.Namespace) -> str:
+    """Which networks are taken where none was named; of the bare command also what else is usual."""
+    if options.models is not None:
+        return ""
+    taken = f"No --models: measures {', '.join(USUAL)}"
+    if [word for word in options.words if word not in ("-v", "--verbose")] != ["run"]:
+        return f"{taken}."
+    return f"{taken} on this machine's processor,\nthen writes a page; Ctrl-C keeps what is finished.\n{_OTHERS}"
 
 
 def _run_for_another_machine(request: RunRequest) -> int:
@@ -129,7 +137,7 @@ def _print_result(result: RunResult, options: argparse.Namespace, page: Path | N
     for banner in result.banners:
         print(f"{banner}\n")
     print(results_table(list(result.records)))
-    for line in _not_ok(result.records):
+    for line in reasons.lines(result.records):
         print(line)
     for line in report.missing_dice(result.records):
         print(
@@ -152,6 +160,7 @@ def _print_result(result: RunResult, options: argparse.Namespace, page: Path | N
     print(f"records: {result.folder / 'records.jsonl'}")
     if page:
         print(f"report:  {page}")
+    print(f"\n{next_step.after_run(result.records, result.folder, options)}")
 
 
 def _host_line(spent: TimeBreakdown) -> str:
@@ -165,53 +174,3 @@ def _host_line(spent: TimeBreakdown) -> str:
         f"{spent.host}: {format_duration(spent.total_s)} in all, {format_duration(spent.measured_s)} of it "
         f"measuring over there; {', '.join(parts)}, in none of the latencies"
     )
-
-
-def _not_ok(records: Sequence[Record]) -> list[str]:
-    """Why rows failed or are unstable: a line for each reason, with the rows that have it."""
-    paths = paths_of(records)
-    names = {r.id: f"{r.model.name} {paths[r.id]}".strip() for r in records}
-    reasons = by_reason(records, names, lambda r: None if r.status == "ok" else f"{r.status}: {r.error}")
-    return [f"{', '.join(those)}: {reason}" for reason, those in reasons]
-
-
-def results_table(records: Sequence[Record]) -> str:
-    """The table at the end of a run: one for each set of conditions, every number with its origin's letter.
-
-    Below each stand the noise floor by which its rows tie, the rows that something disturbed, those that may be other
-    networks, and what would have fitted of those that ran out of memory.
-    """
-    blocks, groups = [], group(records)
-    for part in groups:
-        floors, labels = reliability.floors_of(part, groups), row_labels(part.records)
-        table = summary_rows(sorted(part.records, key=_fastest_first), floors)
-        below = [] if part.predicted else [f"noise floor: {reliability.floors_text(part.records, floors)}"]
-        disturbed = reliability.disturbed_text(part.records, labels)
-        below += [f"disturbed: {disturbed}"] if disturbed and disturbed != "none" else []
-        below += unqualified_lines(part.records, labels)
-        below += [f"{labels[r.id]}: {line}" for r in part.records for line in fits_lines(r)]
-        volume = volumes.table(table.rows, part, floors, key="volume")
-        patients = ["", volume.title, _text(volume)] if volume else []
-        blocks.append("\n".join([part.title, _text(table), *patients, *below]))
-    return "\n\n".join([*blocks, legend()])
-
-
-def _text(table: Table) -> str:
-    by_name = any(column.key in ("runtime", "dtype") for column in table.columns)
-    lines = [
-        [row.name if by_name else row.label, *(_short(c.key, row.cell(c.key)) for c in table.columns)]
-        for row in table.rows
-    ]
-    return writers.to_text(["Model", *(c.title for c in table.columns)], lines)
-
-
-def _short(key: str, cell: TableCell) -> str:
-    """A cell in few columns: reasons come below the table, and the range of a throughput is that of its latency."""
-    if key == "status":
-        return cell.text
-    return shown(key, dataclasses.replace(cell, qualifier="") if key == "throughput_patches_per_s" else cell)
-
-
-def _fastest_first(record: Record) -> float:
-    time = record.value(headline([record]))
-    return math.inf if time is None or math.isnan(time) else time

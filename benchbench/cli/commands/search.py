@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from benchbench import report
+from benchbench.cli import progress as progress_of
+from benchbench.cli.next_step import next_line
 from benchbench.cli.output import new_folder, write_page
 from benchbench.cli.parser import add_fields, add_shared, values_of
-from benchbench.cli.progress import TrainingProgress, is_shown
+from benchbench.cli.progress_file import ProgressFile
 from benchbench.core.errors import EXIT_OK, UsageError, command
 from benchbench.core.search_result import EAGER, SearchOutcome, ordered, runtime_of
 from benchbench.core.units import format_duration, format_value
@@ -20,7 +22,8 @@ from benchbench.report import writers
 from benchbench.search.request import JOB, SearchRequest, resumed_request
 
 _WITH_RESUME = ("--controls", "--format", "--storage", "--threads", "--time", "--workers")
-_ANYWAY = ("--resume", "--config", "--quiet", "--verbose", "--help")
+_BESIDE = "nnunet_small"
+_ANYWAY = ("--resume", "--config", "--progress", "--quiet", "--verbose", "--help")
 
 
 def add(sub: argparse.ArgumentParser) -> None:
@@ -41,7 +44,7 @@ def add(sub: argparse.ArgumentParser) -> None:
         "that come with benchbench (shipped); 'train' trains it first, within the time (default: none)",
     )
     sub.add_argument("--resume", type=Path, metavar="DIR", help="folder of an earlier search to continue")
-    add_shared(sub, "--out", "--format", "--config")
+    add_shared(sub, "--out", "--format", "--progress", "--config")
     sub.set_defaults(actions=sub._actions)
 
 
@@ -67,8 +70,13 @@ def run(options: argparse.Namespace) -> int:
         print("\n".join([*lines, ""]), file=sys.stderr if plain else sys.stdout, flush=True)
 
     try:
-        with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
-            outcome = search_run.search(request, out, plan=plan, progress=progress.step)
+        with ProgressFile(out, "search") as kept, progress_of.of_steps(options) as progress:
+
+            def step(used: float, line: str) -> None:
+                progress.step(used, line)
+                kept.step(used, line)
+
+            outcome = search_run.search(request, out, plan=plan, progress=step)
     except BudgetError:
         if (out / report.SEARCH).exists():
             write_page(out)
@@ -88,10 +96,22 @@ def run(options: argparse.Namespace) -> int:
         print("\n".join([*verdicts(outcome), ""]))
     print(writers.write(rows(outcome, plain=plain), options.format))
     if not plain:
-        print("\n".join([*summary(outcome), *([f"report: {page}"] if page else [])]))
+        print("\n".join([*summary(outcome), *([f"report: {page}"] if page else []), "", _next(outcome, request)]))
     if fault:
         raise fault
     return EXIT_OK
+
+
+def _next(outcome: SearchOutcome, request: SearchRequest) -> str:
+    """What comes after a search: its best beside another network, or more time for one that has no weights."""
+    fold: list[object] = ["--fold", request.fold] if request.fold else []
+    usable = [point for point in outcome.summary["points"] if point["front"] and "weights" in point["files"]]
+    if usable:
+        best = max(usable, key=lambda point: point["dice_test"]["mean"])
+        both = f"{outcome.folder / best['files']['weights']},{_BESIDE}"
+        what = "to measure the most accurate beside another network"
+        return next_line(what, "run", "--models", both, "--data", request.data, *fold)
+    return next_line("for more time", "search", "--resume", outcome.folder, "--time", f"{request.time_s / 30:.0f}min")
 
 
 def _parent(asked: str | None, request: SearchRequest) -> str | None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchbench.cli import progress as progress_of
+from benchbench.cli.next_step import next_line
 from benchbench.cli.output import new_folder
 from benchbench.cli.parser import add_fields, add_shared, values_of
-from benchbench.cli.progress import TrainingProgress, is_shown
-from benchbench.core.errors import EXIT_OK, UsageError, command
+from benchbench.core.errors import EXIT_OK, UsageError
+from benchbench.core.units import format_duration, format_shape
 from benchbench.training.recipe import TrainRecipe, TrainRequest
 from benchbench.zoo import cards as zoo_cards
 
@@ -24,7 +25,7 @@ def add(sub: argparse.ArgumentParser) -> None:
     """The flags; where none is given, the recipe decides."""
     add_fields(sub, TrainRequest)
     add_fields(sub, TrainRecipe)
-    add_shared(sub, "--out", "--fresh", "--config")
+    add_shared(sub, "--out", "--fresh", "--progress", "--config")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,7 +39,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("several processes train into one folder: name it with --out")
     out = options.out or new_folder("train")
     try:
-        with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
+        intro = _plan(training, out) if processes.is_main_process() else ""
+        with progress_of.of_steps(options, intro) as progress:
             result = training.run(out, progress=progress.step, fresh=options.fresh)
     except KeyboardInterrupt:
         again = f"the same command with --out {shlex.quote(str(out))} goes on from the last checkpoint"
@@ -46,6 +48,19 @@ def run(options: argparse.Namespace) -> int:
     if processes.is_main_process():
         print("\n".join(_summary(training, result, out)))
     return EXIT_OK
+
+
+def _plan(training: PreparedTraining, out: Path) -> str:
+    """What is trained, on what, for how long, and where it goes."""
+    cases = training.plan.splits
+    watched = f", {cases['val']} watched" if cases.get("val") else ""
+    budget = training.recipe.budget
+    length = str(budget) if budget.seconds is None else format_duration(budget.seconds)
+    return (
+        f"{training.spec.name} on {training.plan.name}: {cases.get('train', 0)} training cases{watched}, patch "
+        f"{format_shape(training.recipe.patch)}, batch {training.recipe.batch}, {length}; "
+        f"the checkpoint goes to {training.weights(out)}"
+    )
 
 
 def _summary(training: PreparedTraining, result: TrainResult, out: Path) -> list[str]:
@@ -62,5 +77,5 @@ def _summary(training: PreparedTraining, result: TrainResult, out: Path) -> list
     more = ["--data", request.data, *fold, "--checkpoint", weights]
     network = request.model or zoo_cards.name_for(result.checkpoint)
     place = more if network != str(weights) else more[:-2]
-    lines.append(f"evaluate it: {command('run', '--models', network, *place)}")
+    lines.append(next_line("to measure it", "run", "--models", network, *place))
     return lines

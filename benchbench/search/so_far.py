@@ -1,0 +1,55 @@
+"""What a search that runs has proposed so far, read from its database beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from benchbench.search.storage import storage_errors
+
+DATABASE = "study.db"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """One proposal that trained."""
+
+    number: int
+    dice: float  # on the validation cases, after a proposal's short training
+    cost: float  # of the objective, in SI units
+    params: float | None
+    is_front: bool  # nobody so far is better in both
+
+
+def proposals(folder: Path) -> list[Proposal]:
+    """The proposals that are finished, those of the front first, the cheapest before the others.
+
+    Args:
+        folder: of a search with a database of its own; nothing is written there.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    path = folder / DATABASE
+    if not path.exists():
+        return []
+    url = f"sqlite:///file:{path.absolute()}?mode=ro&uri=true"
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    with storage_errors(url):
+        names = [name for name in optuna.study.get_all_study_names(url) if "/" not in name]
+        found = []
+        for name in names:
+            study = optuna.load_study(study_name=name, storage=url)
+            if len(study.directions) != 2:
+                continue
+            front = {trial.number for trial in study.best_trials}
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+                dice, cost = trial.values
+                params = trial.user_attrs.get("costs", {}).get("params")
+                found.append(
+                    Proposal(number=trial.number, dice=dice, cost=cost, params=params, is_front=trial.number in front)
+                )
+    return sorted(found, key=lambda one: (not one.is_front, one.cost))
