@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import benchbench
 from benchbench.cli.main import main
 from benchbench.core.errors import CheckpointError, StoreError, UnsupportedError, UsageError
 from benchbench.core.records import ModelSpec
@@ -183,6 +184,24 @@ def test_what_cannot_be_a_bundle_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not say how its images were prepared"):
         export_bundle(ExportRequest(network=str(bare.path), trust=True), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_python_writes_the_bundle_of_the_command(tmp_path: Path) -> None:
+    folder = data_sets.decathlon(tmp_path / "Task99_Boxes")
+    network = weights(folder, tmp_path / "w" / "reads.safetensors")
+    assert exported(network, tmp_path / "bundle") == 0  # which trusts the network's class from here on
+    again = benchbench.export(network, "monai-bundle", out=tmp_path / "again")
+    assert again == tmp_path / "again"
+    for name in ("configs/metadata.json", "configs/inference.json", "docs/README.md"):
+        assert (again / name).read_text() == (tmp_path / "bundle" / name).read_text()
+    with pytest.raises(StoreError, match="--force replaces it"):
+        benchbench.export(str(network), "monai-bundle", out=again)
+    assert benchbench.export(network, "monai-bundle", out=again, force=True) == again
+    with pytest.raises(UsageError, match="--data is of files for a device"):
+        benchbench.export(network, "monai-bundle", out=tmp_path / "other", data=str(folder))
+    with pytest.raises(UsageError, match="a module does not say how its images are prepared"):
+        benchbench.export(Reads(1, 3), "monai-bundle", out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_bundle_is_not_replaced_unasked(tmp_path: Path) -> None:
