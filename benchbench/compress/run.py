@@ -35,6 +35,7 @@ from benchbench.training.torch_runtime import threads
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint
+from benchbench.zoo.nnunet_folder import KIND as NNUNET
 from benchbench.zoo.pruned import differing_shapes
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Compressed:
     agreement: float | None  # see `prune.compare_with_zeros`
     unranked: int  # layers that the criterion does not rank, which keep all channels
     val_cases: int
+    val_trained_on: int  # of these cases, where nnU-Net trained the network, which has no such part
     parent_path: Path
     earlier: bool = False  # an equal call had finished before
 
@@ -144,6 +146,7 @@ def _compress(request: CompressRequest, out: Path, progress: Progress | None, fr
         agreement=pruned.agreement,
         unranked=pruned.unranked,
         val_cases=plan.splits.get("val", 0) if plan else 0,
+        val_trained_on=_val_trained_on(plan, info),
         parent_path=info.path,
         earlier=earlier,
     )
@@ -275,6 +278,13 @@ def _spec(info: checkpoint.CheckpointInfo, pruned: Pruned, name: str) -> rec.Mod
     return dataclasses.replace(
         info.model, name=name, kwargs=kwargs | {zoo_build.PRUNED_SHAPES: shapes}, checkpoint=None
     )
+
+
+def _val_trained_on(plan: data.DataPlan | None, info: checkpoint.CheckpointInfo) -> int:
+    """How many of the validation cases are training cases: of a fold of nnU-Net all that it did not hold out are."""
+    if plan is None or not info.imported or info.imported.get("from") != NNUNET:
+        return 0
+    return len({*info.train.get("cases", ())} & {*plan.ids.get("val", ())})
 
 
 def _recipe(plan: data.DataPlan, info: checkpoint.CheckpointInfo, request: CompressRequest) -> TrainRecipe:

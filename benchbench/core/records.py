@@ -5,7 +5,7 @@ hashes name a record. `cell` is what was asked (model, recipe, workload, device)
 and comparison pair by; `id` adds the environment and the start, so every run has its own.
 
 History of the schema, newest first:
-    5  workload.test_time_mirroring. Read by its default from 1 to 4.
+    5  workload.test_time_mirroring, workload.patient. Read by their defaults from 1 to 4.
     4  the precision `int8`; workload.int8_accuracy; runtimes other than `eager`. Read by defaults from 1 to 3.
     3  the metric `contended_processes`, which was `disturbed_processes`. Read under its new name from 1 and 2.
     2  measurement.runs; workload.crop_foreground; in an environment, affinity. Read by defaults from 1.
@@ -144,6 +144,9 @@ class Workload:
     runtime: str = "eager"
     protocol: str = "quick"  # or one's own numbers; `audit`, `evaluation`: nothing was timed
     volume: tuple[Size, ...] | None = None  # (D, H, W) of a whole patient volume, voxels
+    patient: tuple[Size, ...] | None = (
+        None  # its (D, H, W) by the data's plan, where the network's preparation is its own
+    )
     overlap: Annotated[float, AtLeast(0)] | None = None  # of sliding windows, as a share of the patch
     crop_foreground: bool = False  # windows over the box that holds the patient, not over the air around
     data: str | None = None  # data set that Dice is of
@@ -297,7 +300,7 @@ def cell_id(model: ModelSpec, workload: Workload, device_asked: str, recipe: Map
     return content_hash([to_json(model), recipe, work, device_asked])
 
 
-_LATER = ("int8_accuracy", "test_time_mirroring")  # fields of a workload since schema 4
+_LATER = ("int8_accuracy", "test_time_mirroring", "patient")  # fields of a workload since schema 4
 
 
 #: Keys of an environment that differ between two runs on one unchanged machine.

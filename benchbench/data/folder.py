@@ -9,6 +9,7 @@ Source: Isensee et al. 2021, "nnU-Net", Nature Methods 18, supplementary note 2 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import json
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 #: Changes whenever a prepared voxel, a plan or a split may change for equal files.
 VERSION = 1
 
-_LOOK = 2  # changes whenever a fingerprint may change for equal files, as with what can be read
+_LOOK = 3  # changes whenever a fingerprint may change for equal files, as with what can be read
 
 _ANISOTROPIC = 3.0  # ratio of a case's spacings from which the coarse axis gets a finer target than the median
 _MULTIPLE = 8  # of a patch's sides, voxels; a network that needs a larger one gets it (`zoo.build.fitting_sides`)
@@ -176,7 +177,7 @@ def _times(source: Source) -> str:
 
 
 def _look(source: Source) -> dict[str, Any]:
-    shapes, spacings, unreadable, oddly_placed = [], [], {}, []
+    shapes, spacings, orders, unreadable, oddly_placed = [], [], [], {}, []
     for fault in source.faults:
         if fault.level == "fail":
             log.warning("left out: %s: %s", fault.case, fault.text)
@@ -190,6 +191,7 @@ def _look(source: Source) -> dict[str, Any]:
         if header.rescaled:
             oddly_placed.append(case.id)
         order = _ras_order(header.affine)
+        orders.append(tuple(order))
         shapes.append([header.shape[i] for i in order])
         spacings.append([header.spacing_mm[i] for i in order])
     if not shapes:
@@ -200,6 +202,7 @@ def _look(source: Source) -> dict[str, Any]:
     resample = any(abs(s / t - 1) > 0.01 for spacing in spacings for s, t in zip(spacing, target, strict=True))
     scaled = np.median(np.array(shapes) * np.array(spacings) / target, axis=0)
     foreground, clip, share = _intensities(source, [c for c in source.cases if c.id not in unreadable])
+    whole = scaled * target
     if foreground:  # the air around the head is cropped away
         scaled = scaled * share
     return {
@@ -208,6 +211,8 @@ def _look(source: Source) -> dict[str, Any]:
         "spacing_mm": [round(float(s), 6) for s in target],
         "resample": resample,
         "sides": [round(float(n), 3) for n in scaled],
+        "whole_mm": [round(float(n), 3) for n in whole],
+        "axes": list(collections.Counter(orders).most_common(1)[0][0]),
         "foreground": foreground,
         "clip": clip,
         "unreadable": unreadable,
@@ -266,6 +271,26 @@ def _lit_share(background: Any, axis: int) -> float:
     """The share of a side between the first and the last slice that is not all background."""
     lit = np.flatnonzero(~background.all(tuple({0, 1, 2} - {axis})))
     return float(lit[-1] + 1 - lit[0]) / background.shape[axis] if len(lit) else 1.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MedianCase:
+    """The middle of a data set's cases, before a network's own preparation: left-right, back-front, foot-head."""
+
+    whole_mm: tuple[float, ...]  # sides of the image
+    patient_mm: tuple[float, ...]  # of the box in it that is not air, where the background has one value
+    axes: tuple[int, ...]  # of the files, which is along each of these directions
+
+
+def median_case(plan: DataPlan) -> MedianCase:
+    """The median case of a folder's data set."""
+    source = source_of(plan)
+    stats = _fingerprint(source, _identity(source))
+    return MedianCase(
+        whole_mm=tuple(stats["whole_mm"]),
+        patient_mm=tuple(n * mm for n, mm in zip(stats["sides"], stats["spacing_mm"], strict=True)),
+        axes=tuple(stats["axes"]),
+    )
 
 
 def source_of(plan: DataPlan) -> Source:

@@ -10,7 +10,7 @@ Source: MONAI 1.6, `transforms/` and `bundle/`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchbench.core.errors import DataError, first_line, told
@@ -40,6 +40,11 @@ def _whole(value: Any) -> bool:
 def _sides(value: Any) -> bool:
     """Millimetres of a voxel; 0 and below leave an axis as it is."""
     return _numbers(value) and (_number(value) or len(value) == 3)
+
+
+def _turns(value: Sequence[Any]) -> bool:
+    """Whether axes are the channel's, 0, and those of space in any order."""
+    return value[:1] in ([0], (0,)) and sorted(map(str, value)) == ["0", "1", "2", "3"]
 
 
 def _maybe(rule: Rule) -> Rule:
@@ -112,11 +117,12 @@ STEPS: Mapping[str, Mapping[str, Rule]] = {
         "nonzero": _FLAG,
         "channel_wise": _FLAG,
     },
+    "Transposed": {"indices": lambda value: isinstance(value, (list, tuple)) and _turns(value)},
     "Lambdad": {"func": _one_of(BACKGROUND)},
 }
 
 #: Those that move voxels, which a label map is put through, too.
-SPATIAL = ("Orientationd", "Spacingd", "CropForegroundd")
+SPATIAL = ("Orientationd", "Spacingd", "CropForegroundd", "Transposed")
 
 _IMAGE, _LABEL = "image", "label"
 

@@ -84,6 +84,8 @@ class NnunetPreparation:
     channels: tuple[ChannelScheme, ...]
     images: Resampling
     logits: Resampling
+    within: records.Sides | None = None  # of all cases that it was trained on, once cropped; None: one had another
+    # spacing, or nobody knows
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.errors import PLACE, data_flags
 from benchbench.core.evaluation import ENSEMBLE, LABEL_MAPS, is_evaluation
+from benchbench.report.patient import compared_volume, own_volumes
 
 #: What every other runtime and precision is held against.
 EAGER_FP32 = ("eager", "fp32")
@@ -57,7 +58,7 @@ class Group:
         host = self.first.environment.get("host")
         also = f" on {host}" if host else ""
         also += ", training" if work.phase == "train" else ""
-        also += "" if work.volume is None else f", volume {units.format_shape(work.volume)}"
+        also += "" if (size := compared_volume(work)) is None else f", volume {units.format_shape(size)}"
         also += (" cropped" if work.volume else ", cropped volume") if work.crop_foreground else ""
         limit = work.memory_limit_bytes
         also += "" if limit is None else f", limit {units.format_value(limit, 'B')}"
@@ -146,7 +147,7 @@ def _key(record: rec.Record) -> str:
     if is_evaluation(record):  # how a segmentation came about is its own affair
         work = dataclasses.replace(work, spatial=(), overlap=None, test_time_mirroring=None)
     if has_own_patches(work):
-        work = dataclasses.replace(work, spatial=())
+        work = dataclasses.replace(work, spatial=(), volume=compared_volume(work), patient=None)
     if work.test_time_mirroring:  # along whatever axes each network was trained with
         work = dataclasses.replace(work, test_time_mirroring=())
     return _conditions(record, work)
@@ -156,7 +157,7 @@ def _loose(record: rec.Record, *, own_patch: bool = False) -> str:
     """The conditions without the data and what follows from it; `own_patch`: as if the data were a folder's."""
     work = dataclasses.replace(record.workload, data=None, split=None, overlap=None)
     if own_patch or has_own_patches(record.workload):
-        work = dataclasses.replace(work, spatial=(), volume=None)
+        work = dataclasses.replace(work, spatial=(), volume=None, patient=None)
     return _conditions(record, work)
 
 
@@ -175,8 +176,7 @@ def environment_key(environment: Mapping[str, Any]) -> str:
 
 
 def _letter(index: int) -> str:
-    text = ""
-    index += 1
+    text, index = "", index + 1
     while index:
         index, digit = divmod(index - 1, 26)
         text = chr(65 + digit) + text
@@ -204,7 +204,7 @@ def facts(group: Group) -> list[tuple[str, str]]:
         ("Precision", _precisions(group.records)),
         ("Input", f"{group.input} (batch x channels x voxels), {_outputs(group.records)} outputs"),
         ("Phase and runtime", f"{work.phase}, {', '.join(runtimes(group.records))}"),
-        ("Volume", _volume(work)),
+        ("Volume", _volume(work, group.records)),
         ("Protocol", work.protocol),
         ("Data for Dice", data_text(work)),
         ("Test-time mirroring", _mirroring(group.records)),
@@ -253,12 +253,12 @@ def _mirroring(records: Sequence[rec.Record]) -> str | None:
     return f"mean over the mirror images along {along}; times are of all forwards" if axes else None
 
 
-def _volume(work: rec.Workload) -> str | None:
-    if work.volume is None and not work.crop_foreground:
+def _volume(work: rec.Workload, records: Sequence[rec.Record]) -> str | None:
+    if (volume := compared_volume(work)) is None and not work.crop_foreground:
         return None
     over = "the box that holds the patient" if work.crop_foreground else "all of it"
-    size = "a case of its own size" if work.volume is None else f"{units.format_shape(work.volume)} voxels"
-    return f"{size}, by {windows_text(work)}, over {over}"
+    size = "a case of its own size" if volume is None else f"{units.format_shape(volume)} voxels"
+    return f"{size}, by {windows_text(work)}, over {over}{own_volumes(records)}"
 
 
 def windows_text(work: rec.Workload) -> str:
@@ -399,9 +399,9 @@ def reproduce(group: Group) -> str:
     parts.append(f"--protocol {work.protocol}")
     if work.phase == "train":
         parts.append("--phase train")
-    if work.volume:
+    if work.volume and not any(r.workload.patient for r in group.records):  # each network's own follows from the data
         parts.append("--volume " + " ".join(map(str, work.volume)))
-        parts += [] if work.overlap is None else [f"--overlap {work.overlap:g}"]
+    parts += [] if work.volume is None or work.overlap is None else [f"--overlap {work.overlap:g}"]
     parts += ["--crop-foreground"] if work.crop_foreground else []
     parts += ["--test-time-mirroring"] if work.test_time_mirroring else []
     if work.memory_limit_bytes is not None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: What a network is exported to -> the runtime whose file that is.
 FORMS = {"openvino": "openvino", "onnx": "onnxruntime", "tensorrt": "tensorrt", "torch-export": "torch-export"}
+#: A folder that MONAI runs: no file of a runtime.
+BUNDLE = "monai-bundle"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,8 +175,8 @@ def export(
 
     Args:
         network: a module, or weights (.safetensors) or the name of a network, as `bench export` takes them.
-        to: `openvino`, `onnx`, `tensorrt` or `torch-export`.
-        out: folder that gets the file, its description, and what else belongs to it.
+        to: `openvino`, `onnx`, `tensorrt` or `torch-export`; or `monai-bundle`, of trained weights.
+        out: folder that gets the file, its description, and what else belongs to it; of a bundle it is the bundle.
         input_shape: (B, C, D, H, W) of a module's input.
         dtype: `fp32`, `bf16`, `fp16` or `int8`.
         data: data set whose training cases calibrate int8.
@@ -183,17 +185,25 @@ def export(
         force: replace a file of that name there.
 
     Returns:
-        The file, for `benchbench.load_runtime`.
+        The file, for `benchbench.load_runtime`; or the folder of the bundle.
 
     Raises:
         UsageError: what is asked for does not exist, or cannot be.
+        CheckpointError: the weights of a bundle do not say how images are prepared.
         UnsupportedError: it cannot be exported or converted, or the file would be another network.
     """
-    if to not in FORMS:
-        raise UsageError(f"a network is exported to one of {', '.join(FORMS)}, not {to!r}")
+    if to not in (*FORMS, BUNDLE):
+        raise UsageError(f"a network is exported to one of {', '.join((*FORMS, BUNDLE))}, not {to!r}")
     if isinstance(network, (str, Path)):
         request = ExportRequest(network=str(network), to=to, dtype=dtype, data=data, fold=fold)  # type: ignore[arg-type]
+        if to == BUNDLE:
+            return export_bundle(request, Path(out), force=force).folder
         return export_network(request, Path(out), force=force).prepared.path
+    if to == BUNDLE:
+        raise UsageError(
+            "a module does not say how its images are prepared, so no bundle can prepare them: name weights with their "
+            "sidecar (.safetensors), as 'bench train' and 'bench import' write them"
+        )
     if input_shape is None or len(input_shape) != 5:
         raise UsageError("a module is exported for inputs of one size: add input_shape=(B, C, D, H, W)")
     runtime = FORMS[to]

@@ -17,6 +17,7 @@ from benchbench import data
 from benchbench.core import records as rec
 from benchbench.core.errors import CheckpointError, UsageError
 from benchbench.core.protocol import get_protocol
+from benchbench.data.patient import sides_seen
 from benchbench.data.plan import ALL
 from benchbench.devices import cpu
 from benchbench.devices.resolve import Target, resolve
@@ -201,9 +202,12 @@ def _cell(
     calibration = target.profile.calibration if target.profile else None
     if calibration and target.profile and target.profile.kind == "cpu":
         threads = asked_threads or calibration.threads
-    volume = request.volume
+    of_network = checkpoint.read_sidecar(path).plan if path else None
+    volume, patient = request.volume, None
     if volume is None and plan and plan.folder and fits and not request.crop_foreground:
-        volume = plan.sides  # patches differ between networks there: what compares is a patient
+        # Patches differ between networks there: what compares is a patient, which each sees as it prepares it.
+        volume = sides_seen(plan, of_network)
+        patient = plan.sides if volume != plan.sides else None
     windows = (plan is not None and fits) or volume is not None or request.crop_foreground
     workload = rec.Workload(
         phase=request.phase,  # type: ignore[arg-type]
@@ -214,6 +218,7 @@ def _cell(
         runtime=runtime,
         protocol=get_protocol(request.protocol).name,
         volume=volume,
+        patient=patient,
         overlap=request.overlap if windows else None,
         crop_foreground=request.crop_foreground,
         data=plan.key if plan and takes and (plan.folder or not trains) else None,
@@ -222,7 +227,6 @@ def _cell(
         int8_accuracy=request.int8_accuracy if dtype == "int8" else None,
         test_time_mirroring=_mirror(card, path, target) if request.test_time_mirroring else None,
     )
-    of_network = checkpoint.read_sidecar(path).plan if path else None
     where = plan.as_seen_by(of_network).where if plan and fits and not (target.host and plan.folder) else None
     return make_cell(card, spec, workload, target, checkpoint_path=path, data_where=where)
 

@@ -71,8 +71,10 @@ def load_parent(weights: Path, problem: SearchProblem) -> tuple[checkpoint.Check
     spec = info.model
     cards = [card for card in map(zoo_cards.get_card, space.VARIANTS) if card.arch == spec.arch]
     if not cards or info.compression:
+        smaller = ["--prune", 0.5, "--criterion", "taylor", "--finetune", "20min", *data_flags(problem.key)]
         raise CheckpointError(
-            f"{weights} holds {spec.name!r}: the parent of a search is a whole {' or '.join(space.VARIANTS)}"
+            f"{weights} holds {spec.name!r}: the parent of a search is a whole {' or '.join(space.VARIANTS)}, whose "
+            f"variants it tries; another network is made smaller by: {command('compress', weights, *smaller)}"
         )
     card = cards[0]
     theirs = (spec.in_channels, spec.out_channels, tuple(info.spatial))

@@ -264,7 +264,7 @@ def _nnunet(request: ImportRequest, name: str) -> Found:
         data=of_data.weights_key if of_data else f"{plan.name}:nnU-Net",
         plan=plan,
         train={
-            **provenance(model.weights, "nnU-Net v2", notes, **told),
+            **provenance(model.weights, nnunet_folder.KIND, notes, **told),
             "recipe": {"mirror": model.mirror},
             **cases,
         },

@@ -6,6 +6,7 @@ checkpoints. A checkpoint says which trainer and which configuration it is of, a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from benchbench.data.source import stem
 from benchbench.zoo import foreign_weights
 from benchbench.zoo.nnunet_plans import Plans
 
+#: What a sidecar says that a network came from.
+KIND = "nnU-Net v2"
 #: Checkpoints of a fold, the first that is there.
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 _USUAL_TRAINER = "nnUNetTrainer"
@@ -95,6 +98,7 @@ def open_model(folder: Path, fold: str | None = None, checkpoint: str | None = N
             where=folder / "plans.json",
             plans=plans,
             dataset=dataset,
+            fingerprint=_fingerprint(folder),
             configuration=_configuration(content, folder),
         ),
         weights=weights,
@@ -104,6 +108,13 @@ def open_model(folder: Path, fold: str | None = None, checkpoint: str | None = N
         held_out=tuple(name for path in validated if (name := stem(path.name))),
         notes=tuple(notes),
     )
+
+
+def _fingerprint(folder: Path) -> Mapping[str, Any]:
+    """What nnU-Net found out about the cases; empty where it did not leave that, since predictions do not need it."""
+    with contextlib.suppress(CheckpointError):
+        return _table(folder / "dataset_fingerprint.json", "the fingerprint of the data set")
+    return {}
 
 
 def _table(path: Path, what: str) -> Mapping[str, Any]:

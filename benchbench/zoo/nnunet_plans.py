@@ -45,6 +45,7 @@ _SCHEMES = {
 _READERS = {"SimpleITKIO": False, "NibabelIO": False, "NibabelIOWithReorient": True}  # whether it turns into RAS
 _MOST = 100  # stages, and blocks of a stage: far beyond what nnU-Net plans
 _LONGEST = 100  # letters of a data set's name
+_SAME_SPACING = 5e-4  # relative difference up to which no image gets another side
 _RESAMPLING = "resample_data_or_seg_to_shape"
 #: Keywords of a network that are read, or have no effect on its answers.
 _KEYWORDS = (
@@ -62,6 +63,7 @@ class Plans:
     plans: Mapping[str, Any]
     dataset: Mapping[str, Any]  # `dataset.json`
     configuration: str  # such as `3d_fullres`
+    fingerprint: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # `dataset_fingerprint.json`, if there
 
     def settings(self) -> Mapping[str, Any]:
         """The configuration, with what it inherits.
@@ -308,7 +310,23 @@ def _preparation(settings: Mapping[str, Any], plans: Plans, channels: int) -> Nn
         channels=tuple(_scheme(i, str(schemes[i]), bool(masks[i]), plans) for i in range(channels)),
         images=_resampling(settings, "resampling_fn_data", plans.where),
         logits=_resampling(settings, "resampling_fn_probabilities", plans.where),
+        within=_within(plans, (x, y, z), (d, h, w)),
     )
+
+
+def _within(plans: Plans, spacing: Sequence[float], transpose: Sequence[int]) -> rec.Sides | None:
+    """Sides that no case exceeds; None where one had another spacing, or nothing is known of that."""
+    try:
+        spacings, shapes = (
+            [[float(case[axis]) for axis in transpose] for case in plans.fingerprint[key]]
+            for key in ("spacings", "shapes_after_crop")
+        )
+        sides = [(side, wanted) for case in spacings for side, wanted in zip(case, spacing, strict=True)]
+        same = all(abs(side / wanted - 1) <= _SAME_SPACING for side, wanted in sides)
+        d, h, w = (max(1, round(max(of_axis))) for of_axis in zip(*shapes, strict=True))
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
+        return None
+    return (d, h, w) if same and len(shapes) == len(spacings) else None
 
 
 def _scheme(index: int, named: str, masked: bool, plans: Plans) -> ChannelScheme:

@@ -18,7 +18,7 @@ from benchbench.core.results import write_whole
 from benchbench.core.units import format_shape
 from benchbench.data.monai_preparation import BACKGROUND, SELECTIONS
 from benchbench.data.plan import DataPlan, MonaiPreparation, MonaiWindows, Preparation
-from benchbench.zoo import build, checkpoint
+from benchbench.zoo import build, checkpoint, nnunet_in_monai
 from benchbench.zoo.monai_bundle import ARCH, RESIZED
 
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -57,7 +57,7 @@ def write_bundle(info: checkpoint.CheckpointInfo, folder: Path, *, force: bool =
     there = [path for path in files if path.exists()]
     if there and not force:
         raise StoreError(f"{there[0]} is there already: --force replaces it, another --out keeps it")
-    before, after = _preprocessing(plan.preparation, info.path), _postprocessing(plan)
+    before, after = _preprocessing(plan.preparation, info), _postprocessing(plan)
     module = build.build_here(info.model, info.spatial)
     checkpoint.load_weights(module, info.path)
     _check_answer(module, info)
@@ -120,14 +120,13 @@ def _network(info: checkpoint.CheckpointInfo) -> tuple[dict[str, Any], str | Non
     return table, needs
 
 
-def _preprocessing(preparation: Preparation, path: Path) -> list[dict[str, Any]]:
+def _preprocessing(preparation: Preparation, info: checkpoint.CheckpointInfo) -> list[dict[str, Any]]:
     """What `data.preprocessing.prepare` does to an image, as transforms of MONAI."""
-    if preparation.nnunet:
-        raise UnsupportedError(
-            f"{path} prepares images as nnU-Net does, by splines that no transform of MONAI has: it cannot be a bundle"
-        )
+    own = nnunet_in_monai.steps(preparation.nnunet, info.spatial, info.path) if preparation.nnunet else None
     if preparation.monai:
-        return [_step(step.name, step.options) for step in preparation.monai.steps]
+        own = list(preparation.monai.steps)
+    if own is not None:
+        return [_step(step.name, step.options) for step in own]
     steps: list[dict[str, Any]] = []
     if preparation.foreground:
         steps.append(_step("Lambdad", {"func": BACKGROUND}))
@@ -187,7 +186,8 @@ def _postprocessing(plan: DataPlan) -> list[dict[str, Any]]:
         named.append({"_target_": "MapLabelValued", "keys": "pred", **labels})
     elif not plan.exclusive:
         covered = list(plan.regions.values())
-        lowest_first = sorted(range(len(covered)), key=lambda i: -len(covered[i]))  # as `DataPlan.to_label` paints
+        as_listed = plan.preparation.nnunet is not None  # else the largest first: both as `DataPlan.to_label` paints
+        lowest_first = sorted(range(len(covered)), key=lambda i: 0 if as_listed else -len(covered[i]))
         text = "0"
         for i in lowest_first:
             text = f"torch.where(x[[{i}]] > 0, {paint[i]}, {text})"
@@ -232,6 +232,7 @@ def _inference(
         "separate_folder": False,
         "resample": False,
     }
+    weighed = [nnunet_in_monai.weight_map(info.spatial)] if plan.preparation.nnunet else []
     answer = "{**item, 'pred': @inferer(item['image'][None].to(@device), @network)[0].cpu()}"
     return {
         "imports": ["$import glob"],
@@ -269,8 +270,9 @@ def _inference(
             "postprocessing": "@postprocessing",
         },
         "initialize": [
+            *weighed,
             "$@network.load_state_dict(torch.load(@bundle_root + '/models/model.pt', map_location=@device, "
-            "weights_only=True))"
+            "weights_only=True))",
         ],
         "run": [f"$[@postprocessing({answer}) for item in @dataset]"],
     }
@@ -328,6 +330,9 @@ def _readme(info: checkpoint.CheckpointInfo, plan: DataPlan, needs: str | None) 
         if needs
         else "Nothing but MONAI is needed.\n"
     )
+    if plan.preparation and (nnunet := plan.preparation.nnunet):
+        spacing = "x".join(f"{side:g}" for side in nnunet_in_monai.file_spacing(nnunet))
+        files += f", with voxels of {spacing} mm (others are resampled, linearly, where nnU-Net takes splines)"
     paint = plan.paint or tuple(values[0] for values in plan.regions.values())
     labels = ", ".join(f"{label} {name}" for label, name in zip(paint, plan.regions, strict=True))
     return (

@@ -230,7 +230,10 @@ CHANGES = {
     ],
     3: [('"schema":2', '"schema":3'), ("disturbed_processes", "contended_processes")],
     4: [('"schema":3', '"schema":4'), ('"dtype":"fp32"', '"dtype":"int8","int8_accuracy":0.005,"runtime":"openvino"')],
-    5: [('"schema":4', '"schema":5'), ('"crop_foreground":true', '"crop_foreground":true,"test_time_mirroring":[0,2]')],
+    5: [
+        ('"schema":4', '"schema":5'),
+        ('"crop_foreground":true', '"crop_foreground":true,"test_time_mirroring":[0,2],"patient":[35,50,36]'),
+    ],
 }
 
 
@@ -239,8 +242,9 @@ def test_what_was_asked_before_a_field_came_keeps_its_hash() -> None:
     assert record.cell == "86d057a9e731ae5d"
     accurate = dataclasses.replace(record.workload, int8_accuracy=0.005)
     mirrored = [dataclasses.replace(record.workload, test_time_mirroring=axes) for axes in ((0,), (0, 1))]
-    cells = {dataclasses.replace(record, workload=work).cell for work in (record.workload, accurate, *mirrored)}
-    assert len(cells) == 4
+    prepared = dataclasses.replace(record.workload, patient=(35, 50, 36))
+    works = (record.workload, accurate, prepared, *mirrored)
+    assert len({dataclasses.replace(record, workload=work).cell for work in works}) == 5
     assert [work.forwards for work in (record.workload, *mirrored)] == [1, 2, 4]
 
 
@@ -255,7 +259,7 @@ def test_a_stored_line_of_each_schema_is_read_in_the_present_form(schema: int) -
     assert (record.schema, work.crop_foreground) == (rec.SCHEMA, schema > 1)
     later_fields = ("int8", 0.005, "openvino") if schema > 3 else ("fp32", None, "eager")
     assert (work.dtype, work.int8_accuracy, work.runtime) == later_fields
-    assert work.test_time_mirroring == ((0, 2) if schema > 4 else None)
+    assert (work.test_time_mirroring, work.patient) == (((0, 2), (35, 50, 36)) if schema > 4 else (None, None))
     assert [m.metric for m in record.measurements] == ["contended_processes", "latency_s"]
     contended = record.get("contended_processes")
     assert contended is not None

@@ -365,3 +365,22 @@ def test_pruned_and_trained_on_it_sees_the_same_images(tmp_path: Path, monkeypat
     assert after.plan.preparation == info.plan.preparation
     assert after.train["start"] == info.sha256
     assert not any(known.knows_its_cases for known in (small, pruned, after))
+
+
+def test_validation_cases_that_nnunet_trained_on_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BENCHBENCH_CACHE", str(tmp_path / "cache"))
+    folder = data_sets.decathlon(tmp_path / "Task99_Boxes", count=12)
+    source = nnunet_models.model(tmp_path / "model", "residual")
+    held_out = source / "fold_0" / "validation"
+    held_out.mkdir()
+    parts = get_plan(str(folder)).ids
+    for case in parts["test"]:
+        (held_out / f"{case}.nii.gz").touch()
+    assert imported(source, tmp_path / "net", data=str(folder)).info.knows_its_cases
+    words = ["--prune", "0.4", "--data", str(folder), "--out", str(tmp_path / "small")]
+    assert main(["compress", str(tmp_path / "net"), *words]) == 0
+    watched = len(parts["val"])
+    assert watched
+    assert f"nnU-Net trained on {watched} of these {watched}" in capsys.readouterr().out

@@ -93,6 +93,11 @@ def summary(result: Compressed, source: str | None) -> list[str]:
         )
     if result.val_cases and any(stage.dice is not None for stage in result.stages):
         lines.append(f"Dice is of the {result.val_cases} validation cases; 'bench run' measures it on the test cases")
+    if result.val_trained_on:
+        lines.append(
+            f"nnU-Net trained on {result.val_trained_on} of these {result.val_cases}, so their Dice is too high before "
+            "any fine-tuning, and says little of what is lost"
+        )
     path = result.checkpoint.path
     flags: list[object] = ["--data", source] if source else []
     if source and (fold := result.checkpoint.train.get("fold")):

@@ -11,7 +11,7 @@ from benchbench.cli.next_step import next_line
 from benchbench.cli.parser import add_fields, add_shared, values_of
 from benchbench.core.errors import EXIT_OK, command
 from benchbench.core.units import format_duration, format_shape, format_value
-from benchbench.runner.export import Exported, ExportRequest
+from benchbench.runner.export import BUNDLE, Exported, ExportRequest
 
 if TYPE_CHECKING:
     from benchbench.zoo.write_bundle import WrittenBundle
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     from benchbench.runner.export import export_bundle, export_network
 
     request = ExportRequest(**values_of(ExportRequest, options))
-    if request.to == "monai-bundle":
+    if request.to == BUNDLE:
         print("\n".join(bundle_summary(export_bundle(request, options.out, force=options.force))))
         return EXIT_OK
     print("\n".join(summary(export_network(request, options.out, force=options.force), request)))

@@ -117,13 +117,15 @@ def _next(outcome: SearchOutcome, request: SearchRequest) -> str:
 def _parent(asked: str | None, request: SearchRequest) -> str | None:
     """What networks inherit from, as the request has it."""
     from benchbench.search.published import bundled_parent
+    from benchbench.zoo.checkpoint import located
 
     if asked in (None, "none"):
         return None
     if asked == "train":
         return asked
-    path = bundled_parent(request.data, request.fold, request.spatial) if asked == "shipped" else Path(str(asked))
-    return str(path.absolute())
+    if asked == "shipped":
+        return str(bundled_parent(request.data, request.fold, request.spatial).absolute())
+    return str(located(Path(str(asked))).absolute())
 
 
 def _check_resume(options: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from benchbench.report.conditions import Group, windows_text
 from benchbench.report.figures import style
 from benchbench.report.figures.memory import Stack, StackPart, draw_stacks
 from benchbench.report.figures.style import MAX_ROWS, Drawing
+from benchbench.report.patient import compared_volume, own_volumes
 from benchbench.report.tables import (
     BASELINE,
     Column,
@@ -71,12 +72,12 @@ def table(rows: Sequence[TableRow], group: Group, floors: reliability.Floors, *,
     )
     used = {key for line in lines for key, cell in line.cells.items() if cell.value is not None}
     work = group.first.workload
-    size = "" if work.volume is None else f" of {units.format_shape(work.volume)} voxels"
+    size = "" if (volume := compared_volume(work)) is None else f" of {units.format_shape(volume)} voxels"
     crop = ", over the box that holds the patient" if work.crop_foreground else ""
     return Table(
         key=key,
         title=f"One patient{size}",
-        caption=f"By sliding {windows_text(work)}{crop}.",
+        caption=f"By sliding {windows_text(work)}{crop}{own_volumes(records)}.",
         columns=tuple(c for c in _COLUMNS if c.key in used or c.key == "volume_latency_s"),
         rows=tuple(lines),
         sorted_by=("volume_latency_s", "ascending"),
