@@ -1,9 +1,9 @@
 """Paired times: what forwards of two sides in strict alternation say about the ratio of their times.
 
 Forwards come in blocks that hold both sides, so whatever slows the machine for a while slows both and leaves their
-ratio. Blocks of one set of processes share how these lie in memory, so they are not pooled: each set gives the median
-of its blocks, and the interval is over sets. A second process of A in every set (the control) is compared with A in the
-same way: what it shows is the noise floor of this very comparison.
+ratio. The pairs of one set of processes share how these lie in memory, so they are not pooled: each set gives the
+median log-ratio of its pairs, and the interval is over sets. A second process of A in every set (the control) is
+compared with A in the same way: what it shows is the noise floor of this very comparison.
 
 The interval over sets is that of their trimmed mean (a fifth off either end). In simulations with now and then a
 process that is slower for all its life, a bootstrap over 6 to 10 sets was either too narrow (of the median: 9 to 15 %
@@ -39,8 +39,8 @@ _CLOSE = 0.125  # of the margin: an effect that near to it is decided by no meas
 class Times:
     """Seconds of each process's forwards in one block.
 
-    In `interleaved` mode each process has two, in opposite places of the block. In `duet` mode A has one beside B's
-    and then one beside the control's.
+    In `interleaved` mode each process has two, in opposite places of the block: the first ones of all three were
+    neighbours, and so were the second. In `duet` mode A has one beside B's and then one beside the control's.
     """
 
     a: tuple[Seconds, ...]
@@ -105,9 +105,9 @@ def judge(sets: Sequence[ProcessSet], mode: Mode, margin: float = MARGIN) -> Jud
         mode: how they were measured.
         margin: share within which two times are the same.
     """
-    wall = _over_sets([[_effect(block.wall_s, mode) for block in one.blocks] for one in sets])
-    control = _over_sets([[_against_itself(block.wall_s, mode) for block in one.blocks] for one in sets])
-    apart = [[_effect(block.cpu_s, mode) for block in one.blocks if block.cpu_s] for one in sets]
+    wall = _over_sets([[x for block in one.blocks for x in effects(block.wall_s, mode)] for one in sets])
+    control = _over_sets([[x for block in one.blocks for x in own_effects(block.wall_s, mode)] for one in sets])
+    apart = [[x for block in one.blocks if block.cpu_s for x in effects(block.cpu_s, mode)] for one in sets]
     cpu = _over_sets(apart) if all(apart) else None
     verdict = decide(wall, control, margin)
     both = cpu is not None and wall.confident and cpu.confident
@@ -153,27 +153,23 @@ def needed_sets(wall: Estimate, control: Estimate, margin: float) -> int | None:
     return max(wall.sets + 1, math.ceil(wall.sets * (half / room) ** 2))
 
 
-def _effect(times: Times, mode: Mode) -> float:
-    """Log-ratio of B to A in one block; interleaved, both processes of A count."""
+def effects(times: Times, mode: Mode) -> list[float]:
+    """Log-ratios of B to A in one block, a pair of neighbouring forwards each; interleaved, both processes of A count."""
     if mode == "duet":
-        return math.log(times.b[0] / times.a[0])
-    return _mean_log(times.b) - _mean_log((*times.a, *times.control))
+        return [math.log(times.b[0] / times.a[0])]
+    return [math.log(b / a) for side in (times.a, times.control) for b, a in zip(times.b, side, strict=True)]
 
 
-def _against_itself(times: Times, mode: Mode) -> float:
-    """Log-ratio of A's second process to its first in one block."""
+def own_effects(times: Times, mode: Mode) -> list[float]:
+    """Log-ratios of A's second process to its first in one block."""
     if mode == "duet":
-        return math.log(times.control[0] / times.a[-1])
-    return _mean_log(times.control) - _mean_log(times.a)
-
-
-def _mean_log(seconds: Sequence[float]) -> float:
-    return statistics.fmean(map(math.log, seconds))
+        return [math.log(times.control[0] / times.a[-1])]
+    return [math.log(again / a) for again, a in zip(times.control, times.a, strict=True)]
 
 
 def _over_sets(logs: Sequence[Sequence[float]]) -> Estimate:
-    """From the log-ratios of each set's blocks."""
-    medians = [statistics.median(blocks) for blocks in logs]
+    """From the log-ratios of each set's pairs."""
+    medians = [statistics.median(pairs) for pairs in logs]
     if len(medians) >= FEWEST:
         centre, half = trimmed_mean(medians)
         low, high = centre - half, centre + half

@@ -9,14 +9,10 @@ from benchbench.core.paired_times import LEVEL, Block, ProcessSet, Times, judge,
 
 
 def interleaved(a, control, b, at_s=0.0, cpu=None):
-    times = Times(a=(a, a), control=(control, control), b=(b, b))
-    return Block(
-        at_s=at_s, wall_s=times, cpu_s=times if cpu is None else Times(a=(cpu, cpu), control=(cpu, cpu), b=cpu_b(cpu))
-    )
-
-
-def cpu_b(cpu):
-    return (cpu, cpu)
+    """A block in which each process took the same twice; `cpu` is the processor time of all, if it is another."""
+    wall = Times(a=(a, a), control=(control, control), b=(b, b))
+    used = wall if cpu is None else Times(a=(cpu, cpu), control=(cpu, cpu), b=(cpu, cpu))
+    return Block(at_s=at_s, wall_s=wall, cpu_s=used)
 
 
 def sets(ratios, controls=None, blocks=3, cpu=None):
@@ -43,10 +39,12 @@ def test_a_ratio_is_called_by_its_interval_and_the_margin(centre, verdict):
 def test_swapped_sides_swap_the_words_and_invert_the_ratio():
     def swapped(block):
         w = block.wall_s
-        return Block(at_s=0.0, wall_s=Times(a=w.b[:1], control=w.b[1:], b=w.a))
+        return Block(at_s=0.0, wall_s=Times(a=w.b, control=w.b, b=w.a))
 
     there = [
-        ProcessSet(blocks=tuple(Block(at_s=0.0, wall_s=Times(a=(1.0,), control=(1.0,), b=(r, r))) for _ in range(3)))
+        ProcessSet(
+            blocks=tuple(Block(at_s=0.0, wall_s=Times(a=(1.0, 1.0), control=(1.0, 1.0), b=(r, r))) for _ in range(3))
+        )
         for r in around(1.06)
     ]
     back = [ProcessSet(blocks=tuple(map(swapped, one.blocks))) for one in there]
@@ -86,7 +84,7 @@ def test_too_few_sets_give_their_range_and_no_verdict(count):
     assert found.needed_sets is None
 
 
-def test_blocks_of_a_set_count_by_their_median():
+def test_pairs_of_a_set_count_by_their_median():
     blocks = (interleaved(1.0, 1.0, 1.0), interleaved(1.0, 1.0, 1.001), interleaved(1.0, 1.0, 3.0))
     assert judge([ProcessSet(blocks=blocks)], "interleaved").wall.ratio == pytest.approx(1.001)
 
