@@ -31,6 +31,7 @@ examples:
   bench search --budget 2GB                       networks that fit into 2 GB, trained, as a Pareto front
   bench audit --models all                        every FLOP counter side by side, and which is wrong
   bench compare results/local/a results/local/b   what became slower; exit 1 if anything did
+  bench compare --measure slim_unetr unetr        two networks now, in pairs: right on a busy machine, too
   bench choose results/local/a --max-latency 1s   which network to take, and how sure that is
   bench data check /data/BraTS2021                look for faults in a data set
   bench report results/local/try                  write the report again, from the records alone
@@ -48,7 +49,8 @@ COMMANDS: Mapping[str, str] = {
     "list": "list the models, devices or data sets that are available",
     "run": "measure networks on devices, or predict their cost there, and write a report",
     "audit": "count parameters and MACs with every counter, and show which is wrong, by how much and why",
-    "compare": "compare two sets of records: what became slower, larger or worse; exit 1 if anything did",
+    "compare": "compare two sets of records, or measure two networks in pairs: what became slower, larger or worse; "
+    "exit 1 if anything did",
     "choose": "say which network to take, from records, under limits; exit 1 if none is known to keep them",
     "report": "write the report of results folders again, from their records alone",
     "train": "train one network on a data set, by the same recipe as all others",
@@ -298,7 +300,7 @@ def add_shared(sub: argparse.ArgumentParser, *flags: str, **settings: Any) -> No
         sub.add_argument(flag, **{**_SHARED[flag], **settings})
 
 
-def add_fields(sub: argparse.ArgumentParser, request: type) -> None:
+def add_fields(sub: argparse._ActionsContainer, request: type) -> None:
     """Add an argument for each field of a request that was declared with `core.arguments.flag`."""
     hints = typing.get_type_hints(request)
     for field in dataclasses.fields(request):

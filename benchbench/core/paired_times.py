@@ -154,7 +154,7 @@ def needed_sets(wall: Estimate, control: Estimate, margin: float) -> int | None:
 
 
 def effects(times: Times, mode: Mode) -> list[float]:
-    """Log-ratios of B to A in one block, a pair of neighbouring forwards each; interleaved, both processes of A count."""
+    """Log-ratios of B to A in one block, of a pair of neighbours each; interleaved, both processes of A count."""
     if mode == "duet":
         return [math.log(times.b[0] / times.a[0])]
     return [math.log(b / a) for side in (times.a, times.control) for b, a in zip(times.b, side, strict=True)]

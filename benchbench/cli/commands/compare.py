@@ -1,6 +1,7 @@
 """`bench compare`: two sets of records, one line a metric, and below it what has no line.
 
-A is the first folder on the command line and B the second; a change is always from A to B.
+A is the first folder on the command line and B the second; a change is always from A to B. With `--measure` they are
+two networks, which are measured in pairs (`cli/pairs.py`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchbench import report
+from benchbench.cli import pairs
 from benchbench.cli.parser import add_shared
 from benchbench.core import arguments as to
 from benchbench.core.errors import UsageError
@@ -39,9 +41,13 @@ def _metrics(text: str) -> tuple[Metric, ...]:
 def add(sub: argparse.ArgumentParser) -> None:
     """The flags."""
     sub.add_argument(
-        "before", type=Path, metavar="A", help="records before the change: a results folder or a records.jsonl"
+        "before",
+        metavar="A",
+        help="records before the change: a results folder or a records.jsonl; with --measure a network",
     )
-    sub.add_argument("after", type=Path, metavar="B", help="records after it: a results folder or a records.jsonl")
+    sub.add_argument(
+        "after", metavar="B", help="records after it: a results folder or a records.jsonl; with --measure a network"
+    )
     sub.add_argument(
         "--fail-on",
         type=parse_limits,
@@ -65,8 +71,15 @@ def add(sub: argparse.ArgumentParser) -> None:
         "--anyway", action="store_true", help="compare records of different conditions, too, and list the differences"
     )
     add_shared(sub, "--format")
-    add_shared(sub, "--out", metavar="FILE.html", help="page to write, with the distributions (default: none)")
+    add_shared(
+        sub,
+        "--out",
+        metavar="FILE.html|DIR",
+        help="page to write, with the distributions (default: none); with --measure the folder for the page and the "
+        "times (default: a new folder under results/local)",
+    )
     add_shared(sub, "--force", help="replace the file at --out even if it is no page of benchbench")
+    pairs.add(sub)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -74,9 +87,13 @@ def run(options: argparse.Namespace) -> int:
     for name in options.fail_on or ():
         if options.metrics and name not in [m.short for m in options.metrics]:
             raise UsageError(f"--fail-on {name} is not among --metrics")
+    request = pairs.check_flags(options)
+    if options.measure:
+        return pairs.run(options, request)
+    folders = (Path(options.before), Path(options.after))
     if options.out:
-        report.check_place(options.out, [options.before, options.after], page=True, force=options.force)
-    sides = (list(read_records(options.before)), list(read_records(options.after)))
+        report.check_place(options.out, folders, page=True, force=options.force)
+    sides = (list(read_records(folders[0])), list(read_records(folders[1])))
     settings = {"metrics": options.metrics, "min_effect": options.min_effect}
     comparison = compare(
         *sides,

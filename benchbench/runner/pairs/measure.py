@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -245,8 +244,3 @@ class PairMeasurement:
 def samples(times: PairTimes, role: Role) -> list[list[float]]:
     """Wall seconds of a role's process in each set."""
     return [[s for block in one.blocks for s in getattr(block.wall_s, role)] for one in times.sets]
-
-
-def median_s(times: PairTimes, role: Role) -> float:
-    """The median of its processes' medians."""
-    return statistics.median(statistics.median(run) for run in samples(times, role))

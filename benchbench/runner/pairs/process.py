@@ -6,7 +6,7 @@ import json
 import os
 import selectors
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ class PairProcess:
                 raise SideFailed(self.role, event["status"], event["error"], event["traceback"], lasting=True)
         raise AssertionError  # the events end by raising
 
-    def _events(self, limit_s: float) -> Any:
+    def _events(self, limit_s: float) -> Iterator[dict[str, Any]]:
         deadline = time.monotonic() + limit_s
         with selectors.PollSelector() as selector:
             selector.register(self._child.stdout, selectors.EVENT_READ)
@@ -159,8 +159,8 @@ def ask_environment(job: Job, python: str) -> dict[str, Any]:
         far, near = (hello["schema"], hello["protocol"]), (rec.SCHEMA, PROTOCOL)
         if far != near:
             raise UsageError(
-                f"--python {python} has benchbench {hello['version']} with schema {far[0]}, and this one ({__version__}) "
-                f"has schema {near[0]}: upgrade the older of them"
+                f"--python {python} has benchbench {hello['version']} with schema {far[0]}, and this one "
+                f"({__version__}) has schema {near[0]}: upgrade the older of them"
             )
         return process.environment()
     except SideFailed as failed:
@@ -176,6 +176,3 @@ def _no_worker(failed: SideFailed) -> str:
     if "benchbench.runner.pairs" in said:
         return "its benchbench is older and cannot measure in pairs: upgrade it there"
     return failed.error
-
-
-Start = Callable[[Role], PairProcess]
