@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from benchbench.core.errors import EXIT_INTERRUPTED, UsageError
 from benchbench.core.paired_result import PAIRS, PairedResult, pairs_to_json
 from benchbench.report import writers
 from benchbench.report.compare import paired
-from benchbench.report.compare.verdicts import METRICS, MIN_EFFECT
+from benchbench.report.compare.compare import with_pairs
+from benchbench.report.compare.verdicts import METRICS, MIN_EFFECT, ComparedRow, Comparison
 from benchbench.runner.pairs.request import PairRequest
 
 if TYPE_CHECKING:
@@ -56,7 +58,13 @@ def check_flags(options: argparse.Namespace) -> PairRequest:
     values = values_of(PairRequest, options)
     if options.measure and options.remeasure:
         raise UsageError("--measure takes networks and --remeasure finished runs: leave one of them out")
-    allowed = set(values) if options.measure else {"python", "margin", "time_limit_s"} if options.remeasure else set()
+    allowed = (
+        set(values)
+        if options.measure
+        else {"python", "margin", "time_limit_s", "trust"}
+        if options.remeasure
+        else set()
+    )
     names = {field: PairRequest.__dataclass_fields__[field].metadata["flag"] for field in values}
     if wrong := [names[field] for field in values if field not in allowed]:
         which = "--measure" if not options.remeasure else "--measure, and --remeasure measures as the runs did"
@@ -92,6 +100,35 @@ def run(options: argparse.Namespace, request: PairRequest) -> int:
     places = {"record": out / PAIRS, "page": report.write_pairs([result], out / report.PAGE)}
     print(text(result, rows, options.format, places))
     return EXIT_INTERRUPTED if result.interrupted else paired.exit_code([result], rows)
+
+
+def can_be_measured_again(row: ComparedRow) -> bool:
+    """Whether `--remeasure` would measure a row."""
+    called = (row.metric.improved, row.metric.regressed)
+    return row.metric.short == "latency" and row.verdict in called and not row.again
+
+
+def again(comparison: Comparison, options: argparse.Namespace, request: PairRequest) -> tuple[Comparison, bool]:
+    """`--remeasure`: the comparison with what looked faster or slower measured again, and whether that was interrupted.
+
+    The times are kept beside the page, or in a new folder.
+
+    Raises:
+        UsageError: A and B were measured by different software, and no Python is named for each.
+        StoreError: the record cannot be written.
+    """
+    if not (rows := [row for row in comparison.rows if can_be_measured_again(row)]):
+        return comparison, False
+    from benchbench.runner.pairs.again import plans_again
+
+    plans, left = plans_again(rows, request, anyway=options.anyway)
+    file = options.out.with_suffix(".pairs.json") if options.out else new_folder("compare") / PAIRS
+    results = measured(plans, file, options) if plans else []
+    notes = [*left, *(f"{result.labels[1]}: {line}" for result in results for line in paired.remarks(result))]
+    notes += [f"times of the pairs: {file}"] if results else []
+    judged = with_pairs(comparison, results)
+    interrupted = any(result.interrupted for result in results)
+    return dataclasses.replace(judged, notes=(*judged.notes, *notes)), interrupted
 
 
 def text(result: PairedResult, rows: Sequence[paired.PairedRow], fmt: str, places: dict[str, Path]) -> str:

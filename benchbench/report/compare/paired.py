@@ -85,9 +85,17 @@ def paired_rows(
         )
         if found.cpu:
             note = "something waited" if found.waited and not threads_differ(result) else ""
-            cpu = {"a": "", "b": "", "itself": "", "verdict": note or "-"}
-            change = change_text(_LATENCY, found.cpu.ratio)
-            rows.append(PairedRow(metric="CPU time", change=change, interval=span(found.cpu), **cpu))
+            rows.append(
+                PairedRow(
+                    metric="CPU time",
+                    a="",
+                    b="",
+                    change=change_text(_LATENCY, found.cpu.ratio),
+                    interval=span(found.cpu),
+                    itself="",
+                    verdict=note or "-",
+                )
+            )
     for metric in metrics:
         if metric.kind == "time":
             continue

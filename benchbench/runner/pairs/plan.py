@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from benchbench.core import records as rec
 from benchbench.core.errors import UsageError
@@ -62,12 +62,17 @@ def plan_pair(names: tuple[str, str], request: PairRequest, *, anyway: bool = Fa
         if len(getattr(request, name)) > 2:
             raise UsageError(f"--{name} has one value for both sides, or one for A and one for B")
     cells = tuple(_cell(name, request, place) for place, name in enumerate(names))
-    pythons = tuple(_python(request, place) for place in range(2))
+    pythons = tuple(python_of(request, place) for place in range(2))
     return make_plan((cells[0], cells[1]), (pythons[0], pythons[1]), request, anyway=anyway)
 
 
 def make_plan(
-    cells: tuple[Cell, Cell], pythons: tuple[str | None, str | None], request: PairRequest, *, anyway: bool
+    cells: tuple[Cell, Cell],
+    pythons: tuple[str | None, str | None],
+    request: PairRequest,
+    *,
+    anyway: bool,
+    cell: str = "",
 ) -> PairPlan:
     """A plan from two cells.
 
@@ -76,6 +81,7 @@ def make_plan(
         pythons: that run them; None: this one.
         request: for the mode, the margin and the time limit.
         anyway: also where the sides take different inputs.
+        cell: of the row of finished runs that is measured again.
 
     Raises:
         UsageError: as `plan_pair` does.
@@ -109,12 +115,13 @@ def make_plan(
         labels=_labels(sides[0], sides[1]),
         asked=tuple(asked),
         conditions=tuple(differing),
+        cell=cell,
     )
 
 
-def _cell(name: str, request: PairRequest, place: Literal[0, 1] | int) -> Cell:
+def _cell(name: str, request: PairRequest, place: int) -> Cell:
     """One side's network, as `bench run` would measure it."""
-    runtime, dtype, threads = (request.side(key, place) for key in ("runtime", "dtype", "threads"))  # type: ignore[arg-type]
+    threads = request.side("threads", place)
     if threads is None and request.mode == "duet":
         threads = 1
     asked = RunRequest(
@@ -122,8 +129,8 @@ def _cell(name: str, request: PairRequest, place: Literal[0, 1] | int) -> Cell:
         devices=(request.device,),
         spatial=request.spatial,
         batch=(request.batch,),
-        runtime=(str(runtime),),
-        dtype=(str(dtype),),
+        runtime=(str(request.side("runtime", place)),),
+        dtype=(str(request.side("dtype", place)),),
         threads=(None if threads is None else int(threads),),
         data=request.data or "none",
         fold=request.fold,
@@ -137,10 +144,15 @@ def _cell(name: str, request: PairRequest, place: Literal[0, 1] | int) -> Cell:
     (cell,) = cells
     if cell.target.lost:
         raise UsageError(cell.target.lost)
-    return dataclasses.replace(cell, job=cell.job.with_work(volume=None))  # no whole volume is timed
+    return cell.with_work(volume=None)  # no whole volume is timed
 
 
-def _python(request: PairRequest, place: int) -> str | None:
+def python_of(request: PairRequest, place: int) -> str | None:
+    """The Python of side 0 (A) or 1 (B); None: the one that runs this.
+
+    Raises:
+        UsageError: there is no such program.
+    """
     asked = request.side("python", place)
     if asked is None:
         return None

@@ -96,8 +96,7 @@ class PairRequest:
     fold: int | None = flag("--fold", help="which of the five folds of --data (default: 0)")
     checkpoints: tuple[Path, ...] = flag(
         "--checkpoints",
-        (),
-        default=[Path("results/local")],
+        (Path("results/local"),),
         type=Path,
         nargs="+",
         metavar="DIR",
