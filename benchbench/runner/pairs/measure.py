@@ -87,12 +87,14 @@ class PairMeasurement:
         self.settings, self.start, self.clock, self.tell = settings, start, clock, tell
         self.chance = random.Random(_SEED)
         self.times = PairTimes()
-        self._began: float | None = None  # when the first processes were ready: what comes before is no part of the cap
+        self._began: float | None = None  # of the time limit: preparing a network for its runtime is no part of it
         self._set_s = 0.0  # of the last set, all in all
 
     def run(self) -> PairTimes:
         """Measure until it is decided, or the time is up; Ctrl-C ends it with what there is."""
         began, failures = self.clock(), 0
+        if self.settings.at_once:
+            self._began = began
         try:
             while not self._is_over():
                 try:
@@ -117,7 +119,7 @@ class PairMeasurement:
         n = len(self.times.sets)
         if n in LOOKS and judge(self.times.sets, self.settings.mode, self.settings.margin).verdict != "ambiguous":
             return True
-        return n >= _MOST_SETS or (n > 0 and self._used_s + 0.8 * self._set_s > self.settings.time_limit_s)
+        return n >= _MOST_SETS or (n > 0 and self._used_s + self._set_s > self.settings.time_limit_s)
 
     def _one_set(self) -> None:
         first, began = not self.times.sets, self.clock()
@@ -130,7 +132,8 @@ class PairMeasurement:
                 self._began = self.clock()
             limit_s = self.settings.time_limit_s / LOOKS[-1]
             forwards = self._warmed(processes, _WARM_SHARE * limit_s)
-            room_s = max(limit_s - (0.0 if first else started_s), _LEAST_SHARE * limit_s)
+            starting_s = started_s if self.settings.at_once or not first else 0.0
+            room_s = max(limit_s - starting_s, _LEAST_SHARE * limit_s)
             try:
                 for block in self._blocks(processes, forwards, min(room_s, _MOST_SET_S)):
                     blocks.append(block)
@@ -140,7 +143,7 @@ class PairMeasurement:
                 raise
             self.times.sets.append(ProcessSet(blocks=tuple(blocks)))
             self._finish(processes, first=first)
-        self._set_s = self.clock() - began - (started_s if first else 0.0)
+        self._set_s = self.clock() - began - started_s + starting_s
 
     def _started(self, stack: contextlib.ExitStack, *, first: bool) -> dict[Role, PairProcess]:
         """A process of each role, its network built, started in random order."""
@@ -192,6 +195,8 @@ class PairMeasurement:
         orders, duets = order.interleaved(self.chance), order.duets(self.chance)
         swapped_before = False
         for number in range(count):
+            if number and self._used_s + block_s > self.settings.time_limit_s:
+                return
             self._say(f"set {len(self.times.sets) + 1}, block {number + 1} of {count}")
             at_s = self._used_s
             if self.settings.mode == "interleaved":

@@ -87,7 +87,8 @@ class PairRequest:
         TIME_LIMIT_S,
         type=seconds,
         metavar="TIME",
-        help="longest time for one comparison, such as 5min, from when its first processes are ready (default: 2min)",
+        help="longest time for one comparison, such as 5min, without that of preparing networks for their runtime "
+        "(default: 2min)",
     )
     spatial: tuple[int, ...] | None = flag("--spatial", help="size of the input in voxels (default: as in 'bench run')")
     batch: int = flag("--batch-size", 1, help="patches per forward (default: 1)")
