@@ -82,8 +82,8 @@ def pairs_to_json(results: Sequence[PairedResult]) -> dict[str, Any]:
 
 
 def _to_json(result: PairedResult) -> dict[str, Any]:
-    plain: dict[str, Any] = {"verdict": result.verdict, "judgement": to_json(result.judgement)}
-    return plain | to_json(result) | {"a": record_to_json(result.a), "b": record_to_json(result.b)}
+    judged = {"verdict": result.verdict, "judgement": to_json(result.judgement)}
+    return {**judged, **to_json(result), "a": record_to_json(result.a), "b": record_to_json(result.b)}
 
 
 def write_pairs(path: Path, results: Sequence[PairedResult]) -> None:
