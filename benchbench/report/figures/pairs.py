@@ -34,7 +34,7 @@ def forest(results: Sequence[PairedResult], *, prefix: str) -> Drawing | None:
     margin = 100 * shown[0].margin
     low, high = min(*ends, -1.5 * margin), max(*ends, 1.5 * margin)
     room = 0.05 * (high - low)
-    figure, axes = style.row_axes([name for name, _, _ in rows], 0.34, right=0.3)
+    figure, axes = style.row_axes([name for name, _, _ in rows], 0.34, right=0.44)
     style.scale(axes, "x", (low - room, high + room), "difference, %")
     axes.axvspan(_percent(1 / (1 + margin / 100)), margin, facecolor=style.GRID, edgecolor="none", alpha=0.6)
     axes.axvline(0, color=style.MUTED, linewidth=0.8)

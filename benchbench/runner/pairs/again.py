@@ -14,7 +14,7 @@ from benchbench.core.errors import BenchError, CardError, CheckpointError, Usage
 from benchbench.devices.resolve import resolve
 from benchbench.report.compare.verdicts import ComparedRow
 from benchbench.runner.job import Cell, make_cell
-from benchbench.runner.pairs.plan import PairPlan, make_plan, python_of
+from benchbench.runner.pairs.plan import PROTOCOL, PairPlan, make_plan, python_of
 from benchbench.runner.pairs.request import PairRequest
 from benchbench.zoo import checkpoint, classes, places
 from benchbench.zoo.cards import Card
@@ -94,7 +94,7 @@ def _cell(record: rec.Record, request: PairRequest) -> Cell:
         cell = make_cell(card, record.model, record.workload, target, checkpoint_path=weights)
     except (CardError, CheckpointError) as error:
         raise _CannotMeasureError(str(error)) from error
-    return cell.with_work(volume=None, crop_foreground=False)
+    return cell.with_work(volume=None, crop_foreground=False, protocol=PROTOCOL)
 
 
 def _weights(digest: str | None) -> Path | None:

@@ -22,6 +22,7 @@ from benchbench.runner.request import RunRequest
 from benchbench.runtimes.catalogue import get_runtime
 
 _TWO = ("runtime", "dtype", "threads", "python")  # flags with a value of each side
+PROTOCOL = "pairs"  # of the workloads: no protocol of a run
 _ANYWAY = "--anyway compares them and says so"
 
 
@@ -142,9 +143,11 @@ def _cell(name: str, request: PairRequest, place: int) -> Cell:
     if len(cells) != 1:
         raise UsageError(f"{'AB'[place]} is to be one network, and {name!r} names {counted(len(cells), 'network')}")
     (cell,) = cells
-    if cell.target.lost:
-        raise UsageError(cell.target.lost)
-    return cell.with_work(volume=None)  # no whole volume is timed
+    if cell.target.host:
+        raise UsageError(
+            f"--device {request.device}: pairs are measured on this machine alone: log in there and run the same command"
+        )
+    return cell.with_work(volume=None, protocol=PROTOCOL)  # no whole volume is timed
 
 
 def python_of(request: PairRequest, place: int) -> str | None:
@@ -166,8 +169,6 @@ def _environment(cell: Cell, python: str | None) -> Mapping[str, Any]:
     target = cell.target
     if python is not None:
         return ask_environment(cell.job, python)
-    if target.environment is not None:
-        return target.environment
     return environment(target.backend, cell.workload.threads, cuda_index=target.index)
 
 
@@ -190,7 +191,7 @@ def _check_inputs(cells: tuple[Cell, Cell], *, anyway: bool) -> None:
 
 def _cores(request: PairRequest, cells: tuple[Cell, Cell]) -> tuple[int, ...]:
     """The cores of a duet; none otherwise."""
-    here = all(cell.target.host is None and cell.target.backend == "cpu" for cell in cells)
+    here = all(cell.target.backend == "cpu" for cell in cells)
     usable = cpu.usable_cores()
     for cell in cells:
         if here and (cell.workload.threads or 1) > usable:
@@ -201,7 +202,7 @@ def _cores(request: PairRequest, cells: tuple[Cell, Cell]) -> tuple[int, ...]:
     if request.mode != "duet":
         return ()
     if not here:
-        raise UsageError("--mode duet runs both sides at once, a core each: it is for the processor of this machine")
+        raise UsageError("--mode duet runs both sides at once, a core each: it is for a processor")
     if any(cell.workload.threads != 1 for cell in cells):
         raise UsageError("--mode duet gives each side one core: leave --threads out, or write --threads 1")
     cores = cpu.allowed_cores()
