@@ -24,7 +24,7 @@ class Machine:
         self.now, self.chance = 0.0, random.Random(seed)
         self.slower, self.pace, self.placement, self.forward_s = slower, pace, placement, forward_s
         self.noise = noise or (lambda chance: 0.01 * abs(chance.gauss(0, 1)))
-        self.started, self.fails = [], {}
+        self.started, self.fails, self.bound, self.side_by_side = [], {}, [], []
 
     def clock(self):
         return self.now
@@ -61,6 +61,15 @@ class Process:
         m.now += seconds
         return seconds, seconds
 
+    def bind(self, core):
+        self.machine.bound.append((self.role, core))
+
+    def start_forward(self, at_s):
+        self.machine.side_by_side.append(self.role)
+
+    def end_forward(self):
+        return self.forward()
+
     def finish(self, *, energy, accuracy):
         pass
 
@@ -69,7 +78,7 @@ class Process:
 
 
 def measured(machine, *, time_limit_s=60.0, mode="interleaved"):
-    settings = PairSettings(mode=mode, margin=0.02, time_limit_s=time_limit_s)
+    settings = PairSettings(mode=mode, margin=0.02, time_limit_s=time_limit_s, cores=(4, 7))
     return PairMeasurement(settings, machine.start, clock=machine.clock).run()
 
 
@@ -165,6 +174,17 @@ def test_every_process_has_every_place_of_a_block_equally_often():
         assert [sum(i for i, role in enumerate(block) if role == one) for one in order.ROLES] == [5, 5, 5]
     for place in range(6):
         assert set(Counter(block[place] for block in blocks).values()) == {4}
+
+
+def test_a_duet_runs_a_beside_each_of_the_others_on_two_cores_that_change_hands():
+    machine = Machine(3, slower=1.05)
+    found = measured(machine, mode="duet")
+    assert judge(found.sets, "duet").verdict == "slower"
+    together = [frozenset(machine.side_by_side[i : i + 2]) for i in range(0, len(machine.side_by_side), 2)]
+    assert Counter(together) == {frozenset("ab"): len(together) / 2, frozenset({"a", "control"}): len(together) / 2}
+    assert set(machine.bound) == {(role, core) for role in order.ROLES for core in (4, 7)}
+    for block in found.sets[0].blocks:
+        assert [len(side) for side in (block.wall_s.a, block.wall_s.control, block.wall_s.b)] == [2, 1, 1]
 
 
 def test_duets_swap_cores_and_hold_both_pairs():

@@ -94,11 +94,10 @@ def make_plan(
         Side(cell=cell, environment=where, python=python)
         for cell, where, python in zip(cells, conditions, pythons, strict=True)
     )
-    asked = [
-        f"{key}: {old} -> {new}"
-        for (key, old), (_, new) in zip(_asked(sides[0]).items(), _asked(sides[1]).items(), strict=True)
-        if old != new
-    ]
+    one, other = map(_asked, sides)
+    if one["network"] != other["network"]:  # whose keywords are its own
+        del one["keywords"], other["keywords"]
+    asked = [f"{key}: {one[key]} -> {other[key]}" for key in one if one[key] != other[key]]
     settings = PairSettings(
         mode=request.mode,
         margin=request.margin,
@@ -145,7 +144,7 @@ def _cell(name: str, request: PairRequest, place: int) -> Cell:
     (cell,) = cells
     if cell.target.host:
         raise UsageError(
-            f"--device {request.device}: pairs are measured on this machine alone: log in there and run the same command"
+            f"--device {request.device}: pairs are measured on this machine alone: log in there and run it there"
         )
     return cell.with_work(volume=None, protocol=PROTOCOL)  # no whole volume is timed
 
