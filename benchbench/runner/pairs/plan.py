@@ -27,7 +27,7 @@ _ANYWAY = "--anyway compares them and says so"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
+class PairSide:
     """A or B."""
 
     cell: Cell
@@ -39,7 +39,7 @@ class Side:
 class PairPlan:
     """Both sides and how they are measured."""
 
-    sides: tuple[Side, Side]
+    sides: tuple[PairSide, PairSide]
     settings: PairSettings
     labels: tuple[str, str]
     asked: tuple[str, ...]  # what the sides differ in by what was asked
@@ -91,7 +91,7 @@ def make_plan(
     cores = _cores(request, cells)
     conditions = [_environment(cell, python) for cell, python in zip(cells, pythons, strict=True)]
     sides = tuple(
-        Side(cell=cell, environment=where, python=python)
+        PairSide(cell=cell, environment=where, python=python)
         for cell, where, python in zip(cells, conditions, pythons, strict=True)
     )
     one, other = map(_asked, sides)
@@ -210,7 +210,7 @@ def _cores(request: PairRequest, cells: tuple[Cell, Cell]) -> tuple[int, ...]:
     return cores[:2]
 
 
-def _asked(side: Side) -> dict[str, Any]:
+def _asked(side: PairSide) -> dict[str, Any]:
     model, work = side.cell.model, side.cell.workload
     weights = model.checkpoint[:8] if model.checkpoint else "random"
     return {
@@ -226,7 +226,7 @@ def _asked(side: Side) -> dict[str, Any]:
     }
 
 
-def _labels(a: Side, b: Side) -> tuple[str, str]:
+def _labels(a: PairSide, b: PairSide) -> tuple[str, str]:
     """Each side's network, with what tells it from the other."""
     one, other = _asked(a), _asked(b)
     keys = [key for key in one if key not in ("network", "keywords") and one[key] != other[key]]

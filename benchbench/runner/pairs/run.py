@@ -13,7 +13,7 @@ from benchbench.measure.latency import timing
 from benchbench.runner import aggregate
 from benchbench.runner.pairs.measure import PairMeasurement, PairTimes, Progress, samples
 from benchbench.runner.pairs.order import Role
-from benchbench.runner.pairs.plan import PairPlan, Side
+from benchbench.runner.pairs.plan import PairPlan, PairSide
 from benchbench.runner.pairs.process import PairProcess
 
 _OF_SIDES: tuple[tuple[Role, ...], ...] = (("a", "control"), ("b",))
@@ -98,7 +98,7 @@ def measure_pair(plan: PairPlan, *, progress: Progress | None = None) -> PairedR
     )
 
 
-def _record(side: Side, place: int, times: PairTimes, started_at: str) -> rec.Record:
+def _record(side: PairSide, place: int, times: PairTimes, started_at: str) -> rec.Record:
     """What was measured of a side, as a run would record it; every process of A is one of A's."""
     cell, roles = side.cell, _OF_SIDES[place]
     processes: list[list[rec.Measurement]] = []
