@@ -170,6 +170,8 @@ def undecided(result: PairedResult) -> str:
     """Why a comparison is ambiguous, and what would help."""
     found, margin = result.judgement, _percent(result.margin)
     assert found is not None
+    if result.interrupted and not found.wall.confident:
+        return f"an interval needs {FEWEST} sets of processes"
     if not found.wall.confident:
         return (
             f"{units.counted(len(result.sets), 'set')} of processes in {units.format_duration(result.time_limit_s)}, "
