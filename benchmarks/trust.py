@@ -1,42 +1,89 @@
-"""Whether the numbers can be trusted: what the harness costs, A against A, and a slowdown of 5 %.
+"""Whether the numbers can be trusted: what the harness costs, and how often paired comparisons are right.
 
-    python benchmarks/trust.py harness              the four named networks at 128^3 by `standard`
-    python benchmarks/trust.py pairs [N] [FOLDER]   N runs of one network by `standard`, each compared with the next
+    python benchmarks/trust.py harness                      the four named networks at 128^3 by `standard`
+    python benchmarks/trust.py pairs FOLDER [--small N]     paired comparisons of Slim UNETR with itself, and slowed
+    python benchmarks/trust.py pairs FOLDER --load          the same beside one busy process on each core
 
 `harness` divides the wall time of a run by its forwards and its processes' start-ups; the bound is 1.3.
-`pairs` compares each run with the next one of the same network: 95 % of the verdicts should be `same` and the
-median difference at most 2 %. Then every second side is slowed down by 5 % (its samples are multiplied by
-1.05) and compared again: 80 % of these should be called `slower`. A folder keeps the runs, so that the same
-command goes on where it was ended. The exit code is 1 where a bound is missed.
+
+`pairs` makes 40 comparisons of Slim UNETR with itself at 64^3 (60 s each) and 20 at 128^3 (120 s), 40 at 64^3 with a B
+that is slowed by 5 % and 20 by 3 %; with `--load` only the first 40. B is slowed by multiplying its times, wall and
+CPU, as they come from its processes, so that when to stop is decided by them. Each comparison has a file in the folder,
+and the same command goes on where it was ended; what is there is counted at the end. `--small N` makes N of each kind
+at 32^3 to see that it works. The exit code is 1 where a bound is missed.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import dataclasses
-import itertools
-import statistics
+import multiprocessing
+import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchbench.cli.progress import TerminalProgress  # noqa: E402
-from benchbench.core import records as rec  # noqa: E402
+from benchbench.core.paired_result import PairedResult, read_pairs  # noqa: E402
 from benchbench.core.units import format_duration  # noqa: E402
-from benchbench.report.compare.compare import compare  # noqa: E402
-from benchbench.report.compare.verdicts import ComparedRow, get_metric  # noqa: E402
 from benchbench.runner import run as runner_run  # noqa: E402
+from benchbench.runner.pairs.plan import plan_pair  # noqa: E402
+from benchbench.runner.pairs.process import PairProcess  # noqa: E402
+from benchbench.runner.pairs.request import PairRequest  # noqa: E402
+from benchbench.runner.pairs.run import keep, measure_pair  # noqa: E402
 from benchbench.runner.request import RunRequest  # noqa: E402
 from benchbench.runner.result import RunResult  # noqa: E402
 
 FOUR = "slim_unetr,unetr,swin_unetr,nnunet"
-NETWORK = "slim_unetr"  # its forward takes 0.2 s at 128^3 on two cores
-SLOWER = 1.05
-HARNESS_BOUND, SAME_BOUND, DIFFERENCE_BOUND, POWER_BOUND = 1.3, 0.95, 0.02, 0.80
+NETWORK = "slim_unetr"
+HARNESS_BOUND = 1.3
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """Comparisons of one kind, and what is promised of them."""
+
+    name: str
+    count: int
+    side: int  # voxels
+    time_limit_s: float
+    slower: float = 1.0  # of B
+    verdict: str = "same"
+    share: float = 0.95  # of the comparisons at least that are to be called so
+    wrong: tuple[str, ...] = ("faster", "slower")
+
+
+KINDS = (
+    Kind(name="itself-64", count=40, side=64, time_limit_s=60.0),
+    Kind(name="itself-128", count=20, side=128, time_limit_s=120.0),
+    Kind(
+        name="slower-5",
+        count=40,
+        side=64,
+        time_limit_s=60.0,
+        slower=1.05,
+        verdict="slower",
+        share=0.9,
+        wrong=("faster",),
+    ),
+    Kind(
+        name="slower-3",
+        count=20,
+        side=64,
+        time_limit_s=60.0,
+        slower=1.03,
+        verdict="slower",
+        share=0.6,
+        wrong=("faster",),
+    ),
+)
+LOADED = (Kind(name="itself-64-loaded", count=40, side=64, time_limit_s=60.0, share=0.9),)
 
 
 def measure(models: str, folder: Path, *, noise: bool) -> RunResult:
@@ -56,66 +103,115 @@ def harness() -> int:
     return 0 if factor <= HARNESS_BOUND else 1
 
 
-def slowed(record: rec.Record, factor: float) -> rec.Record:
-    """The record with every sample of its latency multiplied."""
+class Slowed:
+    """A process of B whose times are multiplied before anything judges them."""
 
-    def scale(m: rec.Measurement) -> rec.Measurement:
-        if m.metric != "latency_s" or m.value is None:
-            return m
-        interval = None if m.ci95 is None else (m.ci95[0] * factor, m.ci95[1] * factor)
-        return dataclasses.replace(m, value=m.value * factor, values=tuple(v * factor for v in m.values), ci95=interval)
+    def __init__(self, factor: float) -> None:
+        self.factor, self._end_forward = factor, PairProcess.end_forward
 
-    return dataclasses.replace(record, measurements=tuple(map(scale, record.measurements)))
+    def __enter__(self) -> None:
+        factor, original = self.factor, self._end_forward
 
+        def end_forward(process: PairProcess) -> tuple[float, float | None]:
+            wall_s, cpu_s = original(process)
+            times = factor if process.role == "b" else 1.0
+            return wall_s * times, cpu_s and cpu_s * times
 
-def judge(before: rec.Record, after: rec.Record) -> ComparedRow:
-    (row,) = compare([before], [after], metrics=[get_metric("latency")]).rows
-    return row
+        PairProcess.end_forward = end_forward
 
-
-def tell(title: str, rows: Sequence[ComparedRow]) -> None:
-    counts = Counter(row.verdict for row in rows)
-    print(f"  {title}: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
+    def __exit__(self, *_: object) -> None:
+        PairProcess.end_forward = self._end_forward
 
 
-def pairs(count: int, folder: Path) -> int:
-    records = []
-    for number in range(count + 1):
-        (record,) = measure(NETWORK, folder / f"{number:03d}", noise=False).records
-        value = record.value("latency_s")
-        print(f"  {number:3d} {record.status} {value}", file=sys.stderr, flush=True)
-        if record.get("latency_s") and value:
-            records.append(record)
-    neighbours = list(itertools.pairwise(records))
-    same = [judge(a, b) for a, b in neighbours]
-    slow = [judge(a, slowed(b, SLOWER)) for a, b in neighbours]
-    differences = [abs(row.evidence.effect - 1) for row in same]
-    medians = [record.value("latency_s") or 0.0 for record in records]
-    share_same = sum(row.verdict == "same" for row in same) / len(same)
-    share_slower = sum(row.verdict == "slower" for row in slow) / len(slow)
-    difference = statistics.median(differences)
-    print(f"{NETWORK} at 128^3, standard, {len(records)} runs, {len(same)} pairs of neighbours")
-    print(f"  medians of the runs: {min(medians) * 1e3:.0f} to {max(medians) * 1e3:.0f} ms")
-    tell("A against A", same)
-    print(f"  {share_same:.0%} same (bound {SAME_BOUND:.0%}); median difference {difference:.2%}", end=" ")
-    print(f"(bound {DIFFERENCE_BOUND:.0%}), largest {max(differences):.1%}")
-    tell(f"slowed by {SLOWER - 1:.0%}", slow)
-    print(f"  {share_slower:.0%} called slower (bound {POWER_BOUND:.0%})")
-    return 0 if share_same >= SAME_BOUND and difference <= DIFFERENCE_BOUND and share_slower >= POWER_BOUND else 1
+def _busy(core: int) -> None:
+    os.sched_setaffinity(0, {core})
+    while True:
+        pass
+
+
+@contextlib.contextmanager
+def load(*, wanted: bool) -> Iterator[None]:
+    """One busy process on each core that may be used, if it is wanted."""
+    cores = os.sched_getaffinity(0) if wanted else set()
+    foreign = [multiprocessing.Process(target=_busy, args=(core,), daemon=True) for core in cores]
+    for process in foreign:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in foreign:
+            process.kill()
+
+
+def compared(kind: Kind, number: int, folder: Path) -> PairedResult:
+    """One comparison, or the one that was made before."""
+    file = folder / f"{kind.name}-{number:02d}.json"
+    if file.exists():
+        return read_pairs(file)[0]
+    request = PairRequest(spatial=(kind.side,) * 3, time_limit_s=kind.time_limit_s)
+    plan = plan_pair((NETWORK, NETWORK), request)
+    with Slowed(kind.slower):
+        result = measure_pair(plan)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    keep(file, [result])
+    found = result.judgement
+    if found:
+        print(
+            f"  {kind.name} {number:2d}: {result.verdict:9} {found.wall.ratio - 1:+.2%} ({found.wall.low - 1:+.2%} to "
+            f"{found.wall.high - 1:+.2%}), A / A {found.control.ratio - 1:+.2%}, {len(result.sets)} sets, "
+            f"{result.spent.total_s:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+    return result
+
+
+def told(kind: Kind, results: list[PairedResult]) -> bool:
+    """Print what came of a kind; whether it is as promised."""
+    counts = Counter(result.verdict for result in results)
+    share = counts[kind.verdict] / len(results)
+    wrong = sum(counts[word] for word in kind.wrong)
+    ratios = [abs(r.judgement.wall.ratio / kind.slower - 1) for r in results if r.judgement]
+    spent = [result.spent for result in results]
+    cost = sum(s.total_s for s in spent) / sum(s.forward_s + s.start_s for s in spent)
+    print(f"{kind.name}: {len(results)} comparisons of {NETWORK} at {kind.side}^3, B {kind.slower:g} times as slow")
+    print("  " + ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
+    print(f"  {share:.0%} called {kind.verdict} (bound {kind.share:.0%}), {wrong} wrong (bound 0)")
+    off = sorted(ratios)
+    print(f"  ratio off by {off[len(off) // 2]:.2%} at the median, {off[-1]:.2%} at most") if off else None
+    longest = max(s.total_s for s in spent)
+    print(f"  longest {format_duration(longest)}; time / (forwards + starts): {cost:.2f} (bound {HARNESS_BOUND})")
+    return share >= kind.share and not wrong and cost <= HARNESS_BOUND
+
+
+def pairs(folder: Path, *, small: int | None, loaded: bool) -> int:
+    kinds = LOADED if loaded else KINDS
+    if small:
+        kinds = tuple(
+            dataclasses.replace(kind, name=f"small-{kind.name}", count=small, side=32, time_limit_s=60.0)
+            for kind in kinds
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    good = []
+    with load(wanted=loaded):
+        for kind in kinds:
+            good.append(told(kind, [compared(kind, number, folder) for number in range(kind.count)]))
+    return 0 if all(good) else 1
 
 
 def main() -> int:
-    what = sys.argv[1] if len(sys.argv) > 1 else ""
-    if what == "harness":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_subparsers(dest="what", required=True)
+    what.add_parser("harness")
+    sub = what.add_parser("pairs")
+    sub.add_argument("folder", type=Path, metavar="FOLDER")
+    sub.add_argument("--small", type=int, metavar="N")
+    sub.add_argument("--load", action="store_true")
+    options = parser.parse_args()
+    if options.what == "harness":
         return harness()
-    if what == "pairs":
-        count = int(sys.argv[2]) if len(sys.argv) > 2 else 40
-        if len(sys.argv) > 3:
-            return pairs(count, Path(sys.argv[3]))
-        with tempfile.TemporaryDirectory() as name:
-            return pairs(count, Path(name))
-    print(__doc__)
-    return 2
+    return pairs(options.folder, small=options.small, loaded=options.load)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ examples:
   bench search --budget 2GB                       networks that fit into 2 GB, trained, as a Pareto front
   bench audit --models all                        every FLOP counter side by side, and which is wrong
   bench compare results/local/a results/local/b   what became slower; exit 1 if anything did
+  bench compare --measure slim_unetr unetr        two networks now, in pairs: right on a busy machine, too
   bench choose results/local/a --max-latency 1s   which network to take, and how sure that is
   bench data check /data/BraTS2021                look for faults in a data set
   bench watch results/local/try                   how far a run is, from another terminal
@@ -62,7 +63,8 @@ COMMANDS: Mapping[str, str] = {
     "list": "list the models, devices or data sets that are available",
     "run": "measure networks on devices, or predict their cost there, and write a report",
     "audit": "count parameters and MACs with every counter, and show which is wrong, by how much and why",
-    "compare": "compare two sets of records: what became slower, larger or worse; exit 1 if anything did",
+    "compare": "compare two sets of records, or measure two networks in pairs: what became slower, larger or worse; "
+    "exit 1 if anything did",
     "choose": "say which network to take, from records, under limits; exit 1 if none is known to keep them",
     "report": "write the report of results folders again, from their records alone",
     "watch": "show how far a run or a search is, and what it has found so far",
@@ -329,7 +331,7 @@ def add_shared(sub: argparse.ArgumentParser, *flags: str, **settings: Any) -> No
         sub.add_argument(flag, **{**_SHARED[flag], **settings})
 
 
-def add_fields(sub: argparse.ArgumentParser, request: type) -> None:
+def add_fields(sub: argparse._ActionsContainer, request: type) -> None:
     """Add an argument for each field of a request that was declared with `core.arguments.flag`."""
     hints = typing.get_type_hints(request)
     for field in dataclasses.fields(request):

@@ -150,7 +150,7 @@ def time_forwards(
                 raise UnsupportedError("this machine's clock goes backwards: no time can be measured on it")
 
     warmup = [sample()]
-    while not _warm(warmup, protocol) and spent < protocol.warmup_s:
+    while not is_warm(warmup, protocol.window, protocol.steady) and spent < protocol.warmup_s:
         if tick:
             tick("warm-up", len(warmup))
         warmup.append(sample())
@@ -187,7 +187,7 @@ def time_forwards(
     return Latency(
         samples_s=tuple(samples),
         warmup_s=tuple(warmup[:_KEPT_WARMUPS]),
-        warm=agreed if _warm(warmup, protocol) else limit,
+        warm=agreed if is_warm(warmup, protocol.window, protocol.steady) else limit,
         spent_s=spent,
         batch=batch,
         protocol=protocol,
@@ -195,13 +195,12 @@ def time_forwards(
     )
 
 
-def _warm(warmup: Sequence[float], protocol: Protocol) -> bool:
-    """Whether the last two windows agree."""
-    w = protocol.window
-    if len(warmup) < 2 * w:
+def is_warm(warmup: Sequence[float], window: int, steady: float) -> bool:
+    """Whether the medians of the last two windows of forwards agree within a share."""
+    if len(warmup) < 2 * window:
         return False
-    late, early = statistics.median(warmup[-w:]), statistics.median(warmup[-2 * w : -w])
-    return abs(late - early) <= protocol.steady * early
+    late, early = statistics.median(warmup[-window:]), statistics.median(warmup[-2 * window : -window])
+    return abs(late - early) <= steady * early
 
 
 def cuda_timer() -> Timer:

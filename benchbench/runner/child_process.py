@@ -17,7 +17,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,52 +50,94 @@ def run_worker(
         threads: of OpenMP and MKL in the child.
         on_start: called with the child's process id.
     """
-    environment = {"PYTHONUNBUFFERED": "1"}
-    if threads:
-        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    victims = _oom_kills()
     deadline = time.monotonic() + limit_s
-    with tempfile.TemporaryFile() as stderr:
-        child = subprocess.Popen(
-            launch.command("benchbench.runner.worker"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            env=launch.environment(environment),
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child
-        )
-        assert child.stdin is not None
-        assert child.stdout is not None
+    child = Child(launch.command("benchbench.runner.worker"), threads=threads)
+    try:
+        if on_start:
+            on_start(child.pid)
+        child.send(request)
+        done = False
+        for line in lines(child.stdout, deadline):
+            if line is None:
+                yield WorkerFailure(
+                    status="timeout",
+                    error=f"stopped after its time limit of {limit_s:.0f} s; a longer one: --time-limit",
+                    stderr=child.said(),
+                )
+                return
+            event = json.loads(line)
+            done = event.get("event") == "done"  # the worker's last word
+            if not done:
+                yield event
+        if failure := child.failure(done=done):
+            yield failure
+    finally:
+        child.close()
+
+
+class Child:
+    """A child process that takes lines of JSON on stdin and answers on stdout."""
+
+    def __init__(
+        self, command: Sequence[str], *, threads: int | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start it.
+
+        Args:
+            command: of `launch.command`.
+            threads: of OpenMP and MKL in the child.
+            environment: its variables; None: this process's.
+        """
+        variables = launch.environment({"PYTHONUNBUFFERED": "1"}) if environment is None else dict(environment)
+        if threads:
+            variables |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self._victims = _oom_kills()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         try:
-            _first_to_go(child.pid)
-            if on_start:
-                on_start(child.pid)
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.write(json.dumps(request).encode() + b"\n")
-                child.stdin.flush()
-            done = False
-            for line in lines(child.stdout.fileno(), deadline):
-                if line is None:
-                    yield WorkerFailure(
-                        status="timeout",
-                        error=f"stopped after its time limit of {limit_s:.0f} s; a longer one: --time-limit",
-                        stderr=tail(stderr),
-                    )
-                    return
-                event = json.loads(line)
-                done = event.get("event") == "done"  # the worker's last word
-                if not done:
-                    yield event
-            code = child.wait()
-            if code or not done:  # a network may end its process with any code, 0 too
-                yield _death(code, _oom_kills() > victims, tail(stderr))
-        finally:
-            if child.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
-            child.stdin.close()
-            child.stdout.close()
-            child.wait()
+            self._child = subprocess.Popen(
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env=variables,
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child
+            )
+        except OSError:
+            self._stderr.close()
+            raise
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._stdin, self._stdout = self._child.stdin, self._child.stdout
+        self.pid, self.stdout = self._child.pid, self._stdout.fileno()
+        _first_to_go(self.pid)
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """One line of JSON; whether the child is still there is told by what it answers."""
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.write(json.dumps(message).encode() + b"\n")
+            self._stdin.flush()
+
+    def said(self) -> str:
+        """The end of its stderr."""
+        return tail(self._stderr)
+
+    def failure(self, *, done: bool) -> WorkerFailure | None:
+        """Why it ended, once its stdout has; None where it was done and all is well."""
+        code = self._child.wait()
+        if not code and done:  # a network may end its process with any code, 0 too
+            return None
+        return _death(code, _oom_kills() > self._victims, self.said())
+
+    def close(self) -> None:
+        """End it, if it still runs."""
+        if self._child.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
+        self._stdout.close()
+        self._child.wait()
+        self._stderr.close()
 
 
 def lines(handle: int, deadline: float) -> Iterator[bytes | None]:

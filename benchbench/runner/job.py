@@ -70,6 +70,10 @@ class Cell:
         """Hash of what is asked."""
         return rec.cell_id(self.model, self.workload, self.target.device.asked, self.card.compression)
 
+    def with_work(self, **changes: object) -> Cell:
+        """The same with some fields of its workload replaced."""
+        return dataclasses.replace(self, job=self.job.with_work(**changes))
+
     @property
     def label(self) -> str:
         """A few words, in which what differs from the plain one is named."""

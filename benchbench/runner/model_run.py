@@ -81,10 +81,19 @@ class ModelRun:
         if (work.volume or work.crop_foreground) and end["status"] in ("ok", "unstable"):
             self._enter("the whole volume")
             end = end_with([end["error"], self._volume()])
+        return self.judged(end)
+
+    def judged(self, end: dict[str, Any]) -> dict[str, Any]:
+        """How the run ends, once its output and its Dice are known; after all that is timed, since both take memory.
+
+        Args:
+            end: as the forwards left it.
+        """
+        job = self.job
         if job.first and not self.is_reference and end["status"] in ("ok", "unstable"):
-            self._enter("the comparison of outputs")  # after all that is timed: reading a case takes memory
+            self._enter("the comparison of outputs")
             self._compare_outputs()
-        finite = end["status"] != "failed" or work.dtype != "fp32"
+        finite = end["status"] != "failed" or self.work.dtype != "fp32"
         if job.first and job.data_where and job.checkpoint_path and finite:
             self._enter("the evaluation of Dice")
             self._dice()
@@ -201,9 +210,9 @@ class ModelRun:
             LimitError: the memory limit is below the framework's own need.
             BenchError: the network cannot be built, or trained.
         """
-        self._build()
-        self._enter("a training step" if self.work.phase == "train" else "a forward")
         if self.work.phase == "train":
+            self._build()
+            self._enter("a training step")
             from benchbench.measure.training_step import TrainingStep
 
             step = TrainingStep(self.module, self.x, backend=self.job.backend, dtype=self.work.dtype)
@@ -211,10 +220,24 @@ class ModelRun:
                 one()
                 one()
         else:
-            from benchbench.measure.latency import forward_function
+            self.built()()
+        return ended("ok")
 
-            forward_function(self.timed, self.x, backend=self.job.backend, dtype=self.work.dtype)()
-        return {"status": "ok", "error": None}
+    def built(self) -> Callable[[], object]:
+        """Build the network; a forward of it, which returns its output when that is there.
+
+        Raises:
+            LimitError: the memory limit is below the framework's own need.
+            BenchError: the network cannot be built.
+        """
+        self._build()
+        self._enter("a forward")
+        return self._forward()
+
+    def _forward(self) -> Callable[[], object]:
+        from benchbench.measure.latency import forward_function
+
+        return forward_function(self.timed, self.x, backend=self.job.backend, dtype=self.work.dtype)
 
     # -- inference
 

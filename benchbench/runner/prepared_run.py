@@ -7,6 +7,7 @@ and whole volumes are measured. PyTorch comes in at the end, when all that is ti
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,12 +47,9 @@ class PreparedRun(ModelRun):
         self.input = np.random.default_rng(0).standard_normal(self.job.input_shape, np.float32)
         self.emit({"event": "ready"})
 
-    def once(self) -> dict[str, Any]:
-        """One forward and nothing else."""
-        self._build()
-        self._enter("a forward")
-        mirrored_arrays(self.forward, self.mirror)(self.input)
-        return ended("ok")
+    def _forward(self) -> Callable[[], object]:
+        forward = mirrored_arrays(self.forward, self.mirror)
+        return lambda: forward(self.input)
 
     def _infer(self) -> dict[str, Any]:
         prepared, work = self.prepared, self.work

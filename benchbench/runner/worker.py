@@ -39,7 +39,7 @@ Request = Mapping[str, Any]
 
 def main() -> int:
     """Read one request from stdin and answer it on stdout; the last event is `done`, unless something ends us."""
-    emit = _private_stdout()
+    emit = private_stdout()
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     answer(request, emit)
@@ -78,15 +78,15 @@ def _do(job: Job, request: Request, emit: Emit) -> None:
         if job.trusted:  # as the parent has decided
             classes.allow_import(job.model.arch, job.folder)
         if request["task"] in ("measure", "confirm"):
-            run = _run_of(job, emit)
+            run = run_of(job, emit)
             emit({"event": "end", **(run.run() if request["task"] == "measure" else run.once())})
         else:
             _TASKS[request["task"]](job, request, emit)
     except Exception as error:  # a network may raise anything; it becomes this network's row
-        emit({"event": "refused", **_refusal(error, run)})
+        emit({"event": "refused", **refusal(error, run)})
 
 
-def _run_of(job: Job, emit: Emit) -> ModelRun:
+def run_of(job: Job, emit: Emit) -> ModelRun:
     """The run of a network in PyTorch, or of its file without."""
     if get_runtime(job.workload.runtime).in_pytorch:
         from benchbench.runner.model_run import ModelRun
@@ -97,7 +97,7 @@ def _run_of(job: Job, emit: Emit) -> ModelRun:
     return PreparedRun(job, emit)
 
 
-def _refusal(error: Exception, run: ModelRun | None) -> dict[str, Any]:
+def refusal(error: Exception, run: ModelRun | None) -> dict[str, Any]:
     """Status, kind, error and traceback of what a task has raised.
 
     Args:
@@ -135,7 +135,8 @@ def _failed_run(error: Exception, run: ModelRun) -> tuple[str, str]:
     return ("unsupported", str(refused)) if refused else ("failed", named_line(error))
 
 
-def _private_stdout() -> Emit:
+def private_stdout() -> Emit:
+    """What writes events to the parent; whatever else goes to stdout from now on is on stderr."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     lock = threading.Lock()

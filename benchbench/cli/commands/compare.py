@@ -1,6 +1,7 @@
 """`bench compare`: two sets of records, one line a metric, and below it what has no line.
 
-A is the first folder on the command line and B the second; a change is always from A to B.
+A is the first folder on the command line and B the second; a change is always from A to B. With `--measure` they are
+two networks, which are measured in pairs (`cli/pairs.py`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from benchbench import report
+from benchbench.cli import pairs
 from benchbench.cli.parser import add_shared
 from benchbench.core import arguments as to
-from benchbench.core.errors import UsageError
+from benchbench.core.errors import EXIT_INTERRUPTED, UsageError, command
 from benchbench.core.results import read_records
 from benchbench.core.units import format_value
 from benchbench.report import writers
@@ -39,9 +41,13 @@ def _metrics(text: str) -> tuple[Metric, ...]:
 def add(sub: argparse.ArgumentParser) -> None:
     """The flags."""
     sub.add_argument(
-        "before", type=Path, metavar="A", help="records before the change: a results folder or a records.jsonl"
+        "before",
+        metavar="A",
+        help="records before the change: a results folder or a records.jsonl; with --measure a network",
     )
-    sub.add_argument("after", type=Path, metavar="B", help="records after it: a results folder or a records.jsonl")
+    sub.add_argument(
+        "after", metavar="B", help="records after it: a results folder or a records.jsonl; with --measure a network"
+    )
     sub.add_argument(
         "--fail-on",
         type=parse_limits,
@@ -65,8 +71,15 @@ def add(sub: argparse.ArgumentParser) -> None:
         "--anyway", action="store_true", help="compare records of different conditions, too, and list the differences"
     )
     add_shared(sub, "--format")
-    add_shared(sub, "--out", metavar="FILE.html", help="page to write, with the distributions (default: none)")
+    add_shared(
+        sub,
+        "--out",
+        metavar="FILE.html|DIR",
+        help="page to write, with the distributions (default: none); with --measure the folder for the page and the "
+        "times (default: a new folder under results/local)",
+    )
     add_shared(sub, "--force", help="replace the file at --out even if it is no page of benchbench")
+    pairs.add(sub)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -74,9 +87,13 @@ def run(options: argparse.Namespace) -> int:
     for name in options.fail_on or ():
         if options.metrics and name not in [m.short for m in options.metrics]:
             raise UsageError(f"--fail-on {name} is not among --metrics")
+    request = pairs.check_flags(options)
+    if options.measure:
+        return pairs.run(options, request)
+    folders = (Path(options.before), Path(options.after))
     if options.out:
-        report.check_place(options.out, [options.before, options.after], page=True, force=options.force)
-    sides = (list(read_records(options.before)), list(read_records(options.after)))
+        report.check_place(options.out, folders, page=True, force=options.force)
+    sides = (list(read_records(folders[0])), list(read_records(folders[1])))
     settings = {"metrics": options.metrics, "min_effect": options.min_effect}
     comparison = compare(
         *sides,
@@ -85,10 +102,13 @@ def run(options: argparse.Namespace) -> int:
         **{key: value for key, value in settings.items() if value is not None},
     )
     names = (str(options.before), str(options.after))
+    interrupted = False
+    if options.remeasure:
+        comparison, interrupted = pairs.again(comparison, options, request)
     if options.out:
         report.write_comparison(comparison, names, options.out, force=options.force)
     print(text(comparison, names, options.format, page=options.out))
-    return comparison.exit_code
+    return EXIT_INTERRUPTED if interrupted else comparison.exit_code
 
 
 def rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -102,7 +122,7 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
             "change": change_text(row.metric, row.evidence.effect),
             "95 % interval": interval_text(row.metric, row.evidence.ci95),
             "p": p_text(row.p),
-            "values": values_text(row),
+            "values": "pairs" if row.again else values_text(row),
             "verdict": row.verdict + (f" ({row.unstable} unstable)" if row.unstable else ""),
         }
         for row in comparison.rows
@@ -144,6 +164,7 @@ def _plain(row: ComparedRow) -> dict[str, Any]:
         "verdict": row.verdict,
         "regression": row.regression,
         "unstable": row.unstable,
+        "measured_again": row.again,
         "note": row.evidence.note,
     }
 
@@ -177,7 +198,7 @@ def heading(comparison: Comparison, names: tuple[str, str]) -> list[str]:
     return lines
 
 
-def remarks(comparison: Comparison) -> list[str]:
+def remarks(comparison: Comparison, names: tuple[str, str]) -> list[str]:
     """The outcome, what was not compared and why, and how it was decided where that is not as usual."""
     lines = [tally(comparison.rows)]
     for name, labels in zip("AB", comparison.only, strict=True):
@@ -187,8 +208,19 @@ def remarks(comparison: Comparison) -> list[str]:
         lines.append(f"nothing measured on both sides: {_listed(comparison.unmeasured)}")
     lines += [f"broken: {b.label}: {b.text}" for b in comparison.broken]
     lines += comparison.notes
+    lines += [_unpaired(comparison, names)] if any(row.metric.kind == "time" for row in comparison.rows) else []
     lines += [f"regression: {regression_text(comparison, row)}" for row in comparison.regressions]
     return lines
+
+
+def _unpaired(comparison: Comparison, names: tuple[str, str]) -> str:
+    """That the runs were at different times, and how to make sure of what looks faster or slower."""
+    text = "unpaired: A and B were measured at different times, and a machine that changed meanwhile counts as well"
+    if any(pairs.can_be_measured_again(row) for row in comparison.rows):
+        text += (
+            f"; this measures what looks faster or slower again, in pairs: {command('compare', *names, '--remeasure')}"
+        )
+    return text
 
 
 def regression_text(comparison: Comparison, row: ComparedRow) -> str:
@@ -209,7 +241,7 @@ def text(comparison: Comparison, names: tuple[str, str], fmt: str, *, page: Path
         return writers.to_json(to_json(comparison, names))
     if fmt == "csv":
         return writers.write(plain(comparison), fmt)
-    parts = [heading(comparison, names), remarks(comparison) + ([f"page: {page}"] if page else [])]
+    parts = [heading(comparison, names), remarks(comparison, names) + ([f"page: {page}"] if page else [])]
     if fmt == "markdown":
         parts = [[f"- {line.strip()}" for line in part] for part in parts]
     table = [writers.write(rows(comparison), fmt)] if comparison.rows else []

@@ -8,6 +8,7 @@ change of the code is what a comparison is for.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from benchbench.core import results as core_results
 from benchbench.core import statistics, units
 from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import UsageError
+from benchbench.core.paired_result import PairedResult
 from benchbench.core.qualification import UNQUALIFIED
 from benchbench.report.compare.verdicts import (
     METRICS,
@@ -137,6 +139,36 @@ def _beyond(metric: Metric, evidence: Evidence, limits: Mapping[str, float] | No
     """Whether an effect is beyond the limit of its metric; any is where there are no limits."""
     size = -evidence.effect if metric.kind == "dice" else evidence.effect
     return not limits or size > limits.get(metric.short, math.inf)
+
+
+def with_pairs(comparison: Comparison, results: Sequence[PairedResult]) -> Comparison:
+    """A comparison in which what was measured again, in pairs, decides the rows of those latencies.
+
+    A row whose pair could not be measured stays as it was.
+    """
+    found = {result.cell: result for result in results if result.verdict != "failed"}
+    rows = [
+        _measured_again(row, found[row.records[0].cell], comparison.limits)
+        if row.metric.short == "latency" and row.records[0].cell in found
+        else row
+        for row in comparison.rows
+    ]
+    return dataclasses.replace(comparison, rows=tuple(rows), pairs=tuple(results))
+
+
+def _measured_again(row: ComparedRow, result: PairedResult, limits: Mapping[str, float]) -> ComparedRow:
+    judged = result.judgement
+    assert judged is not None
+    wall = judged.wall
+    note = f"measured again in pairs, {units.counted(wall.sets, 'set')} of processes"
+    evidence = dataclasses.replace(
+        row.evidence, effect=wall.ratio, ci95=(wall.low, wall.high) if wall.confident else None, p=None, note=note
+    )
+    verdict = judged.verdict
+    regression = verdict == row.metric.regressed and _beyond(row.metric, evidence, limits)
+    return dataclasses.replace(
+        row, evidence=evidence, p=None, minimum=result.margin, verdict=verdict, regression=regression, again=True
+    )
 
 
 def parse_limits(text: str) -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchbench.core import units
 from benchbench.report import conditions, html, place
+from benchbench.report.compare import paired_page
 from benchbench.report.compare.verdicts import ComparedRow, Comparison, change_text, interval_text, p_text, tally
 from benchbench.report.figures import samples as figures_samples
 from benchbench.report.figures.style import Drawing
@@ -60,6 +61,7 @@ def render_comparison(comparison: Comparison, names: tuple[str, str]) -> str:
         "min_effect": f"{units.significant(round(100 * comparison.min_effect, 6), 2)} %",
         "limits": ", ".join(f"{name} {limit:g}" for name, limit in comparison.limits.items()),
         "exit_code": comparison.exit_code,
+        **paired_page.section(comparison.pairs),
     }
     return html.page(context, "compare.html", ("report.css", "compare.css"))
 

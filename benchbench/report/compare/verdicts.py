@@ -16,6 +16,7 @@ from typing import Literal
 
 from benchbench.core import statistics as core_statistics
 from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_REGRESSION, UsageError, unknown
+from benchbench.core.paired_result import PairedResult
 from benchbench.core.records import METRIC_UNITS, Measurement, Record
 
 Verdict = Literal["same", "faster", "slower", "less", "more", "better", "worse", "ambiguous"]
@@ -210,6 +211,7 @@ class ComparedRow:
     minimum: float  # effect that had to be exceeded
     verdict: Verdict
     regression: bool  # a change for the worse that is significant and above the limit, if there is one
+    again: bool = False  # effect and verdict are of pairs that were measured afterwards
 
     @property
     def unstable(self) -> str:
@@ -244,6 +246,7 @@ class Comparison:
     notes: tuple[str, ...]  # how it was decided, where that is not as usual
     min_effect: float
     limits: Mapping[str, float]  # short name -> ratio (of Dice: drop) above which a regression counts; empty: any
+    pairs: tuple[PairedResult, ...] = ()  # of rows that were measured again
 
     @property
     def regressions(self) -> tuple[ComparedRow, ...]:

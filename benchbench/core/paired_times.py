@@ -1,0 +1,202 @@
+"""Paired times: what forwards of two sides in strict alternation say about the ratio of their times.
+
+Forwards come in blocks that hold both sides, so whatever slows the machine for a while slows both and leaves their
+ratio. The pairs of one set of processes share how these lie in memory, so they are not pooled: each set gives the
+median log-ratio of its pairs, and the interval is over sets. A second process of A in every set (the control) is
+compared with A in the same way: what it shows is the noise floor of this very comparison.
+
+The interval over sets is that of their trimmed mean (a fifth off either end). In simulations with now and then a
+process that is slower for all its life, a bootstrap over 6 to 10 sets was either too narrow (of the median: 9 to 15 %
+misses instead of 5) or, widened to keep its promise, wider than this one.
+
+Everything here is a pure function; SciPy is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from benchbench.core.records import Above, AtLeast
+
+Mode = Literal["interleaved", "duet"]
+PairedVerdict = Literal["same", "faster", "slower", "ambiguous"]
+Seconds = Annotated[float, Above(0)]
+
+MARGIN = 0.02  # share within which two times are the same
+ERROR = 0.05  # chance of a false interval over all looks together
+LOOKS = (6, 10)  # numbers of sets at which a comparison may end; it is looked at once more when its time is up
+LEVEL = 1 - ERROR / (len(LOOKS) + 1)  # of the interval at each look (Bonferroni)
+FEWEST = 3  # sets that an interval needs
+TRIM = 0.2  # share of the sets left out at either end, where a whole one falls to it
+_CLOSE = 0.125  # of the margin: an effect that near to it is decided by no measurement of reasonable length
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Seconds of each process's forwards in one block.
+
+    In `interleaved` mode each process has two, in opposite places of the block: the first ones of all three were
+    neighbours, and so were the second. In `duet` mode A has one beside B's and then one beside the control's.
+    """
+
+    a: tuple[Seconds, ...]
+    control: tuple[Seconds, ...]  # the second process of A
+    b: tuple[Seconds, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Forwards of all three processes close together in time."""
+
+    at_s: Annotated[float, AtLeast(0)]  # since the comparison began
+    wall_s: Times
+    cpu_s: Times | None = None  # of the processes, all threads; None where the system does not say
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSet:
+    """Blocks of one fresh process of B and two of A."""
+
+    blocks: tuple[Block, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A ratio of times with its interval."""
+
+    ratio: float
+    low: float
+    high: float
+    sets: int
+    confident: bool  # whether low and high are an interval of `LEVEL`, or only the range of what was seen
+
+    @property
+    def size(self) -> float:
+        """The logarithm of the ratio."""
+        return math.log(self.ratio)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What the sets say."""
+
+    verdict: PairedVerdict
+    wall: Estimate  # B over A
+    cpu: Estimate | None  # of the processes' CPU time, B over A
+    control: Estimate  # A over A
+    waited: bool  # wall and CPU time disagree by more than their intervals
+    needed_sets: int | None  # where ambiguous: so many would probably do; None: no reasonable number would
+
+    @property
+    def floor(self) -> float:
+        """By how much A differed from itself, as a share: nothing below it is called."""
+        return math.expm1(abs(self.control.size))
+
+
+def judge(sets: Sequence[ProcessSet], mode: Mode, margin: float = MARGIN) -> Judgement:
+    """Judge what was measured so far.
+
+    Args:
+        sets: at least one, each with at least one block.
+        mode: how they were measured.
+        margin: share within which two times are the same.
+    """
+    wall = _over_sets([[x for block in one.blocks for x in effects(block.wall_s, mode)] for one in sets])
+    control = _over_sets([[x for block in one.blocks for x in own_effects(block.wall_s, mode)] for one in sets])
+    apart = [[x for block in one.blocks if block.cpu_s for x in effects(block.cpu_s, mode)] for one in sets]
+    cpu = _over_sets(apart) if all(apart) else None
+    verdict = decide(wall, control, margin)
+    both = cpu is not None and wall.confident and cpu.confident
+    return Judgement(
+        verdict=verdict,
+        wall=wall,
+        cpu=cpu,
+        control=control,
+        waited=both and cpu is not None and (wall.low > cpu.high or cpu.low > wall.high),
+        needed_sets=needed_sets(wall, control, margin) if verdict == "ambiguous" else None,
+    )
+
+
+def decide(wall: Estimate, control: Estimate, margin: float) -> PairedVerdict:
+    """The word for a ratio.
+
+    `same` is shown, not assumed: the whole interval lies within the margin. `slower` needs an interval beyond the noise
+    floor and a ratio beyond the margin, and `faster` likewise, so that swapped sides swap the words and nothing else.
+    """
+    bound, floor = math.log1p(margin), abs(control.size)
+    low, high = math.log(wall.low), math.log(wall.high)
+    if not (wall.confident and control.confident):
+        return "ambiguous"
+    if floor <= bound and -bound <= low and high <= bound:
+        return "same"
+    if low > floor and wall.size > bound:
+        return "slower"
+    if high < -floor and wall.size < -bound:
+        return "faster"
+    return "ambiguous"
+
+
+def needed_sets(wall: Estimate, control: Estimate, margin: float) -> int | None:
+    """Sets with which the interval would probably be narrow enough; None if the ratio is too near to the margin.
+
+    The width falls with the square root of their number.
+    """
+    bound, floor, size = math.log1p(margin), abs(control.size), abs(wall.size)
+    room = size - floor if size > bound else bound - size
+    if not wall.confident or room < _CLOSE * bound or abs(size - bound) < _CLOSE * bound:
+        return None
+    half = (math.log(wall.high) - math.log(wall.low)) / 2
+    return max(wall.sets + 1, math.ceil(wall.sets * (half / room) ** 2))
+
+
+def effects(times: Times, mode: Mode) -> list[float]:
+    """Log-ratios of B to A in one block, of a pair of neighbours each; interleaved, both processes of A count."""
+    if mode == "duet":
+        return [math.log(times.b[0] / times.a[0])]
+    return [math.log(b / a) for side in (times.a, times.control) for b, a in zip(times.b, side, strict=True)]
+
+
+def own_effects(times: Times, mode: Mode) -> list[float]:
+    """Log-ratios of A's second process to its first in one block."""
+    if mode == "duet":
+        return [math.log(times.control[0] / times.a[-1])]
+    return [math.log(again / a) for again, a in zip(times.control, times.a, strict=True)]
+
+
+def _over_sets(logs: Sequence[Sequence[float]]) -> Estimate:
+    """From the log-ratios of each set's pairs."""
+    medians = [statistics.median(pairs) for pairs in logs]
+    if len(medians) >= FEWEST:
+        centre, half = trimmed_mean(medians)
+        low, high = centre - half, centre + half
+    else:
+        seen = logs[0] if len(logs) == 1 else medians
+        centre, low, high = statistics.median(medians), min(seen), max(seen)
+    return Estimate(
+        ratio=math.exp(centre),
+        low=math.exp(low),
+        high=math.exp(high),
+        sets=len(medians),
+        confident=len(medians) >= FEWEST,
+    )
+
+
+def trimmed_mean(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Trimmed mean of at least three values, and the half-width of its interval.
+
+    Source: Yuen 1974, The two-sample trimmed t for unequal population variances, Biometrika 61; the one-sample form in
+    Wilcox, Introduction to Robust Estimation and Hypothesis Testing, section 4.3.
+    """
+    from scipy.special import stdtrit
+
+    n, ordered = len(values), sorted(values)
+    cut = int(TRIM * n)
+    left = n - 2 * cut
+    centre = statistics.fmean(ordered[cut : n - cut])
+    winsorized = [min(max(value, ordered[cut]), ordered[n - cut - 1]) for value in ordered]
+    spread = math.sqrt(statistics.variance(winsorized) * (n - 1) / (left * (left - 1)))
+    return centre, float(stdtrit(left - 1, (1 + level) / 2)) * spread

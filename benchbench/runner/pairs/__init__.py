@@ -1,0 +1,1 @@
+"""Paired measurement: two sides in strict alternation, each in persistent processes."""

@@ -1,0 +1,251 @@
+"""Loop of a paired measurement: sets of fresh processes, blocks of forwards in each, until it is decided or time is up.
+
+When to stop is fixed beforehand: after as many sets as `paired_times.LOOKS` says, and when the time is up, whatever the
+numbers are then. Looking more often would call equal things different sooner or later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from benchbench.core import records as rec
+from benchbench.core.paired_times import LOOKS, Block, Mode, ProcessSet, Times, judge
+from benchbench.runner.pairs import order
+from benchbench.runner.pairs.order import ROLES, Role
+from benchbench.runner.pairs.process import PairProcess, SideFailed
+
+_SEED = 11  # of the order of forwards
+_MOST_SETS = 60
+_MOST_BLOCKS = 60  # of a set: beyond, its processes' own differences are all that is left
+_MOST_SET_S = 20.0  # of forwards in a set
+_LEAST_SHARE = 0.4  # of a set's time that is forwards, however long its processes take to start
+_WARM_SHARE = 0.05  # of a set's time for the warm-up of each process
+_AHEAD_S = 0.003  # from the order to both of a duet until they begin
+_FEWEST_BLOCKS = 3  # of a set that is cut short by Ctrl-C
+_ROLE_NAMES: dict[Role, str] = {"a": "A", "control": "A (second process)", "b": "B"}
+
+#: Called with the share of the time that is used, 0 to 1, and what is being done.
+Progress = Callable[[float, str], None]
+Start = Callable[[Role, bool], PairProcess]  # role, and whether it is of the first set
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PairSettings:
+    """How a pair is measured."""
+
+    mode: Mode
+    margin: float
+    time_limit_s: float
+    cores: tuple[int, ...] = ()  # two, of a duet
+    at_once: bool = True  # whether the processes of the first set may start at the same time
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class PairTimes:
+    """What was measured."""
+
+    sets: list[ProcessSet] = dataclasses.field(default_factory=list)
+    repeated: list[str] = dataclasses.field(default_factory=list)  # why sets were begun again
+    failure: SideFailed | None = None
+    interrupted: bool = False
+    measurements: dict[Role, list[list[rec.Measurement]]] = dataclasses.field(
+        default_factory=lambda: {role: [] for role in ROLES}
+    )  # of each set's process, beside its times
+    total_s: float = 0.0
+    forward_s: float = 0.0  # inside forwards
+    start_s: float = 0.0  # until all processes of a set were built
+
+    @property
+    def error(self) -> str | None:
+        """Why there is no result."""
+        return None if self.failure is None else f"{_ROLE_NAMES[self.failure.role]}: {self.failure.error}"
+
+
+class PairMeasurement:
+    """One comparison."""
+
+    def __init__(
+        self,
+        settings: PairSettings,
+        start: Start,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        tell: Progress | None = None,
+    ) -> None:
+        """Nothing starts yet.
+
+        Args:
+            settings: how to measure.
+            start: starts the process of a role.
+            clock: seconds.
+            tell: hears how far it is.
+        """
+        self.settings, self.start, self.clock, self.tell = settings, start, clock, tell
+        self.chance = random.Random(_SEED)
+        self.times = PairTimes()
+        self._began: float | None = None  # of the time limit: preparing a network for its runtime is no part of it
+        self._set_s = 0.0  # of the last set, all in all
+
+    def run(self) -> PairTimes:
+        """Measure until it is decided, or the time is up; Ctrl-C ends it with what there is."""
+        began, failures = self.clock(), 0
+        if self.settings.at_once:
+            self._began = began
+        try:
+            while not self._is_over():
+                try:
+                    self._one_set()
+                    failures = 0
+                except SideFailed as failed:
+                    failures += 1
+                    if failed.lasting or failures > 1:
+                        self.times.failure = failed
+                        break
+                    self.times.repeated.append(f"{_ROLE_NAMES[failed.role]}: {failed.error}")
+        except KeyboardInterrupt:
+            self.times.interrupted = True
+        self.times.total_s = self.clock() - began
+        return self.times
+
+    @property
+    def _used_s(self) -> float:
+        return 0.0 if self._began is None else self.clock() - self._began
+
+    def _is_over(self) -> bool:
+        n = len(self.times.sets)
+        if n in LOOKS and judge(self.times.sets, self.settings.mode, self.settings.margin).verdict != "ambiguous":
+            return True
+        return n >= _MOST_SETS or (n > 0 and self._used_s + self._set_s > self.settings.time_limit_s)
+
+    def _one_set(self) -> None:
+        first, began = not self.times.sets, self.clock()
+        blocks: list[Block] = []
+        with contextlib.ExitStack() as stack:
+            processes = self._started(stack, first=first)
+            started_s = self.clock() - began
+            self.times.start_s += started_s
+            if self._began is None:
+                self._began = self.clock()
+            limit_s = self.settings.time_limit_s / LOOKS[-1]
+            forwards = self._warmed(processes, _WARM_SHARE * limit_s)
+            starting_s = started_s if self.settings.at_once or not first else 0.0
+            room_s = max(limit_s - starting_s, _LEAST_SHARE * limit_s)
+            try:
+                for block in self._blocks(processes, forwards, min(room_s, _MOST_SET_S)):
+                    blocks.append(block)
+            except KeyboardInterrupt:
+                if len(blocks) >= _FEWEST_BLOCKS:
+                    self.times.sets.append(ProcessSet(blocks=tuple(blocks)))
+                raise
+            self.times.sets.append(ProcessSet(blocks=tuple(blocks)))
+            self._finish(processes, first=first)
+        self._set_s = self.clock() - began - started_s + starting_s
+
+    def _started(self, stack: contextlib.ExitStack, *, first: bool) -> dict[Role, PairProcess]:
+        """A process of each role, its network built, started in random order."""
+        self._say("starting processes")
+        roles, processes = list(ROLES), dict[Role, PairProcess]()
+        self.chance.shuffle(roles)
+        one_by_one = first and not self.settings.at_once
+        if one_by_one:
+            roles.sort(key=ROLES.index)
+        for role in roles:
+            process = self.start(role, first)
+            stack.callback(process.close)
+            processes[role] = process
+            process.build()
+            if one_by_one:
+                process.wait("built")
+        if not one_by_one:
+            for role in roles:
+                processes[role].wait("built")
+        return processes
+
+    def _warmed(self, processes: dict[Role, PairProcess], limit_s: float) -> float:
+        """Warm all up; seconds of one forward of each together."""
+        self._say("warm-up")
+        if self.settings.mode == "duet":
+            self._bind(processes, swapped=False)
+        roles = list(ROLES)
+        self.chance.shuffle(roles)
+        return sum(processes[role].warm(limit_s) for role in roles)
+
+    def _bind(self, processes: dict[Role, PairProcess], *, swapped: bool) -> None:
+        """A has one core, and what it is compared with the other."""
+        one, other = reversed(self.settings.cores) if swapped else self.settings.cores
+        processes["a"].bind(one)
+        processes["control"].bind(other)
+        processes["b"].bind(other)
+
+    def _blocks(self, processes: dict[Role, PairProcess], forwards_s: float, room_s: float) -> Iterator[Block]:
+        """As many blocks as fit into the room, at least one.
+
+        Args:
+            processes: warm.
+            forwards_s: of one forward of each.
+            room_s: for all blocks.
+        """
+        block_s = 2 * forwards_s
+        count = min(max(1, int(room_s / max(block_s, 1e-9))), _MOST_BLOCKS)
+        short = self._used_s + block_s > self.settings.time_limit_s and not self.times.sets  # slower than all the time
+        orders, duets = order.interleaved(self.chance), order.duets(self.chance)
+        swapped_before = False
+        for number in range(count):
+            if number and self._used_s + block_s > self.settings.time_limit_s:
+                return
+            self._say(f"set {len(self.times.sets) + 1}, block {number + 1} of {count}")
+            at_s = self._used_s
+            if self.settings.mode == "interleaved":
+                roles = next(orders)
+                yield self._interleaved(processes, roles[:3] if short else roles, at_s)
+                continue
+            pairs, swapped = next(duets)
+            if swapped != swapped_before:
+                self._bind(processes, swapped=swapped)
+                swapped_before = swapped
+            yield self._duets(processes, pairs, at_s)
+
+    def _interleaved(self, processes: dict[Role, PairProcess], roles: Sequence[Role], at_s: float) -> Block:
+        seen: dict[Role, list[tuple[float, float | None]]] = {role: [] for role in ROLES}
+        for role in roles:
+            seen[role].append(processes[role].forward())
+        return self._block(seen, at_s)
+
+    def _duets(self, processes: dict[Role, PairProcess], pairs: Sequence[order.Duet], at_s: float) -> Block:
+        seen: dict[Role, dict[Role, tuple[float, float | None]]] = {role: {} for role in ROLES}  # by the one beside it
+        for one, other in pairs:
+            start_s = time.monotonic() + _AHEAD_S
+            for role in (one, other):
+                processes[role].start_forward(start_s)
+            seen[one][other], seen[other][one] = processes[one].end_forward(), processes[other].end_forward()
+        together = {role: [by[beside] for beside in ("b", "control", "a") if beside in by] for role, by in seen.items()}
+        return self._block(together, at_s)
+
+    def _block(self, seen: dict[Role, list[tuple[float, float | None]]], at_s: float) -> Block:
+        self.times.forward_s += sum(wall for pairs in seen.values() for wall, _ in pairs)
+        has_cpu = all(cpu for pairs in seen.values() for _, cpu in pairs)  # 0: too short for the system's counter
+        wall = {role: tuple(wall for wall, _ in pairs) for role, pairs in seen.items()}
+        cpu = {role: tuple(cpu for _, cpu in pairs if cpu) for role, pairs in seen.items()}
+        return Block(at_s=round(at_s, 3), wall_s=Times(**wall), cpu_s=Times(**cpu) if has_cpu else None)
+
+    def _finish(self, processes: dict[Role, PairProcess], *, first: bool) -> None:
+        """Memory of every process; in the first set also accuracy, of A and B."""
+        self._say("memory" + (" and accuracy" if first else ""))
+        for role in ROLES:
+            processes[role].finish(energy=role != "control", accuracy=first and role != "control")
+            self.times.measurements[role].append(processes[role].measurements)
+
+    def _say(self, text: str) -> None:
+        if self.tell:
+            sets = len(self.times.sets)
+            now = f"{text}, {sets} set{'s' * (sets != 1)} done"
+            self.tell(min(self._used_s / self.settings.time_limit_s, 0.99), now)
+
+
+def samples(times: PairTimes, role: Role) -> list[list[float]]:
+    """Wall seconds of a role's process in each set."""
+    return [[s for block in one.blocks for s in getattr(block.wall_s, role)] for one in times.sets]

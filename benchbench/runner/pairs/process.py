@@ -1,0 +1,178 @@
+"""Process of one side from its parent's view: started, told to run forwards, and its failure explained."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchbench.core import launch
+from benchbench.core import records as rec
+from benchbench.core.errors import UsageError
+from benchbench.core.version import __version__
+from benchbench.runner.child_process import Child, WorkerFailure
+from benchbench.runner.job import Job
+from benchbench.runner.pairs.order import Role
+from benchbench.runner.pairs.worker import PROTOCOL
+
+MODULE = "benchbench.runner.pairs.worker"
+_ANSWER_S = 1200.0  # for one answer: a network may have to be prepared, or be very slow
+_HELLO_S = 120.0
+
+
+class SideFailed(Exception):
+    """A process of one side ended, or said that it cannot go on."""
+
+    def __init__(self, role: Role, status: rec.Status, error: str, traceback: str | None, *, lasting: bool) -> None:
+        """Make it.
+
+        Args:
+            role: of the process.
+            status: of a row with this end.
+            error: one line.
+            traceback: of the process.
+            lasting: it would fail again in the same way.
+        """
+        super().__init__(error)
+        self.role, self.status, self.error, self.traceback, self.lasting = role, status, error, traceback, lasting
+
+
+class PairProcess:
+    """One network in a process that waits for each order."""
+
+    def __init__(self, role: Role, job: Job, python: str | None = None) -> None:
+        """Start it; nothing is waited for.
+
+        Args:
+            role: in its set.
+            job: the network, its workload and cores.
+            python: that runs it; None: this one.
+
+        Raises:
+            UsageError: the Python cannot be started.
+        """
+        self.role, self.job = role, job
+        command = launch.command(MODULE) if python is None else launch.installed_command(python, MODULE)
+        variables = None if python is None else launch.environment_of_another(Path(python))
+        try:
+            self._child = Child(command, threads=job.workload.threads, environment=variables)
+        except OSError as error:
+            raise UsageError(f"--python {python} cannot be started: {error.strerror or error}") from error
+        self._pending = b""
+        self.measurements: list[rec.Measurement] = []
+
+    def build(self) -> None:
+        """Tell it to build the network; `wait("built")` waits for that."""
+        self._child.send({"do": "build", "job": rec.to_json(self.job)})
+
+    def warm(self, limit_s: float) -> float:
+        """Warm up for so many seconds at most, or one forward; seconds of a forward then."""
+        self._child.send({"do": "warm", "limit_s": limit_s})
+        return float(self.wait("warm")["forward_s"])
+
+    def forward(self) -> tuple[float, float | None]:
+        """One forward now: wall seconds, and CPU seconds where the processor computes."""
+        self.start_forward(0.0)
+        return self.end_forward()
+
+    def start_forward(self, at_s: float) -> None:
+        """Have a forward begin at a moment of the system's monotonic clock."""
+        self._child.send({"do": "forward", "at_s": at_s})
+
+    def end_forward(self) -> tuple[float, float | None]:
+        """Its times."""
+        event = self.wait("forward")
+        return float(event["wall_s"]), event["cpu_s"]
+
+    def bind(self, core: int) -> None:
+        """Keep it to one core from now on."""
+        self._child.send({"do": "core", "core": core})
+        self.wait("bound")
+
+    def environment(self) -> dict[str, Any]:
+        """The conditions over there."""
+        work = self.job.workload
+        message = {"do": "environment", "backend": self.job.backend, "threads": work.threads, "gpu": self.job.gpu}
+        self._child.send(message)
+        return dict(self.wait("environment")["environment"])
+
+    def finish(self, *, energy: bool, accuracy: bool) -> None:
+        """Have it measure memory, and energy and accuracy if they are wanted; `measurements` has them then."""
+        self._child.send({"do": "finish", "energy": energy, "accuracy": accuracy})
+        end = self.wait("finished")
+        if end["status"] not in ("ok", "unstable"):
+            raise SideFailed(self.role, end["status"], str(end["error"]), None, lasting=True)
+
+    def wait(self, kind: str, limit_s: float = _ANSWER_S) -> Mapping[str, Any]:
+        """The next event of a kind; measurements that come before it are kept.
+
+        Raises:
+            SideFailed: the process ended, refused, or did not answer in time.
+        """
+        for event in self._events(limit_s):
+            if event["event"] == kind:
+                return event
+            if event["event"] == "measurement":
+                self.measurements.append(rec.from_json(rec.Measurement, event["measurement"]))
+            elif event["event"] == "refused":
+                raise SideFailed(self.role, event["status"], event["error"], event["traceback"], lasting=True)
+        raise AssertionError  # the events end by raising
+
+    def _events(self, limit_s: float) -> Iterator[dict[str, Any]]:
+        deadline = time.monotonic() + limit_s
+        with selectors.PollSelector() as selector:
+            selector.register(self._child.stdout, selectors.EVENT_READ)
+            while True:
+                while b"\n" in self._pending:
+                    line, _, self._pending = self._pending.partition(b"\n")
+                    yield json.loads(line)
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    why = f"it did not answer within {limit_s:.0f} s"
+                    raise SideFailed(self.role, "timeout", why, self._child.said() or None, lasting=False)
+                chunk = os.read(self._child.stdout, 1 << 16)
+                if not chunk:
+                    raise self._died(self._child.failure(done=False))
+                self._pending += chunk
+
+    def _died(self, failure: WorkerFailure | None) -> SideFailed:
+        assert failure is not None
+        return SideFailed(self.role, failure.status, failure.error, failure.stderr or None, lasting=False)
+
+    def close(self) -> None:
+        """End the process."""
+        self._child.close()
+
+
+def ask_environment(job: Job, python: str) -> dict[str, Any]:
+    """The conditions of a job under another Python.
+
+    Raises:
+        UsageError: it cannot be started, has no benchbench, or one that this one does not understand.
+    """
+    process = PairProcess("b", job, python)
+    try:
+        hello = process.wait("hello", _HELLO_S)
+        far, near = (hello["schema"], hello["protocol"]), (rec.SCHEMA, PROTOCOL)
+        if far != near:
+            raise UsageError(
+                f"--python {python} has benchbench {hello['version']} with schema {far[0]}, and this one "
+                f"({__version__}) has schema {near[0]}: upgrade the older of them"
+            )
+        return process.environment()
+    except SideFailed as failed:
+        raise UsageError(f"--python {python}: {_no_worker(failed)}") from failed
+    finally:
+        process.close()
+
+
+def _no_worker(failed: SideFailed) -> str:
+    said = failed.traceback or ""
+    if "No module named 'benchbench'" in said or "No module named benchbench" in said.partition(".runner")[0]:
+        return "benchbench is not installed there: install it, with the torch that is to be compared"
+    if "benchbench.runner.pairs" in said:
+        return "its benchbench is older and cannot measure in pairs: upgrade it there"
+    return failed.error

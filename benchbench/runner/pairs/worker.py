@@ -1,0 +1,185 @@
+"""Persistent worker of a paired measurement: one network, a forward at a time, each when the parent says so.
+
+Messages are lines of JSON, `{"do": ...}`, and each is answered. What a network prints goes to stderr. The process ends
+when stdin does, and with its parent.
+
+After a forward the threads of OpenMP and others spin for a while, which would slow the other side's next forward; so
+the answer waits until they sleep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchbench.core import records as rec
+from benchbench.core.errors import UnsupportedError
+from benchbench.core.process import exit_with_parent
+from benchbench.core.version import __version__
+from benchbench.devices import cpu
+from benchbench.devices.environment import environment
+from benchbench.runner.job import Job
+from benchbench.runner.worker import Emit, private_stdout, refusal, run_of
+from benchbench.zoo import classes
+
+if TYPE_CHECKING:
+    from benchbench.measure.memory import PeakMemory
+    from benchbench.measure.output_check import OutputCheck
+    from benchbench.runner.model_run import ModelRun
+
+#: Of the messages; a worker of another number is refused.
+PROTOCOL = 1
+_WINDOW, _STEADY = 2, 0.05  # warm when the medians of two windows of so many forwards agree within this share
+_ENERGY_S = 2.0  # over which energy is read
+_SETTLE_S = 0.3  # longest wait for threads that spin; Intel's OpenMP does so for 0.2 s
+
+
+def main() -> int:
+    """Answer messages until stdin ends."""
+    exit_with_parent()
+    emit = private_stdout()
+    emit({"event": "hello", "protocol": PROTOCOL, "schema": rec.SCHEMA, "version": __version__})
+    worker = _Worker(emit)
+    for line in sys.stdin:
+        try:
+            worker.do(json.loads(line))
+        except Exception as error:  # a network may raise anything; it becomes the row's reason
+            emit({"event": "refused", **refusal(error, worker.run)})
+            return 0
+    return 0
+
+
+class _Worker:
+    run: ModelRun | None = None
+    forward: Callable[[], object]
+    timer: Callable[[Callable[[], object]], float]
+    peak: PeakMemory
+    check: OutputCheck
+
+    def __init__(self, emit: Emit) -> None:
+        self.emit = emit
+
+    def do(self, message: Mapping[str, Any]) -> None:
+        """Carry out one message."""
+        getattr(self, f"_{message['do']}")(message)
+
+    def _environment(self, message: Mapping[str, Any]) -> None:
+        conditions = environment(message["backend"], message["threads"], cuda_index=message["gpu"])
+        self.emit({"event": "environment", "environment": conditions})
+
+    def _build(self, message: Mapping[str, Any]) -> None:
+        job = rec.from_json(Job, message["job"])
+        cpu.set_affinity(job.cores)
+        if job.trusted:
+            classes.allow_import(job.model.arch, job.folder)
+        self.job, self.run = job, run_of(job, self.emit)
+        self.forward = self.run.built()
+        from benchbench.measure.latency import cuda_timer, wall_timer
+        from benchbench.measure.memory import PeakMemory
+        from benchbench.measure.output_check import OutputCheck
+
+        self.timer = cuda_timer() if job.backend == "cuda" else wall_timer
+        self.check = OutputCheck(job.workload.dtype)
+        self.peak = PeakMemory(job.backend, gpu=job.gpu, available_before=self.run.available)
+        self.emit({"event": "built"})
+
+    def _warm(self, message: Mapping[str, Any]) -> None:
+        """Forwards until they are steady, or for so many seconds; at least one."""
+        from benchbench.measure.latency import is_warm
+
+        seconds: list[float] = []
+        while not seconds or (sum(seconds) < message["limit_s"] and not is_warm(seconds, _WINDOW, _STEADY)):
+            seconds.append(self.timer(self._looked_at))
+        _settle()
+        self.emit({"event": "warm", "forward_s": statistics.median(seconds[-_WINDOW:])})
+
+    def _looked_at(self) -> None:
+        out = self.forward()
+        self.check.look(out)
+        if self.check.bad_share:
+            raise UnsupportedError(f"{self.check.bad_share:.2%} of its output is NaN or infinite: no time of it counts")
+
+    def _forward(self, message: Mapping[str, Any]) -> None:
+        """One forward, at once or at a moment of the system's clock that both of a duet wait for."""
+        until = message.get("at_s", 0.0)
+        while time.monotonic() < until:
+            pass
+        cpu_s = time.process_time()
+        wall_s = self.timer(self.forward)
+        cpu_s = time.process_time() - cpu_s
+        _settle()
+        self.emit({"event": "forward", "wall_s": wall_s, "cpu_s": cpu_s if self.job.backend == "cpu" else None})
+
+    def _core(self, message: Mapping[str, Any]) -> None:
+        """Bind every thread of this process to one core."""
+        for thread in _threads():
+            with contextlib.suppress(OSError):  # it has ended
+                os.sched_setaffinity(thread, {message["core"]})
+        self.emit({"event": "bound"})
+
+    def _finish(self, message: Mapping[str, Any]) -> None:
+        """Memory, and what else is asked for once nothing is timed any more; events `measurement`, then `finished`."""
+        assert self.run is not None
+        self._send(*self.peak.measurements(self.run.base_bytes))
+        if message["energy"]:
+            self._energy()
+        end: Mapping[str, Any] = {"status": "ok", "error": None}
+        if message["accuracy"]:
+            end = self.run.judged({**end})
+        self.emit({"event": "finished", **end})
+
+    def _energy(self) -> None:
+        from benchbench.measure.monitor import Watch
+
+        watch = Watch(self.job.backend, self.job.gpu)
+        try:
+            if watch.meter is None:
+                return
+            watch.begin()
+            forwards, began = 0, time.monotonic()
+            while not forwards or time.monotonic() - began < _ENERGY_S:
+                self.forward()
+                watch.between()
+                forwards += 1
+            watch.end()
+            self._send(*(m for m in watch.measurements(forwards) if m.metric == "energy_j"))
+        finally:
+            watch.close()
+
+    def _send(self, *measurements: rec.Measurement) -> None:
+        for m in measurements:
+            self.emit({"event": "measurement", "measurement": rec.to_json(m)})
+
+
+def _settle() -> None:
+    """Wait until all other threads of this process sleep."""
+    own, deadline = threading.get_native_id(), time.monotonic() + _SETTLE_S
+    while any(_is_running(thread) for thread in _threads() if thread != own) and time.monotonic() < deadline:
+        time.sleep(0.0005)
+
+
+def _threads() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc/self/task")]
+    except OSError:  # no Linux
+        return []
+
+
+def _is_running(thread: int) -> bool:
+    try:
+        state = Path(f"/proc/self/task/{thread}/stat").read_bytes()
+    except OSError:  # it has ended
+        return False
+    return state.rpartition(b")")[2].split()[0] == b"R"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

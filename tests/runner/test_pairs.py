@@ -1,0 +1,193 @@
+"""Paired measurement with a fake clock: the rule for stopping keeps its errors whatever the machine does meanwhile."""
+
+import itertools
+import math
+import random
+from collections import Counter
+
+import pytest
+
+from benchbench.core.paired_times import LOOKS, judge
+from benchbench.runner.pairs import order
+from benchbench.runner.pairs.measure import PairMeasurement, PairSettings
+from benchbench.runner.pairs.process import SideFailed
+
+FORWARD_S = 0.1
+
+
+class Machine:
+    """A machine with a clock of its own, whose speed changes as a test says."""
+
+    def __init__(
+        self, seed, *, slower=1.0, pace=lambda t: 1.0, noise=None, placement=lambda chance: 0.0, forward_s=FORWARD_S
+    ):
+        self.now, self.chance = 0.0, random.Random(seed)
+        self.slower, self.pace, self.placement, self.forward_s = slower, pace, placement, forward_s
+        self.noise = noise or (lambda chance: 0.01 * abs(chance.gauss(0, 1)))
+        self.started, self.fails, self.bound, self.side_by_side = [], {}, [], []
+
+    def clock(self):
+        return self.now
+
+    def start(self, role, first):
+        self.now += 1.0
+        process = Process(self, role)
+        self.started.append(process)
+        return process
+
+
+class Process:
+    def __init__(self, machine, role):
+        self.machine, self.role, self.measurements, self.closed = machine, role, [], False
+        self.own = math.exp(machine.chance.gauss(0, 0.003) + machine.placement(machine.chance))
+        self.forwards = 0
+
+    def build(self):
+        pass
+
+    def wait(self, kind):
+        assert kind == "built"
+
+    def warm(self, limit_s):
+        return self.forward()[0]
+
+    def forward(self):
+        m = self.machine
+        self.forwards += 1
+        if failure := m.fails.pop((len(m.started), self.role, self.forwards), None):
+            raise failure
+        seconds = m.forward_s * self.own * m.pace(m.now) * (1 + m.noise(m.chance))
+        seconds *= m.slower if self.role == "b" else 1.0
+        m.now += seconds
+        return seconds, seconds
+
+    def bind(self, core):
+        self.machine.bound.append((self.role, core))
+
+    def start_forward(self, at_s):
+        self.machine.side_by_side.append(self.role)
+
+    def end_forward(self):
+        return self.forward()
+
+    def finish(self, *, energy, accuracy):
+        pass
+
+    def close(self):
+        self.closed = True
+
+
+def measured(machine, *, time_limit_s=60.0, mode="interleaved"):
+    settings = PairSettings(mode=mode, margin=0.02, time_limit_s=time_limit_s, cores=(4, 7))
+    return PairMeasurement(settings, machine.start, clock=machine.clock).run()
+
+
+MACHINES = {
+    "calm": {},
+    "drifts by a third": {"pace": lambda t: 1 + t / 180},
+    "jumps by a quarter every few seconds": {"pace": lambda t: 1.25 if int(t / 7.3) % 2 else 1.0},
+    "has heavy tails": {
+        "noise": lambda chance: 0.01 * abs(chance.gauss(0, 1)) + (chance.random() < 0.1) * chance.paretovariate(1.5)
+    },
+    "places a process in fifty badly": {
+        "placement": lambda chance: (chance.random() < 0.02) * chance.uniform(0.02, 0.06)
+    },
+    "swings by a tenth": {"pace": lambda t: 1 + 0.1 * math.sin(t * 2)},
+}
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_equal_sides_are_called_the_same_and_never_faster_or_slower(name):
+    verdicts = Counter(
+        judge(measured(Machine(seed, **MACHINES[name])).sets, "interleaved").verdict for seed in range(30)
+    )
+    assert verdicts["faster"] + verdicts["slower"] == 0
+    assert verdicts["same"] >= 28
+
+
+@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize(("slower", "least"), [(1.05, 19), (1.03, 13)])
+def test_a_slower_side_is_called_slower(name, slower, least):
+    machines = (Machine(seed, slower=slower, **MACHINES[name]) for seed in range(20))
+    verdicts = Counter(judge(measured(machine).sets, "interleaved").verdict for machine in machines)
+    assert verdicts["faster"] == 0
+    assert verdicts["slower"] >= least
+
+
+def test_it_ends_at_a_look_or_when_the_time_is_up():
+    assert len(measured(Machine(1), time_limit_s=600).sets) == LOOKS[0]
+    undecided = measured(Machine(1, placement=lambda chance: chance.gauss(0, 0.05)), time_limit_s=60)
+    assert LOOKS[0] < len(undecided.sets) < 60
+    assert undecided.total_s <= 60 * 1.1
+
+
+def test_a_network_slower_than_the_time_gives_one_pair():
+    found = measured(Machine(1, forward_s=100.0))
+    (only,) = found.sets
+    (block,) = only.blocks
+    assert [len(side) for side in (block.wall_s.a, block.wall_s.control, block.wall_s.b)] == [1, 1, 1]
+    assert judge(found.sets, "interleaved").verdict == "ambiguous"
+
+
+def died(role="b", *, lasting=False):
+    return SideFailed(role, "failed", "its process was killed by SIGKILL", None, lasting=lasting)
+
+
+def test_a_set_whose_process_dies_is_begun_again_once():
+    machine = Machine(1)
+    machine.fails[(3, "b", 4)] = died()
+    found = measured(machine)
+    assert found.error is None
+    assert found.repeated == ["B: its process was killed by SIGKILL"]
+    assert judge(found.sets, "interleaved").verdict == "same"
+    assert all(process.closed for process in machine.started)
+
+
+def test_what_was_found_before_two_failures_is_kept_with_the_reason():
+    machine = Machine(1)
+    machine.fails[(6, "a", 4)] = died("a")
+    machine.fails[(9, "a", 2)] = died("a")
+    found = measured(machine)
+    assert found.error == "A: its process was killed by SIGKILL"
+    assert len(found.sets) == 1
+
+
+def test_a_side_that_cannot_run_is_not_tried_again():
+    machine = Machine(1)
+    machine.fails[(3, "b", 1)] = died(lasting=True)
+    found = measured(machine)
+    assert (found.sets, found.repeated, found.error) == ([], [], "B: its process was killed by SIGKILL")
+
+
+def test_an_interruption_keeps_what_was_measured():
+    machine = Machine(1)
+    machine.fails[(9, "a", 8)] = KeyboardInterrupt()
+    found = measured(machine)
+    assert found.interrupted
+    assert len(found.sets) == 3  # the third with the blocks that it had
+    assert 3 <= len(found.sets[-1].blocks) < len(found.sets[0].blocks)
+
+
+def test_every_process_has_every_place_of_a_block_equally_often():
+    blocks = list(itertools.islice(order.interleaved(random.Random(0)), 12))
+    for block in blocks:
+        assert [sum(i for i, role in enumerate(block) if role == one) for one in order.ROLES] == [5, 5, 5]
+    for place in range(6):
+        assert set(Counter(block[place] for block in blocks).values()) == {4}
+
+
+def test_a_duet_runs_a_beside_each_of_the_others_on_two_cores_that_change_hands():
+    machine = Machine(3, slower=1.05)
+    found = measured(machine, mode="duet")
+    assert judge(found.sets, "duet").verdict == "slower"
+    together = [frozenset(machine.side_by_side[i : i + 2]) for i in range(0, len(machine.side_by_side), 2)]
+    assert Counter(together) == {frozenset("ab"): len(together) / 2, frozenset({"a", "control"}): len(together) / 2}
+    assert set(machine.bound) == {(role, core) for role in order.ROLES for core in (4, 7)}
+    for block in found.sets[0].blocks:
+        assert [len(side) for side in (block.wall_s.a, block.wall_s.control, block.wall_s.b)] == [2, 1, 1]
+
+
+def test_duets_swap_cores_and_hold_both_pairs():
+    blocks = list(itertools.islice(order.duets(random.Random(0)), 8))
+    assert {frozenset(pairs) for pairs, _ in blocks} == {frozenset({("a", "b"), ("a", "control")})}
+    assert [swapped for _, swapped in blocks] == [False, False, True, True] * 2
