@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import random
 import warnings
@@ -22,14 +21,10 @@ from benchbench.core.errors import ShapeError, UsageError
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo.pruned import differing_shapes, resize, shapes_of
+from tests.small_zoo import small_spec
 
 SEGMENT = [name for name in zoo_cards.list_models() if zoo_cards.get_card(name).task == "segmentation"]
 LARGER = {"nnunet": 64, "nnunet_small": 64, "nnunet_resenc_m": 64, "swin_unetr": 64}  # deeper than 32 voxels allow
-FEWER = {  # channels, or layers of one kind
-    "swin_unetr": {"feature_size": 12, "depths": (2, 1, 1, 1)},
-    "transunet": {"num_layers": 8},
-    "vit_autoenc": {"num_layers": 2},
-}
 
 
 def shape_of(name: str) -> tuple[int, ...]:
@@ -59,12 +54,11 @@ def third(structure: ChannelGroups, seed: int = 0) -> list[list[int]]:
 @pytest.mark.parametrize("name", SEGMENT)
 def test_a_pruned_network_of_the_zoo_answers_as_the_whole_one_with_zeros(name: str) -> None:
     shape = shape_of(name)
-    spec = zoo_cards.get_card(name).spec()
-    spec = dataclasses.replace(spec, kwargs={**spec.kwargs, **FEWER.get(name, {})})
+    spec = small_spec(name)
     model = lived_in(zoo_build.build(spec, shape[2:]))
     structure = find_structure(model, shape)
     assert structure.unknown == ()
-    assert structure.width > 100
+    assert structure.width > 80
     removed = third(structure)
     agreement = compare_with_zeros(model, structure, removed, shape)
     assert agreement is not None
@@ -519,7 +513,7 @@ def test_weights_of_two_names_stay_one() -> None:
 )
 def test_torch_pruning_removes_the_same(name: str, but: tuple[str, ...]) -> None:
     tp = pytest.importorskip("torch_pruning")
-    model = zoo_build.build(zoo_cards.get_card(name).spec(), (32, 32, 32)).eval()
+    model = zoo_build.build(small_spec(name), (32, 32, 32)).eval()
     structure = find_structure(model, (1, 4, 32, 32, 32))
     owner = {
         (place.name, place.axis): (number, channel)

@@ -32,6 +32,12 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("BENCHBENCH_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A cache that several runtimes share: they are made of one export."""
+    return tmp_path_factory.mktemp("exported")
+
+
 @pytest.fixture
 def heads(tmp_path):
     """A folder whose patients are balls in air of exactly 0."""
@@ -148,9 +154,10 @@ def check_crop(found, heads):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_a_prepared_network_segments_volumes_in_a_process_without_pytorch(heads, runtime):
+def test_a_prepared_network_segments_volumes_in_a_process_without_pytorch(heads, runtime, exported, monkeypatch):
     pytest.importorskip(runtime)
     pytest.importorskip("onnxscript")
+    monkeypatch.setenv("BENCHBENCH_CACHE", str(exported))
     get_plan(str(heads))  # as planning a run does; the headers of the files are not read again
     code = """
 import json, sys

@@ -1,7 +1,5 @@
 """Every network of the zoo as an ONNX file, and its output in ONNX Runtime and OpenVINO."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from benchbench.runtimes import openvino
 from benchbench.runtimes.onnx_file import MainOutput, write_onnx
 from benchbench.runtimes.prepared import INPUT
 from benchbench.zoo import build as zoo_build
-from benchbench.zoo import cards as zoo_cards
+from tests.small_zoo import small_spec
 
 MOST_ERROR = 3e-4  # of the output's range
 
@@ -21,21 +19,13 @@ SMALLEST = {
     **dict.fromkeys(("nnunet", "nnunet_resenc_m", "nnunet_small", "swin_unetr"), 64),
 }
 
-#: A smaller network where layers or widths repeat without another operator.
-SMALLER = {
-    **{name: {"num_layers": 2} for name in ("transunet", "vit3d", "vit_autoenc")},
-    "swin_unetr": {"feature_size": 12, "depths": (2, 1, 1, 1)},
-}
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", benchbench.list_models())
 def test_a_card_is_exported_and_runs_the_same_in_both_runtimes(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
-    card = zoo_cards.get_card(name)
-    spec = card.spec(in_channels=1, out_channels=2)
-    spec = dataclasses.replace(spec, kwargs=spec.kwargs | SMALLER.get(name, {}))
+    spec = small_spec(name, in_channels=1, out_channels=2)
     sides = zoo_build.fitting_sides(spec, (SMALLEST.get(name, 16),) * 3)
     torch.manual_seed(0)
     network = zoo_build.build(spec, sides).eval()
