@@ -32,7 +32,7 @@ class PaperColumn:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
+class UnitScale:
     """The one unit of a column."""
 
     divisor: float = 1.0
@@ -136,24 +136,24 @@ def usual(records: Sequence[rec.Record]) -> list[PaperColumn]:
 
 
 #: Unit of a measurement -> how a column of it may be written, from small to large.
-_SCALES: Mapping[str, tuple[Scale, ...]] = {
-    "parameters": (Scale(divisor=1e6, unit="M"),),
-    "MAC": (Scale(divisor=1e9, unit="G"),),
-    "FLOP": (Scale(divisor=1e9, unit="G"),),
-    "s": (Scale(divisor=1e-3, unit="ms"), Scale(unit="s")),
-    "B": (Scale(divisor=1e6, unit="MB"), Scale(divisor=1e9, unit="GB")),
-    "J": (Scale(divisor=1e-3, unit="mJ"), Scale(unit="J")),
+_SCALES: Mapping[str, tuple[UnitScale, ...]] = {
+    "parameters": (UnitScale(divisor=1e6, unit="M"),),
+    "MAC": (UnitScale(divisor=1e9, unit="G"),),
+    "FLOP": (UnitScale(divisor=1e9, unit="G"),),
+    "s": (UnitScale(divisor=1e-3, unit="ms"), UnitScale(unit="s")),
+    "B": (UnitScale(divisor=1e6, unit="MB"), UnitScale(divisor=1e9, unit="GB")),
+    "J": (UnitScale(divisor=1e-3, unit="mJ"), UnitScale(unit="J")),
 }
 _LONGEST = 10_000  # a column whose largest number is not below this takes the next unit
 
 
-def scale_of(unit: str, values: Sequence[float]) -> Scale:
+def scale_of(unit: str, values: Sequence[float]) -> UnitScale:
     """The unit in which a column is written: the smallest in which no number has five digits before the point.
 
     Args:
         unit: of the measurements; `1` has none.
         values: in that unit.
     """
-    scales = _SCALES.get(unit, (Scale(unit="" if unit == "1" else unit),))
+    scales = _SCALES.get(unit, (UnitScale(unit="" if unit == "1" else unit),))
     largest = max(map(abs, values), default=0.0)
     return next((scale for scale in scales if largest / scale.divisor < _LONGEST), scales[-1])

@@ -19,7 +19,7 @@ from benchbench.core.errors import UsageError, unknown
 from benchbench.core.version import __version__
 from benchbench.report import reasons, reliability
 from benchbench.report.conditions import Group, apart, group, has_phantom_dice
-from benchbench.report.paper_table.columns import PaperColumn, Scale, columns_of, scale_of, usual
+from benchbench.report.paper_table.columns import PaperColumn, UnitScale, columns_of, scale_of, usual
 from benchbench.report.tables import finite, paths_of, row_labels
 
 Uncertainty = Literal["interval", "pm", "none"]
@@ -52,7 +52,7 @@ class PaperCell:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PaperRow:
+class PaperTableRow:
     """One network."""
 
     label: str
@@ -68,7 +68,7 @@ class PaperTable:
     caption: str
     columns: tuple[PaperColumn, ...]  # without `model`
     heads: tuple[str, ...]  # of the columns, with units
-    rows: tuple[PaperRow, ...]
+    rows: tuple[PaperTableRow, ...]
     notes: tuple[str, ...]  # sentences
     footnotes: tuple[tuple[str, str], ...]  # mark -> sentence
     uncertainty: Uncertainty
@@ -135,7 +135,7 @@ def _table(
     within = reliability.tolerances(records, reliability.floors_of(part, [part]))
     filled = [_fill(column, records, unranked, within, footnotes) for column in columns]
     rows = tuple(
-        PaperRow(label=labels[r.id], record=r, cells=tuple(cells), marks=row_marks.get(r.id, ()))
+        PaperTableRow(label=labels[r.id], record=r, cells=tuple(cells), marks=row_marks.get(r.id, ()))
         for r, *cells in zip(records, *(cells for cells, _ in filled), strict=True)
     )
     heads = tuple(head for _, head in filled)
@@ -207,7 +207,7 @@ def _fill(
     found = [column.find(r) for r in records]
     numbers = [m for m in map(finite, found) if m is not None]
     main = main_origin(numbers)
-    scale = scale_of(numbers[0].unit, [float(m.value or 0) for m in numbers]) if numbers else Scale()
+    scale = scale_of(numbers[0].unit, [float(m.value or 0) for m in numbers]) if numbers else UnitScale()
     cells = [_cell(r, m, scale, main, footnotes) for r, m in zip(records, found, strict=True)]
     head = f"{column.title} ({scale.unit})" if scale.unit else column.title
     if column.better is None:
@@ -233,7 +233,7 @@ def main_origin(numbers: Sequence[rec.Measurement]) -> str | None:
 
 
 def _cell(
-    record: rec.Record, m: rec.Measurement | None, scale: Scale, main: str | None, footnotes: _Footnotes
+    record: rec.Record, m: rec.Measurement | None, scale: UnitScale, main: str | None, footnotes: _Footnotes
 ) -> PaperCell:
     number = finite(m)
     if m is None or number is None or number.value is None:
@@ -292,7 +292,9 @@ _HOW = {
 }
 
 
-def _notes(part: Group, columns: Sequence[PaperColumn], rows: Sequence[PaperRow], options: PaperOptions) -> list[str]:
+def _notes(
+    part: Group, columns: Sequence[PaperColumn], rows: Sequence[PaperTableRow], options: PaperOptions
+) -> list[str]:
     """Conditions, the origin of each column, what brackets and bold mean."""
     first, work = part.first, part.first.workload
     torch = first.environment.get("torch")
@@ -316,7 +318,7 @@ def _notes(part: Group, columns: Sequence[PaperColumn], rows: Sequence[PaperRow]
     return notes
 
 
-def _of_numbers(columns: Sequence[PaperColumn], rows: Sequence[PaperRow], options: PaperOptions) -> list[str]:
+def _of_numbers(columns: Sequence[PaperColumn], rows: Sequence[PaperTableRow], options: PaperOptions) -> list[str]:
     """What the signs in the cells mean."""
     cells = [cell for row in rows for cell in row.cells]
     notes = []
