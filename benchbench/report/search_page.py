@@ -228,7 +228,8 @@ def _facts(search: Mapping[str, Any], trained: Sequence[Any]) -> list[tuple[str,
         (
             "Time",
             f"{format_duration(spent['whole_s'])} of workers: training {_share(spent, 'train_s')}, evaluation and "
-            f"measurement {_share(spent, 'measure_s')}, the rest {_share(spent, 'other_s')}",
+            f"measurement {_share(spent, 'measure_s')}, the rest {_share(spent, 'other_s')}"
+            + (f"; the controls {format_duration(spent['controls_s'])}" if spent.get("controls_s") else ""),
         ),
         ("Reference point of hypervolumes", f"Dice {reference['dice']}, {costs}" if reference else ""),
         ("Distinct configurations trained", str(len(trained))),

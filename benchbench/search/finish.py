@@ -189,7 +189,9 @@ class Finish:
             "importance": search_result.importances(worker.study),
             "accounting": search_result.accounting(
                 tried,
-                journal.of("promotion", "final", *search_controls.KINDS),
+                journal.of("promotion", "final"),
+                controls=controls,
+                random_s=self._random_s(),
                 parent_s=0.0 if parent is None or parent["given"] else parent["train_s"],
                 measured_s=self.measuring.clock.measured_s,
                 whole_s=self.measuring.clock.whole_s * self.request.workers,
@@ -292,6 +294,11 @@ class Finish:
         best = max(front, key=lambda point: float(point["dice_val"]["mean"]))
         tests = [final["test"] for final in found["finals"] if final["label"] in best["finals"]]
         return {"name": best["name"], "other": verdicts.values_of(tests), "seeds": len(tests)}
+
+    def _random_s(self) -> float:
+        """Seconds that the search with random proposals took; 0 if it was not run."""
+        folder = self.folder / search_controls.RANDOM
+        return float(read_search(folder)["accounting"]["whole_s"]) if (folder / SEARCH).exists() else 0.0
 
     # -- export
 

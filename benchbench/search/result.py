@@ -200,17 +200,21 @@ def accounting(
     trials: Sequence[proposals.Tried],
     trainings: Sequence[FinishedTraining],
     *,
+    controls: Sequence[FinishedTraining],
+    random_s: float,
     parent_s: float,
     measured_s: float,
     whole_s: float,
 ) -> dict[str, float]:
-    """How the time was spent, in seconds of workers.
+    """How the time was spent, in seconds of workers; that of the controls stands apart.
 
     Args:
-        trainings: promotions, finals and controls.
+        trainings: promotions and finals.
+        controls: their trainings.
+        random_s: of the whole search with random proposals.
         parent_s: of the parent's training, if the search trained it.
         measured_s: of measuring before and after.
-        whole_s: elapsed time, times workers.
+        whole_s: elapsed time, times workers, with the controls.
     """
     spent = [trial.spent for trial in proposals.distinct(trials)]
     results = [training.result for training in trainings]
@@ -218,4 +222,19 @@ def accounting(
         parent_s + sum(s["train_s"] + s["val_s"] for s in spent) + sum(result.get("total_s", 0.0) for result in results)
     )
     measure = measured_s + sum(s["measure_s"] for s in spent) + sum(result.get("test_s", 0.0) for result in results)
-    return {"whole_s": whole_s, "train_s": train, "measure_s": measure, "other_s": max(0.0, whole_s - train - measure)}
+    controls_s = random_s + sum(map(_control_s, controls))
+    own_s = max(0.0, whole_s - controls_s)
+    return {
+        "whole_s": own_s,
+        "train_s": train,
+        "measure_s": measure,
+        "other_s": max(0.0, own_s - train - measure),
+        "controls_s": controls_s,
+    }
+
+
+def _control_s(training: FinishedTraining) -> float:
+    """Seconds of a control, also of one that was interrupted, whose `total_s` is of its last sitting."""
+    result = training.result
+    whole_s = max(result.get("total_s", 0.0), result.get("train_s", 0.0) + result.get("val_s", 0.0))
+    return float(whole_s + result.get("test_s", 0.0))

@@ -220,7 +220,8 @@ def summary(outcome: SearchOutcome) -> list[str]:
     lines = [
         f"{len(trained)} configurations trained, {refused} refused untrained, {len(s['promotions'])} promoted; "
         f"{spent['other_s'] / max(spent['whole_s'], 1e-9):.1%} of {format_duration(spent['whole_s'])} outside "
-        "training, evaluation and measurement",
+        "training, evaluation and measurement"
+        + (f"; the controls took {format_duration(spent['controls_s'])}" if spent.get("controls_s") else ""),
     ]
     runtime = runtime_of(s)
     if runtime["name"] != EAGER["name"]:
