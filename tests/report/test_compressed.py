@@ -25,7 +25,7 @@ from tests import report_examples as examples
 from tests.toy import SPEC, Tiny, use_toy_data
 
 ROOT = Path(__file__).parents[2]
-SEARCHED = ROOT / "results" / "reference" / "search-hippocampus"
+SEARCHED = ROOT / "results" / "reference" / "search-hippocampus-parent"
 SHA = "0123abcd" * 8
 
 

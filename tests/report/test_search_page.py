@@ -13,7 +13,7 @@ import pytest
 from benchbench.report import render_search, search_answer
 from benchbench.report.figures import search as figures_search
 
-SEARCHED = Path(__file__).parents[2] / "results" / "reference" / "search-hippocampus"
+SEARCHED = Path(__file__).parents[2] / "results" / "reference" / "search-hippocampus-parent"
 CHEAP, BEST, PLAIN = "slim_unetr_fixed-060d9d", "slim_unetr_fixed-e1497c", "slim_unetr-e7d96b"
 
 

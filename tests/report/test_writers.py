@@ -58,7 +58,7 @@ def test_an_export_of_audits(tmp_path):
 
 
 def test_the_table_of_a_search():
-    search = read_search(REFERENCE / "search-hippocampus")
+    search = read_search(REFERENCE / "search-hippocampus-parent")
     points = search["points"]
     points[0] |= {"name": EVIL, "dice_val": points[0]["dice_val"] | {"mean": -0.5}}
     row = read(search_table(search))[ordered(points).index(points[0])]

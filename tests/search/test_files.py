@@ -24,7 +24,7 @@ from benchbench.search.request import JOB, SearchRequest, read_job, resumed_requ
 from benchbench.search.storage import open_storage, storage_errors
 
 ROOT = Path(__file__).parents[2]
-SEARCHED = ROOT / "results" / "reference" / "search-hippocampus"
+SEARCHED = ROOT / "results" / "reference" / "search-hippocampus-parent"
 
 
 def begun() -> dict[str, Any]:

@@ -53,7 +53,7 @@ from tests.data_sets import decathlon
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 ROOT = Path(__file__).parents[2]
-SEARCHED = ROOT / "results" / "reference" / "search-hippocampus"
+SEARCHED = ROOT / "results" / "reference" / "search-hippocampus-parent"
 POINT = "slim_unetr_fixed-060d9d"
 SMALL = space.Config(
     variant="slim_unetr",
