@@ -14,7 +14,7 @@ from benchbench.core import records as rec
 from benchbench.core import search_result
 from benchbench.core.search_result import SearchOutcome
 from benchbench.report import render_search
-from benchbench.search import verdicts
+from benchbench.search import result, verdicts
 from benchbench.search.controls import nearest_width
 from benchbench.search.trainings import FinishedTraining
 from tests.search.test_files import SEARCHED
@@ -128,3 +128,22 @@ def test_a_worker_that_joined_a_search_says_that_it_has_ended(
     told = capsys.readouterr()
     assert "this worker has ended; the command that began brain" in told.out
     assert "secret" not in told.out + told.err
+
+
+def test_the_time_of_the_controls_is_none_of_the_search() -> None:
+    def training(**found: float) -> FinishedTraining:
+        return FinishedTraining(label="a", what={"kind": "x"}, result=found)
+
+    spent = result.accounting(
+        [],
+        [training(total_s=900.0, test_s=3.0)],
+        controls=[
+            training(train_s=500.0, val_s=2.0, total_s=502.0, test_s=3.0),
+            training(train_s=1800.0, val_s=1.0, total_s=60.0, test_s=4.0),  # went on after an interruption
+        ],
+        random_s=1700.0,
+        parent_s=0.0,
+        measured_s=50.0,
+        whole_s=5010.0,
+    )
+    assert spent == {"whole_s": 1000.0, "train_s": 900.0, "measure_s": 53.0, "other_s": 47.0, "controls_s": 4010.0}
