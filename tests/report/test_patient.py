@@ -30,7 +30,7 @@ def test_a_network_of_its_own_preparation_stands_beside_the_others(tmp_path: Pat
     said = "vnet prepares it as 30x60x30, and is timed on that"
     assert dict(conditions.facts(group))["Volume"].endswith(f"over all of it; {said}")
     page = report.write_report([examples.write(tmp_path / "r", rows)]).read_text()
-    assert page.count("One patient of 36x50x35 voxels") == 1
+    assert page.count("One patient of 36x50x35 voxels") >= 1
     assert page.count(said) > 1  # below the table, too
 
 

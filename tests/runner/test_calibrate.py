@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -325,7 +326,9 @@ def test_the_command_makes_a_profile_that_a_run_takes(
     shown = capsys.readouterr().out
     assert "a prediction for the" in shown
     assert "from operators that were timed on that device" in shown
-    assert "at least" not in shown.partition("unet_small")[2].partition("[P]")[0]
+    row = shown.partition("unet_small")[2].partition("[P]")[0]
+    assert re.search(r"at least [\d.]+ [kMG]?B", row)  # memory
+    assert not re.search(r"at least [\d.]+ [mµ]?s\b", row)
 
 
 SMALL = [
