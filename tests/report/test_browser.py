@@ -146,6 +146,7 @@ def test_the_page_of_a_search_loads_without_a_complaint_and_sorts(visit):
     """
     found, console = visit(script, address="search.html")
     assert console == ""
+    assert len(found["up"]) > 1
     assert found["down"] == found["up"][::-1]
     assert found["figures"] >= 4
 
