@@ -138,7 +138,8 @@ def test_the_page_of_a_comparison_loads_without_a_complaint_and_sorts(visit):
 
 def test_the_page_of_a_search_loads_without_a_complaint_and_sorts(visit):
     script = """
-      const names = () => [...page.querySelectorAll('table[data-sortable] tbody tr th')].map(cell => cell.firstChild.textContent.trim());
+      const heads = () => [...page.querySelectorAll('table[data-sortable] tbody tr th')];
+      const names = () => heads().map(cell => cell.firstChild.textContent.trim());
       page.querySelector('button[data-key=macs]').click();
       const up = names();
       page.querySelector('button[data-key=macs]').click();
