@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from benchbench.core.records import Record
 from benchbench.core.units import format_duration, format_shape, format_value
@@ -40,16 +40,6 @@ _JSON_EVERY_S = 1.0  # between two objects that say what goes on now
 def is_shown(options: argparse.Namespace) -> bool:
     """Whether to show progress: everywhere, unless with -q."""
     return not options.quiet
-
-
-class StepListener(Protocol):
-    """Hears how far a training, a search, or going through cases is."""
-
-    def step(self, used: float, line: str) -> None:
-        """So much of the whole is done, 0 to 1."""
-
-    def case(self, done: int, total: int) -> None:
-        """So many cases are done."""
 
 
 T = TypeVar("T", bound="_LiveLine")

@@ -8,21 +8,12 @@ from collections.abc import Sequence
 
 from benchbench.core.records import Record
 from benchbench.report import reliability, writers
+from benchbench.report.cells import ORIGIN_LEGEND, TableCell
 from benchbench.report.conditions import group
 from benchbench.report.exports import legend, shown
 from benchbench.report.figures import volumes
-from benchbench.report.tables import (
-    ORIGIN_LEGEND,
-    Column,
-    Table,
-    TableCell,
-    TableRow,
-    fits_lines,
-    headline,
-    row_labels,
-    summary_rows,
-    unqualified_lines,
-)
+from benchbench.report.labels import fits_lines, row_labels, unqualified_lines
+from benchbench.report.tables import Column, Table, TableRow, headline, summary_rows
 
 #: Columns of a terminal; only a name or a number that is longer by itself makes a table wider.
 WIDTH = 100

@@ -144,9 +144,7 @@ class Workload:
     runtime: str = "eager"
     protocol: str = "quick"  # or one's own numbers; `audit`, `evaluation`: nothing was timed
     volume: tuple[Size, ...] | None = None  # (D, H, W) of a whole patient volume, voxels
-    patient: tuple[Size, ...] | None = (
-        None  # its (D, H, W) by the data's plan, where the network's preparation is its own
-    )
+    patient: tuple[Size, ...] | None = None  # its (D, H, W) by the data's plan, where `volume` is the network's own
     overlap: Annotated[float, AtLeast(0)] | None = None  # of sliding windows, as a share of the patch
     crop_foreground: bool = False  # windows over the box that holds the patient, not over the air around
     data: str | None = None  # data set that Dice is of

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from benchbench.core.results import SEARCH
 from benchbench.core.search_result import read_search
+from benchbench.report.cells import TableCell
 from benchbench.report.compare.page import render_comparison, write_comparison
 from benchbench.report.compare.paired_page import render_pairs, write_pairs
 from benchbench.report.conditions import Group, group
 from benchbench.report.details import ReadArtifact
 from benchbench.report.exports import FORMATS, export
+from benchbench.report.labels import missing_dice
 from benchbench.report.page import folder_reader, render, write_report
 from benchbench.report.paper_table.table import UNCERTAINTIES, PaperOptions
 from benchbench.report.paper_table.writers import paper_text
 from benchbench.report.place import PAGE, check_page, check_place, write
 from benchbench.report.search_page import render_search
-from benchbench.report.tables import Column, Table, TableCell, TableRow, missing_dice, summary_rows
+from benchbench.report.tables import Column, Table, TableRow, summary_rows
 
 __all__ = [
     "FORMATS",

@@ -16,21 +16,11 @@ from benchbench.core.config import parse_json
 from benchbench.core.errors import StoreError
 from benchbench.core.evaluation import is_evaluation, region_metrics, surface_dice
 from benchbench.report import paired_dice, place, writers
+from benchbench.report.cells import TableCell, dice_classes, finite, measurement_cell, region_name, valid
 from benchbench.report.conditions import data_text
 from benchbench.report.details import ReadArtifact, artifact_of
-from benchbench.report.tables import (
-    Column,
-    Table,
-    TableCell,
-    TableRow,
-    dice_classes,
-    finite,
-    measurement_cell,
-    record_row,
-    region_name,
-    row_labels,
-    valid,
-)
+from benchbench.report.labels import row_labels
+from benchbench.report.tables import Column, Table, TableRow, record_row
 
 CASES = "cases.csv"
 _ALL = "all regions"

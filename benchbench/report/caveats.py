@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from benchbench.core import records as rec
+from benchbench.core.units import listed
 from benchbench.report import accuracy, conditions, reliability
 from benchbench.report.cells import FORECASTS, finite, tier_of, valid
 from benchbench.report.labels import by_reason
@@ -89,11 +90,6 @@ _TIERS = {
 assert set(_TIERS) == set(FORECASTS)
 
 
-def listed(names: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
 def _unsettled(records: Sequence[rec.Record], labels: Mapping[str, str]) -> list[Caveat]:
     """`8 of 23 medians are known to 3.4 to 8.2 % only (limit 3%) ...`, and rows that are unstable for other reasons."""
     unstable = [record for record in records if record.status == "unstable"]
@@ -107,8 +103,7 @@ def _unsettled(records: Sequence[rec.Record], labels: Mapping[str, str]) -> list
             others.append(record)
     found = []
     for rest, those in known.items():
-        low, high = min(share for share, _ in those), max(share for share, _ in those)
-        how_far = f"{low:g} %" if low == high else f"{low:g} to {high:g} %"
+        how_far = _percent([share for share, _ in those])
         verb = "median is" if len(those) == 1 else "medians are"
         names = tuple(f"{labels[record.id]} ±{share:g} %" for share, record in sorted(those, key=lambda p: -p[0]))
         text = f"{len(those)} of {len(records)} {verb} known to {how_far} only {rest}"
@@ -127,8 +122,7 @@ def _unqualified(records: Sequence[rec.Record], labels: Mapping[str, str]) -> li
             shares.setdefault(_SHARE.sub("%", reason), []).append(float(match[1]))
     found = []
     for reason, those in by_reason(records, labels, lambda record: _SHARE.sub("%", why.get(record.id, "")) or None):
-        low, high = min(shares.get(reason, [0])), max(shares.get(reason, [0]))
-        told = reason.replace("%", f"{low:g} %" if low == high else f"{low:g} to {high:g} %", 1)
+        told = reason.replace("%", _percent(shares.get(reason, [0])), 1)
         text = f"{_rows(len(those), len(records))} {told}; {reliability.TO_QUALIFY}"
         found.append(_caveat(text, tuple(those)))
     return found
@@ -157,6 +151,12 @@ def _without_dice(records: Sequence[rec.Record], labels: Mapping[str, str]) -> l
         _caveat(f"{len(those)} {of} without a Dice: {reason}", tuple(those))
         for reason, those in by_reason(records, names, reason_of)
     ]
+
+
+def _percent(shares: Sequence[float]) -> str:
+    """`3.4 to 8.2 %`."""
+    low, high = min(shares), max(shares)
+    return f"{low:g} %" if low == high else f"{low:g} to {high:g} %"
 
 
 def _rows(n: int, of: int) -> str:

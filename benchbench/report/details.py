@@ -18,7 +18,9 @@ from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.errors import StoreError
 from benchbench.report import layers, reliability
-from benchbench.report.tables import DEPLOYMENT, STATUS_TEXT, TableRow, measurement_cell, valid
+from benchbench.report.cells import measurement_cell, valid
+from benchbench.report.labels import STATUS_TEXT
+from benchbench.report.tables import DEPLOYMENT, TableRow
 
 #: Gives the content of an artifact, or raises StoreError with a line for the page (and no path of the machine).
 ReadArtifact = Callable[[rec.Artifact], bytes]

@@ -20,23 +20,13 @@ from benchbench.core.evaluation import is_evaluation
 from benchbench.report import accuracy, paired_dice, reliability, writers
 from benchbench.report.audit import tables as audit_tables
 from benchbench.report.audit.tables import AuditRow, Metric, gather
+from benchbench.report.cells import COUNTER_LEGEND, ORIGIN_LEGEND, TableCell, bounded_text
 from benchbench.report.conditions import group, input_text, is_semi_synthetic, path_of
 from benchbench.report.details import ReadArtifact
 from benchbench.report.figures import volumes
+from benchbench.report.labels import not_possible, row_labels, unqualified_lines
 from benchbench.report.slim_unetr_paper import section as slim_unetr_paper
-from benchbench.report.tables import (
-    COUNTER_LEGEND,
-    ORIGIN_LEGEND,
-    Column,
-    Table,
-    TableCell,
-    TableRow,
-    bounded_text,
-    not_possible,
-    row_labels,
-    summary_rows,
-    unqualified_lines,
-)
+from benchbench.report.tables import Column, Table, TableRow, summary_rows
 
 FORMATS = ("csv", "json", "markdown", "latex")
 

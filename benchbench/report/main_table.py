@@ -15,7 +15,8 @@ from typing import Any
 from benchbench.core import statistics as core_statistics
 from benchbench.core import units
 from benchbench.report import conditions, labels, reliability
-from benchbench.report.tables import Column, Table, TableCell, TableRow, finite, measurement_cell, valid
+from benchbench.report.cells import TableCell, finite, measurement_cell, valid
+from benchbench.report.tables import Column, Table, TableRow
 
 _CI = "95 % CI "
 #: Columns in the order of the page, those that answer the question first.

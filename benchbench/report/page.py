@@ -23,14 +23,15 @@ from benchbench.core.units import counted
 from benchbench.report import accuracy, caveats, conditions, details, html, place, search_page
 from benchbench.report.audit import section as audit_section
 from benchbench.report.audit.tables import gather
+from benchbench.report.cells import COUNTER_LEGEND, ORIGIN_LEGEND
 from benchbench.report.choice import scope
 from benchbench.report.choice import section as choice_section
 from benchbench.report.details import ReadArtifact
 from benchbench.report.figures import devices as figures_devices
+from benchbench.report.labels import tally
 from benchbench.report.part import Budget, joined, part
 from benchbench.report.slim_unetr_paper import published
 from benchbench.report.slim_unetr_paper import section as slim_unetr_paper
-from benchbench.report.tables import COUNTER_LEGEND, ORIGIN_LEGEND, tally
 
 #: The page stays below this many bytes.
 PAGE_BYTES = 1_000_000

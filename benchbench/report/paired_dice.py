@@ -21,9 +21,10 @@ from benchbench.core import records as rec
 from benchbench.core import statistics as core_statistics
 from benchbench.core.config import parse_json
 from benchbench.core.errors import StoreError
+from benchbench.report.cells import TableCell, valid
 from benchbench.report.compare import verdicts
 from benchbench.report.details import ReadArtifact, artifact_of
-from benchbench.report.tables import Column, Table, TableCell, TableRow, record_row, valid
+from benchbench.report.tables import Column, Table, TableRow, record_row
 
 _COLUMNS = (
     Column(key="mean", title="Dice", help="mean over the cases that count for both"),

@@ -16,8 +16,9 @@ from benchbench.report.figures import memory as figures_memory
 from benchbench.report.figures import overview as figures_overview
 from benchbench.report.figures import samples as figures_samples
 from benchbench.report.figures.style import Drawing
+from benchbench.report.labels import fits_lines, not_possible
 from benchbench.report.slim_unetr_paper import claims
-from benchbench.report.tables import Table, TableRow, fits_lines, headline, not_possible, summary_rows
+from benchbench.report.tables import Table, TableRow, headline, summary_rows
 
 _SMALLEST_FIGURE_BYTES = 5_000
 _FEW_ROWS = 12  # so many fold by no architecture

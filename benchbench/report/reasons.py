@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from benchbench.core import records as rec
 from benchbench.report.conditions import apart
-from benchbench.report.tables import by_reason, paths_of
+from benchbench.report.labels import by_reason, paths_of
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 

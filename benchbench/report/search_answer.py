@@ -114,9 +114,7 @@ _SAID = {"better": "More accurate than", "worse": "Less accurate than"}
 
 def _saving(point: Point, row: Mapping[str, Any], costs: Mapping[str, float]) -> Saving:
     low, high = row["ci95"]
-    said = {"better": "More accurate than", "worse": "Less accurate than"}.get(
-        row["verdict"], "Not told apart in Dice from"
-    )
+    said = _SAID.get(row["verdict"], "Not told apart in Dice from")
     text = (
         f"Dice {row['dice']:.3f} against {row['other_dice']:.3f}, {low:+.3f} to {high:+.3f} over the same "
         f"{counted(row['cases'], 'case')}. {_costs_text(point['costs'], costs)}"

@@ -8,8 +8,10 @@ from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.statistics import pareto_front
 from benchbench.report import reliability
+from benchbench.report.cells import finite, valid
 from benchbench.report.conditions import group, has_phantom_dice
-from benchbench.report.tables import finite, headline, row_labels, valid
+from benchbench.report.labels import row_labels
+from benchbench.report.tables import headline
 
 
 def fronts(records: Sequence[rec.Record]) -> list[str]:

@@ -1,6 +1,6 @@
 """Tables: columns and rows of cells; and the table of a run.
 
-Cells are made in `cells`, labels and shared reasons in `labels`; whoever shows a table finds all of it here.
+Cells are made in `cells`, labels and shared reasons in `labels`.
 """
 
 from __future__ import annotations
@@ -18,21 +18,14 @@ from benchbench.core.evaluation import are_evaluations, surface_dice
 from benchbench.report import reliability
 from benchbench.report.cells import (
     BASELINE,
-    COUNTER_LEGEND,
     NOTHING,
-    ORIGIN_LEGEND,
     TableCell,
-    bounded_text,
     dice_cell,
-    dice_classes,
     finite,
-    fits_text,
     lost_dice_cell,
     measurement_cell,
     memory_cell,
-    range_text,
     ratio_cell,
-    region_name,
     runtime_text,
     throughput_cell,
     valid,
@@ -40,51 +33,10 @@ from benchbench.report.cells import (
 from benchbench.report.conditions import EAGER_FP32, dtypes, patches_differ, path_of, runtimes
 from benchbench.report.labels import (
     STATUS_TEXT,
-    by_reason,
     fits_lines,
-    missing_dice,
-    not_possible,
     paths_of,
     row_labels,
-    tally,
-    unqualified_lines,
 )
-
-__all__ = [
-    "BASELINE",
-    "COUNTER_LEGEND",
-    "DEPLOYMENT",
-    "NOTHING",
-    "ORIGIN_LEGEND",
-    "STATUS_TEXT",
-    "Column",
-    "Table",
-    "TableCell",
-    "TableRow",
-    "baseline_of",
-    "bounded_text",
-    "by_reason",
-    "dice_classes",
-    "finite",
-    "fits_lines",
-    "fits_text",
-    "headline",
-    "measurement_cell",
-    "memory_cell",
-    "missing_dice",
-    "not_possible",
-    "paths_of",
-    "range_text",
-    "ratio_cell",
-    "record_row",
-    "region_name",
-    "row_labels",
-    "runtime_text",
-    "summary_rows",
-    "tally",
-    "unqualified_lines",
-    "valid",
-]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -140,17 +140,22 @@ class Child:
         self._stderr.close()
 
 
-def lines(handle: int, deadline: float) -> Iterator[bytes | None]:
+def lines(handle: int, deadline: float, pending: bytearray | None = None) -> Iterator[bytes | None]:
     """Whole lines from a pipe as they come; None once the deadline has passed; ends with the pipe.
 
     Args:
         handle: of the pipe.
         deadline: by `time.monotonic`; infinite for none.
+        pending: what was read and not yet given, where a later call goes on from it.
     """
-    pending = b""
+    pending = bytearray() if pending is None else pending
     with selectors.PollSelector() as selector:  # which takes a file or /dev/null, too
         selector.register(handle, selectors.EVENT_READ)
         while True:
+            while (end := pending.find(b"\n")) >= 0:
+                line = bytes(pending[:end])
+                del pending[: end + 1]
+                yield line
             left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
             if not selector.select(left):
                 yield None
@@ -158,8 +163,7 @@ def lines(handle: int, deadline: float) -> Iterator[bytes | None]:
             chunk = os.read(handle, 1 << 16)
             if not chunk:
                 return
-            *whole, pending = (pending + chunk).split(b"\n")
-            yield from whole
+            pending += chunk
 
 
 def _first_to_go(pid: int) -> None:

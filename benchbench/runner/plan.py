@@ -27,7 +27,7 @@ from benchbench.runner.remote import queue as remote_queue
 from benchbench.runner.request import RunRequest
 from benchbench.runtimes.catalogue import EAGER
 from benchbench.zoo import cards as zoo_cards
-from benchbench.zoo import checkpoint, classes
+from benchbench.zoo import checkpoint, classes, places
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def _cell(
     fits = takes and not trains
     path = None if trains or info is None else info.path
     if fits and plan and info is None:
-        path = checkpoint.find(card.name, *channels, spatial, plan, request.checkpoints if plan.folder else ())
+        path = places.find(card.name, *channels, spatial, plan, request.checkpoints if plan.folder else ())
         if path and rec.to_json(checkpoint.read_sidecar(path).model.kwargs) != rec.to_json(spec.kwargs):
             path = None  # a card of the user's own under a name of the zoo
     if path:

@@ -284,10 +284,9 @@ class Finish:
 
     def _random_search(self) -> dict[str, Any] | None:
         """The best point of the search with random proposals, by `val`, to compare with; None if it was not run."""
-        folder = self.folder / search_controls.RANDOM
-        if not (folder / SEARCH).exists():
+        found = self._random_record()
+        if found is None:
             return None
-        found = read_search(folder)
         front = [point for point in found["points"] if point["front"]]
         if not front:
             return None
@@ -297,8 +296,13 @@ class Finish:
 
     def _random_s(self) -> float:
         """Seconds that the search with random proposals took; 0 if it was not run."""
+        found = self._random_record()
+        return float(found["accounting"]["whole_s"]) if found else 0.0
+
+    def _random_record(self) -> Mapping[str, Any] | None:
+        """The record of the search with random proposals; None if it was not run."""
         folder = self.folder / search_controls.RANDOM
-        return float(read_search(folder)["accounting"]["whole_s"]) if (folder / SEARCH).exists() else 0.0
+        return read_search(folder) if (folder / SEARCH).exists() else None
 
     # -- export
 

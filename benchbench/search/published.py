@@ -14,7 +14,7 @@ from benchbench.search import space
 from benchbench.search.problem import SearchProblem, published_spec
 from benchbench.search.trial import accuracy_on, dice_of, dice_on_test
 from benchbench.zoo import build as zoo_build
-from benchbench.zoo import checkpoint
+from benchbench.zoo import checkpoint, places
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ def bundled_parent(source: str, fold: int | None = None, spatial: tuple[int, ...
     sides = spatial or plan.patch
     for variant in space.VARIANTS:
         spec = published_spec(plan, variant)
-        if path := checkpoint.find(spec.name, spec.in_channels, spec.out_channels, sides, plan):
+        if path := places.find(spec.name, spec.in_channels, spec.out_channels, sides, plan):
             return path
     raise CheckpointError(
         f"no weights of the published network come with benchbench for {plan.key} and a patch of "
@@ -56,7 +56,7 @@ def evaluate_published(problem: SearchProblem, given: Path | None) -> PublishedW
     for variant in space.VARIANTS:
         spec = published_spec(problem, variant)
         sides = zoo_build.fitting_sides(spec, problem.spatial)
-        if path := checkpoint.find(spec.name, spec.in_channels, spec.out_channels, sides, plan):
+        if path := places.find(spec.name, spec.in_channels, spec.out_channels, sides, plan):
             found[path.resolve()] = "weights that come with benchbench"
     if given:
         found.setdefault(given.resolve(), "weights given by --parent")

@@ -41,7 +41,7 @@ from benchbench.search.phases import Worker
 from benchbench.search.problem import SearchProblem, check_objective, spec_of, step_seconds
 from benchbench.search.published import PublishedWeights, evaluate_published
 from benchbench.search.request import CHANGEABLE, JOB, SearchRequest, check_request, read_job
-from benchbench.search.storage import open_storage, storage_errors
+from benchbench.search.storage import DATABASE, open_storage, storage_errors
 from benchbench.search.trainings import Journal
 from benchbench.search.trajectories import Trajectories
 from benchbench.search.trial import load_parent, published_cost
@@ -92,7 +92,7 @@ class _Search:
     def __init__(self, request: SearchRequest, out: Path, plan: Plan, progress: Progress | None) -> None:
         self.request, self.out, self.plan, self._progress = request, out, plan, progress
         self.shared = request.storage is not None  # by workers of other commands or machines
-        self.url = request.storage or f"sqlite:///{(out / 'study.db').absolute()}"
+        self.url = request.storage or f"sqlite:///{(out / DATABASE).absolute()}"
         self.clock = ElapsedTime(out / ".sittings.json")
         self.measuring = Measuring(request, self.clock, self.tell)
         self._worker: Worker | None = None

@@ -8,9 +8,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from benchbench.search.storage import storage_errors
-
-DATABASE = "study.db"
+from benchbench.search.storage import DATABASE, storage_errors
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

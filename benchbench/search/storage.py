@@ -32,6 +32,7 @@ from benchbench.core.errors import StoreError, first_line
 
 log = logging.getLogger(__name__)
 
+DATABASE = "study.db"  # of a search without a server, in its folder
 HEARTBEAT_S, GRACE_S = 10, 60  # a worker without a heartbeat for GRACE_S is taken for dead
 PATIENCE_S = 120.0  # how long a worker waits for a database that is away
 RETRIES = 3  # of a trial whose worker died

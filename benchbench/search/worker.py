@@ -40,9 +40,9 @@ def _work(folder: Path, index: int) -> None:
     from benchbench.search.phases import Worker
     from benchbench.search.request import read_job
     from benchbench.search.run import STORAGE_ENV
-    from benchbench.search.storage import open_storage, storage_errors
+    from benchbench.search.storage import DATABASE, open_storage, storage_errors
 
-    own = f"sqlite:///{(folder / 'study.db').absolute()}"
+    own = f"sqlite:///{(folder / DATABASE).absolute()}"
     url = os.environ.get(STORAGE_ENV) or own
     job = read_job(folder).job
     if job is None:

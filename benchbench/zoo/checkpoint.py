@@ -27,7 +27,6 @@ from benchbench.core.errors import CheckpointError, os_error_as, told
 from benchbench.core.results import write_whole
 from benchbench.data.plan import DataPlan, plan_from_json, plan_to_json
 from benchbench.data.source import subject_of
-from benchbench.zoo import places
 from benchbench.zoo.safetensors_header import KEY, METADATA, own_description, read_header
 
 if TYPE_CHECKING:
@@ -212,45 +211,6 @@ def check_mirror(axes: Sequence[int] | None, weights: object) -> tuple[int, ...]
         )
         raise CheckpointError(f"{weights} {why}: leave --test-time-mirroring out")
     return tuple(axes)
-
-
-def find(
-    name: str,
-    in_channels: int,
-    out_channels: int,
-    spatial: Sequence[int],
-    plan: DataPlan,
-    folders: Sequence[Path] = (),
-) -> Path | None:
-    """The newest weights that there are for a network on a data set, or None.
-
-    Args:
-        spatial: (D, H, W) of the patch, voxels; weights for another patch are another network's.
-        plan: of the data set; weights that were trained on one of its test cases are passed over.
-        folders: where trained ones are looked for, and in the folders in them; then among those that come with
-            benchbench, which may be of a part of the same data set.
-    """
-    shipped, trained = places.shipped_folder(), places.weights_in(folders)
-
-    def finished_ns(weights: Path) -> int:
-        sidecar = weights.with_suffix(".json")
-        return (sidecar if sidecar.exists() else weights).stat().st_mtime_ns
-
-    wanted = (name, in_channels, out_channels, tuple(spatial))
-    for weights in [*sorted(trained, key=finished_ns, reverse=True), *places.shipped_weights()]:
-        try:
-            info = read_sidecar(weights)
-        except CheckpointError:
-            if weights.parent == shipped:
-                raise
-            continue  # somebody else's
-        if info.compression:
-            continue  # a network of its own, asked for by its path
-        of_the_data = info.data == plan.weights_key or (weights.parent == shipped and plan.is_named_by(info.data))
-        its = (info.model.name, info.model.in_channels, info.model.out_channels, info.spatial)
-        if its == wanted and of_the_data and not leaks(info, plan):
-            return info.path
-    return None
 
 
 def leaks(info: CheckpointInfo, plan: DataPlan) -> list[str]:

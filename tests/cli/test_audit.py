@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchbench.cli import main as cli_main
 from benchbench.core.results import read_records
 from benchbench.runner import audit as runner_audit
 from benchbench.runner.child_process import WorkerFailure
+from tests.cli.said import command
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("forked_workers")
@@ -47,10 +47,7 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def bench(capsys, *arguments):
-    code = cli_main.main(["audit", *arguments])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+bench = command("audit")
 
 
 def test_the_table_names_the_wrong_counter_and_the_published_figure(capsys):

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from benchbench.cli import main as cli_main
 from benchbench.cli.parser import parse
 from benchbench.core.results import read_records
 from tests import report_examples as examples
+from tests.cli.said import command
 from tests.report.test_choice import dice_of, forecast, number, row, with_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,10 +26,7 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def bench(capsys, *arguments):
-    code = cli_main.main(["choose", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+bench = command("choose")
 
 
 @pytest.fixture

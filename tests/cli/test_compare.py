@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchbench.cli import main as cli_main
 from tests import compare_examples as examples
+from tests.cli.said import command
 
 ROOT = Path(__file__).resolve().parents[2]
 STEADY = (1.0, 1.001, 0.999, 1.002, 0.998)
@@ -21,10 +21,7 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def bench(capsys, *arguments):
-    code = cli_main.main(["compare", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+bench = command("compare")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from benchbench.cli import main as cli_main
 from benchbench.cli import pairs
 from benchbench.core.paired_result import PAIRS, read_pairs
 from benchbench.devices import cpu
@@ -15,6 +14,7 @@ from benchbench.devices.resolve import Target
 from benchbench.runner import plan
 from benchbench.runner.pairs import again
 from tests import compare_examples, paired_examples
+from tests.cli.said import command
 
 TINY, WIDER, KILLED, CRASHES = (f"tests.tiny_nets:{name}" for name in ("Tiny", "Wider", "Killed", "Crashes"))
 SMALL = ("--spatial", "8", "8", "8", "--threads", "1", "--time-limit", "1s")
@@ -25,10 +25,7 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def bench(capsys, *arguments):
-    code = cli_main.main(["compare", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+bench = command("compare")
 
 
 @pytest.mark.usefixtures("forked_workers")

@@ -15,6 +15,7 @@ from benchbench.cli import main as cli_main
 from benchbench.core import records as rec
 from benchbench.runner.doctor import Finding
 from benchbench.runner.remote import doctor as remote_doctor
+from tests.cli.said import command
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +26,7 @@ def config(tmp_path, monkeypatch):
     return path
 
 
-def bench(capsys, *arguments):
-    code = cli_main.main(["devices", *arguments])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+bench = command("devices")
 
 
 def test_a_host_is_added_listed_replaced_and_removed(capsys, config):

@@ -17,6 +17,7 @@ from benchbench.data.folder import plan_folder
 from benchbench.runner.evaluation import run as evaluation_run
 from tests import data_sets as sets
 from tests import report_examples as examples
+from tests.cli.said import command
 
 
 @pytest.fixture(autouse=True)
@@ -42,10 +43,7 @@ def maps(boxes):
     return ["--predictions", "good", "worse", "--data", str(boxes)]
 
 
-def bench(capsys, *words):
-    code = cli_main.main(["evaluate", *map(str, words)])
-    said = capsys.readouterr()
-    return code, said.out, said.err
+bench = command("evaluate")
 
 
 def test_the_table_has_every_region_with_its_interval_and_the_paired_test(maps, boxes, capsys):

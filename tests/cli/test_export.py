@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from benchbench import data
-from benchbench.cli import main as cli_main
 from benchbench.core.records import ModelSpec
 from benchbench.runtimes.prepared import description_of, read_prepared
 from benchbench.zoo import checkpoint
 from tests import data_sets as sets
+from tests.cli.said import bench
 from tests.shared_files import shared_file
 from tests.tiny_nets import Reads
 
@@ -54,12 +54,6 @@ def kept(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _cache(kept, monkeypatch):
     monkeypatch.setenv("BENCHBENCH_CACHE", str(kept))
-
-
-def bench(capsys, *arguments):
-    code = cli_main.main([str(a) for a in arguments])
-    said = capsys.readouterr()
-    return code, said.out, said.err
 
 
 @pytest.mark.parametrize(("to", "ending"), [("onnx", ".onnx"), ("openvino", ".xml"), ("torch-export", ".pt2")])

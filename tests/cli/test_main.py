@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchbench.cli import main as cli_main
 from benchbench.cli import parser
 from benchbench.core.records import SCHEMA
 from benchbench.runner.request import RunRequest
 from benchbench.search.budget import parse_budget
 from benchbench.search.request import SearchRequest
+from tests.cli.said import bench
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("forked_workers")
@@ -25,12 +25,6 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
-def bench(capsys, *arguments):
-    code = cli_main.main(list(arguments))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 GOOD_CARD = 'name = "m"\ntitle = "M"\narch = "torch.nn:Identity"\n'

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from benchbench.cli import main as cli_main
 from benchbench.cli import progress, progress_file
 from benchbench.cli.commands import report as report_command
 from benchbench.cli.commands import watch
 from benchbench.core.results import Store
 from tests import report_examples as examples
+from tests.cli.said import bench
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,12 +26,6 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
-def bench(capsys, *arguments):
-    code = cli_main.main(list(map(str, arguments)))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def recorded(folder, *records):

@@ -7,16 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchbench.cli import main as cli_main
 from tests import report_examples as examples
+from tests.cli.said import bench
 
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"
-
-
-def bench(capsys, *arguments):
-    code = cli_main.main(list(map(str, arguments)))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.fixture

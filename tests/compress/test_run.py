@@ -25,7 +25,7 @@ from benchbench.training.loop import InitialWeights, train
 from benchbench.training.recipe import TrainingBudget, TrainRecipe
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
-from benchbench.zoo import checkpoint
+from benchbench.zoo import checkpoint, places
 from tests.toy import SPEC, Tiny, use_toy_data
 
 PATCH = (16, 16, 16)
@@ -308,6 +308,6 @@ def test_a_teacher_is_followed(tmp_path: Path) -> None:
 
 def test_compressed_weights_are_not_taken_for_the_networks_own(weights: Path, tmp_path: Path) -> None:
     made = compress(ask(weights, name=SPEC.name), tmp_path / "out")
-    found = checkpoint.find(SPEC.name, 4, 3, PATCH, data.get_plan("toy"), [tmp_path / "out", tmp_path / "trained"])
+    found = places.find(SPEC.name, 4, 3, PATCH, data.get_plan("toy"), [tmp_path / "out", tmp_path / "trained"])
     assert found == weights
     assert to_json(made.checkpoint.model.kwargs) != {}

@@ -17,7 +17,7 @@ from benchbench.data.folder import plan_folder
 from benchbench.data.layouts import open_source
 from benchbench.data.validate import check_folder
 from benchbench.report import conditions
-from benchbench.zoo import checkpoint
+from benchbench.zoo import places
 from tests import data_sets as sets
 
 
@@ -329,5 +329,5 @@ def test_a_case_of_brats_without_its_segmentation_is_named(tmp_path):
 
 def test_weights_of_the_phantom_are_not_those_of_a_folder_of_that_name(tmp_path):
     plan = plan_folder(sets.decathlon(tmp_path / "phantom", count=12, channels=4))
-    assert checkpoint.find("slim_unetr", 4, 3, (128, 128, 128), data.get_plan("phantom")) is not None
-    assert checkpoint.find("slim_unetr", 4, 3, (128, 128, 128), plan) is None
+    assert places.find("slim_unetr", 4, 3, (128, 128, 128), data.get_plan("phantom")) is not None
+    assert places.find("slim_unetr", 4, 3, (128, 128, 128), plan) is None

@@ -20,7 +20,7 @@ from benchbench.report import conditions, export, reliability, render, summary_r
 from benchbench.report.compare.compare import compare
 from benchbench.report.conditions import Group, group
 from benchbench.report.figures import devices, overview, runtimes, scaling, style, volumes
-from benchbench.report.tables import row_labels
+from benchbench.report.labels import row_labels
 from tests import compare_examples
 from tests import report_examples as examples
 from tests.report.test_page import Page

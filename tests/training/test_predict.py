@@ -32,7 +32,7 @@ from benchbench.training.recipe import TrainingBudget, TrainRecipe
 from benchbench.training.sliding_window import logits_of
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
-from benchbench.zoo import checkpoint
+from benchbench.zoo import checkpoint, places
 from tests import data_sets as sets
 from tests import forked
 from tests.tiny_nets import Reads
@@ -232,7 +232,7 @@ def test_weights_that_saw_a_test_case_are_refused(tmp_path):
     net = "tests.tiny_nets:Reads"
     said = bench("run", "--models", net, "--data", folder, "--checkpoint", path, check=2)
     assert f"was trained with 2 of the {plan.splits['test']} test cases of fold 0" in said
-    assert checkpoint.find("reads", 1, 3, (16, 16, 16), plan, [tmp_path]) is None
+    assert places.find("reads", 1, 3, (16, 16, 16), plan, [tmp_path]) is None
 
 
 def test_two_processes_train_one_network(tmp_path):

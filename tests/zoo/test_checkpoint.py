@@ -17,7 +17,7 @@ from benchbench.core.errors import CheckpointError
 from benchbench.core.records import ModelSpec
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
-from benchbench.zoo import checkpoint
+from benchbench.zoo import checkpoint, places
 from benchbench.zoo.checkpoint import CheckpointInfo, load_weights, read_sidecar, save
 
 SPEC = ModelSpec(name="toy", arch="torch.nn:Conv3d", kwargs={"kernel_size": 3}, in_channels=4, out_channels=3)
@@ -139,7 +139,7 @@ def test_unwritable_folder_is_said(tmp_path: Path) -> None:
 
 
 def test_shipped_weights_are_found_by_all_that_they_are_for() -> None:
-    found = checkpoint.find("slim_unetr", 4, 3, (128, 128, 128), data.get_plan("phantom"))
+    found = places.find("slim_unetr", 4, 3, (128, 128, 128), data.get_plan("phantom"))
     assert found is not None
     info = read_sidecar(found)
     card = zoo_cards.get_card("slim_unetr")
@@ -160,13 +160,13 @@ def test_shipped_weights_are_found_by_all_that_they_are_for() -> None:
 )
 def test_no_shipped_weights_for_anything_else(asked: tuple[str, int, int, tuple[int, ...], str]) -> None:
     plan = dataclasses.replace(data.get_plan("phantom"), name=asked[-1])
-    assert checkpoint.find(*asked[:-1], plan) is None
+    assert places.find(*asked[:-1], plan) is None
 
 
 def test_trained_weights_are_found_in_folders_the_newest_first(tmp_path: Path) -> None:
     plan = dataclasses.replace(data.get_plan("phantom"), name="mine", digest="0123456789abcdef", ids={"test": ("a",)})
     asked = ("toy", SPEC.in_channels, SPEC.out_channels, (8, 8, 8), plan, [tmp_path])
-    assert checkpoint.find(*asked) is None
+    assert places.find(*asked) is None
     for i, (folder, key, cases) in enumerate(
         [("old", plan.key, []), ("new", plan.key, []), ("leak", plan.key, ["a"]), ("other", "mine:ffffffff", [])]
     ):
@@ -174,6 +174,6 @@ def test_trained_weights_are_found_in_folders_the_newest_first(tmp_path: Path) -
         checkpoint.save(path, network().state_dict(), model=SPEC, data=key, spatial=(8, 8, 8), train={"cases": cases})
         os.utime(path.with_suffix(".json"), (i, i))
     (tmp_path / "records.json").write_text("{}")
-    assert checkpoint.find(*asked) == tmp_path / "new" / "toy.safetensors"
+    assert places.find(*asked) == tmp_path / "new" / "toy.safetensors"
     (tmp_path / "new" / "toy.safetensors").unlink()
-    assert checkpoint.find(*asked) == tmp_path / "old" / "toy.safetensors"
+    assert places.find(*asked) == tmp_path / "old" / "toy.safetensors"

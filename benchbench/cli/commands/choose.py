@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -14,16 +13,16 @@ from benchbench.cli.parser import add_fields, add_shared, values_of
 from benchbench.core import arguments as to
 from benchbench.core import records as rec
 from benchbench.core.arguments import flag
-from benchbench.core.errors import EXIT_OK, EXIT_REGRESSION, CheckpointError, UsageError
+from benchbench.core.errors import EXIT_OK, EXIT_REGRESSION, UsageError
 from benchbench.core.results import read_records
 from benchbench.report import writers
+from benchbench.report.cells import ORIGIN_LEGEND
 from benchbench.report.choice import next_steps, words
 from benchbench.report.choice.known import QUANTITIES, Limit, Quantity
 from benchbench.report.choice.rank import Choice, NotRecordedError, Row, choose
 from benchbench.report.choice.scope import choose_group
 from benchbench.report.exports import legend
 from benchbench.report.place import root_of
-from benchbench.report.tables import ORIGIN_LEGEND
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,15 +105,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _weights(record: rec.Record, folders: tuple[Path, ...]) -> str:
     """Where the weights of a record are: beside the records, in results/local, or among those that are shipped."""
-    from benchbench.zoo import checkpoint, places
+    from benchbench.zoo import places
 
     near = [*map(root_of, folders), Path("results") / "local"]
-    for weights in [*sorted(places.weights_in(near)), *places.shipped_weights()] if record.model.checkpoint else ():
-        with contextlib.suppress(CheckpointError):  # somebody else's
-            if checkpoint.read_sidecar(weights).sha256 == record.model.checkpoint:
-                relative = os.path.relpath(weights)
-                return str(weights) if relative.startswith("..") else relative
-    return next_steps.unplaced_weights(record)
+    digest = record.model.checkpoint
+    weights = places.with_sha256(digest, near) if digest else None
+    if weights is None:
+        return next_steps.unplaced_weights(record)
+    relative = os.path.relpath(weights)
+    return str(weights) if relative.startswith("..") else relative
 
 
 def sentences(choice: Choice, find: next_steps.FindWeights) -> list[str]:

@@ -17,9 +17,11 @@ from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK
 from benchbench.core.evaluation import is_evaluation
 from benchbench.core.results import RECORDS, latest, read_records
 from benchbench.report import accuracy, writers
+from benchbench.report.cells import TableCell
 from benchbench.report.conditions import group
 from benchbench.report.exports import legend, shown
-from benchbench.report.tables import Table, TableCell, not_possible, row_labels
+from benchbench.report.labels import not_possible, row_labels
+from benchbench.report.tables import Table
 from benchbench.runner.evaluation.journal import JOURNAL
 from benchbench.runner.evaluation.request import EvaluateRequest
 

@@ -18,7 +18,8 @@ from benchbench.core.units import giga, mega, signed, times
 from benchbench.report import conditions
 from benchbench.report.audit import figures as audit_figures
 from benchbench.report.audit.tables import AGREES, AuditRow, blamed, direction, featured, table
-from benchbench.report.tables import STATUS_TEXT, TableCell, finite, tally
+from benchbench.report.cells import TableCell, finite
+from benchbench.report.labels import STATUS_TEXT, tally
 
 #: Differences of one network that have a line of their own; what is beyond them is one line.
 MAX_DIFFERENCES = 12

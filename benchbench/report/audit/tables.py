@@ -15,21 +15,11 @@ from benchbench.core import records as rec
 from benchbench.core.audit_result import TITLES, AuditResult, is_audit, read_audit
 from benchbench.core.errors import StoreError
 from benchbench.core.units import giga, mega, times
+from benchbench.report.cells import BASELINE, NOTHING, TableCell, finite, measurement_cell
 from benchbench.report.conditions import apart, input_text
 from benchbench.report.details import ReadArtifact
-from benchbench.report.tables import (
-    BASELINE,
-    NOTHING,
-    STATUS_TEXT,
-    Column,
-    Table,
-    TableCell,
-    TableRow,
-    finite,
-    measurement_cell,
-    record_row,
-    row_labels,
-)
+from benchbench.report.labels import STATUS_TEXT, row_labels
+from benchbench.report.tables import Column, Table, TableRow, record_row
 
 Metric = Literal["macs", "params"]
 #: Two figures this close agree to the digits that papers print.

@@ -16,11 +16,13 @@ from benchbench.core import records as rec
 from benchbench.core import statistics as core_statistics
 from benchbench.core.errors import UsageError
 from benchbench.report import paired_dice, reliability
+from benchbench.report.cells import finite, valid
 from benchbench.report.choice.known import QUANTITIES, KnownFigure, Limit, Quantity, Verdict, known_of, time_metric
 from benchbench.report.compare import verdicts
 from benchbench.report.conditions import Group
 from benchbench.report.details import ReadArtifact, artifact_of
-from benchbench.report.tables import STATUS_TEXT, finite, record_row, row_labels, valid
+from benchbench.report.labels import STATUS_TEXT, row_labels
+from benchbench.report.tables import record_row
 
 Objective = Literal["dice", "latency", "memory"]
 Standing = Literal["keeps all", "not sure", "misses"]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from benchbench.core import qualification
 from benchbench.core.evaluation import ENSEMBLE, LABEL_MAPS, is_evaluation
-from benchbench.core.units import counted, first_few, format_shape, significant
+from benchbench.core.units import counted, first_few, format_shape, listed, significant
 from benchbench.report import accuracy, conditions
 from benchbench.report.choice import next_steps
 from benchbench.report.choice.known import QUANTITIES, TIERS, KnownFigure, Limit, Quantity
@@ -23,7 +21,7 @@ def headline(choice: Choice) -> str:
     if choice.taken:
         return f"Take {choice.taken.label}: {_why(choice)}. {figures(choice.taken)}."
     if first:
-        unsure = _listed([QUANTITIES[quantity][0] for quantity in first.unsure])
+        unsure = listed([QUANTITIES[quantity][0] for quantity in first.unsure])
         verb = "is" if len(first.unsure) == 1 else "are"
         return (
             f"No row is known to keep all limits. {first.label} may, but its {unsure} {verb} not sure: {_why(choice)}. "
@@ -55,11 +53,6 @@ def _why(choice: Choice) -> str:
     those = every if accurate == len(among) else f"{accurate} of the {len(among)}"
     what = rows.removeprefix(f"of {counted(len(among), 'row')}")
     return f"{those} rows{what} are equally accurate, and {fastest} of these"
-
-
-def _listed(names: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def figures(row: Row) -> str:
@@ -134,7 +127,7 @@ def sureness(choice: Choice, row: Row, *, on_page: bool = False) -> str:
         known = row.known[quantity]
         if known.value is not None:
             by_origin.setdefault(known.origin, []).append(QUANTITIES[known.quantity][0])
-    texts += [f"{_listed(names)}: {origin}" for origin, names in by_origin.items()]
+    texts += [f"{listed(names)}: {origin}" for origin, names in by_origin.items()]
     if (tier := row.known["time"].tier) and not on_page:
         texts.append(_FORECAST[tier])
     for limit in choice.limits:
@@ -184,7 +177,7 @@ def also_possible(choice: Choice) -> str:
     better = [row for row in choice.rows if row.standing == "not sure" and row.value("dice") < taken.value("dice")]
     if not better:
         return ""
-    told = [f"{row.label} ({_listed([QUANTITIES[q][0] for q in row.unsure])})" for row in better]
+    told = [f"{row.label} ({listed([QUANTITIES[q][0] for q in row.unsure])})" for row in better]
     return f"More accurate, and not known to keep all limits: {first_few(told, _FEW)}."
 
 
@@ -250,7 +243,7 @@ def _also(row: Row, limit: Limit) -> str:
         for quantity, verdict in row.verdicts.items()
         if quantity != limit.quantity and verdict in ("missed", "not known")
     ]
-    return f" (and misses {_listed(others)})" if others else ", all else kept or not sure"
+    return f" (and misses {listed(others)})" if others else ", all else kept or not sure"
 
 
 def notes(choice: Choice) -> list[str]:

@@ -15,22 +15,12 @@ from typing import Any
 from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.evaluation import is_evaluation
-from benchbench.report.cells import FORECASTS, tier_of
+from benchbench.report.cells import FORECASTS, TableCell, finite, fits_text, measurement_cell, tier_of, valid
 from benchbench.report.conditions import Group, any_path, apart, path_of
 from benchbench.report.figures import style
 from benchbench.report.figures.style import MAX_ROWS, Drawing
-from benchbench.report.tables import (
-    Column,
-    Table,
-    TableCell,
-    TableRow,
-    finite,
-    fits_text,
-    headline,
-    measurement_cell,
-    row_labels,
-    valid,
-)
+from benchbench.report.labels import row_labels
+from benchbench.report.tables import Column, Table, TableRow, headline
 
 #: Paces that are asked about, patches in a second.
 PACES = (30.0, 10.0, 1.0, 0.1)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from benchbench.core import qualification, statistics, units
 from benchbench.report import conditions, reliability
+from benchbench.report.cells import finite
 from benchbench.report.figures import style
 from benchbench.report.figures.style import MAX_ROWS, Drawing
-from benchbench.report.tables import TableRow, finite
+from benchbench.report.tables import TableRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

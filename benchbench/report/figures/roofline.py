@@ -15,9 +15,10 @@ import statistics
 from collections.abc import Sequence
 
 from benchbench.core import units
+from benchbench.report.cells import BASELINE, TableCell, valid
 from benchbench.report.figures import style
 from benchbench.report.figures.style import Drawing
-from benchbench.report.tables import BASELINE, Column, Table, TableCell, TableRow, valid
+from benchbench.report.tables import Column, Table, TableRow
 
 TITLE = "Roofline: compute against memory"
 _RIVAL = "swin_unetr"  # what the reference paper sets itself against

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from benchbench.core import qualification, statistics, units
 from benchbench.core import records as rec
 from benchbench.report import conditions, reliability
+from benchbench.report.cells import finite, valid
 from benchbench.report.conditions import EAGER_FP32, apart, path_of
 from benchbench.report.figures import style
 from benchbench.report.figures.style import MAX_ROWS, Drawing
-from benchbench.report.tables import TableRow, finite, valid
+from benchbench.report.tables import TableRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from benchbench.core import statistics, units
 from benchbench.report import reliability
+from benchbench.report.cells import dice_classes, region_name
 from benchbench.report.compare.verdicts import ComparedRow, change_text, interval_text
 from benchbench.report.figures import style
 from benchbench.report.figures.style import MAX_ROWS, Drawing
-from benchbench.report.tables import TableRow, dice_classes, region_name
+from benchbench.report.tables import TableRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

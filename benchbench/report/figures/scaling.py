@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 from benchbench.core import records as rec
 from benchbench.core import units
+from benchbench.report.cells import finite, valid
 from benchbench.report.conditions import Group, any_path, apart, dtypes, environment_key, path_of
 from benchbench.report.figures import curves, style
 from benchbench.report.figures.curves import Panel, Scale
 from benchbench.report.figures.style import MAX_ROWS, Drawing
-from benchbench.report.tables import STATUS_TEXT, finite, headline, row_labels, valid
+from benchbench.report.labels import STATUS_TEXT, row_labels
+from benchbench.report.tables import headline
 
 What = Literal["batch", "threads"]
 

@@ -14,24 +14,13 @@ from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.qualification import UNQUALIFIED
 from benchbench.report import reliability
+from benchbench.report.cells import BASELINE, TableCell, finite, measurement_cell, ratio_cell, valid
 from benchbench.report.conditions import Group, windows_text
 from benchbench.report.figures import style
 from benchbench.report.figures.memory import Stack, StackPart, draw_stacks
 from benchbench.report.figures.style import MAX_ROWS, Drawing
 from benchbench.report.patient import compared_volume, own_volumes
-from benchbench.report.tables import (
-    BASELINE,
-    Column,
-    Table,
-    TableCell,
-    TableRow,
-    baseline_of,
-    finite,
-    measurement_cell,
-    ratio_cell,
-    record_row,
-    valid,
-)
+from benchbench.report.tables import Column, Table, TableRow, baseline_of, record_row
 
 _INSIDE = StackPart(letter="N", name="in the network", series=0)
 _OUTSIDE = StackPart(letter="S", name="cutting and stitching", series=1)

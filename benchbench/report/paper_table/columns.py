@@ -10,7 +10,7 @@ from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.errors import UsageError, unknown
 from benchbench.core.evaluation import surface_dice
-from benchbench.report.tables import finite, valid
+from benchbench.report.cells import finite, valid
 
 Find = Callable[[rec.Record], rec.Measurement | None]
 

@@ -18,9 +18,10 @@ from benchbench.core import units
 from benchbench.core.errors import UsageError, unknown
 from benchbench.core.version import __version__
 from benchbench.report import reasons, reliability
+from benchbench.report.cells import finite
 from benchbench.report.conditions import Group, apart, group, has_phantom_dice
+from benchbench.report.labels import paths_of, row_labels
 from benchbench.report.paper_table.columns import PaperColumn, UnitScale, columns_of, scale_of, usual
-from benchbench.report.tables import finite, paths_of, row_labels
 
 Uncertainty = Literal["interval", "pm", "none"]
 UNCERTAINTIES: tuple[Uncertainty, ...] = ("interval", "pm", "none")

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.report.audit.tables import AGREES
+from benchbench.report.cells import finite, valid
 from benchbench.report.conditions import has_phantom_dice, input_text
 from benchbench.report.slim_unetr_paper.published import figure
-from benchbench.report.tables import finite, valid
 
 _SLIM, _SWIN = "slim_unetr", "swin_unetr"
 _PAPER_INPUT = "1 x 4 x 128x128x128"

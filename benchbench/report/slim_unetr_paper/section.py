@@ -16,10 +16,10 @@ from benchbench.core import units
 from benchbench.core.units import giga, times
 from benchbench.report.audit.section import Fact, compute_fact
 from benchbench.report.audit.tables import AGREES, AuditRow, PaperRow, direction
+from benchbench.report.cells import BASELINE, TableCell
 from benchbench.report.conditions import input_text
 from benchbench.report.slim_unetr_paper import published
 from benchbench.report.slim_unetr_paper.tables import dice_tables, throughput_table
-from benchbench.report.tables import BASELINE, TableCell
 
 HEADING = "The Slim UNETR paper’s tables, counted and timed again"
 _RIVAL = "swin_unetr"

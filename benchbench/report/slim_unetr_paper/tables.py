@@ -15,8 +15,9 @@ from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.units import times
 from benchbench.report import conditions
+from benchbench.report.cells import BASELINE, TableCell, finite, valid
 from benchbench.report.slim_unetr_paper import published
-from benchbench.report.tables import BASELINE, Column, Table, TableCell, TableRow, finite, summary_rows, valid
+from benchbench.report.tables import Column, Table, TableRow, summary_rows
 
 _REGIONS = {"avg": "Mean", "wt": "WT", "et": "ET", "tc": "TC"}
 _VESSEL = {"avg": "Mean", "vessel": "Vessel", "tumour": "Tumour"}

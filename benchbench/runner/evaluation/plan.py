@@ -28,7 +28,7 @@ from benchbench.runner.job import Job
 from benchbench.runner.plan import check_unseen
 from benchbench.training.evaluate import how_answered
 from benchbench.zoo import cards as zoo_cards
-from benchbench.zoo import checkpoint, classes
+from benchbench.zoo import checkpoint, classes, places
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ class _Planner:
         spec = card.spec(in_channels=plan.in_channels, out_channels=plan.out_channels)
         patch = fitting_sides(spec, plan.patch) if plan.folder else card.spatial
         folders = self.request.checkpoints if plan.folder else ()
-        path = checkpoint.find(card.name, spec.in_channels, spec.out_channels, patch, plan, folders)
+        path = places.find(card.name, spec.in_channels, spec.out_channels, patch, plan, folders)
         if path is None or rec.to_json(checkpoint.read_sidecar(path).model.kwargs) != rec.to_json(spec.kwargs):
             train = command("train", card.name, "--data", self.request.data)
             raise CheckpointError(

@@ -16,7 +16,7 @@ from benchbench.report.compare.verdicts import ComparedRow
 from benchbench.runner.job import Cell, make_cell
 from benchbench.runner.pairs.plan import PROTOCOL, PairPlan, make_plan, python_of
 from benchbench.runner.pairs.request import PairRequest
-from benchbench.zoo import checkpoint, classes, places
+from benchbench.zoo import classes, places
 from benchbench.zoo.cards import Card
 
 _SOFTWARE = ("python", "torch", "monai", "numpy", "benchbench", "commit")
@@ -86,7 +86,8 @@ def _cell(record: rec.Record, request: PairRequest) -> Cell:
         classes.allow_import(record.model.arch)
     if not classes.may_import(record.model.arch):
         raise _CannotMeasureError(f"its class {record.model.arch} is not of benchbench: --trust imports it")
-    weights = _weights(record.model.checkpoint)
+    digest = record.model.checkpoint
+    weights = places.with_sha256(digest, _FOLDERS) if digest else None  # random ones take as long
     if weights is None and record.workload.dtype == "int8":
         raise _CannotMeasureError("int8 needs its weights, and they are not in results/local")
     card = Card(name=record.model.name, title=record.model.name, arch=record.model.arch, compression=record.recipe)
@@ -95,17 +96,3 @@ def _cell(record: rec.Record, request: PairRequest) -> Cell:
     except (CardError, CheckpointError) as error:
         raise _CannotMeasureError(str(error)) from error
     return cell.with_work(volume=None, crop_foreground=False, protocol=PROTOCOL)
-
-
-def _weights(digest: str | None) -> Path | None:
-    """Weights of that sha256 among those that come with benchbench and in results/local; random ones take as long."""
-    if digest is None:
-        return None
-    for path in (*places.shipped_weights(), *places.weights_in(_FOLDERS)):
-        try:
-            info = checkpoint.read_sidecar(path)
-        except CheckpointError:
-            continue  # somebody else's
-        if info.sha256 == digest:
-            return info.path
-    return None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import selectors
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +12,7 @@ from benchbench.core import launch
 from benchbench.core import records as rec
 from benchbench.core.errors import UsageError
 from benchbench.core.version import __version__
-from benchbench.runner.child_process import Child, WorkerFailure
+from benchbench.runner.child_process import Child, WorkerFailure, lines
 from benchbench.runner.job import Job
 from benchbench.runner.pairs.order import Role
 from benchbench.runner.pairs.worker import PROTOCOL
@@ -62,7 +60,7 @@ class PairProcess:
             self._child = Child(command, threads=job.workload.threads, environment=variables)
         except OSError as error:
             raise UsageError(f"--python {python} cannot be started: {error.strerror or error}") from error
-        self._pending = b""
+        self._pending = bytearray()  # that came behind the last answer
         self.measurements: list[rec.Measurement] = []
 
     def build(self) -> None:
@@ -123,20 +121,12 @@ class PairProcess:
         raise AssertionError  # the events end by raising
 
     def _events(self, limit_s: float) -> Iterator[dict[str, Any]]:
-        deadline = time.monotonic() + limit_s
-        with selectors.PollSelector() as selector:
-            selector.register(self._child.stdout, selectors.EVENT_READ)
-            while True:
-                while b"\n" in self._pending:
-                    line, _, self._pending = self._pending.partition(b"\n")
-                    yield json.loads(line)
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    why = f"it did not answer within {limit_s:.0f} s"
-                    raise SideFailed(self.role, "timeout", why, self._child.said() or None, lasting=False)
-                chunk = os.read(self._child.stdout, 1 << 16)
-                if not chunk:
-                    raise self._died(self._child.failure(done=False))
-                self._pending += chunk
+        for line in lines(self._child.stdout, time.monotonic() + limit_s, self._pending):
+            if line is None:
+                why = f"it did not answer within {limit_s:.0f} s"
+                raise SideFailed(self.role, "timeout", why, self._child.said() or None, lasting=False)
+            yield json.loads(line)
+        raise self._died(self._child.failure(done=False))
 
     def _died(self, failure: WorkerFailure | None) -> SideFailed:
         assert failure is not None

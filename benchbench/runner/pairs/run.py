@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchbench.core import records as rec
 from benchbench.core.errors import StoreError, os_error_as
-from benchbench.core.paired_result import PAIRS, PairedResult, Spent, write_pairs
+from benchbench.core.paired_result import PairedResult, Spent, write_pairs
 from benchbench.measure.latency import timing
 from benchbench.runner import aggregate
 from benchbench.runner.pairs.measure import PairMeasurement, PairTimes, Progress, samples
@@ -53,11 +53,6 @@ def keep(file: Path, results: Sequence[PairedResult]) -> None:
     with os_error_as(StoreError, f"cannot write {file}", "choose another --out"):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_pairs(file, results)
-
-
-def record_file(folder: Path) -> Path:
-    """The record in a folder."""
-    return folder / PAIRS
 
 
 def _share(progress: Progress, number: int, count: int) -> Progress:
