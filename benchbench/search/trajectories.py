@@ -68,7 +68,8 @@ class Trajectories:
             if number and self.worker.elapsed() > until and label not in self.journal.trainings:
                 self.left_out.append(f"the promotion of {name_of(by_key[key].config)}")
                 continue
-            most_s = float(by_key[key].spent["train_s"]) + max(LEAST_S, 2 * room_s / len(keys))
+            longest_s = float(by_key[key].spent["train_s"]) + max(LEAST_S, 2 * room_s / len(keys))
+            most_s = float(self.journal.decide(f"longest time of {label}", lambda longest_s=longest_s: longest_s))
             self._promote(by_key[key], label, TrainingBudget(steps=steps, most_s=most_s))
         self.worker.end_batches()
         for key in by_key:

@@ -171,6 +171,29 @@ def test_an_interrupted_search_goes_on_with_what_is_not_finished(
     assert len(again.finished()) == 2
 
 
+def test_an_interrupted_promotion_goes_on_with_the_budget_that_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, asked = Machine(monkeypatch, lambda elapsed: 0.02, look_s=0.1), list[tuple[str, TrainingBudget]]()
+    plain = machine.go_on
+
+    def once_broken(problem: Any, earlier: Path, budget: TrainingBudget, seed: int, out: Path, **more: Any) -> Any:
+        asked.append((out.stem, budget))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return plain(problem, earlier, budget, seed, out, **more)
+
+    monkeypatch.setattr("benchbench.search.trajectories.go_on", once_broken)
+    with pytest.raises(KeyboardInterrupt):
+        run(machine, tmp_path, trials=12)
+    machine.now += 10.0  # so that less time is left: its resume file is of the earlier budget
+    again = begin(tmp_path, trials=12)
+    again.worker.propose()
+    again.promote()
+    assert asked[1] == asked[2]
+    assert asked[1][0].startswith("promotion-")
+
+
 def promotion(name: str, dice: float, macs: float, inherited: float = 0.0) -> FinishedTraining:
     result = {"dice": dice, "inherited": inherited, "costs": {"macs": macs}}
     return FinishedTraining(label=name, what={"kind": "promotion"}, result=result)
