@@ -69,7 +69,7 @@ class Trajectories:
                 self.left_out.append(f"the promotion of {name_of(by_key[key].config)}")
                 continue
             longest_s = float(by_key[key].spent["train_s"]) + max(LEAST_S, 2 * room_s / len(keys))
-            most_s = float(self.journal.decide(f"longest time of {label}", lambda longest_s=longest_s: longest_s))
+            most_s = float(self.journal.decide(f"longest time of {label}", functools.partial(float, longest_s)))
             self._promote(by_key[key], label, TrainingBudget(steps=steps, most_s=most_s))
         self.worker.end_batches()
         for key in by_key:
