@@ -16,6 +16,7 @@ PAGES = {
     "hippocampus-zoo": ["hippocampus-zoo"],
     "runtimes-hippocampus": ["runtimes-hippocampus"],
     "search-hippocampus": ["search-hippocampus"],
+    "search-hippocampus-15ms": ["search-hippocampus-15ms"],
     "table3": ["audit", "amd-epyc-2c"],
 }
 
