@@ -1,10 +1,11 @@
 """Is a search worth it: its front against its controls, and its sampler against chance and NSGA-II.
 
-    python benchmarks/search_worth.py SEARCH
+    python benchmarks/search_worth.py SEARCH [SEARCH ...]
     python benchmarks/search_worth.py results/reference/search-table [LIMIT] [SEEDS] [SEARCH]
 
-The first prints what the record of a finished search, with its controls, says of each point of its front. The second
-compares samplers on configurations that were really trained.
+The first prints what the record of a finished search, with its controls, says of each point of its front; of several,
+such as one search with several seeds, also what they have in common. The second compares samplers on configurations
+that were really trained.
 
 Each looks its trainings up in the table that `search_table.py` made, pays what they took there, and is stopped at equal
 wall-clock. All refuse what is above LIMIT (100MMACs) for nothing, and train nothing twice. Prints, with bootstrap
@@ -20,7 +21,7 @@ import random
 import statistics
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,9 +197,31 @@ def controls_of(folder: Path) -> None:
         print(f"not run: {text}")
 
 
+def together(folders: Sequence[Path]) -> None:
+    """Print the most accurate point of each search's front beside the published network, and what all reach."""
+    gains, shares = [], []
+    print("\nmost accurate of each front on val, against the published network's weights:")
+    for folder in folders:
+        search = read_search(folder)
+        best = max((p for p in search["points"] if p["front"]), key=lambda p: p["dice_val"]["mean"])
+        (row,) = (r for r in search["comparisons"] if (r["kind"], r["point"]) == ("published weights", best["name"]))
+        gains.append(row["gain"])
+        shares.append(row["own_latency_s"] / row["latency_s"])
+        print(f"  {folder.name}: {best['name']}, Dice {row['dice']:.3f} ({row['gain']:+.3f}), {shares[-1]:.2f} of its time")
+    low, high = mean_interval(gains)
+    print(f"gain in Dice over {len(gains)} searches: {statistics.fmean(gains):+.3f} ({low:+.3f} to {high:+.3f})")
+    print(f"share of the published network's time: {min(shares):.2f} to {max(shares):.2f}")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) == 2 and (Path(sys.argv[1]) / "search.json").exists():
-        controls_of(Path(sys.argv[1]))
+    searches = [Path(text) for text in sys.argv[1:] if (Path(text) / "search.json").exists()]
+    if searches and len(searches) == len(sys.argv) - 1:
+        for one in searches:
+            if len(searches) > 1:
+                print(f"\n{one}")
+            controls_of(one)
+        if len(searches) > 1:
+            together(searches)
         sys.exit()
     if not 2 <= len(sys.argv) <= 5:
         sys.exit(__doc__)

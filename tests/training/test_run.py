@@ -19,5 +19,6 @@ def test_the_learning_rate_is_that_of_the_networks_card(tmp_path: Path) -> None:
         return training_run.prepare(request).recipe.lr
 
     assert rate_of("slim_unetr") == rate_of("slim_unetr_fixed") == 8e-3
+    assert rate_of("nnunet") == rate_of("nnunet_small") == 3e-3
     assert rate_of("unet_small") == 1e-3
     assert rate_of("slim_unetr", lr=2e-3) == 2e-3
