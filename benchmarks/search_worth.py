@@ -30,6 +30,7 @@ from search_table import LEVELS, make
 
 from benchbench.core.search_result import read_search
 from benchbench.core.statistics import mean_interval
+from benchbench.report import search_answer
 from benchbench.search.budget import parse_limit
 from benchbench.search.pareto import hypervolume
 
@@ -198,16 +199,18 @@ def controls_of(folder: Path) -> None:
 
 
 def together(folders: Sequence[Path]) -> None:
-    """Print the most accurate point of each search's front beside the published network, and what all reach."""
+    """Print the network that each search's page says to take beside the published one, and what all reach."""
     gains, shares = [], []
-    print("\nmost accurate of each front on val, against the published network's weights:")
+    print("\nthe network to take of each search, against the published network's weights:")
     for folder in folders:
         search = read_search(folder)
-        best = max((p for p in search["points"] if p["front"]), key=lambda p: p["dice_val"]["mean"])
-        (row,) = (r for r in search["comparisons"] if (r["kind"], r["point"]) == ("published weights", best["name"]))
+        point = search_answer.taken([point for point in search["points"] if point["front"]])
+        assert point is not None, f"{folder}: none of its front is of use"
+        name = point["name"]
+        (row,) = (r for r in search["comparisons"] if (r["kind"], r["point"]) == ("published weights", name))
         gains.append(row["gain"])
         shares.append(row["own_latency_s"] / row["latency_s"])
-        print(f"  {folder.name}: {best['name']}, Dice {row['dice']:.3f} ({row['gain']:+.3f}), {shares[-1]:.2f} of its time")
+        print(f"  {folder.name}: {name}, Dice {row['dice']:.3f} ({row['gain']:+.3f}), {shares[-1]:.2f} of its time")
     low, high = mean_interval(gains)
     print(f"gain in Dice over {len(gains)} searches: {statistics.fmean(gains):+.3f} ({low:+.3f} to {high:+.3f})")
     print(f"share of the published network's time: {min(shares):.2f} to {max(shares):.2f}")
