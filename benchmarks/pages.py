@@ -17,6 +17,8 @@ PAGES = {
     "runtimes-hippocampus": ["runtimes-hippocampus"],
     "search-hippocampus": ["search-hippocampus"],
     "search-hippocampus-15ms": ["search-hippocampus-15ms"],
+    "search-hippocampus-seed-1": ["search-hippocampus-seed-1"],
+    "search-hippocampus-seed-2": ["search-hippocampus-seed-2"],
     "table3": ["audit", "amd-epyc-2c"],
 }
 

@@ -34,6 +34,8 @@ RUNTIMES = ["runtimes-hippocampus"]
 SEARCHES = {
     "search-hippocampus": True,
     "search-hippocampus-15ms": False,
+    "search-hippocampus-seed-1": False,
+    "search-hippocampus-seed-2": False,
 }
 MACHINES = [name for name in FOLDERS if name not in {*OTHERS, *PATIENTS, *ROWS, *RUNTIMES, *SEARCHES}]
 LATER = {"slim_unetr_s2"}  # was found when the records of whole zoos had been made
