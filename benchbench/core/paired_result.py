@@ -46,6 +46,7 @@ class PairedResult:
     repeated: tuple[str, ...] = ()  # why sets of processes were begun again
     error: str | None = None  # why a side could not be measured
     interrupted: bool = False
+    lost: str | None = None  # how the connection to the machine that measured ended before the comparison did
     spent: Spent = Spent()
     cell: str = ""  # of the row of finished runs that this measures again
 

@@ -10,9 +10,7 @@ from benchbench.cli import pairs
 from benchbench.core.paired_result import read_pairs, write_pairs
 from benchbench.core.results import PAIRS, held
 from benchbench.devices import cpu
-from benchbench.devices.hosts import Host
 from benchbench.devices.resolve import Target
-from benchbench.runner import plan
 from benchbench.runner.pairs import again, run
 from tests import compare_examples, paired_examples
 from tests.cli.said import command
@@ -103,14 +101,6 @@ def test_what_cannot_be_measured_is_refused_in_one_line(capsys, monkeypatch, wor
     if words == ("--mode", "duet", "--threads", "2"):
         monkeypatch.setattr(cpu, "usable_cores", lambda *_, **__: 2)
     assert expected in refusal(capsys, "--measure", TINY, TINY, *words)
-
-
-def test_another_host_is_refused(capsys, monkeypatch):
-    host = Host(name="box", address="box")
-    target = Target(device=compare_examples.cell().device, backend="cpu", host=host, environment={"cores": 2})
-    monkeypatch.setattr(plan, "resolve", lambda *_, **__: target)
-    monkeypatch.setattr(plan.remote_queue, "meet", lambda targets, *_, **__: list(targets))
-    assert "log in there" in refusal(capsys, "--measure", TINY, TINY, "--device", "box")
 
 
 def test_a_name_of_several_networks_is_refused(capsys):
