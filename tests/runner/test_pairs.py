@@ -191,3 +191,16 @@ def test_duets_swap_cores_and_hold_both_pairs():
     blocks = list(itertools.islice(order.duets(random.Random(0)), 8))
     assert {frozenset(pairs) for pairs, _ in blocks} == {frozenset({("a", "b"), ("a", "control")})}
     assert [swapped for _, swapped in blocks] == [False, False, True, True] * 2
+
+
+def test_each_set_is_handed_on_as_soon_as_it_has_ended():
+    kept = []
+    settings = PairSettings(mode="interleaved", margin=0.02, time_limit_s=60.0)
+    machine = Machine(1)
+    measurement = PairMeasurement(settings, machine.start, clock=machine.clock, keep=lambda *one: kept.append(one))
+    found = measurement.run()
+    assert [one for one, _, _ in kept] == found.sets
+    assert [set(measurements) for _, measurements, _ in kept] == [set(order.ROLES)] * len(found.sets)
+    seconds = [spent.total_s for *_, spent in kept]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] == pytest.approx(found.total_s, abs=1e-3)

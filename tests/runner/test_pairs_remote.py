@@ -208,6 +208,22 @@ def test_what_comes_before_a_break_is_a_result_that_says_so(plan, far, tmp_path)
     assert list(read_pairs(tmp_path / PAIRS)) == [result]
 
 
+def test_each_set_is_on_disk_as_soon_as_it_has_ended(plan, far, tmp_path):
+    kept = []
+
+    def look():
+        yield a_set(0)
+        kept.extend(read_pairs(tmp_path / PAIRS))
+        yield finished(plan)
+        yield {"event": "end"}
+
+    far().said = look()
+    (result,) = measure_pairs([plan], tmp_path / PAIRS)
+    (before,) = kept
+    assert (len(before.sets), before.lost) == (1, "the measurement ended before its time")
+    assert (list(read_pairs(tmp_path / PAIRS)), result.lost) == ([result], None)
+
+
 def test_a_break_before_the_first_set_is_one_line(plan, far, tmp_path):
     far({"event": "step", "used": 0.1, "text": "warm-up"}, GONE)
     with pytest.raises(DeviceError, match="was lost: broken pipe; nothing was measured"):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from benchbench.core import records as rec
-from benchbench.core.paired_result import PairedResult
+from benchbench.core.paired_result import PairedResult, Spent
+from benchbench.core.paired_times import ProcessSet
 from benchbench.measure.latency import timing
 from benchbench.runner import aggregate
 from benchbench.runner.pairs.measure import Keep, PairMeasurement, PairTimes, Progress, samples
-from benchbench.runner.pairs.order import Role
+from benchbench.runner.pairs.order import ROLES, Role
 from benchbench.runner.pairs.plan import PairPlan, PairSide
 from benchbench.runner.pairs.process import PairProcess
 
@@ -57,6 +59,32 @@ def result_of(plan: PairPlan, times: PairTimes, started_at: str, *, lost: str | 
         spent=times.spent,
         cell=plan.cell,
     )
+
+
+class SetsSoFar:
+    """Sets of a comparison that goes on, as a result: what is left if it does not come to its end."""
+
+    def __init__(self, plan: PairPlan) -> None:
+        """Nothing has come yet."""
+        self.plan, self.started_at, self.times = plan, rec.utc_now(), PairTimes()
+
+    def add(self, one: ProcessSet, measurements: Mapping[Role, list[rec.Measurement]], spent: Spent) -> None:
+        """A set has ended.
+
+        Args:
+            one: its blocks.
+            measurements: what its processes measured besides.
+            spent: so far, in all.
+        """
+        self.times.sets.append(one)
+        for role in ROLES:
+            self.times.measurements[role].append(measurements[role])
+        self.times.total_s, self.times.forward_s, self.times.start_s = spent.total_s, spent.forward_s, spent.start_s
+
+    def result(self, *, lost: str | None = None, interrupted: bool = False) -> PairedResult:
+        """What the sets say, and why there are no more."""
+        times = dataclasses.replace(self.times, interrupted=interrupted)
+        return result_of(self.plan, times, self.started_at, lost=lost)
 
 
 def _record(side: PairSide, place: int, times: PairTimes, started_at: str) -> rec.Record:

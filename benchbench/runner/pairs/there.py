@@ -20,8 +20,8 @@ from benchbench.core.errors import DeviceError
 from benchbench.core.paired_result import PairedResult, Spent
 from benchbench.core.paired_times import ProcessSet
 from benchbench.devices.hosts import Host
-from benchbench.runner.pairs.here import result_of
-from benchbench.runner.pairs.measure import PairTimes, Progress
+from benchbench.runner.pairs.here import SetsSoFar
+from benchbench.runner.pairs.measure import Keep, Progress
 from benchbench.runner.pairs.order import ROLES
 from benchbench.runner.pairs.plan import PairPlan
 from benchbench.runner.remote import weights
@@ -34,12 +34,13 @@ _WORDS = ("devices", "pairs")
 _END_S = 60.0  # from Ctrl-C to the last word of the other side
 
 
-def measure_there(plan: PairPlan, *, progress: Progress | None = None) -> PairedResult:
+def measure_there(plan: PairPlan, *, progress: Progress | None = None, keep: Keep | None = None) -> PairedResult:
     """Measure one comparison on the machine of its sides.
 
     Args:
         plan: with a host.
         progress: hears how far it is.
+        keep: gets each set as soon as it has come.
 
     Raises:
         DeviceError: that machine refuses, or the connection was lost before a set had ended.
@@ -47,22 +48,22 @@ def measure_there(plan: PairPlan, *, progress: Progress | None = None) -> Paired
     """
     host = plan.host
     assert host is not None
-    job = _Job(plan, host, progress)
+    job = _Job(plan, host, progress, keep)
     with Connection(host, _WORDS) as connection:
         connection.send(_request(plan))
         try:
             lost = job.listen(connection)
         except KeyboardInterrupt:
             lost = None
-            job.times.interrupted = True
+            job.interrupted = True
             with contextlib.suppress(KeyboardInterrupt):  # a second one waits for nothing
                 connection.end_input()
                 job.listen(connection, _END_S)
     if job.result is not None:
         return job.result
-    if job.times.sets:
-        return job.so_far(lost)
-    if job.times.interrupted:
+    if job.so_far.times.sets:
+        return job.so_far.result(lost=None if job.interrupted else lost, interrupted=job.interrupted)
+    if job.interrupted:
         raise KeyboardInterrupt(f"nothing was measured on {host.name} yet")
     raise DeviceError(f"{lost or f'{host.name} ended without a word'}; nothing was measured")
 
@@ -82,12 +83,11 @@ def _request(plan: PairPlan) -> dict[str, Any]:
 class _Job:
     """What is known here of a comparison that runs on another machine."""
 
-    def __init__(self, plan: PairPlan, host: Host, progress: Progress | None) -> None:
-        self.plan, self.host, self.progress = plan, host, progress
-        self.started_at = rec.utc_now()
-        self.times = PairTimes()
+    def __init__(self, plan: PairPlan, host: Host, progress: Progress | None, keep: Keep | None) -> None:
+        self.plan, self.host, self.progress, self.keep = plan, host, progress, keep
+        self.so_far = SetsSoFar(plan)
+        self.interrupted = False
         self.result: PairedResult | None = None
-        self._spent = Spent()
 
     def listen(self, connection: Connection, limit_s: float = math.inf) -> str | None:
         """Hear the other side to its end; how it ended, where that was too early."""
@@ -114,12 +114,11 @@ class _Job:
         elif kind == "step":
             self._tell(float(event["used"]), str(event["text"]))
         elif kind == "set":
-            one = rec.from_json(ProcessSet, event["set"])
+            one, spent = rec.from_json(ProcessSet, event["set"]), rec.from_json(Spent, event["spent"])
             found = {role: [rec.from_json(rec.Measurement, m) for m in event["measurements"][role]] for role in ROLES}
-            self._spent = rec.from_json(Spent, event["spent"])
-            self.times.sets.append(one)
-            for role in ROLES:
-                self.times.measurements[role].append(found[role])
+            self.so_far.add(one, found, spent)
+            if self.keep:
+                self.keep(one, found, spent)
         elif kind == "result":
             self.result = self._checked(rec.from_json(PairedResult, event["result"]))
 
@@ -149,9 +148,3 @@ class _Job:
             repeated=tuple(map(printable, result.repeated)),
             condition_differences=tuple(map(printable, result.condition_differences)),
         )
-
-    def so_far(self, lost: str | None) -> PairedResult:
-        """Of the sets that have come."""
-        spent = self._spent
-        self.times.total_s, self.times.forward_s, self.times.start_s = spent.total_s, spent.forward_s, spent.start_s
-        return result_of(self.plan, self.times, self.started_at, lost=None if self.times.interrupted else lost)
