@@ -190,10 +190,15 @@ class PairMeasurement:
         """Warm all up; seconds of one forward of each together."""
         self._say("warm-up")
         if self.settings.mode == "duet":
-            self._bind(processes, swapped=False)
+            self._bind(processes, swapped=self._begins_swapped)
         roles = list(ROLES)
         self.chance.shuffle(roles)
         return sum(processes[role].warm(limit_s) for role in roles)
+
+    @property
+    def _begins_swapped(self) -> bool:
+        """Whether a set of duets begins on swapped cores: every second one does."""
+        return len(self.times.sets) % 2 == 1
 
     def _bind(self, processes: dict[Role, PairProcess], *, swapped: bool) -> None:
         """A has one core, and what it is compared with the other."""
@@ -213,8 +218,9 @@ class PairMeasurement:
         block_s = 2 * forwards_s
         count = min(max(1, int(room_s / max(block_s, 1e-9))), _MOST_BLOCKS)
         short = self._used_s + block_s > self.settings.time_limit_s and not self.times.sets  # slower than all the time
-        orders, duets = order.interleaved(self.chance), order.duets(self.chance)
-        swapped_before = False
+        orders = order.interleaved(self.chance)
+        swapped_before = self._begins_swapped
+        duets = order.duets(self.chance, swapped=swapped_before)
         for number in range(count):
             if number and self._used_s + block_s > self.settings.time_limit_s:
                 return
