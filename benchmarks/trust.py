@@ -33,10 +33,11 @@ from benchbench.cli.progress import TerminalProgress  # noqa: E402
 from benchbench.core.paired_result import PairedResult, read_pairs  # noqa: E402
 from benchbench.core.units import format_duration  # noqa: E402
 from benchbench.runner import run as runner_run  # noqa: E402
+from benchbench.runner.pairs.here import measure_pair  # noqa: E402
 from benchbench.runner.pairs.plan import plan_pair  # noqa: E402
 from benchbench.runner.pairs.process import PairProcess  # noqa: E402
 from benchbench.runner.pairs.request import PairRequest  # noqa: E402
-from benchbench.runner.pairs.run import keep, measure_pair  # noqa: E402
+from benchbench.runner.pairs.run import keep  # noqa: E402
 from benchbench.runner.request import RunRequest  # noqa: E402
 from benchbench.runner.result import RunResult  # noqa: E402
 

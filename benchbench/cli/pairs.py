@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchbench import report
+from benchbench.cli import progress as progress_of
 from benchbench.cli.output import new_folder
 from benchbench.cli.parser import values_of
-from benchbench.cli.progress import TrainingProgress, is_shown
-from benchbench.core.errors import EXIT_INTERRUPTED, UsageError
-from benchbench.core.paired_result import PAIRS, PairedResult, pairs_to_json
-from benchbench.report import writers
-from benchbench.report.compare import paired
+from benchbench.core.errors import EXIT_INTERRUPTED, StoreError, UsageError, os_error_as
+from benchbench.core.paired_result import PairedResult
+from benchbench.core.results import PAIRS, SEARCH, held, set_aside
+from benchbench.report.compare import paired, paired_text
 from benchbench.report.compare.compare import with_pairs
 from benchbench.report.compare.verdicts import METRICS, MIN_EFFECT, ComparedRow, Comparison
 from benchbench.runner.pairs.request import PairRequest
@@ -53,7 +51,7 @@ def check_flags(options: argparse.Namespace) -> PairRequest:
     """The request, and that no flag of it was given to a comparison of finished runs.
 
     Raises:
-        UsageError: one was; or both ways to measure are asked for.
+        UsageError: one was, or --progress; or both ways to measure are asked for.
     """
     values = values_of(PairRequest, options)
     if options.measure and options.remeasure:
@@ -65,6 +63,8 @@ def check_flags(options: argparse.Namespace) -> PairRequest:
         if options.remeasure
         else set()
     )
+    if options.progress == "json" and not (options.measure or options.remeasure):
+        raise UsageError("--progress: only with --measure or --remeasure: a comparison of finished runs has none")
     names = {field: PairRequest.__dataclass_fields__[field].metadata["flag"] for field in values}
     if wrong := [names[field] for field in values if field not in allowed]:
         which = "--measure" if not options.remeasure else "--measure, and --remeasure measures as the runs did"
@@ -76,7 +76,7 @@ def measured(plans: Sequence[PairPlan], file: Path, options: argparse.Namespace)
     """Measure comparisons with a live line, and keep their record."""
     from benchbench.runner.pairs.run import measure_pairs
 
-    with TrainingProgress(sys.stderr, shown=is_shown(options)) as progress:
+    with progress_of.of_steps(options) as progress:
         return measure_pairs(plans, file, progress=progress.step)
 
 
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace, request: PairRequest) -> int:
 
     Raises:
         UsageError: as `plan_pair` does.
-        StoreError: the folder cannot be written.
+        StoreError: the folder cannot be written, or holds results already.
     """
     from benchbench.runner.pairs.plan import plan_pair
 
@@ -93,13 +93,31 @@ def run(options: argparse.Namespace, request: PairRequest) -> int:
     if out.suffix == ".html":
         raise UsageError(f"--out {out}: with --measure it is a folder, which gets the page and the times")
     report.check_page(out)
+    _check_folder(out, force=options.force)
     plan = plan_pair((options.before, options.after), request, anyway=options.anyway)
-    (result,) = measured([plan], out / PAIRS, options)
+    with held(out):
+        set_aside([out / PAIRS])
+        (result,) = measured([plan], out / PAIRS, options)
     settings = {"limits": options.fail_on, "min_effect": options.min_effect or MIN_EFFECT}
     rows = paired.paired_rows(result, metrics=options.metrics or tuple(METRICS.values()), **settings)
     places = {"record": out / PAIRS, "page": report.write_pairs([result], out / report.PAGE)}
-    print(text(result, rows, options.format, places))
+    print(paired_text.one_text(result, rows, options.format, places))
     return EXIT_INTERRUPTED if result.interrupted else paired.exit_code([result], rows)
+
+
+def _check_folder(out: Path, *, force: bool) -> None:
+    """Refuse a folder whose results or page a comparison would take the place of.
+
+    Raises:
+        StoreError: it holds a run or a search; or a comparison, which only `force` sets aside.
+    """
+    with os_error_as(StoreError, f"cannot look into {out}", "choose another --out"):
+        if any(out.glob("*.jsonl")) or (out / SEARCH).exists():
+            raise StoreError(f"{out} holds a run or a search, whose page would be replaced: choose another --out")
+        if (out / PAIRS).exists() and not force:
+            raise StoreError(
+                f"{out} holds a comparison already: choose another --out, or --force, which renames it to {PAIRS}.old"
+            )
 
 
 def can_be_measured_again(row: ComparedRow) -> bool:
@@ -129,43 +147,3 @@ def again(comparison: Comparison, options: argparse.Namespace, request: PairRequ
     judged = with_pairs(comparison, results)
     interrupted = any(result.interrupted for result in results)
     return dataclasses.replace(judged, notes=(*judged.notes, *notes)), interrupted
-
-
-def text(result: PairedResult, rows: Sequence[paired.PairedRow], fmt: str, places: dict[str, Path]) -> str:
-    """What goes to stdout, in one of the formats."""
-    if fmt == "json":
-        return writers.to_json(pairs_to_json([result])["comparisons"][0])
-    if fmt == "csv":
-        return writers.write([_plain(result)], fmt)
-    blocks = [[f"{side}: {label}" for side, label in zip("AB", result.labels, strict=True)]]
-    below = [*paired.remarks(result), *(f"regression: {row.metric} {row.change}" for row in rows if row.regression)]
-    below += [f"{name}: {place}" for name, place in places.items()]
-    if fmt == "markdown":
-        blocks = [[f"- {line}" for line in block] for block in blocks]
-        below = [f"- {line}" for line in below]
-    table = [writers.write([paired.plain(row) for row in rows], fmt)] if rows else []
-    return "\n\n".join("\n".join(block) for block in (*blocks, table, below) if block)
-
-
-def _plain(result: PairedResult) -> dict[str, Any]:
-    """One line for a program, unrounded."""
-    found = result.judgement
-    wall, cpu, control = (found.wall, found.cpu, found.control) if found else (None, None, None)
-
-    def number(value: float | None) -> float | str:
-        return "" if value is None or not math.isfinite(value) else value
-
-    return {
-        "a": result.labels[0],
-        "b": result.labels[1],
-        "verdict": result.verdict,
-        "ratio": number(wall.ratio if wall else None),
-        "ratio_low": number(wall.low if wall else None),
-        "ratio_high": number(wall.high if wall else None),
-        "cpu_ratio": number(cpu.ratio if cpu else None),
-        "a_over_a": number(control.ratio if control else None),
-        "margin": result.margin,
-        "sets": len(result.sets),
-        "seconds": result.spent.total_s,
-        "error": result.error or "",
-    }

@@ -16,9 +16,8 @@ from benchbench.core.config import read_json
 from benchbench.core.errors import StoreError
 from benchbench.core.paired_times import Judgement, Mode, ProcessSet, judge
 from benchbench.core.records import Above, AtLeast, Count, Record, from_json, record_to_json, to_json
-from benchbench.core.results import write_whole
+from benchbench.core.results import PAIRS, write_whole
 
-PAIRS = "pairs.json"
 SCHEMA = 1
 
 
@@ -47,6 +46,7 @@ class PairedResult:
     repeated: tuple[str, ...] = ()  # why sets of processes were begun again
     error: str | None = None  # why a side could not be measured
     interrupted: bool = False
+    lost: str | None = None  # how the connection to the machine that measured ended before the comparison did
     spent: Spent = Spent()
     cell: str = ""  # of the row of finished runs that this measures again
 
@@ -95,6 +95,13 @@ def write_pairs(path: Path, results: Sequence[PairedResult]) -> None:
     write_whole(path, (json.dumps(pairs_to_json(results), separators=(",", ":")) + "\n").encode())
 
 
+def holds_pairs(place: Path) -> bool:
+    """Whether a place is the record of paired comparisons, or a folder with one and without records of a run."""
+    if place.is_dir():
+        return (place / PAIRS).exists() and not any(place.glob("*.jsonl"))
+    return place.name == PAIRS or place.name.endswith(f".{PAIRS}")
+
+
 def read_pairs(path: Path) -> tuple[PairedResult, ...]:
     """The comparisons of a file, or of the one in a folder.
 
@@ -106,6 +113,8 @@ def read_pairs(path: Path) -> tuple[PairedResult, ...]:
     schema = content.get("schema") if isinstance(content, dict) else None
     if not isinstance(schema, int) or isinstance(schema, bool) or not isinstance(content.get("comparisons"), list):
         raise StoreError(f"{file} is not the record of a paired comparison")
+    if not content["comparisons"]:
+        raise StoreError(f"{file} holds no comparison: none was finished")
     if schema > SCHEMA:
         raise StoreError(f"{file} has schema {schema}, and this benchbench reads up to {SCHEMA}: upgrade it")
     try:

@@ -185,8 +185,13 @@ def _over_sets(logs: Sequence[Sequence[float]]) -> Estimate:
     )
 
 
-def trimmed_mean(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+def trimmed_mean(values: Sequence[float], level: float = LEVEL, trim: float = TRIM) -> tuple[float, float]:
     """Trimmed mean of at least three values, and the half-width of its interval.
+
+    Args:
+        values: of any unit.
+        level: of the interval.
+        trim: share of the values left out at either end; 0: the plain mean with its t interval.
 
     Source: Yuen 1974, The two-sample trimmed t for unequal population variances, Biometrika 61; the one-sample form in
     Wilcox, Introduction to Robust Estimation and Hypothesis Testing, section 4.3.
@@ -194,7 +199,7 @@ def trimmed_mean(values: Sequence[float], level: float = LEVEL) -> tuple[float, 
     from scipy.special import stdtrit
 
     n, ordered = len(values), sorted(values)
-    cut = int(TRIM * n)
+    cut = int(trim * n)
     left = n - 2 * cut
     centre = statistics.fmean(ordered[cut : n - cut])
     winsorized = [min(max(value, ordered[cut]), ordered[n - cut - 1]) for value in ordered]

@@ -5,6 +5,7 @@ hashes name a record. `cell` is what was asked (model, recipe, workload, device)
 and comparison pair by; `id` adds the environment and the start, so every run has its own.
 
 History of the schema, newest first:
+    6  rounds of a record. Read by its default from 1 to 5.
     5  workload.test_time_mirroring, workload.patient. Read by their defaults from 1 to 4.
     4  the precision `int8`; workload.int8_accuracy; runtimes other than `eager`. Read by defaults from 1 to 3.
     3  the metric `contended_processes`, which was `disturbed_processes`. Read under its new name from 1 and 2.
@@ -29,7 +30,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from benchbench.core.errors import told
 
-SCHEMA = 5
+SCHEMA = 6
 _RENAMED_METRICS = {"disturbed_processes": "contended_processes"}  # of records up to schema 2
 
 Status = Literal["ok", "unstable", "oom", "timeout", "unsupported", "failed", "not_run"]
@@ -228,6 +229,7 @@ class Record:
     error: str | None = None  # one line; why the status is not `ok`
     traceback: str | None = None  # of the child that failed
     recipe: Mapping[str, Any] | None = None  # compression applied
+    rounds: tuple[str, ...] = ()  # of each process, when its round began: ISO 8601, UTC; two rows of one round share it
     schema: Size = SCHEMA
 
     @functools.cached_property

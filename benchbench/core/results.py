@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 RECORDS = "records.jsonl"
 SEARCH, SEARCH_BEGUN = "search.json", "job.json"  # in the folder of a search: its result, and what it was asked for
+PAIRS = "pairs.json"  # in the folder of a paired comparison
 LOCK = ".lock"
 _PARTIAL = re.compile(r".+\.(\d+)\.partial")  # as `write_whole` names them
 
@@ -326,6 +327,8 @@ def _no_records(folder: Path) -> str:
         return (
             f"the search in {folder} has no result yet; this goes on with it: {command('search', '--resume', folder)}"
         )
+    if (folder / PAIRS).exists():
+        return f"{folder} holds a paired comparison; its page and tables are made by: {command('report', folder)}"
     return f"no records in {folder}: expected {RECORDS}, which this makes: {command('run', '--out', folder)}"
 
 

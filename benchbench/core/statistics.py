@@ -14,7 +14,7 @@ import functools
 import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -274,6 +274,20 @@ def tie_groups(values: Sequence[float], tolerance: float | Sequence[float]) -> l
             ranks[i] = f"{at}=" if len(members) > 1 else str(at)
         at += len(members)
     return ranks
+
+
+def ranks_behind(count: int, is_faster: Callable[[int, int], bool]) -> list[str]:
+    """Ranks of values of which not every two can be told apart: one more than the number of those that are faster.
+
+    Ones that share a rank are `1=`. Two that cannot be told apart may have different ranks, where a third one is
+    faster than one of them alone.
+
+    Args:
+        count: how many there are.
+        is_faster: whether the first of two is surely faster than the second, by their places.
+    """
+    behind = [sum(is_faster(j, i) for j in range(count) if j != i) for i in range(count)]
+    return [f"{n + 1}{'=' * (behind.count(n) > 1)}" for n in behind]
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:

@@ -12,11 +12,12 @@ from benchbench.core.search_result import read_search
 from benchbench.report.cells import TableCell
 from benchbench.report.compare.page import render_comparison, write_comparison
 from benchbench.report.compare.paired_page import render_pairs, write_pairs
+from benchbench.report.compare.paired_text import pairs_text
 from benchbench.report.conditions import Group, group
 from benchbench.report.details import ReadArtifact
 from benchbench.report.exports import FORMATS, export
 from benchbench.report.labels import missing_dice
-from benchbench.report.page import folder_reader, render, write_report
+from benchbench.report.page import folder_reader, read_all_pairs, render, write_report
 from benchbench.report.paper_table.table import UNCERTAINTIES, PaperOptions
 from benchbench.report.paper_table.writers import paper_text
 from benchbench.report.place import PAGE, check_page, check_place, write
@@ -41,7 +42,9 @@ __all__ = [
     "folder_reader",
     "group",
     "missing_dice",
+    "pairs_text",
     "paper_text",
+    "read_all_pairs",
     "read_search",
     "render",
     "render_comparison",

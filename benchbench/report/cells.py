@@ -14,6 +14,7 @@ from typing import Literal
 
 from benchbench.core import records as rec
 from benchbench.core import units
+from benchbench.core.within_rounds import ratio_within_rounds
 from benchbench.report import reliability
 from benchbench.report.conditions import EAGER_FP32, has_phantom_dice, path_of
 
@@ -189,11 +190,23 @@ def fits_text(m: rec.Measurement) -> str:
     return "may fit" if m.value else "does not fit"
 
 
-def ratio_cell(own: rec.Measurement | None, base: rec.Measurement | None) -> TableCell:
-    """One time as a multiple of the baseline's; what kind of ratio it is where the two are bounds."""
-    own, base = finite(own), finite(base)
+def ratio_cell(record: rec.Record, baseline: rec.Record | None, metric: str) -> TableCell:
+    """One time as a multiple of the baseline's, with its interval where the two have rounds in common.
+
+    Args:
+        record: of the row.
+        baseline: what it is set against.
+        metric: a time. Where the two are bounds, the cell says what kind of ratio it is.
+    """
+    own, base = finite(valid(record, metric)), finite(valid(baseline, metric))
     if own is None or base is None or not own.value or not base.value:
         return TableCell(text="-", note=f"needs a time here and for {BASELINE}")
+    if baseline is not None and own is not base and (found := ratio_within_rounds(record, baseline, metric)):
+        low, high = units.significant(found.low), units.significant(found.high)
+        how = f"of {found.rounds} rounds that hold both, the mean of its ratios, with the t interval of that"
+        note = f"{metric} divided by that of {BASELINE}, {how}"
+        span = f"95 % CI {low} to {high}"
+        return TableCell(text=units.times(found.ratio), origin="measured", value=found.ratio, detail=span, note=note)
     ratio = own.value / base.value
     origin: rec.Origin = own.origin if own.origin == base.origin else "predicted"
     note = f"{own.metric} divided by that of {BASELINE}"

@@ -117,20 +117,22 @@ def _what(record: rec.Record) -> dict[str, Any]:
 
 #: Columns that CSV leaves out where no record has a value: of what was asked, of the rank, and of a metric.
 _OPTIONAL = ("volume", "overlap", "crop_foreground", "memory_limit_bytes", "int8_accuracy", "test_time_mirroring")
-_RANKING = ("rank", "rank_tolerance", "noise_floor")
+_RANKING = ("rank", "rank_by", "rank_tolerance", "noise_floor")
 _PARTS = ("bound", "low", "high", "ci95_low", "ci95_high", "samples", "processes", "reason")
 
 
 def _ranked(records: Sequence[rec.Record]) -> dict[str, dict[str, Any]]:
-    """Record id -> its rank among the rows of its conditions, and the share within which those tie."""
+    """Record id -> its rank among the rows of its conditions, by what it is, and the share within which those tie."""
     groups, ranked = group(records), {}
     for part in groups:
         floors = reliability.floors_of(part, groups)
+        ties = reliability.Ties.of(part.records, floors)
         for row in summary_rows(part.records, floors).rows:
             if row.cells["rank"].value is not None:
                 floor = floors.get(path_of(row.record))
+                by = {"rank_by": "ratios within rounds" if ties.within_rounds(row.record) else "medians"}
                 tie = {"rank_tolerance": reliability.tolerance(floor), "noise_floor": floor.share if floor else None}
-                ranked[row.record.id] = {"rank": row.cells["rank"].text} | tie
+                ranked[row.record.id] = {"rank": row.cells["rank"].text} | by | tie
     return ranked
 
 

@@ -19,6 +19,7 @@ from benchbench.core import search_result
 from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import StoreError, UsageError
 from benchbench.core.evaluation import is_evaluation
+from benchbench.core.paired_result import PairedResult, holds_pairs, read_pairs
 from benchbench.core.units import counted
 from benchbench.report import accuracy, caveats, conditions, details, html, place, search_page
 from benchbench.report.audit import section as audit_section
@@ -26,6 +27,7 @@ from benchbench.report.audit.tables import gather
 from benchbench.report.cells import COUNTER_LEGEND, ORIGIN_LEGEND
 from benchbench.report.choice import scope
 from benchbench.report.choice import section as choice_section
+from benchbench.report.compare import paired_page
 from benchbench.report.details import ReadArtifact
 from benchbench.report.figures import devices as figures_devices
 from benchbench.report.labels import tally
@@ -53,7 +55,8 @@ def write_report(
     """Make one page from one or several results folders.
 
     Args:
-        folders: each holds `*.jsonl` and the artifacts that they name; or the only one holds a search.
+        folders: each holds `*.jsonl` and the artifacts that they name; or the only one holds a search; or each holds
+            paired comparisons, or is their record.
         out: where to write; `report.html` in the first folder if None.
         include_predicted: whether forecasts are ranked, too.
         paper: show the Slim UNETR paper's claims and tables whatever the networks; see `render`.
@@ -75,6 +78,8 @@ def write_report(
         if len(folders) > 1:
             raise UsageError("a search has a page of its own: give its folder alone")
         text = search_page.render_search(search_result.read_search(folders[0]))
+    elif any(map(holds_pairs, folders)):
+        text = paired_page.render_pairs(read_all_pairs(folders))
     else:
         records = [record for folder in folders for record in core_results.read_records(folder)]
         text = render(
@@ -86,6 +91,18 @@ def write_report(
         )
     place.write(target, text)
     return target
+
+
+def read_all_pairs(places: Sequence[Path]) -> list[PairedResult]:
+    """The paired comparisons of several folders, or of their records.
+
+    Raises:
+        StoreError: one cannot be read.
+        UsageError: one holds something else.
+    """
+    if others := [place for place in places if not holds_pairs(place)]:
+        raise UsageError(f"paired comparisons have a page and tables of their own: leave {others[0]} out")
+    return [result for place in places for result in read_pairs(place)]
 
 
 def folder_reader(folders: Sequence[Path]) -> ReadArtifact:

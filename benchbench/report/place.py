@@ -21,6 +21,7 @@ _EXPORT = re.compile(
     rb"|\[\n  \{\n    \"model\": "
     rb"|% needs \\usepackage\{booktabs(?:,siunitx)?\}\n"
     rb"|[^\n]*\n\n\| (?:Model|Network) \|"
+    rb"|a,b,verdict,|\{\n  \"schema\": \d+,\n  \"comparisons\": |- A: [^\n]*\n- B: "  # of paired comparisons
 )
 
 
@@ -43,8 +44,9 @@ def check_place(out: Path, folders: Sequence[Path], *, page: bool, force: bool =
     """
     roots = [root_of(folder) for folder in folders]
     reserved = out.suffix == ".jsonl" or out.name in (core_results.SEARCH, core_results.SEARCH_BEGUN, core_results.LOCK)
+    reserved = reserved or out.name.endswith(core_results.PAIRS)
     if reserved and not out.exists() and any(out.parent.resolve() == root.resolve() for root in roots):
-        raise StoreError(f"{out} would be read as records or a search from then on: choose another --out")
+        raise StoreError(f"{out} would be read as records, a search or a comparison from then on: choose another --out")
     check_output(out, inputs=_inputs(out, folders), is_ours=is_page if page else None, force=force)
 
 

@@ -1,9 +1,10 @@
 """Reliability of one table's numbers: noise floor, ranks, contention, forecast error.
 
-The noise floor is what the suite sees between a network and itself, measured twice in one run as if it were two. Two
-rows closer than that, or than 2 %, share a rank. A run measures it once for a device, thread count, runtime and
-precision, so each row has the floor of its own runtime and precision, and a table of another batch size takes the floor
-of its neighbour, and says where it was measured.
+The noise floor is what the suite sees between a network and itself, measured twice in one run as if it were two. A row
+of the same run is faster where the interval of the ratio within rounds lies beyond that floor and the ratio beyond 2 %;
+of rows without rounds in common, where the medians do. A run measures the floor once for a device, thread count,
+runtime and precision, so each row has the floor of its own runtime and precision, and a table of another batch size
+takes the floor of its neighbour, and says where it was measured.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from benchbench.core import qualification, units
 from benchbench.core import records as rec
 from benchbench.core import statistics as core_statistics
 from benchbench.core.evaluation import is_evaluation
+from benchbench.core.paired_times import FEWEST
+from benchbench.core.within_rounds import ratio_within_rounds
 from benchbench.report.conditions import Group, environment_key, path_of
 
 #: Two latencies within this share tie however quiet the machine was.
@@ -76,16 +80,40 @@ def tolerance(floor: Floor | None) -> float:
 def floors_text(records: Sequence[rec.Record], floors: Floors) -> str:
     """`1.2 % (slim_unetr against itself); rows within 2 % share a rank`; of several runtimes and precisions each's."""
     paths = list(dict.fromkeys(path_of(r) for r in records if r.ok or not any(r.ok for r in records)))
+    least = units.percent(TIE, trim=True)
     if len(paths) == 1:
         floor = floors.get(paths[0])
-        return f"{_floor_text(floor)}; rows within {units.percent(tolerance(floor), trim=True)} share a rank"
+        within = units.percent(tolerance(floor), trim=True)
+        return f"{_floor_text(floor)}; {_rule(records, f'within {within}', is_known=floor is not None)}"
     texts = [f"{' '.join(path)} {_floor_text(floors[path], short=True)}" for path in paths if path in floors]
     missing = [" ".join(path) for path in paths if path not in floors]
     if not texts:
-        return f"not measured; rows within {units.percent(TIE, trim=True)} share a rank"
+        return f"not measured; {_rule(records, f'within {least}', is_known=False)}"
     texts += [f"not measured of {', '.join(missing)}"] if missing else []
-    least = units.percent(TIE, trim=True)
-    return f"{'; '.join(texts)}; rows within the larger of their floors, at least {least}, share a rank"
+    rule = _rule(records, f"within the larger of their floors, at least {least},", is_known=True)
+    return f"{'; '.join(texts)}; {rule}"
+
+
+def _rule(records: Sequence[rec.Record], within: str, *, is_known: bool) -> str:
+    """How ranks come about.
+
+    Args:
+        records: of the table.
+        within: by what rows tie that have no rounds in common.
+        is_known: whether there is a noise floor.
+    """
+    by_medians = f"rows {within} share a rank"
+    done = [r for r in records if r.ok]
+    if not any(map(Ties.of(done, {}).within_rounds, done)):
+        return by_medians
+    beyond = "lies beyond it" if is_known else "excludes 1"
+    by_rounds = (
+        "rank: one more than there are faster rows, which are those where the 95 % interval of the ratio within rounds "
+        f"{beyond} and the ratio is beyond {units.percent(TIE, trim=True)}"
+    )
+    everywhere = set.intersection(*(set(r.rounds) for r in done))
+    by_medians = f"rows without rounds in common differ {within.replace('within', 'beyond', 1)}"
+    return by_rounds if len(everywhere) >= FEWEST else f"{by_rounds}; {by_medians}"
 
 
 def _floor_text(floor: Floor | None, *, short: bool = False) -> str:
@@ -148,20 +176,67 @@ def useless(records: Sequence[rec.Record]) -> dict[str, str]:
     }
 
 
-def ranks(values: Mapping[str, float], within: Mapping[str, float]) -> dict[str, str]:
-    """The rank of each key by its value, ties sharing one: `1`, `2=`, `2=`, `4`.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ties:
+    """Which times of a table tie."""
 
-    Args:
-        values: of any keys; what is not finite, or below zero, gets no rank.
-        within: share by which each may differ from another and still tie; of two the larger counts.
-    """
-    kept = {key: value for key, value in values.items() if math.isfinite(value) and value >= 0}
-    return dict(zip(kept, core_statistics.tie_groups(list(kept.values()), [within[key] for key in kept]), strict=True))
+    records: Mapping[str, rec.Record]  # by id
+    floors: Floors
+    rounds: Counter[str]  # in how many rows each round is
 
+    @classmethod
+    def of(cls, records: Sequence[rec.Record], floors: Floors) -> Ties:
+        """The ties of the rows of one table."""
+        rounds = Counter(at for r in records if r.ok for at in r.rounds if at)
+        return cls(records={r.id: r for r in records}, floors=floors, rounds=rounds)
 
-def tolerances(records: Sequence[rec.Record], floors: Floors) -> dict[str, float]:
-    """Record id -> the share within which its time ties."""
-    return {r.id: tolerance(floors.get(path_of(r))) for r in records}
+    def ranks(self, values: Mapping[str, float], metric: str) -> dict[str, str]:
+        """The rank of each row by its time: `1`, `2=`, `2=`, `4`.
+
+        Where rows have rounds in common it is one more than the number of rows that are faster; else rows tie with the
+        first of their group.
+
+        Args:
+            values: record id -> seconds; what is not finite, or below zero, gets no rank.
+            metric: that they are of.
+        """
+        kept = {key: value for key, value in values.items() if math.isfinite(value) and value >= 0}
+        ids = list(kept)
+        if any(self.within_rounds(self.records[key]) for key in ids):
+            found = core_statistics.ranks_behind(len(ids), lambda i, j: self.is_faster(ids[i], ids[j], kept, metric))
+        else:
+            within = [tolerance(self.floors.get(path_of(self.records[key]))) for key in ids]
+            found = core_statistics.tie_groups(list(kept.values()), within)
+        return dict(zip(ids, found, strict=True))
+
+    def is_faster(self, one: str, other: str, values: Mapping[str, float], metric: str) -> bool:
+        """Whether a row is faster than another: by their ratio within rounds, or else by more than a share.
+
+        Args:
+            one: record id.
+            other: another.
+            values: record id -> seconds.
+            metric: that they are of.
+        """
+        a, b = self.records[one], self.records[other]
+        ratio = ratio_within_rounds(a, b, metric)
+        if ratio is not None:
+            return ratio.ratio < 1 and ratio.differs(max(self._floor(a), self._floor(b)), TIE)
+        return values[other] > values[one] * (1 + max(tolerance(self.floors.get(path_of(r))) for r in (a, b)))
+
+    def _floor(self, record: rec.Record) -> float:
+        floor = self.floors.get(path_of(record))
+        return floor.share if floor else 0.0
+
+    def how(self, record: rec.Record, metric: str) -> str:
+        """By what a row ties with others, for a note on its rank."""
+        if self.within_rounds(record):
+            return f"by {metric}; faster are rows whose ratio within rounds lies beyond the noise floor"
+        return f"by {metric}; within {units.percent(tolerance(self.floors.get(path_of(record))), trim=True)} rows tie"
+
+    def within_rounds(self, record: rec.Record) -> bool:
+        """Whether a row has enough rounds that are also those of other rows."""
+        return sum(self.rounds[at] > 1 for at in record.rounds) >= FEWEST
 
 
 _NOISE_OF_EACH = 6  # rows up to which each has its own noise

@@ -253,12 +253,12 @@ def _ranks(
     A prediction is no time, and gets none unless it is asked for; nor does a network whose Dice is of no use, or one
     that may be another network than eager PyTorch in fp32.
     """
-    main, within = headline(records), reliability.tolerances(records, floors)
+    main, ties = headline(records), reliability.Ties.of(records, floors)
     unqualified = reliability.unqualified(records)
     without = reliability.useless(records) | unqualified
     timed = {r.id: m for r in records if r.id not in without and (m := finite(valid(r, main))) and m.origin in origins}
     timed = {} if main == "dice" else timed
-    found = reliability.ranks({i: float(m.value or 0) for i, m in timed.items()}, within)
+    found = ties.ranks({i: float(m.value or 0) for i, m in timed.items()}, main)
     cells = {}
     for record in records:
         if rank := found.get(record.id):
@@ -267,7 +267,7 @@ def _ranks(
                 origin=timed[record.id].origin,
                 value=float(rank.rstrip("=")),
                 qualifier="unstable" if record.status == "unstable" else "",
-                note=f"by {main}; within {units.percent(within[record.id], trim=True)} rows tie",
+                note=ties.how(record, main),
             )
         else:
             cells[record.id] = TableCell(
@@ -293,7 +293,7 @@ def _cells(record: rec.Record, baseline: rec.Record | None) -> dict[str, TableCe
         "latency_s": measurement_cell(valid(record, "latency_s")),
         main: measurement_cell(valid(record, main)),
         "throughput_patches_per_s": throughput_cell(record),
-        "ratio": ratio_cell(valid(record, main), valid(baseline, main)),
+        "ratio": ratio_cell(record, baseline, main),
         "memory_bytes": memory_cell(record),
         "dice": dice_cell(record),
         "hd95_mm": measurement_cell(valid(record, "hd95_mm")),

@@ -81,6 +81,7 @@ def make_record(
         measurements=tuple(measurements),
         artifacts=tuple(artifacts),
         recipe=cell.card.compression,
+        rounds=progress.rounds,
     )
 
 

@@ -37,6 +37,7 @@ class ProcessResult:
     measurements: tuple[rec.Measurement, ...] = ()
     artifacts: tuple[rec.Artifact, ...] = ()
     duration_s: Annotated[float, rec.AtLeast(0)] = 0.0
+    round: str = ""  # when its round began, ISO 8601, UTC; empty: of an older benchbench
 
     @property
     def disturbed(self) -> bool:
@@ -87,6 +88,12 @@ class CellProgress:
             return True
         # Judged once, not after each process: stopping as soon as an interval is narrow makes it too narrow.
         return n == p.processes and self.doubt() is None
+
+    @property
+    def rounds(self) -> tuple[str, ...]:
+        """When the round of each process began; empty where none tells."""
+        found = tuple(result.round for result in self.results)
+        return found if any(found) else ()
 
     def _samples(self) -> tuple[str, list[list[float]]]:
         good = [result.measurements for result in self.results if result.status in GOOD]
@@ -151,8 +158,9 @@ def run_rounds(
         if not first:
             chance.shuffle(left)
         first = False
+        began = rec.utc_now()
         for progress in left:
-            result = measure(progress)
+            result = dataclasses.replace(measure(progress), round=began)
             keep(progress, result)
             progress.take(result)
             finish_those_done()

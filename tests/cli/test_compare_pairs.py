@@ -7,16 +7,16 @@ import sys
 import pytest
 
 from benchbench.cli import pairs
-from benchbench.core.paired_result import PAIRS, read_pairs
+from benchbench.core.paired_result import read_pairs, write_pairs
+from benchbench.core.results import PAIRS, held
 from benchbench.devices import cpu
-from benchbench.devices.hosts import Host
 from benchbench.devices.resolve import Target
-from benchbench.runner import plan
-from benchbench.runner.pairs import again
+from benchbench.runner.pairs import again, run
 from tests import compare_examples, paired_examples
 from tests.cli.said import command
 
 TINY, WIDER, KILLED, CRASHES = (f"tests.tiny_nets:{name}" for name in ("Tiny", "Wider", "Killed", "Crashes"))
+LABELS = paired_examples.result().labels
 SMALL = ("--spatial", "8", "8", "8", "--threads", "1", "--time-limit", "1s")
 
 
@@ -30,7 +30,7 @@ bench = command("compare")
 
 @pytest.mark.usefixtures("forked_workers")
 def test_two_networks_are_measured_and_kept(capsys, tmp_path):
-    code, out, err = bench(capsys, "--measure", TINY, WIDER, *SMALL, "--out", tmp_path / "o")
+    code, out, err = bench(capsys, "--measure", TINY, WIDER, *SMALL, "--out", tmp_path / "o", "-q")
     assert (code in (0, 1), err) == (True, "")
     (result,) = read_pairs(tmp_path / "o")
     assert out.startswith(f"A: {TINY}\nB: {WIDER}\n")
@@ -103,14 +103,6 @@ def test_what_cannot_be_measured_is_refused_in_one_line(capsys, monkeypatch, wor
     assert expected in refusal(capsys, "--measure", TINY, TINY, *words)
 
 
-def test_another_host_is_refused(capsys, monkeypatch):
-    host = Host(name="box", address="box")
-    target = Target(device=compare_examples.cell().device, backend="cpu", host=host, environment={"cores": 2})
-    monkeypatch.setattr(plan, "resolve", lambda *_, **__: target)
-    monkeypatch.setattr(plan.remote_queue, "meet", lambda targets, *_, **__: list(targets))
-    assert "log in there" in refusal(capsys, "--measure", TINY, TINY, "--device", "box")
-
-
 def test_a_name_of_several_networks_is_refused(capsys):
     assert "A is to be one network, and 'slim_unetr,unetr' names 2" in refusal(
         capsys, "--measure", "slim_unetr,unetr", "unetr"
@@ -160,6 +152,67 @@ def test_a_slower_side_is_a_regression(capsys, monkeypatch, tmp_path, centre, co
     found, out, _ = bench(capsys, "--measure", TINY, TINY, "--threads", "1", "--out", tmp_path / "o")
     assert found == code
     assert ("regression: latency +6.0 %" in out) == bool(code)
+
+
+def test_progress_as_json_is_an_object_a_line(capsys, monkeypatch, tmp_path):
+    def measured(plans, file, *, progress):
+        progress(0.5, "set 2, block 3 of 12")
+        return [paired_examples.result()]
+
+    monkeypatch.setattr(run, "measure_pairs", measured)
+    code, out, err = bench(capsys, "--measure", TINY, TINY, "--threads", "1", "--out", "o", "--progress", "json")
+    assert code == 0
+    assert out.startswith(f"A: {LABELS[0]}\n")
+    (event,) = [json.loads(line) for line in err.splitlines()]
+    assert (event["event"], event["used"], event["text"]) == ("step", 0.5, "set 2, block 3 of 12")
+    assert event["remaining_s"] >= 0
+
+
+def test_a_comparison_of_finished_runs_has_no_progress(capsys, runs):
+    assert "--progress: only with --measure or --remeasure" in refusal(capsys, *runs, "--progress", "json")
+
+
+def measure(capsys, *words):
+    return bench(capsys, "--measure", TINY, TINY, "--threads", "1", "--out", "o", *words)
+
+
+@pytest.fixture
+def measures(monkeypatch):
+    """Every comparison finds the same."""
+
+    def measured(plans, file, options):
+        found = [paired_examples.result()]
+        write_pairs(file, found)
+        return found
+
+    monkeypatch.setattr(pairs, "measured", measured)
+
+
+def test_a_comparison_is_replaced_by_force_alone_which_sets_it_aside(capsys, measures, tmp_path):
+    assert measure(capsys)[0] == 0
+    (tmp_path / "o" / PAIRS).write_text("mine")
+    code, _, err = measure(capsys)
+    assert (code, (tmp_path / "o" / PAIRS).read_text()) == (2, "mine")
+    assert "o holds a comparison already: choose another --out, or --force" in err
+    assert measure(capsys, "--force")[0] == 0
+    assert (tmp_path / "o" / f"{PAIRS}.old").read_text() == "mine"
+    assert len(read_pairs(tmp_path / "o")) == 1
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "search.json"])
+def test_the_page_of_a_run_is_not_replaced(capsys, measures, tmp_path, name):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / name).touch()
+    code, _, err = measure(capsys, "--force")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "holds a run or a search, whose page would be replaced" in err
+
+
+def test_a_folder_in_use_is_refused(capsys, measures, tmp_path):
+    with held(tmp_path / "o"):
+        code, _, err = measure(capsys)
+    assert code == 2
+    assert "is in use by another run" in err
 
 
 # --remeasure

@@ -169,11 +169,12 @@ def test_steps_as_json_say_what_is_left_at_most_once_a_second(monkeypatch):
     assert [(one["used"], one["remaining_s"]) for one in found] == [(0.25, 30.0), (0.5, 11.5)]
 
 
-@pytest.mark.parametrize("command", ["run", "train", "search", "compress", "evaluate", "calibrate"])
+@pytest.mark.parametrize("command", ["run", "train", "search", "compress", "evaluate", "calibrate", "compare"])
 def test_long_commands_take_progress_as_json(command):
     from benchbench.cli.parser import parse
 
     words = {"compress": "slim_unetr --prune 0.5", "train": "slim_unetr", "evaluate": "slim_unetr --data DIR"}
+    words["compare"] = "--measure slim_unetr unetr"
     assert parse([command, *words.get(command, "").split(), "--progress", "json"]).progress == "json"
 
 

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from benchbench.core.errors import StoreError
-from benchbench.core.paired_result import PAIRS, read_pairs, write_pairs
+from benchbench.core.paired_result import holds_pairs, read_pairs, write_pairs
+from benchbench.core.results import PAIRS, read_records
 from tests import paired_examples as examples
 
 
@@ -37,6 +38,7 @@ def spoiled(**changes):
         (lambda content: [], "is not the record of a paired comparison"),
         (lambda content: content | {"schema": 99}, "reads up to 1: upgrade it"),
         (lambda content: content | {"comparisons": 3}, "is not the record"),
+        (lambda content: content | {"comparisons": []}, "holds no comparison"),
         (spoiled(margin=0), "margin must be above 0"),
         (spoiled(mode="alternate"), "comparisons[0].mode is 'alternate'"),
         (spoiled(sets=[{"blocks": [{"at_s": 0, "wall_s": {"a": [-1.0], "control": [], "b": []}}]}]), "must be above 0"),
@@ -57,3 +59,15 @@ def test_it_says_how_long_would_do():
     assert wide.verdict == "ambiguous"
     assert wide.needed_s > wide.spent.total_s
     assert dataclasses.replace(wide, error="A: killed").needed_s is None
+
+
+def test_a_folder_of_a_comparison_is_known_by_its_record_unless_it_holds_a_run_too(tmp_path):
+    assert not holds_pairs(tmp_path)
+    write_pairs(tmp_path / PAIRS, [examples.result()])
+    assert holds_pairs(tmp_path)
+    assert holds_pairs(tmp_path / PAIRS)
+    assert holds_pairs(tmp_path / f"page.{PAIRS}")
+    with pytest.raises(StoreError, match="holds a paired comparison; its page and tables are made by: bench report"):
+        read_records(tmp_path)
+    (tmp_path / "records.jsonl").touch()
+    assert not holds_pairs(tmp_path)

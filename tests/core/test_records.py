@@ -234,6 +234,7 @@ CHANGES = {
         ('"schema":4', '"schema":5'),
         ('"crop_foreground":true', '"crop_foreground":true,"test_time_mirroring":[0,2],"patient":[35,50,36]'),
     ],
+    6: [('"schema":5', '"schema":6,"rounds":["2026-01-02T03:04:05.000+00:00"]')],
 }
 
 
@@ -260,6 +261,7 @@ def test_a_stored_line_of_each_schema_is_read_in_the_present_form(schema: int) -
     later_fields = ("int8", 0.005, "openvino") if schema > 3 else ("fp32", None, "eager")
     assert (work.dtype, work.int8_accuracy, work.runtime) == later_fields
     assert (work.test_time_mirroring, work.patient) == (((0, 2), (35, 50, 36)) if schema > 4 else (None, None))
+    assert record.rounds == (("2026-01-02T03:04:05.000+00:00",) if schema > 5 else ())
     assert [m.metric for m in record.measurements] == ["contended_processes", "latency_s"]
     contended = record.get("contended_processes")
     assert contended is not None

@@ -113,6 +113,14 @@ def test_ties_share_a_rank_and_do_not_creep_along_a_chain():
     assert core_statistics.tie_groups([], 0.02) == []
 
 
+def test_a_value_that_cannot_be_told_apart_shares_the_rank_of_all_that_are_not_behind_a_faster_one():
+    """The third may be anything: only the second is surely behind the first."""
+    assert core_statistics.ranks_behind(3, lambda i, j: (i, j) == (0, 1)) == ["1=", "2", "1="]
+    assert core_statistics.ranks_behind(3, lambda i, j: i < j) == ["1", "2", "3"]
+    assert core_statistics.ranks_behind(2, lambda i, j: False) == ["1=", "1="]
+    assert core_statistics.ranks_behind(0, lambda i, j: True) == []
+
+
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=30), st.floats(0, 0.3))
 def test_ranks_follow_the_order(values, tolerance):
     ranks = core_statistics.tie_groups(values, tolerance)

@@ -68,3 +68,27 @@ def test_more_memory_is_a_regression_and_limits_name_the_metrics_that_can_be():
     assert (rows["peak memory"].verdict, rows["peak memory"].regression) == ("more", True)
     assert not any(row.regression for row in paired.paired_rows(more, limits={"latency": 1.1}))
     assert [row.metric for row in paired.paired_rows(more, metrics=[get_metric("peak_memory")])] == ["peak memory"]
+
+
+def with_energy(joules):
+    values = tuple(joules * f for f in (0.99, 1.0, 1.01, 1.0))
+    m = examples.examples.examples.number("energy_j", joules, values=values, runs=(1,) * 4)
+    side = examples.side(0.1)
+    return dataclasses.replace(side, measurements=(*side.measurements, m))
+
+
+def test_energy_and_dice_have_rows_where_both_sides_have_them():
+    found = examples.result(a=with_energy(2.0), b=with_energy(2.5))
+    rows = {row.metric: row for row in paired.paired_rows(found)}
+    assert (rows["energy"].verdict, rows["energy"].regression, rows["energy"].change) == ("more", True, "+25.0 %")
+    assert "energy" not in {row.metric for row in paired.paired_rows(examples.result(a=with_energy(2.0)))}
+    cases = [[0.8 + 0.01 * i + shift * (1 + 0.1 * (i % 3)) for i in range(12)] for shift in (0.0, -0.05)]
+    a, b = (
+        dataclasses.replace(
+            examples.side(0.1), measurements=(examples.examples.examples.number("dice", sum(c) / 12, values=tuple(c)),)
+        )
+        for c in cases
+    )
+    (dice,) = [row for row in paired.paired_rows(examples.result(a=a, b=b)) if row.metric == "Dice"]
+    assert (dice.verdict, dice.regression) == ("worse", True)
+    assert dice.interval.startswith("-0.05")

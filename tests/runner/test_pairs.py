@@ -25,6 +25,7 @@ class Machine:
         self.slower, self.pace, self.placement, self.forward_s = slower, pace, placement, forward_s
         self.noise = noise or (lambda chance: 0.01 * abs(chance.gauss(0, 1)))
         self.started, self.fails, self.bound, self.side_by_side = [], {}, [], []
+        self.core_takes = {}  # core -> how many times as long as another
 
     def clock(self):
         return self.now
@@ -40,7 +41,7 @@ class Process:
     def __init__(self, machine, role):
         self.machine, self.role, self.measurements, self.closed = machine, role, [], False
         self.own = math.exp(machine.chance.gauss(0, 0.003) + machine.placement(machine.chance))
-        self.forwards = 0
+        self.forwards, self.core = 0, None
 
     def build(self):
         pass
@@ -58,11 +59,13 @@ class Process:
             raise failure
         seconds = m.forward_s * self.own * m.pace(m.now) * (1 + m.noise(m.chance))
         seconds *= m.slower if self.role == "b" else 1.0
+        seconds *= m.core_takes.get(self.core, 1.0)
         m.now += seconds
         return seconds, seconds
 
     def bind(self, core):
         self.machine.bound.append((self.role, core))
+        self.core = core
 
     def start_forward(self, at_s):
         self.machine.side_by_side.append(self.role)
@@ -187,7 +190,31 @@ def test_a_duet_runs_a_beside_each_of_the_others_on_two_cores_that_change_hands(
         assert [len(side) for side in (block.wall_s.a, block.wall_s.control, block.wall_s.b)] == [2, 1, 1]
 
 
+def test_a_slow_core_is_no_side_even_where_each_set_has_one_block():
+    machine = Machine(3, forward_s=3.0, noise=lambda chance: 0.0)
+    machine.core_takes = {7: 1.5}
+    sets = measured(machine, mode="duet", time_limit_s=200.0).sets
+    assert len(sets) >= 6
+    assert {len(one.blocks) for one in sets} == {1}
+    judged = judge(sets[: len(sets) // 2 * 2], "duet")
+    assert judged.control.ratio == pytest.approx(1.0, abs=0.05)
+    assert judged.verdict == "ambiguous"
+
+
 def test_duets_swap_cores_and_hold_both_pairs():
     blocks = list(itertools.islice(order.duets(random.Random(0)), 8))
     assert {frozenset(pairs) for pairs, _ in blocks} == {frozenset({("a", "b"), ("a", "control")})}
     assert [swapped for _, swapped in blocks] == [False, False, True, True] * 2
+
+
+def test_each_set_is_handed_on_as_soon_as_it_has_ended():
+    kept = []
+    settings = PairSettings(mode="interleaved", margin=0.02, time_limit_s=60.0)
+    machine = Machine(1)
+    measurement = PairMeasurement(settings, machine.start, clock=machine.clock, keep=lambda *one: kept.append(one))
+    found = measurement.run()
+    assert [one for one, _, _ in kept] == found.sets
+    assert [set(measurements) for _, measurements, _ in kept] == [set(order.ROLES)] * len(found.sets)
+    seconds = [spent.total_s for *_, spent in kept]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] == pytest.approx(found.total_s, abs=1e-3)

@@ -25,7 +25,7 @@ from benchbench.runner.remote import ssh as remote_ssh
 from benchbench.runner.remote import weights as remote_weights
 from benchbench.runner.request import RunRequest
 from benchbench.zoo import checkpoint
-from tests.loopback import ROOT, SSHD, Loopback
+from tests.loopback import ROOT, SSHD
 from tests.runner.test_run import CALM, nets
 from tests.runner.test_run import Heard as Silent
 from tests.tiny_nets import Tiny
@@ -59,35 +59,16 @@ class Heard(Silent):
             self.at_end(record)
 
 
-@pytest.fixture(scope="module")
-def loopback(tmp_path_factory):
-    if SSHD is None:
-        pytest.skip("no sshd here")
-    server = Loopback(tmp_path_factory.mktemp("sshd"))
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def board(loopback, monkeypatch):
-    """Configured as `board`, reachable, known."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("PATH", f"{loopback.bin}:{os.environ['PATH']}")
-    add_host(loopback.host("board"))
-    yield loopback
-    loopback.know("host_key.pub")
-
-
 def ask(models, *devices, **more):
     settings = {"protocol": CALM, "noise": False, "threads": (1,)} | more
     return RunRequest(models=models, devices=devices or ("board",), spatial=SIDES, **settings)
 
 
-def far_sides(board):
-    """Runs that this host's sshd has started and that have not ended."""
+def far_sides(board, word="--from-stdin"):
+    """Runs that this host's sshd has started and that have not ended; or comparisons, by the word `pairs`."""
     with contextlib.suppress(psutil.NoSuchProcess):  # one ended while they were counted
         processes = psutil.Process(board.sshd.pid).children(recursive=True)
-        return [p for p in processes if "--from-stdin" in p.cmdline() and p.status() != psutil.STATUS_ZOMBIE]
+        return [p for p in processes if word in p.cmdline() and p.status() != psutil.STATUS_ZOMBIE]
     return [board]
 
 

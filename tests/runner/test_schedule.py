@@ -1,6 +1,7 @@
 """Rounds with processes that the test invents: their order, when a cell is done, and what a kill leaves."""
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -63,6 +64,23 @@ def test_rounds_interleave_and_the_first_goes_from_the_cheapest():
     assert names[3:] != ["Tiny", "Wider", "Lists"] * 4  # later rounds are shuffled
     assert len(world.finished) == 3
     assert len(world.kept) == 15
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Every look at it gives another time."""
+    ticks = (f"2026-01-01T00:00:{i:02}.000+00:00" for i in itertools.count())
+    monkeypatch.setattr(rec, "utc_now", lambda: next(ticks))
+
+
+def test_processes_of_one_round_have_its_start_and_a_disturbed_one_that_of_its_repeat(clock):
+    busy = iter([0, 1, *[0] * 8])
+    world = World(lambda c: turn(disturbed=next(busy) if c.cell.model.name.endswith("Tiny") else 0))
+    world.run([course("Tiny"), course("Wider")])
+    rounds = {c.cell.model.name.partition(":")[2]: c.rounds for c, _ in world.finished}
+    assert len(set(rounds["Tiny"])) == len(set(rounds["Wider"])) == 5
+    assert set(rounds["Wider"]) - set(rounds["Tiny"]) == {rounds["Wider"][1]}
+    assert max(rounds["Tiny"]) > max(rounds["Wider"])  # the repeat, in a round of its own
 
 
 def test_quick_is_one_process():

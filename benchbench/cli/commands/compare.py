@@ -78,7 +78,13 @@ def add(sub: argparse.ArgumentParser) -> None:
         help="page to write, with the distributions (default: none); with --measure the folder for the page and the "
         "times (default: a new folder under results/local)",
     )
-    add_shared(sub, "--force", help="replace the file at --out even if it is no page of benchbench")
+    add_shared(
+        sub,
+        "--force",
+        help="replace the file at --out even if it is no page of benchbench; with --measure a comparison that is there "
+        "already is renamed to end in .old, .old.2, ...",
+    )
+    add_shared(sub, "--progress")
     pairs.add(sub)
 
 

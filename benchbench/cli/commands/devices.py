@@ -12,7 +12,7 @@ from benchbench.cli.commands import list as list_command
 from benchbench.cli.next_step import next_line
 from benchbench.cli.output import Row, print_event
 from benchbench.cli.parser import actions, add_shared
-from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, DeviceError
+from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, BenchError, DeviceError
 from benchbench.devices import hosts
 from benchbench.devices.profile import profile_names
 from benchbench.report import writers
@@ -54,6 +54,11 @@ def add(sub: argparse.ArgumentParser) -> None:
     add_shared(sub, "--threads", help="CPU threads of the run to come (default: all usable cores)")
     sub.add_argument("--set-clocks", action="store_true", help="on a Jetson: look at it at its highest clocks")
 
+    action(
+        "pairs",
+        "compare the two networks that come in on stdin: what 'bench compare --measure --device HOST' starts on a host",
+    )
+
 
 def run(options: argparse.Namespace) -> int:
     """Carry out an action."""
@@ -68,12 +73,24 @@ def run(options: argparse.Namespace) -> int:
         from benchbench.runner.remote import far_side
 
         print_event(far_side.probe(threads=options.threads, set_clocks=options.set_clocks))
+    elif options.action == "pairs":
+        _compare_for_another_machine()
     else:
         fmt = getattr(options, "format", "table")
         print(writers.write(list_command.devices(), fmt))
         if fmt == "table":
             print(f"\n{next_line('to see whether this machine can measure', 'devices', 'doctor')}")
     return EXIT_OK
+
+
+def _compare_for_another_machine() -> None:
+    from benchbench.runner.remote import far_pairs
+
+    try:
+        far_pairs.run(print_event)
+    except BenchError as error:
+        print_event({"event": "error", "error": str(error)})
+        raise
 
 
 def _add_host(options: argparse.Namespace) -> None:

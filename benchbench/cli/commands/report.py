@@ -18,6 +18,7 @@ from benchbench.core import arguments as to
 from benchbench.core.audit_result import is_audit
 from benchbench.core.errors import EXIT_OK, StoreError, UsageError
 from benchbench.core.evaluation import is_evaluation
+from benchbench.core.paired_result import holds_pairs
 from benchbench.core.records import Record
 from benchbench.core.results import SEARCH, latest, read_records
 from benchbench.report import live
@@ -27,7 +28,13 @@ from benchbench.zoo import cards as zoo_cards
 
 def add(sub: argparse.ArgumentParser) -> None:
     """The flags."""
-    sub.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders with results")
+    sub.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="folders with results, of runs, of a search, or of paired comparisons",
+    )
     add_shared(sub, "--out", metavar="FILE", help="file to write (default: report.html in the first folder)")
     add_shared(sub, "--force", help="replace the file at --out even if it was not written by benchbench")
     add_shared(
@@ -74,6 +81,9 @@ def add(sub: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the page, or the records in another format."""
+    is_of_pairs = any(map(holds_pairs, options.folders))
+    if is_of_pairs:
+        _check_pairs_flags(options)
     paper = _paper_options(options)
     if options.live and options.format != "html":
         raise UsageError("--live renews a page: leave --format out")
@@ -94,6 +104,8 @@ def run(options: argparse.Namespace) -> int:
         return EXIT_OK
     if options.out is not None:
         report.check_place(options.out, options.folders, page=False, force=options.force)
+    if is_of_pairs:
+        return _put(report.pairs_text(report.read_all_pairs(options.folders), options.format), options.out)
     records = latest(record for folder in options.folders for record in read_records(folder))
     if options.format == "latex" and options.columns is None and any(map(_has_costs, records)):
         paper = paper or report.PaperOptions(titles=_titles())
@@ -102,12 +114,30 @@ def run(options: argparse.Namespace) -> int:
         text = report.paper_text(timed or records, options.format, paper)
     else:
         text = report.export(records, options.format, report.folder_reader(options.folders))
-    if options.out is None:
+    return _put(text, options.out)
+
+
+def _put(text: str, out: Path | None) -> int:
+    """Print a text, or write it and print where."""
+    if out is None:
         print_text(text)
         return EXIT_OK
-    report.write(options.out, text)
-    print(options.out)
+    report.write(out, text)
+    print(out)
     return EXIT_OK
+
+
+_NOT_OF_PAIRS = ("columns", "sort", "caption", "uncertainty", "live", "include_predicted", "max_latency", "paper")
+
+
+def _check_pairs_flags(options: argparse.Namespace) -> None:
+    """Refuse what shapes the page or the table of a run.
+
+    Raises:
+        UsageError: it was asked for.
+    """
+    if given := [f"--{flag.replace('_', '-')}" for flag in _NOT_OF_PAIRS if getattr(options, flag)]:
+        raise UsageError(f"{given[0]} shapes the report of a run, and this is of a paired comparison: leave it out")
 
 
 _EVERY_S, _LOOK_S = 30, 2.0  # until a browser loads the page again; between two looks for new rows

@@ -161,6 +161,8 @@ def remarks(result: PairedResult) -> list[str]:
     if result.error:
         kept = ": the table is of the sets before that, without a verdict" if result.sets else ""
         lines.append(f"failed: {result.error}{kept}")
+    if result.lost:
+        lines.append(f"{result.lost}: this is of the sets that had come until then")
     if result.interrupted:
         lines.append("interrupted: this is of what was measured until then")
     return lines
@@ -170,7 +172,7 @@ def undecided(result: PairedResult) -> str:
     """Why a comparison is ambiguous, and what would help."""
     found, margin = result.judgement, _percent(result.margin)
     assert found is not None
-    if result.interrupted and not found.wall.confident:
+    if (result.interrupted or result.lost) and not found.wall.confident:
         return f"an interval needs {FEWEST} sets of processes"
     if not found.wall.confident:
         return (
@@ -190,10 +192,10 @@ def undecided(result: PairedResult) -> str:
 
 
 def exit_code(results: Sequence[PairedResult], rows: Sequence[PairedRow]) -> int:
-    """1 with a regression, else 3 where a side failed, else 0."""
+    """1 with a regression, else 3 where a side failed or the connection to its machine was lost, else 0."""
     if any(row.regression for row in rows):
         return EXIT_REGRESSION
-    return EXIT_INCOMPLETE if any(result.error for result in results) else EXIT_OK
+    return EXIT_INCOMPLETE if any(result.error or result.lost for result in results) else EXIT_OK
 
 
 def plain(row: PairedRow) -> dict[str, Any]:

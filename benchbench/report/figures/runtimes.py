@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from benchbench.core import qualification, statistics, units
 from benchbench.core import records as rec
+from benchbench.core.within_rounds import ratio_within_rounds
 from benchbench.report import conditions, reliability
 from benchbench.report.cells import finite, valid
 from benchbench.report.conditions import EAGER_FP32, apart, path_of
@@ -301,19 +302,25 @@ def _paths(rows: Sequence[TableRow]) -> list[str]:
 def _speed_ups(rows: Sequence[TableRow], main: str) -> list[SpeedUp]:
     """The bars of one network."""
     times = [(row, m) for row in rows if (m := finite(valid(row.record, main))) and m.origin == "measured" and m.value]
-    base = next((m for row, m in times if path_of(row.record) == EAGER_FP32), None)
-    if base is None or not base.value:
+    origin, base = next(((row, m) for row, m in times if path_of(row.record) == EAGER_FP32), (None, None))
+    if origin is None or base is None or not base.value:
         return []
     return [
         SpeedUp(
             row=row,
-            ratio=base.value / (m.value or 1.0),
-            interval=_interval(base, m),
+            **_ratio(origin.record, row.record, base, m),
             qualified=qualification.is_qualified(row.record),
         )
         for row, m in times
         if m is not base
     ]
+
+
+def _ratio(base: rec.Record, own: rec.Record, base_m: rec.Measurement, own_m: rec.Measurement) -> dict[str, Any]:
+    """`base / own` and its interval: of their common rounds, or else of the medians."""
+    if found := ratio_within_rounds(base, own, own_m.metric):
+        return {"ratio": found.ratio, "interval": (found.low, found.high)}
+    return {"ratio": float(base_m.value or 0) / float(own_m.value or 1), "interval": _interval(base_m, own_m)}
 
 
 def _interval(base: rec.Measurement, own: rec.Measurement) -> tuple[float, float] | None:

@@ -50,10 +50,8 @@ def table(rows: Sequence[TableRow], group: Group, floors: reliability.Floors, *,
     unqualified = reliability.unqualified(records)
     without = reliability.useless(records) | unqualified
     timed = {r.id: m for r in records if r.id not in without and (m := finite(valid(r, "volume_latency_s")))}
-    ranked = reliability.ranks(
-        {i: float(m.value or 0) for i, m in timed.items() if m.origin == "measured"},
-        reliability.tolerances(records, floors),
-    )
+    seconds = {i: float(m.value or 0) for i, m in timed.items() if m.origin == "measured"}
+    ranked = reliability.Ties.of(records, floors).ranks(seconds, "volume_latency_s")
     base = baseline_of(records)
     lines = [_line(row, base, ranked.get(row.record.id), unqualified.get(row.record.id)) for row in rows]
     lines.sort(
@@ -83,7 +81,7 @@ def _line(row: TableRow, base: rec.Record | None, rank: str | None, unqualified:
         cells["volume_windows"] = dataclasses.replace(windows, text=units.significant(windows.value))
     for metric in ("volume_outside_share", "volume_cropped_share"):
         cells[metric] = _share_cell(record, metric)
-    cells["ratio"] = ratio_cell(valid(record, "volume_latency_s"), valid(base, "volume_latency_s"))
+    cells["ratio"] = ratio_cell(record, base, "volume_latency_s")
     if rank:
         cells["rank"] = TableCell(text=rank, origin="measured", value=float(rank.rstrip("=")))
     elif unqualified:

@@ -133,8 +133,8 @@ def _table(
     row_marks = {r.id: tuple(map(footnotes.mark, why)) for r, why in _of_rows(records)}
     unranked = {*reliability.useless(records), *reliability.unqualified(records)}
     labels = _labels(records, columns, options.titles)
-    within = reliability.tolerances(records, reliability.floors_of(part, [part]))
-    filled = [_fill(column, records, unranked, within, footnotes) for column in columns]
+    ties = reliability.Ties.of(records, reliability.floors_of(part, [part]))
+    filled = [_fill(column, records, unranked, ties, footnotes) for column in columns]
     rows = tuple(
         PaperTableRow(label=labels[r.id], record=r, cells=tuple(cells), marks=row_marks.get(r.id, ()))
         for r, *cells in zip(records, *(cells for cells, _ in filled), strict=True)
@@ -193,14 +193,14 @@ def _fill(
     column: PaperColumn,
     records: Sequence[rec.Record],
     unranked: set[str],
-    within: Mapping[str, float],
+    ties: reliability.Ties,
     footnotes: _Footnotes,
 ) -> tuple[list[PaperCell], str]:
     """The cells of a column, and its head.
 
     Args:
         unranked: ids of the records that are the best of nothing.
-        within: record id -> the share within which its times tie.
+        ties: of their times.
     """
     if column.find is None:
         text = column.text or (lambda _: "")
@@ -220,9 +220,13 @@ def _fill(
     }
     if len({cells[i].text for i in ranked}) > 1:
         first = (min if column.better == "lower" else max)(ranked, key=lambda i: ranked[i])
-        for i, value in ranked.items():
-            share = max(within[records[i].id], within[records[first].id]) if numbers[0].unit == "s" else 0.0
-            best = cells[i].text == cells[first].text or (share > 0 and value <= ranked[first] * (1 + share))
+        seconds = {records[i].id: value for i, value in ranked.items()}
+
+        def is_slower(i: int, j: int) -> bool:
+            return ties.is_faster(records[j].id, records[i].id, seconds, numbers[0].metric)
+
+        for i in ranked:
+            best = cells[i].text == cells[first].text or (numbers[0].unit == "s" and not is_slower(i, first))
             cells[i] = dataclasses.replace(cells[i], best=best)
     return cells, head
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from benchbench.core import records as rec
+from benchbench.core.paired_result import Spent
 from benchbench.core.paired_times import LOOKS, Block, Mode, ProcessSet, Times, judge
 from benchbench.runner.pairs import order
 from benchbench.runner.pairs.order import ROLES, Role
@@ -30,6 +31,8 @@ _ROLE_NAMES: dict[Role, str] = {"a": "A", "control": "A (second process)", "b": 
 
 #: Called with the share of the time that is used, 0 to 1, and what is being done.
 Progress = Callable[[float, str], None]
+#: Called with each set and what its processes measured besides, as soon as it has ended, and the times spent so far.
+Keep = Callable[[ProcessSet, dict[Role, list[rec.Measurement]], Spent], None]
 Start = Callable[[Role, bool], PairProcess]  # role, and whether it is of the first set
 
 
@@ -60,6 +63,12 @@ class PairTimes:
     start_s: float = 0.0  # until all processes of a set were built
 
     @property
+    def spent(self) -> Spent:
+        """For the record."""
+        seconds = {"total_s": self.total_s, "forward_s": self.forward_s, "start_s": self.start_s}
+        return Spent(**{name: round(value, 3) for name, value in seconds.items()})
+
+    @property
     def error(self) -> str | None:
         """Why there is no result."""
         return None if self.failure is None else f"{_ROLE_NAMES[self.failure.role]}: {self.failure.error}"
@@ -75,6 +84,7 @@ class PairMeasurement:
         *,
         clock: Callable[[], float] = time.monotonic,
         tell: Progress | None = None,
+        keep: Keep | None = None,
     ) -> None:
         """Nothing starts yet.
 
@@ -83,16 +93,19 @@ class PairMeasurement:
             start: starts the process of a role.
             clock: seconds.
             tell: hears how far it is.
+            keep: gets each set as soon as it has ended.
         """
-        self.settings, self.start, self.clock, self.tell = settings, start, clock, tell
+        self.settings, self.start, self.clock, self.tell, self.keep = settings, start, clock, tell, keep
         self.chance = random.Random(_SEED)
         self.times = PairTimes()
+        self._started_at_s = 0.0
         self._began: float | None = None  # of the time limit: preparing a network for its runtime is no part of it
         self._set_s = 0.0  # of the last set, all in all
 
     def run(self) -> PairTimes:
         """Measure until it is decided, or the time is up; Ctrl-C ends it with what there is."""
         began, failures = self.clock(), 0
+        self._started_at_s = began
         if self.settings.at_once:
             self._began = began
         try:
@@ -100,6 +113,7 @@ class PairMeasurement:
                 try:
                     self._one_set()
                     failures = 0
+                    self._hand_on()
                 except SideFailed as failed:
                     failures += 1
                     if failed.lasting or failures > 1:
@@ -110,6 +124,13 @@ class PairMeasurement:
             self.times.interrupted = True
         self.times.total_s = self.clock() - began
         return self.times
+
+    def _hand_on(self) -> None:
+        """The set that has just ended."""
+        if self.keep:
+            self.times.total_s = self.clock() - self._started_at_s
+            found = {role: self.times.measurements[role][-1] for role in ROLES}
+            self.keep(self.times.sets[-1], found, self.times.spent)
 
     @property
     def _used_s(self) -> float:
@@ -169,10 +190,15 @@ class PairMeasurement:
         """Warm all up; seconds of one forward of each together."""
         self._say("warm-up")
         if self.settings.mode == "duet":
-            self._bind(processes, swapped=False)
+            self._bind(processes, swapped=self._begins_swapped)
         roles = list(ROLES)
         self.chance.shuffle(roles)
         return sum(processes[role].warm(limit_s) for role in roles)
+
+    @property
+    def _begins_swapped(self) -> bool:
+        """Whether a set of duets begins on swapped cores: every second one does."""
+        return len(self.times.sets) % 2 == 1
 
     def _bind(self, processes: dict[Role, PairProcess], *, swapped: bool) -> None:
         """A has one core, and what it is compared with the other."""
@@ -192,8 +218,9 @@ class PairMeasurement:
         block_s = 2 * forwards_s
         count = min(max(1, int(room_s / max(block_s, 1e-9))), _MOST_BLOCKS)
         short = self._used_s + block_s > self.settings.time_limit_s and not self.times.sets  # slower than all the time
-        orders, duets = order.interleaved(self.chance), order.duets(self.chance)
-        swapped_before = False
+        orders = order.interleaved(self.chance)
+        swapped_before = self._begins_swapped
+        duets = order.duets(self.chance, swapped=swapped_before)
         for number in range(count):
             if number and self._used_s + block_s > self.settings.time_limit_s:
                 return

@@ -12,6 +12,7 @@ from benchbench.core.errors import UsageError
 from benchbench.core.units import counted, format_shape
 from benchbench.devices import cpu
 from benchbench.devices.environment import environment
+from benchbench.devices.hosts import Host
 from benchbench.report.compare.compare import condition_differences
 from benchbench.runner.job import Cell
 from benchbench.runner.pairs.measure import PairSettings
@@ -46,6 +47,11 @@ class PairPlan:
     conditions: tuple[str, ...]  # in what their environments differ
     cell: str = ""  # of the row of finished runs that is measured again
 
+    @property
+    def host(self) -> Host | None:
+        """The machine that measures it; None: this one."""
+        return self.sides[0].cell.target.host
+
 
 def plan_pair(names: tuple[str, str], request: PairRequest, *, anyway: bool = False) -> PairPlan:
     """Both sides of `bench compare --measure A B`.
@@ -63,7 +69,8 @@ def plan_pair(names: tuple[str, str], request: PairRequest, *, anyway: bool = Fa
         if len(getattr(request, name)) > 2:
             raise UsageError(f"--{name} has one value for both sides, or one for A and one for B")
     cells = tuple(_cell(name, request, place) for place, name in enumerate(names))
-    pythons = tuple(python_of(request, place) for place in range(2))
+    find = named_python if cells[0].target.host else python_of
+    pythons = tuple(find(request, place) for place in range(2))
     return make_plan((cells[0], cells[1]), (pythons[0], pythons[1]), request, anyway=anyway)
 
 
@@ -78,8 +85,8 @@ def make_plan(
     """A plan from two cells.
 
     Args:
-        cells: of this machine.
-        pythons: that run them; None: this one.
+        cells: of one machine; if it is another one, that looks at its cores and its Pythons itself.
+        pythons: that run them; None: the one that runs benchbench there.
         request: for the mode, the margin and the time limit.
         anyway: also where the sides take different inputs.
         cell: of the row of finished runs that is measured again.
@@ -88,7 +95,7 @@ def make_plan(
         UsageError: as `plan_pair` does.
     """
     _check_inputs(cells, anyway=anyway)
-    cores = _cores(request, cells)
+    cores = () if cells[0].target.host else _cores(request, cells)
     conditions = [_environment(cell, python) for cell, python in zip(cells, pythons, strict=True)]
     sides = tuple(
         PairSide(cell=cell, environment=where, python=python)
@@ -142,11 +149,13 @@ def _cell(name: str, request: PairRequest, place: int) -> Cell:
     if len(cells) != 1:
         raise UsageError(f"{'AB'[place]} is to be one network, and {name!r} names {counted(len(cells), 'network')}")
     (cell,) = cells
-    if cell.target.host:
-        raise UsageError(
-            f"--device {request.device}: pairs are measured on this machine alone: log in there and run it there"
-        )
     return cell.with_work(volume=None, protocol=PROTOCOL)  # no whole volume is timed
+
+
+def named_python(request: PairRequest, place: int) -> str | None:
+    """The Python of side 0 (A) or 1 (B) on another machine, as it was named; None: the one of benchbench there."""
+    asked = request.side("python", place)
+    return None if asked is None else str(asked)
 
 
 def python_of(request: PairRequest, place: int) -> str | None:
@@ -166,6 +175,9 @@ def python_of(request: PairRequest, place: int) -> str | None:
 
 def _environment(cell: Cell, python: str | None) -> Mapping[str, Any]:
     target = cell.target
+    if target.environment is not None:  # of another machine, as it told
+        threads = {"threads": cell.workload.threads} if "threads" in target.environment else {}
+        return {**target.environment, **threads}
     if python is not None:
         return ask_environment(cell.job, python)
     return environment(target.backend, cell.workload.threads, cuda_index=target.index)

@@ -1,13 +1,15 @@
 """Far side of `--device HOST`: what ssh starts on the host, each an ordinary command of `bench`.
 
-`bench devices probe` says what the host is, and `bench run --from-stdin --events json` measures the cells that come in
-on stdin. A run ends when stdin closes, and its child with it, so one that is interrupted or loses its connection leaves
-nothing running on the host. A lock lets one run measure at a time; another waits and is told so. Nothing is written
-here but weights, by their hash, into the cache folder; the records go back and their folder is removed.
+`bench devices probe` says what the host is, `bench run --from-stdin --events json` measures the cells that come in on
+stdin, and `bench devices pairs` (`far_pairs`) compares two of them. A run ends when stdin closes, and its child,
+so one that is interrupted or loses its connection leaves nothing running on the host. A lock lets one run measure at a
+time; another waits and is told so. Nothing is written here but weights, by their hash, into the cache folder; the
+records go back and their folder is removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +109,28 @@ def run(request: RunRequest, emit: Emit) -> None:
     Raises:
         UsageError: what comes in is no list of cells.
     """
+    with machine(emit) as take, tempfile.TemporaryDirectory(prefix="benchbench-") as folder:
+        cells, without_weights = take_cells(take(), emit, take)
+        listener = EventWriter(emit, files_of=Path(folder))
+        result = run_cells(cells, request, Path(folder), progress=listener, without_weights=without_weights)
+    emit({"event": "end", "spent": rec.to_json(result.spent)})
+
+
+@contextlib.contextmanager
+def machine(emit: Emit) -> Iterator[Take]:
+    """This machine for a job of another one, which no other job has meanwhile; gives what comes in on stdin.
+
+    When nobody is there any more, the job ends as by Ctrl-C.
+
+    Args:
+        emit: writes `waiting` and `locked`.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell had it ignored
     inbox: queue.Queue[dict[str, Any]] = queue.Queue(maxsize=8)
     threading.Thread(target=_read, args=(inbox,), daemon=True).start()
     lock = _lock(emit)
     try:
-        with tempfile.TemporaryDirectory(prefix="benchbench-") as folder:
-            cells, without_weights = _cells(inbox.get(), emit, inbox.get)
-            listener = EventWriter(emit, files_of=Path(folder))
-            result = run_cells(cells, request, Path(folder), progress=listener, without_weights=without_weights)
-        emit({"event": "end", "spent": rec.to_json(result.spent)})
+        yield inbox.get
     finally:
         os.close(lock)
 
@@ -158,8 +172,17 @@ def _lock(emit: Emit) -> int:
     return handle
 
 
-def _cells(message: Mapping[str, Any], emit: Emit, take: Take) -> tuple[list[Cell], dict[str, str]]:
-    """The cells, their weights at hand; and cell -> why its weights could not be had."""
+def take_cells(message: Mapping[str, Any], emit: Emit, take: Take) -> tuple[list[Cell], dict[str, str]]:
+    """The cells that come in, their weights at hand; and cell -> why its weights could not be had.
+
+    Args:
+        message: with `asked`, and of each of `cells` its card, model, workload and whether its class may be imported.
+        emit: writes `need` and `files`.
+        take: returns the next message.
+
+    Raises:
+        UsageError: it is no list of cells.
+    """
     try:
         target = _this_machine(str(message["asked"]))
         wanted = [

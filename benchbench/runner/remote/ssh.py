@@ -32,7 +32,7 @@ from benchbench.runner.child_process import lines, tail
 _EVENT = b'{"event": "'
 _LAST = ("end", "hello")  # events after which nothing comes
 #: Of commands and events; it changes when an older far side could not follow.
-PROTOCOL = 4
+PROTOCOL = 5
 _CONNECT_S = 15
 _GARBAGE_BYTES = 8_000_000
 _OPTIONS = (
@@ -83,6 +83,7 @@ class Connection:
         self.answered_s: float | None = None  # from starting ssh to the far side's first word
         self._started = time.monotonic()
         self.noise = b""  # the first line that was no event, such as a login banner
+        self._pending = bytearray()  # that came behind the last event, for a later call of `events`
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the connection
         self._ssh: subprocess.Popen[bytes] | None = None
         if shutil.which("ssh"):
@@ -116,7 +117,7 @@ class Connection:
             yield ConnectionLost("there is no ssh on this machine: install OpenSSH's client")
             return
         garbage = 0
-        for line in lines(self._ssh.stdout.fileno(), time.monotonic() + limit_s):
+        for line in lines(self._ssh.stdout.fileno(), time.monotonic() + limit_s, self._pending):
             if line is None:
                 yield ConnectionLost(f"{self.host.url} did not answer within {limit_s:.0f} s", self._errors())
                 return
@@ -143,13 +144,17 @@ class Connection:
     def _errors(self) -> str:
         return tail(self._stderr)
 
+    def end_input(self) -> None:
+        """Say no more: a far side that measures ends as by Ctrl-C, and what it says until then is still heard."""
+        if self._ssh is not None and self._ssh.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._ssh.stdin.close()
+
     def hang_up(self) -> None:
         """End the far side; `events`, in whatever thread, then ends with a ConnectionLost."""
         if self._ssh is None:
             return
-        if self._ssh.stdin is not None:
-            with contextlib.suppress(OSError, ValueError):
-                self._ssh.stdin.close()
+        self.end_input()
         try:
             self._ssh.wait(timeout=2.0)
         except subprocess.TimeoutExpired:

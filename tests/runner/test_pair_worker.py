@@ -1,0 +1,78 @@
+"""Worker of a paired measurement, in this process: what it sends once nothing is timed any more."""
+
+import json
+
+import pytest
+
+from benchbench.core import records as rec
+from benchbench.measure import energy
+from benchbench.runner.job import Job
+from benchbench.runner.pairs import worker as pair_worker
+
+
+class Meter:
+    """Counts a joule a forward."""
+
+    def __init__(self):
+        self.forwards, self.began, self.closed = 0, False, False
+
+    def begin(self):
+        self.began = True
+
+    def between(self):
+        self.forwards += 1
+
+    def end(self):
+        return energy.Reading(joules=float(self.forwards), window_s=3.0, samples=9, period_s=0.1, what="a test's meter")
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    """Has a network that is built and warm, and what it sent."""
+    events = []
+    made = pair_worker._Worker(lambda event: events.append(json.loads(json.dumps(event))))
+    made.events = events
+    model = rec.ModelSpec(name="t", arch="tests.tiny_nets:Tiny", kwargs={}, in_channels=4, out_channels=3)
+    job = Job(model=model, workload=rec.Workload(spatial=(8, 8, 8), threads=1))
+    monkeypatch.setattr(pair_worker.cpu, "set_affinity", lambda cores: None)
+    monkeypatch.setattr(pair_worker, "_ENERGY_S", 0.0)
+    made.do({"do": "build", "job": rec.to_json(job)})
+    made.do({"do": "warm", "limit_s": 0.0})
+    return made
+
+
+def measured(worker):
+    return {e["measurement"]["metric"]: e["measurement"] for e in worker.events if e["event"] == "measurement"}
+
+
+def test_a_forward_tells_its_wall_and_processor_time(worker):
+    worker.do({"do": "forward", "at_s": 0.0})
+    event = worker.events[-1]
+    assert event["event"] == "forward"
+    assert event["wall_s"] > 0
+    assert event["cpu_s"] >= 0
+
+
+def test_energy_is_that_of_a_forward_where_it_is_asked_for(worker, monkeypatch):
+    meter = Meter()
+    monkeypatch.setattr(energy, "open_meter", lambda *_: meter)
+    worker.do({"do": "finish", "energy": True, "accuracy": False})
+    found = measured(worker)["energy_j"]
+    assert (found["value"], found["unit"], found["origin"]) == (1.0, "J", "measured")
+    assert "a test's meter" in found["method"]
+    assert (meter.began, meter.closed) == (True, True)
+    assert worker.events[-1]["event"] == "finished"
+
+
+def test_no_energy_without_a_sensor_or_where_it_is_not_asked_for(worker, monkeypatch):
+    monkeypatch.setattr(energy, "open_meter", lambda *_: "no sensor")
+    worker.do({"do": "finish", "energy": True, "accuracy": False})
+    assert "peak_memory_bytes" in measured(worker)
+    meter = Meter()
+    monkeypatch.setattr(energy, "open_meter", lambda *_: meter)
+    worker.do({"do": "finish", "energy": False, "accuracy": False})
+    assert "energy_j" not in measured(worker)
+    assert not meter.began
