@@ -146,9 +146,10 @@ def _origin(point: Mapping[str, Any], search: Mapping[str, Any]) -> str:
     text = f"{point['train_s']:.0f} s of training in all"
     if (parent := search["parent"]) and point["inherited"]:
         dice = "unknown" if parent["dice_val"] is None else f"{parent['dice_val']:.3f}"
+        trained = "trained elsewhere" if parent["train_s"] is None else f"{parent['train_s']:.0f} s of training"
         return (
             f"{point['inherited']:.0%} of its first weights are from a parent ({parent['model']}, Dice {dice} on val, "
-            f"{parent['train_s']:.0f} s of training); then {text}."
+            f"{trained}); then {text}."
         )
     return f"Trained from scratch: {text}."
 
