@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchbench.core.search_result import EAGER, FILES, ordered, runtime_of
+from benchbench.core.search_result import EAGER, FILES, family_of, ordered, runtime_of
 from benchbench.core.units import counted, format_shape, format_value
 from benchbench.report import writers
 
@@ -101,7 +101,7 @@ def search_card(point: Mapping[str, Any], search: Mapping[str, Any]) -> str:
     config = "\n".join(f"    {key}: {value}" for key, value in sorted(point["config"].items()))
     return f"""# {point["name"]}
 
-A Slim UNETR found by `bench search` under the budget {search["budget_text"]}.
+A {family_of(search)["one"]} found by `bench search` under the budget {search["budget_text"]}.
 
 ## Use
 

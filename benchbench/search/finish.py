@@ -44,6 +44,7 @@ from benchbench.search.trainings import FinishedTraining
 from benchbench.search.trajectories import Trajectories
 
 ONNX_S = 15.0  # to write and run an ONNX file
+_FAMILY = {"title": "title", "one": "one", "baseline": "baseline_title"}  # words of the record -> of the space
 _LATE = 0.05  # share of the time by which the last measurement may be late
 
 
@@ -182,7 +183,7 @@ class Finish:
                 "memory": self.baseline.decomposition,
             },
             "smallest": {metric: value for metric, (value, _) in feasibility.smallest(problem).items()},
-            "family": {"title": problem.space.title, "baseline": problem.space.baseline_title},
+            "family": {key: getattr(problem.space, name) for key, name in _FAMILY.items()},
             "space": {
                 **rec.to_json(self.summary),
                 "choices": json.loads(rec.canonical_json(rec.to_json(problem.space.describe()))),

@@ -16,6 +16,7 @@ from benchbench.search.parent_channels import find_channels, read_channels, writ
 from benchbench.search.problem import SearchProblem
 from benchbench.search.request import SearchRequest
 from benchbench.search.slim_unetr_space import PARENT_BATCHES, is_published_network
+from benchbench.training.torch_runtime import threads
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 from benchbench.zoo import checkpoint, places
@@ -95,7 +96,8 @@ def with_channels(
         model = zoo_build.build_here(whole.model, whole.spatial).eval()
         checkpoint.load_weights(model, whole.path)
         try:
-            channels = find_channels(model, whole, *problem.gradients(PARENT_BATCHES))
+            with threads(problem.threads):
+                channels = find_channels(model, whole, *problem.gradients(PARENT_BATCHES))
         except UsageError as error:
             raise UsageError(f"{whole.path} cannot be made smaller: {error}") from error
         write_channels(path, channels)

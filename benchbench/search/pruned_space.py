@@ -77,6 +77,11 @@ class PrunedSpace:
         """`smaller versions of nnunet_small`."""
         return f"smaller versions of {self.channels.model.name}"
 
+    @property
+    def one(self) -> str:
+        """`smaller version of nnunet_small`."""
+        return f"smaller version of {self.channels.model.name}"
+
     # -- configurations
 
     @functools.cached_property
@@ -227,7 +232,7 @@ class PrunedSpace:
         return ""
 
     def notes(self, task: Task) -> list[str]:
-        """What its levels are."""
+        """What its levels are, and which controls mean nothing."""
         channels, lines = self.channels, []
         for level, voxels in enumerate(channels.levels):
             widths, least = channels.widths(level), self.choices[level][0]
@@ -235,6 +240,7 @@ class PrunedSpace:
             lines.append(f"  level {level + 1}: maps of {voxels} voxels, {layers}, of which {least:.0%} to all stay")
         if channels.structure.frozen:
             lines.append(f"  {channels.structure.frozen} channels, such as the outputs, always stay")
+        lines.append("  the parent is not trained again, so --controls are the same from scratch and chance alone")
         return lines
 
 

@@ -96,6 +96,10 @@ class SearchSpace(Protocol[_C]):
         """What its networks are, `Slim UNETR`."""
 
     @property
+    def one(self) -> str:
+        """What one of its networks is, `Slim UNETR`."""
+
+    @property
     def baseline_title(self) -> str:
         """What the network to beat is called, `the published network`."""
 

@@ -40,7 +40,7 @@ _CUTS = ((max(configs.RATIOS), "layer"), (0.0, "layer"), (max(configs.RATIOS), "
 class SlimUnetrSpace:
     """See `search_space.SearchSpace`."""
 
-    title = "Slim UNETR"
+    title = one = "Slim UNETR"
     baseline_title = "the published network"
     inheritance = "whose weights networks with its stem inherit"
     controls = ("scratch", "published", "scaled")

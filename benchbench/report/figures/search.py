@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchbench.core.search_result import family_of
-from benchbench.core.units import counted, format_duration, format_value
+from benchbench.core.units import format_duration, format_value
 from benchbench.report.figures import style
 from benchbench.report.figures.style import Drawing
 
@@ -260,14 +260,14 @@ def sketch(search: Mapping[str, Any], point: Mapping[str, Any] | None) -> Drawin
 def _kept_of_the_parent(search: Mapping[str, Any], point: Mapping[str, Any]) -> Drawing:
     """The share of the parent's channels that a network keeps of each level."""
     levels, keep = search["space"]["choices"]["levels"], point["config"]["keep"]
-    names = [f"level {number}, {level['voxels']:,} voxels" for number, level in enumerate(levels, 1)]
-    figure, axes = style.row_axes(names, 0.4, right=0.34)
-    style.scale(axes, "x", (0, 1.0), "share of the parent's channels that stays")
+    names = [f"{level['voxels']:,} voxels" for level in levels]
+    figure, axes = style.row_axes(names, 0.4, right=0.2)
+    style.scale(axes, "x", (0, 1.0), "share of its channels that stays")
     texts = []
     for row, (level, share) in enumerate(zip(levels, keep, strict=True)):
         axes.barh(row, 1.0, height=0.6, color=style.GRID)
         axes.barh(row, share, height=0.6, **style.MEASURED)
-        texts.append(f"{share:.0%} of {level['channels']} channels, {counted(level['layers'], 'layer')}")
+        texts.append(f"{share:.0%} of {level['channels']}")
         axes.text(1.03, row, texts[-1], va="center", color=style.INK, fontsize=style.FONT - 1.5)
     spoken = "; ".join(f"{name}: {text}" for name, text in zip(names, texts, strict=True))
     return style.drawing(
