@@ -19,10 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchbench.search import proposals, space  # noqa: E402
+from benchbench.search import proposals, slim_unetr_configs  # noqa: E402
 from benchbench.search.budget import parse_budget  # noqa: E402
 from benchbench.search.problem import SearchProblem  # noqa: E402
-from benchbench.search.space import Config  # noqa: E402
+from benchbench.search.slim_unetr_configs import Config  # noqa: E402
 from benchbench.search.storage import open_storage  # noqa: E402
 from benchbench.search.trial import Evaluation  # noqa: E402
 from benchbench.zoo import checkpoint  # noqa: E402
@@ -43,7 +43,7 @@ def of_the_record(folder: Path, weights: Path) -> None:
     macs = SearchProblem(
         data="", key="", spatial=tuple(found["task"]["spatial"]), in_channels=found["task"]["in_channels"],
         out_channels=found["task"]["out_channels"], budget=parse_budget([]),
-    ).costs(space.PUBLISHED)["macs"]  # fmt: skip
+    ).costs(slim_unetr_configs.PUBLISHED)["macs"]  # fmt: skip
     print(f"published network, {info.train['seconds'] / 60:.0f} min of training: Dice {wanted:.3f} on val")
     for point in sorted(found["points"], key=lambda p: p["costs"]["macs"]):
         share = point["costs"]["macs"] / macs

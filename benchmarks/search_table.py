@@ -25,10 +25,11 @@ import benchbench
 from benchbench import data
 from benchbench.core import records as rec
 from benchbench.devices.environment import environment
-from benchbench.search import space
+from benchbench.search import slim_unetr_configs
 from benchbench.search.budget import parse_budget
-from benchbench.search.problem import SearchProblem, published_spec
-from benchbench.search.space import Config
+from benchbench.search.problem import SearchProblem
+from benchbench.search.slim_unetr_configs import Config
+from benchbench.search.slim_unetr_space import published_spec
 from benchbench.search.trial import evaluate, parent_of, shared_loader
 from benchbench.training.recipe import TrainingBudget, default_batch
 from benchbench.zoo import build as zoo_build
@@ -43,22 +44,22 @@ LEVELS: dict[str, tuple[object, ...]] = {
     "attention": (1.0, 0.5),
     "stem": (4, 8),
     "sampling": ((4, 2, 2, 1), (8, 4, 1, 1)),
-    "variant": space.VARIANTS,
+    "variant": slim_unetr_configs.VARIANTS,
 }
 
 
 def make(choice: dict[str, object]) -> Config:
     """The configuration of a choice of levels."""
-    plain = space.scaled(choice["width"], choice["variant"])  # type: ignore[arg-type]
+    plain = slim_unetr_configs.scaled(choice["width"], choice["variant"])  # type: ignore[arg-type]
     share = choice["width"] * choice["attention"]  # type: ignore[operator]
     attention = tuple(
         min(of, key=lambda n: abs(n - share * whole))
-        for of, whole in zip(_ATTENTION, space.PUBLISHED.attention, strict=True)
+        for of, whole in zip(_ATTENTION, slim_unetr_configs.PUBLISHED.attention, strict=True)
     )
-    heads = tuple(math.gcd(width, n) for width, n in zip(attention, space.PUBLISHED.heads, strict=True))
+    heads = tuple(math.gcd(width, n) for width, n in zip(attention, slim_unetr_configs.PUBLISHED.heads, strict=True))
     return dataclasses.replace(
         plain,
-        depths=(1, 1, 1, 1) if choice["shallow"] else space.PUBLISHED.depths,
+        depths=(1, 1, 1, 1) if choice["shallow"] else slim_unetr_configs.PUBLISHED.depths,
         expansion=(choice["expansion"],) * 4,
         attention=attention,
         heads=heads,

@@ -16,7 +16,7 @@ from benchbench.search import proposals
 from benchbench.search.budget import parse_budget
 from benchbench.search.problem import SearchProblem
 from benchbench.search.proposals import Agreed
-from benchbench.search.space import Config
+from benchbench.search.slim_unetr_configs import Config
 from benchbench.search.storage import open_storage, storage_errors
 from benchbench.search.trial import Evaluation
 from benchbench.search.worker import interrupt

@@ -213,10 +213,15 @@ def choose(
             removed.append([])
             continue
         keep = min(layer.width, -(-next(counts) // multiple_of) * multiple_of)
-        removed.append(sorted(np.argsort(values, kind="stable")[: layer.width - keep].tolist()))
+        removed.append(least_important(values, layer.width - keep))
     if ratio and not any(removed):
         raise UsageError(f"{ratio:g} of its channels is none in every layer: take a larger share")
     return removed
+
+
+def least_important(scores: Scores, count: int) -> list[int]:
+    """The numbers of so many channels of a layer that matter least, in order."""
+    return sorted(np.argsort(scores, kind="stable")[:count].tolist())
 
 
 def _remaining_globally(ranked: Sequence[tuple[ChannelGroup, Scores]], ratio: float) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Literal
 from benchbench.core.arguments import REQUIRED, flag, share
 from benchbench.training.recipe import TrainingBudget, parse_budget
 
+FINE_TUNING_RATE = 1e-3  # highest learning rate
 Criterion = Literal["magnitude", "taylor", "batchnorm", "random"]
 
 
@@ -66,7 +67,9 @@ class CompressRequest:
         help="share of the fine-tuning loss that measures the distance from the original network's output "
         "(default: 0.5)",
     )
-    lr: float = flag("--lr", 1e-3, metavar="RATE", help="highest learning rate of the fine-tuning (default: 0.001)")
+    lr: float = flag(
+        "--lr", FINE_TUNING_RATE, metavar="RATE", help="highest learning rate of the fine-tuning (default: 0.001)"
+    )
     batch: int | None = flag("--batch-size")
     data: str | None = flag(
         "--data",

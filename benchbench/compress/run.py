@@ -146,7 +146,7 @@ def _compress(request: CompressRequest, out: Path, progress: Progress | None, fr
         agreement=pruned.agreement,
         unranked=pruned.unranked,
         val_cases=plan.splits.get("val", 0) if plan else 0,
-        val_trained_on=_val_trained_on(plan, info),
+        val_trained_on=val_trained_on(plan, info),
         parent_path=info.path,
         earlier=earlier,
     )
@@ -247,7 +247,17 @@ def _plan(request: CompressRequest, info: checkpoint.CheckpointInfo) -> data.Dat
             )
         return None
     fold = int(info.train.get("fold", 0)) if request.data and not data.is_bundled(request.data) else None
-    plan = data.get_plan(str(source), fold=fold)
+    return data_of(info, data.get_plan(str(source), fold=fold))
+
+
+def data_of(info: checkpoint.CheckpointInfo, plan: data.DataPlan) -> data.DataPlan:
+    """A data set as some weights see it, if they can be trained on with it.
+
+    Raises:
+        CheckpointError: they were trained with its test cases.
+        DataError: it has other channels or labels than the network, which prepares images in its own way.
+        UsageError: it has other channels or labels, or is not what the weights were trained on.
+    """
     channels, needed = (info.model.in_channels, info.model.out_channels), (plan.in_channels, plan.out_channels)
     if channels != needed:
         raise UsageError(
@@ -280,7 +290,7 @@ def _spec(info: checkpoint.CheckpointInfo, pruned: Pruned, name: str) -> rec.Mod
     )
 
 
-def _val_trained_on(plan: data.DataPlan | None, info: checkpoint.CheckpointInfo) -> int:
+def val_trained_on(plan: data.DataPlan | None, info: checkpoint.CheckpointInfo) -> int:
     """How many of the validation cases are training cases: of a fold of nnU-Net all that it did not hold out are."""
     if plan is None or not info.imported or info.imported.get("from") != NNUNET:
         return 0

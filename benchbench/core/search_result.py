@@ -10,7 +10,7 @@ from typing import Any
 from benchbench.core.config import read_json
 from benchbench.core.errors import StoreError
 from benchbench.core.results import SEARCH
-from benchbench.core.units import counted, format_value
+from benchbench.core.units import counted, format_duration, format_value
 
 #: 2: `baseline` and `comparisons` instead of a retrained published network among the points; `parent` may be null.
 SCHEMA = 2
@@ -18,11 +18,12 @@ SCHEMA = 2
 EAGER: Mapping[str, Any] = {"name": "eager", "title": "PyTorch, eager", "versions": {}}
 
 
-#: What a point of the front is compared with: kind of a row of `comparisons` -> words.
+PUBLISHED = "the published network"  # what the network to beat is called in a record that does not say
+#: What a point of the front is compared with: kind of a row of `comparisons` -> words; {} is the network to beat.
 COMPARED = {
-    "published weights": "the published network",
+    "published weights": "{}",
     "scratch": "the same architecture from scratch, with as much computing",
-    "published": "the published network, trained for the whole time",
+    "published": "{}, trained for the whole time",
     "scaled": "nnU-Net of the same latency, trained for the whole time",
     "random": "the best of a search with random proposals",
 }
@@ -52,16 +53,45 @@ def runtime_of(search: Mapping[str, Any]) -> Mapping[str, Any]:
     return runtime
 
 
+def family_of(search: Mapping[str, Any]) -> Mapping[str, str]:
+    """`title`: what its networks are; `one`: what one of them is; `baseline`: what the network to beat is called."""
+    family: Mapping[str, str] = search.get("family") or {
+        "title": "Slim UNETR",
+        "one": "Slim UNETR",
+        "baseline": PUBLISHED,
+    }
+    return family
+
+
+def baseline_word(baseline: str) -> str:
+    """`published` of `the published network`, `parent` of `the parent`."""
+    return baseline.removeprefix("the ").removesuffix(" network")
+
+
+def compared(kind: str, baseline: str) -> str:
+    """What a comparison is with, in words.
+
+    Args:
+        baseline: what the network to beat is called.
+    """
+    return COMPARED[kind].format(baseline)
+
+
+def trained_text(origin: str, train_s: float | None) -> str:
+    """`weights that come with benchbench, 20 min of training`; None: another program trained them."""
+    return f"{origin}, " + ("trained elsewhere" if train_s is None else f"{format_duration(train_s)} of training")
+
+
 def ordered(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Finalists, those of the front first, the cheapest before the others."""
     return sorted(points, key=lambda p: (not p["front"], p["objective"] or 0.0))
 
 
-def verdict(row: Mapping[str, Any]) -> str:
-    """What a comparison says, as a line."""
+def verdict(row: Mapping[str, Any], baseline: str = PUBLISHED) -> str:
+    """What a comparison says, as a line; `baseline` is what the network to beat is called."""
     low, high = row["ci95"]
     text = (
-        f"{row['point']} against {COMPARED[row['kind']]} ({row['name']}): {row['verdict']}, Dice on test "
+        f"{row['point']} against {compared(row['kind'], baseline)} ({row['name']}): {row['verdict']}, Dice on test "
         f"{row['dice']:.3f} against {row['other_dice']:.3f} ({row['gain']:+.3f}, {low:+.3f} to {high:+.3f}, "
         f"{row['cases']} cases, {counted(row['seeds'], 'training')})"
     )

@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchbench.core.search_result import verdict
-from benchbench.core.units import counted, format_duration, format_value, times
+from benchbench.core.search_result import family_of, trained_text, verdict
+from benchbench.core.units import counted, format_value, times
 from benchbench.report import reliability
 from benchbench.report.compare.verdicts import MIN_DICE
 
@@ -70,7 +70,7 @@ def lead(search: Mapping[str, Any], front: Sequence[Point]) -> str:
         most = max(map(_on_val, front))
         return f"There is nothing to take: no network of the front segments anything (Dice on val at most {most:.3f})."
     test, metric = best["dice_test"], search["metric"]
-    whole = ", the published network" if best["published"] else ""
+    whole = f", {family_of(search)['baseline']}" if best["published"] else ""
     text = f"Take {best['name']}{whole}: Dice {dice_text(test)} on {test['cases']} cases that the search has never seen"
     if best["objective"] is not None:
         text += f", {metric['title']} {format_value(best['objective'], metric['unit'])}"
@@ -85,7 +85,7 @@ def lead(search: Mapping[str, Any], front: Sequence[Point]) -> str:
 
 
 def savings(search: Mapping[str, Any], front: Sequence[Point]) -> list[Saving]:
-    """What the network to take saves against the published one: with its weights, and trained for as long."""
+    """What the network to take saves against the one to beat: with its weights, and trained for as long."""
     point = taken(front)
     if point is None or point["published"]:
         return []
@@ -93,7 +93,8 @@ def savings(search: Mapping[str, Any], front: Sequence[Point]) -> list[Saving]:
     known = search.get("baseline")
     if rows and known:
         return [
-            _saving(point, row, known["costs"]) for row in sorted(rows, key=lambda row: row["kind"] != BASELINES[0])
+            _saving(point, row, known["costs"], family_of(search)["baseline"])
+            for row in sorted(rows, key=lambda row: row["kind"] != BASELINES[0])
         ]
     other = published_point(search["points"])  # of schema 1: trained by the search itself
     if other is None:
@@ -112,7 +113,7 @@ def savings(search: Mapping[str, Any], front: Sequence[Point]) -> list[Saving]:
 _SAID = {"better": "More accurate than", "worse": "Less accurate than"}
 
 
-def _saving(point: Point, row: Mapping[str, Any], costs: Mapping[str, float]) -> Saving:
+def _saving(point: Point, row: Mapping[str, Any], costs: Mapping[str, float], baseline: str) -> Saving:
     low, high = row["ci95"]
     said = _SAID.get(row["verdict"], "Not told apart in Dice from")
     text = (
@@ -126,7 +127,7 @@ def _saving(point: Point, row: Mapping[str, Any], costs: Mapping[str, float]) ->
     kind = "" if row["kind"] == BASELINES[0] else ", trained for the whole time"
     return Saving(
         figures=(_gain(row["gain"]), *_less(point["costs"], costs), *faster),
-        title=f"{said} the published network ({row['name']}{kind})",
+        title=f"{said} {baseline} ({row['name']}{kind})",
         text=text,
     )
 
@@ -197,7 +198,8 @@ def _cell(row: Mapping[str, Any]) -> tuple[str, str]:
 
 def in_words(search: Mapping[str, Any], points: Sequence[Point]) -> tuple[list[str], list[str]]:
     """Every comparison as a sentence; and what is said besides, such as that there is nothing to compare with."""
-    compared = [verdict(row) for row in search.get("comparisons", ())]
+    baseline = family_of(search)["baseline"]
+    compared = [verdict(row, baseline) for row in search.get("comparisons", ())]
     if "verdicts" not in search:  # schema 1
         return [], [f"{point['name']}: {text}" for point in points for text in point["verdicts"]]
     return [f"{text}." for text in compared], [f"{text}." for text in search["verdicts"] if text not in compared]
@@ -226,11 +228,11 @@ def limits(search: Mapping[str, Any]) -> tuple[list[str], bool]:
         elif known:
             costs = (search.get("baseline") or search.get("unmodified") or {}).get("costs", {})
             other = costs.get(limit["metric"])
-            beside = f", the published network {other / limit['most']:.0%}" if other else ""
+            beside = f", {family_of(search)['baseline']} {other / limit['most']:.0%}" if other else ""
             lines.append(f"{limit['text']} does not bind: the finalists take at most {max(known):.0%} of it{beside}.")
     return lines, binds
 
 
-def trained_text(known: Mapping[str, Any]) -> str:
+def trained(known: Mapping[str, Any]) -> str:
     """`weights that come with benchbench, 20 min of training`."""
-    return f"{known['origin']}, {format_duration(known['train_s'])} of training"
+    return trained_text(str(known["origin"]), known["train_s"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchbench.core.search_result import EAGER, FILES, ordered, runtime_of
+from benchbench.core.search_result import EAGER, FILES, family_of, ordered, runtime_of
 from benchbench.core.units import counted, format_shape, format_value
 from benchbench.report import writers
 
@@ -101,7 +101,7 @@ def search_card(point: Mapping[str, Any], search: Mapping[str, Any]) -> str:
     config = "\n".join(f"    {key}: {value}" for key, value in sorted(point["config"].items()))
     return f"""# {point["name"]}
 
-A Slim UNETR found by `bench search` under the budget {search["budget_text"]}.
+A {family_of(search)["one"]} found by `bench search` under the budget {search["budget_text"]}.
 
 ## Use
 
@@ -146,9 +146,10 @@ def _origin(point: Mapping[str, Any], search: Mapping[str, Any]) -> str:
     text = f"{point['train_s']:.0f} s of training in all"
     if (parent := search["parent"]) and point["inherited"]:
         dice = "unknown" if parent["dice_val"] is None else f"{parent['dice_val']:.3f}"
+        trained = "trained elsewhere" if parent["train_s"] is None else f"{parent['train_s']:.0f} s of training"
         return (
             f"{point['inherited']:.0%} of its first weights are from a parent ({parent['model']}, Dice {dice} on val, "
-            f"{parent['train_s']:.0f} s of training); then {text}."
+            f"{trained}); then {text}."
         )
     return f"Trained from scratch: {text}."
 

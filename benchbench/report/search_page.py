@@ -13,7 +13,7 @@ from typing import Any
 
 from benchbench.core.errors import PLACE, StoreError, command, first_line
 from benchbench.core.results import SEARCH
-from benchbench.core.search_result import EAGER, ordered, runtime_of
+from benchbench.core.search_result import EAGER, family_of, ordered, runtime_of, trained_text
 from benchbench.core.units import counted, format_duration, format_shape, format_value
 from benchbench.report import html, reliability, search_answer
 from benchbench.report.figures import search as figures_search
@@ -66,6 +66,7 @@ def _render(search: Mapping[str, Any]) -> str:
         "slack": slack,
         "left_out": list(search.get("left_out", ())),
         "time": format_duration(search["asked"]["time_s"]),
+        "baseline": family_of(search)["baseline"],
         "networks": [(point["name"], point["config_text"], _padding(point)) for point in points],
         "figures": [drawing for drawing in on_the_way if drawing],
         "feasible": _feasible(search, trained),
@@ -95,10 +96,16 @@ def _sentence(search: Mapping[str, Any], trained: Sequence[Any]) -> str:
     threads = search["asked"].get("threads")
     on = f" on {counted(threads, 'thread')}" if threads else ""
     return (
-        f"Variants of Slim UNETR for {search['data']['title']}: {len(trained)} configurations were trained, {refused} "
+        f"{_networks(search)} for {search['data']['title']}: {len(trained)} configurations were trained, {refused} "
         f"refused before any training, {len(search['promotions'])} trained for longer, {len(search['points'])} to the "
         f"end, in {format_duration(search['accounting']['whole_s'])}{on}."
     )
+
+
+def _networks(search: Mapping[str, Any]) -> str:
+    """`Variants of Slim UNETR`, `Smaller versions of nnunet_small`."""
+    title = family_of(search)["title"]
+    return f"Variants of {title}" if title[0].isupper() else f"{title[0].upper()}{title[1:]}"
 
 
 def _columns(search: Mapping[str, Any], *, binds: bool) -> list[tuple[str, str, bool]]:
@@ -132,8 +139,9 @@ def _row(search: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
     where = "on the front" if point["front"] else "not on the front"
     if test["mean"] < reliability.OF_USE:
         where += ", of no use"
+    baseline = family_of(search)["baseline"]
     cells: dict[str, tuple[Any, str, str]] = {  # column -> what it is sorted by, text, second line
-        "name": (point["name"], point["name"], where + ", the published network" * bool(point["published"])),
+        "name": (point["name"], point["name"], where + f", {baseline}" * bool(point["published"])),
         "dice": (test["mean"], f"{test['mean']:.3f}", f"{test['ci95'][0]:.3f} to {test['ci95'][1]:.3f}"),
         "val": (val["mean"], f"{val['mean']:.3f}", _seeds(val["values"])),
         "objective": (
@@ -162,13 +170,13 @@ def _padding(point: Mapping[str, Any]) -> str:
 
 
 def _published_rows(search: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row of the published network, which the search does not train; none in records of schema 1."""
+    """A row of the network to beat, which the search does not train; none in records of schema 1."""
     if not (known := search.get("baseline")):
         return []
     test, costs, metric = known["dice_test"], known["costs"], search["metric"]
     objective = costs.get(metric["name"])
     cells: dict[str, tuple[Any, str, str]] = {
-        "name": (known["name"], known["name"], "the published network"),
+        "name": (known["name"], known["name"], family_of(search)["baseline"]),
         "dice": (0.0, "–", "there are no weights for this data"),
         "val": (0.0, "–", ""),
         "objective": (objective, "–" if objective is None else format_value(objective, metric["unit"]), ""),
@@ -179,7 +187,7 @@ def _published_rows(search: Mapping[str, Any]) -> list[dict[str, Any]]:
     if test:
         low, high = test["ci95"]
         cells["dice"] = (test["mean"], f"{test['mean']:.3f}", f"{low:.3f} to {high:.3f}")
-        trained = f"the published network: {search_answer.trained_text(known)}"
+        trained = f"{family_of(search)['baseline']}: {search_answer.trained(known)}"
         cells["name"] = (known["name"], known["name"], trained)
         cells["val"] = (known["dice_val"], f"{known['dice_val']:.3f}", "")
     return [_cells(cells)]
@@ -248,7 +256,7 @@ def _parent(parent: Mapping[str, Any] | None) -> str:
         return "none, every network was trained from scratch"
     dice = "" if parent["dice_val"] is None else f", Dice {parent['dice_val']:.3f} on val"
     when = "before the search" if parent["given"] else "within the search"
-    return f"{parent['model']}{dice}, {format_duration(parent['train_s'])} of training {when}"
+    return f"{trained_text(parent['model'] + dice, parent['train_s'])} {when}"
 
 
 def _runtime(search: Mapping[str, Any]) -> str:

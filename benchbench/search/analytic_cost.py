@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from benchbench.search.space import Config
+from benchbench.search.slim_unetr_configs import Config
 
 _KERNEL = 27  # of the depthwise convolutions
 FLOAT = 4  # bytes of a weight

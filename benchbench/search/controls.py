@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,10 +18,10 @@ import torch
 from benchbench import data
 from benchbench.core import records as rec
 from benchbench.core.errors import UnsupportedError
-from benchbench.search import space
-from benchbench.search.problem import SearchProblem, published_spec, timed_costs
+from benchbench.search.problem import SearchProblem, timed_costs
+from benchbench.search.slim_unetr_space import published_spec
 from benchbench.search.trajectories import Trajectories, result_of
-from benchbench.search.trial import name_of, train_network
+from benchbench.search.trial import train_network
 from benchbench.training.recipe import TrainingBudget
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
@@ -33,9 +33,10 @@ KINDS = ("scratch", "published", "scaled")
 _WIDEST = 64  # channels of the first stage of the scaled network
 
 
-def duration_s(time_s: float, front: int, seeds: int, spent_s: float) -> float:
-    """About how long the controls take, for so many points of a front, each trained for `spent_s`."""
-    return seeds * (front * spent_s + (1 + front) * time_s) + time_s
+def duration_s(kinds: Collection[str], time_s: float, front: int, seeds: int, spent_s: float) -> float:
+    """About how long the controls of some kinds take, for so many points of a front, each trained for `spent_s`."""
+    each_s = {"scratch": front * spent_s, "published": time_s, "scaled": front * time_s}
+    return seeds * sum(each_s[kind] for kind in kinds) + time_s
 
 
 class Controls:
@@ -46,15 +47,17 @@ class Controls:
         self.journal, self.weights = trajectories.journal, trajectories.weights
 
     def run(self, front: Sequence[Mapping[str, Any]]) -> None:
-        """Train what is not trained yet, for the points of a front as in the record of the search."""
-        seeds = sorted({seed for point in front for seed in point["seeds"]})
-        for point in front:
-            for seed in point["seeds"]:
-                self._scratch(point, seed)
-        for seed in seeds:
-            spec = published_spec(self.problem, self.problem.published.variant)
-            self._plain("published", spec, f"published-seed{seed}", seed, {"key": "", "name": spec.name})
-        for point in front:
+        """Train what is not trained yet of the kinds that the space has, for points of a front as in the record."""
+        kinds = self.problem.space.controls
+        if "scratch" in kinds:
+            for point in front:
+                for seed in point["seeds"]:
+                    self._scratch(point, seed)
+        if "published" in kinds:
+            for seed in sorted({seed for point in front for seed in point["seeds"]}):
+                spec = published_spec(self.problem, self.problem.space.published_name(self.problem.spatial))
+                self._plain("published", spec, f"published-seed{seed}", seed, {"key": "", "name": spec.name})
+        for point in front if "scaled" in kinds else ():
             scaled = self.journal.decide(f"width beside {point['key']}", functools.partial(self._scaled, point))
             if "error" in scaled:
                 self.own.worker.tell(f"no {SCALED} beside {point['name']}: {scaled['error']}")
@@ -75,7 +78,7 @@ class Controls:
     def _parent_s(self) -> float:
         """Seconds of training that the parent had in the search."""
         facts = self.own.worker.parent_facts()
-        return 0.0 if facts is None or facts["given"] else float(facts["train_s"])
+        return 0.0 if facts is None or facts["given"] else float(facts["train_s"] or 0.0)
 
     def _plain(self, kind: str, spec: rec.ModelSpec, label: str, seed: int, what: Mapping[str, Any]) -> None:
         """A network that was not searched, for as long as the whole search."""
@@ -118,7 +121,7 @@ class Controls:
         except UnsupportedError as error:
             return {"error": str(error)}
         return {
-            "name": f"{spec.name}-for-{name_of(space.from_json(point['config']))}",
+            "name": f"{spec.name}-for-{point['name']}",
             "kwargs": rec.to_json(spec.kwargs),
             "width": width,
             "timed_s": found_s,

@@ -6,19 +6,16 @@ Costs of configurations are computed by formula, those of the unmodified network
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from benchbench.core import records as rec
 from benchbench.core.errors import EXIT_REGRESSION, BenchError
 from benchbench.core.units import format_shape, format_value
 from benchbench.runtimes.catalogue import get_runtime
-from benchbench.search import space
 from benchbench.search.budget import METRICS, CostBudget
 from benchbench.search.problem import SearchProblem
-from benchbench.search.space import Config
+from benchbench.search.search_space import Candidate, RandomChooser
 
-_CUTS = ((max(space.RATIOS), "layer"), (0.0, "layer"), (max(space.RATIOS), "global"))
 _FEWEST = 6  # samples of a latency, below which nothing is refused for it
 _DRAWN = 2000  # random configurations of a summary
 
@@ -47,44 +44,20 @@ class SpaceSummary:
 
 def summarise_space(problem: SearchProblem, *, seed: int = 0, drawn: int = _DRAWN) -> SpaceSummary:
     """Random configurations against the budget."""
-    chooser = space.RandomChooser(seed)
+    chooser, space = RandomChooser(seed), problem.space
     by_key = {config.key: config for config in (space.suggest(chooser) for _ in range(drawn))}
     costs = [problem.costs(config) for config in by_key.values() if config.fits(problem.spatial)]
     return SpaceSummary(drawn=len(costs), feasible=sum(not problem.budget.excesses(cost) for cost in costs))
 
 
-def corners(problem: SearchProblem) -> Iterator[Config]:
-    """The smallest networks of the space: every cost rises with each width, depth and expansion.
-
-    The stem and the sampling raise some costs and lower others, so all their choices are tried. For pruning across
-    layers the formulas give lower bounds.
-    """
-    for variant, stem, sampling, (prune, scope) in itertools.product(
-        space.VARIANTS, space.STEMS, itertools.product(*space.SAMPLING), _CUTS
-    ):
-        config = Config(
-            variant=variant,
-            widths=tuple(min(of) for of in space.WIDTHS),  # type: ignore[arg-type]
-            depths=tuple(min(of) for of in space.DEPTHS),  # type: ignore[arg-type]
-            attention=tuple(min(of) for of in space.ATTENTION),  # type: ignore[arg-type]
-            heads=(1, 1, 1, 1),
-            sampling=sampling,
-            expansion=(min(space.EXPANSION),) * 4,
-            stem=stem,
-            prune=prune,
-            scope=scope,
-        ).canonical()
-        if config.fits(problem.spatial):
-            yield config
-
-
-def smallest(problem: SearchProblem, *, bound: bool = False) -> dict[str, tuple[float, Config]]:
+def smallest(problem: SearchProblem, *, bound: bool = False) -> dict[str, tuple[float, Candidate]]:
     """Metric -> the least cost in the space, and its configuration.
 
     Args:
-        bound: include pruning across layers, for which the costs are lower bounds.
+        bound: see `SearchSpace.corners`.
     """
-    all_costs = [(problem.costs(config), config) for config in corners(problem) if bound or config.scope == "layer"]
+    corners = problem.space.corners(problem.spatial, bound=bound)
+    all_costs = [(problem.costs(config), config) for config in corners]
     return {
         metric: min(((costs[metric], config) for costs, config in all_costs), key=lambda pair: pair[0])
         for metric in ("params", "macs", "file_bytes", "memory_bytes")

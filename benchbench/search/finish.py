@@ -14,13 +14,22 @@ from benchbench.core import records as rec
 from benchbench.core.errors import StoreError
 from benchbench.core.records import utc_now
 from benchbench.core.results import SEARCH, write_whole
-from benchbench.core.search_result import COMPARED, FILES, SCHEMA, SearchOutcome, ordered, read_search, verdict
+from benchbench.core.search_result import (
+    COMPARED,
+    FILES,
+    SCHEMA,
+    SearchOutcome,
+    compared,
+    ordered,
+    read_search,
+    verdict,
+)
 from benchbench.devices.environment import environment
 from benchbench.report.search_card import search_card, search_table
 from benchbench.runtimes.catalogue import EAGER, get_runtime
 from benchbench.search import controls as search_controls
 from benchbench.search import export as search_export
-from benchbench.search import feasibility, proposals, space, verdicts
+from benchbench.search import feasibility, proposals, verdicts
 from benchbench.search import plan as search_plan
 from benchbench.search import result as search_result
 from benchbench.search import trainings as search_trainings
@@ -28,13 +37,14 @@ from benchbench.search.budget import METRICS
 from benchbench.search.job import STEP_FACTOR
 from benchbench.search.measuring import LONGEST_S, Measuring
 from benchbench.search.problem import SearchProblem
-from benchbench.search.published import PublishedWeights, how_to_train
+from benchbench.search.published import PublishedWeights
 from benchbench.search.request import SearchRequest
+from benchbench.search.search_space import Candidate
 from benchbench.search.trainings import FinishedTraining
 from benchbench.search.trajectories import Trajectories
-from benchbench.search.trial import name_of
 
 ONNX_S = 15.0  # to write and run an ONNX file
+_FAMILY = {"title": "title", "one": "one", "baseline": "baseline_title"}  # words of the record -> of the space
 _LATE = 0.05  # share of the time by which the last measurement may be late
 
 
@@ -72,7 +82,7 @@ class Finish:
         records = self._measure(paths, by_key, late=late, left_out=left_out)
         points = [
             search_result.point(
-                space.from_json(members[0].what["config"]),
+                self.problem.space.from_json(members[0].what["config"]),
                 members,
                 records.get(key),
                 paths[key].stat().st_size,
@@ -95,6 +105,10 @@ class Finish:
         if path is None:
             raise StoreError(f"{self.own.weights.path(label)} is gone: the search cannot be finished without it")
         return path
+
+    def _name(self, final: FinishedTraining) -> str:
+        config: Candidate = self.problem.space.from_json(final.what["config"])
+        return config.name
 
     # -- measuring
 
@@ -122,7 +136,7 @@ class Finish:
             room_s = self._left_s() + max(0.2 * each_s, _LATE * self.worker.job.time_s)
             count = max(0, int(room_s / each_s))
             for key in list(networks)[count:]:
-                name = name_of(space.from_json(finals[key][0].what["config"])) if key else "the published network"
+                name = self._name(finals[key][0]) if key else self.problem.space.baseline_title
                 left_out.append(f"the measurement of {name}: 'bench search --resume' does it")
                 del networks[key]
         if not networks:
@@ -138,7 +152,7 @@ class Finish:
 
     def _content(self, points: list[dict[str, Any]], published: rec.Record | None) -> dict[str, Any]:
         problem, worker, journal = self.problem, self.worker, self.journal
-        tried = proposals.tried(worker.study)
+        tried = proposals.tried(worker.study, problem.space)
         parent = worker.parent_facts()
         published_costs = self._published_costs(published)
         finals = [*self.own.finished(), *(final for final in journal.of("final") if final.error)]
@@ -149,7 +163,7 @@ class Finish:
             "name": worker.job.name,
             "when": utc_now("seconds"),
             "asked": self._shareable_request(),
-            "task": {**worker.problem.to_json(), "data": problem.key, "device": Path(self.request.device).name},
+            "task": self._shareable_task(),
             "data": {
                 "title": self.source.title,
                 "licence": self.source.licence,
@@ -169,18 +183,19 @@ class Finish:
                 "memory": self.baseline.decomposition,
             },
             "smallest": {metric: value for metric, (value, _) in feasibility.smallest(problem).items()},
+            "family": {key: getattr(problem.space, name) for key, name in _FAMILY.items()},
             "space": {
                 **rec.to_json(self.summary),
-                "choices": json.loads(rec.canonical_json(rec.to_json(space.description()))),
+                "choices": json.loads(rec.canonical_json(rec.to_json(problem.space.describe()))),
             },
             "published_config": rec.to_json(problem.published),
             "baseline": self._baseline_row(published, published_costs),
             "comparisons": comparisons,
-            "verdicts": [*map(verdict, comparisons), *self._without_baseline()],
-            "not_run": [COMPARED[kind] for kind in not_run],
+            "verdicts": [*self._in_words(comparisons), *self._without_baseline()],
+            "not_run": [compared(kind, problem.space.baseline_title) for kind in not_run],
             "steps": [worker.agreed.low_steps, STEP_FACTOR * worker.agreed.low_steps],
             "parent": parent,
-            "trials": search_result.trial_rows(tried),
+            "trials": search_result.trial_rows(tried, problem),
             "promotions": search_trainings.rows(journal.of("promotion")),
             "finals": search_trainings.rows(finals),
             "controls": search_trainings.rows(controls),
@@ -199,8 +214,14 @@ class Finish:
         }
         for point in points:
             own = [row for row in comparisons if row["point"] == point["name"]]
-            point["verdicts"] = [*map(verdict, own), *self._without_baseline()]
+            point["verdicts"] = [*self._in_words(own), *self._without_baseline()]
         return content
+
+    def _shareable_task(self) -> dict[str, Any]:
+        """The problem without a path of this machine."""
+        plain = self.worker.problem.to_json()
+        named = {key: Path(plain[key]).name for key in ("parent_channels", "device")}
+        return {**plain, "data": self.problem.key, **named}
 
     def _shareable_request(self) -> dict[str, Any]:
         """The request without a path or an address of this machine."""
@@ -220,10 +241,11 @@ class Finish:
         return dict(self.baseline.published) | feasibility.costs_of(published, self.problem.phase)
 
     def _baseline_row(self, published: rec.Record | None, costs: Mapping[str, float]) -> dict[str, Any]:
-        """The published network, which no search trains."""
+        """The network to beat, which no search trains."""
+        problem = self.problem
         if self.published is None:
-            name = self.problem.published.variant
-            return {"name": name, "costs": dict(costs), "dice_test": None, "how": how_to_train(self.problem)}
+            name, how = problem.space.published_name(problem.spatial), problem.space.how_to_train(problem)
+            return {"name": name, "costs": dict(costs), "dice_test": None, "how": how}
         return {
             "name": self.published.info.model.name,
             "origin": self.published.origin,
@@ -232,16 +254,19 @@ class Finish:
             "volume_latency_s": published.value("volume_latency_s") if published and published.ok else None,
             "dice_val": self.published.dice_val,
             "dice_test": verdicts.summary(verdicts.values_of([self.published.test])),
-            "train_s": float(self.published.info.train.get("seconds", 0.0)),
+            "train_s": self.published.train_s,
             "sha256": self.published.info.sha256,
         }
+
+    def _in_words(self, comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+        return [verdict(row, self.problem.space.baseline_title) for row in comparisons]
 
     def _without_baseline(self) -> list[str]:
         if self.published is not None:
             return []
         return [
             "there are no weights of the published network for this data, so it has costs and no Dice; this trains "
-            f"them: {how_to_train(self.problem)}"
+            f"them: {self.problem.space.how_to_train(self.problem)}"
         ]
 
     def _comparisons(
@@ -255,7 +280,7 @@ class Finish:
             trainings = [self.journal.trainings[label] for label in point["finals"]]
             own = verdicts.values_of([training.result["test"] for training in trainings])
             found = [self._against_published(point, own, published)]
-            for kind in search_controls.KINDS:
+            for kind in self.problem.space.controls:
                 controls = [c for c in self.journal.of(kind) if c.what["key"] in ("", point["key"])]
                 current = controls[-len(point["seeds"]) :]  # a search that was given more time has older ones
                 found.append(verdicts.of_trainings(kind, point, own, current, **_timed(current)))

@@ -7,14 +7,14 @@ shape (another stem, another sampling) keep their random weights.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from benchbench.compress.channel_groups import ChannelGroup, ChannelGroups, cut, keep_indices
-from benchbench.compress.importance import Scores
+from benchbench.compress.importance import Scores, least_important
 from benchbench.zoo.pruned import shapes_of
 
 
@@ -27,7 +27,9 @@ class Parent:
     scores: tuple[Scores, ...]  # of each layer's channels
     sha256: str  # of its weights
     name: str = ""
+    root: str = ""  # the network that it was pruned from, or itself; empty: that of the card of the one that inherits
     cases: tuple[str, ...] = ()  # that it was trained on
+    imported: Mapping[str, Any] | None = None  # what is known of it, where another program trained it
 
 
 def inherit(child: nn.Module, parent: Parent) -> float:
@@ -66,6 +68,5 @@ def _removed_channels(
         if place.name in shapes and len(shapes[place.name]) > place.axis:
             stays = round(layer.width * shapes[place.name][place.axis] / whole[place.name][place.axis])
             if 0 < stays <= layer.width:
-                order = np.argsort(scores, kind="stable")
-                return sorted(order[: layer.width - stays].tolist())
+                return least_important(scores, layer.width - stays)
     return []

@@ -25,11 +25,11 @@ from benchbench.search import proposals
 from benchbench.search.clock import MachineSleep
 from benchbench.search.inheritance import Parent
 from benchbench.search.job import SearchJob
-from benchbench.search.problem import published_spec
 from benchbench.search.proposals import Agreed, Tried
-from benchbench.search.space import Config
+from benchbench.search.search_space import Candidate
+from benchbench.search.slim_unetr_space import published_spec
 from benchbench.search.storage import PATIENCE_S, requeue_interrupted
-from benchbench.search.trial import Evaluation, evaluate, name_of, parent_of, shared_loader, train_network
+from benchbench.search.trial import Evaluation, evaluate, parent_of, shared_loader, train_network
 from benchbench.search.weight_store import WeightStore
 from benchbench.training.patch_loader import CachedPatchLoader
 from benchbench.training.recipe import TrainingBudget
@@ -120,14 +120,14 @@ class Worker:
 
     def proposed(self) -> list[Tried]:
         """The proposals that were trained."""
-        return proposals.distinct(proposals.tried(self.study))
+        return proposals.distinct(proposals.tried(self.study, self.problem.space))
 
     # -- the parent
 
     def parent(self) -> Parent | None:
         """The network that others inherit from; None without one."""
         if self._parent is None and (path := self.parent_path()):
-            self.tell("ranking the channels of the parent")
+            self.tell("reading the parent, and the importance of its channels")
             self._parent = parent_of(path, self.problem)
         return self._parent
 
@@ -145,7 +145,10 @@ class Worker:
         return path
 
     def _train_parent(self) -> Path:
-        spec, path = published_spec(self.problem, self.problem.published.variant), self.weights.path(PARENT)
+        spec, path = (
+            published_spec(self.problem, self.problem.space.published_name(self.problem.spatial)),
+            self.weights.path(PARENT),
+        )
         torch.manual_seed(self.job.seed)
         model = zoo_build.build(spec, self.problem.spatial)
         recipe = self.problem.recipe(TrainingBudget(seconds=max(LEAST_S, self.job.parent_s)), self.job.seed)
@@ -163,7 +166,7 @@ class Worker:
         return {
             "model": info.model.name,
             "dice_val": watched[-1][1] if watched else None,
-            "train_s": float(info.train.get("seconds", 0.0)),
+            "train_s": info.train.get("seconds"),
             "given": self.job.parent != "train",
             "sha256": info.sha256,
         }
@@ -173,9 +176,9 @@ class Worker:
     def propose(self, *, patience_s: float = PATIENCE_S) -> None:
         """Propose and train until the time for it is over, and wait for what others still train."""
         budget = TrainingBudget(steps=self.agreed.low_steps, most_s=self.agreed.low_most_s)
-        hopeless = self._untrained_check()
+        hopeless = self._untrained_check() if self.problem.space.tries_inherited else None
 
-        def train(config: Config, number: int) -> Evaluation:
+        def train(config: Candidate, number: int) -> Evaluation:
             return evaluate(
                 self.problem,
                 config,
@@ -185,12 +188,12 @@ class Worker:
                 self.weights.path(f"proposal-{config.key}"),
                 hopeless=hopeless,
                 loader=self.batches(budget),
-                progress=lambda _, line: self.tell(f"trial {number}, {name_of(config)}: {line}"),
+                progress=lambda _, line: self.tell(f"trial {number}, {config.name}: {line}"),
             )
 
         def report(trial: Tried) -> None:
             if trial.dice is not None and trial.same_as is None:
-                self.tell(f"trial {trial.number}: {name_of(trial.config)} Dice {trial.dice:.3f} on val")
+                self.tell(f"trial {trial.number}: {trial.config.name} Dice {trial.dice:.3f} on val")
                 self._keep_best(trial)
 
         def run(trials: int | None, until: Callable[[Sequence[Tried]], bool]) -> None:

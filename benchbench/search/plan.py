@@ -14,13 +14,14 @@ import torch
 
 from benchbench import data
 from benchbench.core import records as rec
+from benchbench.core.search_result import baseline_word
 from benchbench.core.units import format_duration, format_shape
 from benchbench.devices.resolve import Target
 from benchbench.runtimes.catalogue import EAGER, get_runtime
 from benchbench.search import feasibility
 from benchbench.search.job import STEP_FACTOR, SearchJob
-from benchbench.search.problem import SearchProblem, spec_of
-from benchbench.search.space import PUBLISHED, Config
+from benchbench.search.problem import SearchProblem
+from benchbench.search.search_space import Candidate
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import checkpoint
 
@@ -31,7 +32,7 @@ _EXACT = ("params", "macs", "file_bytes")  # by formula
 class Baseline:
     """Measurements before a search."""
 
-    published: Mapping[str, float]  # metric -> cost of the unmodified network
+    published: Mapping[str, float]  # metric -> cost of the unmodified network, which is to beat
     smallest: Mapping[str, float]  # metric -> cost of the network of the space with the least memory
     least: Mapping[str, float]  # lower bound of its latency on the device
     floor: float  # bytes of a process beside the network's tensors, the lesser of the two
@@ -40,21 +41,22 @@ class Baseline:
     origin: Literal["measured", "predicted"]
 
 
-def smallest_config(problem: SearchProblem) -> Config:
-    """The network of the space with the least memory, not pruned."""
-    return dataclasses.replace(feasibility.smallest(problem)["memory_bytes"][1], prune=0.0).canonical()
+def smallest_config(problem: SearchProblem) -> Candidate:
+    """The network of the space with the least memory, as far as its spec describes it."""
+    smallest: Candidate = problem.space.by_spec(feasibility.smallest(problem)["memory_bytes"][1])
+    return smallest
 
 
 def networks(problem: SearchProblem, folder: Path) -> list[Path]:
     """Write random weights of the unmodified network and of the smallest one, in this order, if they are missing."""
     paths = []
-    for title, config in (
-        ("published", problem.published),
-        ("least", smallest_config(problem)),
+    for file, title, config in (
+        ("published", baseline_word(problem.space.baseline_title), problem.published),
+        ("least", "least", smallest_config(problem)),
     ):
-        path = folder / f"{title}.safetensors"
+        path = folder / f"{file}.safetensors"
         if not path.exists():
-            spec = spec_of(problem, config, f"{title} of the space")
+            spec = problem.space.spec(config, problem, f"{title} of the space")
             torch.manual_seed(0)
             state = zoo_build.build(spec, problem.spatial).state_dict()
             checkpoint.save(path, state, model=spec, data="none", spatial=problem.spatial, train={})
@@ -83,22 +85,16 @@ def baseline_of(problem: SearchProblem, whole: rec.Record, least: rec.Record) ->
     )
 
 
-def _padding(problem: SearchProblem) -> list[str]:
-    """How much of what the published network computes on is padding; nothing where none is."""
-    share = PUBLISHED.padding(problem.spatial)
-    sides = format_shape(PUBLISHED.patch(problem.spatial))
-    return [f"  the published network takes this patch as {sides}: {share:.0%} of it is padding"] if share else []
-
-
 def first_lines(problem: SearchProblem, source: data.DataPlan, target: Target, time_s: float) -> list[str]:
     """First lines of the plan, before anything is measured."""
     splits = source.splits
     texts = [target.banner] if target.banner else []
     texts.append(
-        f"search: Slim UNETR for {source.name} ({splits['train']} cases to train on, {splits['val']} to choose by, "
-        f"{splits['test']} kept for the end), patch {format_shape(problem.spatial)}, Dice against {problem.objective}"
+        f"search: {problem.space.title} for {source.name} ({splits['train']} cases to train on, {splits['val']} to "
+        f"choose by, {splits['test']} kept for the end), patch {format_shape(problem.spatial)}, Dice against "
+        f"{problem.objective}"
     )
-    texts += _padding(problem)
+    texts += problem.space.notes(problem)
     texts.append(f"budget: {problem.budget}" + (", of training" if problem.phase == "train" else ""))
     runtime = get_runtime(problem.runtime)
     if runtime.name != EAGER:
@@ -118,7 +114,8 @@ def lines(job: SearchJob, baseline: Baseline, summary: feasibility.SpaceSummary,
     exact = {k: v for k, v in problem.costs(problem.published).items() if k in _EXACT}
     texts = []
     if baseline.decomposition:
-        texts.append(f"  unmodified ({problem.published.variant}), {baseline.origin}: {baseline.decomposition}")
+        name = problem.space.published_name(problem.spatial)
+        texts.append(f"  unmodified ({name}), {baseline.origin}: {baseline.decomposition}")
     smallest = {metric: value for metric, (value, _) in least.items()} | dict(baseline.smallest)
     whole = {**exact, **baseline.published}
     bounds = target.profile is not None and target.profile.tier_for("fp32") == "datasheet"
@@ -139,7 +136,7 @@ def lines(job: SearchJob, baseline: Baseline, summary: feasibility.SpaceSummary,
     if job.parent is None:
         texts.append("parent: none, every network is trained from scratch")
     elif job.parent != "train":
-        texts.append(f"parent: {Path(job.parent).name}, whose weights networks with its stem inherit")
+        texts.append(f"parent: {Path(job.parent).name}, {problem.space.inheritance}")
     texts.append(f"time: {format_duration(job.time_s)}, about: {split}")
     finals = f"up to {job.finalists} go on to the end" + f", {job.seeds} seeds each" * (job.seeds > 1)
     texts.append(

@@ -24,14 +24,15 @@ from benchbench.measure.flops.graph import measure_cost
 from benchbench.measure.training_step import TrainingStep, forecast_step
 from benchbench.runtimes import pytorch
 from benchbench.runtimes.catalogue import EAGER, get_runtime
-from benchbench.search import analytic_cost
+from benchbench.search.analytic_cost import FLOAT
 from benchbench.search.budget import CostBudget, budget_from_json
+from benchbench.search.pruned_space import pruned_space
 from benchbench.search.runtime_times import architecture_job, time_in_worker
-from benchbench.search.space import PUBLISHED, VARIANTS, Config
+from benchbench.search.search_space import Candidate, SearchSpace
+from benchbench.search.slim_unetr_space import SlimUnetrSpace
 from benchbench.training.cpu_convolutions import fast_convolutions
 from benchbench.training.recipe import TrainingBudget, TrainRecipe, default_batch
 from benchbench.zoo import build as zoo_build
-from benchbench.zoo import cards as zoo_cards
 
 #: Second objective beside Dice: name -> metric of a configuration's costs.
 OBJECTIVES: Mapping[str, str] = {
@@ -45,6 +46,7 @@ _FORWARDS = 12  # timed for a latency, of which the first two are left out
 _STEPS = 4  # of training that are timed, of which the first is left out
 _ENERGY_S = 1.0  # of forwards, for an energy
 _IN_PROCESS = (EAGER, "eager-optimized")  # runtimes of which a built network is timed where it was built
+_SLIM_UNETR = SlimUnetrSpace()
 _TRAINED = 3  # numbers that training holds for each weight: its gradient and AdamW's two moments
 
 
@@ -56,13 +58,6 @@ class Infeasible(BenchError):
         self.excess = dict(excess)  # metric -> how far above its limit, as a share of the limit
 
 
-def _family_rate() -> float:
-    """The learning rate of the corrected Slim UNETR's card."""
-    rate = zoo_cards.get_card(VARIANTS[-1]).learning_rate
-    assert rate is not None  # a card of benchbench itself
-    return rate
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SearchProblem:
     """What all configurations of a search have in common."""
@@ -72,6 +67,9 @@ class SearchProblem:
     spatial: tuple[int, int, int]  # (D, H, W) of the patch, voxels
     in_channels: int
     out_channels: int
+    parent_channels: str = (
+        ""  # file with those of the parent whose pruned versions are searched; empty: Slim UNETRs are
+    )
     budget: CostBudget
     base_bytes: float = 0.0  # of the process without a network, and of a volume's buffers
     phase: Literal["infer", "train"] = "infer"  # that the budget limits
@@ -82,13 +80,18 @@ class SearchProblem:
     machine: str = ""  # this CPU's name, if workers share times that are measured here
     objective: str = "latency"
     batch: int = 0  # patches in a step; 0: by the patch
-    lr: float = dataclasses.field(default_factory=_family_rate)  # highest learning rate
+    lr: float = dataclasses.field(default_factory=lambda: _SLIM_UNETR.learning_rate)  # highest learning rate
     threads: int | None = None
 
-    def costs(self, config: Config) -> dict[str, float]:
-        """By formula; exact except memory, which is a lower bound, of the tensors that PyTorch would hold."""
-        costs = analytic_cost.count(config, self.in_channels, self.out_channels, self.spatial)
-        more = _TRAINED * analytic_cost.FLOAT * costs["params"] if self.phase == "train" else 0.0
+    @property
+    def space(self) -> SearchSpace[Any]:
+        """What is searched."""
+        return pruned_space(self.parent_channels) if self.parent_channels else _SLIM_UNETR
+
+    def costs(self, config: Candidate) -> dict[str, float]:
+        """By formula: exact or lower bounds; memory is one, of the tensors that PyTorch would hold."""
+        costs = self.space.count(config, self)
+        more = _TRAINED * FLOAT * costs["params"] if self.phase == "train" else 0.0
         return costs | {"memory_bytes": self.base_bytes + costs["tensor_bytes"] + more}
 
     def check(self, costs: Mapping[str, float]) -> None:
@@ -103,9 +106,10 @@ class SearchProblem:
             raise Infeasible(over, "; ".join(map(str, excesses)))
 
     @property
-    def published(self) -> Config:
-        """The published network, in the variant that takes the patch: the corrected one takes any."""
-        return PUBLISHED if PUBLISHED.fits(self.spatial) else published_config(VARIANTS[-1])
+    def published(self) -> Candidate:
+        """The network to beat."""
+        published: Candidate = self.space.published(self.spatial)
+        return published
 
     def check_latency(self, times: Sequence[float]) -> None:
         """Check that a latency is not surely above its limit; of a noisy one the lower end of its interval counts.
@@ -124,7 +128,8 @@ class SearchProblem:
         """How a network is trained.
 
         Args:
-            searched: at the learning rate of the search, that of Slim UNETR in short trainings; else at the default.
+            searched: at the learning rate of the space, such as that of Slim UNETR in short trainings; else at the
+                default.
         """
         recipe = TrainRecipe(
             data=self.data,
@@ -187,23 +192,6 @@ def problem_from_json(plain: Mapping[str, Any]) -> SearchProblem:
     return problem
 
 
-def published_config(variant: str) -> Config:
-    """The published network as a configuration of the space."""
-    return dataclasses.replace(PUBLISHED, variant=variant)
-
-
-def published_spec(of: SearchProblem | data.DataPlan, variant: str = VARIANTS[0]) -> rec.ModelSpec:
-    """The published network, not pruned, with the channels of a problem or a data set."""
-    return zoo_cards.get_card(variant).spec(in_channels=of.in_channels, out_channels=of.out_channels)
-
-
-def spec_of(problem: SearchProblem, config: Config, name: str) -> rec.ModelSpec:
-    """The network of a configuration before it is pruned."""
-    card = zoo_cards.get_card(config.variant)
-    spec = card.spec(in_channels=problem.in_channels, out_channels=problem.out_channels)
-    return dataclasses.replace(spec, kwargs=config.kwargs(), name=name)
-
-
 def check_objective(name: str) -> None:
     """Check that an objective can be measured on this machine.
 
@@ -231,7 +219,7 @@ def counted_costs(problem: SearchProblem, model: nn.Module) -> dict[str, float]:
     costs = {
         "params": float(cost.params),
         "macs": float(cost.macs),
-        "file_bytes": float(analytic_cost.FLOAT * (cost.params + cost.buffer_elements)),
+        "file_bytes": float(FLOAT * (cost.params + cost.buffer_elements)),
         "memory_bytes": problem.base_bytes + tensors,
     }
     if problem.profile:
@@ -330,9 +318,9 @@ def _energy_j(model: nn.Module, x: torch.Tensor) -> float:
     return reading.joules / n
 
 
-def step_seconds(problem: SearchProblem, config: Config) -> float:
-    """Seconds of one training step of a network with the search's batch, from a few steps."""
-    model = zoo_build.build(spec_of(problem, dataclasses.replace(config, prune=0.0), "step"), problem.spatial)
+def step_seconds(problem: SearchProblem, config: Candidate) -> float:
+    """Seconds of one training step of a network that its spec describes, with the search's batch, from a few steps."""
+    model = zoo_build.build(problem.space.spec(config, problem, "step"), problem.spatial)
     x = torch.randn(problem.batch or default_batch(problem.spatial), problem.in_channels, *problem.spatial)
     with torch.random.fork_rng(devices=[]), fast_convolutions(model, "cpu"):
         step = TrainingStep(model, x)

@@ -23,10 +23,10 @@ from optuna.trial import FrozenTrial, TrialState
 from benchbench.core import records as rec
 from benchbench.core.errors import BenchError, StoreError, UsageError, first_line
 from benchbench.runtimes.catalogue import EAGER
-from benchbench.search import pareto, space
+from benchbench.search import pareto
 from benchbench.search.job import KEPT_SHARE
-from benchbench.search.problem import Infeasible, SearchProblem, published_config
-from benchbench.search.space import Config
+from benchbench.search.problem import Infeasible, SearchProblem
+from benchbench.search.search_space import Candidate, SearchSpace
 from benchbench.search.storage import PATIENCE_S, optimize, running, waiting
 from benchbench.search.trial import Evaluation
 
@@ -41,7 +41,7 @@ _POLL_S = 1.0  # between two looks at what other workers do
 _STARTUP = 10  # random trials before the sampler's model is used
 _EXHAUSTED = 60  # proposals in a row that were tried before: the space is exhausted
 
-Evaluate = Callable[[Config, int], Evaluation]
+Evaluate = Callable[[Candidate, int], Evaluation]
 Report = Callable[["Tried"], None]
 
 
@@ -50,7 +50,7 @@ class Tried:
     """A proposal and its result."""
 
     number: int
-    config: Config
+    config: Candidate
     dice: float | None  # on `val`, after the shortest training; None: refused
     costs: Mapping[str, float]
     refused: Mapping[str, float]  # metric -> how far above its limit, as a share of the limit
@@ -108,11 +108,7 @@ def make_sampler(name: str, problem: SearchProblem, *, seed: int, several: bool 
     """The sampler of a worker, one of `several`: TPE after first guesses, or chance from the start, its control."""
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    guesses = [
-        space.parameters(config)
-        for config in space.starting_points()
-        if config.fits(problem.spatial) and config != published_config(config.variant)
-    ]
+    guesses = problem.space.guesses(problem.spatial)
     tpe = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP, constant_liar=several)
     return FirstGuesses(guesses, tpe)
 
@@ -128,7 +124,7 @@ def identity(problem: SearchProblem) -> dict[str, Any]:
         "phase": problem.phase,
         "device": problem.device,
         "machine": problem.machine,
-        "space": space.description(),
+        "space": problem.space.describe(),
         **({} if problem.runtime == EAGER else {"runtime": problem.runtime}),
     }
     identity: dict[str, Any] = json.loads(rec.canonical_json(rec.to_json(plain)))
@@ -226,7 +222,7 @@ def propose(
         return values
 
     def attempt(trial: optuna.Trial) -> tuple[float, float]:
-        config = space.suggest(trial)
+        config = problem.space.suggest(trial)
         trial.set_user_attr(_TRAINS, False)  # a trial that was queued again may have it as True
         trial.set_user_attr(_KEY, config.key)
         trial.set_user_attr(_CONFIG, rec.to_json(config))
@@ -272,11 +268,11 @@ def propose(
 
     def after(frozen: FrozenTrial) -> bool:
         if report and _KEY in frozen.user_attrs:
-            report(_tried(frozen))
+            report(_tried(frozen, problem.space))
         return over()
 
     def over() -> bool:
-        known = tried(study)
+        known = tried(study, problem.space)
         return until(known) or (len(known) > _EXHAUSTED and all(t.same_as is not None for t in known[-_EXHAUSTED:]))
 
     if not over():
@@ -300,7 +296,7 @@ def ranked(trials: Sequence[Tried], metric: str, to_beat: float | None = None) -
     Those that inherit weights and those that do not are ranked apart and take turns, since a head start is no merit.
 
     Args:
-        to_beat: cost of the published network; what costs more comes last, and only if it is better than all others.
+        to_beat: cost of the network to beat; what costs more comes last, and only if it is better than all others.
     """
     if to_beat is not None:
         groups = by_cost(trials, lambda trial: (trial.dice or 0.0, trial.costs[metric]), to_beat)
@@ -337,7 +333,7 @@ def best_quarter(trials: Sequence[Tried], metric: str, to_beat: float | None = N
     return ranked(trials, metric, to_beat)[: math.ceil(KEPT_SHARE * len(trials))]
 
 
-def _same(study: optuna.Study, config: Config, number: int, *, trains: bool = True) -> FrozenTrial | None:
+def _same(study: optuna.Study, config: Candidate, number: int, *, trains: bool = True) -> FrozenTrial | None:
     """A trial that has finished, or else one that is training, the same configuration."""
     others = [
         trial
@@ -354,13 +350,15 @@ def _same(study: optuna.Study, config: Config, number: int, *, trains: bool = Tr
     return next(iter(finished or running), None)
 
 
-def tried(study: optuna.Study) -> list[Tried]:
+def tried(study: optuna.Study, space: SearchSpace[Any]) -> list[Tried]:
     """Every finished proposal, in order."""
     states = (TrialState.COMPLETE, TrialState.PRUNED)
-    return [_tried(trial) for trial in study.get_trials(deepcopy=False, states=states) if _KEY in trial.user_attrs]
+    return [
+        _tried(trial, space) for trial in study.get_trials(deepcopy=False, states=states) if _KEY in trial.user_attrs
+    ]
 
 
-def _tried(trial: FrozenTrial) -> Tried:
+def _tried(trial: FrozenTrial, space: SearchSpace[Any]) -> Tried:
     attributes = trial.user_attrs
     return Tried(
         number=trial.number,

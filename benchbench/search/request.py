@@ -93,11 +93,12 @@ class SearchRequest:
         "--controls",
         False,
         help="after the search, train what it has to be compared with: the architectures of the front from scratch, "
-        "the published network and an nnU-Net of the same latency for the whole time, and a search by chance",
+        "the published network and an nnU-Net of the same latency for the whole time (of a parent's smaller versions "
+        "neither), and a search by chance",
     )
-    parent: str | None = None  # path of its weights; "train"; None: nothing is inherited
+    parent: str | None = None  # path of its weights; "train"; None: Slim UNETRs are searched, and nothing is inherited
     spatial: tuple[int, int, int] | None = flag(
-        "--spatial", help="size of the patch in voxels (default: that of the data set, as far as Slim UNETR takes it)"
+        "--spatial", help="size of the patch in voxels (default: that of the data set, or of the parent)"
     )
     volume: tuple[int, ...] | None = flag(
         "--volume",

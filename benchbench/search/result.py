@@ -14,27 +14,26 @@ import optuna
 
 from benchbench.core import records as rec
 from benchbench.runtimes.catalogue import EAGER, get_runtime
-from benchbench.search import feasibility, pareto, proposals, space, verdicts
-from benchbench.search.problem import SearchProblem, published_config
+from benchbench.search import feasibility, pareto, proposals, verdicts
+from benchbench.search.problem import SearchProblem
 from benchbench.search.proposals import LEAST_DICE
-from benchbench.search.space import Config
+from benchbench.search.search_space import Candidate
 from benchbench.search.trainings import FinishedTraining
-from benchbench.search.trial import name_of
 
 REFERENCE_DICE = LEAST_DICE  # of the hypervolume's reference point
-REFERENCE_FACTOR = 1.25  # cost of that point, as a multiple of the published network's
+REFERENCE_FACTOR = 1.25  # cost of that point, as a multiple of that of the network to beat
 _FEWEST_FOR_IMPORTANCE = 20
 
 
-def trial_rows(trials: Sequence[proposals.Tried]) -> list[dict[str, Any]]:
+def trial_rows(trials: Sequence[proposals.Tried], problem: SearchProblem) -> list[dict[str, Any]]:
     """Every proposal, as JSON values."""
     return [
         {
             "number": trial.number,
-            "name": name_of(trial.config),
+            "name": trial.config.name,
             "key": trial.config.key,
             "config": rec.to_json(trial.config),
-            "published": trial.config in [published_config(variant) for variant in space.VARIANTS],
+            "published": problem.space.is_published(trial.config),
             "dice": trial.dice,
             "costs": dict(trial.costs),
             "refused": dict(trial.refused),
@@ -50,7 +49,7 @@ def trial_rows(trials: Sequence[proposals.Tried]) -> list[dict[str, Any]]:
 def reference_point(
     trials: Sequence[proposals.Tried], problem: SearchProblem, published: Mapping[str, float]
 ) -> tuple[float, float] | None:
-    """Reference of the hypervolume: (1 - 0.5, 1.25 times the cost of the published network).
+    """Reference of the hypervolume: (1 - 0.5, 1.25 times the cost of the network to beat).
 
     If that cost is not known, 1.25 times the cost of the most expensive one that was trained.
     """
@@ -97,7 +96,7 @@ def importances(study: optuna.Study) -> dict[str, Any]:
 
 
 def point(
-    config: Config,
+    config: Candidate,
     finals: Sequence[FinishedTraining],
     measured: rec.Record | None,
     file_bytes: float,
@@ -115,12 +114,12 @@ def point(
     all_confirmed = all(limit.metric in confirmed for limit in problem.budget.limits)
     origins = {metric: _origin(metric, confirmed, recorded) for metric in costs}
     return {
-        "name": name_of(config),
+        "name": config.name,
         "key": config.key,
         "config": rec.to_json(config),
-        "config_text": config_text(config),
+        "config_text": problem.space.text_of(config),
         "padding": config.padding(problem.spatial),
-        "published": config == published_config(config.variant),
+        "published": problem.space.is_published(config),
         "dice_val": {"mean": statistics.fmean(vals), "values": vals},
         "dice_test": {
             **verdicts.summary(verdicts.values_of([final.result["test"] for final in finals])),
@@ -179,21 +178,6 @@ def mark_front(points: Sequence[dict[str, Any]]) -> None:
         point["front"] = False
     for point, level in zip(able, levels, strict=True):
         point["front"] = level == 0
-
-
-def config_text(config: Config) -> str:
-    """`widths 12-24-32-48, depths 1-1-2-1, ...`: only what differs from the published network."""
-    plain = published_config(config.variant)
-    parts = []
-    for name in ("widths", "depths", "attention", "heads", "sampling", "expansion"):
-        value = getattr(config, name)
-        if value != getattr(plain, name):
-            parts.append(f"{name} {'-'.join(map(str, value))}")
-    if config.stem != plain.stem:
-        parts.append(f"stem {config.stem}")
-    if config.prune:
-        parts.append(f"{config.prune:.0%} pruned by {config.criterion}, {config.scope}")
-    return ", ".join(parts) or "as published"
 
 
 def accounting(

@@ -23,7 +23,7 @@ from benchbench.core import launch
 from benchbench.core import records as rec
 from benchbench.core.errors import BenchError, UsageError, command
 from benchbench.core.results import SEARCH, held, remove_torn, write_whole
-from benchbench.core.search_result import SCHEMA, SearchOutcome, read_search
+from benchbench.core.search_result import SCHEMA, SearchOutcome, read_search, trained_text
 from benchbench.core.units import counted, format_duration
 from benchbench.devices import cpu
 from benchbench.devices.resolve import Target, resolve
@@ -37,17 +37,19 @@ from benchbench.search.feasibility import BudgetError
 from benchbench.search.finish import ONNX_S, Finish
 from benchbench.search.job import STEP_FACTOR, SearchJob
 from benchbench.search.measuring import Measuring
+from benchbench.search.parent_to_prune import parent_to_prune, remarks, source_of, with_channels
 from benchbench.search.phases import Worker
-from benchbench.search.problem import SearchProblem, check_objective, spec_of, step_seconds
+from benchbench.search.problem import SearchProblem, check_objective, step_seconds
 from benchbench.search.published import PublishedWeights, evaluate_published
 from benchbench.search.request import CHANGEABLE, JOB, SearchRequest, check_request, read_job
 from benchbench.search.storage import DATABASE, open_storage, storage_errors
 from benchbench.search.trainings import Journal
 from benchbench.search.trajectories import Trajectories
-from benchbench.search.trial import load_parent, published_cost
+from benchbench.search.trial import published_cost
 from benchbench.training.recipe import default_batch
 from benchbench.training.torch_runtime import threads
 from benchbench.zoo import build as zoo_build
+from benchbench.zoo.checkpoint import CheckpointInfo
 
 log = logging.getLogger(__name__)
 
@@ -112,23 +114,24 @@ class _Search:
         check_request(self.request)
         check_objective(self.request.objective)
         self._check_folder()
-        source = data.get_plan(self.request.data, fold=self.request.fold)
+        whole = parent_to_prune(self.request)
+        source = source_of(self.request, whole)
         for split, why in (("train", "train on"), ("val", "choose by"), ("test", "judge the finalists by")):
             if not source.splits.get(split):
                 raise UsageError(f"{source.key} has no case to {why}: a search needs cases of train, val and test")
         with storage_errors(self.url):
-            return self._run(source)
+            return self._run(source, whole)
 
-    def _run(self, source: data.DataPlan) -> SearchOutcome | None:
+    def _run(self, source: data.DataPlan, whole: CheckpointInfo | None) -> SearchOutcome | None:
         storage = open_storage(self.url)
         target = resolve(self.request.device)
-        problem = self._problem(source, target)
+        problem = self._problem(source, target, whole)
         feasibility.check_feasible(problem, {})
         given = Path(self.request.parent) if self.request.parent not in (None, "train") else None
         if given:
-            load_parent(given, problem)
+            problem.space.check_parent(given, problem)
         self._keep(self._earlier_job)  # from here on an interrupted search can go on
-        first = search_plan.first_lines(problem, source, target, self.request.time_s)
+        first = [*search_plan.first_lines(problem, source, target, self.request.time_s), *remarks(source, whole)]
         self.plan([*first, f"folder: {self.out}"])
         baseline = self.measuring.before(problem, source, self.out / "before")
         problem = dataclasses.replace(problem, base_bytes=baseline.floor)
@@ -171,7 +174,7 @@ class _Search:
         return outcome
 
     def _published(self, problem: SearchProblem, given: Path | None) -> PublishedWeights | None:
-        self.tell("evaluating the published network")
+        self.tell(f"evaluating {problem.space.baseline_title}")
         start = time.monotonic()
         published = evaluate_published(problem, given)
         self.clock.measured(time.monotonic() - start)
@@ -210,8 +213,8 @@ class _Search:
                 f"on with: {command('search', '--resume', self.out)}"
             )
 
-    def _problem(self, source: data.DataPlan, target: Target) -> SearchProblem:
-        spatial = self.request.spatial or source.patch
+    def _problem(self, source: data.DataPlan, target: Target, whole: CheckpointInfo | None) -> SearchProblem:
+        spatial = whole.spatial if whole else self.request.spatial or source.patch
         if target.profile and "fp32" not in target.profile.peaks:
             raise UsageError(f"{target.profile.name} has no fp32 units, so its latency cannot be predicted")
         calibration = target.profile.calibration if target.profile else None
@@ -237,7 +240,12 @@ class _Search:
             threads=self.request.threads
             or (max(1, (os.cpu_count() or 1) // self.request.workers) if several else None),
         )
-        zoo_build.build(spec_of(problem, problem.published, "published"), spatial)  # raises if it cannot take the patch
+        if whole:
+            start = time.monotonic()
+            problem = with_channels(problem, whole, self.out / "before", self.tell)
+            self.clock.measured(time.monotonic() - start)
+        spec = problem.space.spec(problem.published, problem, "published")
+        zoo_build.build(spec, spatial)  # raises if it cannot take the patch
         return dataclasses.replace(problem, machine=_machine(target)) if problem.needs_times else problem
 
     def _check_runtime(self, target: Target) -> None:
@@ -314,7 +322,9 @@ class _Search:
     def _controls_lines(self, job: SearchJob) -> list[str]:
         if not self.request.controls:
             return ["  no controls (--controls runs them, also later with --resume)"]
-        seconds = search_controls.duration_s(job.time_s, job.finalists, job.seeds, job.finals_s / job.finalists)
+        seconds = search_controls.duration_s(
+            job.problem.space.controls, job.time_s, job.finalists, job.seeds, job.finals_s / job.finalists
+        )
         return [f"  then the controls, about {format_duration(seconds)}"]
 
     # -- workers
@@ -374,11 +384,8 @@ def _to_beat(published: PublishedWeights | None) -> str:
     """The line of the plan on the published network; its Dice on `test` is told in the end."""
     if published is None:
         return "to beat: there are no weights of the published network for this data"
-    trained = format_duration(float(published.info.train.get("seconds", 0.0)))
-    return (
-        f"to beat: {published.info.model.name} ({published.origin}, {trained} of training), "
-        f"Dice {published.dice_val:.3f} on val"
-    )
+    what = trained_text(published.origin, published.train_s)
+    return f"to beat: {published.info.model.name} ({what}), Dice {published.dice_val:.3f} on val"
 
 
 def _prepare_s(problem: SearchProblem, whole: rec.Record) -> float:

@@ -19,14 +19,13 @@ from benchbench import data
 from benchbench.core import records as rec
 from benchbench.core.errors import UsageError
 from benchbench.core.statistics import pareto_front
-from benchbench.search import pareto, space
+from benchbench.search import pareto
 from benchbench.search.job import KEPT_SHARE, STEP_FACTOR
 from benchbench.search.phases import LEAST_S, Worker
-from benchbench.search.problem import published_config
 from benchbench.search.proposals import LEAST_DICE, Tried, by_cost, ranked
-from benchbench.search.space import Config
+from benchbench.search.search_space import Candidate
 from benchbench.search.trainings import FinishedTraining, Journal
-from benchbench.search.trial import Evaluation, build, dice_on_test, go_on, name_of, origin_of, train_network
+from benchbench.search.trial import Evaluation, build, dice_on_test, go_on, origin_of, train_network
 from benchbench.training.loop import Progress
 from benchbench.training.patch_loader import CachedPatchLoader
 from benchbench.training.recipe import TrainingBudget
@@ -66,7 +65,7 @@ class Trajectories:
         for number, key in enumerate(keys):
             label = f"promotion-{key}"
             if number and self.worker.elapsed() > until and label not in self.journal.trainings:
-                self.left_out.append(f"the promotion of {name_of(by_key[key].config)}")
+                self.left_out.append(f"the promotion of {by_key[key].config.name}")
                 continue
             longest_s = float(by_key[key].spent["train_s"]) + max(LEAST_S, 2 * room_s / len(keys))
             most_s = float(self.journal.decide(f"longest time of {label}", functools.partial(float, longest_s)))
@@ -82,7 +81,7 @@ class Trajectories:
 
     def _choose_promotions(self, tried: Sequence[Tried]) -> list[Tried]:
         """The best quarter, as far as time allows, but at least as many as there shall be finalists."""
-        new = [trial for trial in tried if trial.config != published_config(trial.config.variant)] or list(tried)
+        new = [trial for trial in tried if not self.problem.space.is_published(trial.config)] or list(tried)
         each_s = (STEP_FACTOR - 1) * sum(trial.spent["train_s"] for trial in new) / len(new)
         wished = max(self.job.finalists, math.ceil(KEPT_SHARE * len(new)))
         least = self.job.finalists if self.left_s() > 2 * self.job.finalists * each_s else 1
@@ -166,7 +165,7 @@ class Trajectories:
             if seeds > 1:
                 seeds -= 1
             else:
-                left_out.append(f"the finalist {_name(chosen.pop())}")
+                left_out.append(f"the finalist {self._name(chosen.pop())}")
                 keys.pop()
         if seeds < self.job.seeds:
             left_out.insert(0, f"{self.job.seeds - seeds} of {self.job.seeds} seeds of each finalist")
@@ -185,7 +184,7 @@ class Trajectories:
     def _front_of(self, promoted: Sequence[FinishedTraining]) -> list[FinishedTraining]:
         """The best promotion, and others of the front that cost less and are hardly worse.
 
-        Those that cost more than the published network come last, and only if they are better than all others. As in
+        Those that cost more than the network to beat come last, and only if they are better than all others. As in
         `ranked`, those that inherit weights and those that do not take turns.
         """
 
@@ -214,7 +213,7 @@ class Trajectories:
         return float(promotion.result["val_s"]) * (1 + splits.get("test", 0) / max(1, splits.get("val", 0)))
 
     def _final(self, promotion: FinishedTraining, what: Mapping[str, Any], label: str) -> dict[str, Any]:
-        config, seed = space.from_json(what["config"]), int(what["seed"])
+        config, seed = self.problem.space.from_json(what["config"]), int(what["seed"])
         if seed == what["first_seed"]:
             budget = TrainingBudget(seconds=float(what["seconds"]))
         else:  # trains as much as the first seed has trained in all
@@ -237,7 +236,7 @@ class Trajectories:
 
     def _train(
         self,
-        config: Config,
+        config: Candidate,
         earlier: Path | None,
         budget: TrainingBudget,
         seed: int,
@@ -246,7 +245,7 @@ class Trajectories:
         loader: CachedPatchLoader | None = None,
     ) -> Evaluation:
         """Train a configuration: from a state, or from its beginning with the whole budget."""
-        out, progress = self.weights.path(label), self.progress(name_of(config))
+        out, progress = self.weights.path(label), self.progress(config.name)
         if earlier is not None:
             return go_on(self.problem, earlier, budget, seed, out, loader=loader, progress=progress)
         parent = self.worker.parent()
@@ -269,9 +268,13 @@ class Trajectories:
     def _result(self, found: Evaluation, costs: Mapping[str, float]) -> dict[str, Any]:
         return result_of(found, self.worker.elapsed()) | {"costs": dict(costs)}
 
+    def _name(self, training: FinishedTraining) -> str:
+        config: Candidate = self.problem.space.from_json(training.what["config"])
+        return config.name
+
     def _report(self, training: FinishedTraining) -> None:
         what = f"Dice {training.result['dice']:.3f} on val" if not training.error else training.error
-        self.worker.tell(f"{training.kind} {_name(training)}: {what}")
+        self.worker.tell(f"{training.kind} {self._name(training)}: {what}")
 
 
 def result_of(found: Evaluation, at_s: float) -> dict[str, Any]:
@@ -280,7 +283,3 @@ def result_of(found: Evaluation, at_s: float) -> dict[str, Any]:
     for name in ("path", "untrained", "measure_s"):
         del plain[name]
     return plain | {"at_s": at_s}
-
-
-def _name(training: FinishedTraining) -> str:
-    return name_of(space.from_json(training.what["config"]))

@@ -17,7 +17,7 @@ from benchbench.search.budget import parse_budget
 from benchbench.search.job import SearchJob
 from benchbench.search.phases import Worker
 from benchbench.search.problem import SearchProblem
-from benchbench.search.space import Config
+from benchbench.search.slim_unetr_configs import Config
 from benchbench.search.storage import open_storage
 from benchbench.search.trainings import Journal
 from benchbench.search.trajectories import Trajectories

@@ -13,12 +13,12 @@ import pytest
 from optuna.trial import TrialState
 
 from benchbench.core.errors import StoreError, UsageError
-from benchbench.search import clock, space, storage
+from benchbench.search import clock, slim_unetr_configs, storage
 from benchbench.search import proposals as studies
 from benchbench.search.budget import parse_budget
 from benchbench.search.problem import Infeasible, SearchProblem
 from benchbench.search.proposals import Agreed, Tried
-from benchbench.search.space import Config
+from benchbench.search.slim_unetr_configs import Config
 from benchbench.search.storage import (
     hand_back,
     open_storage,
@@ -80,7 +80,7 @@ def run(
 ) -> list[Tried]:
     study = open_study(url, of, seed=seed, sampler=sampler)
     studies.propose(study, of, trainer, elapsed=lambda: 0.0, until=lambda known: len(known) >= trials)
-    return studies.tried(study)
+    return studies.tried(study, problem().space)
 
 
 def test_nothing_is_trained_that_the_budget_refuses(url: str) -> None:
@@ -101,9 +101,9 @@ def test_no_configuration_is_trained_twice(url: str) -> None:
     trainer = Trainer(of)
     run(url, of, trainer, 20)
     study = open_study(url, of, seed=1)
-    study.enqueue_trial(space.parameters(trainer.asked[0]))
+    study.enqueue_trial(slim_unetr_configs.parameters(trainer.asked[0]))
     studies.propose(study, of, trainer, elapsed=lambda: 0.0, until=lambda known: len(known) >= 21)
-    known = studies.tried(study)
+    known = studies.tried(study, problem().space)
     assert len({config.key for config in trainer.asked}) == len(trainer.asked)
     assert known[-1].same_as is not None
     assert known[-1].dice == known[known[-1].same_as].dice
@@ -129,7 +129,7 @@ def test_the_first_proposals_are_smaller_than_the_published_network(url: str) ->
     of = problem()
     trainer = Trainer(of)
     known = run(url, of, trainer, 6)
-    guesses = [config for config in space.starting_points() if config.fits(of.spatial)]
+    guesses = [config for config in slim_unetr_configs.starting_points() if config.fits(of.spatial)]
     assert [one.config for one in known] == [g for g in guesses if g != Config(variant=g.variant)][:6]
     assert Config() not in trainer.asked  # its weights are known, or its costs alone
 
@@ -144,16 +144,20 @@ def test_first_guesses_are_not_queued(url: str) -> None:
 def test_random_proposals_have_no_first_guesses(url: str) -> None:
     of = problem()
     known = run(url, of, Trainer(of), 12, sampler="random")
-    guesses = {config.key for config in space.starting_points()}
+    guesses = {config.key for config in slim_unetr_configs.starting_points()}
     assert not guesses & {one.config.key for one in known}
 
 
 def test_the_space_is_exhausted_where_nothing_new_comes(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(space, "suggest", lambda trial: trial.suggest_categorical("x", [0]) or space.scaled(0.5))
+    monkeypatch.setattr(
+        slim_unetr_configs,
+        "suggest",
+        lambda trial: trial.suggest_categorical("x", [0]) or slim_unetr_configs.scaled(0.5),
+    )
     of = problem()
     study = open_study(url, of, sampler="random")
     studies.propose(study, of, Trainer(of), elapsed=lambda: 0.0, until=lambda known: False)
-    assert len(studies.distinct(studies.tried(study))) == 1
+    assert len(studies.distinct(studies.tried(study, problem().space))) == 1
 
 
 def test_the_worker_that_creates_a_study_says_what_all_agree_on(url: str) -> None:
@@ -280,7 +284,11 @@ def test_what_was_broken_off_is_taken_up_again(url: str) -> None:
     assert states(study)[2:] == ["FAIL", "FAIL", "WAITING"]
     studies.propose(study, of, trainer, elapsed=lambda: 0.0, until=lambda known: len(known) >= 6)
     lost = study.get_trials()[2]
-    again = [t for t in studies.tried(study) if t.config == space.suggest(optuna.trial.FixedTrial(lost.params))]
+    again = [
+        t
+        for t in studies.tried(study, problem().space)
+        if t.config == slim_unetr_configs.suggest(optuna.trial.FixedTrial(lost.params))
+    ]
     assert len(again) == 1
     assert len(trainer.asked) == len({config.key for config in trainer.asked})
 

@@ -29,7 +29,7 @@ from benchbench.search import export as search_export
 from benchbench.search import finish as search_finish
 from benchbench.search import measuring as search_measuring
 from benchbench.search import problem as search_problem
-from benchbench.search import proposals, runtime_times, space
+from benchbench.search import proposals, runtime_times, slim_unetr_configs
 from benchbench.search import result as search_result
 from benchbench.search import run as search_run
 from benchbench.search import trial as search_trial
@@ -38,7 +38,7 @@ from benchbench.search.clock import ElapsedTime
 from benchbench.search.job import SearchJob
 from benchbench.search.measuring import Measuring
 from benchbench.search.plan import first_lines
-from benchbench.search.problem import Infeasible, SearchProblem, problem_from_json, spec_of
+from benchbench.search.problem import Infeasible, SearchProblem, problem_from_json
 from benchbench.search.proposals import Agreed
 from benchbench.search.request import JOB, SearchRequest, check_request
 from benchbench.search.runtime_times import RuntimeTimes, architecture_job, time_in_worker
@@ -55,15 +55,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalW
 ROOT = Path(__file__).parents[2]
 SEARCHED = ROOT / "results" / "reference" / "search-hippocampus-parent"
 POINT = "slim_unetr_fixed-060d9d"
-SMALL = space.Config(
+SMALL = slim_unetr_configs.Config(
     variant="slim_unetr",
     widths=(8, 16, 16, 32),
     depths=(1, 1, 1, 1),
     attention=(16, 16, 16, 32),
     heads=(1, 1, 1, 1),
-    sampling=space.PUBLISHED.sampling,
-    expansion=space.PUBLISHED.expansion,
-    stem=space.PUBLISHED.stem,
+    sampling=slim_unetr_configs.PUBLISHED.sampling,
+    expansion=slim_unetr_configs.PUBLISHED.expansion,
+    stem=slim_unetr_configs.PUBLISHED.stem,
 )
 TITLE = "ONNX Runtime"
 
@@ -235,7 +235,7 @@ def worker(monkeypatch: pytest.MonkeyPatch, *endings: list[Any]) -> list[Mapping
 
 
 def job(**changes: Any) -> Job:
-    spec = spec_of(problem(), dataclasses.replace(SMALL, **changes), "a")
+    spec = problem().space.spec(dataclasses.replace(SMALL, **changes), problem(), "a")
     return architecture_job(spec, (32, 32, 32), "onnxruntime", threads=1, alone=True)
 
 

@@ -17,10 +17,11 @@ from benchbench.compress.channel_groups import find_structure, remove
 from benchbench.core.errors import UsageError
 from benchbench.core.statistics import dominates
 from benchbench.measure.flops.graph import measure_cost
-from benchbench.search import analytic_cost, space
+from benchbench.search import analytic_cost, slim_unetr_configs
 from benchbench.search.budget import parse_budget, parse_limit
 from benchbench.search.inheritance import Parent, inherit
 from benchbench.search.pareto import hypervolume, ranks
+from benchbench.search.search_space import RandomChooser
 from benchbench.zoo import build as zoo_build
 from benchbench.zoo import cards as zoo_cards
 
@@ -99,16 +100,16 @@ def test_ranks_peel_fronts(found: list[tuple[float, ...]]) -> None:
 
 def some(
     count: int, *, seed: int = 0, pruned: bool | None = None, sides: tuple[int, ...] = SIDES
-) -> list[space.Config]:
-    chooser, found = space.RandomChooser(seed), []
+) -> list[slim_unetr_configs.Config]:
+    chooser, found = RandomChooser(seed), []
     while len(found) < count:
-        config = space.suggest(chooser)
+        config = slim_unetr_configs.suggest(chooser)
         if config.fits(sides) and (pruned is None or bool(config.prune) == pruned):
             found.append(config)
     return found
 
 
-def build(config: space.Config, sides: tuple[int, ...] = SIDES) -> torch.nn.Module:
+def build(config: slim_unetr_configs.Config, sides: tuple[int, ...] = SIDES) -> torch.nn.Module:
     spec = zoo_cards.get_card(config.variant).spec()
     torch.manual_seed(0)
     return zoo_build.build(dataclasses.replace(spec, kwargs=config.kwargs()), sides).eval()
@@ -118,7 +119,7 @@ def build(config: space.Config, sides: tuple[int, ...] = SIDES) -> torch.nn.Modu
 def test_the_published_network_is_in_it_as_it_ships(variant: str, sides: tuple[int, ...]) -> None:
     card = zoo_cards.get_card(variant)
     plain = zoo_build.build(card.spec(), sides).eval()
-    built = build(dataclasses.replace(space.PUBLISHED, variant=variant), sides)
+    built = build(dataclasses.replace(slim_unetr_configs.PUBLISHED, variant=variant), sides)
     built.load_state_dict(plain.state_dict())
     x = torch.randn(1, 4, *sides)
     with torch.no_grad():
@@ -128,8 +129,8 @@ def test_the_published_network_is_in_it_as_it_ships(variant: str, sides: tuple[i
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000))
 def test_what_is_suggested_fits_or_says_that_it_does_not(seed: int) -> None:
-    config = space.suggest(space.RandomChooser(seed))
-    again = space.suggest(_Replay(space.parameters(config)))
+    config = slim_unetr_configs.suggest(RandomChooser(seed))
+    again = slim_unetr_configs.suggest(_Replay(slim_unetr_configs.parameters(config)))
     assert again == config
     if config.fits(SIDES):
         with torch.device("meta"):
@@ -148,64 +149,67 @@ class _Replay:
 
 
 def test_what_builds_the_same_is_one() -> None:
-    plain = space.Config()
+    plain = slim_unetr_configs.Config()
     assert plain.key == dataclasses.replace(plain, criterion="taylor", scope="global").key
     assert plain.key != dataclasses.replace(plain, stem=8).key
 
 
 @pytest.mark.parametrize("sides", [SIDES, ODD, (128, 128, 128)])
 def test_the_first_proposals_are_few_and_a_fine_stem_comes_first(sides: tuple[int, ...]) -> None:
-    points = list(space.starting_points())
+    points = list(slim_unetr_configs.starting_points())
     assert len({point.key for point in points}) == len(points) <= 8
-    assert space.PUBLISHED in points
+    assert slim_unetr_configs.PUBLISHED in points
     fitting = [point for point in points if point.fits(sides)]
-    assert fitting[0] == space.FINE
+    assert fitting[0] == slim_unetr_configs.FINE
     assert {point.stem for point in fitting} == {1, 2, 4}
-    assert all(space.suggest(_Replay(space.parameters(point))) == point for point in points)
+    assert all(slim_unetr_configs.suggest(_Replay(slim_unetr_configs.parameters(point))) == point for point in points)
 
 
 def test_the_network_with_a_fine_stem_has_few_parameters_and_pads_nothing() -> None:
-    counted = analytic_cost.count(space.FINE, 1, 3, ODD)
+    counted = analytic_cost.count(slim_unetr_configs.FINE, 1, 3, ODD)
     assert counted["params"] == pytest.approx(304e3, rel=0.01)
     assert counted["macs"] < 300e6
-    assert space.FINE.padding(ODD) == 0
+    assert slim_unetr_configs.FINE.padding(ODD) == 0
 
 
 def test_a_choice_of_cells_means_no_more_tokens_with_a_fine_stem() -> None:
     """Nor are the kernels that spread the attention's output larger: they have a parameter for each voxel of a cell."""
-    for stem in space.STEMS:
-        assert all(max(of) <= 8 for of in space.samplings(stem))
+    for stem in slim_unetr_configs.STEMS:
+        assert all(max(of) <= 8 for of in slim_unetr_configs.samplings(stem))
     for config in some(60, sides=ODD) + some(60, seed=1, sides=(128, 128, 128)):
         sides = ODD if config.fits(ODD) else (128, 128, 128)
-        assert max(config.tokens(sides)) <= space.MOST_TOKENS
-    fine = dataclasses.replace(space.FINE, stem=1)  # cells of 4 voxels
+        assert max(config.tokens(sides)) <= slim_unetr_configs.MOST_TOKENS
+    fine = dataclasses.replace(slim_unetr_configs.FINE, stem=1)  # cells of 4 voxels
     assert not fine.fits(ODD)
     assert dataclasses.replace(fine, sampling=(8, 4, 2, 1)).fits(ODD)
-    large = dataclasses.replace(space.FINE, sampling=(4, 2, 1, 1))
+    large = dataclasses.replace(slim_unetr_configs.FINE, sampling=(4, 2, 1, 1))
     assert large.fits((128, 128, 128))
     assert not large.fits((160, 160, 160))
 
 
-@pytest.mark.parametrize("stem", space.STEMS)
+@pytest.mark.parametrize("stem", slim_unetr_configs.STEMS)
 def test_the_space_of_each_stem_has_its_cost_bounded(stem: int) -> None:
     """As a multiple of the published MACs on a patch that needs no padding."""
     widest = dataclasses.replace(
-        space.PUBLISHED, stem=stem, sampling=tuple(min(of) for of in space.samplings(stem)), variant="slim_unetr_fixed"
+        slim_unetr_configs.PUBLISHED,
+        stem=stem,
+        sampling=tuple(min(of) for of in slim_unetr_configs.samplings(stem)),
+        variant="slim_unetr_fixed",
     )
-    again = space.suggest(_Replay(space.parameters(widest)))
+    again = slim_unetr_configs.suggest(_Replay(slim_unetr_configs.parameters(widest)))
     most = analytic_cost.count(again, 4, 3, (128, 128, 128))["macs"]
-    published = analytic_cost.count(space.PUBLISHED, 4, 3, (128, 128, 128))["macs"]
+    published = analytic_cost.count(slim_unetr_configs.PUBLISHED, 4, 3, (128, 128, 128))["macs"]
     assert most / published < {1: 30, 2: 15, 4: 5, 8: 1}[stem]
 
 
 def test_what_is_no_multiple_of_the_strides_is_for_the_corrected_network() -> None:
-    assert not space.PUBLISHED.fits(ODD)
-    assert space.PUBLISHED.patch(ODD) == (64, 64, 64)
-    assert space.PUBLISHED.padding(ODD) == pytest.approx(1 - math.prod(ODD) / 64**3)
-    assert space.CORRECTED.fits(ODD)
-    assert space.CORRECTED.patch(ODD) == ODD
-    assert space.CORRECTED.padding(ODD) == space.PUBLISHED.padding(ODD)
-    narrower = space.scaled(0.75, "slim_unetr_fixed")
+    assert not slim_unetr_configs.PUBLISHED.fits(ODD)
+    assert slim_unetr_configs.PUBLISHED.patch(ODD) == (64, 64, 64)
+    assert slim_unetr_configs.PUBLISHED.padding(ODD) == pytest.approx(1 - math.prod(ODD) / 64**3)
+    assert slim_unetr_configs.CORRECTED.fits(ODD)
+    assert slim_unetr_configs.CORRECTED.patch(ODD) == ODD
+    assert slim_unetr_configs.CORRECTED.padding(ODD) == slim_unetr_configs.PUBLISHED.padding(ODD)
+    narrower = slim_unetr_configs.scaled(0.75, "slim_unetr_fixed")
     assert narrower.padding(ODD) == 0
     assert narrower.padding((39, 56, 40)) == pytest.approx(1 / 40)
     wide = analytic_cost.count(narrower, 1, 3, (64, 64, 64))["macs"]
@@ -215,12 +219,14 @@ def test_what_is_no_multiple_of_the_strides_is_for_the_corrected_network() -> No
 COSTS = [
     *((config, SIDES) for config in some(6, pruned=False)),
     *((config, ODD) for config in some(8, pruned=False, sides=ODD)),
-    (space.CORRECTED, ODD),  # pads to 64x64x64
+    (slim_unetr_configs.CORRECTED, ODD),  # pads to 64x64x64
 ]
 
 
-@pytest.mark.parametrize(("config", "sides"), COSTS, ids=lambda c: c.key[:6] if isinstance(c, space.Config) else "")
-def test_costs_by_formula_are_those_of_the_network(config: space.Config, sides: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("config", "sides"), COSTS, ids=lambda c: c.key[:6] if isinstance(c, slim_unetr_configs.Config) else ""
+)
+def test_costs_by_formula_are_those_of_the_network(config: slim_unetr_configs.Config, sides: tuple[int, ...]) -> None:
     counted = measure_cost(build(config, sides), (1, 4, *sides))
     found = analytic_cost.count(config, 4, 3, sides)
     assert (found["params"], found["macs"]) == (counted.params, counted.macs)
@@ -233,9 +239,13 @@ PRUNED = [(config, SIDES) for config in some(4, seed=1, pruned=True)] + [
 
 
 @pytest.mark.parametrize(
-    ("config", "sides"), PRUNED, ids=lambda c: f"{c.scope}-{c.key[:6]}" if isinstance(c, space.Config) else ""
+    ("config", "sides"),
+    PRUNED,
+    ids=lambda c: f"{c.scope}-{c.key[:6]}" if isinstance(c, slim_unetr_configs.Config) else "",
 )
-def test_costs_of_what_is_pruned_are_exact_or_a_bound(config: space.Config, sides: tuple[int, ...]) -> None:
+def test_costs_of_what_is_pruned_are_exact_or_a_bound(
+    config: slim_unetr_configs.Config, sides: tuple[int, ...]
+) -> None:
     model = build(config, sides)
     structure = find_structure(model, (1, 4, *sides))
     scores = importance.magnitude(model, structure)
@@ -254,7 +264,7 @@ def test_costs_of_what_is_pruned_are_exact_or_a_bound(config: space.Config, side
 
 @pytest.fixture(scope="module")
 def parent() -> Parent:
-    model = build(space.PUBLISHED)
+    model = build(slim_unetr_configs.PUBLISHED)
     structure = find_structure(model, (1, 4, *SIDES))
     return Parent(
         model=model, structure=structure, scores=tuple(importance.magnitude(model, structure)), sha256="parent"
@@ -262,7 +272,7 @@ def parent() -> Parent:
 
 
 def test_a_child_of_equal_shape_answers_as_its_parent(parent: Parent) -> None:
-    child = build(space.PUBLISHED)
+    child = build(slim_unetr_configs.PUBLISHED)
     with torch.no_grad():
         for parameter in child.parameters():
             parameter.zero_()
@@ -273,7 +283,7 @@ def test_a_child_of_equal_shape_answers_as_its_parent(parent: Parent) -> None:
 
 
 def test_a_narrower_child_has_the_channels_that_matter(parent: Parent) -> None:
-    child = build(space.scaled(0.5))
+    child = build(slim_unetr_configs.scaled(0.5))
     assert inherit(child, parent) > 0.9  # all but the last stage, which reads tokens as channels
     (layer, scores) = next(
         (layer, scores)
@@ -289,7 +299,7 @@ def test_a_narrower_child_has_the_channels_that_matter(parent: Parent) -> None:
 
 
 def test_what_has_another_shape_begins_at_random(parent: Parent) -> None:
-    child = build(dataclasses.replace(space.PUBLISHED, stem=8))
+    child = build(dataclasses.replace(slim_unetr_configs.PUBLISHED, stem=8))
     before = child.downs[0].conv.weight.clone()
     assert 0.5 < inherit(child, parent) < 1.0
     assert torch.equal(child.downs[0].conv.weight, before)

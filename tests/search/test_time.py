@@ -19,20 +19,18 @@ from benchbench.core.search_result import SearchOutcome
 from benchbench.report import render_search
 from benchbench.search import finish as search_finish
 from benchbench.search import measuring as search_measuring
-from benchbench.search import phases, space
-from benchbench.search import problem as search_problem
+from benchbench.search import phases, slim_unetr_configs, slim_unetr_space
 from benchbench.search import run as search_run
-from benchbench.search import trial as search_trial
 from benchbench.search.budget import parse_budget
 from benchbench.search.clock import ElapsedTime
 from benchbench.search.feasibility import BudgetError, check_feasible, latency_lower_bound
 from benchbench.search.measuring import Measuring
 from benchbench.search.phases import Worker
 from benchbench.search.request import SearchRequest
+from benchbench.search.slim_unetr_space import load_parent
 from benchbench.search.storage import open_storage
 from benchbench.search.trainings import FinishedTraining, Journal
 from benchbench.search.trajectories import Trajectories
-from benchbench.search.trial import load_parent, name_of
 from benchbench.search.weight_store import WeightStore
 from benchbench.training.loop import train
 from benchbench.training.recipe import TrainingBudget, TrainRecipe
@@ -313,7 +311,7 @@ def test_a_training_of_steps_ends_after_its_seconds(tmp_path: Path, monkeypatch:
 def measurable(elapsed: float, monkeypatch: pytest.MonkeyPatch, folder: Path, *, late: bool) -> tuple[Any, list[str]]:
     """Which of three finalists and the published network are measured, and what is said to be left out."""
     request = SearchRequest(budget=parse_budget([]), time_s=TIME_S)
-    config = rec.to_json(space.PUBLISHED)
+    config = rec.to_json(slim_unetr_configs.PUBLISHED)
     finals = {
         key: [FinishedTraining(label=key, what={"config": config}, result={"dice": dice, "test_s": 2.0})]
         for key, dice in (("a", 0.7), ("b", 0.9), ("c", 0.8))
@@ -354,7 +352,7 @@ def test_while_there_is_time_the_best_is_measured_then_the_published_network_the
     assert measurable(100.0, monkeypatch, tmp_path, late=True) == (["b", "p", "c", "a"], [])
     fitting, left = measurable(190.0, monkeypatch, tmp_path, late=True)
     assert fitting == ["b", "p"]
-    assert left == 2 * [f"the measurement of {name_of(space.PUBLISHED)}: 'bench search --resume' does it"]
+    assert left == 2 * [f"the measurement of {slim_unetr_configs.PUBLISHED.name}: 'bench search --resume' does it"]
     assert measurable(TIME_S + 60, monkeypatch, tmp_path, late=True)[0] == []
     assert measurable(TIME_S + 60, monkeypatch, tmp_path, late=False) == (["b", "p", "c", "a"], [])
 
@@ -474,11 +472,11 @@ def test_a_time_that_is_too_short_for_one_network_says_so_before_any_training(
 
 
 def slim(folder: Path, name: str = "slim_unetr", **kwargs: Any) -> Path:
-    config = dataclasses.replace(space.PUBLISHED, **kwargs)
+    config = dataclasses.replace(slim_unetr_configs.PUBLISHED, **kwargs)
     spec = dataclasses.replace(
-        search_problem.published_spec(PROBLEM),
+        slim_unetr_space.published_spec(PROBLEM),
         name=name,
-        kwargs={**search_problem.published_spec(PROBLEM).kwargs, **config.kwargs()},
+        kwargs={**slim_unetr_space.published_spec(PROBLEM).kwargs, **config.kwargs()},
     )
     torch.manual_seed(0)
     state = zoo_build.build(spec, PROBLEM.spatial).state_dict()
@@ -490,8 +488,8 @@ def slim(folder: Path, name: str = "slim_unetr", **kwargs: Any) -> Path:
 @pytest.fixture
 def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = SimpleNamespace(name="x", key="x", splits={}, ids={}, digest="", is_named_by=lambda key: key == "x")
-    monkeypatch.setattr(search_trial.data, "get_plan", lambda source, **more: plan)
-    monkeypatch.setattr(search_trial.checkpoint, "leaks", lambda info, plan: [])
+    monkeypatch.setattr(slim_unetr_space.data, "get_plan", lambda source, **more: plan)
+    monkeypatch.setattr(slim_unetr_space.checkpoint, "leaks", lambda info, plan: [])
 
 
 @pytest.mark.usefixtures("any_data")

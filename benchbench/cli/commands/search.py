@@ -16,7 +16,7 @@ from benchbench.cli.output import new_folder, write_page
 from benchbench.cli.parser import add_fields, add_shared, values_of
 from benchbench.cli.progress_file import ProgressFile
 from benchbench.core.errors import EXIT_OK, UsageError, command
-from benchbench.core.search_result import EAGER, SearchOutcome, ordered, runtime_of
+from benchbench.core.search_result import EAGER, SearchOutcome, baseline_word, family_of, ordered, runtime_of
 from benchbench.core.units import format_duration, format_value
 from benchbench.report import writers
 from benchbench.search.request import JOB, SearchRequest, resumed_request
@@ -39,9 +39,11 @@ def add(sub: argparse.ArgumentParser) -> None:
     add_fields(sub, SearchRequest)
     sub.add_argument(
         "--parent",
-        metavar="FILE|shipped|train|none",
-        help="weights of a Slim UNETR on this data, from which networks with its stem inherit: of a file, or those "
-        "that come with benchbench (shipped); 'train' trains it first, within the time (default: none)",
+        metavar="NET|shipped|train|none",
+        help="a trained network on this data, by its file, its folder of 'bench import', or its name where its weights "
+        "come with benchbench: smaller versions of it are searched. Of a Slim UNETR of the published size its variants "
+        "are, those with its stem inherit from it, 'shipped' is the one that comes along, and 'train' trains it first, "
+        "within the time (default: none)",
     )
     sub.add_argument("--resume", type=Path, metavar="DIR", help="folder of an earlier search to continue")
     add_shared(sub, "--out", "--format", "--progress", "--config")
@@ -108,16 +110,17 @@ def _next(outcome: SearchOutcome, request: SearchRequest) -> str:
     usable = [point for point in outcome.summary["points"] if point["front"] and "weights" in point["files"]]
     if usable:
         best = max(usable, key=lambda point: point["dice_test"]["mean"])
-        both = f"{outcome.folder / best['files']['weights']},{_BESIDE}"
-        what = "to measure the most accurate beside another network"
+        parent = request.parent if outcome.summary["published_config"].get("parent") else None  # of which it is a part
+        both = f"{outcome.folder / best['files']['weights']},{parent or _BESIDE}"
+        what = f"to measure the most accurate beside {'the parent' if parent else 'another network'}"
         return next_line(what, "run", "--models", both, "--data", request.data, *fold)
     return next_line("for more time", "search", "--resume", outcome.folder, "--time", f"{request.time_s / 30:.0f}min")
 
 
 def _parent(asked: str | None, request: SearchRequest) -> str | None:
     """What networks inherit from, as the request has it."""
-    from benchbench.search.published import bundled_parent
-    from benchbench.zoo.checkpoint import located
+    from benchbench.search.parent_to_prune import weights_of
+    from benchbench.search.slim_unetr_space import bundled_parent
 
     if asked in (None, "none"):
         return None
@@ -125,7 +128,7 @@ def _parent(asked: str | None, request: SearchRequest) -> str | None:
         return asked
     if asked == "shipped":
         return str(bundled_parent(request.data, request.fold, request.spatial).absolute())
-    return str(located(Path(str(asked))).absolute())
+    return str(weights_of(str(asked), request))
 
 
 def _check_resume(options: argparse.Namespace) -> None:
@@ -141,7 +144,7 @@ def _check_resume(options: argparse.Namespace) -> None:
 
 
 def rows(outcome: SearchOutcome, *, plain: bool) -> list[dict[str, Any]]:
-    """A row for each finalist, those of the front first, and one for the published network.
+    """A row for each finalist, those of the front first, and one for the network to beat.
 
     Args:
         plain: unrounded numbers, with units in their names, of the finalists alone.
@@ -182,16 +185,17 @@ def rows(outcome: SearchOutcome, *, plain: bool) -> list[dict[str, Any]]:
             }
         )
     if not plain and (baseline := outcome.summary.get("baseline")):
-        table.append(_baseline_row(baseline, metric))
+        word = baseline_word(family_of(outcome.summary)["baseline"])
+        table.append(_baseline_row(baseline, metric, word))
     return table
 
 
-def _baseline_row(baseline: Mapping[str, Any], metric: Mapping[str, Any]) -> dict[str, Any]:
-    """The published network, as it was before the search."""
+def _baseline_row(baseline: Mapping[str, Any], metric: Mapping[str, Any], word: str) -> dict[str, Any]:
+    """The network to beat, as it was before the search; `word` says which that is."""
     test, costs = baseline["dice_test"], baseline["costs"]
     value = costs.get(metric["name"])
     return {
-        "network": f"{baseline['name']} (published)",
+        "network": f"{baseline['name']} ({word})",
         "front": "",
         "Dice on test": f"{test['mean']:.3f} ({test['ci95'][0]:.3f} to {test['ci95'][1]:.3f})" if test else "—",
         "on val": f"{baseline['dice_val']:.3f}" if test else "—",
@@ -202,7 +206,7 @@ def _baseline_row(baseline: Mapping[str, Any], metric: Mapping[str, Any]) -> dic
 
 
 def verdicts(outcome: SearchOutcome) -> list[str]:
-    """What the front gains against the published network and the controls, and what was not run."""
+    """What the front gains against the network to beat and the controls, and what was not run."""
     search = outcome.summary
     lines = list(search["verdicts"])
     if missing := search["not_run"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from benchbench.core.search_result import family_of
 from benchbench.core.units import format_duration, format_value
 from benchbench.report.figures import style
 from benchbench.report.figures.style import Drawing
@@ -53,7 +54,7 @@ def front(search: Mapping[str, Any]) -> Drawing | None:
         if places := [(x, y) for of, x, y in controls if of == kind]:
             style.marks(axes, *_columns(places), marker, 8, style.SERIES[3], face=style.PAPER, label=label)
     for published, label, marker, size in (
-        (True, "published network, test", "*", 12),
+        (True, f"{family_of(search)['baseline'].removeprefix('the ')}, test", "*", 12),
         (False, "finalists, test", "D", 7),
     ):
         ends = [p for p in finals if p["published"] is published]
@@ -213,15 +214,19 @@ def importance(search: Mapping[str, Any]) -> Drawing | None:
 
 
 def _spoken(name: str) -> str:
-    """`width2` as `width, stage 2`."""
+    """`width2` as `width, stage 2`; `keep2`, the share that a level of a parent keeps, as `kept of level 2`."""
+    if name.removeprefix("keep").isdigit():
+        return f"kept of level {name.removeprefix('keep')}"
     return f"{name[:-1]}, stage {name[-1]}" if name[-1].isdigit() else name
 
 
 @style.plain_matplotlib()
 def sketch(search: Mapping[str, Any], point: Mapping[str, Any] | None) -> Drawing | None:
-    """The chosen network beside the published one, stage by stage."""
+    """The chosen network beside the published one, stage by stage, or what it keeps of its parent by level."""
     if point is None:
         return None
+    if "keep" in point["config"]:
+        return _kept_of_the_parent(search, point)
     plain, chosen = search["published_config"], point["config"]
     figure, axes = style.axes(3.6, 0.02, bottom_in=0.1, right=0.02)
     axes.set_axis_off()
@@ -249,6 +254,29 @@ def sketch(search: Mapping[str, Any], point: Mapping[str, Any] | None) -> Drawin
         caption="Encoder and decoder have the same blocks at each stage, the first on top. A bar is a block, as wide "
         "as its channels; below it channels, width and heads of the attention, its sampling stride, expansion of the "
         "MLPs.",
+    )
+
+
+def _kept_of_the_parent(search: Mapping[str, Any], point: Mapping[str, Any]) -> Drawing:
+    """The share of the parent's channels that a network keeps of each level."""
+    levels, keep = search["space"]["choices"]["levels"], point["config"]["keep"]
+    names = [f"{level['voxels']:,} voxels" for level in levels]
+    figure, axes = style.row_axes(names, 0.4, right=0.2)
+    style.scale(axes, "x", (0, 1.0), "share of its channels that stays")
+    texts = []
+    for row, (level, share) in enumerate(zip(levels, keep, strict=True)):
+        axes.barh(row, 1.0, height=0.6, color=style.GRID)
+        axes.barh(row, share, height=0.6, **style.MEASURED)
+        texts.append(f"{share:.0%} of {level['channels']}")
+        axes.text(1.03, row, texts[-1], va="center", color=style.INK, fontsize=style.FONT - 1.5)
+    spoken = "; ".join(f"{name}: {text}" for name, text in zip(names, texts, strict=True))
+    return style.drawing(
+        figure,
+        prefix="kept",
+        label=f"Kept of the parent. {spoken}.",
+        title=f"What {point['name']} keeps of the parent",
+        caption="A level is all layers whose maps have equally many voxels, the finest on top; each of its layers "
+        f"keeps that share of its channels, the most important by {point['config']['criterion']}.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Search space: Slim UNETR's widths, depths, heads, attention, sampling, expansion and stem, and pruning.
+"""Configurations of Slim UNETR: widths, depths, heads, attention, sampling, expansion, stem, and pruning.
 
 No width, depth or expansion is larger than the published network's, whose weights others inherit by slicing. That
 bounds parameters, not MACs: a stem of half the stride has maps of eight times the voxels. So with a fine stem the
@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from benchbench.core import records as rec
+from benchbench.search.search_space import Chooser
 
 Variant = Literal["slim_unetr", "slim_unetr_fixed"]
 VARIANTS: tuple[Variant, ...] = ("slim_unetr", "slim_unetr_fixed")
@@ -44,13 +44,6 @@ MOST_TOKENS = 4096
 WIDEST: Mapping[int, tuple[int, int, int]] = {1: (12, 24, 32)}
 
 STRIDES = (1, 2, 4, 8)  # of the stages, against the stem's
-
-
-class Chooser(Protocol):
-    """An Optuna trial, or `RandomChooser`."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -101,6 +94,11 @@ class Config:
         """Hash of the canonical configuration."""
         return rec.content_hash(rec.to_json(self.canonical()))
 
+    @property
+    def name(self) -> str:
+        """Of the network."""
+        return f"{self.variant}-{self.key[:6]}"
+
     def patch(self, spatial: Sequence[int]) -> tuple[int, ...]:
         """The smallest patch that it takes of at least these sides (D, H, W)."""
         return tuple(spatial) if self.pads else self._round_up(spatial, whole=True)
@@ -143,6 +141,11 @@ class Config:
 
 PUBLISHED = Config()
 CORRECTED = Config(variant="slim_unetr_fixed")
+
+
+def published(variant: str) -> Config:
+    """The published network in one of its variants."""
+    return dataclasses.replace(PUBLISHED, variant=variant)
 
 
 def samplings(stem: int) -> tuple[tuple[int, ...], ...]:
@@ -213,17 +216,6 @@ def parameters(config: Config) -> dict[str, Any]:
     return choices | plain
 
 
-class RandomChooser:
-    """A trial that chooses at random."""
-
-    def __init__(self, seed: int) -> None:
-        self._rng = random.Random(seed)
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices."""
-        return self._rng.choice(list(choices))
-
-
 def from_json(plain: Mapping[str, Any]) -> Config:
     """A configuration from the JSON values of its fields."""
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
@@ -283,6 +275,21 @@ def scaled(share: float, variant: str = "slim_unetr") -> Config:
         attention=attention,
         heads=_four([math.gcd(width, n) for width, n in zip(attention, PUBLISHED.heads, strict=True)]),
     )
+
+
+def text_of(config: Config) -> str:
+    """`widths 12-24-32-48, depths 1-1-2-1, ...`: only what differs from the published network."""
+    plain = published(config.variant)
+    parts = []
+    for name in ("widths", "depths", "attention", "heads", "sampling", "expansion"):
+        value = getattr(config, name)
+        if value != getattr(plain, name):
+            parts.append(f"{name} {'-'.join(map(str, value))}")
+    if config.stem != plain.stem:
+        parts.append(f"stem {config.stem}")
+    if config.prune:
+        parts.append(f"{config.prune:.0%} pruned by {config.criterion}, {config.scope}")
+    return ", ".join(parts) or "as published"
 
 
 def description() -> dict[str, Any]:
