@@ -12,7 +12,7 @@ from benchbench.report.cells import ORIGIN_LEGEND, TableCell
 from benchbench.report.conditions import group
 from benchbench.report.exports import legend, shown
 from benchbench.report.figures import volumes
-from benchbench.report.labels import fits_lines, row_labels, unqualified_lines
+from benchbench.report.labels import fits_lines, row_labels, unqualified_lines, unranked_lines
 from benchbench.report.tables import Column, Table, TableRow, headline, summary_rows
 
 #: Columns of a terminal; only a name or a number that is longer by itself makes a table wider.
@@ -38,7 +38,7 @@ def results_table(records: Sequence[Record]) -> str:
         below = [] if part.predicted else [f"noise floor: {reliability.floors_text(part.records, floors)}"]
         disturbed = reliability.disturbed_text(part.records, labels)
         below += [f"disturbed: {disturbed}"] if disturbed and disturbed != "none" else []
-        below += unqualified_lines(part.records, labels)
+        below += unqualified_lines(part.records, labels) + unranked_lines(part.records, labels)
         below += [f"{labels[r.id]}: {line}" for r in part.records for line in fits_lines(r)]
         volume = volumes.table(table.rows, part, floors, key="volume")
         patients = ["", volume.title, fitted(volume, letters)] if volume else []

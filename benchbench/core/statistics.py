@@ -297,4 +297,9 @@ def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
 
 def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
     """Indices of the points that no other dominates, all coordinates to be made small; equal points stay."""
-    return [i for i, point in enumerate(points) if not any(dominates(other, point) for other in points)]
+    order = sorted(range(len(points)), key=lambda i: tuple(points[i]))  # what dominates a point comes before it
+    front: list[int] = []
+    for i in order:
+        if not any(dominates(points[other], points[i]) for other in front):
+            front.append(i)
+    return sorted(front)

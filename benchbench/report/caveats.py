@@ -14,6 +14,7 @@ from benchbench.core.units import listed
 from benchbench.report import accuracy, conditions, reliability
 from benchbench.report.cells import FORECASTS, finite, tier_of, valid
 from benchbench.report.labels import by_reason
+from benchbench.report.shown_rows import MOST_NAMES
 
 #: `the median is known to ±3.4% only, from 5 processes (limit 3%) when ...: what to do`.
 _KNOWN_TO = re.compile(r"the median is known to ±([\d.]+)% only, from \d+ \w+(?: of \d+ \w+)? (.*)", re.DOTALL)
@@ -167,4 +168,5 @@ def _caveat(text: str, names: tuple[str, ...]) -> Caveat:
     """The names stand in the line where they are few."""
     if len(names) <= _FEW:
         return Caveat(text=f"{', '.join(names)}: {text}")
-    return Caveat(text=text, of=names)
+    more = len(names) - MOST_NAMES
+    return Caveat(text=text, of=(*names[:MOST_NAMES], *([f"and {more} more"] if more > 0 else [])))

@@ -378,12 +378,15 @@ def _load(records: Sequence[rec.Record]) -> str | None:
     return low if low == high else f"{low} to {high}"
 
 
+_MOST_MODELS = 60  # that a command names
+
+
 def reproduce(group: Group) -> str:
     """The command that asks for the same cells again."""
     if is_evaluation(group.first):
         return _evaluate_again(group.records)
     work, seen = group.first.workload, dict.fromkeys(r.model.name for r in group.records if not r.recipe)
-    models = shlex.quote(",".join(seen))
+    models = shlex.quote(",".join(seen)) if len(seen) <= _MOST_MODELS else "NAME[,NAME]"
     parts = ["bench run", f"--models {models}", f"--device {shlex.quote(group.first.device.asked)}"]
     if not patches_differ(group.records):
         parts.append("--spatial " + " ".join(map(str, work.spatial)))

@@ -24,7 +24,7 @@ from benchbench.report.cells import COUNTER_LEGEND, ORIGIN_LEGEND, TableCell, bo
 from benchbench.report.conditions import group, input_text, is_semi_synthetic, path_of
 from benchbench.report.details import ReadArtifact
 from benchbench.report.figures import volumes
-from benchbench.report.labels import not_possible, row_labels, unqualified_lines
+from benchbench.report.labels import not_possible, row_labels, unqualified_lines, unranked_lines
 from benchbench.report.slim_unetr_paper import section as slim_unetr_paper
 from benchbench.report.tables import Column, Table, TableRow, summary_rows
 
@@ -117,21 +117,29 @@ def _what(record: rec.Record) -> dict[str, Any]:
 
 #: Columns that CSV leaves out where no record has a value: of what was asked, of the rank, and of a metric.
 _OPTIONAL = ("volume", "overlap", "crop_foreground", "memory_limit_bytes", "int8_accuracy", "test_time_mirroring")
-_RANKING = ("rank", "rank_by", "rank_tolerance", "noise_floor")
+_RANKING = ("rank", "rank_reason", "rank_by", "rank_tolerance", "noise_floor")
 _PARTS = ("bound", "low", "high", "ci95_low", "ci95_high", "samples", "processes", "reason")
 
 
 def _ranked(records: Sequence[rec.Record]) -> dict[str, dict[str, Any]]:
-    """Record id -> its rank among the rows of its conditions, by what it is, and the share within which those tie."""
-    groups, ranked = group(records), {}
+    """Record id -> its rank among the rows of its conditions, by what it is, and the share within which those tie.
+
+    Of a row that takes none, why. Rows that have no time are not among them.
+    """
+    groups, ranked = group(records), dict[str, dict[str, Any]]()
     for part in groups:
-        floors = reliability.floors_of(part, groups)
+        floors, without = reliability.floors_of(part, groups), reliability.without_rank(part.records)
         ties = reliability.Ties.of(part.records, floors)
         for row in summary_rows(part.records, floors).rows:
-            if row.cells["rank"].value is not None:
+            if why := without.get(row.record.id):
+                ranked[row.record.id] = {"rank_reason": why.reason}
+            elif row.cells["rank"].value is not None:
                 floor = floors.get(path_of(row.record))
                 by = {"rank_by": "ratios within rounds" if ties.within_rounds(row.record) else "medians"}
-                tie = {"rank_tolerance": reliability.tolerance(floor), "noise_floor": floor.share if floor else None}
+                tie: dict[str, Any] = {
+                    "rank_tolerance": reliability.tolerance(floor),
+                    "noise_floor": floor.share if floor else None,
+                }
                 ranked[row.record.id] = {"rank": row.cells["rank"].text} | by | tie
     return ranked
 
@@ -147,8 +155,8 @@ def _compared(records: Sequence[rec.Record], read: ReadArtifact) -> dict[str, di
 def _csv(records: Sequence[rec.Record], read: ReadArtifact) -> str:
     """One line a record: what was asked, its rank, then `<metric>`, its origin, bound, range, samples and reason."""
     metrics, ranked, compared = _metrics(records), _ranked(records), _compared(records, read)
-    rows = []
-    for record in records:
+
+    def row_of(record: rec.Record) -> dict[str, Any]:
         row = _what(record) | ranked.get(record.id, {}) | compared.get(record.id, {})
         for m in record.measurements:
             name = _column(m)
@@ -157,7 +165,8 @@ def _csv(records: Sequence[rec.Record], read: ReadArtifact) -> str:
             row |= {name: m.value, f"{name}_origin": m.origin, f"{name}_bound": m.bound, f"{name}_reason": m.reason}
             row[f"{name}_low"], row[f"{name}_high"] = m.interval or (None, None)
             row[f"{name}_ci95_low"], row[f"{name}_ci95_high"] = m.ci95 or (None, None)
-        rows.append(row)
+        return row
+
     header = [*_what(records[0]), *_RANKING, *paired_dice.PLAIN] if records else []
     optional = {*_OPTIONAL, *_RANKING, *paired_dice.PLAIN}
     for name in metrics:
@@ -165,8 +174,9 @@ def _csv(records: Sequence[rec.Record], read: ReadArtifact) -> str:
         parts = [f"{name}_{part}" for part in _PARTS]
         header += parts
         optional.update(parts)
-    used = {column for row in rows for column, value in row.items() if value is not None}
-    return writers.to_csv([column for column in header if column in used or column not in optional], rows)
+    used = {column for record in records for column, value in row_of(record).items() if value is not None}
+    # made once more instead of kept: ten thousand rows of all columns would take more memory than all else
+    return writers.to_csv([c for c in header if c in used or c not in optional], map(row_of, records))
 
 
 def _json(records: Sequence[rec.Record], parts: Sequence[Sequence[AuditRow]], read: ReadArtifact) -> str:
@@ -252,7 +262,8 @@ def _run_tables(records: Sequence[rec.Record], read: ReadArtifact) -> list[Table
         table = summary_rows(part.records, floors, deployment=True)
         noise = "" if part.predicted else f"Noise floor: {reliability.floors_text(part.records, floors)}"
         labels = {row.record.id: row.label for row in table.rows}
-        caption = ". ".join(filter(None, [noise, *unqualified_lines(part.records, labels)]))
+        below = [*unqualified_lines(part.records, labels), *unranked_lines(part.records, labels)]
+        caption = ". ".join(filter(None, [noise, *below]))
         tables.append(dataclasses.replace(table, title=part.title, caption=caption))
         if volume := volumes.table(table.rows, part, floors, key="volume"):
             tables.append(volume)

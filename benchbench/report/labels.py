@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
 
+from benchbench.core import qualification, units
 from benchbench.core import records as rec
-from benchbench.core import units
 from benchbench.report import reliability
 from benchbench.report.cells import bounded_text, finite, valid
 from benchbench.report.conditions import apart, dtypes, path_of, runtimes
@@ -40,7 +41,7 @@ def row_labels(records: Sequence[rec.Record], *, beside: Sequence[rec.Record] = 
     paths = paths_of([*records, *beside])
     names = {r.id: r.model.name + (f" [{_recipe(r.recipe)}]" if r.recipe and _is_unnamed(r) else "") for r in records}
     names = {i: _joined(name, paths[i]) for i, name in names.items()}
-    repeated = {name for name in names.values() if list(names.values()).count(name) > 1}
+    repeated = {name for name, n in collections.Counter(names.values()).items() if n > 1}
     return {i: f"{name} #{i[:6]}" if name in repeated else name for i, name in names.items()}
 
 
@@ -127,6 +128,19 @@ def unqualified_lines(records: Sequence[rec.Record], labels: Mapping[str, str]) 
     return [
         f"{', '.join(those)}: {reason}; {reliability.TO_QUALIFY}"
         for reason, those in by_reason(records, labels, lambda record: found.get(record.id))
+    ]
+
+
+def unranked_lines(records: Sequence[rec.Record], labels: Mapping[str, str], most: int = 6) -> list[str]:
+    """Which finished rows take no rank, a line for each reason: `no rank, untrained: a, b and 9 more`.
+
+    Those whose output is unqualified have lines of their own, `unqualified_lines`.
+    """
+    found = {i: why.word for i, why in reliability.without_rank(records).items()}
+    words = dict.fromkeys(word for word in found.values() if word != qualification.UNQUALIFIED)
+    return [
+        f"no rank, {word}: {units.first_few([labels[r.id] for r in records if found.get(r.id) == word], most)}"
+        for word in words
     ]
 
 

@@ -21,7 +21,7 @@ from benchbench.core.errors import StoreError, UsageError
 from benchbench.core.evaluation import is_evaluation
 from benchbench.core.paired_result import PairedResult, holds_pairs, read_pairs
 from benchbench.core.units import counted
-from benchbench.report import accuracy, caveats, conditions, details, html, place, search_page
+from benchbench.report import accuracy, caveats, conditions, details, exports, html, place, search_page, shown_rows
 from benchbench.report.audit import section as audit_section
 from benchbench.report.audit.tables import gather
 from benchbench.report.cells import COUNTER_LEGEND, ORIGIN_LEGEND
@@ -50,9 +50,11 @@ def write_report(
     include_predicted: bool = False,
     paper: bool = False,
     max_latency_s: float | None = None,
+    named: Sequence[str] = (),
+    refresh_s: int | None = None,
     force: bool = False,
 ) -> Path:
-    """Make one page from one or several results folders.
+    """Make one page from one or several results folders; of very many rows also a CSV beside it, with all of them.
 
     Args:
         folders: each holds `*.jsonl` and the artifacts that they name; or the only one holds a search; or each holds
@@ -61,6 +63,8 @@ def write_report(
         include_predicted: whether forecasts are ranked, too.
         paper: show the Slim UNETR paper's claims and tables whatever the networks; see `render`.
         max_latency_s: a limit that the table of several devices holds their times against.
+        named: patterns of names whose rows are shown where there are too many for all; see `shown_rows`.
+        refresh_s: seconds after which browsers load the page again; None: it is finished.
         force: replace a file that is no page of ours; one that the page is made from is not replaced even so.
 
     Returns: the file written.
@@ -81,14 +85,22 @@ def write_report(
     elif any(map(holds_pairs, folders)):
         text = paired_page.render_pairs(read_all_pairs(folders))
     else:
-        records = [record for folder in folders for record in core_results.read_records(folder)]
+        records = core_results.latest(record for folder in folders for record in core_results.read_records(folder))
+        file, read = shown_rows.file_beside(target), folder_reader(folders)
+        if shown_rows.are_too_many(_runs(records)):
+            place.check_rows(target.with_name(file), folders, force=force)
+            place.write(target.with_name(file), exports.export(records, "csv", read))
         text = render(
             records,
-            folder_reader(folders),
+            read,
             include_predicted=include_predicted,
             paper=paper,
             max_latency_s=max_latency_s,
+            named=named,
+            file=file,
         )
+    if refresh_s is not None:
+        text = text.replace(_HEAD, f'{_HEAD}\n<meta http-equiv="refresh" content="{refresh_s}">', 1)
     place.write(target, text)
     return target
 
@@ -103,6 +115,14 @@ def read_all_pairs(places: Sequence[Path]) -> list[PairedResult]:
     if others := [place for place in places if not holds_pairs(place)]:
         raise UsageError(f"paired comparisons have a page and tables of their own: leave {others[0]} out")
     return [result for place in places for result in read_pairs(place)]
+
+
+_HEAD = "<head>"
+
+
+def _runs(records: Sequence[rec.Record]) -> list[rec.Record]:
+    """An audit ran nothing: it has a section, not a table of its own."""
+    return [r for r in records if not is_audit(r)]
 
 
 def folder_reader(folders: Sequence[Path]) -> ReadArtifact:
@@ -140,6 +160,8 @@ def render(
     include_predicted: bool = False,
     paper: bool = False,
     max_latency_s: float | None = None,
+    named: Sequence[str] = (),
+    file: str = "report-rows.csv",
 ) -> str:
     """The page as text.
 
@@ -150,9 +172,11 @@ def render(
         paper: show the Slim UNETR paper's claims and tables even where the records do not hold its network and one
             that it is compared with.
         max_latency_s: a limit that the table of several devices holds their times against.
+        named: patterns of names whose rows are shown where there are too many for all.
+        file: name of the CSV beside the page, which has the rows that are not shown.
     """
     newest = core_results.latest(records)
-    runs = [r for r in newest if not is_audit(r)]  # an audit ran nothing: it has a section, not a table of its own
+    runs = _runs(newest)
     groups = conditions.group(runs)
     paper = paper or slim_unetr_paper.applies(newest)
     audits = gather(newest, read_artifact)
@@ -162,7 +186,7 @@ def render(
         section |= slim_unetr_paper.section(audits, runs)
     legend = {**ORIGIN_LEGEND, **COUNTER_LEGEND} if section else ORIGIN_LEGEND
     first = bool(newest) and is_audit(newest[0])
-    rest = PAGE_BYTES - 100_000 - _ROW_BYTES * len(runs)
+    rest = PAGE_BYTES - 100_000 - _ROW_BYTES * min(len(runs), shown_rows.MOST)
     budget = Budget(max(FIGURE_BUDGET_BYTES // 5, min(FIGURE_BUDGET_BYTES, rest)))
     scaled, scaled_out = joined(groups, budget)
     read = functools.cache(read_artifact)
@@ -178,6 +202,8 @@ def render(
             include_predicted=include_predicted,
             paper=paper,
             beside=group.letter in beside,
+            named=named,
+            file=file,
         )
         for group in groups
     ]

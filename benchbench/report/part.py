@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from benchbench.core import records as rec
 from benchbench.core.evaluation import are_evaluations, is_evaluation
-from benchbench.report import accuracy, caveats, conditions, main_table, paired_dice, reliability
+from benchbench.core.units import first_few
+from benchbench.report import accuracy, caveats, conditions, main_table, paired_dice, reliability, shown_rows
 from benchbench.report.audit import section as audit_section
 from benchbench.report.choice.section import Told
 from benchbench.report.details import ReadArtifact
@@ -62,6 +64,8 @@ def part(
     include_predicted: bool,
     paper: bool,
     beside: bool,
+    named: Sequence[str],
+    file: str,
 ) -> dict[str, Any]:
     """What the template needs of one set of conditions.
 
@@ -74,6 +78,8 @@ def part(
         include_predicted: whether forecasts are ranked, too.
         paper: whether the claims of the Slim UNETR paper are checked.
         beside: whether a table of several devices has its rows, too: then its own is folded.
+        named: patterns of names whose rows are shown whatever their number.
+        file: where the rows are that have no room, a name beside the page.
     """
     floors, main = reliability.floors_of(group, groups), headline(group.records)
     unsorted = summary_rows(group.records, floors, include_predicted=include_predicted)
@@ -92,13 +98,17 @@ def part(
         main_rows = list(rows)
     alone = f" Rows of {' '.join(main_path)} alone." if runtimes.has_several(rows) and not evaluated else ""
     prefix = f"f{group.letter.lower()}"
-    picture, marks = _picture(rows, main, prefix, budget, told)
-    usable = [row for row in rows if row.usable]
-    heads, lines = main_table.heads_and_lines(table, usable, time, told.kept if told else frozenset(), marks)
-    made = _drawings(rows, main_rows, main, prefix, budget, read, alone)
+    first = told.kept if told else frozenset()
+    of = sum(len(one.records) for one in groups)
+    listed = shown_rows.shown(rows, time, of=of, first=first, named=named, file=file)
+    shown_main, network_rows = listed.of(main_rows), listed.of(rows)
+    picture, marks = _picture(rows, network_rows, main, prefix, budget, told)
+    usable = [row for row in network_rows if row.usable]
+    heads, lines = main_table.heads_and_lines(table, usable, time, first, marks)
+    made = _drawings(rows, main_rows, shown_main, main, prefix, budget, read, alone)
     shown = [(d, budget.show(d)) for d in made if budget.is_new(d, prefix)]
     has_roof = any(drawing.title == roofline.TITLE and figure for drawing, figure in shown)
-    roof = _with_caption(roofline.table(main_rows, key=f"{prefix}roof"), alone) if has_roof else None
+    roof = _with_caption(roofline.table(shown_main, key=f"{prefix}roof"), alone) if has_roof else None
     volume = volumes.table(rows, group, floors, key=f"{prefix}volume")
     of_dice = (
         accuracy.tables(records, read, key=prefix)
@@ -122,7 +132,10 @@ def part(
         "folds": len(lines) > _FEW_ROWS and len(lines) > len({line.family for line in lines}),
         "sort_order": "descending" if evaluated else "ascending",
         "sorted_by": time if by_time and by_time.value is not None else "",
-        "failures": [(row, fits_lines(row.record)) for row in rows if not row.usable],
+        "failures": [(row, fits_lines(row.record)) for row in network_rows if not row.usable],
+        "listed": listed,
+        "n_rows": len(rows),
+        "n_failed": sum(not row.usable for row in rows),
         "facts": conditions.facts(group) + _trust_facts(group, floors, labels),
         "noise": reliability.noise_text(records, labels),
         "caveats": caveats.of_group(group, labels),
@@ -130,14 +143,19 @@ def part(
         "left_out": ", ".join(d.title[0].lower() + d.title[1:] for d, figure in shown if not figure)
         or ("its figures" if budget.spent and not made else ""),
         "unqualified": bool(reliability.unqualified(records)),
-        "not_possible": not_possible(records, labels) if runtimes.has_several(rows) else [],
+        "not_possible": _not_possible(records, labels) if runtimes.has_several(rows) else [],
         "explanation": roofline.explanation(main_rows),
         "roof": roof,
-        "tables": [(table, evaluated) for table in (volume, *of_dice) if table],
+        "tables": [(only, evaluated) for one in (volume, *of_dice) if (only := listed.only(one))],
         "claims": claims.check(of_main) if paper else [],
-        "sizes": audit_section.published_beside_ours([row.record for row in _networks(rows)], names),
-        "network_rows": rows,
+        "sizes": audit_section.published_beside_ours([row.record for row in _networks(network_rows)], names),
+        "network_rows": network_rows,
     }
+
+
+def _not_possible(records: Sequence[rec.Record], labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Each reason, and of which rows it is."""
+    return [(reason, first_few(those, shown_rows.MOST_NAMES)) for reason, those in not_possible(records, labels)]
 
 
 def _by(row: TableRow, time: str) -> tuple[bool, bool, float]:
@@ -159,16 +177,22 @@ def _networks(rows: Sequence[TableRow]) -> list[TableRow]:
 
 
 def _picture(
-    rows: Sequence[TableRow], main: str, prefix: str, budget: Budget, told: Told | None
+    rows: Sequence[TableRow], listed: Sequence[TableRow], main: str, prefix: str, budget: Budget, told: Told | None
 ) -> tuple[Drawing | None, Mapping[str, str]]:
-    """Accuracy against cost, which stands beside the table; and record id -> the id of its mark in it."""
+    """Accuracy against cost, which stands beside the table; and record id -> the id of its mark in it.
+
+    Args:
+        rows: all of them.
+        listed: those that the table has.
+    """
     if budget.spent or main == "dice":
         return None, {}
-    usable = [row for row in rows if row.usable]
-    drawn, own = runtimes.scatter(rows, main, prefix=f"{prefix}x"), f"{prefix}x"
+    usable = [row for row in listed if row.usable]
+    drawn, own = runtimes.scatter(listed, main, prefix=f"{prefix}x"), f"{prefix}x"
     if drawn is None and main == "latency_s":
-        own = f"{prefix}s"
-        drawn = figures_overview.scatter(usable, prefix=own, alike=told is not None and told.alike)
+        own, has_row = f"{prefix}s", {row.record.id for row in listed}
+        others = [row for row in rows if row.usable and row.record.id not in has_row]
+        drawn = figures_overview.scatter(usable, prefix=own, alike=told is not None and told.alike, others=others)
     picture = drawn and budget.show(drawn)
     if picture is None:
         return None, {}
@@ -179,6 +203,7 @@ def _picture(
 def _drawings(
     rows: Sequence[TableRow],
     main_rows: Sequence[TableRow],
+    shown_main: Sequence[TableRow],
     main: str,
     prefix: str,
     budget: Budget,
@@ -192,6 +217,7 @@ def _drawings(
     Args:
         rows: all of them.
         main_rows: those of one runtime and precision, for what compares networks with each other.
+        shown_main: those of them that the table has.
         main: the metric by which the rows are ranked.
         prefix: of the figures' ids.
         budget: of the page.
@@ -203,6 +229,7 @@ def _drawings(
     if main == "dice":
         shown = figures_samples.cases(main_rows, prefix=f"{prefix}c")
         return [shown] if shown else []
+    of_table = " Rows of the table alone." if len(shown_main) < len(main_rows) else ""
     made = [
         runtimes.speed_ups(rows, main, prefix=f"{prefix}g"),
         figures_overview.bars(rows, main, prefix=f"{prefix}l"),
@@ -210,7 +237,7 @@ def _drawings(
         or figures_overview.bars(rows, "memory_bytes", prefix=f"{prefix}m"),
         _with_caption(figures_samples.cases(main_rows, prefix=f"{prefix}c"), alone),
         volumes.figure(rows, prefix=f"{prefix}v"),
-        _with_caption(roofline.figure(main_rows, prefix=f"{prefix}r"), alone),
+        _with_caption(roofline.figure(shown_main, prefix=f"{prefix}r"), alone + of_table),
         curves.training(_networks(rows), read, prefix=f"{prefix}t"),
         figures_samples.times(rows, main, prefix=f"{prefix}d"),
         curves.warmup(rows, main, prefix=f"{prefix}w"),

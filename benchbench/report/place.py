@@ -50,6 +50,15 @@ def check_place(out: Path, folders: Sequence[Path], *, page: bool, force: bool =
     check_output(out, inputs=_inputs(out, folders), is_ours=is_page if page else None, force=force)
 
 
+def check_rows(out: Path, folders: Sequence[Path], *, force: bool = False) -> None:
+    """Refuse a place for the rows beside a page; one of ours is replaced by the next.
+
+    Raises:
+        StoreError: it is an input, or a file of somebody else.
+    """
+    check_output(out, inputs=_inputs(out, folders), is_ours=lambda head: _EXPORT.match(head) is not None, force=force)
+
+
 def write(out: Path, text: str) -> None:
     """Write a page or an export whole.
 

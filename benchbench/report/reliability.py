@@ -161,19 +161,67 @@ OF_USE, OF_USE_SHARE = 0.1, 0.5
 def useless(records: Sequence[rec.Record]) -> dict[str, str]:
     """Record id -> why a time has no rank: the Dice beside it is so low that the network is of no use.
 
-    Rows without a Dice, such as untrained networks', are ranked by their time as ever.
+    Of a row without a Dice this says nothing; see `without_rank`.
     """
-    known = {
-        r.id: float(m.value)
-        for r in records
-        if r.ok and (m := r.get("dice")) and m.value is not None and math.isfinite(m.value)
-    }
+    known = {r.id: dice for r in records if (dice := _dice(r)) is not None}
     least = max(OF_USE, OF_USE_SHARE * max(known.values(), default=0.0))
     return {
         i: f"its Dice of {value:.3f} is below {least:.3f}, of no use: no time of it has a rank"
         for i, value in known.items()
         if value < least
     }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NoRank:
+    """Why a finished row takes no rank and is on no front."""
+
+    word: str  # `untrained`; stands in the place of the rank
+    reason: str  # a whole phrase
+
+
+UNTRAINED, CUT, OF_NO_USE = "untrained", "cut, not fine-tuned", "Dice too low"
+#: Word -> what to do about such rows.
+TO_DO: Mapping[str, str] = {
+    qualification.UNQUALIFIED: TO_QUALIFY,
+    CUT: "cut it again with 'bench compress --finetune', or train it on with 'bench train --init'",
+}
+
+
+def without_rank(records: Sequence[rec.Record]) -> dict[str, NoRank]:
+    """Record id -> why it takes no rank, of the finished rows of one set of conditions that take none.
+
+    Where no row has a Dice, costs alone are compared, and every network keeps its rank.
+    """
+    found: dict[str, NoRank] = {}
+    scored = {_network(r) for r in records if _dice(r) is not None}
+    useless_rows, unqualified_rows = useless(records), unqualified(records)
+    for r in records:
+        if r.id in unqualified_rows:
+            found[r.id] = NoRank(word=qualification.UNQUALIFIED, reason=unqualified_rows[r.id])
+        elif r.id in useless_rows:
+            found[r.id] = NoRank(word=OF_NO_USE, reason=useless_rows[r.id])
+        elif scored and r.ok and is_only_cut(r):
+            found[r.id] = NoRank(word=CUT, reason=f"{CUT}: nothing was trained after its channels went")
+        elif scored and r.ok and r.model.checkpoint is None and _network(r) not in scored:
+            found[r.id] = NoRank(word=UNTRAINED, reason=f"{UNTRAINED}: its weights are random, and others have a Dice")
+    return found
+
+
+def is_only_cut(record: rec.Record) -> bool:
+    """Whether channels were removed from a network and nothing was trained afterwards."""
+    recipe = record.recipe or {}
+    return bool(recipe.get("prune")) and not recipe.get("finetune")
+
+
+def _network(record: rec.Record) -> tuple[str, str]:
+    return record.model.name, rec.canonical_json(rec.to_json(record.recipe))
+
+
+def _dice(record: rec.Record) -> float | None:
+    """The Dice of a finished row."""
+    m = record.get("dice") if record.ok else None
+    return float(m.value) if m and m.value is not None and math.isfinite(m.value) else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

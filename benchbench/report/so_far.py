@@ -17,13 +17,13 @@ from benchbench.report.tables import headline
 def fronts(records: Sequence[rec.Record]) -> list[str]:
     """A line for each set of conditions where two rows or more have a time and a Dice that can be compared.
 
-    Rows of no use, those that may be other networks, and Dice of the phantom, whose trainings were unequal, are on no
-    front; nor are forecasts.
+    Rows that take no rank (`reliability.without_rank`) are on no front, nor are forecasts and Dice of the phantom,
+    whose trainings were unequal.
     """
     lines = []
     for part in group(records):
         rows = part.records
-        left_out = {*reliability.useless(rows), *reliability.unqualified(rows)}
+        left_out = reliability.without_rank(rows)
         time = "volume_latency_s" if any(finite(valid(r, "volume_latency_s")) for r in rows) else headline(rows)
         labels, points = row_labels(rows), []
         for r in rows:

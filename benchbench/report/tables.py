@@ -205,10 +205,11 @@ def summary_rows(
     labels, paths = row_labels(records), paths_of(records)
     baseline = baseline_of(records)
     origins: tuple[rec.Origin, ...] = ("measured", "predicted") if include_predicted else ("measured",)
-    ranked = _ranks(records, reliability.noise_floors(records) if floors is None else floors, origins)
+    without = reliability.without_rank(records)
+    ranked = _ranks(records, without, reliability.noise_floors(records) if floors is None else floors, origins)
     rows = tuple(
         dataclasses.replace(
-            record_row(r, labels[r.id], _cells(r, baseline) | {"rank": ranked[r.id]}),
+            record_row(r, labels[r.id], _cells(r, baseline) | ranked[r.id]),
             path=paths[r.id],
         )
         for r in records
@@ -221,7 +222,7 @@ def summary_rows(
         "latency_s": not training,
         "train_step_s": training,
         # of unlike work there is neither; a whole patient has them
-        "rank": not own_patches and sum(cell.value is not None for cell in ranked.values()) > 1,
+        "rank": not own_patches and sum(row.cells["rank"].value is not None for row in rows) > 1,
         "ratio": not own_patches and any(row.cells["ratio"].value is not None for row in rows),
         "dice": not training and any(r.get("dice") for r in records),
         "lost_dice": any(row.cells["lost_dice"].value is not None for row in rows),
@@ -246,36 +247,46 @@ def baseline_of(records: Sequence[rec.Record]) -> rec.Record | None:
 
 
 def _ranks(
-    records: Sequence[rec.Record], floors: reliability.Floors, origins: Sequence[rec.Origin]
-) -> dict[str, TableCell]:
-    """Record id -> its rank.
+    records: Sequence[rec.Record],
+    without: Mapping[str, reliability.NoRank],
+    floors: reliability.Floors,
+    origins: Sequence[rec.Origin],
+) -> dict[str, dict[str, TableCell]]:
+    """Record id -> its `rank`, and of a row without one what else compares its time with others'.
 
-    A prediction is no time, and gets none unless it is asked for; nor does a network whose Dice is of no use, or one
-    that may be another network than eager PyTorch in fp32.
+    A prediction is no time, and gets no rank unless it is asked for.
     """
     main, ties = headline(records), reliability.Ties.of(records, floors)
-    unqualified = reliability.unqualified(records)
-    without = reliability.useless(records) | unqualified
     timed = {r.id: m for r in records if r.id not in without and (m := finite(valid(r, main))) and m.origin in origins}
     timed = {} if main == "dice" else timed
     found = ties.ranks({i: float(m.value or 0) for i, m in timed.items()}, main)
     cells = {}
     for record in records:
         if rank := found.get(record.id):
-            cells[record.id] = TableCell(
+            ranked = TableCell(
                 text=rank,
                 origin=timed[record.id].origin,
                 value=float(rank.rstrip("=")),
                 qualifier="unstable" if record.status == "unstable" else "",
                 note=ties.how(record, main),
             )
+            cells[record.id] = {"rank": ranked}
         else:
-            cells[record.id] = TableCell(
-                text="-",
-                detail=qualification.UNQUALIFIED if record.id in unqualified else "",
-                note=without.get(record.id, "only a measured time has a rank"),
-            )
+            cells[record.id] = unranked_cells(without.get(record.id))
     return cells
+
+
+def unranked_cells(why: reliability.NoRank | None) -> dict[str, TableCell]:
+    """The cells `rank` and `ratio` of a row without a rank; of a faster path of one network the ratio stays.
+
+    Args:
+        why: None: it has no measured time.
+    """
+    if why is None:
+        return {"rank": TableCell(text="-", note="only a measured time has a rank")}
+    cell = TableCell(text="-", detail=why.word, note=why.reason)
+    keys = ("rank",) if why.word == qualification.UNQUALIFIED else ("rank", "ratio")
+    return dict.fromkeys(keys, cell)
 
 
 def _cells(record: rec.Record, baseline: rec.Record | None) -> dict[str, TableCell]:

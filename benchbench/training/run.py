@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,7 +57,7 @@ class PreparedTraining:
                     digest=self.init.sha256,
                     cases=tuple(self.init.train.get("cases", ())),
                     imported=self.init.imported,
-                    compression=self.init.compression,
+                    compression=_trained_on(self.init.compression, request=self.request),
                 )
             keep_freed_memory()
             return train(
@@ -72,6 +74,11 @@ class PreparedTraining:
     def weights(self, out: Path) -> Path:
         """Path of the weights."""
         return out / f"{checkpoint.file_name(self.spec.name)}.safetensors"
+
+
+def _trained_on(compression: Mapping[str, Any] | None, *, request: TrainRequest) -> Mapping[str, Any] | None:
+    """What was done to a larger network, and that it is trained from there."""
+    return compression and {**compression, "finetune": str(request.budget)}
 
 
 def prepare(request: TrainRequest) -> PreparedTraining:

@@ -12,11 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+from benchbench.cli.results_table import results_table
 from benchbench.compress.request import CompressRequest, PruneRecipe
 from benchbench.compress.run import compress
 from benchbench.core import records as rec
-from benchbench.report import export, reliability, render
+from benchbench.report import conditions, export, reliability, render
+from benchbench.report.choice import section
+from benchbench.report.choice.rank import choose
 from benchbench.report.figures import overview as figures_overview
+from benchbench.report.figures import volumes
+from benchbench.report.so_far import fronts
 from benchbench.report.tables import summary_rows
 from benchbench.training.loop import train
 from benchbench.training.recipe import TrainingBudget, TrainRecipe
@@ -127,6 +132,15 @@ def timed(name: str, latency: float, dice: float | None, *more: rec.Measurement)
     return examples.record(name, measurements=tuple(found))
 
 
+def trained(name: str, latency: float) -> rec.Record:
+    """Of weights whose Dice is not known."""
+    return dataclasses.replace(timed(name, latency, None), model=examples.spec(name, checkpoint=SHA))
+
+
+def cut(name: str, latency: float, dice: float | None = None, **recipe: Any) -> rec.Record:
+    return dataclasses.replace(timed(name, latency, dice), recipe={"parent": "whole", "prune": 0.5, **recipe})
+
+
 def ranks(*records: rec.Record) -> list[str]:
     return [row.cells["rank"].text for row in summary_rows(records).rows]
 
@@ -136,7 +150,7 @@ def test_a_network_whose_dice_is_of_no_use_has_no_rank() -> None:
         timed("whole", 2.0, 0.85),
         timed("cut", 1.0, 0.010),
         timed("small", 1.5, 0.80),
-        timed("plain", 3.0, None),
+        trained("plain", 3.0),
     ]
     assert ranks(*records) == ["2", "-", "1", "3"]
     (cut,) = [row for row in summary_rows(records).rows if row.label == "cut"]
@@ -154,12 +168,78 @@ def test_a_network_whose_dice_is_of_no_use_has_no_rank_by_its_patient_either() -
     assert "of no use" in render(records, nothing)
 
 
+def test_where_others_have_a_dice_what_is_untrained_or_only_cut_has_no_rank_and_says_why() -> None:
+    records = [
+        timed("whole", 2.0, 0.85),
+        timed("random", 1.0, None),
+        cut("halved", 1.5, 0.80),
+        cut("tuned", 1.7, 0.82, finetune="20min"),
+        trained("mine", 3.0),
+    ]
+    rows = summary_rows(records).rows
+    told = {row.label: (row.cells["rank"].text, row.cells["rank"].detail) for row in rows}
+    assert told == {
+        "whole": ("2", ""),
+        "random": ("-", "untrained"),
+        "halved": ("-", "cut, not fine-tuned"),
+        "tuned": ("1", ""),
+        "mine": ("3", ""),
+    }
+    assert "no rank, untrained: random\nno rank, cut, not fine-tuned: halved" in results_table(records)
+    exported = {one["model"]: one.get("rank_reason") for one in json.loads(export(records, "json"))}
+    assert exported["random"] == "untrained: its weights are random, and others have a Dice"
+    assert exported["whole"] is None
+
+
+def test_where_no_row_has_a_dice_costs_alone_are_ranked() -> None:
+    assert ranks(timed("a", 1.0, None), cut("b", 2.0), trained("c", 3.0)) == ["1", "2", "3"]
+
+
+def test_a_network_is_untrained_only_where_none_of_its_rows_has_a_dice() -> None:
+    """Its Dice was measured elsewhere for eager PyTorch, and the faster path ran with random weights."""
+    whole = timed("whole", 2.0, 0.85)
+    faster = dataclasses.replace(whole, workload=dataclasses.replace(whole.workload, runtime="openvino"))
+    agrees = examples.number("output_max_error", 1e-6)
+    faster = dataclasses.replace(faster, measurements=(examples.number("latency_s", 1.0), agrees))
+    assert ranks(whole, faster, timed("random", 3.0, None)) == ["2", "1", "-"]
+
+
+def test_the_time_of_what_has_no_rank_is_held_against_no_other() -> None:
+    one = examples.number("volume_latency_s", 5.0)
+    records = [timed("slim_unetr", 2.0, 0.85, one), timed("random", 1.0, None, one), timed("other", 3.0, 0.8, one)]
+    for table in (summary_rows(records), volumes.table(summary_rows(records).rows, *_group(records), key="v")):
+        assert table is not None
+        cells = {row.label: row.cell("ratio") for row in table.rows}
+        assert (cells["random"].text, cells["random"].detail) == ("-", "untrained")
+        assert cells["other"].value is not None
+
+
+def _group(records: list[rec.Record]) -> tuple[conditions.Group, reliability.Floors]:
+    (group,) = conditions.group(records)
+    return group, {}
+
+
+def test_what_is_only_cut_is_neither_on_the_front_nor_taken_nor_the_fastest_in_the_headline() -> None:
+    records = [timed("whole", 2.0, 0.85), cut("halved", 0.5, 0.84), timed("small", 1.5, 0.80), timed("raw", 0.1, None)]
+    of_patients = dataclasses.replace(examples.WORKLOAD, data="Hippocampus:0123abcd")
+    records = [dataclasses.replace(record, workload=of_patients) for record in records]
+    (group,) = conditions.group(records)
+    choice = choose(group, records, nothing)
+    assert "train it on with 'bench train --init'" in dict(choice.left_out)["halved"]
+    assert "small is the fastest of the 2 trained" in section.headline(choice)
+    assert fronts(records)[0].endswith("small (1.50 s, Dice 0.800), whole (2 s, Dice 0.850)")
+    drawing = figures_overview.scatter(summary_rows(records).rows, prefix="s")
+    assert drawing is not None
+    assert "no other beats in both: small, whole. " in drawing.caption
+    assert "Left out of the line: halved (cut, not fine-tuned)." in drawing.caption
+
+
 def test_a_network_whose_dice_is_of_no_use_is_not_on_the_front() -> None:
     rows = summary_rows([timed("whole", 2.0, 0.85), timed("cut", 1.0, 0.010), timed("small", 1.5, 0.80)]).rows
     drawing = figures_overview.scatter(rows, prefix="s")
     assert drawing is not None
     assert "no other beats in both: small, whole." in drawing.caption
-    assert "their Dice is too low to be of use: cut" in drawing.caption
+    assert "Left out of the line: cut (Dice too low)." in drawing.caption
     none = figures_overview.scatter(summary_rows([timed("a", 1.0, 0.01), timed("b", 2.0, 0.02)]).rows, prefix="s")
     assert none is not None
-    assert "no Dice here is of use" in none.caption
+    assert "none, since each is left out (Dice too low)" in none.caption

@@ -55,6 +55,7 @@ def test_devices_of_which_the_same_was_asked_are_joined() -> None:
     assert first.cell("time1").text == "2.41 to 9.63 ms"  # and no single number, which would look like a promise
     assert [first.cell(f"pace{i}").detail for i in (0, 1)] == ["fits", "may fit"]
     assert [column.group for column in table.columns][::2] == [
+        "",
         "Example CPU 9000",
         "jetson-orin-nano-8gb-super (forecast: data sheet only)",
         "rtx-4090 (forecast: data sheet only)",
@@ -66,7 +67,16 @@ def test_a_limit_is_met_only_by_the_whole_of_what_is_known() -> None:
     table = figures_devices.table(found, key="x", max_latency_s=0.17)
     told = {row.label: [row.cell(f"pace{i}").text for i in (0, 1)] for row in table.rows}
     assert told == {"slim_unetr": ["perhaps", "yes"], "unetr": ["no", "no"], "nnunet": ["no", "no"]}
-    assert [column.title for column in table.columns][:2] == ["One batch", "At most 170 ms"]
+    assert [column.title for column in table.columns][:4] == ["Params", "Dice", "One batch", "At most 170 ms"]
+
+
+def test_parameters_and_dice_stand_once_for_all_devices_and_only_where_they_are_known() -> None:
+    (found,) = figures_devices.find(conditions.group(rows()))
+    cells = {row.label: row.cells for row in figures_devices.table(found, key="x").rows}
+    assert (cells["slim_unetr"]["params"].text, cells["slim_unetr"]["params"].origin) == ("1.78 M", "analytic")
+    assert (cells["unetr"]["dice"].text, cells["unetr"]["dice"].detail) == ("0.760", "semi-synthetic")
+    (bare,) = figures_devices.find(conditions.group([r for r in rows() if r.device != examples.CPU]))
+    assert "Dice" not in [column.title for column in figures_devices.table(bare, key="x").columns]
 
 
 def test_what_ran_out_of_memory_on_one_device_does_not_fit_there() -> None:

@@ -367,7 +367,7 @@ def test_an_unqualified_row_is_on_no_front_of_the_overview():
     drawing = overview.scatter(summary_rows(made).rows, prefix="x")
     assert drawing is not None
     assert "beats in both: unet_small, swin_unetr." in drawing.caption
-    assert "their output is unqualified: slim_unetr." in drawing.caption
+    assert "Left out of the line: slim_unetr (output unqualified)." in drawing.caption
 
 
 def test_what_compares_networks_with_each_other_is_of_eager_fp32_alone(text):

@@ -21,7 +21,6 @@ from benchbench.core.evaluation import is_evaluation
 from benchbench.core.paired_result import holds_pairs
 from benchbench.core.records import Record
 from benchbench.core.results import SEARCH, latest, read_records
-from benchbench.report import live
 from benchbench.report.paper_table.writers import FORMATS as PAPER_FORMATS
 from benchbench.zoo import cards as zoo_cards
 
@@ -72,6 +71,14 @@ def add(sub: argparse.ArgumentParser) -> None:
         "(HTML only)",
     )
     sub.add_argument(
+        "--show",
+        metavar="NAME[,NAME]",
+        type=to.names,
+        default=(),
+        help="networks, by name or pattern, whose rows a page of more than 150 rows has in any case, beside the front, "
+        "the fastest and the most accurate; all rows are then in a CSV beside it (HTML only)",
+    )
+    sub.add_argument(
         "--paper",
         action="store_true",
         help="always show the claims and tables of the Slim UNETR paper (default: if the results have slim_unetr and a "
@@ -95,6 +102,7 @@ def run(options: argparse.Namespace) -> int:
             include_predicted=options.include_predicted,
             paper=options.paper,
             max_latency_s=options.max_latency,
+            named=options.show,
             force=options.force,
         )
         print(page)
@@ -154,7 +162,7 @@ def _renew(folders: Sequence[Path], out: Path | None, **options: Any) -> Path:
         now = [path.stat().st_size for folder in folders for path in sorted(folder.glob("*.jsonl"))]
         if now != before:
             try:
-                target = live.write_live(folders, out, _EVERY_S, **options)
+                target = report.write_report(folders, out, refresh_s=_EVERY_S, **options)
                 if before is None:
                     print(target, flush=True)
                 before = now
@@ -162,7 +170,7 @@ def _renew(folders: Sequence[Path], out: Path | None, **options: Any) -> Path:
                 if any(any(folder.glob("*.jsonl")) or (folder / SEARCH).exists() for folder in folders):
                     raise  # else there is no row yet
         time.sleep(_LOOK_S)
-    return live.write_live(folders, out, None, **options)
+    return report.write_report(folders, out, **options)
 
 
 def _paper_options(options: argparse.Namespace) -> report.PaperOptions | None:

@@ -19,7 +19,7 @@ from benchbench.report import paired_dice, reliability
 from benchbench.report.cells import finite, valid
 from benchbench.report.choice.known import QUANTITIES, KnownFigure, Limit, Quantity, Verdict, known_of, time_metric
 from benchbench.report.compare import verdicts
-from benchbench.report.conditions import Group
+from benchbench.report.conditions import Group, apart
 from benchbench.report.details import ReadArtifact, artifact_of
 from benchbench.report.labels import STATUS_TEXT, row_labels
 from benchbench.report.tables import record_row
@@ -130,7 +130,9 @@ def choose(
     left_out = _left_out(group)
     kept = [r for r in group.records if r.id not in left_out]
     labels, time = row_labels(group.records), time_metric(kept)
-    rows = [_row(r, labels[r.id], time, records, limits) for r in kept]
+    measured = [r for r in reversed(records) if (m := finite(valid(r, "dice"))) and m.origin == "measured"]
+    lenders = apart(measured, lambda r: r.model.name)  # the newest of a network first
+    rows = [_row(r, labels[r.id], time, lenders, limits) for r in kept]
     for limit in limits:
         if rows and all(row.known[limit.quantity].value is None for row in rows):
             raise NotRecordedError(limit, rows)
@@ -173,7 +175,7 @@ _OF: Mapping[Objective, Quantity] = {"dice": "dice", "latency": "time", "memory"
 def _left_out(group: Group) -> dict[str, str]:
     """Record id -> why the row is not one to choose."""
     found: dict[str, str] = {}
-    useless, unqualified = reliability.useless(group.records), reliability.unqualified(group.records)
+    useless, without = reliability.useless(group.records), reliability.without_rank(group.records)
     for record in group.records:
         fits = record.get("fits_in_memory")
         if not record.ok:
@@ -182,8 +184,8 @@ def _left_out(group: Group) -> dict[str, str]:
             found[record.id] = "a training step: nothing was segmented"
         elif not qualification.is_dense(record):
             found[record.id] = qualification.NOT_DENSE
-        elif record.id in unqualified:
-            found[record.id] = f"{unqualified[record.id]}; {reliability.TO_QUALIFY}"
+        elif record.id in without and without[record.id].word in reliability.TO_DO:
+            found[record.id] = f"{without[record.id].reason}; {reliability.TO_DO[without[record.id].word]}"
         elif record.id in useless:
             found[record.id] = useless[record.id].partition(":")[0]
         elif fits is not None and fits.value == 0:
@@ -191,26 +193,28 @@ def _left_out(group: Group) -> dict[str, str]:
     return found
 
 
-def _row(record: rec.Record, label: str, time: str, records: Sequence[rec.Record], limits: Sequence[Limit]) -> Row:
-    dice, lender = _dice_of(record, records)
+#: Name of a network -> the records that have a measured Dice of it.
+Lenders = Mapping[str, Sequence[rec.Record]]
+
+
+def _row(record: rec.Record, label: str, time: str, lenders: Lenders, limits: Sequence[Limit]) -> Row:
+    dice, lender = _dice_of(record, lenders.get(record.model.name, ()))
     known = known_of(record, time, dice)
     found = {limit.quantity: known[limit.quantity].against(limit.value) for limit in limits}
     return Row(label=label, record=record, dice_record=lender, known=known, verdicts=found)
 
 
-def _dice_of(record: rec.Record, records: Sequence[rec.Record]) -> tuple[rec.Measurement | None, rec.Record]:
+def _dice_of(record: rec.Record, lenders: Sequence[rec.Record]) -> tuple[rec.Measurement | None, rec.Record]:
     """Its Dice and the record that has its cases; of a network that did not run here, that of one where it did."""
     own = valid(record, "dice")
     if finite(own) and own and own.origin != "reference":
         return own, record
     if own and finite(own):
-        return own, next((r for r in records if r.id == own.source), record)
+        return own, next((r for r in lenders if r.id == own.source), record)
     if qualification.is_eager_fp32(record.workload):
-        for other in reversed(records):
+        for other in lenders:
             lent = valid(other, "dice")
-            if finite(lent) is None or lent is None or lent.origin != "measured":
-                continue
-            if qualification.has_dice_of(other, record.model, record.workload):
+            if lent and qualification.has_dice_of(other, record.model, record.workload):
                 return dataclasses.replace(lent, origin="reference", source=other.id), other
     return own, record
 

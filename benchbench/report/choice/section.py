@@ -12,6 +12,7 @@ from benchbench.core import records as rec
 from benchbench.core import statistics as core_statistics
 from benchbench.core.evaluation import is_evaluation
 from benchbench.core.units import counted, first_few, format_value, significant
+from benchbench.report import reliability
 from benchbench.report.choice import words
 from benchbench.report.choice.rank import Choice, Row, choose
 from benchbench.report.choice.scope import usable
@@ -61,12 +62,13 @@ def headline(choice: Choice, *, alike: bool = True) -> str:
         choice: among all rows, without limits.
         alike: whether the networks were trained alike; those of a phantom have a front only then.
     """
-    timed = [row for row in choice.rows if row.known["time"].value is not None]
+    timed, trained_alone = _timed(choice)
     scored = [row for row in choice.rows if row.known["dice"].value is not None]
     best, fastest = choice.most_accurate, min(timed, key=lambda row: row.value("time"), default=None)
     if fastest is None:
         return f"{_where(choice.group)}: {_without_times(scored, best)}."
-    parts = [f"{fastest.label} {_is_fastest(timed, best, fastest, scored)} ({_figures(fastest)})"]
+    of = "the {} trained" if trained_alone else "{}"
+    parts = [f"{fastest.label} {_is_fastest(timed, best, fastest, scored, of)} ({_figures(fastest)})"]
     if best is None:
         parts.append("without a Dice of trained weights nothing says which one to take")
     elif best is not fastest:
@@ -92,16 +94,26 @@ def _without_times(scored: Sequence[Row], best: Row | None) -> str:
     return f"{best.label}{among} ({_figures(best)})" if len(scored) > 1 else f"{best.label}{among} {_figures(best)}"
 
 
-def _is_fastest(timed: Sequence[Row], best: Row | None, fastest: Row, scored: Sequence[Row]) -> str:
+def _timed(choice: Choice) -> tuple[list[Row], bool]:
+    """The rows among which one is the fastest, and whether these are the trained ones alone: a faster one is not."""
+    timed = [row for row in choice.rows if row.known["time"].value is not None]
+    without = reliability.without_rank(choice.group.records)
+    trained = [row for row in timed if row.record.id not in without]
+    if trained and min(timed, key=lambda row: row.value("time")) not in trained:
+        return trained, True
+    return timed, False
+
+
+def _is_fastest(timed: Sequence[Row], best: Row | None, fastest: Row, scored: Sequence[Row], of: str) -> str:
     """`is the fastest of 23`; of a row that is also the best, and of a page with one row, what fits."""
     if len(timed) == 1:
-        return "is the only row"
+        return "is the only row" + (" that was trained" if of != "{}" else "")
     networks = len({(row.record.model.name, str(row.record.recipe)) for row in timed})
     ways = f" ways to run {counted(networks, 'network')}" if networks < len(timed) else ""
     also = ""
     if best is fastest:
         also = " and the most accurate" if len(scored) > 1 else " and the only one with a Dice"
-    return f"is the fastest of {len(timed)}{ways}{also}"
+    return f"is the fastest of {of.format(len(timed))}{ways}{also}"
 
 
 def _figures(row: Row) -> str:
@@ -146,8 +158,7 @@ def more(choice: Choice) -> list[str]:
     """What the headline leaves out: the test between the two, a row as accurate as the best, and how sure that is."""
     told = []
     best, named = choice.most_accurate, choice.rows[0]
-    timed = [row for row in choice.rows if row.known["time"].value is not None]
-    fastest = min(timed, key=lambda row: row.value("time"), default=None)
+    fastest = min(_timed(choice)[0], key=lambda row: row.value("time"), default=None)
     if best and fastest and fastest is not best and fastest.against:
         told.append(f"{fastest.label} against {best.label}: {words.against_text(fastest.against)}.")
     if named is not best and len(choice.as_accurate) > 1:

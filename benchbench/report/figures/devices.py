@@ -15,7 +15,17 @@ from typing import Any
 from benchbench.core import records as rec
 from benchbench.core import units
 from benchbench.core.evaluation import is_evaluation
-from benchbench.report.cells import FORECASTS, TableCell, finite, fits_text, measurement_cell, tier_of, valid
+from benchbench.report import shown_rows
+from benchbench.report.cells import (
+    FORECASTS,
+    TableCell,
+    dice_cell,
+    finite,
+    fits_text,
+    measurement_cell,
+    tier_of,
+    valid,
+)
 from benchbench.report.conditions import Group, any_path, apart, path_of
 from benchbench.report.figures import style
 from benchbench.report.figures.style import MAX_ROWS, Drawing
@@ -35,6 +45,7 @@ class Side:
     times: dict[str, tuple[float, float, float]]  # network -> value, lower and upper end, seconds of a patch
     cells: dict[str, TableCell]  # network -> as the table of that device has it
     fits: dict[str, str]  # network -> whether it fits into the memory there, as far as that is known
+    records: dict[str, rec.Record]  # network -> what is known of it there
     basis: str = ""  # of forecasts: what they rest on
 
 
@@ -92,10 +103,10 @@ def _sides(devices: Sequence[Sequence[Group]]) -> Sides:
     for groups in devices:
         records = _newest([record for group in groups for record in group.records])
         names, main = row_labels(records, beside=together), headline(records)
-        times, cells, fits, basis = {}, {}, {}, set()
+        times, cells, fits, basis, of = {}, {}, {}, set(), {}
         for record in records:
             m, label, batch = valid(record, main), names[record.id], record.workload.batch
-            cells[label] = measurement_cell(m)
+            cells[label], of[label] = measurement_cell(m), record
             fits[label] = _fits(record)
             if not record.ok:
                 cells[label] = dataclasses.replace(cells[label], note=record.error or record.status)
@@ -106,7 +117,9 @@ def _sides(devices: Sequence[Sequence[Group]]) -> Sides:
                 times[label] = value / batch, low / batch, high / batch
         name = _name(groups[0], [first for first, *_ in devices])
         predicted, rests_on = groups[0].predicted, ", ".join(sorted(basis))
-        sides.append(Side(name=name, predicted=predicted, times=times, cells=cells, fits=fits, basis=rests_on))
+        sides.append(
+            Side(name=name, predicted=predicted, times=times, cells=cells, fits=fits, records=of, basis=rests_on)
+        )
     labels = list(dict.fromkeys(label for side in sides for label in side.cells))
     timed = next((side for side in sides if not side.predicted and side.times), None)
     if timed:  # a forecast ranks nothing
@@ -162,15 +175,15 @@ def table(joined: Sides, *, key: str, max_latency_s: float | None = None) -> Tab
     """
     limit = None if max_latency_s is None else units.format_value(max_latency_s, "s")
     slow = "patches per second, at the slow end" if limit is None else f"whether a patch takes at most {limit}"
-    columns = []
+    columns = list(_OF_NETWORK)
     for i, side in enumerate(joined.sides):
         heading = f"{side.name} (forecast{f': {side.basis}' if side.basis else ''})" if side.predicted else side.name
         columns.append(Column(key=f"time{i}", title="One batch", help="as in its own table", group=heading))
         verdict = "Keeps" if limit is None else f"At most {limit}"
         columns.append(Column(key=f"pace{i}", title=verdict, help=slow, group=heading, kind="text"))
     rows = []
-    for label in joined.labels:
-        cells = {}
+    for label in joined.labels[: shown_rows.MOST]:
+        cells = _of_network([side.records[label] for side in joined.sides if label in side.records])
         for i, side in enumerate(joined.sides):
             cell = side.cells.get(label, TableCell(text="-", note="not asked of this device"))
             cells[f"time{i}"] = dataclasses.replace(cell, detail="") if side.predicted else cell
@@ -193,16 +206,35 @@ def table(joined: Sides, *, key: str, max_latency_s: float | None = None) -> Tab
         "its interval; “perhaps” adds the one that it reaches at the fast end."
     )
     held = f"“perhaps”: {limit} lies between what is known of the time."
+    more = len(joined.labels) - len(rows)
     return Table(
         key=key,
         title="Networks on each device",
         caption=rates if limit is None else held,
-        columns=tuple(columns),
+        columns=tuple(column for column in columns if column.group or any(row.cells[column.key].value for row in rows)),
         rows=tuple(rows),
+        notes=(f"{units.counted(more, 'more network')}: see the CSV beside this page.",) if more else (),
     )
 
 
+_OF_NETWORK = (
+    Column(key="params", title="Params", help="elements of every nn.Parameter, each counted once"),
+    Column(key="dice", title="Dice", help="mean over regions and cases, of the first device where it is known"),
+)
+
+
+def _of_network(records: Sequence[rec.Record]) -> dict[str, TableCell]:
+    """Parameters and Dice, which are the same on every device: of the first record that has them."""
+    counted = [measurement_cell(record.get("params")) for record in records]
+    scored = [dice_cell(record) for record in records]
+    params, dice = (next((c for c in those if c.value is not None), those[0]) for those in (counted, scored))
+    return {"params": dataclasses.replace(params, detail=""), "dice": dataclasses.replace(dice, detail=dice.qualifier)}
+
+
 _VERDICTS = ("no", "perhaps", "yes")
+
+
+_EDGE, _APART = 0.12, 0.45  # shares of a panel's axis: free of ticks at its ends; between two of them
 
 
 @style.plain_matplotlib()
@@ -222,11 +254,12 @@ def figure(joined: Sides, *, prefix: str) -> Drawing | None:
         left=min(0.4, 0.04 + 0.0165 * max(map(len, names))),
     )
     limits = style.around([end for side in sides for label in labels for end in side.times.get(label, ())], log=True)
-    ticks = [tick for tick in style.log_ticks(*limits) if 3 * limits[0] < tick < limits[1] / 3]  # others would touch
+    room = (limits[1] / limits[0]) ** _EDGE
+    ticks = style.log_ticks(limits[0] * room, limits[1] / room, apart=_APART, enough=2)
     for axes, side in zip(grid, sides, strict=True):
         style.name_rows(axes, names)
         axes.set(xscale="log", xlim=limits)
-        axes.set_xticks(ticks[:: max(1, len(ticks) - 1)], labels=[f"{t:g}" for t in ticks[:: max(1, len(ticks) - 1)]])
+        axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         for y, label in enumerate(labels):
             if label not in side.times:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from benchbench.core import qualification, statistics, units
+from benchbench.core import statistics, units
 from benchbench.report import conditions, reliability
 from benchbench.report.cells import finite
 from benchbench.report.figures import style
@@ -42,14 +42,15 @@ class Point:
     y: float
     series: int  # its place in the table; gives marker and colour
     hollow: bool  # some coordinate was not measured or counted here
-    of_use: bool = True  # its Dice is one that anybody would want
-    qualified: bool = True  # it is the same network as eager PyTorch in fp32
+    unranked: str = ""  # why it is on no front, in a word
     mark: str = ""  # its id within the figure
     span: tuple[float, float] | None = None  # of a forecast: from where to where `x` may be
 
 
 @style.plain_matplotlib()
-def scatter(rows: Sequence[TableRow], *, prefix: str, alike: bool = True) -> Drawing | None:
+def scatter(
+    rows: Sequence[TableRow], *, prefix: str, alike: bool = True, others: Sequence[TableRow] = ()
+) -> Drawing | None:
     """Dice against latency where two rows have both, else parameters against MACs.
 
     Where the rows' patches differ the time is that of a patient: latencies would be of unlike work.
@@ -58,6 +59,7 @@ def scatter(rows: Sequence[TableRow], *, prefix: str, alike: bool = True) -> Dra
         rows: that finished.
         prefix: of the figure's ids.
         alike: whether the networks were trained alike; those of a phantom are joined by a front only then.
+        others: that have no row in the table, all behind the front; they are small dots without a name.
 
     Returns: None with fewer than one point.
     """
@@ -65,7 +67,7 @@ def scatter(rows: Sequence[TableRow], *, prefix: str, alike: bool = True) -> Dra
     time, axis = ("volume_latency_s", "one patient, seconds (log)") if own_patches else ("latency_s", _LATENCY_AXIS)
     with_both = _points(rows, time, "dice")
     if len(with_both) >= 2:
-        able = [i for i, p in enumerate(with_both) if p.of_use and p.qualified]
+        able = [i for i, p in enumerate(with_both) if not p.unranked]
         front = [able[i] for i in statistics.pareto_front([(with_both[i].x, -with_both[i].y) for i in able])]
         front.sort(key=lambda i: (with_both[i].x, i))
         semi = any(conditions.has_phantom_dice(r.record) for r in rows)
@@ -79,12 +81,11 @@ def scatter(rows: Sequence[TableRow], *, prefix: str, alike: bool = True) -> Dra
         rug = _without_dice(rows, time)
         if rug:
             caption += f" Ticks at the bottom: {len(rug)} without a Dice."
-        if front and (left := [p.label for p in with_both if not p.of_use]):
-            caption += f" Left out of the line, since their Dice is too low to be of use: {', '.join(left)}."
-        if left := [p.label for p in with_both if not p.qualified]:
-            caption += f" Left out of the line, since their output is unqualified: {', '.join(left)}."
+        caption += style.left_out("line", {p.label: p.unranked for p in with_both if front and p.unranked})
         heading = "Dice, semi-synthetic data" if semi else "Dice"
-        figure = _draw_scatter(with_both, axis, heading, front, log_y=False, rug=rug)
+        dots = [(p.x, p.y) for p in _points(others, time, "dice")]
+        caption += _of_dots(dots)
+        figure = _draw_scatter(with_both, axis, heading, front, log_y=False, rug=rug, dots=dots)
         name = _METRIC_NAMES[time].lower()
         label = f"Dice against {name}. {_spoken(with_both, name, 's', 'Dice', '')} Pareto front: {names}."
         return style.drawing(figure, prefix=prefix, label=label, title="Accuracy and cost", caption=caption)
@@ -96,7 +97,9 @@ def scatter(rows: Sequence[TableRow], *, prefix: str, alike: bool = True) -> Dra
         f"{have}, so this shows size against compute, and no front: without accuracy, smaller is not better. "
         f"{_origins(rows, 'macs', 'params')}"
     )
-    figure = _draw_scatter(fallback, "MACs (log)", "parameters (log)", [], log_y=True)
+    dots = [(p.x, p.y) for p in _points(others, "macs", "params")]
+    caption += _of_dots(dots)
+    figure = _draw_scatter(fallback, "MACs (log)", "parameters (log)", [], log_y=True, dots=dots)
     label = f"Parameters against MACs. {_spoken(fallback, '', 'MAC', '', 'parameters')}"
     return style.drawing(figure, prefix=prefix, label=label, title="Size and compute", caption=caption)
 
@@ -146,7 +149,7 @@ def _ends(row: TableRow, metric: str) -> tuple[float, float]:
 
 def _points(rows: Sequence[TableRow], x: str, y: str) -> list[Point]:
     """The rows that have both values and can stand on a logarithmic axis."""
-    points, useless = [], reliability.useless([row.record for row in rows])
+    points, without = [], reliability.without_rank([row.record for row in rows])
     for series, row in enumerate(rows):
         a, b = finite(row.record.get(x)), finite(row.record.get(y))
         if not a or not b or a.value is None or b.value is None or a.value <= 0:
@@ -160,13 +163,16 @@ def _points(rows: Sequence[TableRow], x: str, y: str) -> list[Point]:
                 y=b.value,
                 series=series,
                 hollow=bool({a.origin, b.origin} & _ELSEWHERE),
-                of_use=row.record.id not in useless,
-                qualified=qualification.is_qualified(row.record),
+                unranked=without[row.record.id].word if row.record.id in without else "",
                 mark=style.mark_of(row.record),
                 span=a.interval if a.origin == "predicted" else None,
             )
         )
     return points
+
+
+def _of_dots(dots: Sequence[tuple[float, float]]) -> str:
+    return f" Small dots: {len(dots)} rows that the table does not have." if dots else ""
 
 
 def _without_dice(rows: Sequence[TableRow], time: str) -> list[tuple[float, str]]:
@@ -177,8 +183,7 @@ def _without_dice(rows: Sequence[TableRow], time: str) -> list[tuple[float, str]
 
 def _why_none(points: Sequence[Point]) -> str:
     """Why nothing is on the front."""
-    useful = any(point.of_use for point in points)
-    return "none, since no output here is qualified" if useful else "none, since no Dice here is of use"
+    return f"none, since each is left out ({', '.join(dict.fromkeys(point.unranked for point in points))})"
 
 
 def _origins(rows: Sequence[TableRow], *metrics: str) -> str:
@@ -190,7 +195,10 @@ def _origins(rows: Sequence[TableRow], *metrics: str) -> str:
             if m := finite(row.record.get(metric)):
                 found.setdefault(m.origin, []).append(row.label)
         one = len(found) == 1
-        parts = [origin if one else f"{origin} ({', '.join(names)})" for origin, names in sorted(found.items())]
+        parts = [
+            origin if one else f"{origin} ({units.first_few(names, MAX_ROWS)})"
+            for origin, names in sorted(found.items())
+        ]
         sentences.append(f"{_METRIC_NAMES[metric]}: {', '.join(parts)}.")
     if any(m.origin in _ELSEWHERE for row in rows for name in metrics if (m := finite(row.record.get(name)))):
         sentences.append("Hollow marks hold a number that was not obtained on this device.")
@@ -213,11 +221,13 @@ def _draw_scatter(
     *,
     log_y: bool,
     rug: Sequence[tuple[float, str]] = (),
+    dots: Sequence[tuple[float, float]] = (),
 ) -> Figure:
     figure, axes = style.axes(3.8, 0.17)
-    across = [end for p in points for end in (p.x, *(p.span or ()))] + [x for x, _ in rug]
+    across = [end for p in points for end in (p.x, *(p.span or ()))] + [x for x, _ in (*rug, *dots)]
     style.scale(axes, "x", style.around(across, log=True), x_title, log=True)
-    style.scale(axes, "y", style.around([p.y for p in points], log=log_y), y_title, log=log_y)
+    style.scale(axes, "y", style.around([p.y for p in points] + [y for _, y in dots], log=log_y), y_title, log=log_y)
+    style.small_dots(axes, dots)
     bottom = axes.get_ylim()[0]
     for x, mark in rug:
         style.marks(axes, [x], [bottom], "|", 14, style.MUTED, markeredgewidth=1.6, gid=mark)

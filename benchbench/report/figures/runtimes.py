@@ -54,7 +54,7 @@ class Dot:
     seconds: float
     height: float  # Dice, or parameters
     qualified: bool
-    of_use: bool  # its Dice is one that anybody would want
+    unranked: str  # why it is on no front, in a word; empty where it may be
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,7 @@ def scatter(rows: Sequence[TableRow], main: str, *, prefix: str) -> Drawing | No
 
 def _dots(rows: Sequence[TableRow], time: str, metric: str) -> list[Dot]:
     """The rows that have a measured time and the other number, the slowest of a network first."""
-    dots, useless = [], reliability.useless([row.record for row in rows])
+    dots, without = [], reliability.without_rank([row.record for row in rows])
     for row in rows:
         seconds, height = finite(row.record.get(time)), finite(row.record.get(metric))
         if seconds is None or seconds.origin != "measured" or not seconds.value or seconds.value <= 0:
@@ -136,7 +136,7 @@ def _dots(rows: Sequence[TableRow], time: str, metric: str) -> list[Dot]:
                 seconds=float(seconds.value),
                 height=float(height.value),
                 qualified=qualification.is_qualified(row.record),
-                of_use=row.record.id not in useless,
+                unranked=without[row.record.id].word if row.record.id in without else "",
             )
         )
     return sorted(dots, key=lambda dot: -dot.seconds)
@@ -144,7 +144,7 @@ def _dots(rows: Sequence[TableRow], time: str, metric: str) -> list[Dot]:
 
 def _front(dots: Sequence[Dot]) -> list[Dot]:
     """The qualified rows that no other beats in both, the fastest first."""
-    able = [dot for dot in dots if dot.qualified and dot.of_use]
+    able = [dot for dot in dots if not dot.unranked]
     return sorted(
         (able[i] for i in statistics.pareto_front([(dot.seconds, -dot.height) for dot in able])),
         key=lambda dot: dot.seconds,
@@ -160,8 +160,7 @@ def _caption(rows: Sequence[TableRow], dots: Sequence[Dot], front: Sequence[Dot]
         text += f" Higher and further left is better; dashed, the qualified rows that no other beats in both: {names}."
     if any(not dot.qualified for dot in dots):
         text += f" Hollow: {qualification.UNQUALIFIED}, so not on the front."
-    if weak := [dot.row.label for dot in dots if not dot.of_use]:
-        text += f" Left out of the front, since their Dice is too low to be of use: {', '.join(weak)}."
+    text += style.left_out("front", {dot.row.label: dot.unranked for dot in dots if dot.unranked and dot.qualified})
     there = {dot.row.name for dot in dots}
     without = [name for name in dict.fromkeys(row.name for row in rows) if name not in there]
     return text + (f" Without both numbers, so not shown: {', '.join(without)}." if without else "")

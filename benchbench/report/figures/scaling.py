@@ -139,6 +139,9 @@ def figures(groups: Sequence[Group], *, prefix: str, most: int = 8) -> list[Draw
     return drawn
 
 
+_APART = 0.14  # of two ticks, share of a panel's axis
+
+
 @style.plain_matplotlib()
 def _by_count(family: Family, shown: Sequence[ScalingCurve], prefix: str) -> Drawing:
     """Throughput by batch, or time by threads, over that of the smallest."""
@@ -163,6 +166,7 @@ def _by_count(family: Family, shown: Sequence[ScalingCurve], prefix: str) -> Dra
     highest = max(number for panel in panels for _, number in panel.line)
     highest = max(1.2, highest) if by_batch else max(1.0, highest) * 1.05
     ticks = values if len(values) <= 5 else [values[0], values[len(values) // 2], values[-1]]
+    ticks = style.spaced(ticks, (values[0] / _ROOM, values[-1] * _ROOM), _APART)
     if by_batch:
         title, y_title = "Throughput against batch", "patches a second, over those of the smallest batch"
         ideal, note = "no gain, a batch takes as long as its patches one by one", "patches a second, first and last"

@@ -18,11 +18,12 @@ import itertools
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchbench.core import records as rec
+from benchbench.core.units import first_few
 
 if TYPE_CHECKING:
     import numpy as np
@@ -230,15 +231,50 @@ def axis_unit(unit: str, largest: float) -> tuple[str, float]:
     return "" if unit == "1" else unit, 1.0
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """At least three round numbers between two of a logarithmic axis, where there are so many."""
+def log_ticks(low: float, high: float, *, apart: float = 0.13, enough: int = 3) -> list[float]:
+    """Round numbers between two of a logarithmic axis, the roundest of which there are enough.
+
+    Args:
+        low: lower limit.
+        high: upper limit.
+        apart: share of the axis that two have to be apart, so that what stands at them does not overlap.
+        enough: how many there have to be, where so many have room.
+    """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
-        ticks = [float(f"{s}e{d}") for d in decades for s in steps]
-        ticks = [t for t in ticks if low <= t <= high]
-        if len(ticks) >= 3:
+    found: list[float] = []
+    for steps in ((1,), (1, 3), (1, 2, 5)):
+        ticks = spaced([float(f"{s}e{d}") for d in decades for s in steps], (low, high), apart)
+        if len(ticks) >= enough:
+            return ticks
+        found = max(found, ticks, key=len)
+    for decade, s in itertools.product(range(decades[-1], decades[0] - 3, -1), (5, 2.5, 2, 1)):
+        step = float(f"{s}e{decade}")  # over less than a decade: equal steps, the widest that are enough
+        if high / step > _MOST_STEPS:
             break
-    return ticks
+        rounds = [float(f"{k * step:.6g}") for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        ticks = spaced(rounds, (low, high), apart)
+        if len(ticks) >= enough:
+            return ticks
+        found = max(found, ticks, key=len)
+    return found
+
+
+_MOST_STEPS = 400  # smaller ones are no round numbers
+
+
+def spaced(ticks: Sequence[float], ends: tuple[float, float], apart: float) -> list[float]:
+    """Those of some ticks within a logarithmic axis that are far enough from the one before.
+
+    Args:
+        ticks: from the smallest, all positive.
+        ends: limits of the axis.
+        apart: share of the axis.
+    """
+    least, kept = apart * math.log(ends[1] / ends[0]), list[float]()
+    for tick in ticks:
+        if ends[0] <= tick <= ends[1] and (not kept or math.log(tick / kept[-1]) >= least * 0.999):
+            kept.append(tick)
+    return kept
 
 
 def _prefixed(value: float) -> str:
@@ -251,6 +287,20 @@ def _prefixed(value: float) -> str:
 def first_of(shown: int, n: int) -> str:
     """For the end of a caption: how many of the rows a figure shows, where those are not all."""
     return f" The first {shown} of {n} rows." if shown < n else ""
+
+
+def left_out(what: str, words: Mapping[str, str]) -> str:
+    """For the end of a caption: which rows are not on a front, and why.
+
+    Args:
+        what: the front is called.
+        words: name of a row -> why, in a word.
+    """
+    if not words:
+        return ""
+    by_word = {word: [name for name, own in words.items() if own == word] for word in dict.fromkeys(words.values())}
+    told = "; ".join(f"{first_few(names, MAX_ROWS)} ({word})" for word, names in by_word.items())
+    return f" Left out of the {what}: {told}."
 
 
 def clip(text: str, length: int) -> str:
@@ -282,6 +332,30 @@ def marks(
     """Marks that no line joins; hollow ones have a `face` of another colour."""
     more |= {"marker": marker, "markersize": size, "color": colour, "markerfacecolor": face or colour}
     axes.plot(xs, ys, linestyle="none", **more)
+
+
+def small_dots(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """Any number of small dots as one path; of those that fall on one another, one.
+
+    Args:
+        axes: with its final limits.
+        points: in the units of the data.
+    """
+    import numpy as np
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    if not points:
+        return
+    side = _DOT * axes.figure.dpi / 72
+    places = np.unique(np.round(axes.transData.transform(np.asarray(points)) / side), axis=0) * side
+    half = np.array((side / 2, 0))
+    ends = np.stack([places - half, places + half], axis=1).reshape(-1, 2)
+    path = Path(axes.transData.inverted().transform(ends), [Path.MOVETO, Path.LINETO] * len(places))
+    axes.add_patch(PathPatch(path, fill=False, edgecolor=MUTED, linewidth=_DOT, alpha=0.5, zorder=1))
+
+
+_DOT = 2.0  # side, in units of the view box
 
 
 def beside(axes: Axes, x: float, y: float, text: str, *, colour: str = INK) -> None:

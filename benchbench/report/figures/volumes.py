@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from benchbench.core import records as rec
 from benchbench.core import units
-from benchbench.core.qualification import UNQUALIFIED
 from benchbench.report import reliability
 from benchbench.report.cells import BASELINE, TableCell, finite, measurement_cell, ratio_cell, valid
 from benchbench.report.conditions import Group, windows_text
@@ -20,7 +19,7 @@ from benchbench.report.figures import style
 from benchbench.report.figures.memory import Stack, StackPart, draw_stacks
 from benchbench.report.figures.style import MAX_ROWS, Drawing
 from benchbench.report.patient import compared_volume, own_volumes
-from benchbench.report.tables import Column, Table, TableRow, baseline_of, record_row
+from benchbench.report.tables import Column, Table, TableRow, baseline_of, record_row, unranked_cells
 
 _INSIDE = StackPart(letter="N", name="in the network", series=0)
 _OUTSIDE = StackPart(letter="S", name="cutting and stitching", series=1)
@@ -47,13 +46,12 @@ def table(rows: Sequence[TableRow], group: Group, floors: reliability.Floors, *,
     if not has_volumes(rows):
         return None
     records = [row.record for row in rows]
-    unqualified = reliability.unqualified(records)
-    without = reliability.useless(records) | unqualified
+    without = reliability.without_rank(records)
     timed = {r.id: m for r in records if r.id not in without and (m := finite(valid(r, "volume_latency_s")))}
     seconds = {i: float(m.value or 0) for i, m in timed.items() if m.origin == "measured"}
     ranked = reliability.Ties.of(records, floors).ranks(seconds, "volume_latency_s")
     base = baseline_of(records)
-    lines = [_line(row, base, ranked.get(row.record.id), unqualified.get(row.record.id)) for row in rows]
+    lines = [_line(row, base, ranked.get(row.record.id), without.get(row.record.id)) for row in rows]
     lines.sort(
         key=lambda line: (line.cell("volume_latency_s").value is None, line.cell("volume_latency_s").value or 0.0)
     )
@@ -71,7 +69,7 @@ def table(rows: Sequence[TableRow], group: Group, floors: reliability.Floors, *,
     )
 
 
-def _line(row: TableRow, base: rec.Record | None, rank: str | None, unqualified: str | None) -> TableRow:
+def _line(row: TableRow, base: rec.Record | None, rank: str | None, why: reliability.NoRank | None) -> TableRow:
     record = row.record
     cells = {}
     for metric in ("volume_latency_s", "volume_windows", "volume_peak_memory_bytes"):
@@ -84,8 +82,8 @@ def _line(row: TableRow, base: rec.Record | None, rank: str | None, unqualified:
     cells["ratio"] = ratio_cell(record, base, "volume_latency_s")
     if rank:
         cells["rank"] = TableCell(text=rank, origin="measured", value=float(rank.rstrip("=")))
-    elif unqualified:
-        cells["rank"] = TableCell(text="-", detail=UNQUALIFIED, note=unqualified)
+    elif why:
+        cells |= unranked_cells(why)
     seconds, windows = cells["volume_latency_s"], cells["volume_windows"]
     if seconds.value and windows.value and seconds.origin != "predicted":  # a forecast is a range
         each = seconds.value / windows.value

@@ -131,7 +131,7 @@ def _table(
     records = sorted(part.records, key=by)
     footnotes = _Footnotes()
     row_marks = {r.id: tuple(map(footnotes.mark, why)) for r, why in _of_rows(records)}
-    unranked = {*reliability.useless(records), *reliability.unqualified(records)}
+    unranked = set(reliability.without_rank(records))
     labels = _labels(records, columns, options.titles)
     ties = reliability.Ties.of(records, reliability.floors_of(part, [part]))
     filled = [_fill(column, records, unranked, ties, footnotes) for column in columns]
@@ -175,13 +175,13 @@ def _of_rows(records: Sequence[rec.Record]) -> list[tuple[rec.Record, list[str]]
         text = reasons.folded([reasons.fact_of(r.error or "") for r in kind]) or "its timings did not settle"
         for r in kind:
             told.setdefault(r.id, []).append(f"Unstable: {text}.")
-    useless, unqualified = reliability.useless(records), reliability.unqualified(records)
+    without = reliability.without_rank(records)
     for r in records:
         if not r.ok:
             told.setdefault(r.id, []).append(f"{r.status.replace('_', ' ').capitalize()}: {_sentence(r.error or '')}")
-        for why in (useless.get(r.id), unqualified.get(r.id)):
-            if why:
-                told.setdefault(r.id, []).append(_sentence(f"{why[0].upper()}{why[1:]}"))
+        why = without.get(r.id)
+        if why and why.word != reliability.UNTRAINED:  # of which the cell of its Dice tells
+            told.setdefault(r.id, []).append(_sentence(f"{why.reason[0].upper()}{why.reason[1:]}"))
     return [(r, told[r.id]) for r in records if r.id in told]
 
 

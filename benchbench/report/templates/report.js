@@ -88,7 +88,8 @@
       }
       if (folding) for (const [family, row] of heads) if (several.get(family) > 1) more(row, family, hidden.get(family) ?? 0);
       const n = rows().filter((row) => !row.hidden).length;
-      said.textContent = n < rows().length ? `${n} of ${rows().length} rows` : "";
+      const left = box.dataset.more && asked.length ? `; ${box.dataset.more}, where this filter does not look` : "";
+      said.textContent = n < rows().length ? `${n} of ${rows().length} rows${left}` : left.slice(2);
     }
     filter.addEventListener("input", show);
     if (fold) fold.addEventListener("change", show);
@@ -184,8 +185,15 @@
   }
   fromAddress();
   window.addEventListener("hashchange", fromAddress);
-  // Paper has nothing to click: open what is folded.
+  // Paper has nothing to click: what is folded is open while it is printed.
+  const opened = [];
   window.addEventListener("beforeprint", () => {
-    for (const details of document.querySelectorAll("details:not(.columns)")) details.open = true;
+    for (const details of document.querySelectorAll("details:not(.columns):not([open])")) {
+      details.open = true;
+      opened.push(details);
+    }
+  });
+  window.addEventListener("afterprint", () => {
+    for (const details of opened.splice(0)) details.open = false;
   });
 })();
