@@ -90,7 +90,8 @@ class Controls:
         def do() -> dict[str, Any]:
             spatial = zoo_build.fitting_sides(spec, self.problem.spatial)
             own = dataclasses.replace(self.problem, spatial=(spatial[0], spatial[1], spatial[2]))
-            recipe = own.recipe(TrainingBudget(seconds=seconds), seed, searched=what["kind"] != "scaled")
+            lr = _card(self.problem).learning_rate if what["kind"] == "scaled" else None
+            recipe = own.recipe(TrainingBudget(seconds=seconds), seed, lr=lr)
             torch.manual_seed(seed)
             model = zoo_build.build(spec, spatial)
             found = train_network(

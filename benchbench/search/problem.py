@@ -124,14 +124,13 @@ class SearchProblem:
             interval = median_interval(times)
             self.check({"latency_s": interval.low if interval else min(times)})
 
-    def recipe(self, budget: TrainingBudget, seed: int, *, searched: bool = True) -> TrainRecipe:
+    def recipe(self, budget: TrainingBudget, seed: int, *, lr: float | None = None) -> TrainRecipe:
         """How a network is trained.
 
         Args:
-            searched: at the learning rate of the space, such as that of Slim UNETR in short trainings; else at the
-                default.
+            lr: highest learning rate, of a network that is not searched; None: that of the space.
         """
-        recipe = TrainRecipe(
+        return TrainRecipe(
             data=self.data,
             patch=self.spatial,
             budget=budget,
@@ -139,8 +138,8 @@ class SearchProblem:
             seed=seed,
             threads=self.threads,
             validations=1,
+            lr=self.lr if lr is None else lr,
         )
-        return dataclasses.replace(recipe, lr=self.lr) if searched else recipe
 
     def gradients(self, batches: int) -> tuple[importance.Batches, importance.Loss]:
         """A number of batches of training cases, and the loss of the training."""

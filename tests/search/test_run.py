@@ -215,6 +215,9 @@ def test_going_on_runs_the_controls_and_trains_nothing_again(
             assert one["train_s"] >= one["seconds"] == final["train_s"]
         else:
             assert one["train_s"] >= one["seconds"] == after["asked"]["time_s"]
+    trained = [json.loads(path.read_text()) for path in (done / "points").glob("*.json")]
+    rates = {one["train"]["recipe"]["lr"] for one in trained if one["model"]["arch"].endswith(":NNUNet")}
+    assert rates == {zoo_cards.get_card("nnunet_small").learning_rate}
     assert after["not_run"] == []
     told = {(row["kind"], row["point"]) for row in after["comparisons"]}
     kinds = ["scratch", "published", "scaled", "random"]
