@@ -26,7 +26,7 @@ from benchbench.search import proposals, storage
 from benchbench.search.storage import open_storage, optimize, requeue_interrupted, storage_errors
 from benchbench.search.weight_store import WeightStore
 from benchbench.zoo import checkpoint
-from tests.search.simulated import make_job
+from tests.search.simulated import PROBLEM, make_job
 from tests.toy import SPEC, Tiny
 
 TRIALS = 14
@@ -146,7 +146,7 @@ def check(url: str, log: Path) -> list[optuna.trial.FrozenTrial]:
     """Every configuration that was begun is finished, once."""
     known = optuna.load_study(study_name="s", storage=open_storage(url))
     begun = Counter(line[2] for line in said(log) if line[1] == "trial")
-    finished = [one.config.key for one in proposals.distinct(proposals.tried(known))]
+    finished = [one.config.key for one in proposals.distinct(proposals.tried(known, PROBLEM.space))]
     assert sorted(finished) == sorted(begun)  # each once, whatever happened
     assert len(finished) >= TRIALS
     lost = Counter(trial.user_attrs.get("key") for trial in known.get_trials(states=(TrialState.FAIL,)))
