@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from benchbench.core.config import read_json
 from benchbench.core.errors import StoreError
 from benchbench.core.records import Record
+from benchbench.core.results import LOCK
 
 if TYPE_CHECKING:
     from benchbench.runner.estimate import CellCost
@@ -96,6 +97,21 @@ def read(folder: Path) -> Mapping[str, Any] | None:
         if isinstance(state, dict) and isinstance(state.get("rows"), list) and isinstance(state.get("now"), dict):
             return state
     return None
+
+
+def runs_in(folder: Path) -> bool:
+    """Whether a command is at work in a folder: by its progress; before there is any, by its lock, on Linux alone."""
+    state = read(folder)
+    return is_running(state) if state else _is_locked(folder / LOCK)
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process has a lock on a file; looked up, since trying it could get in the way of one that begins."""
+    with contextlib.suppress(OSError):
+        inode = str(path.stat().st_ino)
+        lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        return any("FLOCK" in words and word.rpartition(":")[2] == inode for words in lines for word in words)
+    return False
 
 
 def is_running(state: Mapping[str, Any]) -> bool:

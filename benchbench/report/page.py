@@ -88,7 +88,7 @@ def write_report(
         records = core_results.latest(record for folder in folders for record in core_results.read_records(folder))
         file, read = shown_rows.file_beside(target), folder_reader(folders)
         if shown_rows.are_too_many(_runs(records)):
-            place.check_rows(target.with_name(file), folders, force=force)
+            place.check_rows(target.with_name(file), force=force)
             place.write(target.with_name(file), exports.export(records, "csv", read))
         text = render(
             records,

@@ -50,13 +50,13 @@ def check_place(out: Path, folders: Sequence[Path], *, page: bool, force: bool =
     check_output(out, inputs=_inputs(out, folders), is_ours=is_page if page else None, force=force)
 
 
-def check_rows(out: Path, folders: Sequence[Path], *, force: bool = False) -> None:
-    """Refuse a place for the rows beside a page; one of ours is replaced by the next.
+def check_rows(out: Path, *, force: bool = False) -> None:
+    """Refuse a place for the rows beside a page; those of an older page are replaced.
 
     Raises:
-        StoreError: it is an input, or a file of somebody else.
+        StoreError: it is a file of somebody else.
     """
-    check_output(out, inputs=_inputs(out, folders), is_ours=lambda head: _EXPORT.match(head) is not None, force=force)
+    check_output(out, is_ours=lambda head: _EXPORT.match(head) is not None, force=force)
 
 
 def write(out: Path, text: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from benchbench.cli import progress, progress_file
 from benchbench.cli.commands import report as report_command
 from benchbench.cli.commands import watch
-from benchbench.core.results import Store
+from benchbench.core.results import Store, held
 from tests import report_examples as examples
 from tests.cli.said import bench
 
@@ -249,6 +249,18 @@ def test_a_search_that_goes_on_shows_the_front_of_its_proposals(tmp_path, capsys
     assert (tmp_path / "s" / "study.db").read_bytes() == before
     _, out, _ = bench(capsys, "watch", "s")
     assert "proposal 12" in out
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="where locks can be looked up: on Linux")
+def test_a_run_that_has_just_begun_runs_though_it_has_left_nothing_yet(tmp_path, monkeypatch, capsys):
+    """It counts, and times the machine, before its first row begins."""
+    monkeypatch.chdir(tmp_path)
+    with held(Path("r")):
+        code, out, _ = bench(capsys, "watch", "r")
+        assert progress_file.runs_in(Path("r"))
+    assert code == 0
+    assert "run in r runs (it has just begun: it counts and times the machine first): 0 rows finished" in out
+    assert not progress_file.runs_in(Path("r"))
 
 
 def test_nothing_to_watch_is_one_line(tmp_path, capsys):

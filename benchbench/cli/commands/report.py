@@ -158,7 +158,7 @@ def _renew(folders: Sequence[Path], out: Path | None, **options: Any) -> Path:
     no more of a processor that is being measured than it has to.
     """
     before: object = None
-    while any(state and progress_file.is_running(state) for state in map(progress_file.read, folders)):
+    while any(map(progress_file.runs_in, folders)):
         now = [path.stat().st_size for folder in folders for path in sorted(folder.glob("*.jsonl"))]
         if now != before:
             try:

@@ -98,7 +98,7 @@ def look(folder: Path) -> Seen:
     if not folder.is_dir():
         raise StoreError(f"no folder {folder}: name that of a run or a search")
     state = progress_file.read(folder) or {}
-    running = bool(state) and progress_file.is_running(state)
+    running = progress_file.runs_in(folder)
     killed = bool(state) and not running
     if state.get("command") == "search" or (folder / SEARCH).exists() or (folder / SEARCH_BEGUN).exists():
         finished = (folder / SEARCH).exists() and not running
@@ -107,7 +107,7 @@ def look(folder: Path) -> Seen:
             kind="search", running=running, killed=killed, state=state, proposals=tuple(rows), finished=finished
         )
     records: list[Record] = []
-    if (folder / RECORDS).exists() or not state:
+    if (folder / RECORDS).exists() or not (state or running):
         records = latest(read_records(folder))
     done = {record.cell for record in records}
     waiting = [str(row.get("label")) for row in state.get("rows", ()) if row.get("cell") not in done]
@@ -118,7 +118,7 @@ def look(folder: Path) -> Seen:
         state=state,
         records=tuple(records),
         waiting=tuple(waiting),
-        finished=bool(records) and not state and not (folder / JOURNAL).exists(),
+        finished=bool(records) and not (state or running) and not (folder / JOURNAL).exists(),
     )
 
 
@@ -196,8 +196,8 @@ def _headline(seen: Seen, folder: Path) -> str:
     if seen.left_s is not None:
         parts.append(f"about {format_duration(seen.left_s)} left")
     standing = "runs" if seen.running else "is finished" if seen.finished else "is not finished"
-    begins = " (it may have just begun, and be counting)" if seen.kind == "run" and not seen.records else ""
-    return f"{what} {standing}{begins if not seen.running else ''}: {', '.join(parts)}"
+    begins = " (it has just begun: it counts and times the machine first)" if seen.running and not seen.state else ""
+    return f"{what} {standing}{begins}: {', '.join(parts)}"
 
 
 def _next(seen: Seen, folder: Path) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _MARKERS = "osD^vPX*<>"
 _ELSEWHERE = frozenset({"predicted", "reference", "published"})
+_FEW = 6  # names behind an origin
 _LATENCY_AXIS = "latency, seconds (log)"
 _METRIC_NAMES = {
     "latency_s": "Latency",
@@ -196,8 +197,7 @@ def _origins(rows: Sequence[TableRow], *metrics: str) -> str:
                 found.setdefault(m.origin, []).append(row.label)
         one = len(found) == 1
         parts = [
-            origin if one else f"{origin} ({units.first_few(names, MAX_ROWS)})"
-            for origin, names in sorted(found.items())
+            origin if one else f"{origin} ({units.first_few(names, _FEW)})" for origin, names in sorted(found.items())
         ]
         sentences.append(f"{_METRIC_NAMES[metric]}: {', '.join(parts)}.")
     if any(m.origin in _ELSEWHERE for row in rows for name in metrics if (m := finite(row.record.get(name)))):
