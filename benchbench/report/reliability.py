@@ -21,7 +21,7 @@ from benchbench.core import statistics as core_statistics
 from benchbench.core.evaluation import is_evaluation
 from benchbench.core.paired_times import FEWEST
 from benchbench.core.within_rounds import ratio_within_rounds
-from benchbench.report.conditions import Group, environment_key, path_of
+from benchbench.report.conditions import Group, environment_key, has_phantom_dice, path_of
 
 #: Two latencies within this share tie however quiet the machine was.
 TIE = 0.02
@@ -191,10 +191,11 @@ TO_DO: Mapping[str, str] = {
 def without_rank(records: Sequence[rec.Record]) -> dict[str, NoRank]:
     """Record id -> why it takes no rank, of the finished rows of one set of conditions that take none.
 
-    Where no row has a Dice, costs alone are compared, and every network keeps its rank.
+    Where no row has a Dice of patients, costs alone are compared, and untrained networks keep their ranks.
     """
     found: dict[str, NoRank] = {}
     scored = {_network(r) for r in records if _dice(r) is not None}
+    of_patients = any(_dice(r) is not None and not has_phantom_dice(r) for r in records)
     useless_rows, unqualified_rows = useless(records), unqualified(records)
     for r in records:
         if r.id in unqualified_rows:
@@ -203,7 +204,7 @@ def without_rank(records: Sequence[rec.Record]) -> dict[str, NoRank]:
             found[r.id] = NoRank(word=OF_NO_USE, reason=useless_rows[r.id])
         elif scored and r.ok and is_only_cut(r):
             found[r.id] = NoRank(word=CUT, reason=f"{CUT}: nothing was trained after its channels went")
-        elif scored and r.ok and r.model.checkpoint is None and _network(r) not in scored:
+        elif of_patients and r.ok and r.model.checkpoint is None and _network(r) not in scored:
             found[r.id] = NoRank(word=UNTRAINED, reason=f"{UNTRAINED}: its weights are random, and others have a Dice")
     return found
 
@@ -224,6 +225,9 @@ def _dice(record: rec.Record) -> float | None:
     return float(m.value) if m and m.value is not None and math.isfinite(m.value) else None
 
 
+_MOST_PAIRED = 150  # rows of a table whose ranks come from pairs within rounds
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ties:
     """Which times of a table tie."""
@@ -234,8 +238,9 @@ class Ties:
 
     @classmethod
     def of(cls, records: Sequence[rec.Record], floors: Floors) -> Ties:
-        """The ties of the rows of one table."""
-        rounds = Counter(at for r in records if r.ok for at in r.rounds if at)
+        """The ties of the rows of one table; of very many rows by their medians, since pairs are of each two rows."""
+        paired = [r for r in records if r.ok] if len(records) <= _MOST_PAIRED else []
+        rounds = Counter(at for r in paired for at in r.rounds if at)
         return cls(records={r.id: r for r in records}, floors=floors, rounds=rounds)
 
     def ranks(self, values: Mapping[str, float], metric: str) -> dict[str, str]:

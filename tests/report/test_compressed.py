@@ -129,7 +129,8 @@ def test_what_an_unknown_recipe_says_is_shown() -> None:
 def timed(name: str, latency: float, dice: float | None, *more: rec.Measurement) -> rec.Record:
     found = [examples.number("latency_s", latency), *more]
     found += [] if dice is None else [examples.number("dice", dice)]
-    return examples.record(name, measurements=tuple(found))
+    workload = dataclasses.replace(examples.WORKLOAD, data="Hippocampus:0123abcd")
+    return examples.record(name, measurements=tuple(found), workload=workload)
 
 
 def trained(name: str, latency: float) -> rec.Record:
@@ -195,6 +196,12 @@ def test_where_no_row_has_a_dice_costs_alone_are_ranked() -> None:
     assert ranks(timed("a", 1.0, None), cut("b", 2.0), trained("c", 3.0)) == ["1", "2", "3"]
 
 
+def test_a_dice_of_the_phantom_makes_no_other_network_untrained() -> None:
+    phantom = dataclasses.replace(examples.WORKLOAD, data="phantom")
+    records = [dataclasses.replace(r, workload=phantom) for r in (timed("whole", 2.0, 0.7), timed("random", 1.0, None))]
+    assert ranks(*records) == ["2", "1"]
+
+
 def test_a_network_is_untrained_only_where_none_of_its_rows_has_a_dice() -> None:
     """Its Dice was measured elsewhere for eager PyTorch, and the faster path ran with random weights."""
     whole = timed("whole", 2.0, 0.85)
@@ -221,8 +228,6 @@ def _group(records: list[rec.Record]) -> tuple[conditions.Group, reliability.Flo
 
 def test_what_is_only_cut_is_neither_on_the_front_nor_taken_nor_the_fastest_in_the_headline() -> None:
     records = [timed("whole", 2.0, 0.85), cut("halved", 0.5, 0.84), timed("small", 1.5, 0.80), timed("raw", 0.1, None)]
-    of_patients = dataclasses.replace(examples.WORKLOAD, data="Hippocampus:0123abcd")
-    records = [dataclasses.replace(record, workload=of_patients) for record in records]
     (group,) = conditions.group(records)
     choice = choose(group, records, nothing)
     assert "train it on with 'bench train --init'" in dict(choice.left_out)["halved"]
