@@ -20,7 +20,8 @@ PICTURE = ROOT / "docs" / "images" / "hippocampus.png"
 INK, MUTED, ACCENT, PAPER = "#1c2733", "#6b7683", "#1f6feb", "#ffffff"
 #: Name -> where its label stands: offset in points, and the side of the mark that it is written on.
 PLACES = {
-    "slim_unetr": ((-10, -18), "right"),
+    "slim_unetr": ((10, -16), "left"),
+    "slim_unetr_s2": ((-10, 3), "right"),
     "slim_unetr_fixed": ((-10, 3), "right"),
     "nnunet_small": ((-8, 9), "right"),
     "nnunet": ((10, 4), "left"),
@@ -47,7 +48,7 @@ def main(picture: Path) -> None:
         axes.annotate(
             name, (x, y), offset, textcoords="offset points", ha=side, color=INK, fontsize=8.5, linespacing=1.1
         )
-    axes.set(xscale="log", xlim=(0.0065, 6), ylim=(0.79, 0.9))
+    axes.set(xscale="log", xlim=(0.004, 6), ylim=(0.79, 0.9))
     axes.xaxis.set_major_locator(FixedLocator([0.01, 0.03, 0.1, 0.3, 1, 3]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(value, "s")))
