@@ -105,7 +105,7 @@ class SearchSpace(Protocol[_C]):
 
     @property
     def inheritance(self) -> str:
-        """What becomes of the weights of a parent, after its name: `whose weights networks with its stem inherit`."""
+        """What becomes of a parent's weights, after its name: `whose weights networks of its variant and stem inherit`."""
 
     @property
     def learning_rate(self) -> float:

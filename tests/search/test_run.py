@@ -615,20 +615,24 @@ def test_the_page_shows_the_sampler_beside_chance(done: Path) -> None:
 
 # -- inheritance, on real patients
 
+CHECKPOINTS = Path(benchbench.__file__).parent / "models" / "checkpoints"
+
 
 @pytest.fixture(scope="module")
 def hippocampus() -> tuple[SearchProblem, Parent]:
     plan = data.get_plan(str(shared_file("data/Task04_Hippocampus")))
     of = dataclasses.replace(problem(batch=2), data=plan.where, key=plan.key)
-    shipped = Path(benchbench.__file__).parent / "models" / "checkpoints" / "slim_unetr-hippocampus.safetensors"
-    return of, parent_of(shipped, of)
+    return of, parent_of(CHECKPOINTS / "slim_unetr-hippocampus.safetensors", of)
 
 
 @pytest.mark.shared
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", slim_unetr_configs.VARIANTS)
 def test_a_child_begins_better_than_chance(variant: str, hippocampus: tuple[SearchProblem, Parent]) -> None:
-    of, parent = hippocampus
+    weights = CHECKPOINTS / f"{variant}-hippocampus.safetensors"
+    sides = json.loads(weights.with_suffix(".json").read_text())["spatial"]
+    of = dataclasses.replace(hippocampus[0], spatial=tuple(sides))
+    parent = parent_of(weights, of)
     batches, loss = of.gradients(4)
     cases = list(batches)
 
@@ -642,6 +646,15 @@ def test_a_child_begins_better_than_chance(variant: str, hippocampus: tuple[Sear
         ranked_at_random = [mean_loss(zoo_build.build(spec, of.spatial)) for _ in range(2)]
         assert inherited > 0.8
         assert mean_loss(child) < 0.9 * min(ranked_at_random)
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_the_other_variant_whose_attention_differs_inherits_nothing(hippocampus: tuple[SearchProblem, Parent]) -> None:
+    of, parent = hippocampus
+    own, other = slim_unetr_configs.VARIANTS
+    assert build(of, slim_unetr_configs.scaled(0.5, own), parent, 0)[2] > 0.8
+    assert build(of, slim_unetr_configs.scaled(0.5, other), parent, 0)[2] == 0.0
 
 
 @pytest.mark.shared
