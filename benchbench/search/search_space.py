@@ -105,7 +105,7 @@ class SearchSpace(Protocol[_C]):
 
     @property
     def inheritance(self) -> str:
-        """What becomes of a parent's weights, after its name: `whose weights networks of its variant and stem inherit`."""
+        """What becomes of a parent's weights, after its name: `whose weights networks of its stem inherit`."""
 
     @property
     def learning_rate(self) -> float:
