@@ -12,6 +12,7 @@ REPORTS = ROOT / "reports"
 PAGES = {
     "amd-epyc-2c": ["amd-epyc-2c"],
     "hippocampus": ["hippocampus"],
+    "hippocampus-earlier": ["hippocampus-earlier"],
     "hippocampus-hour": ["hippocampus-hour"],
     "hippocampus-zoo": ["hippocampus-zoo"],
     "runtimes-hippocampus": ["runtimes-hippocampus"],

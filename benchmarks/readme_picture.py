@@ -15,7 +15,7 @@ from benchbench.core.units import format_value
 from benchbench.zoo import cards
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORDS = ROOT / "results" / "reference" / "hippocampus"
+RECORDS = [ROOT / "results" / "reference" / name for name in ("hippocampus", "hippocampus-earlier")]
 PICTURE = ROOT / "docs" / "images" / "hippocampus.png"
 INK, MUTED, ACCENT, PAPER = "#1c2733", "#6b7683", "#1f6feb", "#ffffff"
 #: Name -> where its label stands: offset in points, and the side of the mark that it is written on.
@@ -31,7 +31,7 @@ PLACES = {
 
 
 def main(picture: Path) -> None:
-    records = latest(read_records(RECORDS))
+    records = latest(record for folder in RECORDS for record in read_records(folder))
     points = [(r.get("volume_latency_s"), r.get("dice"), r) for r in records]
     front = {points[i][2].id for i in pareto_front([(time.value, -dice.value) for time, dice, _ in points])}
     figure = Figure(figsize=(7.2, 3.7), dpi=120, facecolor=PAPER)

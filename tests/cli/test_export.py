@@ -20,7 +20,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 pytestmark = pytest.mark.usefixtures("forked_workers")
 
-REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "runtimes-hippocampus"
+REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "hippocampus"
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_a_network_by_its_name_is_exported_with_a_word_on_its_weights(capsys, tm
 
 @pytest.mark.slow
 @pytest.mark.shared
-def test_nnunet_small_in_int8_segments_a_case_with_the_recorded_dice(capsys, tmp_path):
+def test_nnunet_small_in_int8_segments_a_case_with_the_recorded_dice_of_fp32(capsys, tmp_path):
     pytest.importorskip("nncf")
     shared = shared_file("data/Task04_Hippocampus/dataset.json").parent
     (trained,) = Path(__file__).parents[2].glob("models/checkpoints/nnunet_small-hippocampus.safetensors")
@@ -145,12 +145,7 @@ def test_nnunet_small_in_int8_segments_a_case_with_the_recorded_dice(capsys, tmp
     )
     assert (code, err) == (0, ""), err
     records = [json.loads(line) for line in (REFERENCE / "records.jsonl").read_text().splitlines()]
-    (record,) = [
-        r
-        for r in records
-        if r["model"]["name"] == "nnunet_small"
-        and (r["workload"]["runtime"], r["workload"]["dtype"]) == ("openvino", "int8")
-    ]
+    (record,) = [r for r in records if r["model"]["name"] == "nnunet_small"]
     (place,) = [a["path"] for a in record["artifacts"] if a["kind"] == "cases"]
     recorded = json.loads((REFERENCE / place).read_text())
     case, dice = recorded["ids"][0], recorded["values"]["dice"][0]
@@ -159,4 +154,4 @@ def test_nnunet_small_in_int8_segments_a_case_with_the_recorded_dice(capsys, tmp
     assert bench(capsys, "predict", *flags)[0] == 0
     now, label = (np.asarray(nib.load(path).dataobj) for path in (seg, shared / "labelsTr" / f"{case}.nii.gz"))
     each = [2 * ((now == k) & (label == k)).sum() / ((now == k).sum() + (label == k).sum()) for k in (1, 2)]
-    assert np.mean(each) == pytest.approx(dice, abs=2e-3)  # other processors round int8 otherwise
+    assert np.mean(each) == pytest.approx(dice, abs=5e-3)  # int8, and other processors round otherwise

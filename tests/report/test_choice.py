@@ -515,7 +515,7 @@ def test_the_only_dice_is_not_called_the_highest():
     told = section.headline(chosen([row("a", 1.0, dice_of(0.8)), row("b", 2.0)]))
     assert "a is the fastest of 2 and the only one with a Dice (1 s a patch, phantom Dice 0.800)." in told
     told = section.headline(chosen([row("a", 1.0), row("b", 2.0, dice_of(0.8))]))
-    assert "b is the only row that was trained (2 s a patch, phantom Dice 0.800)." in told
+    assert "a is the fastest of 2 (1 s a patch); b is the only one with a Dice (0.800) at 2 times its cost." in told
 
 
 def test_without_any_dice_the_headline_names_the_fastest_and_says_what_is_missing():
