@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchbench.core.search_result import family_of
-from benchbench.core.units import format_duration, format_value
+from benchbench.core.units import counted, format_duration, format_value
 from benchbench.report.figures import style
 from benchbench.report.figures.style import Drawing
 
@@ -78,7 +78,7 @@ def front(search: Mapping[str, Any]) -> Drawing | None:
     if not joined:
         caption += " No line joins the front: Dice of the phantom after unequal trainings does not rank networks."
     if below := sum(y < bottom for _, y in low):
-        caption += f" {below} proposals lie below the lower end of the axis."
+        caption += f" Below the lower end of the axis: {counted(below, 'proposal')}."
     label = f"Dice against {metric['title']}. {spoken}."
     return style.drawing(figure, prefix="front", label=label, title="The front", caption=caption)
 
