@@ -63,6 +63,11 @@ def family_of(search: Mapping[str, Any]) -> Mapping[str, str]:
     return family
 
 
+def is_of_parent(search: Mapping[str, Any]) -> bool:
+    """Whether smaller versions of a parent were searched, and not Slim UNETRs."""
+    return family_of(search)["baseline"] != PUBLISHED
+
+
 def baseline_word(baseline: str) -> str:
     """`published` of `the published network`, `parent` of `the parent`."""
     return baseline.removeprefix("the ").removesuffix(" network")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from benchbench.search.search_space import FLOAT
 from benchbench.search.slim_unetr_configs import Config
 
 _KERNEL = 27  # of the depthwise convolutions
-FLOAT = 4  # bytes of a weight
 
 
 def keeps(width: int, ratio: float) -> int:

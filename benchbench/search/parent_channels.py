@@ -29,11 +29,11 @@ from benchbench.core.results import write_whole
 from benchbench.measure.flops.by_weight import WeightCost, costs_by_weight
 from benchbench.measure.flops.graph import measure_cost
 from benchbench.measure.memory import weights_bytes
+from benchbench.search.search_space import FLOAT
 from benchbench.zoo.checkpoint import CheckpointInfo
 from benchbench.zoo.pruned import shapes_of
 
 _TRIED = 0.5  # share of each layer's channels without which the tracing is verified
-_FLOAT = 4  # bytes of a weight
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class ParentChannels:
         buffers = self.buffers - sum(values for name, values in lost.items() if name not in self.parameters)
         least = min(count / layer.width for layer, count in zip(self.structure.layers, kept, strict=True))
         macs = sum(use.macs * (share.get(use.weight, 1.0) if use.weight else least**2) for use in self.uses)
-        file_bytes = float(_FLOAT * (params + buffers))
+        file_bytes = float(FLOAT * (params + buffers))
         return {
             "params": float(params),
             "macs": float(round(macs)),

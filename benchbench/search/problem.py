@@ -24,11 +24,10 @@ from benchbench.measure.flops.graph import measure_cost
 from benchbench.measure.training_step import TrainingStep, forecast_step
 from benchbench.runtimes import pytorch
 from benchbench.runtimes.catalogue import EAGER, get_runtime
-from benchbench.search.analytic_cost import FLOAT
 from benchbench.search.budget import CostBudget, budget_from_json
 from benchbench.search.pruned_space import pruned_space
 from benchbench.search.runtime_times import architecture_job, time_in_worker
-from benchbench.search.search_space import Candidate, SearchSpace
+from benchbench.search.search_space import FLOAT, Candidate, SearchSpace
 from benchbench.search.slim_unetr_space import SlimUnetrSpace
 from benchbench.training.cpu_convolutions import fast_convolutions
 from benchbench.training.recipe import TrainingBudget, TrainRecipe, default_batch

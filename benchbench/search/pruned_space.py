@@ -201,13 +201,17 @@ class PrunedSpace:
 
     def check_parent(self, weights: Path, task: Task) -> None:
         """It has to be the one whose channels are known."""
-        if checkpoint.read_sidecar(weights).sha256 != self.channels.sha256:
+        self._known(weights)
+
+    def _known(self, weights: Path) -> checkpoint.CheckpointInfo:
+        info = checkpoint.read_sidecar(weights)
+        if info.sha256 != self.channels.sha256:
             raise CheckpointError(f"{weights} is not the parent that the search began with: give another --out")
+        return info
 
     def parent(self, weights: Path, task: Task) -> Parent:
         """As it was ranked before the search."""
-        self.check_parent(weights, task)
-        info = checkpoint.read_sidecar(weights)
+        info = self._known(weights)
         model = zoo_build.build_here(info.model, info.spatial).eval()
         checkpoint.load_weights(model, info.path)
         return Parent(

@@ -18,6 +18,8 @@ from benchbench.compress import importance
 from benchbench.core import records as rec
 from benchbench.search.inheritance import Parent
 
+FLOAT = 4  # bytes of a weight
+
 
 class Chooser(Protocol):
     """An Optuna trial, or `RandomChooser`."""

@@ -16,7 +16,15 @@ from benchbench.cli.output import new_folder, write_page
 from benchbench.cli.parser import add_fields, add_shared, values_of
 from benchbench.cli.progress_file import ProgressFile
 from benchbench.core.errors import EXIT_OK, UsageError, command
-from benchbench.core.search_result import EAGER, SearchOutcome, baseline_word, family_of, ordered, runtime_of
+from benchbench.core.search_result import (
+    EAGER,
+    SearchOutcome,
+    baseline_word,
+    family_of,
+    is_of_parent,
+    ordered,
+    runtime_of,
+)
 from benchbench.core.units import format_duration, format_value
 from benchbench.report import writers
 from benchbench.search.request import JOB, SearchRequest, resumed_request
@@ -110,7 +118,7 @@ def _next(outcome: SearchOutcome, request: SearchRequest) -> str:
     usable = [point for point in outcome.summary["points"] if point["front"] and "weights" in point["files"]]
     if usable:
         best = max(usable, key=lambda point: point["dice_test"]["mean"])
-        parent = request.parent if outcome.summary["published_config"].get("parent") else None  # of which it is a part
+        parent = request.parent if is_of_parent(outcome.summary) else None
         both = f"{outcome.folder / best['files']['weights']},{parent or _BESIDE}"
         what = f"to measure the most accurate beside {'the parent' if parent else 'another network'}"
         return next_line(what, "run", "--models", both, "--data", request.data, *fold)

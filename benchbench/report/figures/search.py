@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchbench.core.search_result import family_of
+from benchbench.core.search_result import family_of, is_of_parent
 from benchbench.core.units import counted, format_duration, format_value
 from benchbench.report.figures import style
 from benchbench.report.figures.style import Drawing
@@ -225,7 +225,7 @@ def sketch(search: Mapping[str, Any], point: Mapping[str, Any] | None) -> Drawin
     """The chosen network beside the published one, stage by stage, or what it keeps of its parent by level."""
     if point is None:
         return None
-    if "keep" in point["config"]:
+    if is_of_parent(search):
         return _kept_of_the_parent(search, point)
     plain, chosen = search["published_config"], point["config"]
     figure, axes = style.axes(3.6, 0.02, bottom_in=0.1, right=0.02)
