@@ -35,6 +35,7 @@ _METRIC_TEXTS = {
     "dice": "Dice {}",
 }
 _JSON_EVERY_S = 1.0  # between two objects that say what goes on now
+_LOG_EVERY_S = 30.0  # between two lines of a log that do
 
 
 def is_shown(options: argparse.Namespace) -> bool:
@@ -97,6 +98,11 @@ class TerminalProgress(_LiveLine):
         self._now: dict[str, tuple[str, float]] = {}  # host -> what runs there, and until when
         self._texts: dict[str, str] = {}
         self._done, self._total = 0, 0
+        self._next_line_s = time.monotonic() + _LOG_EVERY_S  # when a log says again what goes on
+
+    def _say(self, text: str) -> None:
+        self._next_line_s = time.monotonic() + _LOG_EVERY_S
+        super()._say(text)
 
     def plan(self, cells: Sequence[tuple[Cell, CellCost, float]], folder: Path, reused: int) -> None:
         """Say what will be done, and about how long it will take."""
@@ -115,15 +121,17 @@ class TerminalProgress(_LiveLine):
         self.phase("starting", host)
 
     def phase(self, text: str, host: str = "") -> None:
-        """Renew the live line."""
+        """Renew the live line; in a log, add one every half minute."""
         self._texts[host] = text
         if host not in self._now:
             self._now[host] = (host, 0.0)
             if not self._live:
                 self._say(f"{host}: {text}" if host else text)  # before any row, such as waiting for a board
+        now = f"[{self._done + 1}/{self._total}] {' | '.join(map(self._part, self._now))}"
         if self._live:
-            parts = [self._part(key) for key in self._now]
-            self._live.update(f"[{self._done + 1}/{self._total}] {' | '.join(parts)}".replace("[", "\\["))
+            self._live.update(now.replace("[", "\\["))
+        elif time.monotonic() >= self._next_line_s:
+            self._say(now)
 
     def _part(self, host: str) -> str:
         label, until = self._now[host]
@@ -167,8 +175,6 @@ class _Steps:
 class TrainingProgress(_LiveLine):
     """One live line for a training, or for going through cases; in a log, a line every half minute."""
 
-    every_s = 30.0  # between two lines of a log
-
     def __init__(self, stream: TextIO, *, shown: bool, intro: str = "") -> None:
         super().__init__(stream, shown=shown, intro=intro)
         self._steps = _Steps()
@@ -184,7 +190,7 @@ class TrainingProgress(_LiveLine):
         text += f", about {format_duration(left)} left" if left else ""
         if self._live:
             self._live.update(text.replace("[", "\\["))
-        elif self.shown and (now - self._last >= self.every_s or used >= 1):
+        elif self.shown and (now - self._last >= _LOG_EVERY_S or used >= 1):
             self._last = now
             self._say(text)
 

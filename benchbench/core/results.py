@@ -15,9 +15,9 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchbench.core import records as rec
 from benchbench.core.config import parse_json
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 RECORDS = "records.jsonl"
 SEARCH, SEARCH_BEGUN = "search.json", "job.json"  # in the folder of a search: its result, and what it was asked for
@@ -355,14 +356,36 @@ def read_records(path: Path) -> Iterable[rec.Record]:
 
 def _read_lines(file: Iterable[bytes], path: Path) -> Iterator[rec.Record]:
     """The records of a file's lines; records share what is equal in them."""
-    environments: dict[str, Mapping[str, Any]] = {}
+    shared = _Shared()
     for number, line in enumerate(file, 1):
         if not line.endswith(b"\n"):
             log.warning("the last record of %s is half written and was passed over", path)
         elif line.strip():
-            record = _read_line(line, path, number)
-            key = repr(record.environment)
-            yield dataclasses.replace(record, environment=environments.setdefault(key, record.environment))
+            yield shared.record(_read_line(line, path, number))
+
+
+class _Shared:
+    """One object of all that is equal in records; by what they look like, since 1 and 1.0 are equal, too."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Any] = {}  # by a hash, which takes less room than the text
+
+    def record(self, record: rec.Record) -> rec.Record:
+        """The record, made of objects that others have, too: its samples alone are its own."""
+        return dataclasses.replace(
+            record,
+            model=dataclasses.replace(record.model, kwargs=self._one(record.model.kwargs)),
+            workload=self._one(record.workload),
+            device=self._one(record.device),
+            environment=self._one(record.environment),
+            recipe=self._one(record.recipe),
+            measurements=tuple(m if m.values else self._one(m) for m in record.measurements),
+        )
+
+    def _one(self, value: T) -> T:
+        text = repr(value).encode("utf-8", "surrogatepass")
+        known: T = self._known.setdefault(hashlib.blake2b(text, digest_size=16).digest(), value)
+        return known
 
 
 def _read_line(line: bytes, path: Path, number: int) -> rec.Record:

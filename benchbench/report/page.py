@@ -118,6 +118,7 @@ def read_all_pairs(places: Sequence[Path]) -> list[PairedResult]:
 
 
 _HEAD = "<head>"
+_KEPT = 256  # artifacts that are not read again from the disk: those of the rows that a page shows
 
 
 def _runs(records: Sequence[rec.Record]) -> list[rec.Record]:
@@ -189,7 +190,7 @@ def render(
     rest = PAGE_BYTES - 100_000 - _ROW_BYTES * min(len(runs), shown_rows.MOST)
     budget = Budget(max(FIGURE_BUDGET_BYTES // 5, min(FIGURE_BUDGET_BYTES, rest)))
     scaled, scaled_out = joined(groups, budget)
-    read = functools.cache(read_artifact)
+    read = functools.lru_cache(maxsize=_KEPT)(read_artifact)
     sides, beside = _sides(groups, budget, max_latency_s)
     told = {one.group.letter: one for one in choice_section.tell(groups, runs, read)}
     parts = [

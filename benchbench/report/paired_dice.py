@@ -61,7 +61,7 @@ class Pair:
         return core_statistics.mean_interval(self.differences)
 
 
-@functools.lru_cache(maxsize=2048)  # the choice, the table and the exports ask for the same
+@functools.lru_cache(maxsize=256)  # the choice, the table and the exports ask for the same
 def parse(content: bytes) -> Mapping[str, float]:
     """Case -> Dice, of those that count.
 

@@ -207,13 +207,11 @@ def summary_rows(
     origins: tuple[rec.Origin, ...] = ("measured", "predicted") if include_predicted else ("measured",)
     without = reliability.without_rank(records)
     ranked = _ranks(records, without, reliability.noise_floors(records) if floors is None else floors, origins)
-    rows = tuple(
-        dataclasses.replace(
-            record_row(r, labels[r.id], _cells(r, baseline) | ranked[r.id]),
-            path=paths[r.id],
-        )
-        for r in records
-    )
+    known: dict[TableCell, TableCell] = {}  # thousands of rows have few cells of their own
+    rows = []
+    for r in records:
+        cells = {key: known.setdefault(cell, cell) for key, cell in (_cells(r, baseline) | ranked[r.id]).items()}
+        rows.append(dataclasses.replace(record_row(r, labels[r.id], cells), path=paths[r.id]))
     training, own_patches = headline(records) == "train_step_s", patches_differ(records)
     shown = {
         "runtime": runtimes(records) not in ([], ["eager"]),
@@ -237,7 +235,7 @@ def summary_rows(
         for key, title in _TITLES.items()
         if shown.get(key, True)
     )
-    return Table(columns=columns, rows=rows, head="Model")
+    return Table(columns=columns, rows=tuple(rows), head="Model")
 
 
 def baseline_of(records: Sequence[rec.Record]) -> rec.Record | None:

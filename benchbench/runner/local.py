@@ -86,7 +86,9 @@ class LocalRunner:
         def measure(row: CellProgress) -> ProcessResult:
             name = row.cell.label + (" (against itself)" if row.repeat_of else "")
             p = row.protocol
-            nth = f", process {len(row.results) + 1} of {p.processes}" if p.max_processes > 1 else ""
+            n = len(row.results) + 1
+            nth = f", process {n} of {p.processes}" if n <= p.processes else f", process {n}, as some were disturbed"
+            nth = nth if p.max_processes > 1 else ""
             self.recorder.begin(name + nth, self._left([*to_measure, *repeats]))
             result = self._measure(row.cell, first=not row.results and row.repeat_of is None)
             if result.status in GOOD:

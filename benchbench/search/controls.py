@@ -2,7 +2,8 @@
 
 (a) Each architecture of the front from scratch, with as much computing as its whole trajectory had. (b) The published
 network, and nnU-Net scaled by its width to the latency of each point of the front, each trained for as long as the
-whole search took. (c) A search of the same length whose proposals are random, in a folder of its own.
+whole search took; a width that is nearest to two points is trained once. (c) A search of the same length whose
+proposals are random, in a folder of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from benchbench.core import records as rec
 from benchbench.core.errors import UnsupportedError
 from benchbench.search.problem import SearchProblem, timed_costs
 from benchbench.search.slim_unetr_space import published_spec
+from benchbench.search.trainings import SAME_AS, FinishedTraining
 from benchbench.search.trajectories import Trajectories, result_of
 from benchbench.search.trial import train_network
 from benchbench.training.recipe import TrainingBudget
@@ -31,12 +33,22 @@ SCALED = "nnunet_small"  # the network that is scaled by its width
 RANDOM = "random"  # folder of the search with random proposals, in that of the search
 KINDS = ("scratch", "published", "scaled")
 _WIDEST = 64  # channels of the first stage of the scaled network
+_EQUAL = ("width", "seed", "seconds")  # what makes two trainings of the scaled network equal
 
 
 def duration_s(kinds: Collection[str], time_s: float, front: int, seeds: int, spent_s: float) -> float:
     """About how long the controls of some kinds take, for so many points of a front, each trained for `spent_s`."""
     each_s = {"scratch": front * spent_s, "published": time_s, "scaled": front * time_s}
     return seeds * sum(each_s[kind] for kind in kinds) + time_s
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Control:
+    """One training."""
+
+    label: str
+    seconds: float
+    run: Callable[[], None]
 
 
 class Controls:
@@ -48,51 +60,77 @@ class Controls:
 
     def run(self, front: Sequence[Mapping[str, Any]]) -> None:
         """Train what is not trained yet of the kinds that the space has, for points of a front as in the record."""
-        kinds = self.problem.space.controls
-        if "scratch" in kinds:
-            for point in front:
-                for seed in point["seeds"]:
-                    self._scratch(point, seed)
+        for control in self._all(front):
+            control.run()
+
+    def left_s(self, front: Sequence[Mapping[str, Any]]) -> float:
+        """Seconds of the trainings that are left, at most: a width that serves two points is trained once."""
+        return sum(control.seconds for control in self._all(front) if control.label not in self.journal.trainings)
+
+    def _all(self, front: Sequence[Mapping[str, Any]]) -> Iterator[_Control]:
+        kinds, whole_s = self.problem.space.controls, self.own.job.time_s
+        for point in front if "scratch" in kinds else ():
+            for seed in point["seeds"]:
+                final = self.journal.trainings[point["finals"][point["seeds"].index(seed)]]
+                seconds = float(final.result["train_s"]) + self._parent_s()
+                label = f"scratch-{point['key']}-seed{seed}-{seconds:.0f}s"
+                yield _Control(label, seconds, functools.partial(self._scratch, label, point, final, seed, seconds))
         if "published" in kinds:
             for seed in sorted({seed for point in front for seed in point["seeds"]}):
-                spec = published_spec(self.problem, self.problem.space.published_name(self.problem.spatial))
-                self._plain("published", spec, f"published-seed{seed}", seed, {"key": "", "name": spec.name})
+                label = f"published-seed{seed}-{whole_s:.0f}s"
+                yield _Control(label, whole_s, functools.partial(self._published, label, seed))
         for point in front if "scaled" in kinds else ():
-            scaled = self.journal.decide(f"width beside {point['key']}", functools.partial(self._scaled, point))
-            if "error" in scaled:
-                self.own.worker.tell(f"no {SCALED} beside {point['name']}: {scaled['error']}")
-                continue
-            spec = _scaled_spec(self.problem, scaled["kwargs"], scaled["name"])
             for seed in point["seeds"]:
-                self._plain("scaled", spec, f"scaled-{point['key']}-seed{seed}", seed, {"key": point["key"], **scaled})
+                label = f"scaled-{point['key']}-seed{seed}-{whole_s:.0f}s"
+                yield _Control(label, whole_s, functools.partial(self._beside, label, point, seed))
 
-    def _scratch(self, point: Mapping[str, Any], seed: int) -> None:
+    def _scratch(
+        self, label: str, point: Mapping[str, Any], final: FinishedTraining, seed: int, seconds: float
+    ) -> None:
         """The architecture of a point, pruned alike, from random weights."""
-        final = self.journal.trainings[point["finals"][point["seeds"].index(seed)]]
-        seconds = float(final.result["train_s"]) + self._parent_s()
         info = checkpoint.read_sidecar(self.weights.path(final.label))
-        label = f"scratch-{point['key']}-seed{seed}-{seconds:.0f}s"
         what = {"kind": "scratch", "key": point["key"], "config": final.what["config"], "seed": seed}
-        self._run(label, what | {"seconds": seconds, "name": point["name"]}, info.model, seconds, seed)
+        self._train(label, what | {"name": point["name"], "seconds": seconds}, info.model)
+
+    def _published(self, label: str, seed: int) -> None:
+        """The published network, for as long as the whole search."""
+        spec = published_spec(self.problem, self.problem.space.published_name(self.problem.spatial))
+        what = {"kind": "published", "key": "", "name": spec.name, "seed": seed, "seconds": self.own.job.time_s}
+        self._train(label, what, spec)
+
+    def _beside(self, label: str, point: Mapping[str, Any], seed: int) -> None:
+        """The scaled network of a point's latency, for as long as the whole search."""
+        scaled = self.journal.decide(f"width beside {point['key']}", functools.partial(self._scaled, point))
+        if "error" in scaled:
+            self.own.worker.tell(f"no {SCALED} beside {point['name']}: {scaled['error']}")
+            return
+        what = {"kind": "scaled", "key": point["key"], **scaled, "seed": seed, "seconds": self.own.job.time_s}
+        done = [control for control in self.journal.of("scaled") if not control.error]
+        equal = next((one for one in done if all(one.what[key] == what[key] for key in _EQUAL)), None)
+        self._train(label, what, _scaled_spec(self.problem, scaled["kwargs"], scaled["name"]), equal)
 
     def _parent_s(self) -> float:
         """Seconds of training that the parent had in the search."""
         facts = self.own.worker.parent_facts()
         return 0.0 if facts is None or facts["given"] else float(facts["train_s"] or 0.0)
 
-    def _plain(self, kind: str, spec: rec.ModelSpec, label: str, seed: int, what: Mapping[str, Any]) -> None:
-        """A network that was not searched, for as long as the whole search."""
-        seconds = self.own.job.time_s
-        described = {**what, "kind": kind, "seed": seed, "seconds": seconds}
-        self._run(f"{label}-{seconds:.0f}s", described, spec, seconds, seed)
+    def _train(
+        self,
+        label: str,
+        what: Mapping[str, Any],
+        spec: rec.ModelSpec,
+        equal: FinishedTraining | None = None,
+    ) -> None:
+        """Train a network for as long as `what` says, unless an equal one was trained for another point."""
 
-    def _run(self, label: str, what: Mapping[str, Any], spec: rec.ModelSpec, seconds: float, seed: int) -> None:
         def do() -> dict[str, Any]:
+            if equal is not None:
+                return dict(equal.result)
             spatial = zoo_build.fitting_sides(spec, self.problem.spatial)
             own = dataclasses.replace(self.problem, spatial=(spatial[0], spatial[1], spatial[2]))
             lr = _card(self.problem).learning_rate if what["kind"] == "scaled" else None
-            recipe = own.recipe(TrainingBudget(seconds=seconds), seed, lr=lr)
-            torch.manual_seed(seed)
+            recipe = own.recipe(TrainingBudget(seconds=what["seconds"]), what["seed"], lr=lr)
+            torch.manual_seed(what["seed"])
             model = zoo_build.build(spec, spatial)
             found = train_network(
                 recipe, model, spec, self.weights.path(label), progress=self.own.progress(f"control {what['name']}")
@@ -100,7 +138,7 @@ class Controls:
             self.weights.forget_state(label)
             return self.own.judged(result_of(found, self.own.worker.elapsed()), found.path)
 
-        training = self.journal.run(label, what, do)
+        training = self.journal.run(label, {**what, SAME_AS: equal.label} if equal else what, do)
         text = training.error or f"Dice {training.result['dice']:.3f} on val"
         self.own.worker.tell(f"control {what['name']}: {text}")
 

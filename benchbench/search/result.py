@@ -18,7 +18,7 @@ from benchbench.search import feasibility, pareto, proposals, verdicts
 from benchbench.search.problem import SearchProblem
 from benchbench.search.proposals import LEAST_DICE
 from benchbench.search.search_space import Candidate
-from benchbench.search.trainings import FinishedTraining
+from benchbench.search.trainings import SAME_AS, FinishedTraining
 
 REFERENCE_DICE = LEAST_DICE  # of the hypervolume's reference point
 REFERENCE_FACTOR = 1.25  # cost of that point, as a multiple of that of the network to beat
@@ -219,6 +219,6 @@ def accounting(
 
 def _control_s(training: FinishedTraining) -> float:
     """Seconds of a control, also of one that was interrupted, whose `total_s` is of its last sitting."""
-    result = training.result
+    result = {} if SAME_AS in training.what else training.result
     whole_s = max(result.get("total_s", 0.0), result.get("train_s", 0.0) + result.get("val_s", 0.0))
     return float(whole_s + result.get("test_s", 0.0))

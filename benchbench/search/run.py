@@ -100,6 +100,7 @@ class _Search:
         self._worker: Worker | None = None
         self._earlier_job: SearchJob | None = None  # plan of the search that goes on
         self._sampler_comparison: Any = None  # written into `search.json` by `benchmarks/search_worth.py`
+        self._ends: float | None = None  # of the controls, by the monotonic clock, once they run
         self._ignores_time = False  # the time was over before: now everything that was left out is measured
 
     def tell(self, text: str) -> None:
@@ -107,6 +108,7 @@ class _Search:
         self.clock.tick()
         if self._progress:
             left = self.request.time_s - (self._worker.elapsed() if self._worker else 0.0)
+            left = left if self._ends is None else self._ends - time.monotonic()
             sitting = self.clock.sitting_s
             self._progress(sitting / (sitting + max(left, 1.0)), text)
 
@@ -167,9 +169,12 @@ class _Search:
         if not outcome.front:
             raise BudgetError(self._no_front(outcome))
         if self.request.controls:
+            controls = search_controls.Controls(trajectories)
+            left_s = controls.left_s(outcome.front) + (0.0 if self._searched_at_random() else self.request.time_s)
+            self._ends = time.monotonic() + left_s
             with worker.beside_the_time():
-                search_controls.Controls(trajectories).run(outcome.front)
                 self._search_at_random()
+                controls.run(outcome.front)
             outcome = finish.write(late=False, comparison=self._sampler_comparison)
         return outcome
 
@@ -362,11 +367,16 @@ class _Search:
 
     # -- controls
 
+    def _searched_at_random(self) -> bool:
+        """Whether the search with random proposals was run, for as long as this one."""
+        folder = self.out / search_controls.RANDOM
+        return (folder / SEARCH).exists() and read_job(folder).request.time_s == self.request.time_s
+
     def _search_at_random(self) -> None:
         """The same search with random proposals, in a folder in this one's; what it cannot find is no control."""
         request = dataclasses.replace(self.request, sampler="random", controls=False, storage=None, study=None)
         folder = self.out / search_controls.RANDOM
-        if (folder / SEARCH).exists() and read_job(folder).request.time_s == request.time_s:
+        if self._searched_at_random():
             return
 
         def tell(share: float, text: str) -> None:

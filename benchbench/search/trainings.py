@@ -19,6 +19,7 @@ from benchbench.core.results import JsonLines
 log = logging.getLogger(__name__)
 
 JOURNAL = "trainings.jsonl"
+SAME_AS = "same_as"  # of a training that was not run again: the label of the equal one whose result it has
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,6 +63,21 @@ def test_without_a_terminal_the_plan_and_each_row_are_a_line_on_stderr(capsys):
     assert "to do" not in out
 
 
+def test_a_log_of_a_long_run_says_every_half_minute_what_goes_on(monkeypatch):
+    stream, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.TerminalProgress(stream, shown=True) as listener:
+        for at, nth in ((5.0, 1), (31.0, 2), (40.0, 3), (62.0, 4)):
+            now[0] = at
+            listener.begin(f"unetr 128x128x128 on cpu, process {nth} of 5", 100.0 - at)
+            now[0] = at + 0.5
+            listener.phase("timing")
+    assert stream.getvalue().splitlines() == [
+        "[1/0] unetr 128x128x128 on cpu, process 2 of 5: starting, about 1 min 9 s left",
+        "[1/0] unetr 128x128x128 on cpu, process 4 of 5: starting, about 38 s left",
+    ]
+
+
 def test_quiet_says_nothing_but_the_result(capsys):
     _, out, err = bench(capsys, "run", "--models", "slim_unetr", "--device", "jetson", "--out", "r", "-q")
     assert err == ""

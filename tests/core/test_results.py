@@ -401,3 +401,21 @@ def test_equal_environments_of_a_file_are_one_object_and_other_ones_stay_apart(t
     assert found == [*records, other]
     assert len({id(record.environment) for record in found}) == 2
     assert found[0].measurements[0].method is found[1].measurements[0].method
+
+
+def test_what_is_equal_in_the_records_of_a_file_is_one_object_unless_it_looks_different(tmp_path: Path) -> None:
+    def counted(minute: int, params: float) -> rec.Record:
+        more = (rec.Measurement.of("params", params, "counted", "analytic"),)
+        return dataclasses.replace(make(minute=minute), measurements=(*make().measurements, *more))
+
+    records = [counted(0, 7), counted(1, 7), counted(2, 7.0), counted(3, 8)]
+    write(tmp_path, *records)
+    found = list(core_results.read_records(tmp_path))
+    assert found == records
+    counts = [record.measurements[-1] for record in found]
+    assert counts[0] is counts[1]
+    assert [repr(count.value) for count in counts] == ["7", "7", "7.0", "8"]
+    for part in ("workload", "device", "environment"):
+        assert len({id(getattr(record, part)) for record in found}) == 1
+    assert found[0].model.kwargs is found[1].model.kwargs
+    assert found[0].measurements[0].values == found[1].measurements[0].values

@@ -135,11 +135,15 @@ def training(rows: Sequence[TableRow], read: ReadArtifact, *, prefix: str) -> Dr
 
     Returns: None where none was.
     """
-    curves = [(row, artifact_of(row.record, "training", read, parse_training)) for row in rows]
-    trained = [(row, curve) for row, curve in curves if curve and len(curve.loss) > 1]
-    if not trained:
+    shown, trained = list[tuple[TableRow, TrainingCurve]](), 0
+    for row in rows:
+        curve = artifact_of(row.record, "training", read, parse_training)
+        if curve and len(curve.loss) > 1:
+            trained += 1
+            if trained <= MAX_ROWS:  # the others are only counted: curves of thousands of rows would fill the memory
+                shown.append((row, curve))
+    if not shown:
         return None
-    shown = trained[:MAX_ROWS]
     x = Scale(low=0, high=1, ticks={0: "0", 0.5: "half", 1: "all"}, title="share of the budget")
     y = Scale(low=0, high=1, ticks={0: "0", 0.5: "0.5", 1: "1"}, title="Dice on the validation cases")
     spoken = "; ".join(f"{row.name} {_training_note(curve)}" for row, curve in shown)
@@ -149,7 +153,7 @@ def training(rows: Sequence[TableRow], read: ReadArtifact, *, prefix: str) -> Dr
         label=f"Training: {spoken}.",
         title="Training",
         caption="Dotted: the loss, as a share of its first value. The validation cases were watched while it trained; "
-        "the Dice in the tables is of others." + style.first_of(len(shown), len(trained)),
+        "the Dice in the tables is of others." + style.first_of(len(shown), trained),
     )
 
 
