@@ -71,7 +71,9 @@ def over_time(result: PairedResult, *, prefix: str) -> Drawing | None:
     values = sorted(value for _, value in (*both, *own))
     cut = len(values) // 50
     low, high = min(values[cut], -2.5), max(values[-1 - cut], 2.5)
-    low, high = max(low * 1.08, -_EDGE), min(high * 1.08, _EDGE)
+    middles = [middle for *_, middle in lines]  # which are always inside
+    low = min(max(low * 1.08, -_EDGE), 1.08 * min(middles))
+    high = max(min(high * 1.08, _EDGE), 1.08 * max(middles))
     end_s = max(at for at, _ in both)
     figure, axes = style.axes(2.6, head_in=0.28)
     style.scale(axes, "x", (-0.02 * (end_s or 1.0), 1.02 * (end_s or 1.0)), "seconds since the beginning")
@@ -87,13 +89,12 @@ def over_time(result: PairedResult, *, prefix: str) -> Drawing | None:
         width = max(stop - start, 0.01 * end_s)
         axes.plot([start, start + width], [middle, middle], color=style.SERIES[1], linewidth=2)
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1, handletextpad=0.2)
-    medians = [middle for *_, middle in lines]
     beyond = sum(not low <= value <= high for value in values)
     return style.drawing(
         figure,
         prefix=prefix,
-        label=f"Ratios of pairs over {units.format_duration(end_s)}: medians of the sets from {min(medians):+.1f} % to "
-        f"{max(medians):+.1f} %.",
+        label=f"Ratios of pairs over {units.format_duration(end_s)}: medians of the sets from {min(middles):+.1f} % to "
+        f"{max(middles):+.1f} %.",
         title="Ratios of pairs over time",
         caption="A dot is the ratio of two neighbouring forwards, a line the median of one set of processes. A drift "
         "of the machine would show in both kinds of dots alike."
