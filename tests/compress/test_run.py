@@ -231,6 +231,16 @@ def test_layers_without_a_norm_keep_all(tmp_path: Path) -> None:
     assert summary(made, None)[-1].endswith(" --trust")  # as its weights name a class of the user's own
 
 
+@pytest.mark.parametrize(("dice", "told"), [((0.9, 0.8, 0.7), True), ((0.9, 0.7, 0.8), False), ((0.9, 0.8), False)])
+def test_a_fine_tuning_that_costs_dice_is_told(
+    weights: Path, tmp_path: Path, dice: tuple[float, ...], told: bool
+) -> None:
+    made = compress(ask(weights), tmp_path / "out")
+    stages = tuple(dataclasses.replace(made.stages[-1], dice=one) for one in dice)
+    lines = summary(dataclasses.replace(made, stages=stages), None)
+    assert any("made it worse, from 0.800 to 0.700" in line for line in lines) == told
+
+
 def test_a_run_measures_it_beside_the_whole_one(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -523,6 +523,13 @@ def test_without_any_dice_the_headline_names_the_fastest_and_says_what_is_missin
     assert "a is the fastest of 2 (1 s a patch); without a Dice of trained weights nothing says which" in told
 
 
+def test_rows_that_are_not_told_apart_from_the_fastest_are_named_with_it():
+    told = section.headline(chosen([row("a", 1.0), row("c", 1.019), row("b", 1.01), row("slower", 1.5)]))
+    assert "a is the fastest of 4 (1 s a patch), not told apart from b (1.01 s), c (1.02 s); without" in told
+    told = section.headline(chosen([forecast("a", 1.0, "datasheet"), forecast("b", 1.01, "datasheet")]))
+    assert "told apart" not in told
+
+
 def test_phantom_dice_of_unequal_trainings_have_no_front():
     choice = chosen([examples.finished("slim_unetr"), examples.finished("nnunet")])
     assert "there is no front" not in section.headline(choice)

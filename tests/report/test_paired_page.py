@@ -8,6 +8,7 @@ from benchbench import report
 from benchbench.core.paired_times import Block, ProcessSet, Times
 from benchbench.report.compare import paired
 from benchbench.report.compare.verdicts import get_metric
+from benchbench.report.figures import pairs as figures
 from tests import paired_examples as examples
 
 
@@ -17,6 +18,12 @@ def test_a_page_shows_the_ratio_beside_a_against_itself_and_the_pairs_over_time(
     for text in (paired.RULE, "Ratios and their intervals", "Ratios of pairs over time", "A differed from itself by"):
         assert text.replace("'", "&#39;") in page
     assert page == report.render_pairs([examples.result(examples.around(1.05))])
+
+
+@pytest.mark.parametrize("ratio", [1.0, 2.9, 0.3])
+def test_the_medians_of_the_sets_lie_on_the_axis_of_the_pairs(ratio):
+    drawn = figures.over_time(examples.result(examples.around(ratio)), prefix="p")
+    assert "beyond the axis" not in drawn.caption
 
 
 def test_a_side_that_failed_has_a_page_with_the_reason_and_no_figure():

@@ -98,6 +98,12 @@ def summary(result: Compressed, source: str | None) -> list[str]:
             f"nnU-Net trained on {result.val_trained_on} of these {result.val_cases}, so their Dice is too high before "
             "any fine-tuning, and says little of what is lost"
         )
+    *_, cut, last = result.stages
+    if len(result.stages) > 2 and cut.dice is not None and last.dice is not None and last.dice < cut.dice:
+        lines.append(
+            f"fine-tuning made it worse, from {cut.dice:.3f} to {last.dice:.3f}: let it train longer (--finetune), or "
+            "at a lower rate (--lr)"
+        )
     path = result.checkpoint.path
     flags: list[object] = ["--data", source] if source else []
     if source and (fold := result.checkpoint.train.get("fold")):
