@@ -20,6 +20,7 @@ PAGES = {
     "search-hippocampus-15ms": ["search-hippocampus-15ms"],
     "search-hippocampus-seed-1": ["search-hippocampus-seed-1"],
     "search-hippocampus-seed-2": ["search-hippocampus-seed-2"],
+    "search-phantom": ["search-phantom"],
     "table3": ["audit", "amd-epyc-2c"],
 }
 

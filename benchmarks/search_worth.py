@@ -199,20 +199,25 @@ def controls_of(folder: Path) -> None:
 
 
 def together(folders: Sequence[Path]) -> None:
-    """Print the network that each search's page says to take beside the published one, and what all reach."""
-    gains, shares = [], []
+    """Print the network that each search's page says to take, and what all reach against each control."""
+    gains, shares = dict[str, list[float]](), list[float]()
     print("\nthe network to take of each search, against the published network's weights:")
     for folder in folders:
         search = read_search(folder)
         point = search_answer.taken([point for point in search["points"] if point["front"]])
         assert point is not None, f"{folder}: none of its front is of use"
-        name = point["name"]
-        (row,) = (r for r in search["comparisons"] if (r["kind"], r["point"]) == ("published weights", name))
-        gains.append(row["gain"])
+        rows = [row for row in search["comparisons"] if row["point"] == point["name"]]
+        for row in rows:
+            gains.setdefault(row["kind"], []).append(row["gain"])
+        (row,) = (row for row in rows if row["kind"] == "published weights")
         shares.append(row["own_latency_s"] / row["latency_s"])
-        print(f"  {folder.name}: {name}, Dice {row['dice']:.3f} ({row['gain']:+.3f}), {shares[-1]:.2f} of its time")
-    low, high = mean_interval(gains)
-    print(f"gain in Dice over {len(gains)} searches: {statistics.fmean(gains):+.3f} ({low:+.3f} to {high:+.3f})")
+        text = f"Dice {row['dice']:.3f} ({row['gain']:+.3f}), {shares[-1]:.2f} of its time"
+        print(f"  {folder.name}: {point['name']}, {text}")
+    print("gain in Dice, mean over the searches (95 % interval over them):")
+    for kind, those in gains.items():
+        low, high = mean_interval(those)
+        span = f" ({low:+.3f} to {high:+.3f})" if len(those) > 1 else ""
+        print(f"  {kind:18} {statistics.fmean(those):+.3f}{span}, {len(those)} of {len(folders)}")
     print(f"share of the published network's time: {min(shares):.2f} to {max(shares):.2f}")
 
 
