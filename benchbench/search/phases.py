@@ -39,7 +39,9 @@ from benchbench.zoo import checkpoint
 log = logging.getLogger(__name__)
 
 LEAST_S = 1.0  # of a training, where the time is used up
+FEWEST = 8  # proposals that there should be time for, if each would train for long otherwise: two are promoted
 PARENT = "parent"  # label of its weights
+_MOST_SHARE = 1 / 3  # of the time of proposals, for one of them
 _MEMORY_SHARE = 0.2  # of the free memory, for batches that several trainings share
 _FEWEST_STATES = 12  # of proposals that are kept, since a quarter of all is not known before the last one
 _FEW_UNTRAINED = 3  # networks with inherited weights to compare with, before one is refused for its untrained Dice
@@ -83,7 +85,7 @@ class Worker:
             began=time.time() - job.before_s,
             time_s=job.time_s,
             low_steps=job.low_steps,
-            low_most_s=max(LEAST_S, job.proposals_s / 3),
+            low_most_s=max(LEAST_S, min(_MOST_SHARE, job.workers / FEWEST) * job.proposals_s),
         )
         sampler = proposals.make_sampler(job.sampler, job.problem, seed=seed, several=several)
         self.study, agreed = proposals.open_study(storage, job.name, ours, sampler=sampler, alone=not shared)
@@ -186,6 +188,7 @@ class Worker:
                 budget,
                 self.job.seed,
                 self.weights.path(f"proposal-{config.key}"),
+                to_beat=self.job.to_beat,
                 hopeless=hopeless,
                 loader=self.batches(budget),
                 progress=lambda _, line: self.tell(f"trial {number}, {config.name}: {line}"),

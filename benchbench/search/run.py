@@ -38,7 +38,7 @@ from benchbench.search.finish import ONNX_S, Finish
 from benchbench.search.job import STEP_FACTOR, SearchJob
 from benchbench.search.measuring import Measuring
 from benchbench.search.parent_to_prune import parent_to_prune, remarks, source_of, with_channels
-from benchbench.search.phases import Worker
+from benchbench.search.phases import FEWEST, Worker
 from benchbench.search.problem import SearchProblem, check_objective, step_seconds
 from benchbench.search.published import PublishedWeights, evaluate_published
 from benchbench.search.request import CHANGEABLE, JOB, SearchRequest, check_request, read_job
@@ -55,7 +55,6 @@ log = logging.getLogger(__name__)
 
 STORAGE_ENV = "BENCHBENCH_STORAGE"  # environment variable of a worker, since the address may hold a password
 _WISHED = 36  # proposals that there should be time for
-_FEWEST = 8  # of them, if each would train fewer than `_TELLING` steps otherwise: two are promoted
 _OVERHEAD_S = 2.5  # of each: building, timing, evaluation on `val`
 _WORKER_S = 8.0  # to start the processes in which a proposal is prepared for a runtime, and timed
 _STEP_RATIO = 0.9  # a proposal's step against the published network's: it is smaller, and its batches are cached
@@ -306,7 +305,7 @@ class _Search:
         overhead_s = _OVERHEAD_S + prepare_s
         many, few = (
             (job.proposals_s * request.workers / proposals - overhead_s) / (_STEP_RATIO * step_s)
-            for proposals in (_WISHED, _FEWEST)
+            for proposals in (_WISHED, FEWEST)
         )
         steps = request.steps or max(_STEPS[0], min(_STEPS[1], math.floor(max(many, min(few, _TELLING)))))
         one_s = 2 * STEP_FACTOR * (request.steps or _STEPS[0]) * least_step_s + prepare_s  # promotion and final alike

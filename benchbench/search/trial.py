@@ -32,6 +32,12 @@ from benchbench.zoo import checkpoint
 Hopeless = Callable[[float, Mapping[str, float]], float]
 
 
+#: Times the network to beat, above which a proposal is not trained: of the objective; and of MACs, by which a time or
+#: an energy is known before it is measured.
+_FAR, _FAR_MACS = 2.0, 4.0
+_OF_ARITHMETIC = ("latency_s", "energy_j", "macs")
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """Result of a trial."""
@@ -95,6 +101,7 @@ def evaluate(
     seed: int,
     out: Path,
     *,
+    to_beat: float | None = None,
     hopeless: Hopeless | None = None,
     loader: CachedPatchLoader | None = None,
     progress: Progress | None = None,
@@ -104,22 +111,28 @@ def evaluate(
     Args:
         parent: that it inherits from, if it fits.
         out: `<name>.safetensors`, of its weights; beside it is `<name>.state`, from which its training goes on.
+        to_beat: objective of the network to beat; what costs far more is not trained. None: whatever costs it has.
         hopeless: asked before a network with inherited weights is trained, with their Dice; None: none is measured.
         loader: of batches that other configurations use, too.
 
     Raises:
-        Infeasible: it is above the budget, or hopeless; nothing was trained.
+        Infeasible: it is above the budget, costs far more than the network to beat, or is hopeless; nothing was
+            trained.
         UnsupportedError: it cannot be run in the runtime of the search; nothing was trained.
         UsageError: it has no Dice on `val`.
     """
     start = time.monotonic()
     costs = problem.costs(config)
     problem.check(costs)
+    if to_beat is not None and problem.metric in _OF_ARITHMETIC:  # before it is timed, which takes seconds
+        _check_far(costs["macs"], _FAR_MACS * problem.costs(problem.published)["macs"])
     model, spec, share = build(problem, config, parent, seed)
     built = time.monotonic()
     if progress and problem.is_timed_in_worker:
         progress(0.0, f"timing it in {get_runtime(problem.runtime).title}")
     costs = _with_measured(costs, problem, config, model, spec)
+    if to_beat is not None:
+        _check_far(costs[problem.metric], _FAR * to_beat)
     untrained, origin = None, None
     if parent and share:
         origin = origin_of(config, parent, share)
@@ -138,6 +151,14 @@ def evaluate(
         measure_s=measured_s,
         total_s=time.monotonic() - start,
     )
+
+
+def _check_far(cost: float, most: float) -> None:
+    """Refuse what costs so much more than the network to beat that a search for cheaper ones should not train it."""
+    if cost > most:
+        raise Infeasible(
+            {"far above the network to beat": cost / most - 1}, "it costs far more than the network to beat"
+        )
 
 
 def _with_measured(

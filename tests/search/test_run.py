@@ -36,6 +36,7 @@ from benchbench.search import finish as search_finish
 from benchbench.search import measuring as search_measuring
 from benchbench.search import phases as search_phases
 from benchbench.search import result as search_result
+from benchbench.search import trial as search_trial
 from benchbench.search.budget import parse_budget
 from benchbench.search.inheritance import Parent
 from benchbench.search.problem import (
@@ -261,6 +262,31 @@ def test_what_goes_on_is_what_was_trained_in_one_go(done: Path, tmp_path: Path) 
     assert (first.steps, longer.steps) == (2, 5)
     assert longer.train_s > first.train_s
     assert checkpoint.sha256_of(longer.path) != checkpoint.sha256_of(first.path)
+
+
+@pytest.mark.slow
+def test_what_costs_far_more_than_the_network_to_beat_is_not_trained(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = problem_from_json(json.loads((done / "job.json").read_text())["job"]["task"])
+    of = dataclasses.replace(of, budget=parse_budget(["64GB"]))
+    plain = dataclasses.replace(of, objective="macs")
+    config = slim_unetr_configs.scaled(0.5, "slim_unetr_fixed")
+    out, budget, cost = tmp_path / "a.safetensors", TrainingBudget(steps=1), plain.costs(config)["macs"]
+    with pytest.raises(Infeasible, match="far more than the network to beat") as raised:
+        evaluate(plain, config, None, budget, 0, out, to_beat=cost / 3)
+    assert raised.value.excess == {"far above the network to beat": pytest.approx(0.5)}
+    assert not out.exists()
+    assert evaluate(plain, config, None, budget, 0, out, to_beat=cost / 1.9).steps == 1
+    timed, finer = dataclasses.replace(of, objective="latency"), dataclasses.replace(config, stem=1)
+    assert timed.costs(finer)["macs"] > 4 * timed.costs(timed.published)["macs"]
+
+    def measured(*_: object) -> None:
+        raise AssertionError("what its MACs refuse was timed")
+
+    monkeypatch.setattr(search_trial, "timed_costs", measured)
+    with pytest.raises(Infeasible, match="far more than the network to beat"):
+        evaluate(timed, finer, None, budget, 0, out, to_beat=1e9)
 
 
 @pytest.mark.slow
