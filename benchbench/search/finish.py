@@ -209,7 +209,9 @@ class Finish:
                 random_s=self._random_s(),
                 parent_s=0.0 if parent is None or parent["given"] else parent["train_s"],
                 measured_s=self.measuring.clock.measured_s,
-                whole_s=self.measuring.clock.whole_s * self.request.workers,
+                whole_s=self.measuring.clock.whole_s,
+                beside_s=self.measuring.clock.controls_s,
+                workers=self.request.workers,
             ),
         }
         for point in points:

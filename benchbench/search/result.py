@@ -189,6 +189,8 @@ def accounting(
     parent_s: float,
     measured_s: float,
     whole_s: float,
+    beside_s: float = 0.0,
+    workers: int = 1,
 ) -> dict[str, float]:
     """How the time was spent, in seconds of workers; that of the controls stands apart.
 
@@ -198,7 +200,9 @@ def accounting(
         random_s: of the whole search with random proposals.
         parent_s: of the parent's training, if the search trained it.
         measured_s: of measuring before and after.
-        whole_s: elapsed time, times workers, with the controls.
+        whole_s: elapsed time, with the controls.
+        beside_s: elapsed time of the controls, of interrupted ones, too, where the clock has it.
+        workers: of the search; the controls have one.
     """
     spent = [trial.spent for trial in proposals.distinct(trials)]
     results = [training.result for training in trainings]
@@ -206,8 +210,8 @@ def accounting(
         parent_s + sum(s["train_s"] + s["val_s"] for s in spent) + sum(result.get("total_s", 0.0) for result in results)
     )
     measure = measured_s + sum(s["measure_s"] for s in spent) + sum(result.get("test_s", 0.0) for result in results)
-    controls_s = random_s + sum(map(_control_s, controls))
-    own_s = max(0.0, whole_s - controls_s)
+    controls_s = max(beside_s, random_s + sum(map(_control_s, controls)))
+    own_s = workers * max(0.0, whole_s - controls_s)
     return {
         "whole_s": own_s,
         "train_s": train,

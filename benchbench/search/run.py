@@ -171,7 +171,7 @@ class _Search:
             controls = search_controls.Controls(trajectories)
             left_s = controls.left_s(outcome.front) + (0.0 if self._searched_at_random() else self.request.time_s)
             self._ends = time.monotonic() + left_s
-            with worker.beside_the_time():
+            with worker.beside_the_time(), self.clock.controls():
                 self._search_at_random()
                 controls.run(outcome.front)
             outcome = finish.write(late=False, comparison=self._sampler_comparison)

@@ -15,6 +15,7 @@ from benchbench.core import search_result
 from benchbench.core.search_result import SearchOutcome
 from benchbench.report import render_search
 from benchbench.search import result, verdicts
+from benchbench.search.clock import ElapsedTime
 from benchbench.search.controls import nearest_width
 from benchbench.search.trainings import FinishedTraining
 from tests.search.test_files import SEARCHED
@@ -147,3 +148,33 @@ def test_the_time_of_the_controls_is_none_of_the_search() -> None:
         whole_s=5010.0,
     )
     assert spent == {"whole_s": 1000.0, "train_s": 900.0, "measure_s": 53.0, "other_s": 47.0, "controls_s": 4010.0}
+
+
+def test_the_time_of_interrupted_controls_is_none_of_the_search_either() -> None:
+    spent = result.accounting(
+        [], [], controls=[], random_s=0.0, parent_s=0.0, measured_s=50.0, whole_s=1700.0, beside_s=700.0, workers=2
+    )
+    assert (spent["whole_s"], spent["other_s"], spent["controls_s"]) == (2000.0, 1950.0, 700.0)
+
+
+def test_the_clock_keeps_the_time_of_controls_that_were_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("benchbench.search.clock.time.monotonic", lambda: now[0])
+    clock = ElapsedTime(tmp_path / "times.json")
+    now[0] += 10
+    with clock.controls():
+        now[0] += 20
+        clock.tick()
+        killed = ElapsedTime(tmp_path / "times.json")
+    assert (killed.before_s, killed.controls_s) == (30.0, 20.0)
+    now[0] += 5
+    assert (clock.whole_s, clock.controls_s) == (35.0, 20.0)
+
+    def stopped() -> None:
+        with killed.controls():
+            now[0] += 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert ElapsedTime(tmp_path / "times.json").controls_s == 21.0
