@@ -177,7 +177,7 @@ def test_a_limit_that_binds_has_a_column(why: str) -> None:
 def test_the_picture_of_the_front_holds_the_baseline_and_the_controls_whose_cost_is_known() -> None:
     drawing = figures_search.front(of_today())
     assert drawing is not None
-    for words in ("published network, test", "the same from scratch, test", "published, trained as long, test"):
+    for words in ("published network, test", "the same from scratch, test", "published, as long, test"):
         assert words in drawing.svg
     assert "nnU-Net" not in drawing.svg
     timed = compared("scaled", BEST, 0.0, own_latency_s=0.02, latency_s=0.03, latency_of="one patch takes")

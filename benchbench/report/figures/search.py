@@ -86,7 +86,7 @@ def front(search: Mapping[str, Any]) -> Drawing | None:
 #: Kind of a control -> its words and mark; one of random proposals has no cost in the record.
 _CONTROLS = {
     "scratch": ("the same from scratch, test", "X"),
-    "published": ("published, trained as long, test", "P"),
+    "published": ("published, as long, test", "P"),
     "scaled": ("nnU-Net, as fast, test", "^"),
 }
 _ALIKE = 1.25  # two trainings whose times differ by no more than this factor count as equally long
