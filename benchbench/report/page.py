@@ -118,7 +118,7 @@ def read_all_pairs(places: Sequence[Path]) -> list[PairedResult]:
 
 
 _HEAD = "<head>"
-_KEPT = 256  # artifacts that are not read again from the disk: those of the rows that a page shows
+_KEPT = 64  # artifacts that are not read again from the disk
 
 
 def _runs(records: Sequence[rec.Record]) -> list[rec.Record]:

@@ -66,7 +66,7 @@ def shown(rows: Sequence[TableRow], time: str, *, of: int, first: Set[str], name
         rows: all of them, the best first.
         time: the metric of their time.
         of: rows of the whole page, of which these have their share.
-        first: ids of rows that are always shown.
+        first: ids of rows that are shown as those of the front are: all, or evenly spaced ones where they are too many.
         named: patterns of names whose rows are always shown.
         file: where the others are, a name beside the page.
     """
@@ -74,9 +74,10 @@ def shown(rows: Sequence[TableRow], time: str, *, of: int, first: Set[str], name
         return Shown(ids=frozenset(row.record.id for row in rows), left_out=0, failures_left_out=0, file=file)
     most = max(_FEWEST, MOST * len(rows) // of)
     usable, failures = [row for row in rows if row.usable], [row for row in rows if not row.usable]
-    wanted = first | _fronts([row.record for row in usable])
-    wanted |= {row.record.id for row in rows if _is_named(row.record, named)}
-    kept = dict.fromkeys(row.record.id for row in rows if row.record.id in wanted)
+    asked = {row.record.id for row in rows if _is_named(row.record, named)}
+    front = (first | _fronts([row.record for row in usable])) - asked
+    on_front = _spread([row.record.id for row in rows if row.record.id in front], max(2, most - len(asked)))
+    kept = dict.fromkeys(row.record.id for row in rows if row.record.id in asked | on_front)
     for row in _best(usable, time):
         if len(kept) >= most:
             break
@@ -89,6 +90,13 @@ def shown(rows: Sequence[TableRow], time: str, *, of: int, first: Set[str], name
         failures_left_out=sum(row.record.id not in kept for row in failures),
         file=file,
     )
+
+
+def _spread(ids: Sequence[str], most: int) -> set[str]:
+    """All of them, or so many at equal distances, both ends among them."""
+    if len(ids) <= most:
+        return set(ids)
+    return {ids[round(i * (len(ids) - 1) / (most - 1))] for i in range(most)}
 
 
 def _is_named(record: rec.Record, named: Sequence[str]) -> bool:

@@ -47,7 +47,7 @@ SEARCHES = {
     "search-hippocampus-seed-2": ("scratch", "published", "random"),
     "search-phantom": (),
 }
-FEWEST_TRAINED = {"search-phantom": 8}  # on patches of 128^3; elsewhere 20
+FEWEST_TRAINED = {"search-phantom": 7}  # on patches of 128^3; elsewhere 20
 MACHINES = [name for name in FOLDERS if name not in {*OTHERS, *PATIENTS, *ROWS, *RUNTIMES, *SEARCHES}]
 LATER = {"slim_unetr_s2"}  # was found when the records of whole zoos had been made
 
@@ -145,7 +145,7 @@ def test_every_network_has_a_row_on_patients_and_one_without_weights_its_command
             assert dice.origin == ("measured" if records[name].model.checkpoint else "reference")
         else:
             assert dice.value is None
-            assert f"bench train {name} --data Task04_Hippocampus" in dice.reason
+            assert f"bench train {name} --data path/to/Task04_Hippocampus" in dice.reason
 
 
 @pytest.mark.parametrize("name", ["slim_unetr", "slim_unetr_fixed", "slim_unetr_s2", "nnunet_small"])

@@ -54,6 +54,20 @@ def test_a_page_of_very_many_rows_shows_the_front_the_named_the_fastest_and_the_
     assert f"Small dots: {N - shown} rows that the table does not have." in said
 
 
+def test_a_front_of_more_rows_than_a_page_shows_is_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shown_rows, "MOST", 12)
+    records = networks(90)[:90]
+    records = [r for r in records if r.model.name.startswith("net_")]  # 30, all on the front
+    rows = summary_rows(records).rows
+    found = shown_rows.shown(rows, "latency_s", of=len(rows), first=frozenset(), named=["net_3"], file="x.csv")
+    names = [row.record.model.name for row in found.of(rows)]
+    assert len(names) == 12
+    assert {"net_0", "net_3", "net_87"} <= set(names)
+    gaps = [int(b.removeprefix("net_")) - int(a.removeprefix("net_")) for a, b in zip(names, names[1:], strict=False)]
+    assert max(gaps) <= 12
+    assert found.left_out == 18
+
+
 def test_the_file_beside_it_has_every_row_and_what_is_known_of_it(page: Path) -> None:
     with open(page.with_name("report-rows.csv"), encoding="utf-8", newline="") as file:
         rows = {row["model"]: row for row in csv.DictReader(file)}

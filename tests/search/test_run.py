@@ -218,10 +218,9 @@ def test_going_on_runs_the_controls_and_trains_nothing_again(
             assert one["train_s"] >= one["seconds"] == after["asked"]["time_s"]
     scaled = [one for one in after["controls"] if one["kind"] == "scaled"]
     assert [one.get("same_as") for one in scaled] == [None] + [scaled[0]["label"]] * (len(front) - 1)
-    alone = sum(one["train_s"] for one in after["controls"] if "same_as" not in one)
     random_s = json.loads((done / "random" / "search.json").read_text())["accounting"]["whole_s"]
-    own_s = after["accounting"]["controls_s"] - random_s
-    assert alone < own_s < alone + sum(one["val_s"] + one["test_s"] + 5 for one in after["controls"])
+    alone = sum(one["train_s"] for one in after["controls"] if "same_as" not in one)
+    assert after["accounting"]["controls_s"] > random_s + alone
     trained = [json.loads(path.read_text()) for path in (done / "points").glob("*.json")]
     rates = {one["train"]["recipe"]["lr"] for one in trained if one["model"]["arch"].endswith(":NNUNet")}
     assert rates == {zoo_cards.get_card("nnunet_small").learning_rate}
