@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_a_front_of_more_rows_than_a_page_shows_is_thinned_evenly(monkeypatch: p
     names = [row.record.model.name for row in found.of(rows)]
     assert len(names) == 12
     assert {"net_0", "net_3", "net_87"} <= set(names)
-    gaps = [int(b.removeprefix("net_")) - int(a.removeprefix("net_")) for a, b in zip(names, names[1:], strict=False)]
+    gaps = [int(b.removeprefix("net_")) - int(a.removeprefix("net_")) for a, b in itertools.pairwise(names)]
     assert max(gaps) <= 12
     assert found.left_out == 18
 
