@@ -62,6 +62,7 @@ class _LiveLine:
         self.stream, self.shown = stream, shown
         self._intro = intro
         self._live: Status | None = None
+        self._next_line_s = time.monotonic() + _LOG_EVERY_S  # when a log says again what goes on
 
     def __enter__(self: T) -> T:
         if self.shown and self.stream.isatty():
@@ -79,6 +80,18 @@ class _LiveLine:
         intro, self._intro = self._intro, ""
         if intro:
             self._say(intro)
+
+    def _is_due(self, now: float) -> bool:
+        """Whether to say what goes on now: always where a line is renewed, twice a minute in a log."""
+        return bool(self._live) or now >= self._next_line_s
+
+    def _renew(self, text: str, now: float) -> None:
+        """Say what goes on now."""
+        if self._live:
+            self._live.update(text.replace("[", "\\["))
+        else:
+            self._next_line_s = now + _LOG_EVERY_S
+            self._say(text)
 
     def _say(self, text: str) -> None:
         """Write a line that stays."""
@@ -98,10 +111,9 @@ class TerminalProgress(_LiveLine):
         self._now: dict[str, tuple[str, float]] = {}  # host -> what runs there, and until when
         self._texts: dict[str, str] = {}
         self._done, self._total = 0, 0
-        self._next_line_s = time.monotonic() + _LOG_EVERY_S  # when a log says again what goes on
 
     def _say(self, text: str) -> None:
-        self._next_line_s = time.monotonic() + _LOG_EVERY_S
+        self._next_line_s = time.monotonic() + _LOG_EVERY_S  # a row that is done says enough
         super()._say(text)
 
     def plan(self, cells: Sequence[tuple[Cell, CellCost, float]], folder: Path, reused: int) -> None:
@@ -127,11 +139,9 @@ class TerminalProgress(_LiveLine):
             self._now[host] = (host, 0.0)
             if not self._live:
                 self._say(f"{host}: {text}" if host else text)  # before any row, such as waiting for a board
-        now = f"[{self._done + 1}/{self._total}] {' | '.join(map(self._part, self._now))}"
-        if self._live:
-            self._live.update(now.replace("[", "\\["))
-        elif time.monotonic() >= self._next_line_s:
-            self._say(now)
+        now = time.monotonic()
+        if self._is_due(now):
+            self._renew(f"[{self._done + 1}/{self._total}] {' | '.join(map(self._part, self._now))}", now)
 
     def _part(self, host: str) -> str:
         label, until = self._now[host]
@@ -178,21 +188,18 @@ class TrainingProgress(_LiveLine):
     def __init__(self, stream: TextIO, *, shown: bool, intro: str = "") -> None:
         super().__init__(stream, shown=shown, intro=intro)
         self._steps = _Steps()
-        self._last = self._steps.began
 
     def step(self, used: float, line: str) -> None:
         """So much of the budget is used, 0 to 1."""
         if used:  # before that it may still be refused, and then that is all there is to say
             self._introduce()
         now = time.monotonic()
+        if not self._is_due(now) and used < 1:
+            return
         left = self._steps.left_s(used, now)
         text = line if left is None else f"{used:.0%}: {line}"
         text += f", about {format_duration(left)} left" if left else ""
-        if self._live:
-            self._live.update(text.replace("[", "\\["))
-        elif self.shown and (now - self._last >= _LOG_EVERY_S or used >= 1):
-            self._last = now
-            self._say(text)
+        self._renew(text, now)
 
     def case(self, done: int, total: int) -> None:
         """So many cases are done."""

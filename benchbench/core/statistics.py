@@ -15,11 +15,13 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+T = TypeVar("T")
 
 LEVEL = 0.95
 FEWEST = 5  # processes from which a bootstrap of their median is shown
@@ -233,6 +235,13 @@ def holm(ps: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(ps) - rank) * ps[i]))
         corrected[i] = highest
     return corrected
+
+
+def evenly_spaced(values: Sequence[T], most: int) -> list[T]:
+    """All values, or `most` of them, at least 2, at equal distances in their order, both ends among them."""
+    if len(values) <= most:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
 def split_runs(values: Sequence[float], runs: Sequence[int]) -> list[list[float]]:

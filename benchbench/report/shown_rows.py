@@ -76,8 +76,9 @@ def shown(rows: Sequence[TableRow], time: str, *, of: int, first: Set[str], name
     usable, failures = [row for row in rows if row.usable], [row for row in rows if not row.usable]
     asked = {row.record.id for row in rows if _is_named(row.record, named)}
     front = (first | _fronts([row.record for row in usable])) - asked
-    on_front = _spread([row.record.id for row in rows if row.record.id in front], max(2, most - len(asked)))
-    kept = dict.fromkeys(row.record.id for row in rows if row.record.id in asked | on_front)
+    by_time = [row.record.id for row in rows if row.record.id in front]
+    wanted = asked.union(statistics.evenly_spaced(by_time, max(2, most - len(asked))))
+    kept = dict.fromkeys(row.record.id for row in rows if row.record.id in wanted)
     for row in _best(usable, time):
         if len(kept) >= most:
             break
@@ -90,13 +91,6 @@ def shown(rows: Sequence[TableRow], time: str, *, of: int, first: Set[str], name
         failures_left_out=sum(row.record.id not in kept for row in failures),
         file=file,
     )
-
-
-def _spread(ids: Sequence[str], most: int) -> set[str]:
-    """All of them, or so many at equal distances, both ends among them."""
-    if len(ids) <= most:
-        return set(ids)
-    return {ids[round(i * (len(ids) - 1) / (most - 1))] for i in range(most)}
 
 
 def _is_named(record: rec.Record, named: Sequence[str]) -> bool:

@@ -182,3 +182,9 @@ def test_an_interval_and_a_test_of_equal_values_are_computed_once() -> None:
     after = core_statistics._mean_interval.cache_info().hits, core_statistics._signed_rank.cache_info().hits
     assert after == (hits[0] + 1, hits[1] + 1)
     assert core_statistics.mean_interval(values[1:]) != first[0]
+
+
+def test_values_that_are_too_many_are_thinned_evenly_and_keep_both_ends() -> None:
+    assert core_statistics.evenly_spaced("abc", 3) == ["a", "b", "c"]
+    assert core_statistics.evenly_spaced(range(101), 5) == [0, 25, 50, 75, 100]
+    assert core_statistics.evenly_spaced(range(9), 2) == [0, 8]

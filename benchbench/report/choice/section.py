@@ -50,17 +50,18 @@ def tell(groups: Sequence[Group], records: Sequence[rec.Record], read: ReadArtif
             if choice.rows:
                 alike = are_trained_alike([row.dice_record for row in choice.rows], read)
                 kept = frozenset(row.record.id for row in (*front(choice.rows), choice.rows[0]))
-                one = headline(choice, alike=alike)
+                one = headline(choice, alike=alike, floors=reliability.floors_of(group, groups))
                 told.append(Told(group=group, headline=one, more=tuple(more(choice)), kept=kept, alike=alike))
     return told
 
 
-def headline(choice: Choice, *, alike: bool = True) -> str:
+def headline(choice: Choice, *, alike: bool = True, floors: reliability.Floors | None = None) -> str:
     """`On AMD EPYC, 2 threads: a is the fastest of 23 (171 ms a patch, Dice 0.836); b is the most accurate ...`.
 
     Args:
         choice: among all rows, without limits.
         alike: whether the networks were trained alike; those of a phantom have a front only then.
+        floors: the noise floors by which rows tie; those of the records if None.
     """
     timed, trained_alone = _timed(choice)
     scored = [row for row in choice.rows if row.known["dice"].value is not None]
@@ -70,7 +71,7 @@ def headline(choice: Choice, *, alike: bool = True) -> str:
     of = "the {} trained" if trained_alone else "{}"
     parts = [
         f"{fastest.label} {_is_fastest(timed, best, fastest, scored, of)} ({_figures(fastest)})"
-        + _as_fast(choice.group, timed, fastest)
+        + _as_fast(choice.group, timed, fastest, floors)
     ]
     if best is None:
         parts.append("without a Dice of trained weights nothing says which one to take")
@@ -119,7 +120,7 @@ def _is_fastest(timed: Sequence[Row], best: Row | None, fastest: Row, scored: Se
     return f"is the fastest of {of.format(len(timed))}{ways}{also}"
 
 
-def _as_fast(group: Group, timed: Sequence[Row], fastest: Row) -> str:
+def _as_fast(group: Group, timed: Sequence[Row], fastest: Row, floors: reliability.Floors | None) -> str:
     """`, not told apart from a (27.3 ms)`, where the measured times do not show that a row is slower."""
     measured = {
         row.record.id: m for row in timed if (m := row.known["time"].measurement) is not None and m.origin == "measured"
@@ -127,7 +128,7 @@ def _as_fast(group: Group, timed: Sequence[Row], fastest: Row) -> str:
     if fastest.record.id not in measured:
         return ""
     metric = measured[fastest.record.id].metric
-    ties = reliability.Ties.of(group.records, reliability.noise_floors(group.records))
+    ties = reliability.Ties.of(group.records, reliability.noise_floors(group.records) if floors is None else floors)
     values = {i: float(m.value or 0.0) for i, m in measured.items() if m.metric == metric}
     as_fast = [
         f"{row.label} ({row.known['time'].text})"

@@ -51,10 +51,7 @@ def thinned(runs: Sequence[Sequence[float]], most: int) -> tuple[tuple[float, ..
     each = max(2, most // len(runs))
     lanes = []
     for run in runs:
-        ordered = sorted(run)
-        if len(ordered) > each:
-            ordered = [ordered[round(i * (len(ordered) - 1) / (each - 1))] for i in range(each)]
-        lanes.append(tuple(ordered))
+        lanes.append(tuple(statistics.evenly_spaced(sorted(run), each)))
     return tuple(lanes)
 
 
