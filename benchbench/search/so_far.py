@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -34,9 +39,8 @@ def proposals(folder: Path) -> list[Proposal]:
     path = folder / DATABASE
     if not path.exists():
         return []
-    url = f"sqlite:///file:{path.absolute()}?mode=ro&uri=true"
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    with storage_errors(url):
+    with _readable(path) as file, storage_errors(url := f"sqlite:///{_read_only(file)}&uri=true"):
         names = [name for name in optuna.study.get_all_study_names(url) if "/" not in name]
         found = []
         for name in names:
@@ -51,3 +55,32 @@ def proposals(folder: Path) -> list[Proposal]:
                     Proposal(number=trial.number, dice=dice, cost=cost, params=params, is_front=trial.number in front)
                 )
     return sorted(found, key=lambda one: (not one.is_front, one.cost))
+
+
+def _read_only(path: Path) -> str:
+    return f"file:{path.absolute()}?mode=ro"
+
+
+def _was_broken_off(path: Path) -> bool:
+    """Whether the writer of a database was killed in a transaction, which has to be undone before anything is read."""
+    try:
+        with contextlib.closing(sqlite3.connect(_read_only(path), uri=True)) as file:
+            file.execute("select 1 from sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        return "readonly" in str(error)
+    return False
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[Path]:
+    """A database that can be read without writing: itself, or a copy with what was broken off undone."""
+    if not _was_broken_off(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as name:
+        for part in path.parent.glob(f"{path.name}*"):  # the journal of the transaction, too
+            shutil.copy(part, name)
+        copy = Path(name) / path.name
+        with contextlib.closing(sqlite3.connect(copy)) as file:
+            file.execute("select 1 from sqlite_master").fetchone()
+        yield copy

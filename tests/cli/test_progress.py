@@ -4,7 +4,11 @@ import argparse
 import io
 import json
 import os
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -250,8 +254,6 @@ def test_a_finished_search_is_watched_as_its_finalists(capsys):
 
 
 def test_a_search_that_goes_on_shows_the_front_of_its_proposals(tmp_path, capsys):
-    import shutil
-
     (tmp_path / "s").mkdir()
     shutil.copy(ROOT / "results/reference/search-hippocampus/study.db", tmp_path / "s" / "study.db")
     before = (tmp_path / "s" / "study.db").read_bytes()
@@ -264,6 +266,30 @@ def test_a_search_that_goes_on_shows_the_front_of_its_proposals(tmp_path, capsys
     assert (tmp_path / "s" / "study.db").read_bytes() == before
     _, out, _ = bench(capsys, "watch", "s")
     assert "proposal 12" in out
+
+
+def test_a_search_killed_while_it_wrote_shows_what_it_had_finished(tmp_path):
+    """The journal of what was being written lies beside the database, which cannot be read before that is undone."""
+    (tmp_path / "s").mkdir()
+    database = tmp_path / "s" / "study.db"
+    shutil.copy(ROOT / "results/reference/search-hippocampus/study.db", database)
+    running(tmp_path / "s", command="search", text="proposal 12", used=0.4, ends=time.time() + 600)
+    whole = watch.look(tmp_path / "s").proposals
+    kill_in_a_transaction = (
+        "import os, signal, sqlite3, sys\n"
+        "file = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "file.execute('pragma cache_size = 1')\n"
+        "file.execute('begin immediate')\n"
+        "file.execute('delete from trial_values')\n"
+        "file.execute('delete from trials')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", kill_in_a_transaction, str(database)]).returncode == -signal.SIGKILL
+    left = {path.name: path.read_bytes() for path in database.parent.iterdir()}
+    assert left["study.db-journal"]
+    assert whole
+    assert watch.look(tmp_path / "s").proposals == whole
+    assert {path.name: path.read_bytes() for path in database.parent.iterdir()} == left
 
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="where locks can be looked up: on Linux")

@@ -367,7 +367,8 @@ def finished(out: Path) -> dict[int, tuple[Any, ...]]:
     of = "from trials join {0} using (trial_id) where state = 'COMPLETE' order by trial_id, {1}"
     found: dict[int, tuple[Any, ...]] = {}
     try:
-        with sqlite3.connect(f"file:{out / 'study.db'}?mode=ro", uri=True, timeout=10) as file:
+        # not read-only: what a killed writer left half done has to be undone before anything can be read
+        with sqlite3.connect(f"file:{out / 'study.db'}?mode=rw", uri=True, timeout=10) as file:
             for more, key, value in (
                 ("trial_values", "objective", "value"),
                 ("trial_params", "param_name", "param_value"),
