@@ -3,6 +3,7 @@
     python benchmarks/trust.py harness                      the four named networks at 128^3 by `standard`
     python benchmarks/trust.py pairs FOLDER [--small N]     paired comparisons of Slim UNETR with itself, and slowed
     python benchmarks/trust.py pairs FOLDER --load          the same beside one busy process on each core
+    python benchmarks/trust.py placement [--sets N]         how much two processes of one network differ
 
 `harness` divides the wall time of a run by its forwards and its processes' start-ups; the bound is 1.3.
 
@@ -11,6 +12,10 @@ that is slowed by 5 % and 20 by 3 %; with `--load` only the first 40. B is slowe
 CPU, as they come from its processes, so that when to stop is decided by them. Each comparison has a file in the folder,
 and the same command goes on where it was ended; what is there is counted at the end. `--small N` makes N of each kind
 at 32^3 to see that it works. The exit code is 1 where a bound is missed.
+
+`placement` runs fresh pairs of processes of Slim UNETR at 64^3 by turns, with weights that stay where they are in
+memory and with weights that are moved after every forward: by how much the median ratio of a pair of processes differs
+from pair to pair, beside what the noise of their forwards explains.
 """
 
 from __future__ import annotations
@@ -18,8 +23,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import math
 import multiprocessing
 import os
+import statistics
 import sys
 import tempfile
 from collections import Counter
@@ -30,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchbench.cli.progress import TerminalProgress  # noqa: E402
+from benchbench.core.paired_intervals import median_error  # noqa: E402
 from benchbench.core.paired_result import PairedResult, read_pairs  # noqa: E402
 from benchbench.core.units import format_duration  # noqa: E402
 from benchbench.runner import run as runner_run  # noqa: E402
@@ -201,6 +209,35 @@ def pairs(folder: Path, *, small: int | None, loaded: bool) -> int:
     return 0 if all(good) else 1
 
 
+def placement(sets: int) -> int:
+    job = plan_pair((NETWORK, NETWORK), PairRequest(spatial=(64, 64, 64))).sides[0].cell.job
+    found: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    for number in range(2 * sets):
+        move = number % 2 == 1
+        with contextlib.ExitStack() as stack:
+            one, other = (PairProcess(role, job) for role in ("a", "b"))
+            for process in (one, other):
+                stack.callback(process.close)
+                process.build()
+            for process in (one, other):
+                process.wait("built")
+                process.warm(0.5)
+            logs = []
+            for block in range(40):
+                order = (one, other, other, one) if block % 2 else (other, one, one, other)
+                took = [process.forward(move=move)[0] for process in order]
+                sign = 1 if block % 2 else -1
+                logs += [sign * math.log(took[1] / took[0]), sign * math.log(took[2] / took[3])]
+        found[move].append((statistics.median(logs), median_error(logs, len(logs))))
+    for move, seen in found.items():
+        spread, noise = statistics.stdev(m for m, _ in seen), math.sqrt(statistics.fmean(e**2 for _, e in seen))
+        most = max(abs(m) for m, _ in seen)
+        where = "weights moved after every forward" if move else "weights that stay where they are"
+        print(f"{where}: ratios of {len(seen)} pairs of processes differ by {spread:.1%} (standard deviation),")
+        print(f"  {most:.1%} at most; noise of their forwards explains {noise:.1%}")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_subparsers(dest="what", required=True)
@@ -209,9 +246,13 @@ def main() -> int:
     sub.add_argument("folder", type=Path, metavar="FOLDER")
     sub.add_argument("--small", type=int, metavar="N")
     sub.add_argument("--load", action="store_true")
+    sub = what.add_parser("placement")
+    sub.add_argument("--sets", type=int, default=20, metavar="N")
     options = parser.parse_args()
     if options.what == "harness":
         return harness()
+    if options.what == "placement":
+        return placement(options.sets)
     return pairs(options.folder, small=options.small, loaded=options.load)
 
 

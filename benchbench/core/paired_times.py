@@ -5,11 +5,12 @@ ratio. The pairs of one set of processes share how these lie in memory, so they 
 median log-ratio of its pairs, and the interval is over sets. A second process of A in every set (the control) is
 compared with A in the same way: what it shows is the noise floor of this very comparison.
 
-The interval over sets is that of their trimmed mean (a fifth off either end). In simulations with now and then a
-process that is slower for all its life, a bootstrap over 6 to 10 sets was either too narrow (of the median: 9 to 15 %
-misses instead of 5) or, widened to keep its promise, wider than this one.
+The interval over sets (`paired_intervals`) is that of their trimmed mean (a fifth off either end), unless weights had
+another place in memory for every forward. In simulations with now and then a process that is slower for all its life, a
+bootstrap over 6 to 10 sets was either too narrow (of the median: 9 to 15 % misses instead of 5) or, widened to keep its
+promise, wider than this one.
 
-Everything here is a pure function; SciPy is imported where it is used.
+Everything here is a pure function.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
+from benchbench.core.paired_intervals import median_error, random_effects, trimmed_mean
 from benchbench.core.records import Above, AtLeast
 
 Mode = Literal["interleaved", "duet"]
@@ -31,7 +33,8 @@ ERROR = 0.05  # chance of a false interval over all looks together
 LOOKS = (6, 10)  # numbers of sets at which a comparison may end; it is looked at once more when its time is up
 LEVEL = 1 - ERROR / (len(LOOKS) + 1)  # of the interval at each look (Bonferroni)
 FEWEST = 3  # sets that an interval needs
-TRIM = 0.2  # share of the sets left out at either end, where a whole one falls to it
+_INDEPENDENT = 2 / 3  # of a pair of an interleaved block, which shares B with another one
+_FEWEST_PAIRS = 8  # independent ones of a set, for an error of its median
 _CLOSE = 0.125  # of the margin: an effect that near to it is decided by no measurement of reasonable length
 
 
@@ -62,6 +65,7 @@ class ProcessSet:
     """Blocks of one fresh process of B and two of A."""
 
     blocks: tuple[Block, ...]
+    moved: bool = False  # whether all weights had another place in memory for every forward
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +109,12 @@ def judge(sets: Sequence[ProcessSet], mode: Mode, margin: float = MARGIN) -> Jud
         mode: how they were measured.
         margin: share within which two times are the same.
     """
-    wall = _over_sets([[x for block in one.blocks for x in effects(block.wall_s, mode)] for one in sets])
-    control = _over_sets([[x for block in one.blocks for x in own_effects(block.wall_s, mode)] for one in sets])
+    moved, once = all(one.moved for one in sets), _INDEPENDENT if mode == "interleaved" else 1.0
+    wall = _over_sets([[x for block in one.blocks for x in effects(block.wall_s, mode)] for one in sets], moved, once)
+    own = [[x for block in one.blocks for x in own_effects(block.wall_s, mode)] for one in sets]
+    control = _over_sets(own, moved, 1.0)
     apart = [[x for block in one.blocks if block.cpu_s for x in effects(block.cpu_s, mode)] for one in sets]
-    cpu = _over_sets(apart) if all(apart) else None
+    cpu = _over_sets(apart, moved, once) if all(apart) else None
     verdict = decide(wall, control, margin)
     both = cpu is not None and wall.confident and cpu.confident
     return Judgement(
@@ -167,15 +173,20 @@ def own_effects(times: Times, mode: Mode) -> list[float]:
     return [math.log(again / a) for again, a in zip(times.control, times.a, strict=True)]
 
 
-def _over_sets(logs: Sequence[Sequence[float]]) -> Estimate:
-    """From the log-ratios of each set's pairs."""
+def _over_sets(logs: Sequence[Sequence[float]], moved: bool, independent: float) -> Estimate:
+    """From the log-ratios of each set's pairs, of which a share is independent of the others."""
     medians = [statistics.median(pairs) for pairs in logs]
-    if len(medians) >= FEWEST:
-        centre, half = trimmed_mean(medians)
-        low, high = centre - half, centre + half
-    else:
+    counts = [independent * len(pairs) for pairs in logs]
+    if len(medians) < FEWEST:
         seen = logs[0] if len(logs) == 1 else medians
         centre, low, high = statistics.median(medians), min(seen), max(seen)
+    else:
+        if moved and min(counts) >= _FEWEST_PAIRS:
+            errors = [median_error(pairs, count) for pairs, count in zip(logs, counts, strict=True)]
+            centre, half = random_effects(medians, errors, sum(counts) - len(counts), LEVEL)
+        else:
+            centre, half = trimmed_mean(medians, LEVEL)
+        low, high = centre - half, centre + half
     return Estimate(
         ratio=math.exp(centre),
         low=math.exp(low),
@@ -183,25 +194,3 @@ def _over_sets(logs: Sequence[Sequence[float]]) -> Estimate:
         sets=len(medians),
         confident=len(medians) >= FEWEST,
     )
-
-
-def trimmed_mean(values: Sequence[float], level: float = LEVEL, trim: float = TRIM) -> tuple[float, float]:
-    """Trimmed mean of at least three values, and the half-width of its interval.
-
-    Args:
-        values: of any unit.
-        level: of the interval.
-        trim: share of the values left out at either end; 0: the plain mean with its t interval.
-
-    Source: Yuen 1974, The two-sample trimmed t for unequal population variances, Biometrika 61; the one-sample form in
-    Wilcox, Introduction to Robust Estimation and Hypothesis Testing, section 4.3.
-    """
-    from scipy.special import stdtrit
-
-    n, ordered = len(values), sorted(values)
-    cut = int(trim * n)
-    left = n - 2 * cut
-    centre = statistics.fmean(ordered[cut : n - cut])
-    winsorized = [min(max(value, ordered[cut]), ordered[n - cut - 1]) for value in ordered]
-    spread = math.sqrt(statistics.variance(winsorized) * (n - 1) / (left * (left - 1)))
-    return centre, float(stdtrit(left - 1, (1 + level) / 2)) * spread

@@ -13,7 +13,8 @@ import dataclasses
 import math
 import statistics
 
-from benchbench.core.paired_times import FEWEST, TRIM, trimmed_mean
+from benchbench.core.paired_intervals import TRIM, trimmed_mean
+from benchbench.core.paired_times import FEWEST
 from benchbench.core.records import Record
 from benchbench.core.statistics import LEVEL, split_runs
 

@@ -2,10 +2,12 @@
 
 import math
 import random
+import statistics
 
 import pytest
 
-from benchbench.core.paired_times import LEVEL, Block, ProcessSet, Times, judge, trimmed_mean
+from benchbench.core.paired_intervals import median_error, random_effects, trimmed_mean
+from benchbench.core.paired_times import LEVEL, Block, ProcessSet, Times, judge
 
 
 def interleaved(a, control, b, at_s=0.0, cpu=None):
@@ -115,6 +117,36 @@ def test_the_interval_of_a_trimmed_mean_holds_the_middle_as_often_as_it_promises
     for draw in (lambda: chance.gauss(0, 1), lambda: chance.gauss(0, 1) * (5 if chance.random() < 0.1 else 1)):
         missed = 0
         for _ in range(1500):
-            centre, half = trimmed_mean([draw() for _ in range(n)])
+            centre, half = trimmed_mean([draw() for _ in range(n)], LEVEL)
             missed += abs(centre) > half
         assert missed / 1500 <= 1.6 * (1 - LEVEL)
+
+
+def test_the_error_of_a_median_is_that_of_many_draws():
+    chance = random.Random(0)
+    draws = [[chance.gauss(0, 1) for _ in range(60)] for _ in range(1500)]
+    true = statistics.pstdev(map(statistics.median, draws))
+    assert statistics.fmean(median_error(one, 60) for one in draws) == pytest.approx(true, rel=0.1)
+    assert median_error([1.0, 2.0], 2) > 0
+
+
+@pytest.mark.parametrize("between", [0.0, 0.003, 0.005])
+@pytest.mark.parametrize("n", [6, 10])
+def test_the_interval_of_sets_with_errors_of_their_own_holds_the_middle_as_often_as_it_promises(n, between):
+    chance, missed = random.Random(n), 0
+    for _ in range(1500):
+        errors = [0.008 * math.exp(chance.gauss(0, 0.5)) for _ in range(n)]
+        values = [chance.gauss(0, between) + chance.gauss(0, error) for error in errors]
+        centre, half = random_effects(values, errors, 60.0 * n, LEVEL)
+        missed += abs(centre) > half
+    assert missed / 1500 <= 1.6 * (1 - LEVEL)
+
+
+def test_precise_sets_count_for_more_and_sets_that_differ_alike():
+    precise, vague = [0.001] * 5, [0.02] * 5
+    centre, half = random_effects([0.0] * 5 + [0.03] * 5, precise + vague, 500.0, LEVEL)
+    assert abs(centre) < 0.0035
+    apart, wide = random_effects([0.0, 0.05, 0.0, 0.05, 0.02], [0.0001, 0.002, 0.001, 0.002, 0.001], 300.0, LEVEL)
+    assert apart == pytest.approx(0.024, abs=0.001)
+    assert wide > 0.02 > half
+    assert random_effects([0.01] * 3, [0.0] * 3, 30.0, LEVEL)[0] == pytest.approx(0.01)

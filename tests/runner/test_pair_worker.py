@@ -1,11 +1,12 @@
 """Worker of a paired measurement, in this process: what it sends once nothing is timed any more."""
 
+import dataclasses
 import json
 
 import pytest
 
 from benchbench.core import records as rec
-from benchbench.measure import energy
+from benchbench.measure import energy, placement
 from benchbench.runner.job import Job
 from benchbench.runner.pairs import worker as pair_worker
 
@@ -32,6 +33,7 @@ class Meter:
 @pytest.fixture
 def worker(monkeypatch):
     """Has a network that is built and warm, and what it sent."""
+    monkeypatch.setattr(placement, "keep_freed_memory", lambda: True)  # this process goes on with other tests
     events = []
     made = pair_worker._Worker(lambda event: events.append(json.loads(json.dumps(event))))
     made.events = events
@@ -54,6 +56,36 @@ def test_a_forward_tells_its_wall_and_processor_time(worker):
     assert event["event"] == "forward"
     assert event["wall_s"] > 0
     assert event["cpu_s"] >= 0
+
+
+def places(worker):
+    return [p.data_ptr() for p in worker.run.module.parameters()] + [worker.run.x.data_ptr()]
+
+
+def test_weights_are_elsewhere_after_every_forward_of_eager_pytorch_on_the_processor(worker):
+    warm = next(event for event in worker.events if event["event"] == "warm")
+    assert warm["moves"]
+    assert warm["spent_s"] >= warm["forward_s"] > 0
+    seen = set()
+    for _ in range(6):
+        worker.do({"do": "forward", "at_s": 0.0})
+        seen.add(tuple(places(worker)))
+    assert len(seen) > 1
+    stays = places(worker)
+    worker.do({"do": "forward", "at_s": 0.0, "move": False})
+    assert places(worker) == stays
+
+
+def test_weights_stay_where_moving_them_would_not_do(worker, monkeypatch):
+    job = worker.job
+    for changes in ({"backend": "cuda"}, {"workload": dataclasses.replace(job.workload, runtime="compile")}):
+        worker.job = dataclasses.replace(job, **changes)
+        assert worker._places() is None
+    worker.job = job
+    assert worker._places() is not None
+    monkeypatch.setattr(placement, "keep_freed_memory", lambda: False)
+    worker.do({"do": "warm", "limit_s": 0.0})
+    assert not worker.events[-1]["moves"]
 
 
 def test_energy_is_that_of_a_forward_where_it_is_asked_for(worker, monkeypatch):

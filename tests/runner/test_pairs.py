@@ -19,9 +19,17 @@ class Machine:
     """A machine with a clock of its own, whose speed changes as a test says."""
 
     def __init__(
-        self, seed, *, slower=1.0, pace=lambda t: 1.0, noise=None, placement=lambda chance: 0.0, forward_s=FORWARD_S
+        self,
+        seed,
+        *,
+        slower=1.0,
+        pace=lambda t: 1.0,
+        noise=None,
+        placement=lambda chance: 0.0,
+        forward_s=FORWARD_S,
+        moves=False,
     ):
-        self.now, self.chance = 0.0, random.Random(seed)
+        self.now, self.chance, self.moves = 0.0, random.Random(seed), moves
         self.slower, self.pace, self.placement, self.forward_s = slower, pace, placement, forward_s
         self.noise = noise or (lambda chance: 0.01 * abs(chance.gauss(0, 1)))
         self.started, self.fails, self.bound, self.side_by_side = [], {}, [], []
@@ -41,7 +49,7 @@ class Process:
     def __init__(self, machine, role):
         self.machine, self.role, self.measurements, self.closed = machine, role, [], False
         self.own = math.exp(machine.chance.gauss(0, 0.003) + machine.placement(machine.chance))
-        self.forwards, self.core = 0, None
+        self.forwards, self.warm_s, self.moves, self.core = 0, 0.0, machine.moves, None
 
     def build(self):
         pass
@@ -50,7 +58,8 @@ class Process:
         assert kind == "built"
 
     def warm(self, limit_s):
-        return self.forward()[0]
+        self.warm_s = self.forward()[0]
+        return self.warm_s
 
     def forward(self):
         m = self.machine
@@ -99,22 +108,40 @@ MACHINES = {
 }
 
 
+@pytest.mark.parametrize("moves", [False, True])
 @pytest.mark.parametrize("name", MACHINES)
-def test_equal_sides_are_called_the_same_and_never_faster_or_slower(name):
-    verdicts = Counter(
-        judge(measured(Machine(seed, **MACHINES[name])).sets, "interleaved").verdict for seed in range(30)
-    )
+def test_equal_sides_are_called_the_same_and_never_faster_or_slower(name, moves):
+    machines = (Machine(seed, moves=moves, **MACHINES[name]) for seed in range(30))
+    verdicts = Counter(judge(measured(machine).sets, "interleaved").verdict for machine in machines)
     assert verdicts["faster"] + verdicts["slower"] == 0
     assert verdicts["same"] >= 28
 
 
+def test_moved_weights_decide_within_the_time_on_a_machine_with_noisy_neighbours():
+    """One forward in ten meets one, and the others are off by a twenty-fifth."""
+    noisy = {"noise": lambda chance: chance.gauss(0, 0.04) + 0.5 * (chance.random() < 0.1), "forward_s": 0.03}
+    counts = {}
+    for moves in (True, False):
+        machines = (Machine(seed, moves=moves, **noisy) for seed in range(30))
+        counts[moves] = Counter(judge(measured(machine).sets, "interleaved").verdict for machine in machines)
+        assert counts[moves]["faster"] + counts[moves]["slower"] == 0
+    assert counts[True]["same"] >= 28
+    assert counts[True]["same"] > counts[False]["same"]
+
+
+@pytest.mark.parametrize("moves", [False, True])
 @pytest.mark.parametrize("name", MACHINES)
 @pytest.mark.parametrize(("slower", "least"), [(1.05, 19), (1.03, 13)])
-def test_a_slower_side_is_called_slower(name, slower, least):
-    machines = (Machine(seed, slower=slower, **MACHINES[name]) for seed in range(20))
+def test_a_slower_side_is_called_slower(name, slower, least, moves):
+    machines = (Machine(seed, slower=slower, moves=moves, **MACHINES[name]) for seed in range(20))
     verdicts = Counter(judge(measured(machine).sets, "interleaved").verdict for machine in machines)
     assert verdicts["faster"] == 0
     assert verdicts["slower"] >= least
+
+
+def test_a_set_says_whether_weights_were_moved_in_all_of_its_processes():
+    for moves in (True, False):
+        assert {one.moved for one in measured(Machine(1, moves=moves)).sets} == {moves}
 
 
 def test_it_ends_at_a_look_or_when_the_time_is_up():

@@ -59,7 +59,7 @@ class PairTimes:
         default_factory=lambda: {role: [] for role in ROLES}
     )  # of each set's process, beside its times
     total_s: float = 0.0
-    forward_s: float = 0.0  # inside forwards
+    forward_s: float = 0.0  # inside forwards, warm-up and timed
     start_s: float = 0.0  # until all processes of a set were built
 
     @property
@@ -153,16 +153,18 @@ class PairMeasurement:
                 self._began = self.clock()
             limit_s = self.settings.time_limit_s / LOOKS[-1]
             forwards = self._warmed(processes, _WARM_SHARE * limit_s)
+            self.times.forward_s += sum(process.warm_s for process in processes.values())
             starting_s = started_s if self.settings.at_once or not first else 0.0
+            moved = all(process.moves for process in processes.values())
             room_s = max(limit_s - starting_s, _LEAST_SHARE * limit_s)
             try:
                 for block in self._blocks(processes, forwards, min(room_s, _MOST_SET_S)):
                     blocks.append(block)
             except KeyboardInterrupt:
                 if len(blocks) >= _FEWEST_BLOCKS:
-                    self.times.sets.append(ProcessSet(blocks=tuple(blocks)))
+                    self.times.sets.append(ProcessSet(blocks=tuple(blocks), moved=moved))
                 raise
-            self.times.sets.append(ProcessSet(blocks=tuple(blocks)))
+            self.times.sets.append(ProcessSet(blocks=tuple(blocks), moved=moved))
             self._finish(processes, first=first)
         self._set_s = self.clock() - began - started_s + starting_s
 

@@ -62,6 +62,8 @@ class PairProcess:
             raise UsageError(f"--python {python} cannot be started: {error.strerror or error}") from error
         self._pending = bytearray()  # that came behind the last answer
         self.measurements: list[rec.Measurement] = []
+        self.warm_s = 0.0  # in forwards of the warm-up
+        self.moves = False  # whether its weights get another place in memory after every forward
 
     def build(self) -> None:
         """Tell it to build the network; `wait("built")` waits for that."""
@@ -70,16 +72,23 @@ class PairProcess:
     def warm(self, limit_s: float) -> float:
         """Warm up for so many seconds at most, or one forward; seconds of a forward then."""
         self._child.send({"do": "warm", "limit_s": limit_s})
-        return float(self.wait("warm")["forward_s"])
+        event = self.wait("warm")
+        self.warm_s, self.moves = float(event["spent_s"]), bool(event["moves"])
+        return float(event["forward_s"])
 
-    def forward(self) -> tuple[float, float | None]:
+    def forward(self, *, move: bool = True) -> tuple[float, float | None]:
         """One forward now: wall seconds, and CPU seconds where the processor computes."""
-        self.start_forward(0.0)
+        self.start_forward(0.0, move=move)
         return self.end_forward()
 
-    def start_forward(self, at_s: float) -> None:
-        """Have a forward begin at a moment of the system's monotonic clock."""
-        self._child.send({"do": "forward", "at_s": at_s})
+    def start_forward(self, at_s: float, *, move: bool = True) -> None:
+        """Have a forward begin at a moment of the system's monotonic clock.
+
+        Args:
+            at_s: that moment.
+            move: whether weights get other places in memory afterwards, where they can.
+        """
+        self._child.send({"do": "forward", "at_s": at_s, "move": move})
 
     def end_forward(self) -> tuple[float, float | None]:
         """Its times."""

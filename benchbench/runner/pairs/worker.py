@@ -4,7 +4,8 @@ Messages are lines of JSON, `{"do": ...}`, and each is answered. What a network 
 when stdin does, and with its parent.
 
 After a forward the threads of OpenMP and others spin for a while, which would slow the other side's next forward; so
-the answer waits until they sleep.
+the answer waits until they sleep. Meanwhile weights and input get other places in memory (`placement`), so that a
+process is not as fast as one layout of it happens to be.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +35,13 @@ from benchbench.zoo import classes
 if TYPE_CHECKING:
     from benchbench.measure.memory import PeakMemory
     from benchbench.measure.output_check import OutputCheck
+    from benchbench.measure.placement import Places
     from benchbench.runner.model_run import ModelRun
 
 #: Of the messages; a worker of another number is refused.
-PROTOCOL = 1
+PROTOCOL = 2
 _WINDOW, _STEADY = 2, 0.05  # warm when the medians of two windows of so many forwards agree within this share
+_SETTLING = 3  # forwards, each at other places, until the allocator has all the memory that they take
 _ENERGY_S = 2.0  # over which energy is read
 _SETTLE_S = 0.3  # longest wait for threads that spin; Intel's OpenMP does so for 0.2 s
 
@@ -63,6 +67,8 @@ class _Worker:
     timer: Callable[[Callable[[], object]], float]
     peak: PeakMemory
     check: OutputCheck
+    memory: Sequence[rec.Measurement]
+    places: Places | None = None
 
     def __init__(self, emit: Emit) -> None:
         self.emit = emit
@@ -98,8 +104,37 @@ class _Worker:
         seconds: list[float] = []
         while not seconds or (sum(seconds) < message["limit_s"] and not is_warm(seconds, _WINDOW, _STEADY)):
             seconds.append(self.timer(self._looked_at))
+        assert self.run is not None
+        forward_s = statistics.median(seconds[-_WINDOW:])
+        self.memory = self.peak.measurements(self.run.base_bytes)  # before anything is moved
+        self.places = self._places()
+        if self.places:
+            for _ in range(_SETTLING):
+                self.places.move()
+                seconds.append(self.timer(self._looked_at))
         _settle()
-        self.emit({"event": "warm", "forward_s": statistics.median(seconds[-_WINDOW:])})
+        self.emit(
+            {
+                "event": "warm",
+                "forward_s": forward_s,
+                "spent_s": sum(seconds),
+                "moves": self.places is not None,
+            }
+        )
+
+    def _places(self) -> Places | None:
+        """Of weights and input; None where they stay.
+
+        Another runtime keeps weights of its own, and torch.compile would compile again.
+        """
+        if self.run is None or self.job.backend != "cpu" or self.job.workload.runtime != "eager":
+            return None
+        from benchbench.measure import placement
+
+        if not placement.keep_freed_memory():
+            return None
+        module = self.run.module
+        return placement.Places([*module.parameters(), *module.buffers(), self.run.x], random.Random())
 
     def _looked_at(self) -> None:
         out = self.forward()
@@ -108,13 +143,18 @@ class _Worker:
             raise UnsupportedError(f"{self.check.bad_share:.2%} of its output is NaN or infinite: no time of it counts")
 
     def _forward(self, message: Mapping[str, Any]) -> None:
-        """One forward, at once or at a moment of the system's clock that both of a duet wait for."""
+        """One forward, at once or at a moment of the system's clock that both of a duet wait for.
+
+        Afterwards weights are moved, unless the message says that they stay.
+        """
         until = message.get("at_s", 0.0)
         while time.monotonic() < until:
             pass
         cpu_s = time.process_time()
         wall_s = self.timer(self.forward)
         cpu_s = time.process_time() - cpu_s
+        if self.places and message.get("move", True):
+            self.places.move()
         _settle()
         self.emit({"event": "forward", "wall_s": wall_s, "cpu_s": cpu_s if self.job.backend == "cpu" else None})
 
@@ -126,9 +166,12 @@ class _Worker:
         self.emit({"event": "bound"})
 
     def _finish(self, message: Mapping[str, Any]) -> None:
-        """Memory, and what else is asked for once nothing is timed any more; events `measurement`, then `finished`."""
+        """Memory as it was once warm, and what else is asked for when nothing is timed any more.
+
+        Events `measurement`, then `finished`.
+        """
         assert self.run is not None
-        self._send(*self.peak.measurements(self.run.base_bytes))
+        self._send(*self.memory)
         if message["energy"]:
             self._energy()
         end: Mapping[str, Any] = {"status": "ok", "error": None}
