@@ -3,6 +3,7 @@
     python benchmarks/trust.py harness                      the four named networks at 128^3 by `standard`
     python benchmarks/trust.py pairs FOLDER [--small N]     paired comparisons of Slim UNETR with itself, and slowed
     python benchmarks/trust.py pairs FOLDER --load          the same beside one busy process on each core
+    python benchmarks/trust.py pairs FOLDER --kind K        one of these kinds, such as slower-5
     python benchmarks/trust.py placement [--sets N]         how much two processes of one network differ
 
 `harness` divides the wall time of a run by its forwards and its processes' start-ups; the bound is 1.3.
@@ -194,8 +195,10 @@ def told(kind: Kind, results: list[PairedResult]) -> bool:
     return share >= kind.share and not wrong and cost <= HARNESS_BOUND
 
 
-def pairs(folder: Path, *, small: int | None, loaded: bool) -> int:
-    kinds = LOADED if loaded else KINDS
+def pairs(folder: Path, *, small: int | None, loaded: bool, only: str | None) -> int:
+    kinds = tuple(kind for kind in (LOADED if loaded else KINDS) if only in (None, kind.name))
+    if not kinds:
+        raise SystemExit(f"no kind is called {only}: " + ", ".join(kind.name for kind in (LOADED if loaded else KINDS)))
     if small:
         kinds = tuple(
             dataclasses.replace(kind, name=f"small-{kind.name}", count=small, side=32, time_limit_s=60.0)
@@ -246,6 +249,7 @@ def main() -> int:
     sub.add_argument("folder", type=Path, metavar="FOLDER")
     sub.add_argument("--small", type=int, metavar="N")
     sub.add_argument("--load", action="store_true")
+    sub.add_argument("--kind", metavar="K")
     sub = what.add_parser("placement")
     sub.add_argument("--sets", type=int, default=20, metavar="N")
     options = parser.parse_args()
@@ -253,7 +257,7 @@ def main() -> int:
         return harness()
     if options.what == "placement":
         return placement(options.sets)
-    return pairs(options.folder, small=options.small, loaded=options.load)
+    return pairs(options.folder, small=options.small, loaded=options.load, only=options.kind)
 
 
 if __name__ == "__main__":

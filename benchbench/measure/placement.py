@@ -62,11 +62,10 @@ class Places:
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
     there = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
-    flat = (tensor.numel(),), (1,)
-    for one, other in zip(
-        there.as_strided(*flat).split(_SEQUENTIAL), tensor.as_strided(*flat).split(_SEQUENTIAL), strict=True
-    ):
-        one.copy_(other)
+    size = tensor.numel()
+    to, of = there.as_strided((size,), (1,)), tensor.as_strided((size,), (1,))
+    for start in range(0, size, _SEQUENTIAL):
+        to[start : start + _SEQUENTIAL].copy_(of[start : start + _SEQUENTIAL])
     return there
 
 
