@@ -50,14 +50,11 @@ def median_error(values: Sequence[float], independent: float) -> float:
     Source: McKean and Schrader 1984, A comparison of methods for studentizing the sample median, Communications in
     Statistics 13.
     """
-    ordered, n = sorted(values), len(values)
-    reach = min(_Z / (2 * math.sqrt(independent)), 0.5) * (n - 1)
-    return (_at(ordered, (n - 1) / 2 + reach) - _at(ordered, (n - 1) / 2 - reach)) / (2 * _Z)
+    import numpy as np
 
-
-def _at(ordered: Sequence[float], place: float) -> float:
-    below = min(max(math.floor(place), 0), len(ordered) - 2)
-    return ordered[below] + (ordered[below + 1] - ordered[below]) * (place - below)
+    reach = min(_Z / (2 * math.sqrt(independent)), 0.5)
+    low, high = np.quantile(values, (0.5 - reach, 0.5 + reach))
+    return float(high - low) / (2 * _Z)
 
 
 def random_effects(
@@ -80,12 +77,16 @@ def random_effects(
     between = max(_between(values, own), _OWN**2)
     weights = [1 / (one + between) for one in own]
     total = sum(weights)
-    centre = sum(w * value for w, value in zip(weights, values, strict=True)) / total
+    centre = _mean(values, weights)
     of_sets = between * sum(w**2 for w in weights) / total**2
     of_forwards = sum(w**2 * one for w, one in zip(weights, own, strict=True)) / total**2
     variance = of_sets + of_forwards
     freedom = variance**2 / (of_sets**2 / (n - 1) + of_forwards**2 / degrees)
     return centre, float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    return sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights)
 
 
 def _between(values: Sequence[float], own: Sequence[float]) -> float:
@@ -94,7 +95,7 @@ def _between(values: Sequence[float], own: Sequence[float]) -> float:
 
     def excess(between: float) -> float:
         weights = [1 / max(one + between, tiny) for one in own]
-        centre = sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights)
+        centre = _mean(values, weights)
         return sum(w * (value - centre) ** 2 for w, value in zip(weights, values, strict=True)) - (len(values) - 1)
 
     low, high = 0.0, (max(values) - min(values)) ** 2 * len(values)

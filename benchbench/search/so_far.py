@@ -40,7 +40,7 @@ def proposals(folder: Path) -> list[Proposal]:
     if not path.exists():
         return []
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    with _readable(path) as file, storage_errors(url := f"sqlite:///{_read_only(file)}&uri=true"):
+    with _readable(path) as file, storage_errors(url := f"sqlite:///{file}&uri=true"):
         names = [name for name in optuna.study.get_all_study_names(url) if "/" not in name]
         found = []
         for name in names:
@@ -72,15 +72,12 @@ def _was_broken_off(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[Path]:
-    """A database that can be read without writing: itself, or a copy with what was broken off undone."""
+def _readable(path: Path) -> Iterator[str]:
+    """SQLite's name of a database that can be read: itself, or a copy in which what was broken off can be undone."""
     if not _was_broken_off(path):
-        yield path
+        yield _read_only(path)
         return
     with tempfile.TemporaryDirectory() as name:
         for part in path.parent.glob(f"{path.name}*"):  # the journal of the transaction, too
             shutil.copy(part, name)
-        copy = Path(name) / path.name
-        with contextlib.closing(sqlite3.connect(copy)) as file:
-            file.execute("select 1 from sqlite_master").fetchone()
-        yield copy
+        yield f"file:{Path(name) / path.name}?mode=rw"
