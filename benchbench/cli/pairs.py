@@ -59,7 +59,7 @@ def check_flags(options: argparse.Namespace) -> PairRequest:
     allowed = (
         set(values)
         if options.measure
-        else {"python", "margin", "time_limit_s", "trust"}
+        else {"python", "priority", "margin", "time_limit_s", "trust"}
         if options.remeasure
         else set()
     )

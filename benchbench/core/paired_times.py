@@ -66,6 +66,7 @@ class ProcessSet:
 
     blocks: tuple[Block, ...]
     moved: bool = False  # whether all weights had another place in memory for every forward
+    ahead: bool = False  # whether the system had its processes go before other programs
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,18 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from benchbench.core import records as rec
 from benchbench.measure import energy, placement
 from benchbench.runner.job import Job
+from benchbench.runner.pairs import here
 from benchbench.runner.pairs import worker as pair_worker
+from benchbench.runner.pairs.process import PairProcess
 
 
 class Meter:
@@ -42,7 +47,7 @@ def worker(monkeypatch):
     monkeypatch.setattr(pair_worker.cpu, "set_affinity", lambda cores: None)
     monkeypatch.setattr(pair_worker, "_ENERGY_S", 0.0)
     made.do({"do": "build", "job": rec.to_json(job)})
-    made.do({"do": "warm", "limit_s": 0.0})
+    made.do({"do": "warm", "limit_s": 0.0, "ahead": False})
     return made
 
 
@@ -84,8 +89,53 @@ def test_weights_stay_where_moving_them_would_not_do(worker, monkeypatch):
     worker.job = job
     assert worker._places() is not None
     monkeypatch.setattr(placement, "keep_freed_memory", lambda: False)
-    worker.do({"do": "warm", "limit_s": 0.0})
+    worker.do({"do": "warm", "limit_s": 0.0, "ahead": False})
     assert not worker.events[-1]["moves"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="Linux alone has these priorities")
+@pytest.mark.parametrize("asked", [True, False])
+def test_all_threads_go_before_other_programs_while_forwards_are_timed(worker, asked):
+    process = PairProcess("a", worker.job)
+    try:
+        process.build()
+        process.wait("built")
+        assert priorities(process) == {os.SCHED_OTHER}
+        process.warm(0.0, ahead=asked)
+        assert process.ahead == (asked and allowed())
+        assert priorities(process) == {os.SCHED_RR if process.ahead else os.SCHED_OTHER}
+        process.finish(energy=False, accuracy=False)
+        assert priorities(process) == {os.SCHED_OTHER}
+    finally:
+        process.close()
+
+
+def allowed():
+    code = "from benchbench.devices import cpu; print(cpu.go_ahead([]))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.strip() == b"True"
+
+
+def priorities(process):
+    """Of its threads."""
+    threads = os.listdir(f"/proc/{process._child.pid}/task")
+    return {os.sched_getscheduler(int(thread)) for thread in threads}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has these priorities")
+def test_one_comparison_at_a_time_goes_before_other_programs():
+    with here._alone_ahead(wanted=True) as first, here._alone_ahead(wanted=True) as second:
+        assert (first, second) == (True, False)
+    with here._alone_ahead(wanted=True) as again, here._alone_ahead(wanted=False) as unasked:
+        assert (again, unasked) == (True, False)
+
+
+def test_a_system_that_does_not_allow_it_is_no_failure(worker, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
+    worker.do({"do": "warm", "limit_s": 0.0, "ahead": True})
+    assert worker.events[-1]["ahead"] is False
 
 
 def test_energy_is_that_of_a_forward_where_it_is_asked_for(worker, monkeypatch):

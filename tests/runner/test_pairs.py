@@ -28,8 +28,9 @@ class Machine:
         placement=lambda chance: 0.0,
         forward_s=FORWARD_S,
         moves=False,
+        lets_ahead=True,
     ):
-        self.now, self.chance, self.moves = 0.0, random.Random(seed), moves
+        self.now, self.chance, self.moves, self.lets_ahead = 0.0, random.Random(seed), moves, lets_ahead
         self.slower, self.pace, self.placement, self.forward_s = slower, pace, placement, forward_s
         self.noise = noise or (lambda chance: 0.01 * abs(chance.gauss(0, 1)))
         self.started, self.fails, self.bound, self.side_by_side = [], {}, [], []
@@ -57,7 +58,8 @@ class Process:
     def wait(self, kind):
         assert kind == "built"
 
-    def warm(self, limit_s):
+    def warm(self, limit_s, *, ahead):
+        self.ahead = ahead and self.machine.lets_ahead
         self.warm_s = self.forward()[0]
         return self.warm_s
 
@@ -142,6 +144,16 @@ def test_a_slower_side_is_called_slower(name, slower, least, moves):
 def test_a_set_says_whether_weights_were_moved_in_all_of_its_processes():
     for moves in (True, False):
         assert {one.moved for one in measured(Machine(1, moves=moves)).sets} == {moves}
+
+
+def test_a_set_says_whether_all_of_its_processes_went_before_other_programs():
+    def found(asked, lets):
+        settings = PairSettings(mode="interleaved", margin=0.02, time_limit_s=20.0, ahead=asked)
+        machine = Machine(1, lets_ahead=lets)
+        return {one.ahead for one in PairMeasurement(settings, machine.start, clock=machine.clock).run().sets}
+
+    assert found(asked=True, lets=True) == {True}
+    assert found(asked=True, lets=False) == found(asked=False, lets=True) == {False}
 
 
 def test_it_ends_at_a_look_or_when_the_time_is_up():

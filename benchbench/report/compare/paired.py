@@ -35,6 +35,10 @@ RULE = (
     f"is looked at after {LOOKS[0]} and {LOOKS[1]} sets of fresh processes and when its time is up, with a level at "
     "which a false interval comes in one of twenty comparisons at most."
 )
+_SHARED = (
+    "other programs shared the cores with it: on Linux, the administrator's comparisons go before them, one at a time "
+    "(--priority high)"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,14 +146,17 @@ def remarks(result: PairedResult) -> list[str]:
     found = result.judgement
     if found:
         spent = result.spent
+        ahead = " before other programs" if _went_ahead(result) else ""
         lines.append(
             f"{units.counted(len(result.sets), 'set')} of fresh processes, {units.counted(result.blocks, 'block')} of "
-            f"forwards, {result.mode}, in {units.format_duration(spent.total_s)} "
+            f"forwards, {result.mode}{ahead}, in {units.format_duration(spent.total_s)} "
             f"({units.format_duration(spent.forward_s)} forwards, {units.format_duration(spent.start_s)} starts)"
         )
         lines.append(f"noise floor: A differed from itself by {_percent(found.floor)}; nothing below is called")
         if result.verdict == "ambiguous":
             lines.append(f"ambiguous: {undecided(result)}")
+            if result.a.device.kind == "cpu" and found.cpu and not _went_ahead(result):
+                lines.append(_SHARED)
         if found.waited and not threads_differ(result):
             lines.append(
                 "wall time and CPU time differ by more than their intervals: one side waited, for another program, a "
@@ -209,6 +216,10 @@ def plain(row: PairedRow) -> dict[str, Any]:
         "A / A": row.itself,
         "verdict": row.verdict,
     }
+
+
+def _went_ahead(result: PairedResult) -> bool:
+    return bool(result.sets) and all(one.ahead for one in result.sets)
 
 
 def _percent(share: float) -> str:

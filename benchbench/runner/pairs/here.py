@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import socket
+import sys
+from collections.abc import Iterator, Mapping
 
 from benchbench.core import records as rec
 from benchbench.core.paired_result import PairedResult, Spent
@@ -28,8 +31,25 @@ def measure_pair(plan: PairPlan, *, progress: Progress | None = None, keep: Keep
         job = dataclasses.replace(side.cell.job, first=first and role != "control")
         return PairProcess(role, job, side.python)
 
-    times = PairMeasurement(plan.settings, start, tell=progress, keep=keep).run()
+    with _alone_ahead(wanted=plan.settings.ahead) as ahead:
+        settings = dataclasses.replace(plan.settings, ahead=ahead)
+        times = PairMeasurement(settings, start, tell=progress, keep=keep).run()
     return result_of(plan, times, started_at)
+
+
+@contextlib.contextmanager
+def _alone_ahead(*, wanted: bool) -> Iterator[bool]:
+    """Whether this comparison may go before other programs: two that did would keep each other from the cores."""
+    if not wanted or sys.platform != "linux":
+        yield False
+        return
+    with socket.socket(socket.AF_UNIX) as lock:  # the kernel frees its name when the process ends, however that ends
+        try:
+            lock.bind("\0benchbench.ahead")
+        except OSError:
+            yield False
+            return
+        yield True
 
 
 def result_of(plan: PairPlan, times: PairTimes, started_at: str, *, lost: str | None = None) -> PairedResult:

@@ -44,6 +44,7 @@ class PairSettings:
     margin: float
     time_limit_s: float
     cores: tuple[int, ...] = ()  # two, of a duet
+    ahead: bool = True  # whether processes go before other programs, where the system allows it
     at_once: bool = True  # whether the processes of the first set may start at the same time
 
 
@@ -155,16 +156,16 @@ class PairMeasurement:
             forwards = self._warmed(processes, _WARM_SHARE * limit_s)
             self.times.forward_s += sum(process.warm_s for process in processes.values())
             starting_s = started_s if self.settings.at_once or not first else 0.0
-            moved = all(process.moves for process in processes.values())
+            moved, ahead = (all(getattr(p, it) for p in processes.values()) for it in ("moves", "ahead"))
             room_s = max(limit_s - starting_s, _LEAST_SHARE * limit_s)
             try:
                 for block in self._blocks(processes, forwards, min(room_s, _MOST_SET_S)):
                     blocks.append(block)
             except KeyboardInterrupt:
                 if len(blocks) >= _FEWEST_BLOCKS:
-                    self.times.sets.append(ProcessSet(blocks=tuple(blocks), moved=moved))
+                    self.times.sets.append(ProcessSet(blocks=tuple(blocks), moved=moved, ahead=ahead))
                 raise
-            self.times.sets.append(ProcessSet(blocks=tuple(blocks), moved=moved))
+            self.times.sets.append(ProcessSet(blocks=tuple(blocks), moved=moved, ahead=ahead))
             self._finish(processes, first=first)
         self._set_s = self.clock() - began - started_s + starting_s
 
@@ -195,7 +196,7 @@ class PairMeasurement:
             self._bind(processes, swapped=self._begins_swapped)
         roles = list(ROLES)
         self.chance.shuffle(roles)
-        return sum(processes[role].warm(limit_s) for role in roles)
+        return sum(processes[role].warm(limit_s, ahead=self.settings.ahead) for role in roles)
 
     @property
     def _begins_swapped(self) -> bool:

@@ -110,6 +110,7 @@ def make_plan(
         margin=request.margin,
         time_limit_s=request.time_limit_s,
         cores=cores,
+        ahead=request.priority == "high",
         at_once=all(get_runtime(cell.workload.runtime).in_pytorch for cell in cells),
     )
     differing = [d for d in condition_differences(*conditions) if d.partition(":")[0] not in ("threads", "affinity")]

@@ -64,16 +64,22 @@ class PairProcess:
         self.measurements: list[rec.Measurement] = []
         self.warm_s = 0.0  # in forwards of the warm-up
         self.moves = False  # whether its weights get another place in memory after every forward
+        self.ahead = False  # whether it goes before other programs
 
     def build(self) -> None:
         """Tell it to build the network; `wait("built")` waits for that."""
         self._child.send({"do": "build", "job": rec.to_json(self.job)})
 
-    def warm(self, limit_s: float) -> float:
-        """Warm up for so many seconds at most, or one forward; seconds of a forward then."""
-        self._child.send({"do": "warm", "limit_s": limit_s})
+    def warm(self, limit_s: float, *, ahead: bool = False) -> float:
+        """Warm up, and seconds of a forward then.
+
+        Args:
+            limit_s: for so many seconds at most, or one forward.
+            ahead: whether it goes before other programs from now on, where the system allows it.
+        """
+        self._child.send({"do": "warm", "limit_s": limit_s, "ahead": ahead})
         event = self.wait("warm")
-        self.warm_s, self.moves = float(event["spent_s"]), bool(event["moves"])
+        self.warm_s, self.moves, self.ahead = float(event["spent_s"]), bool(event["moves"]), bool(event["ahead"])
         return float(event["forward_s"])
 
     def forward(self, *, move: bool = True) -> tuple[float, float | None]:

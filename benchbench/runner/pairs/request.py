@@ -75,6 +75,12 @@ class PairRequest:
         help="one side at a time, on all threads (interleaved), or both at once on a core each, which "
         "swap (duet) (default: interleaved)",
     )
+    priority: Literal["high", "normal"] = flag(
+        "--priority",
+        "high",
+        help="on a processor, other programs wait for a forward that is timed, where the system allows it: for the "
+        "administrator or with 'ulimit -r' (high), or share the cores with it (normal) (default: high)",
+    )
     margin: float = flag(
         "--margin",
         MARGIN,

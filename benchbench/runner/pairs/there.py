@@ -75,6 +75,7 @@ def _request(plan: PairPlan) -> dict[str, Any]:
         "cells": [cell_to_json(side.cell) for side in plan.sides],
         "python": [side.python for side in plan.sides],
         "mode": settings.mode,
+        "priority": "high" if settings.ahead else "normal",
         "margin": settings.margin,
         "time_limit_s": settings.time_limit_s,
     }

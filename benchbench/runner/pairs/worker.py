@@ -6,6 +6,8 @@ when stdin does, and with its parent.
 After a forward the threads of OpenMP and others spin for a while, which would slow the other side's next forward; so
 the answer waits until they sleep. Meanwhile weights and input get other places in memory (`placement`), so that a
 process is not as fast as one layout of it happens to be.
+
+Where the system lets it, its threads go before other programs, so that no forward waits for one of these.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from benchbench.runner.model_run import ModelRun
 
 #: Of the messages; a worker of another number is refused.
-PROTOCOL = 2
+PROTOCOL = 3
 _WINDOW, _STEADY = 2, 0.05  # warm when the medians of two windows of so many forwards agree within this share
 _SETTLING = 3  # forwards, each at other places, until the allocator has all the memory that they take
 _ENERGY_S = 2.0  # over which energy is read
@@ -69,6 +71,7 @@ class _Worker:
     check: OutputCheck
     memory: Sequence[rec.Measurement]
     places: Places | None = None
+    ahead = False
 
     def __init__(self, emit: Emit) -> None:
         self.emit = emit
@@ -98,9 +101,14 @@ class _Worker:
         self.emit({"event": "built"})
 
     def _warm(self, message: Mapping[str, Any]) -> None:
-        """Forwards until they are steady, or for so many seconds; at least one."""
+        """Forwards until they are steady, or for so many seconds; at least one.
+
+        From here on this process computes in turns with others, so it may go before other programs: were several to
+        build their networks so, each thread would keep others of its team from their cores.
+        """
         from benchbench.measure.latency import is_warm
 
+        self.ahead = bool(message["ahead"]) and self.job.backend == "cpu" and cpu.go_ahead(_threads())
         seconds: list[float] = []
         while not seconds or (sum(seconds) < message["limit_s"] and not is_warm(seconds, _WINDOW, _STEADY)):
             seconds.append(self.timer(self._looked_at))
@@ -119,6 +127,7 @@ class _Worker:
                 "forward_s": forward_s,
                 "spent_s": sum(seconds),
                 "moves": self.places is not None,
+                "ahead": self.ahead,
             }
         )
 
@@ -171,6 +180,8 @@ class _Worker:
         Events `measurement`, then `finished`.
         """
         assert self.run is not None
+        if self.ahead:  # accuracy takes minutes, which are nobody's to wait for
+            cpu.go_as_others(_threads())
         self._send(*self.memory)
         if message["energy"]:
             self._energy()
