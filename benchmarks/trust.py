@@ -4,6 +4,7 @@
     python benchmarks/trust.py pairs FOLDER [--small N]     paired comparisons of Slim UNETR with itself, and slowed
     python benchmarks/trust.py pairs FOLDER --load          the same beside one busy process on each core
     python benchmarks/trust.py pairs FOLDER --kind K        one of these kinds, such as slower-5
+    python benchmarks/trust.py pairs FOLDER --priority P    normal: the processes share the cores with other programs
     python benchmarks/trust.py placement [--sets N]         how much two processes of one network differ
 
 `harness` divides the wall time of a run by its forwards and its processes' start-ups; the bound is 1.3.
@@ -33,6 +34,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -53,6 +55,7 @@ from benchbench.runner.result import RunResult  # noqa: E402
 FOUR = "slim_unetr,unetr,swin_unetr,nnunet"
 NETWORK = "slim_unetr"
 HARNESS_BOUND = 1.3
+Priority = Literal["high", "normal"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,12 +156,12 @@ def load(*, wanted: bool) -> Iterator[None]:
             process.kill()
 
 
-def compared(kind: Kind, number: int, folder: Path) -> PairedResult:
+def compared(kind: Kind, number: int, folder: Path, priority: Priority) -> PairedResult:
     """One comparison, or the one that was made before."""
     file = folder / f"{kind.name}-{number:02d}.json"
     if file.exists():
         return read_pairs(file)[0]
-    request = PairRequest(spatial=(kind.side,) * 3, time_limit_s=kind.time_limit_s)
+    request = PairRequest(spatial=(kind.side,) * 3, time_limit_s=kind.time_limit_s, priority=priority)
     plan = plan_pair((NETWORK, NETWORK), request)
     with Slowed(kind.slower):
         result = measure_pair(plan)
@@ -195,7 +198,7 @@ def told(kind: Kind, results: list[PairedResult]) -> bool:
     return share >= kind.share and not wrong and cost <= HARNESS_BOUND
 
 
-def pairs(folder: Path, *, small: int | None, loaded: bool, only: str | None) -> int:
+def pairs(folder: Path, *, small: int | None, loaded: bool, only: str | None, priority: Priority) -> int:
     kinds = tuple(kind for kind in (LOADED if loaded else KINDS) if only in (None, kind.name))
     if not kinds:
         raise SystemExit(f"no kind is called {only}: " + ", ".join(kind.name for kind in (LOADED if loaded else KINDS)))
@@ -208,7 +211,7 @@ def pairs(folder: Path, *, small: int | None, loaded: bool, only: str | None) ->
     good = []
     with load(wanted=loaded):
         for kind in kinds:
-            good.append(told(kind, [compared(kind, number, folder) for number in range(kind.count)]))
+            good.append(told(kind, [compared(kind, number, folder, priority) for number in range(kind.count)]))
     return 0 if all(good) else 1
 
 
@@ -250,6 +253,7 @@ def main() -> int:
     sub.add_argument("--small", type=int, metavar="N")
     sub.add_argument("--load", action="store_true")
     sub.add_argument("--kind", metavar="K")
+    sub.add_argument("--priority", choices=("high", "normal"), default="high")
     sub = what.add_parser("placement")
     sub.add_argument("--sets", type=int, default=20, metavar="N")
     options = parser.parse_args()
@@ -257,7 +261,7 @@ def main() -> int:
         return harness()
     if options.what == "placement":
         return placement(options.sets)
-    return pairs(options.folder, small=options.small, loaded=options.load, only=options.kind)
+    return pairs(options.folder, small=options.small, loaded=options.load, only=options.kind, priority=options.priority)
 
 
 if __name__ == "__main__":

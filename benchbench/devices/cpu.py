@@ -11,7 +11,7 @@ import contextlib
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchbench.core.records import Device
@@ -111,33 +111,6 @@ def set_affinity(cores: Sequence[int]) -> None:
     if cores and hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, cores)
-
-
-def go_ahead(threads: Iterable[int]) -> bool:
-    """Have threads of this process go before all ordinary processes; False where it may not.
-
-    The kernel leaves others a twentieth of the time. It is for one process at a time: threads of two, of which one
-    waits for another of its own, would keep each other from the cores for a tenth of a second each time.
-
-    Args:
-        threads: by their numbers; those that they start do as they do.
-    """
-    try:
-        priority = os.sched_param(os.sched_get_priority_min(os.SCHED_RR))
-        os.sched_setscheduler(0, os.SCHED_RR, priority)
-    except (AttributeError, OSError):  # no Linux; or neither the administrator nor `ulimit -r`
-        return False
-    for thread in threads:
-        with contextlib.suppress(OSError):  # it has ended
-            os.sched_setscheduler(thread, os.SCHED_RR, priority)
-    return True
-
-
-def go_as_others(threads: Iterable[int]) -> None:
-    """Undo `go_ahead` for threads of this process."""
-    for thread in threads:
-        with contextlib.suppress(OSError):  # it has ended
-            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
 
 
 def last_cache_bytes(root: Path = ROOT) -> int:

@@ -156,7 +156,7 @@ def test_a_slower_side_is_a_regression(capsys, monkeypatch, tmp_path, centre, co
 
 def test_progress_as_json_is_an_object_a_line(capsys, monkeypatch, tmp_path):
     def measured(plans, file, *, progress):
-        progress(0.5, "set 2, block 3 of 12")
+        progress(0.5, "set 2, block 3")
         return [paired_examples.result()]
 
     monkeypatch.setattr(run, "measure_pairs", measured)
@@ -164,7 +164,7 @@ def test_progress_as_json_is_an_object_a_line(capsys, monkeypatch, tmp_path):
     assert code == 0
     assert out.startswith(f"A: {LABELS[0]}\n")
     (event,) = [json.loads(line) for line in err.splitlines()]
-    assert (event["event"], event["used"], event["text"]) == ("step", 0.5, "set 2, block 3 of 12")
+    assert (event["event"], event["used"], event["text"]) == ("step", 0.5, "set 2, block 3")
     assert event["remaining_s"] >= 0
 
 

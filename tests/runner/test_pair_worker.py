@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -56,7 +57,7 @@ def measured(worker):
 
 
 def test_a_forward_tells_its_wall_and_processor_time(worker):
-    worker.do({"do": "forward", "at_s": 0.0})
+    worker.do({"do": "forward", "at_s": 0.0, "ahead": False})
     event = worker.events[-1]
     assert event["event"] == "forward"
     assert event["wall_s"] > 0
@@ -73,11 +74,11 @@ def test_weights_are_elsewhere_after_every_forward_of_eager_pytorch_on_the_proce
     assert warm["spent_s"] >= warm["forward_s"] > 0
     seen = set()
     for _ in range(6):
-        worker.do({"do": "forward", "at_s": 0.0})
+        worker.do({"do": "forward", "at_s": 0.0, "ahead": False})
         seen.add(tuple(places(worker)))
     assert len(seen) > 1
     stays = places(worker)
-    worker.do({"do": "forward", "at_s": 0.0, "move": False})
+    worker.do({"do": "forward", "at_s": 0.0, "move": False, "ahead": False})
     assert places(worker) == stays
 
 
@@ -100,25 +101,33 @@ def test_all_threads_go_before_other_programs_while_forwards_are_timed(worker, a
     try:
         process.build()
         process.wait("built")
-        assert priorities(process) == {os.SCHED_OTHER}
+        assert priorities(process) == {(os.SCHED_OTHER, 0)}
         process.warm(0.0, ahead=asked)
         assert process.ahead == (asked and allowed())
-        assert priorities(process) == {os.SCHED_RR if process.ahead else os.SCHED_OTHER}
+        assert priorities(process) == {(os.SCHED_OTHER, -20 if process.ahead else 0)}
+        process.realtime = process.ahead
+        process.start_forward(time.monotonic() + 0.3)
+        time.sleep(0.15)
+        assert priorities(process) == {(os.SCHED_RR, -20) if process.ahead else (os.SCHED_OTHER, 0)}
+        process.end_forward()
+        assert priorities(process) == {(os.SCHED_OTHER, -20 if process.ahead else 0)}
         process.finish(energy=False, accuracy=False)
-        assert priorities(process) == {os.SCHED_OTHER}
+        assert priorities(process) == {(os.SCHED_OTHER, 0)}
     finally:
         process.close()
 
 
 def allowed():
-    code = "from benchbench.devices import cpu; print(cpu.go_ahead([]))"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.strip() == b"True"
+    code = (
+        "import os; os.setpriority(os.PRIO_PROCESS, 0, -20); os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 def priorities(process):
-    """Of its threads."""
+    """Of its threads: policy and niceness."""
     threads = os.listdir(f"/proc/{process._child.pid}/task")
-    return {os.sched_getscheduler(int(thread)) for thread in threads}
+    return {(os.sched_getscheduler(tid), os.getpriority(os.PRIO_PROCESS, tid)) for tid in map(int, threads)}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has these priorities")
@@ -133,7 +142,7 @@ def test_a_system_that_does_not_allow_it_is_no_failure(worker, monkeypatch):
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
+    monkeypatch.setattr(os, "setpriority", refuse, raising=False)
     worker.do({"do": "warm", "limit_s": 0.0, "ahead": True})
     assert worker.events[-1]["ahead"] is False
 

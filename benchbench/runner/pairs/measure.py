@@ -23,8 +23,9 @@ _SEED = 11  # of the order of forwards
 _MOST_SETS = 60
 _MOST_BLOCKS = 60  # of a set: beyond, its processes' own differences are all that is left
 _MOST_SET_S = 20.0  # of forwards in a set
-_LEAST_SHARE = 0.4  # of a set's time that is forwards, however long its processes take to start
-_WARM_SHARE = 0.05  # of a set's time for the warm-up of each process
+_LEAST_SHARE = 0.4  # of a set's time that is forwards, however long its processes take to start and to warm up
+_WARM_SHARE = 0.025  # of a set's time for the warm-up of each process
+_REALTIME_S = 0.4  # longest forward with real-time priority: the kernel interrupts longer ones each second
 _AHEAD_S = 0.003  # from the order to both of a duet until they begin
 _FEWEST_BLOCKS = 3  # of a set that is cut short by Ctrl-C
 _ROLE_NAMES: dict[Role, str] = {"a": "A", "control": "A (second process)", "b": "B"}
@@ -101,7 +102,8 @@ class PairMeasurement:
         self.times = PairTimes()
         self._started_at_s = 0.0
         self._began: float | None = None  # of the time limit: preparing a network for its runtime is no part of it
-        self._set_s = 0.0  # of the last set, all in all
+        self._apart_s = 0.0  # of the last set, beside its blocks
+        self._closing_s = 0.0  # of that after them
 
     def run(self) -> PairTimes:
         """Measure until it is decided, or the time is up; Ctrl-C ends it with what there is."""
@@ -141,23 +143,24 @@ class PairMeasurement:
         n = len(self.times.sets)
         if n in LOOKS and judge(self.times.sets, self.settings.mode, self.settings.margin).verdict != "ambiguous":
             return True
-        return n >= _MOST_SETS or (n > 0 and self._used_s + self._set_s > self.settings.time_limit_s)
+        least_s = self._apart_s + _LEAST_SHARE * self.settings.time_limit_s / LOOKS[-1]
+        return n >= _MOST_SETS or (n > 0 and self._used_s + least_s > self.settings.time_limit_s)
 
     def _one_set(self) -> None:
-        first, began = not self.times.sets, self.clock()
+        first, began, used_s = not self.times.sets, self.clock(), self._used_s
+        limit_s = self.settings.time_limit_s
+        share_s = (limit_s - used_s) / max(LOOKS[-1] - len(self.times.sets), 1)  # so that the last look is reached
         blocks: list[Block] = []
         with contextlib.ExitStack() as stack:
             processes = self._started(stack, first=first)
-            started_s = self.clock() - began
-            self.times.start_s += started_s
+            self.times.start_s += self.clock() - began
             if self._began is None:
                 self._began = self.clock()
-            limit_s = self.settings.time_limit_s / LOOKS[-1]
-            forwards = self._warmed(processes, _WARM_SHARE * limit_s)
+            forwards = self._warmed(processes, _WARM_SHARE * limit_s / LOOKS[-1])
             self.times.forward_s += sum(process.warm_s for process in processes.values())
-            starting_s = started_s if self.settings.at_once or not first else 0.0
+            apart_s = self._used_s - used_s
             moved, ahead = (all(getattr(p, it) for p in processes.values()) for it in ("moves", "ahead"))
-            room_s = max(limit_s - starting_s, _LEAST_SHARE * limit_s)
+            room_s = max(share_s - apart_s - self._closing_s, _LEAST_SHARE * limit_s / LOOKS[-1])
             try:
                 for block in self._blocks(processes, forwards, min(room_s, _MOST_SET_S)):
                     blocks.append(block)
@@ -166,8 +169,10 @@ class PairMeasurement:
                     self.times.sets.append(ProcessSet(blocks=tuple(blocks), moved=moved, ahead=ahead))
                 raise
             self.times.sets.append(ProcessSet(blocks=tuple(blocks), moved=moved, ahead=ahead))
+            ended = self.clock()
             self._finish(processes, first=first)
-        self._set_s = self.clock() - began - started_s + starting_s
+        self._closing_s = self.clock() - ended
+        self._apart_s = apart_s + self._closing_s
 
     def _started(self, stack: contextlib.ExitStack, *, first: bool) -> dict[Role, PairProcess]:
         """A process of each role, its network built, started in random order."""
@@ -196,7 +201,10 @@ class PairMeasurement:
             self._bind(processes, swapped=self._begins_swapped)
         roles = list(ROLES)
         self.chance.shuffle(roles)
-        return sum(processes[role].warm(limit_s, ahead=self.settings.ahead) for role in roles)
+        forwards = [processes[role].warm(limit_s, ahead=self.settings.ahead) for role in roles]
+        for process in processes.values():
+            process.realtime = process.ahead and max(forwards) < _REALTIME_S
+        return sum(forwards)
 
     @property
     def _begins_swapped(self) -> bool:
@@ -219,16 +227,19 @@ class PairMeasurement:
             room_s: for all blocks.
         """
         block_s = 2 * forwards_s
-        count = min(max(1, int(room_s / max(block_s, 1e-9))), _MOST_BLOCKS)
+        until_s = min(self._used_s + room_s, self.settings.time_limit_s)
         short = self._used_s + block_s > self.settings.time_limit_s and not self.times.sets  # slower than all the time
         orders = order.interleaved(self.chance)
         swapped_before = self._begins_swapped
         duets = order.duets(self.chance, swapped=swapped_before)
-        for number in range(count):
-            if number and self._used_s + block_s > self.settings.time_limit_s:
-                return
-            self._say(f"set {len(self.times.sets) + 1}, block {number + 1} of {count}")
-            at_s = self._used_s
+        at_s = self._used_s
+        for number in range(_MOST_BLOCKS):
+            began_s, at_s = at_s, self._used_s
+            if number:
+                block_s = at_s - began_s  # of the last one
+                if at_s + block_s > until_s:
+                    return
+            self._say(f"set {len(self.times.sets) + 1}, block {number + 1}")
             if self.settings.mode == "interleaved":
                 roles = next(orders)
                 yield self._interleaved(processes, roles[:3] if short else roles, at_s)

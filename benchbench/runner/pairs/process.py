@@ -65,6 +65,7 @@ class PairProcess:
         self.warm_s = 0.0  # in forwards of the warm-up
         self.moves = False  # whether its weights get another place in memory after every forward
         self.ahead = False  # whether it goes before other programs
+        self.realtime = False  # whether in each forward it has real-time priority
 
     def build(self) -> None:
         """Tell it to build the network; `wait("built")` waits for that."""
@@ -94,7 +95,7 @@ class PairProcess:
             at_s: that moment.
             move: whether weights get other places in memory afterwards, where they can.
         """
-        self._child.send({"do": "forward", "at_s": at_s, "move": move})
+        self._child.send({"do": "forward", "at_s": at_s, "move": move, "ahead": self.realtime})
 
     def end_forward(self) -> tuple[float, float | None]:
         """Its times."""

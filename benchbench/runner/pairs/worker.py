@@ -7,7 +7,7 @@ After a forward the threads of OpenMP and others spin for a while, which would s
 the answer waits until they sleep. Meanwhile weights and input get other places in memory (`placement`), so that a
 process is not as fast as one layout of it happens to be.
 
-Where the system lets it, its threads go before other programs, so that no forward waits for one of these.
+Where the system lets it, its threads go before other programs (`priority`), so that no forward waits for one of these.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from benchbench.core.version import __version__
 from benchbench.devices import cpu
 from benchbench.devices.environment import environment
 from benchbench.runner.job import Job
+from benchbench.runner.pairs.priority import Priority
 from benchbench.runner.worker import Emit, private_stdout, refusal, run_of
 from benchbench.zoo import classes
 
@@ -71,10 +72,9 @@ class _Worker:
     check: OutputCheck
     memory: Sequence[rec.Measurement]
     places: Places | None = None
-    ahead = False
 
     def __init__(self, emit: Emit) -> None:
-        self.emit = emit
+        self.emit, self.priority = emit, Priority()
 
     def do(self, message: Mapping[str, Any]) -> None:
         """Carry out one message."""
@@ -108,26 +108,28 @@ class _Worker:
         """
         from benchbench.measure.latency import is_warm
 
-        self.ahead = bool(message["ahead"]) and self.job.backend == "cpu" and cpu.go_ahead(_threads())
+        if message["ahead"] and self.job.backend == "cpu":
+            self.priority.raise_it(_threads())
         seconds: list[float] = []
         while not seconds or (sum(seconds) < message["limit_s"] and not is_warm(seconds, _WINDOW, _STEADY)):
-            seconds.append(self.timer(self._looked_at))
+            seconds.append(self._timed(self._looked_at))
         assert self.run is not None
-        forward_s = statistics.median(seconds[-_WINDOW:])
         self.memory = self.peak.measurements(self.run.base_bytes)  # before anything is moved
         self.places = self._places()
         if self.places:
             for _ in range(_SETTLING):
                 self.places.move()
-                seconds.append(self.timer(self._looked_at))
+                seconds.append(self._timed(self._looked_at))
         _settle()
+        if self.priority.allowed:
+            self.priority.raise_it(_threads())  # that forwards have started
         self.emit(
             {
                 "event": "warm",
-                "forward_s": forward_s,
+                "forward_s": statistics.median(seconds[-_WINDOW:]),
                 "spent_s": sum(seconds),
                 "moves": self.places is not None,
-                "ahead": self.ahead,
+                "ahead": self.priority.allowed,
             }
         )
 
@@ -145,6 +147,10 @@ class _Worker:
         module = self.run.module
         return placement.Places([*module.parameters(), *module.buffers(), self.run.x], random.Random())
 
+    def _timed(self, forward: Callable[[], object]) -> float:
+        with self.priority.in_forward():
+            return self.timer(forward)
+
     def _looked_at(self) -> None:
         out = self.forward()
         self.check.look(out)
@@ -157,14 +163,16 @@ class _Worker:
         Afterwards weights are moved, unless the message says that they stay.
         """
         until = message.get("at_s", 0.0)
-        while time.monotonic() < until:
-            pass
-        cpu_s = time.process_time()
-        wall_s = self.timer(self.forward)
-        cpu_s = time.process_time() - cpu_s
+        with self.priority.in_forward() if message["ahead"] else contextlib.nullcontext():
+            while time.monotonic() < until:
+                pass
+            cpu_s = time.process_time()
+            wall_s = self.timer(self.forward)
+            cpu_s = time.process_time() - cpu_s
         if self.places and message.get("move", True):
             self.places.move()
         _settle()
+        self.priority.rest()
         self.emit({"event": "forward", "wall_s": wall_s, "cpu_s": cpu_s if self.job.backend == "cpu" else None})
 
     def _core(self, message: Mapping[str, Any]) -> None:
@@ -180,8 +188,7 @@ class _Worker:
         Events `measurement`, then `finished`.
         """
         assert self.run is not None
-        if self.ahead:  # accuracy takes minutes, which are nobody's to wait for
-            cpu.go_as_others(_threads())
+        self.priority.lower(_threads())  # accuracy takes minutes, which nobody is to wait for
         self._send(*self.memory)
         if message["energy"]:
             self._energy()
