@@ -29,9 +29,11 @@ PairedVerdict = Literal["same", "faster", "slower", "ambiguous"]
 Seconds = Annotated[float, Above(0)]
 
 MARGIN = 0.02  # share within which two times are the same
-ERROR = 0.05  # chance of a false interval over all looks together
+ERROR = 0.05  # chance of a wrong verdict over all looks together, of each verdict where it is wrong
 LOOKS = (6, 10)  # numbers of sets at which a comparison may end; it is looked at once more when its time is up
-LEVEL = 1 - ERROR / (len(LOOKS) + 1)  # of the interval at each look (Bonferroni)
+#: Of the interval at each look: each of its ends is beyond the ratio with the chance that is left to a look (Bonferroni),
+#: and each verdict is of one end, of two one-sided tests (Schuirmann 1987, Journal of Pharmacokinetics 15).
+LEVEL = 1 - 2 * ERROR / (len(LOOKS) + 1)
 FEWEST = 3  # sets that an interval needs
 _INDEPENDENT = 2 / 3  # of a pair of an interleaved block, which shares B with another one
 _FEWEST_PAIRS = 8  # independent ones of a set, for an error of its median
@@ -131,15 +133,17 @@ def judge(sets: Sequence[ProcessSet], mode: Mode, margin: float = MARGIN) -> Jud
 def decide(wall: Estimate, control: Estimate, margin: float) -> PairedVerdict:
     """The word for a ratio.
 
-    `same` is shown, not assumed: the whole interval lies within the margin. `slower` needs an interval beyond the noise
-    floor and a ratio beyond the margin, and `faster` likewise, so that swapped sides swap the words and nothing else.
+    `same` is shown, not assumed: the whole interval lies within the margin, and A against itself is not shown to lie
+    beyond it. `slower` needs an interval beyond the noise floor and a ratio beyond the margin, and `faster` likewise,
+    so that swapped sides swap the words and nothing else.
     """
     bound, floor = math.log1p(margin), abs(control.size)
     low, high = math.log(wall.low), math.log(wall.high)
     if not (wall.confident and control.confident):
         return "ambiguous"
-    if floor <= bound and -bound <= low and high <= bound:
-        return "same"
+    if -bound <= low and high <= bound:
+        beyond = math.log(control.low) > bound or math.log(control.high) < -bound
+        return "ambiguous" if beyond else "same"
     if low > floor and wall.size > bound:
         return "slower"
     if high < -floor and wall.size < -bound:

@@ -68,6 +68,10 @@ def test_equal_times_are_not_called_the_same_where_a_differs_from_itself_by_more
     apart = sets([math.sqrt(1.04)] * 8, controls=[1.04] * 8)
     assert judge(apart, "interleaved").wall.ratio == pytest.approx(1.0)
     assert judge(apart, "interleaved").verdict == "ambiguous"
+    unsure = sets([math.sqrt(c) for c in around(1.024, noise=0.01)], controls=around(1.024, noise=0.01))
+    judged = judge([*unsure, *unsure], "interleaved")
+    assert judged.floor > 0.02 > judged.control.low - 1  # it may well differ from itself by less
+    assert judged.verdict == "same"
 
 
 def test_one_badly_placed_process_neither_hides_nor_makes_a_difference():

@@ -32,8 +32,8 @@ _LATENCY = get_metric("latency")
 RULE = (
     "Two times are the same when the whole interval of their ratio lies within the margin, and one is called faster or "
     "slower when the interval lies beyond what A shows against itself and the ratio beyond the margin. The comparison "
-    f"is looked at after {LOOKS[0]} and {LOOKS[1]} sets of fresh processes and when its time is up, with a level at "
-    "which a false interval comes in one of twenty comparisons at most."
+    f"is looked at after {LOOKS[0]} and {LOOKS[1]} sets of fresh processes and when its time is up, with intervals "
+    "of a level at which each verdict is wrong in one of twenty comparisons at most."
 )
 _SHARED = (
     "other programs shared the cores with it: on Linux, the administrator's comparisons go before them, one at a time "

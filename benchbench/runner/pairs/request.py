@@ -78,8 +78,8 @@ class PairRequest:
     priority: Literal["high", "normal"] = flag(
         "--priority",
         "high",
-        help="on a processor, other programs wait for a forward that is timed, where the system allows it: for the "
-        "administrator or with 'ulimit -r' (high), or share the cores with it (normal) (default: high)",
+        help="other programs wait for a forward that is timed, on a processor and where the system allows it to this "
+        "user (high), or share the cores with it (normal) (default: high)",
     )
     margin: float = flag(
         "--margin",

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 #: Of the messages; a worker of another number is refused.
 PROTOCOL = 3
 _WINDOW, _STEADY = 2, 0.05  # warm when the medians of two windows of so many forwards agree within this share
-_SETTLING = 3  # forwards, each at other places, until the allocator has all the memory that they take
+_SETTLING = 2  # forwards, each at other places, until the allocator has all the memory that they take
 _ENERGY_S = 2.0  # over which energy is read
 _SETTLE_S = 0.3  # longest wait for threads that spin; Intel's OpenMP does so for 0.2 s
 
