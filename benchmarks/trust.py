@@ -158,7 +158,8 @@ def load(*, wanted: bool) -> Iterator[None]:
 
 def compared(kind: Kind, number: int, folder: Path, priority: Priority) -> PairedResult:
     """One comparison, or the one that was made before."""
-    file = folder / f"{kind.name}-{number:02d}.json"
+    name = kind.name if priority == "high" else f"{kind.name}-{priority}"
+    file = folder / f"{name}-{number:02d}.json"
     if file.exists():
         return read_pairs(file)[0]
     request = PairRequest(spatial=(kind.side,) * 3, time_limit_s=kind.time_limit_s, priority=priority)

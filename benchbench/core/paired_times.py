@@ -29,10 +29,10 @@ PairedVerdict = Literal["same", "faster", "slower", "ambiguous"]
 Seconds = Annotated[float, Above(0)]
 
 MARGIN = 0.02  # share within which two times are the same
-ERROR = 0.05  # chance of a wrong verdict over all looks together, of each verdict where it is wrong
+ERROR = 0.05  # chance over all looks together of a verdict where it is wrong, of each of the three
 LOOKS = (6, 10)  # numbers of sets at which a comparison may end; it is looked at once more when its time is up
-#: Of the interval at each look: each of its ends is beyond the ratio with the chance that is left to a look (Bonferroni),
-#: and each verdict is of one end, of two one-sided tests (Schuirmann 1987, Journal of Pharmacokinetics 15).
+#: Of the interval at each look. Either end lies beyond the ratio with the chance that is left to a look (Bonferroni),
+#: and each verdict hangs on one end: two one-sided tests (Schuirmann 1987, Journal of Pharmacokinetics 15).
 LEVEL = 1 - 2 * ERROR / (len(LOOKS) + 1)
 FEWEST = 3  # sets that an interval needs
 _INDEPENDENT = 2 / 3  # of a pair of an interleaved block, which shares B with another one

@@ -5,16 +5,14 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
 from benchbench.core import records as rec
 from benchbench.measure import energy, placement
 from benchbench.runner.job import Job
-from benchbench.runner.pairs import here
+from benchbench.runner.pairs import here, priority
 from benchbench.runner.pairs import worker as pair_worker
-from benchbench.runner.pairs.process import PairProcess
 
 
 class Meter:
@@ -94,57 +92,77 @@ def test_weights_stay_where_moving_them_would_not_do(worker, monkeypatch):
     assert not worker.events[-1]["moves"]
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="Linux alone has these priorities")
-@pytest.mark.parametrize("asked", [True, False])
-def test_all_threads_go_before_other_programs_while_forwards_are_timed(worker, asked):
-    process = PairProcess("a", worker.job)
-    try:
-        process.build()
-        process.wait("built")
-        assert priorities(process) == {(os.SCHED_OTHER, 0)}
-        process.warm(0.0, ahead=asked)
-        assert process.ahead == (asked and allowed())
-        assert priorities(process) == {(os.SCHED_OTHER, -20 if process.ahead else 0)}
-        process.realtime = process.ahead
-        process.start_forward(time.monotonic() + 0.3)
-        time.sleep(0.15)
-        assert priorities(process) == {(os.SCHED_RR, -20) if process.ahead else (os.SCHED_OTHER, 0)}
-        process.end_forward()
-        assert priorities(process) == {(os.SCHED_OTHER, -20 if process.ahead else 0)}
-        process.finish(energy=False, accuracy=False)
-        assert priorities(process) == {(os.SCHED_OTHER, 0)}
-    finally:
-        process.close()
+_THREADS = """
+import json, os, threading, time
+from benchbench.runner.pairs.priority import REALTIME_S, Priority
+
+tids = lambda: [int(name) for name in os.listdir("/proc/self/task")]
+state = lambda: sorted({(os.sched_getscheduler(t), os.getpriority(os.PRIO_PROCESS, t)) for t in tids()})
+start = lambda: threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+found, own = {}, Priority(tids)
+start()
+found["before"] = state()
+found["raised"] = own.raise_it()
+found["between"] = state()
+with own.in_forward(REALTIME_S / 2):
+    start()  # as a runtime may
+    found["in_forward"] = state()
+found["after"] = state()
+with own.in_forward(REALTIME_S):
+    found["in_long_forward"] = state()
+own.lower()
+found["lowered"] = state()
+print(json.dumps(found), flush=True)
+os._exit(0)
+"""
 
 
-def allowed():
-    code = (
-        "import os; os.setpriority(os.PRIO_PROCESS, 0, -20); os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))"
-    )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+@pytest.mark.skipif(sys.platform != "linux", reason="on Linux alone a thread has a priority of its own")
+def test_all_threads_go_before_other_programs_in_forwards_that_are_short_enough():
+    found = json.loads(subprocess.run([sys.executable, "-c", _THREADS], capture_output=True, check=True).stdout)
+    ordinary = found["before"]
+    assert {policy for policy, _ in ordinary} == {os.SCHED_OTHER}
+    if not found["raised"]:  # the system does not allow it to this user: nothing changes
+        assert all(state == ordinary for name, state in found.items() if name != "raised")
+        return
+    assert found["in_forward"] == [[os.SCHED_RR, -20]]
+    assert found["between"] == found["after"] == found["in_long_forward"] == [[os.SCHED_OTHER, -20]]
+    assert found["lowered"] == ordinary
 
 
-def priorities(process):
-    """Of its threads: policy and niceness."""
-    threads = os.listdir(f"/proc/{process._child.pid}/task")
-    return {(os.sched_getscheduler(tid), os.getpriority(os.PRIO_PROCESS, tid)) for tid in map(int, threads)}
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has these priorities")
-def test_one_comparison_at_a_time_goes_before_other_programs():
-    with here._alone_ahead(wanted=True) as first, here._alone_ahead(wanted=True) as second:
-        assert (first, second) == (True, False)
-    with here._alone_ahead(wanted=True) as again, here._alone_ahead(wanted=False) as unasked:
-        assert (again, unasked) == (True, False)
+def test_a_rest_follows_a_forward_that_had_real_time_priority(monkeypatch):
+    slept, now = [], iter([10.0, 10.5, 10.51])
+    monkeypatch.setattr(priority, "_schedule", lambda threads, policy: None)
+    monkeypatch.setattr(priority.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(priority.time, "sleep", slept.append)
+    own = priority.Priority(list)
+    own._niceness = 0
+    with own.in_forward(0.1):
+        pass
+    own.rest()
+    assert slept == [pytest.approx(0.08 * 0.5 - 0.01)]
 
 
 def test_a_system_that_does_not_allow_it_is_no_failure(worker, monkeypatch):
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(os, "setpriority", refuse, raising=False)
+    monkeypatch.setattr(os, "getpriority", lambda *_: 5, raising=False)
+    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
+    monkeypatch.setattr(os, "setpriority", lambda *_: pytest.fail("it would not be put back"), raising=False)
     worker.do({"do": "warm", "limit_s": 0.0, "ahead": True})
     assert worker.events[-1]["ahead"] is False
+    worker.do({"do": "forward", "at_s": 0.0, "ahead": True})
+    assert worker.events[-1]["wall_s"] > 0
+
+
+def test_one_comparison_at_a_time_goes_before_other_programs(monkeypatch):
+    monkeypatch.setattr(here, "_LOCK", f"\0benchbench.test.{os.getpid()}")
+    monkeypatch.setattr(here, "_is_allowed", lambda: True)
+    with here._alone_ahead(wanted=True) as first, here._alone_ahead(wanted=True) as second:
+        assert (first, second) == (sys.platform == "linux", False)
+    with here._alone_ahead(wanted=True) as again, here._alone_ahead(wanted=False) as unasked:
+        assert (again, unasked) == (sys.platform == "linux", False)
 
 
 def test_energy_is_that_of_a_forward_where_it_is_asked_for(worker, monkeypatch):

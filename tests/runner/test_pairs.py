@@ -28,9 +28,9 @@ class Machine:
         placement=lambda chance: 0.0,
         forward_s=FORWARD_S,
         moves=False,
-        lets_ahead=True,
+        refused=(),
     ):
-        self.now, self.chance, self.moves, self.lets_ahead = 0.0, random.Random(seed), moves, lets_ahead
+        self.now, self.chance, self.moves, self.refused = 0.0, random.Random(seed), moves, refused
         self.slower, self.pace, self.placement, self.forward_s = slower, pace, placement, forward_s
         self.noise = noise or (lambda chance: 0.01 * abs(chance.gauss(0, 1)))
         self.started, self.fails, self.bound, self.side_by_side = [], {}, [], []
@@ -59,7 +59,7 @@ class Process:
         assert kind == "built"
 
     def warm(self, limit_s, *, ahead):
-        self.ahead = ahead and self.machine.lets_ahead
+        self.ahead = ahead and self.role not in self.machine.refused
         self.warm_s = self.forward()[0]
         return self.warm_s
 
@@ -146,14 +146,27 @@ def test_a_set_says_whether_weights_were_moved_in_all_of_its_processes():
         assert {one.moved for one in measured(Machine(1, moves=moves)).sets} == {moves}
 
 
-def test_a_set_says_whether_all_of_its_processes_went_before_other_programs():
-    def found(asked, lets):
-        settings = PairSettings(mode="interleaved", margin=0.02, time_limit_s=20.0, ahead=asked)
-        machine = Machine(1, lets_ahead=lets)
-        return {one.ahead for one in PairMeasurement(settings, machine.start, clock=machine.clock).run().sets}
+@pytest.mark.parametrize(
+    ("asked", "refused", "forward_s", "ahead", "realtime"),
+    [
+        (True, (), 0.03, True, True),
+        (True, (), 0.5, True, False),
+        (True, ("b",), 0.03, False, False),
+        (False, (), 0.03, False, False),
+    ],
+)
+def test_all_processes_of_a_set_go_before_other_programs_or_none(asked, refused, forward_s, ahead, realtime):
+    settings = PairSettings(mode="interleaved", margin=0.02, time_limit_s=20.0, ahead=asked)
+    machine = Machine(1, refused=refused, forward_s=forward_s)
+    found = PairMeasurement(settings, machine.start, clock=machine.clock).run()
+    assert {one.ahead for one in found.sets} == {ahead}
+    assert {process.realtime for process in machine.started} == {realtime}
 
-    assert found(asked=True, lets=True) == {True}
-    assert found(asked=True, lets=False) == found(asked=False, lets=True) == {False}
+
+def test_the_last_set_does_not_outrun_the_time():
+    for time_limit_s in (20.0, 30.0, 60.0, 120.0):
+        found = measured(Machine(1, forward_s=0.4, placement=lambda c: c.gauss(0, 0.1)), time_limit_s=time_limit_s)
+        assert 0.6 * time_limit_s < found.total_s <= time_limit_s
 
 
 def test_it_ends_at_a_look_or_when_the_time_is_up():

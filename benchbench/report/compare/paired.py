@@ -30,14 +30,15 @@ from benchbench.report.compare.verdicts import (
 _LATENCY = get_metric("latency")
 #: The rule, for a page and a document.
 RULE = (
-    "Two times are the same when the whole interval of their ratio lies within the margin, and one is called faster or "
+    "Two times are the same when the whole interval of their ratio lies within the margin, and not all of that of A "
+    "against itself outside; one is called faster or "
     "slower when the interval lies beyond what A shows against itself and the ratio beyond the margin. The comparison "
     f"is looked at after {LOOKS[0]} and {LOOKS[1]} sets of fresh processes and when its time is up, with intervals "
-    "of a level at which each verdict is wrong in one of twenty comparisons at most."
+    "of a level at which each of these words is wrong in one of twenty comparisons at most."
 )
 _SHARED = (
-    "other programs shared the cores with it: on Linux, the administrator's comparisons go before them, one at a time "
-    "(--priority high)"
+    "its processes shared the cores with whatever else ran: on Linux, the administrator's comparisons go before that, "
+    "one at a time (--priority high)"
 )
 
 
@@ -152,7 +153,7 @@ def remarks(result: PairedResult) -> list[str]:
             f"forwards, {result.mode}{ahead}, in {units.format_duration(spent.total_s)} "
             f"({units.format_duration(spent.forward_s)} forwards, {units.format_duration(spent.start_s)} starts)"
         )
-        lines.append(f"noise floor: A differed from itself by {_percent(found.floor)}; nothing below is called")
+        lines.append(f"noise floor: A differed from itself by {_percent(found.floor)}; no difference below is called")
         if result.verdict == "ambiguous":
             lines.append(f"ambiguous: {undecided(result)}")
             if result.a.device.kind == "cpu" and found.cpu and not _went_ahead(result):

@@ -30,7 +30,7 @@ def plans_again(
 
     Args:
         rows: that look faster or slower.
-        request: for the Pythons, the margin and the time limit.
+        request: for the Pythons, the priority, the margin and the time limit.
         anyway: also where the sides take different inputs.
 
     Raises:

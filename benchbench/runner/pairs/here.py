@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 
 from benchbench.core import records as rec
@@ -16,8 +15,10 @@ from benchbench.runner import aggregate
 from benchbench.runner.pairs.measure import Keep, PairMeasurement, PairTimes, Progress, samples
 from benchbench.runner.pairs.order import ROLES, Role
 from benchbench.runner.pairs.plan import PairPlan, PairSide
+from benchbench.runner.pairs.priority import Priority
 from benchbench.runner.pairs.process import PairProcess
 
+_LOCK = "\0benchbench.ahead"
 _OF_SIDES: tuple[tuple[Role, ...], ...] = (("a", "control"), ("b",))
 
 
@@ -31,7 +32,8 @@ def measure_pair(plan: PairPlan, *, progress: Progress | None = None, keep: Keep
         job = dataclasses.replace(side.cell.job, first=first and role != "control")
         return PairProcess(role, job, side.python)
 
-    with _alone_ahead(wanted=plan.settings.ahead) as ahead:
+    wanted = plan.settings.ahead and all(side.cell.target.backend == "cpu" for side in plan.sides)
+    with _alone_ahead(wanted=wanted) as ahead:
         settings = dataclasses.replace(plan.settings, ahead=ahead)
         times = PairMeasurement(settings, start, tell=progress, keep=keep).run()
     return result_of(plan, times, started_at)
@@ -40,16 +42,24 @@ def measure_pair(plan: PairPlan, *, progress: Progress | None = None, keep: Keep
 @contextlib.contextmanager
 def _alone_ahead(*, wanted: bool) -> Iterator[bool]:
     """Whether this comparison may go before other programs: two that did would keep each other from the cores."""
-    if not wanted or sys.platform != "linux":
-        yield False
-        return
-    with socket.socket(socket.AF_UNIX) as lock:  # the kernel frees its name when the process ends, however that ends
-        try:
-            lock.bind("\0benchbench.ahead")
-        except OSError:
-            yield False
-            return
-        yield True
+    with contextlib.ExitStack() as stack:
+        yield wanted and _is_allowed() and _is_first(stack)
+
+
+def _is_allowed() -> bool:
+    own = Priority(lambda: [0])
+    allowed = own.raise_it()
+    own.lower()
+    return allowed
+
+
+def _is_first(stack: contextlib.ExitStack) -> bool:
+    try:
+        lock = stack.enter_context(socket.socket(socket.AF_UNIX))
+        lock.bind(_LOCK)  # of Linux, which frees the name when the process ends, however that ends
+    except OSError:
+        return False
+    return True
 
 
 def result_of(plan: PairPlan, times: PairTimes, started_at: str, *, lost: str | None = None) -> PairedResult:

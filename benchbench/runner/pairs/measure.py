@@ -17,6 +17,7 @@ from benchbench.core.paired_result import Spent
 from benchbench.core.paired_times import LOOKS, Block, Mode, ProcessSet, Times, judge
 from benchbench.runner.pairs import order
 from benchbench.runner.pairs.order import ROLES, Role
+from benchbench.runner.pairs.priority import REALTIME_S
 from benchbench.runner.pairs.process import PairProcess, SideFailed
 
 _SEED = 11  # of the order of forwards
@@ -25,7 +26,6 @@ _MOST_BLOCKS = 60  # of a set: beyond, its processes' own differences are all th
 _MOST_SET_S = 20.0  # of forwards in a set
 _LEAST_SHARE = 0.4  # of a set's time that is forwards, however long its processes take to start and to warm up
 _WARM_SHARE = 0.025  # of a set's time for the warm-up of each process
-_REALTIME_S = 0.4  # longest forward with real-time priority: the kernel interrupts longer ones each second
 _AHEAD_S = 0.003  # from the order to both of a duet until they begin
 _FEWEST_BLOCKS = 3  # of a set that is cut short by Ctrl-C
 _ROLE_NAMES: dict[Role, str] = {"a": "A", "control": "A (second process)", "b": "B"}
@@ -104,6 +104,7 @@ class PairMeasurement:
         self._began: float | None = None  # of the time limit: preparing a network for its runtime is no part of it
         self._apart_s = 0.0  # of the last set, beside its blocks
         self._closing_s = 0.0  # of that after them
+        self._block_s = 0.0  # the last one
 
     def run(self) -> PairTimes:
         """Measure until it is decided, or the time is up; Ctrl-C ends it with what there is."""
@@ -143,7 +144,7 @@ class PairMeasurement:
         n = len(self.times.sets)
         if n in LOOKS and judge(self.times.sets, self.settings.mode, self.settings.margin).verdict != "ambiguous":
             return True
-        least_s = self._apart_s + _LEAST_SHARE * self.settings.time_limit_s / LOOKS[-1]
+        least_s = self._apart_s + max(_LEAST_SHARE * self.settings.time_limit_s / LOOKS[-1], self._block_s)
         return n >= _MOST_SETS or (n > 0 and self._used_s + least_s > self.settings.time_limit_s)
 
     def _one_set(self) -> None:
@@ -159,7 +160,8 @@ class PairMeasurement:
             forwards = self._warmed(processes, _WARM_SHARE * limit_s / LOOKS[-1])
             self.times.forward_s += sum(process.warm_s for process in processes.values())
             apart_s = self._used_s - used_s
-            moved, ahead = (all(getattr(p, it) for p in processes.values()) for it in ("moves", "ahead"))
+            moved = all(process.moves for process in processes.values())
+            ahead = all(process.ahead for process in processes.values())
             room_s = max(share_s - apart_s - self._closing_s, _LEAST_SHARE * limit_s / LOOKS[-1])
             try:
                 for block in self._blocks(processes, forwards, min(room_s, _MOST_SET_S)):
@@ -171,7 +173,8 @@ class PairMeasurement:
             self.times.sets.append(ProcessSet(blocks=tuple(blocks), moved=moved, ahead=ahead))
             ended = self.clock()
             self._finish(processes, first=first)
-        self._closing_s = self.clock() - ended
+        if not first:  # which measures energy and accuracy, too
+            self._closing_s = self.clock() - ended
         self._apart_s = apart_s + self._closing_s
 
     def _started(self, stack: contextlib.ExitStack, *, first: bool) -> dict[Role, PairProcess]:
@@ -202,8 +205,9 @@ class PairMeasurement:
         roles = list(ROLES)
         self.chance.shuffle(roles)
         forwards = [processes[role].warm(limit_s, ahead=self.settings.ahead) for role in roles]
+        short = max(forwards) < REALTIME_S
         for process in processes.values():
-            process.realtime = process.ahead and max(forwards) < _REALTIME_S
+            process.realtime = short and all(one.ahead for one in processes.values())  # one alone would be no pair
         return sum(forwards)
 
     @property
@@ -226,7 +230,7 @@ class PairMeasurement:
             forwards_s: of one forward of each.
             room_s: for all blocks.
         """
-        block_s = 2 * forwards_s
+        self._block_s = block_s = 2 * forwards_s
         until_s = min(self._used_s + room_s, self.settings.time_limit_s)
         short = self._used_s + block_s > self.settings.time_limit_s and not self.times.sets  # slower than all the time
         orders = order.interleaved(self.chance)
@@ -236,7 +240,7 @@ class PairMeasurement:
         for number in range(_MOST_BLOCKS):
             began_s, at_s = at_s, self._used_s
             if number:
-                block_s = at_s - began_s  # of the last one
+                self._block_s = block_s = at_s - began_s
                 if at_s + block_s > until_s:
                     return
             self._say(f"set {len(self.times.sets) + 1}, block {number + 1}")

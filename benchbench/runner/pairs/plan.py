@@ -87,7 +87,7 @@ def make_plan(
     Args:
         cells: of one machine; if it is another one, that looks at its cores and its Pythons itself.
         pythons: that run them; None: the one that runs benchbench there.
-        request: for the mode, the margin and the time limit.
+        request: for the mode, the priority, the margin and the time limit.
         anyway: also where the sides take different inputs.
         cell: of the row of finished runs that is measured again.
 

@@ -2,7 +2,8 @@
 
 A team of threads beside one busy process on each core is slowed several times, not by half, since all wait for the one
 that has no core. Real-time priority ends that; but what has it for more than 19 twentieths of a second is made to wait
-for the rest (`sched_rt_runtime_us`), so a process has it for its forwards alone, with a rest after each.
+for the rest (`sched_rt_runtime_us`). So a process has it for forwards that are shorter than that, with a rest after
+each, and otherwise niceness -20, which the group as well has in which Linux puts a session (autogroup).
 """
 
 from __future__ import annotations
@@ -10,70 +11,87 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
+#: Seconds of the longest forward that has real-time priority.
+REALTIME_S = 0.4
 _REST = 0.08  # of a forward's time, at ordinary priority
+_FIRST = -20  # niceness
+_GROUP = Path("/proc/self/autogroup")
 
 
 class Priority:
     """Of all threads of this process."""
 
-    allowed = False  # whether the system lets this process go before others
-
-    def __init__(self) -> None:
-        """As all others."""
-        self._threads: Sequence[int] = ()
-        self._ended_at_s = self._rest_s = 0.0
-
-    def raise_it(self, threads: Sequence[int]) -> None:
-        """Go before others from now on, in forwards and between them, if the system allows it.
-
-        It allows that to the administrator, and on Linux alone do threads have such a priority. Where new threads have
-        started, it is to be called again.
+    def __init__(self, threads: Callable[[], Iterable[int]]) -> None:
+        """As all others.
 
         Args:
-            threads: by their numbers.
+            threads: finds the numbers of those that run now; none where the system does not tell.
         """
-        try:
-            for thread in threads:
-                os.setpriority(os.PRIO_PROCESS, thread, -20)
-            self._threads = threads
-            with self.in_forward():
-                pass
-        except (AttributeError, OSError):
-            self._threads = ()
-            return
-        self.allowed = True
+        self._threads = threads
+        self._niceness: int | None = None  # before it was raised
+        self._ended_at_s = self._rest_s = 0.0
 
-    def lower(self, threads: Sequence[int]) -> None:
-        """Be as all others again, with threads that have started since, too."""
-        for thread in threads if self.allowed else ():
-            with contextlib.suppress(ProcessLookupError):  # it has ended
-                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
-                os.setpriority(os.PRIO_PROCESS, thread, 0)
-        self._threads, self.allowed = (), False
+    @property
+    def raised(self) -> bool:
+        """Whether this process goes before others."""
+        return self._niceness is not None
+
+    def raise_it(self) -> bool:
+        """Go before others from now on; False where the system does not allow it to this user."""
+        try:
+            before = os.getpriority(os.PRIO_PROCESS, 0)
+            _schedule([0], os.SCHED_RR)
+            _schedule([0], os.SCHED_OTHER)
+            _be_nice(list(self._threads()), _FIRST)
+        except (AttributeError, OSError):
+            return False
+        self._niceness = before
+        return True
+
+    def lower(self) -> None:
+        """Be as before."""
+        if self._niceness is not None:
+            _schedule(self._threads(), os.SCHED_OTHER)
+            _be_nice(self._threads(), self._niceness)
+            self._niceness = None
 
     @contextlib.contextmanager
-    def in_forward(self) -> Iterator[None]:
-        """Real-time priority, where it is allowed."""
-        if not self._threads:
+    def in_forward(self, expected_s: float) -> Iterator[None]:
+        """Real-time priority meanwhile, if it was raised.
+
+        Args:
+            expected_s: seconds that it will probably take; with `REALTIME_S` and more it keeps its niceness alone.
+        """
+        if not self.raised or expected_s >= REALTIME_S:
             yield
             return
-        self._set(os.SCHED_RR, os.sched_get_priority_min(os.SCHED_RR))
+        _schedule(self._threads(), os.SCHED_RR)
         began_s = time.monotonic()
         try:
             yield
         finally:
             self._ended_at_s = time.monotonic()
             self._rest_s = _REST * (self._ended_at_s - began_s)
-            self._set(os.SCHED_OTHER, 0)
+            _schedule(self._threads(), os.SCHED_OTHER)
 
     def rest(self) -> None:
         """Wait until the next forward may begin; what was done since the last one counts."""
-        if self._threads:
-            time.sleep(max(0.0, self._ended_at_s + self._rest_s - time.monotonic()))
+        time.sleep(max(0.0, self._ended_at_s + self._rest_s - time.monotonic()))
 
-    def _set(self, policy: int, priority: int) -> None:
-        for thread in self._threads:
-            with contextlib.suppress(ProcessLookupError):  # it has ended
-                os.sched_setscheduler(thread, policy, os.sched_param(priority))
+
+def _schedule(threads: Iterable[int], policy: int) -> None:
+    priority = os.sched_param(os.sched_get_priority_min(policy))
+    for thread in threads:
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.sched_setscheduler(thread, policy, priority)
+
+
+def _be_nice(threads: Iterable[int], niceness: int) -> None:
+    for thread in threads:
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, thread, niceness)
+    with contextlib.suppress(OSError):  # a kernel without such groups
+        _GROUP.write_text(str(niceness))

@@ -165,8 +165,8 @@ def ask_environment(job: Job, python: str) -> dict[str, Any]:
         far, near = (hello["schema"], hello["protocol"]), (rec.SCHEMA, PROTOCOL)
         if far != near:
             raise UsageError(
-                f"--python {python} has benchbench {hello['version']} with schema {far[0]}, and this one "
-                f"({__version__}) has schema {near[0]}: upgrade the older of them"
+                f"--python {python} has benchbench {hello['version']} with schema {far[0]}, messages {far[1]}, and "
+                f"this one ({__version__}) has schema {near[0]}, messages {near[1]}: upgrade the older of them"
             )
         return process.environment()
     except SideFailed as failed:

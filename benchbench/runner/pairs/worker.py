@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import statistics
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 PROTOCOL = 3
 _WINDOW, _STEADY = 2, 0.05  # warm when the medians of two windows of so many forwards agree within this share
 _SETTLING = 2  # forwards, each at other places, until the allocator has all the memory that they take
+_SPIN_S = 0.0005  # before a forward that is to begin at a moment
 _ENERGY_S = 2.0  # over which energy is read
 _SETTLE_S = 0.3  # longest wait for threads that spin; Intel's OpenMP does so for 0.2 s
 
@@ -74,7 +76,8 @@ class _Worker:
     places: Places | None = None
 
     def __init__(self, emit: Emit) -> None:
-        self.emit, self.priority = emit, Priority()
+        self.emit, self.priority = emit, Priority(_threads)
+        self.forward_s = math.inf  # of the last forward
 
     def do(self, message: Mapping[str, Any]) -> None:
         """Carry out one message."""
@@ -109,7 +112,7 @@ class _Worker:
         from benchbench.measure.latency import is_warm
 
         if message["ahead"] and self.job.backend == "cpu":
-            self.priority.raise_it(_threads())
+            self.priority.raise_it()
         seconds: list[float] = []
         while not seconds or (sum(seconds) < message["limit_s"] and not is_warm(seconds, _WINDOW, _STEADY)):
             seconds.append(self._timed(self._looked_at))
@@ -121,15 +124,14 @@ class _Worker:
                 self.places.move()
                 seconds.append(self._timed(self._looked_at))
         _settle()
-        if self.priority.allowed:
-            self.priority.raise_it(_threads())  # that forwards have started
+        self.forward_s = statistics.median(seconds[-_WINDOW:])
         self.emit(
             {
                 "event": "warm",
-                "forward_s": statistics.median(seconds[-_WINDOW:]),
+                "forward_s": self.forward_s,
                 "spent_s": sum(seconds),
                 "moves": self.places is not None,
-                "ahead": self.priority.allowed,
+                "ahead": self.priority.raised,
             }
         )
 
@@ -148,8 +150,11 @@ class _Worker:
         return placement.Places([*module.parameters(), *module.buffers(), self.run.x], random.Random())
 
     def _timed(self, forward: Callable[[], object]) -> float:
-        with self.priority.in_forward():
-            return self.timer(forward)
+        """Seconds of a forward of the warm-up."""
+        with self.priority.in_forward(self.forward_s):
+            self.forward_s = self.timer(forward)
+        self.priority.rest()
+        return self.forward_s
 
     def _looked_at(self) -> None:
         out = self.forward()
@@ -162,10 +167,11 @@ class _Worker:
 
         Afterwards weights are moved, unless the message says that they stay.
         """
-        until = message.get("at_s", 0.0)
-        with self.priority.in_forward() if message["ahead"] else contextlib.nullcontext():
-            while time.monotonic() < until:
-                pass
+        until_s = message.get("at_s", 0.0)
+        time.sleep(max(0.0, until_s - time.monotonic() - _SPIN_S))
+        while time.monotonic() < until_s:
+            pass
+        with self.priority.in_forward(self.forward_s if message["ahead"] else math.inf):
             cpu_s = time.process_time()
             wall_s = self.timer(self.forward)
             cpu_s = time.process_time() - cpu_s
@@ -188,7 +194,7 @@ class _Worker:
         Events `measurement`, then `finished`.
         """
         assert self.run is not None
-        self.priority.lower(_threads())  # accuracy takes minutes, which nobody is to wait for
+        self.priority.lower()  # accuracy takes minutes, which nobody is to wait for
         self._send(*self.memory)
         if message["energy"]:
             self._energy()

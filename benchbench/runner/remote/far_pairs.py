@@ -54,7 +54,8 @@ def run(emit: Emit) -> None:
 
 def _plan(message: Mapping[str, Any], cells: list[Cell]) -> PairPlan:
     try:
-        asked = {name: message[name] for name in ("mode", "priority", "margin", "time_limit_s")}
+        asked = {name: message[name] for name in ("mode", "margin", "time_limit_s")}
+        asked["priority"] = message.get("priority", "high")
         pythons: list[str | None] = list(message["python"])
         a, b = cells
     except (KeyError, TypeError, ValueError) as error:
