@@ -21,10 +21,11 @@ from benchbench.runner.pairs.priority import REALTIME_S
 from benchbench.runner.pairs.process import PairProcess, SideFailed
 
 _SEED = 11  # of the order of forwards
+_SETS = 8  # for which the time is meant: of more, too much would be starts, and of fewer, the sets' differences count
 _MOST_SETS = 60
 _MOST_BLOCKS = 60  # of a set: beyond, its processes' own differences are all that is left
 _MOST_SET_S = 20.0  # of forwards in a set
-_LEAST_SHARE = 0.4  # of a set's time that is forwards, however long its processes take to start and to warm up
+_LEAST_SHARE = 0.3  # of a set's time that is forwards, however long its processes take to start and to warm up
 _WARM_SHARE = 0.025  # of a set's time for the warm-up of each process
 _AHEAD_S = 0.003  # from the order to both of a duet until they begin
 _FEWEST_BLOCKS = 3  # of a set that is cut short by Ctrl-C
@@ -144,25 +145,25 @@ class PairMeasurement:
         n = len(self.times.sets)
         if n in LOOKS and judge(self.times.sets, self.settings.mode, self.settings.margin).verdict != "ambiguous":
             return True
-        least_s = self._apart_s + max(_LEAST_SHARE * self.settings.time_limit_s / LOOKS[-1], self._block_s)
+        least_s = self._apart_s + max(_LEAST_SHARE * self.settings.time_limit_s / _SETS, self._block_s)
         return n >= _MOST_SETS or (n > 0 and self._used_s + least_s > self.settings.time_limit_s)
 
     def _one_set(self) -> None:
         first, began, used_s = not self.times.sets, self.clock(), self._used_s
         limit_s = self.settings.time_limit_s
-        share_s = (limit_s - used_s) / max(LOOKS[-1] - len(self.times.sets), 1)  # so that the last look is reached
+        share_s = (limit_s - used_s) / max(_SETS - len(self.times.sets), 1)
         blocks: list[Block] = []
         with contextlib.ExitStack() as stack:
             processes = self._started(stack, first=first)
             self.times.start_s += self.clock() - began
             if self._began is None:
                 self._began = self.clock()
-            forwards = self._warmed(processes, _WARM_SHARE * limit_s / LOOKS[-1])
+            forwards = self._warmed(processes, _WARM_SHARE * limit_s / _SETS)
             self.times.forward_s += sum(process.warm_s for process in processes.values())
             apart_s = self._used_s - used_s
             moved = all(process.moves for process in processes.values())
             ahead = all(process.ahead for process in processes.values())
-            room_s = max(share_s - apart_s - self._closing_s, _LEAST_SHARE * limit_s / LOOKS[-1])
+            room_s = max(share_s - apart_s - self._closing_s, _LEAST_SHARE * limit_s / _SETS)
             try:
                 for block in self._blocks(processes, forwards, min(room_s, _MOST_SET_S)):
                     blocks.append(block)
