@@ -45,8 +45,8 @@ def worker(monkeypatch):
     job = Job(model=model, workload=rec.Workload(spatial=(8, 8, 8), threads=1))
     monkeypatch.setattr(pair_worker.cpu, "set_affinity", lambda cores: None)
     monkeypatch.setattr(pair_worker, "_ENERGY_S", 0.0)
-    made.do({"do": "build", "job": rec.to_json(job)})
-    made.do({"do": "warm", "limit_s": 0.0, "ahead": False})
+    made.do({"do": "build", "job": rec.to_json(job), "ahead": False})
+    made.do({"do": "warm", "limit_s": 0.0})
     return made
 
 
@@ -88,7 +88,7 @@ def test_weights_stay_where_moving_them_would_not_do(worker, monkeypatch):
     worker.job = job
     assert worker._places() is not None
     monkeypatch.setattr(placement, "keep_freed_memory", lambda: False)
-    worker.do({"do": "warm", "limit_s": 0.0, "ahead": False})
+    worker.do({"do": "warm", "limit_s": 0.0})
     assert not worker.events[-1]["moves"]
 
 
@@ -150,7 +150,8 @@ def test_a_system_that_does_not_allow_it_is_no_failure(worker, monkeypatch):
     monkeypatch.setattr(os, "getpriority", lambda *_: 5, raising=False)
     monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
     monkeypatch.setattr(os, "setpriority", lambda *_: pytest.fail("it would not be put back"), raising=False)
-    worker.do({"do": "warm", "limit_s": 0.0, "ahead": True})
+    worker.do({"do": "build", "job": rec.to_json(worker.job), "ahead": True})
+    worker.do({"do": "warm", "limit_s": 0.0})
     assert worker.events[-1]["ahead"] is False
     worker.do({"do": "forward", "at_s": 0.0, "ahead": True})
     assert worker.events[-1]["wall_s"] > 0

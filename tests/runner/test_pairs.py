@@ -52,14 +52,13 @@ class Process:
         self.own = math.exp(machine.chance.gauss(0, 0.003) + machine.placement(machine.chance))
         self.forwards, self.warm_s, self.moves, self.core = 0, 0.0, machine.moves, None
 
-    def build(self):
-        pass
+    def build(self, *, ahead):
+        self.ahead = ahead and self.role not in self.machine.refused
 
     def wait(self, kind):
         assert kind == "built"
 
-    def warm(self, limit_s, *, ahead):
-        self.ahead = ahead and self.role not in self.machine.refused
+    def warm(self, limit_s):
         self.warm_s = self.forward()[0]
         return self.warm_s
 

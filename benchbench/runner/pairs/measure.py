@@ -190,7 +190,7 @@ class PairMeasurement:
             process = self.start(role, first)
             stack.callback(process.close)
             processes[role] = process
-            process.build()
+            process.build(ahead=self.settings.ahead)
             if one_by_one:
                 process.wait("built")
         if not one_by_one:
@@ -205,7 +205,7 @@ class PairMeasurement:
             self._bind(processes, swapped=self._begins_swapped)
         roles = list(ROLES)
         self.chance.shuffle(roles)
-        forwards = [processes[role].warm(limit_s, ahead=self.settings.ahead) for role in roles]
+        forwards = [processes[role].warm(limit_s) for role in roles]
         short = max(forwards) < REALTIME_S
         for process in processes.values():
             process.realtime = short and all(one.ahead for one in processes.values())  # one alone would be no pair

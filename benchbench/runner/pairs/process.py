@@ -67,18 +67,17 @@ class PairProcess:
         self.ahead = False  # whether it goes before other programs
         self.realtime = False  # whether in each forward it has real-time priority
 
-    def build(self) -> None:
-        """Tell it to build the network; `wait("built")` waits for that."""
-        self._child.send({"do": "build", "job": rec.to_json(self.job)})
-
-    def warm(self, limit_s: float, *, ahead: bool = False) -> float:
-        """Warm up, and seconds of a forward then.
+    def build(self, *, ahead: bool = False) -> None:
+        """Tell it to build the network; `wait("built")` waits for that.
 
         Args:
-            limit_s: for so many seconds at most, or one forward.
             ahead: whether it goes before other programs from now on, where the system allows it.
         """
-        self._child.send({"do": "warm", "limit_s": limit_s, "ahead": ahead})
+        self._child.send({"do": "build", "job": rec.to_json(self.job), "ahead": ahead})
+
+    def warm(self, limit_s: float) -> float:
+        """Warm up for so many seconds at most, or one forward; seconds of a forward then."""
+        self._child.send({"do": "warm", "limit_s": limit_s})
         event = self.wait("warm")
         self.warm_s, self.moves, self.ahead = float(event["spent_s"]), bool(event["moves"]), bool(event["ahead"])
         return float(event["forward_s"])

@@ -92,6 +92,8 @@ class _Worker:
         cpu.set_affinity(job.cores)
         if job.trusted:
             classes.allow_import(job.model.arch, job.folder)
+        if message["ahead"] and job.backend == "cpu":
+            self.priority.raise_it()
         self.job, self.run = job, run_of(job, self.emit)
         self.forward = self.run.built()
         from benchbench.measure.latency import cuda_timer, wall_timer
@@ -104,15 +106,9 @@ class _Worker:
         self.emit({"event": "built"})
 
     def _warm(self, message: Mapping[str, Any]) -> None:
-        """Forwards until they are steady, or for so many seconds; at least one.
-
-        From here on this process computes in turns with others, so it may go before other programs: were several to
-        build their networks so, each thread would keep others of its team from their cores.
-        """
+        """Forwards until they are steady, or for so many seconds; at least one."""
         from benchbench.measure.latency import is_warm
 
-        if message["ahead"] and self.job.backend == "cpu":
-            self.priority.raise_it()
         seconds: list[float] = []
         while not seconds or (sum(seconds) < message["limit_s"] and not is_warm(seconds, _WINDOW, _STEADY)):
             seconds.append(self._timed(self._looked_at))
