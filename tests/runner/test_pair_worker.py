@@ -159,7 +159,7 @@ def test_a_system_that_does_not_allow_it_is_no_failure(worker, monkeypatch):
 
 def test_one_comparison_at_a_time_goes_before_other_programs(monkeypatch):
     monkeypatch.setattr(here, "_LOCK", f"\0benchbench.test.{os.getpid()}")
-    monkeypatch.setattr(here, "_is_allowed", lambda: True)
+    monkeypatch.setattr(here.Priority, "raise_it", lambda self: True)
     with here._alone_ahead(wanted=True) as first, here._alone_ahead(wanted=True) as second:
         assert (first, second) == (sys.platform == "linux", False)
     with here._alone_ahead(wanted=True) as again, here._alone_ahead(wanted=False) as unasked:

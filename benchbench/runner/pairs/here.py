@@ -41,16 +41,18 @@ def measure_pair(plan: PairPlan, *, progress: Progress | None = None, keep: Keep
 
 @contextlib.contextmanager
 def _alone_ahead(*, wanted: bool) -> Iterator[bool]:
-    """Whether this comparison may go before other programs: two that did would keep each other from the cores."""
+    """Whether this comparison may go before other programs: two that did would keep each other from the cores.
+
+    This process does so, too, meanwhile: forwards wait for its word.
+    """
+    own = Priority(lambda: [0], session=False)
     with contextlib.ExitStack() as stack:
-        yield wanted and _is_allowed() and _is_first(stack)
-
-
-def _is_allowed() -> bool:
-    own = Priority(lambda: [0])
-    allowed = own.raise_it()
-    own.lower()
-    return allowed
+        stack.callback(own.lower)
+        ahead = wanted and own.raise_it()
+        if ahead and not _is_first(stack):
+            own.lower()
+            ahead = False
+        yield ahead
 
 
 def _is_first(stack: contextlib.ExitStack) -> bool:

@@ -24,13 +24,14 @@ _GROUP = Path("/proc/self/autogroup")
 class Priority:
     """Of all threads of this process."""
 
-    def __init__(self, threads: Callable[[], Iterable[int]]) -> None:
+    def __init__(self, threads: Callable[[], Iterable[int]], *, session: bool = True) -> None:
         """As all others.
 
         Args:
             threads: finds the numbers of those that run now; none where the system does not tell.
+            session: whether this process has a session of its own, which is raised with it.
         """
-        self._threads = threads
+        self._threads, self._groups = threads, [_GROUP] if session else []
         self._niceness: int | None = None  # before it was raised
         self._ended_at_s = self._rest_s = 0.0
 
@@ -45,7 +46,7 @@ class Priority:
             before = os.getpriority(os.PRIO_PROCESS, 0)
             _schedule([0], os.SCHED_RR)
             _schedule([0], os.SCHED_OTHER)
-            _be_nice(list(self._threads()), _FIRST)
+            self._be_nice(_FIRST)
         except (AttributeError, OSError):
             return False
         self._niceness = before
@@ -55,7 +56,7 @@ class Priority:
         """Be as before."""
         if self._niceness is not None:
             _schedule(self._threads(), os.SCHED_OTHER)
-            _be_nice(self._threads(), self._niceness)
+            self._be_nice(self._niceness)
             self._niceness = None
 
     @contextlib.contextmanager
@@ -81,17 +82,17 @@ class Priority:
         """Wait until the next forward may begin; what was done since the last one counts."""
         time.sleep(max(0.0, self._ended_at_s + self._rest_s - time.monotonic()))
 
+    def _be_nice(self, niceness: int) -> None:
+        for thread in list(self._threads()):
+            with contextlib.suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, thread, niceness)
+        for group in self._groups:
+            with contextlib.suppress(OSError):  # a kernel without such groups
+                group.write_text(str(niceness))
+
 
 def _schedule(threads: Iterable[int], policy: int) -> None:
     priority = os.sched_param(os.sched_get_priority_min(policy))
     for thread in threads:
         with contextlib.suppress(ProcessLookupError):  # it has ended
             os.sched_setscheduler(thread, policy, priority)
-
-
-def _be_nice(threads: Iterable[int], niceness: int) -> None:
-    for thread in threads:
-        with contextlib.suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, thread, niceness)
-    with contextlib.suppress(OSError):  # a kernel without such groups
-        _GROUP.write_text(str(niceness))
