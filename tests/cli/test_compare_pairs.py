@@ -123,7 +123,7 @@ HELLO = json.dumps({"event": "hello", "protocol": 1, "schema": 2, "version": "0.
     ("lines", "expected"),
     [
         ([f'exec {sys.executable} -S "$@"'], "benchbench is not installed there"),
-        ([f"echo '{HELLO}'", "cat"], "has benchbench 0.0.9 with schema 2, and this one"),
+        ([f"echo '{HELLO}'", "cat"], "has benchbench 0.0.9 with schema 2, messages 1, and this one"),
         (["exit 3"], "its process ended with exit code 3"),
     ],
 )
