@@ -31,10 +31,10 @@ _LATENCY = get_metric("latency")
 #: The rule, for a page and a document.
 RULE = (
     "Two times are the same when the whole interval of their ratio lies within the margin, and not all of that of A "
-    "against itself outside; one is called faster or "
-    "slower when the interval lies beyond what A shows against itself and the ratio beyond the margin. The comparison "
-    f"is looked at after {LOOKS[0]} and {LOOKS[1]} sets of fresh processes and when its time is up, with intervals "
-    "of a level at which each of these words is wrong in one of twenty comparisons at most."
+    "against itself outside; one is called faster or slower when the interval lies beyond what A shows against itself "
+    "and the ratio beyond the margin. The comparison is looked at after "
+    f"{LOOKS[0]} and {LOOKS[1]} sets of fresh processes and when its time is up, with intervals of a level at which "
+    "each of these words is wrong in one of twenty comparisons at most."
 )
 _SHARED = (
     "its processes shared the cores with whatever else ran: on Linux, the administrator's comparisons go before that, "

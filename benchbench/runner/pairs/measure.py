@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -141,37 +142,41 @@ class PairMeasurement:
     def _used_s(self) -> float:
         return 0.0 if self._began is None else self.clock() - self._began
 
+    @property
+    def _usual_set_s(self) -> float:
+        return self.settings.time_limit_s / _SETS
+
     def _is_over(self) -> bool:
         n = len(self.times.sets)
         if n in LOOKS and judge(self.times.sets, self.settings.mode, self.settings.margin).verdict != "ambiguous":
             return True
-        least_s = self._apart_s + max(_LEAST_SHARE * self.settings.time_limit_s / _SETS, self._block_s)
+        least_s = self._apart_s + max(_LEAST_SHARE * self._usual_set_s, self._block_s)
         return n >= _MOST_SETS or (n > 0 and self._used_s + least_s > self.settings.time_limit_s)
 
     def _one_set(self) -> None:
         first, began, used_s = not self.times.sets, self.clock(), self._used_s
-        limit_s = self.settings.time_limit_s
-        share_s = (limit_s - used_s) / max(_SETS - len(self.times.sets), 1)
+        share_s = (self.settings.time_limit_s - used_s) / max(_SETS - len(self.times.sets), 1)
         blocks: list[Block] = []
         with contextlib.ExitStack() as stack:
             processes = self._started(stack, first=first)
             self.times.start_s += self.clock() - began
             if self._began is None:
                 self._began = self.clock()
-            forwards = self._warmed(processes, _WARM_SHARE * limit_s / _SETS)
+            forwards = self._warmed(processes, _WARM_SHARE * self._usual_set_s)
             self.times.forward_s += sum(process.warm_s for process in processes.values())
             apart_s = self._used_s - used_s
             moved = all(process.moves for process in processes.values())
             ahead = all(process.ahead for process in processes.values())
-            room_s = max(share_s - apart_s - self._closing_s, _LEAST_SHARE * limit_s / _SETS)
+            as_set = functools.partial(ProcessSet, moved=moved, ahead=ahead)
+            room_s = max(share_s - apart_s - self._closing_s, _LEAST_SHARE * self._usual_set_s)
             try:
                 for block in self._blocks(processes, forwards, min(room_s, _MOST_SET_S)):
                     blocks.append(block)
             except KeyboardInterrupt:
                 if len(blocks) >= _FEWEST_BLOCKS:
-                    self.times.sets.append(ProcessSet(blocks=tuple(blocks), moved=moved, ahead=ahead))
+                    self.times.sets.append(as_set(blocks=tuple(blocks)))
                 raise
-            self.times.sets.append(ProcessSet(blocks=tuple(blocks), moved=moved, ahead=ahead))
+            self.times.sets.append(as_set(blocks=tuple(blocks)))
             ended = self.clock()
             self._finish(processes, first=first)
         if not first:  # which measures energy and accuracy, too
@@ -231,9 +236,11 @@ class PairMeasurement:
             forwards_s: of one forward of each.
             room_s: for all blocks.
         """
-        self._block_s = block_s = 2 * forwards_s
+        self._block_s = 2 * forwards_s
         until_s = min(self._used_s + room_s, self.settings.time_limit_s)
-        short = self._used_s + block_s > self.settings.time_limit_s and not self.times.sets  # slower than all the time
+        short = (
+            self._used_s + self._block_s > self.settings.time_limit_s and not self.times.sets
+        )  # slower than all the time
         orders = order.interleaved(self.chance)
         swapped_before = self._begins_swapped
         duets = order.duets(self.chance, swapped=swapped_before)
@@ -241,8 +248,8 @@ class PairMeasurement:
         for number in range(_MOST_BLOCKS):
             began_s, at_s = at_s, self._used_s
             if number:
-                self._block_s = block_s = at_s - began_s
-                if at_s + block_s > until_s:
+                self._block_s = at_s - began_s
+                if at_s + self._block_s > until_s:
                     return
             self._say(f"set {len(self.times.sets) + 1}, block {number + 1}")
             if self.settings.mode == "interleaved":
