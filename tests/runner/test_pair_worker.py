@@ -130,6 +130,17 @@ def test_all_threads_go_before_other_programs_in_forwards_that_are_short_enough(
     assert found["lowered"] == ordinary
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="on Linux alone a thread has a priority of its own")
+def test_a_worker_whose_parent_goes_before_other_programs_is_as_these_once_it_is_lowered():
+    raised = "import os; os.setpriority(os.PRIO_PROCESS, 0, -20)"
+    if subprocess.run([sys.executable, "-c", raised], capture_output=True).returncode:
+        pytest.skip("the system does not allow priority to this user")
+    code = f"{raised}\n{_THREADS}"
+    found = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert found["before"] == found["between"] == [[os.SCHED_OTHER, -20]]
+    assert found["lowered"] == [[os.SCHED_OTHER, 0]]
+
+
 def test_a_rest_follows_a_forward_that_had_real_time_priority(monkeypatch):
     slept, now = [], iter([10.0, 10.5, 10.51])
     monkeypatch.setattr(priority, "_schedule", lambda threads, policy: None)

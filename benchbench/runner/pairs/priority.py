@@ -29,7 +29,8 @@ class Priority:
 
         Args:
             threads: finds the numbers of those that run now; none where the system does not tell.
-            session: whether this process has a session of its own, which is raised with it.
+            session: whether this process has a session of its own, which is raised with it; what started such a one may
+                have been raised itself, and that is not what it goes back to.
         """
         self._threads, self._groups = threads, [_GROUP] if session else []
         self._niceness: int | None = None  # before it was raised
@@ -49,7 +50,7 @@ class Priority:
             self._be_nice(_FIRST)
         except (AttributeError, OSError):
             return False
-        self._niceness = before
+        self._niceness = max(before, 0) if self._groups else before
         return True
 
     def lower(self) -> None:
