@@ -46,6 +46,7 @@ def server() -> Any:
 def fork_workers(patch: pytest.MonkeyPatch):
     """Let runs of this process fork the processes that they measure and count in."""
     patch.setattr(child_process, "subprocess", SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE))
+    patch.setattr("benchbench.runner.pairs.plan._may_fork", lambda cells, pythons: False)  # by a server of their own
 
 
 class Forked:

@@ -29,11 +29,12 @@ PairedVerdict = Literal["same", "faster", "slower", "ambiguous"]
 Seconds = Annotated[float, Above(0)]
 
 MARGIN = 0.02  # share within which two times are the same
-ERROR = 0.05  # chance over all looks together of a verdict where it is wrong, of each of the three
-LOOKS = (6, 10)  # numbers of sets at which a comparison may end; it is looked at once more when its time is up
+ERROR = 0.05  # chance over both looks together of a verdict where it is wrong, of each of the three
+FIRST_LOOK = 6  # sets after which a comparison may end; it is looked at once more when its time is up
+_LOOKS = 2
 #: Of the interval at each look. Either end lies beyond the ratio with the chance that is left to a look (Bonferroni),
 #: and each verdict hangs on one end: two one-sided tests (Schuirmann 1987, Journal of Pharmacokinetics 15).
-LEVEL = 1 - 2 * ERROR / (len(LOOKS) + 1)
+LEVEL = 1 - 2 * ERROR / _LOOKS
 FEWEST = 3  # sets that an interval needs
 _INDEPENDENT = 2 / 3  # of a pair of an interleaved block, which shares B with another one
 _FEWEST_PAIRS = 8  # independent ones of a set, for an error of its median
@@ -69,6 +70,7 @@ class ProcessSet:
     blocks: tuple[Block, ...]
     moved: bool = False  # whether all weights had another place in memory for every forward
     ahead: bool = False  # whether the system had its processes go before other programs
+    forked: bool = False  # whether they were forked from one that had imported torch
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

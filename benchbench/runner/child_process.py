@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, Protocol
 
 from benchbench.core import launch
 
@@ -51,7 +51,7 @@ def run_worker(
         on_start: called with the child's process id.
     """
     deadline = time.monotonic() + limit_s
-    child = Child(launch.command("benchbench.runner.worker"), threads=threads)
+    child = Child(program(launch.command("benchbench.runner.worker"), variables(threads)))
     try:
         if on_start:
             on_start(child.pid)
@@ -75,34 +75,73 @@ def run_worker(
         child.close()
 
 
+class Process(Protocol):
+    """What is needed of `subprocess.Popen`."""
+
+    pid: int
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None as long as it may still run."""
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+
+
+#: Starts a process that writes its stderr to this file and leads a session of its own: Ctrl-C reaches the parent alone,
+#: which then ends the child.
+Start = Callable[[IO[bytes]], Process]
+
+
+def program(command: Sequence[str], environment: Mapping[str, str]) -> Start:
+    """What starts a program.
+
+    Args:
+        command: its argument vector.
+        environment: its variables.
+    """
+
+    def start(stderr: IO[bytes]) -> Process:
+        return subprocess.Popen(
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=dict(environment),
+            start_new_session=True,
+        )
+
+    return start
+
+
+def variables(threads: int | None, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Environment of a child.
+
+    Args:
+        threads: of OpenMP and MKL in it; None: as many as they choose.
+        environment: of the program; None: this process's.
+    """
+    chosen = launch.environment({"PYTHONUNBUFFERED": "1"}) if environment is None else dict(environment)
+    if threads:
+        chosen |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return chosen
+
+
 class Child:
     """A child process that takes lines of JSON on stdin and answers on stdout."""
 
-    def __init__(
-        self, command: Sequence[str], *, threads: int | None = None, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, start: Start) -> None:
         """Start it.
 
         Args:
-            command: of `launch.command`.
-            threads: of OpenMP and MKL in the child.
-            environment: its variables; None: this process's.
+            start: `program`, or what else does.
         """
-        variables = launch.environment({"PYTHONUNBUFFERED": "1"}) if environment is None else dict(environment)
-        if threads:
-            variables |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._victims = _oom_kills()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         try:
-            self._child = subprocess.Popen(
-                list(command),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                env=variables,
-                start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child
-            )
-        except OSError:
+            self._child = start(self._stderr)
+        except BaseException:
             self._stderr.close()
             raise
         assert self._child.stdin is not None
@@ -131,8 +170,9 @@ class Child:
     def close(self) -> None:
         """End it, if it still runs."""
         if self._child.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+            for kill in (os.killpg, os.kill):  # it may have no session yet
+                with contextlib.suppress(ProcessLookupError):
+                    kill(self.pid, signal.SIGKILL)
         with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
         self._stdout.close()

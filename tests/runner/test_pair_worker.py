@@ -46,7 +46,7 @@ def worker(monkeypatch):
     monkeypatch.setattr(pair_worker.cpu, "set_affinity", lambda cores: None)
     monkeypatch.setattr(pair_worker, "_ENERGY_S", 0.0)
     made.do({"do": "build", "job": rec.to_json(job), "ahead": False})
-    made.do({"do": "warm", "limit_s": 0.0})
+    made.do({"do": "warm", "limit_s": 0.0, "memory": True})
     return made
 
 
@@ -55,7 +55,7 @@ def measured(worker):
 
 
 def test_a_forward_tells_its_wall_and_processor_time(worker):
-    worker.do({"do": "forward", "at_s": 0.0, "ahead": False})
+    worker.do({"do": "forward", "at_s": 0.0, "realtime": False})
     event = worker.events[-1]
     assert event["event"] == "forward"
     assert event["wall_s"] > 0
@@ -72,12 +72,23 @@ def test_weights_are_elsewhere_after_every_forward_of_eager_pytorch_on_the_proce
     assert warm["spent_s"] >= warm["forward_s"] > 0
     seen = set()
     for _ in range(6):
-        worker.do({"do": "forward", "at_s": 0.0, "ahead": False})
+        worker.do({"do": "forward", "at_s": 0.0, "realtime": False})
         seen.add(tuple(places(worker)))
     assert len(seen) > 1
     stays = places(worker)
-    worker.do({"do": "forward", "at_s": 0.0, "move": False, "ahead": False})
+    worker.do({"do": "forward", "at_s": 0.0, "move": False, "realtime": False})
     assert places(worker) == stays
+
+
+def test_a_forked_worker_tells_no_memory_and_warms_up_at_other_places(worker):
+    worker.events.clear()
+    before = places(worker)
+    worker.do({"do": "warm", "limit_s": 0.0, "memory": False})
+    (warm,) = worker.events
+    assert warm["moves"]
+    assert places(worker) != before
+    worker.do({"do": "finish", "energy": False, "accuracy": False})
+    assert "peak_memory_bytes" not in measured(worker)
 
 
 def test_weights_stay_where_moving_them_would_not_do(worker, monkeypatch):
@@ -88,7 +99,7 @@ def test_weights_stay_where_moving_them_would_not_do(worker, monkeypatch):
     worker.job = job
     assert worker._places() is not None
     monkeypatch.setattr(placement, "keep_freed_memory", lambda: False)
-    worker.do({"do": "warm", "limit_s": 0.0})
+    worker.do({"do": "warm", "limit_s": 0.0, "memory": True})
     assert not worker.events[-1]["moves"]
 
 
@@ -162,9 +173,9 @@ def test_a_system_that_does_not_allow_it_is_no_failure(worker, monkeypatch):
     monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
     monkeypatch.setattr(os, "setpriority", lambda *_: pytest.fail("it would not be put back"), raising=False)
     worker.do({"do": "build", "job": rec.to_json(worker.job), "ahead": True})
-    worker.do({"do": "warm", "limit_s": 0.0})
+    worker.do({"do": "warm", "limit_s": 0.0, "memory": True})
     assert worker.events[-1]["ahead"] is False
-    worker.do({"do": "forward", "at_s": 0.0, "ahead": True})
+    worker.do({"do": "forward", "at_s": 0.0, "realtime": True})
     assert worker.events[-1]["wall_s"] > 0
 
 

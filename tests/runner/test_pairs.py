@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from benchbench.core.paired_times import LOOKS, judge
+from benchbench.core.paired_times import FIRST_LOOK, judge
 from benchbench.runner.pairs import order
 from benchbench.runner.pairs.measure import PairMeasurement, PairSettings
 from benchbench.runner.pairs.process import SideFailed
@@ -29,19 +29,24 @@ class Machine:
         forward_s=FORWARD_S,
         moves=False,
         refused=(),
+        start_s=1.0,
+        forks=None,
     ):
         self.now, self.chance, self.moves, self.refused = 0.0, random.Random(seed), moves, refused
         self.slower, self.pace, self.placement, self.forward_s = slower, pace, placement, forward_s
         self.noise = noise or (lambda chance: 0.01 * abs(chance.gauss(0, 1)))
         self.started, self.fails, self.bound, self.side_by_side = [], {}, [], []
+        self.start_s, self.forks = start_s, forks  # seconds of a process, and of one that is forked
         self.core_takes = {}  # core -> how many times as long as another
 
     def clock(self):
         return self.now
 
-    def start(self, role, first):
-        self.now += 1.0
+    def start(self, role, number):
+        forked = self.forks is not None and number >= 3
+        self.now += self.forks if forked else self.start_s
         process = Process(self, role)
+        process.forked = forked
         self.started.append(process)
         return process
 
@@ -84,14 +89,16 @@ class Process:
         return self.forward()
 
     def finish(self, *, energy, accuracy):
-        pass
+        assert not self.forked
+        self.finished = (energy, accuracy)
 
     def close(self):
         self.closed = True
 
 
 def measured(machine, *, time_limit_s=60.0, mode="interleaved"):
-    settings = PairSettings(mode=mode, margin=0.02, time_limit_s=time_limit_s, cores=(4, 7))
+    forked = machine.forks is not None
+    settings = PairSettings(mode=mode, margin=0.02, time_limit_s=time_limit_s, cores=(4, 7), forked=forked)
     return PairMeasurement(settings, machine.start, clock=machine.clock).run()
 
 
@@ -109,13 +116,18 @@ MACHINES = {
 }
 
 
-@pytest.mark.parametrize("moves", [False, True])
+KINDS = pytest.mark.parametrize(
+    "kind", [{}, {"moves": True}, {"moves": True, "forks": 0.1}], ids=["stay", "move", "move and fork"]
+)
+
+
+@KINDS
 @pytest.mark.parametrize("name", MACHINES)
-def test_equal_sides_are_called_the_same_and_never_faster_or_slower(name, moves):
-    machines = (Machine(seed, moves=moves, **MACHINES[name]) for seed in range(30))
+def test_equal_sides_are_called_the_same_and_never_faster_or_slower(name, kind):
+    machines = (Machine(seed, **kind, **MACHINES[name]) for seed in range(60))
     verdicts = Counter(judge(measured(machine).sets, "interleaved").verdict for machine in machines)
     assert verdicts["faster"] + verdicts["slower"] == 0
-    assert verdicts["same"] >= 28
+    assert verdicts["same"] >= 56
 
 
 def test_moved_weights_decide_within_the_time_on_a_machine_with_noisy_neighbours():
@@ -130,11 +142,11 @@ def test_moved_weights_decide_within_the_time_on_a_machine_with_noisy_neighbours
     assert counts[True]["same"] > counts[False]["same"]
 
 
-@pytest.mark.parametrize("moves", [False, True])
+@KINDS
 @pytest.mark.parametrize("name", MACHINES)
 @pytest.mark.parametrize(("slower", "least"), [(1.05, 19), (1.03, 13)])
-def test_a_slower_side_is_called_slower(name, slower, least, moves):
-    machines = (Machine(seed, slower=slower, moves=moves, **MACHINES[name]) for seed in range(20))
+def test_a_slower_side_is_called_slower(name, slower, least, kind):
+    machines = (Machine(seed, slower=slower, **kind, **MACHINES[name]) for seed in range(20))
     verdicts = Counter(judge(measured(machine).sets, "interleaved").verdict for machine in machines)
     assert verdicts["faster"] == 0
     assert verdicts["slower"] >= least
@@ -168,10 +180,30 @@ def test_the_last_set_does_not_outrun_the_time():
         assert 0.6 * time_limit_s < found.total_s <= time_limit_s
 
 
+def test_processes_that_start_in_no_time_leave_it_for_forwards():
+    noise = {"placement": lambda chance: chance.gauss(0, 0.1)}  # never decided
+    alone, forked = measured(Machine(1, **noise)), measured(Machine(1, forks=0.1, **noise))
+    assert len(forked.sets) > len(alone.sets)
+    blocks = [sum(len(one.blocks) for one in found.sets) for found in (alone, forked)]
+    assert blocks[1] > 1.2 * blocks[0]
+    assert forked.total_s <= 60
+    assert [one.forked for one in forked.sets] == [False] * 3 + [True] * (len(forked.sets) - 3)
+    assert len(forked.sets[0].blocks) > 0.8 * len(forked.sets[3].blocks)  # though its processes took long to start
+
+
+def test_energy_is_of_a_and_b_and_accuracy_of_their_first_processes():
+    machine = Machine(1, forks=0.1)
+    measured(machine)
+    asked = [(one.role, one.finished) for one in machine.started if not one.forked]
+    assert asked.count(("a", (True, True))) == asked.count(("b", (True, True))) == 1
+    assert asked.count(("control", (False, False))) == 3
+    assert asked.count(("a", (True, False))) == asked.count(("b", (True, False))) == 2
+
+
 def test_it_ends_at_a_look_or_when_the_time_is_up():
-    assert len(measured(Machine(1), time_limit_s=600).sets) == LOOKS[0]
+    assert len(measured(Machine(1), time_limit_s=600).sets) == FIRST_LOOK
     undecided = measured(Machine(1, placement=lambda chance: chance.gauss(0, 0.05)), time_limit_s=60)
-    assert LOOKS[0] < len(undecided.sets) < 60
+    assert FIRST_LOOK < len(undecided.sets) < 60
     assert undecided.total_s <= 60 * 1.1
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from benchbench.core import units
 from benchbench.core.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_REGRESSION
 from benchbench.core.paired_result import PairedResult
-from benchbench.core.paired_times import FEWEST, LOOKS, Estimate
+from benchbench.core.paired_times import FEWEST, FIRST_LOOK, Estimate
 from benchbench.report.compare.verdicts import (
     METRICS,
     MIN_DICE,
@@ -33,8 +33,8 @@ RULE = (
     "Two times are the same when the whole interval of their ratio lies within the margin, and not all of that of A "
     "against itself outside; one is called faster or slower when the interval lies beyond what A shows against itself "
     "and the ratio beyond the margin. The comparison is looked at after "
-    f"{LOOKS[0]} and {LOOKS[1]} sets of fresh processes and when its time is up, with intervals of a level at which "
-    "each of these words is wrong in one of twenty comparisons at most."
+    f"{FIRST_LOOK} sets of fresh processes and when its time is up, with intervals of a level at which each of these "
+    "words is wrong in one of twenty comparisons at most."
 )
 _SHARED = (
     "its processes shared the cores with whatever else ran: on Linux, the administrator's comparisons go before that, "

@@ -12,13 +12,15 @@ from benchbench.core.paired_result import PairedResult, Spent
 from benchbench.core.paired_times import ProcessSet
 from benchbench.measure.latency import timing
 from benchbench.runner import aggregate
+from benchbench.runner.pairs.fork_server import ForkServer
 from benchbench.runner.pairs.measure import Keep, PairMeasurement, PairTimes, Progress, samples
 from benchbench.runner.pairs.order import ROLES, Role
 from benchbench.runner.pairs.plan import PairPlan, PairSide
 from benchbench.runner.pairs.priority import Priority
-from benchbench.runner.pairs.process import PairProcess
+from benchbench.runner.pairs.process import PairProcess, fork_server_of
 
 _LOCK = "\0benchbench.ahead"
+_ALONE = 3  # first sets, whose processes start by themselves: their memory counts, and its test needs three of a side
 _OF_SIDES: tuple[tuple[Role, ...], ...] = (("a", "control"), ("b",))
 
 
@@ -27,16 +29,43 @@ def measure_pair(plan: PairPlan, *, progress: Progress | None = None, keep: Keep
     started_at = rec.utc_now()
     a, b = plan.sides
 
-    def start(role: Role, first: bool) -> PairProcess:
-        side = b if role == "b" else a
-        job = dataclasses.replace(side.cell.job, first=first and role != "control")
-        return PairProcess(role, job, side.python)
-
     wanted = plan.settings.ahead and all(side.cell.target.backend == "cpu" for side in plan.sides)
-    with _alone_ahead(wanted=wanted) as ahead:
+    with _alone_ahead(wanted=wanted) as ahead, contextlib.closing(_Forks(plan, ahead=ahead)) as forks:
+
+        def start(role: Role, number: int) -> PairProcess:
+            side = b if role == "b" else a
+            job = dataclasses.replace(side.cell.job, first=not number and role != "control")
+            return PairProcess(role, job, side.python, None if number < _ALONE else forks.server())
+
         settings = dataclasses.replace(plan.settings, ahead=ahead)
         times = PairMeasurement(settings, start, tell=progress, keep=keep).run()
     return result_of(plan, times, started_at)
+
+
+class _Forks:
+    """What forks the processes of a comparison; both sides have the same Python and as many threads."""
+
+    def __init__(self, plan: PairPlan, *, ahead: bool) -> None:
+        """Nothing is started yet."""
+        self._plan, self._ahead = plan, ahead
+        self._server: ForkServer | None = None
+
+    def server(self) -> ForkServer | None:
+        """That runs; None where processes start by themselves."""
+        if not self._plan.settings.forked:
+            return None
+        if self._server is not None and self._server.ended:
+            self.close()
+        if self._server is None:
+            jobs = [side.cell.job for side in self._plan.sides]
+            self._server = fork_server_of(jobs, self._plan.sides[0].python, ahead=self._ahead)
+        return self._server
+
+    def close(self) -> None:
+        """End it."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Loop of a paired measurement: sets of fresh processes, blocks of forwards in each, until it is decided or time is up.
 
-When to stop is fixed beforehand: after as many sets as `paired_times.LOOKS` says, and when the time is up, whatever the
-numbers are then. Looking more often would call equal things different sooner or later.
+When to stop is fixed beforehand: after `paired_times.FIRST_LOOK` sets, and when the time is up, whatever the numbers
+are then. Looking more often would call equal things different sooner or later.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from benchbench.core import records as rec
 from benchbench.core.paired_result import Spent
-from benchbench.core.paired_times import LOOKS, Block, Mode, ProcessSet, Times, judge
+from benchbench.core.paired_times import FIRST_LOOK, Block, Mode, ProcessSet, Times, judge
 from benchbench.runner.pairs import order
 from benchbench.runner.pairs.order import ROLES, Role
 from benchbench.runner.pairs.priority import REALTIME_S
@@ -23,6 +23,7 @@ from benchbench.runner.pairs.process import PairProcess, SideFailed
 
 _SEED = 11  # of the order of forwards
 _SETS = 8  # for which the time is meant: of more, too much would be starts, and of fewer, the sets' differences count
+_FORKED_SETS = 10  # where a start takes a tenth of a set
 _MOST_SETS = 60
 _MOST_BLOCKS = 60  # of a set: beyond, its processes' own differences are all that is left
 _MOST_SET_S = 20.0  # of forwards in a set
@@ -36,7 +37,7 @@ _ROLE_NAMES: dict[Role, str] = {"a": "A", "control": "A (second process)", "b": 
 Progress = Callable[[float, str], None]
 #: Called with each set and what its processes measured besides, as soon as it has ended, and the times spent so far.
 Keep = Callable[[ProcessSet, dict[Role, list[rec.Measurement]], Spent], None]
-Start = Callable[[Role, bool], PairProcess]  # role, and whether it is of the first set
+Start = Callable[[Role, int], PairProcess]  # role, and how many sets there are before its own
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class PairSettings:
     cores: tuple[int, ...] = ()  # two, of a duet
     ahead: bool = True  # whether processes go before other programs, where the system allows it
     at_once: bool = True  # whether the processes of the first set may start at the same time
+    forked: bool = False  # whether those of later sets are forked, which takes no time
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -143,23 +145,28 @@ class PairMeasurement:
         return 0.0 if self._began is None else self.clock() - self._began
 
     @property
+    def _sets(self) -> int:
+        return _FORKED_SETS if self.settings.forked else _SETS
+
+    @property
     def _usual_set_s(self) -> float:
-        return self.settings.time_limit_s / _SETS
+        return self.settings.time_limit_s / self._sets
 
     def _is_over(self) -> bool:
         n = len(self.times.sets)
-        if n in LOOKS and judge(self.times.sets, self.settings.mode, self.settings.margin).verdict != "ambiguous":
+        if n == FIRST_LOOK and judge(self.times.sets, self.settings.mode, self.settings.margin).verdict != "ambiguous":
             return True
         least_s = self._apart_s + max(_LEAST_SHARE * self._usual_set_s, self._block_s)
         return n >= _MOST_SETS or (n > 0 and self._used_s + least_s > self.settings.time_limit_s)
 
     def _one_set(self) -> None:
         first, began, used_s = not self.times.sets, self.clock(), self._used_s
-        share_s = (self.settings.time_limit_s - used_s) / max(_SETS - len(self.times.sets), 1)
+        share_s = (self.settings.time_limit_s - used_s) / max(self._sets - len(self.times.sets), 1)
         blocks: list[Block] = []
         with contextlib.ExitStack() as stack:
             processes = self._started(stack, first=first)
-            self.times.start_s += self.clock() - began
+            start_s = self.clock() - began
+            self.times.start_s += start_s
             if self._began is None:
                 self._began = self.clock()
             forwards = self._warmed(processes, _WARM_SHARE * self._usual_set_s)
@@ -167,7 +174,10 @@ class PairMeasurement:
             apart_s = self._used_s - used_s
             moved = all(process.moves for process in processes.values())
             ahead = all(process.ahead for process in processes.values())
-            as_set = functools.partial(ProcessSet, moved=moved, ahead=ahead)
+            forked = all(process.forked for process in processes.values())
+            as_set = functools.partial(ProcessSet, moved=moved, ahead=ahead, forked=forked)
+            if self.settings.forked and not forked:  # as many forwards as in a set that starts in no time
+                share_s = min(share_s + start_s, self.settings.time_limit_s - used_s)
             room_s = max(share_s - apart_s - self._closing_s, _LEAST_SHARE * self._usual_set_s)
             try:
                 for block in self._blocks(processes, forwards, min(room_s, _MOST_SET_S)):
@@ -192,7 +202,7 @@ class PairMeasurement:
         if one_by_one:
             roles.sort(key=ROLES.index)
         for role in roles:
-            process = self.start(role, first)
+            process = self.start(role, len(self.times.sets))
             stack.callback(process.close)
             processes[role] = process
             process.build(ahead=self.settings.ahead)
@@ -286,11 +296,13 @@ class PairMeasurement:
         return Block(at_s=round(at_s, 3), wall_s=Times(**wall), cpu_s=Times(**cpu) if has_cpu else None)
 
     def _finish(self, processes: dict[Role, PairProcess], *, first: bool) -> None:
-        """Memory of every process; in the first set also accuracy, of A and B."""
+        """Memory and energy of processes that were not forked; in the first set also accuracy, of A and B."""
         self._say("memory" + (" and accuracy" if first else ""))
-        for role in ROLES:
-            processes[role].finish(energy=role != "control", accuracy=first and role != "control")
-            self.times.measurements[role].append(processes[role].measurements)
+        for role, process in processes.items():
+            once = role != "control"
+            if not process.forked:
+                process.finish(energy=once, accuracy=first and once)
+            self.times.measurements[role].append(process.measurements)
 
     def _say(self, text: str) -> None:
         if self.tell:

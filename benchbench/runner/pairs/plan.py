@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchbench.core import records as rec
@@ -112,6 +113,7 @@ def make_plan(
         cores=cores,
         ahead=request.priority == "high",
         at_once=all(get_runtime(cell.workload.runtime).in_pytorch for cell in cells),
+        forked=_may_fork(cells, pythons),
     )
     differing = [d for d in condition_differences(*conditions) if d.partition(":")[0] not in ("threads", "affinity")]
     for key in ("benchbench", "commit"):  # which a comparison of finished runs leaves free
@@ -151,6 +153,23 @@ def _cell(name: str, request: PairRequest, place: int) -> Cell:
         raise UsageError(f"{'AB'[place]} is to be one network, and {name!r} names {counted(len(cells), 'network')}")
     (cell,) = cells
     return cell.with_work(volume=None, protocol=PROTOCOL)  # no whole volume is timed
+
+
+def _may_fork(cells: Sequence[Cell], pythons: Sequence[str | None]) -> bool:
+    """Whether the processes of both sides can be forked from one.
+
+    Not of another runtime or GPU, whose threads and handles end with a fork; nor with a limit of memory, which is
+    counted from what a process that starts by itself holds. Two servers would be two draws of where libraries lie, one
+    for all of A's processes and one for all of B's.
+    """
+    one, other = cells
+    return (
+        sys.platform == "linux"
+        and pythons[0] == pythons[1]
+        and one.workload.threads == other.workload.threads
+        and all(cell.target.backend == "cpu" and cell.workload.runtime == "eager" for cell in cells)
+        and all(cell.workload.memory_limit_bytes is None for cell in cells)
+    )
 
 
 def named_python(request: PairRequest, place: int) -> str | None:

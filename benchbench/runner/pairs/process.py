@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ from benchbench.core import launch
 from benchbench.core import records as rec
 from benchbench.core.errors import UsageError
 from benchbench.core.version import __version__
+from benchbench.runner import child_process
 from benchbench.runner.child_process import Child, WorkerFailure, lines
 from benchbench.runner.job import Job
+from benchbench.runner.pairs import fork_server
+from benchbench.runner.pairs.fork_server import ForkServer
 from benchbench.runner.pairs.order import Role
 from benchbench.runner.pairs.worker import PROTOCOL
 
@@ -42,24 +45,29 @@ class SideFailed(Exception):
 class PairProcess:
     """One network in a process that waits for each order."""
 
-    def __init__(self, role: Role, job: Job, python: str | None = None) -> None:
-        """Start it; nothing is waited for.
+    def __init__(self, role: Role, job: Job, python: str | None = None, server: ForkServer | None = None) -> None:
+        """Start it; only a server that imports torch is waited for.
 
         Args:
             role: in its set.
             job: the network, its workload and cores.
             python: that runs it; None: this one.
+            server: that forks it, of that Python and so many threads; None: it is started by itself.
 
         Raises:
             UsageError: the Python cannot be started.
+            SideFailed: the server has ended.
         """
-        self.role, self.job = role, job
-        command = launch.command(MODULE) if python is None else launch.installed_command(python, MODULE)
-        variables = None if python is None else launch.environment_of_another(Path(python))
+        self.role, self.job, self.forked = role, job, server is not None
         try:
-            self._child = Child(command, threads=job.workload.threads, environment=variables)
+            if server is None:
+                self._child = Child(child_process.program(*_program(MODULE, job, python)))
+            else:
+                self._child = Child(server.start)
         except OSError as error:
-            raise UsageError(f"--python {python} cannot be started: {error.strerror or error}") from error
+            if server is not None:
+                raise SideFailed(role, "failed", str(error), None, lasting=False) from error
+            raise _not_started(python, error) from error
         self._pending = bytearray()  # that came behind the last answer
         self.measurements: list[rec.Measurement] = []
         self.warm_s = 0.0  # in forwards of the warm-up
@@ -76,8 +84,8 @@ class PairProcess:
         self._child.send({"do": "build", "job": rec.to_json(self.job), "ahead": ahead})
 
     def warm(self, limit_s: float) -> float:
-        """Warm up for so many seconds at most, or one forward; seconds of a forward then."""
-        self._child.send({"do": "warm", "limit_s": limit_s})
+        """Warm up for so many seconds at most, or some forwards; seconds of a forward then."""
+        self._child.send({"do": "warm", "limit_s": limit_s, "memory": not self.forked})
         event = self.wait("warm")
         self.warm_s, self.moves, self.ahead = float(event["spent_s"]), bool(event["moves"]), bool(event["ahead"])
         return float(event["forward_s"])
@@ -94,7 +102,7 @@ class PairProcess:
             at_s: that moment.
             move: whether weights get other places in memory afterwards, where they can.
         """
-        self._child.send({"do": "forward", "at_s": at_s, "move": move, "ahead": self.realtime})
+        self._child.send({"do": "forward", "at_s": at_s, "move": move, "realtime": self.realtime})
 
     def end_forward(self) -> tuple[float, float | None]:
         """Its times."""
@@ -114,7 +122,10 @@ class PairProcess:
         return dict(self.wait("environment")["environment"])
 
     def finish(self, *, energy: bool, accuracy: bool) -> None:
-        """Have it measure memory, and energy and accuracy if they are wanted; `measurements` has them then."""
+        """Have it tell its memory, and measure energy and accuracy if they are wanted; `measurements` has them then.
+
+        Not one that was forked: libraries that its server has read are not resident in it, so its memory is no measure.
+        """
         self._child.send({"do": "finish", "energy": energy, "accuracy": accuracy})
         end = self.wait("finished")
         if end["status"] not in ("ok", "unstable"):
@@ -150,6 +161,39 @@ class PairProcess:
     def close(self) -> None:
         """End the process."""
         self._child.close()
+
+
+def fork_server_of(jobs: Sequence[Job], python: str | None, *, ahead: bool) -> ForkServer:
+    """A server that forks processes of some jobs; nothing is waited for.
+
+    Args:
+        jobs: of equally many threads, on the same cores.
+        python: that runs it; None: this one.
+        ahead: whether it goes before other programs, where the system allows it.
+
+    Raises:
+        UsageError: the Python cannot be started.
+    """
+    command, variables = _program(fork_server.MODULE, jobs[0], python)
+    priority = fork_server.AHEAD if ahead else fork_server.BESIDE
+    words = [priority, ",".join(map(str, jobs[0].cores)), *(job.model.arch for job in jobs)]
+    try:
+        return ForkServer([*command, *words], variables)
+    except OSError as error:
+        raise _not_started(python, error) from error
+
+
+def _not_started(python: str | None, error: OSError) -> UsageError:
+    return UsageError(f"--python {python} cannot be started: {error.strerror or error}")
+
+
+def _program(module: str, job: Job, python: str | None) -> tuple[list[str], dict[str, str]]:
+    """Command and variables of a process that runs a module."""
+    threads = job.workload.threads
+    if python is None:
+        return launch.command(module), child_process.variables(threads)
+    variables = child_process.variables(threads, launch.environment_of_another(Path(python)))
+    return launch.installed_command(python, module), variables
 
 
 def ask_environment(job: Job, python: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from benchbench.runner.model_run import ModelRun
 
 #: Of the messages; a worker of another number is refused.
-PROTOCOL = 3
+PROTOCOL = 4
 _WINDOW, _STEADY = 2, 0.05  # warm when the medians of two windows of so many forwards agree within this share
 _SETTLING = 2  # forwards, each at other places, until the allocator has all the memory that they take
 _SPIN_S = 0.0005  # before a forward that is to begin at a moment
@@ -106,19 +106,23 @@ class _Worker:
         self.emit({"event": "built"})
 
     def _warm(self, message: Mapping[str, Any]) -> None:
-        """Forwards until they are steady, or for so many seconds; at least one."""
-        from benchbench.measure.latency import is_warm
+        """Forwards until they are steady, or for so many seconds; at least one, and `_SETTLING` at other places.
 
-        seconds: list[float] = []
-        while not seconds or (sum(seconds) < message["limit_s"] and not is_warm(seconds, _WINDOW, _STEADY)):
-            seconds.append(self._timed(self._looked_at))
+        Where memory is measured, that is before anything is moved.
+        """
         assert self.run is not None
-        self.memory = self.peak.measurements(self.run.base_bytes)  # before anything is moved
-        self.places = self._places()
-        if self.places:
-            for _ in range(_SETTLING):
-                self.places.move()
-                seconds.append(self._timed(self._looked_at))
+        seconds: list[float] = []
+        self.memory = []
+        if message["memory"]:
+            self._steady(seconds, message["limit_s"])
+            self.memory = self.peak.measurements(self.run.base_bytes)
+            self.places = self._places()
+            for _ in range(_SETTLING if self.places else 0):
+                self._one(seconds)
+        else:
+            self._one(seconds)
+            self.places = self._places()
+            self._steady(seconds, message["limit_s"], fewest=1 + _SETTLING)
         _settle()
         self.forward_s = statistics.median(seconds[-_WINDOW:])
         self.emit(
@@ -130,6 +134,28 @@ class _Worker:
                 "ahead": self.priority.raised,
             }
         )
+
+    def _steady(self, seconds: list[float], limit_s: float, *, fewest: int = 1) -> None:
+        """Forwards of the warm-up, added to those there are.
+
+        Args:
+            seconds: of those.
+            limit_s: for all of them.
+            fewest: of them, whatever time they take.
+        """
+        from benchbench.measure.latency import is_warm
+
+        while len(seconds) < fewest or (sum(seconds) < limit_s and not is_warm(seconds, _WINDOW, _STEADY)):
+            self._one(seconds)
+
+    def _one(self, seconds: list[float]) -> None:
+        """A forward of the warm-up, weights at other places where they move."""
+        if self.places:
+            self.places.move()
+        with self.priority.in_forward(self.forward_s):
+            self.forward_s = self.timer(self._looked_at)
+        self.priority.rest()
+        seconds.append(self.forward_s)
 
     def _places(self) -> Places | None:
         """Of weights and input; None where they stay.
@@ -144,13 +170,6 @@ class _Worker:
             return None
         module = self.run.module
         return placement.Places([*module.parameters(), *module.buffers(), self.run.x], random.Random())
-
-    def _timed(self, forward: Callable[[], object]) -> float:
-        """Seconds of a forward of the warm-up."""
-        with self.priority.in_forward(self.forward_s):
-            self.forward_s = self.timer(forward)
-        self.priority.rest()
-        return self.forward_s
 
     def _looked_at(self) -> None:
         out = self.forward()
@@ -167,7 +186,7 @@ class _Worker:
         time.sleep(max(0.0, until_s - time.monotonic() - _SPIN_S))
         while time.monotonic() < until_s:
             pass
-        with self.priority.in_forward(self.forward_s if message["ahead"] else math.inf):
+        with self.priority.in_forward(self.forward_s if message["realtime"] else math.inf):
             cpu_s = time.process_time()
             wall_s = self.timer(self.forward)
             cpu_s = time.process_time() - cpu_s
