@@ -16,6 +16,7 @@ TRIM = 0.2  # share of the sets left out at either end, where a whole one falls 
 _OWN = 0.003  # standard deviation by which sets are taken to differ at least, as a share
 _Z = 1.96
 _HALVINGS = 50
+_FAR, _STEPS = 8.0, 2001  # standard deviations and places of a numerical integral
 
 
 def trimmed_mean(values: Sequence[float], level: float, trim: float = TRIM) -> tuple[float, float]:
@@ -83,6 +84,29 @@ def random_effects(
     variance = of_sets + of_forwards
     freedom = variance**2 / (of_sets**2 / (n - 1) + of_forwards**2 / degrees)
     return centre, float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
+
+
+def tail_left(error: float, *, spent: float, share: float) -> float:
+    """Chance of an error of one side that the second of two looks may have, so that both together have `error`.
+
+    Both are taken to be normal, and what the first has seen is a share of what the second sees.
+
+    Args:
+        error: of both looks together.
+        spent: of it, by the first look alone; less than all of it.
+        share: between 0 and 1.
+    """
+    import numpy as np
+    from scipy.special import ndtr, ndtri
+
+    before, step = np.linspace(-_FAR, -ndtri(spent), _STEPS, retstep=True)  # what the first look saw and went on
+    density = np.exp(-(before**2) / 2) / math.sqrt(2 * math.pi) * step
+    low, high = 0.0, _FAR  # of the second look's bound
+    for _ in range(_HALVINGS):
+        bound = (low + high) / 2
+        beyond = float(np.sum(ndtr((math.sqrt(share) * before - bound) / math.sqrt(1 - share)) * density))
+        low, high = (bound, high) if spent + beyond > error else (low, bound)
+    return float(ndtr(-high))
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:

@@ -16,12 +16,13 @@ Everything here is a pure function.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import statistics
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from benchbench.core.paired_intervals import median_error, random_effects, trimmed_mean
+from benchbench.core.paired_intervals import median_error, random_effects, tail_left, trimmed_mean
 from benchbench.core.records import Above, AtLeast
 
 Mode = Literal["interleaved", "duet"]
@@ -31,10 +32,9 @@ Seconds = Annotated[float, Above(0)]
 MARGIN = 0.02  # share within which two times are the same
 ERROR = 0.05  # chance over both looks together of a verdict where it is wrong, of each of the three
 FIRST_LOOK = 6  # sets after which a comparison may end; it is looked at once more when its time is up
-_LOOKS = 2
-#: Of the interval at each look. Either end lies beyond the ratio with the chance that is left to a look (Bonferroni),
-#: and each verdict hangs on one end: two one-sided tests (Schuirmann 1987, Journal of Pharmacokinetics 15).
-LEVEL = 1 - 2 * ERROR / _LOOKS
+#: Of the interval at the first look. Each verdict hangs on one end, which lies beyond the ratio with half the chance
+#: that is left: two one-sided tests (Schuirmann 1987, Journal of Pharmacokinetics 15).
+LEVEL = 0.95
 FEWEST = 3  # sets that an interval needs
 _INDEPENDENT = 2 / 3  # of a pair of an interleaved block, which shares B with another one
 _FEWEST_PAIRS = 8  # independent ones of a set, for an error of its median
@@ -81,7 +81,7 @@ class Estimate:
     low: float
     high: float
     sets: int
-    confident: bool  # whether low and high are an interval of `LEVEL`, or only the range of what was seen
+    confident: bool  # whether low and high are an interval of `level_of`, or only the range of what was seen
 
     @property
     def size(self) -> float:
@@ -166,6 +166,20 @@ def needed_sets(wall: Estimate, control: Estimate, margin: float) -> int | None:
     return max(wall.sets + 1, math.ceil(wall.sets * (half / room) ** 2))
 
 
+@functools.cache
+def level_of(sets: int) -> float:
+    """Level of the intervals that so many sets give.
+
+    At the first look, and of fewer sets, it is `LEVEL`. Of more, it is the last look: one end has the chance of an
+    error that the first has left of `ERROR`, given that both look at sets that they share (error spending).
+
+    Source: Lan and DeMets 1983, Discrete sequential boundaries for clinical trials, Biometrika 70.
+    """
+    if sets <= FIRST_LOOK:
+        return LEVEL
+    return 1 - 2 * tail_left(ERROR, spent=(1 - LEVEL) / 2, share=FIRST_LOOK / sets)
+
+
 def effects(times: Times, mode: Mode) -> list[float]:
     """Log-ratios of B to A in one block, of a pair of neighbours each; interleaved, both processes of A count."""
     if mode == "duet":
@@ -190,9 +204,9 @@ def _over_sets(logs: Sequence[Sequence[float]], moved: bool, independent: float)
     else:
         if moved and min(counts) >= _FEWEST_PAIRS:
             errors = [median_error(pairs, count) for pairs, count in zip(logs, counts, strict=True)]
-            centre, half = random_effects(medians, errors, sum(counts) - len(counts), LEVEL)
+            centre, half = random_effects(medians, errors, sum(counts) - len(counts), level_of(len(logs)))
         else:
-            centre, half = trimmed_mean(medians, LEVEL)
+            centre, half = trimmed_mean(medians, level_of(len(logs)))
         low, high = centre - half, centre + half
     return Estimate(
         ratio=math.exp(centre),

@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from benchbench.core.paired_intervals import median_error, random_effects, trimmed_mean
-from benchbench.core.paired_times import LEVEL, Block, ProcessSet, Times, judge
+from benchbench.core.paired_times import ERROR, FIRST_LOOK, LEVEL, Block, ProcessSet, Times, judge, level_of
 
 
 def interleaved(a, control, b, at_s=0.0, cpu=None):
@@ -144,6 +144,20 @@ def test_the_interval_of_sets_with_errors_of_their_own_holds_the_middle_as_often
         centre, half = random_effects(values, errors, 60.0 * n, LEVEL)
         missed += abs(centre) > half
     assert missed / 1500 <= 1.6 * (1 - LEVEL)
+
+
+@pytest.mark.parametrize("last", [7, 8, 10, 24])
+def test_both_looks_together_are_wrong_as_often_as_they_promise(last):
+    normal, chance, missed = statistics.NormalDist(), random.Random(last), 0
+    for _ in range(10_000):
+        draws = [chance.gauss(0, 1) for _ in range(last)]
+        missed += any(sum(draws[:n]) / math.sqrt(n) > normal.inv_cdf((1 + level_of(n)) / 2) for n in (FIRST_LOOK, last))
+    assert missed / 10_000 == pytest.approx(ERROR, abs=0.0065)  # three standard errors
+
+
+def test_the_last_look_has_what_the_first_has_left():
+    assert level_of(3) == level_of(FIRST_LOOK) == LEVEL
+    assert 1 - 2 * ERROR < level_of(FIRST_LOOK + 1) < level_of(10) < level_of(60) < LEVEL
 
 
 def test_precise_sets_count_for_more_and_sets_that_differ_alike():

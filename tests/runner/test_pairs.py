@@ -131,14 +131,14 @@ def test_equal_sides_are_called_the_same_and_never_faster_or_slower(name, kind):
 
 
 def test_moved_weights_decide_within_the_time_on_a_machine_with_noisy_neighbours():
-    """One forward in ten meets one, and the others are off by a twenty-fifth."""
-    noisy = {"noise": lambda chance: chance.gauss(0, 0.04) + 0.5 * (chance.random() < 0.1), "forward_s": 0.03}
+    """One forward in ten meets one, and the others are off by a seventeenth."""
+    noisy = {"noise": lambda chance: chance.gauss(0, 0.06) + 0.5 * (chance.random() < 0.1), "forward_s": 0.03}
     counts = {}
     for moves in (True, False):
-        machines = (Machine(seed, moves=moves, **noisy) for seed in range(30))
+        machines = (Machine(seed, moves=moves, **noisy) for seed in range(60))
         counts[moves] = Counter(judge(measured(machine).sets, "interleaved").verdict for machine in machines)
-        assert counts[moves]["faster"] + counts[moves]["slower"] == 0
-    assert counts[True]["same"] >= 28
+        assert counts[moves]["faster"] + counts[moves]["slower"] <= 3  # one in twenty
+    assert counts[True]["same"] >= 52
     assert counts[True]["same"] > counts[False]["same"]
 
 

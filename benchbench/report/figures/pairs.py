@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from benchbench.core import units
 from benchbench.core.paired_result import PairedResult
-from benchbench.core.paired_times import Estimate, effects, own_effects
+from benchbench.core.paired_times import Estimate, effects, level_of, own_effects
 from benchbench.report.figures import style
 from benchbench.report.figures.style import Drawing
 
@@ -44,14 +44,15 @@ def forest(results: Sequence[PairedResult], *, prefix: str) -> Drawing | None:
         axes.plot([_percent(estimate.low), _percent(estimate.high)], [i, i], dashed, color=colour, linewidth=1.6)
         style.marks(axes, [_percent(estimate.ratio)], [i], marker, 7 if marker == "o" else 5, style.PAPER, face=colour)
         style.beside(axes, high + room, i, _text(estimate), colour=style.MUTED)
+    levels = " or ".join(sorted({f"{100 * level_of(len(result.sets)):.0f} %" for result in shown}))
     spoken = "; ".join(f"{name} {_text(estimate)}" for name, estimate, _ in rows)
     return style.drawing(
         figure,
         prefix=prefix,
         label=f"Ratios and their intervals: {spoken}.",
         title="Ratios and their intervals",
-        caption=f"The band is the margin, ±{margin:g} %. Lines are intervals that hold the ratio in 95 % of "
-        "comparisons; dotted ones, of too few sets, are the range. A / A is what A shows against itself.",
+        caption=f"The band is the margin, ±{margin:g} %. Lines are intervals that hold the ratio in "
+        f"{levels} of comparisons; dotted ones, of too few sets, are the range. A / A is what A shows against itself.",
     )
 
 
