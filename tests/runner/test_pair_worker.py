@@ -165,6 +165,19 @@ def test_a_rest_follows_a_forward_that_had_real_time_priority(monkeypatch):
     assert slept == [pytest.approx(0.08 * 0.5 - 0.01)]
 
 
+@pytest.mark.parametrize(
+    ("realtime", "cores", "waits"), [(True, (3,), 0), (True, (2, 3), 1), (False, (3,), 1)], ids=str
+)
+def test_threads_that_spin_are_waited_for_unless_the_next_forward_takes_all_cores_before_them(
+    worker, monkeypatch, realtime, cores, waits
+):
+    waited = []
+    monkeypatch.setattr(pair_worker, "_settle", lambda: waited.append(True))
+    monkeypatch.setattr(pair_worker.cpu, "allowed_cores", lambda: cores)
+    worker.do({"do": "forward", "at_s": 0.0, "realtime": realtime})
+    assert len(waited) == waits
+
+
 def test_a_system_that_does_not_allow_it_is_no_failure(worker, monkeypatch):
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")

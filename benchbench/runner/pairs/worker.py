@@ -4,8 +4,8 @@ Messages are lines of JSON, `{"do": ...}`, and each is answered. What a network 
 when stdin does, and with its parent.
 
 After a forward the threads of OpenMP and others spin for a while, which would slow the other side's next forward; so
-the answer waits until they sleep. Meanwhile weights and input get other places in memory (`placement`), so that a
-process is not as fast as one layout of it happens to be.
+the answer waits until they sleep, unless that one takes all cores before them. Meanwhile weights and input get other
+places in memory (`placement`), so that a process is not as fast as one layout of it happens to be.
 
 Where the system lets it, its threads go before other programs (`priority`), so that no forward waits for one of these.
 """
@@ -192,9 +192,15 @@ class _Worker:
             cpu_s = time.process_time() - cpu_s
         if self.places and message.get("move", True):
             self.places.move()
-        _settle()
+        if not (message["realtime"] and self._fills_cores()):
+            _settle()
         self.priority.rest()
         self.emit({"event": "forward", "wall_s": wall_s, "cpu_s": cpu_s if self.job.backend == "cpu" else None})
+
+    def _fills_cores(self) -> bool:
+        """Whether a forward takes every core, so that with real-time priority threads that spin have none meanwhile."""
+        threads = self.job.workload.threads
+        return threads is not None and threads >= len(cpu.allowed_cores())
 
     def _core(self, message: Mapping[str, Any]) -> None:
         """Bind every thread of this process to one core."""
